@@ -1,0 +1,63 @@
+"""Box geometry. Boxes are absolute xyxy floats with exclusive x2, y2, unless a name says otherwise."""
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+SSD_VARIANCES = (0.1, 0.1, 0.2, 0.2)
+
+
+def cxcywh_to_xyxy(boxes_cxcywh: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
+    """Corners of boxes given by centre and size."""
+    half = boxes_cxcywh[..., 2:] / 2
+    return torch.cat([boxes_cxcywh[..., :2] - half, boxes_cxcywh[..., :2] + half], -1)
+
+
+def box_iou(a: Float[Tensor, "*batch n 4"], b: Float[Tensor, "*batch m 4"]) -> Float[Tensor, "*batch n m"]:
+    """Intersection over union of every box in `a` with every box in `b`; two empty boxes have IoU 0.
+
+    Like `torchvision.ops.box_iou`, with leading batch dimensions (Fast NMS compares boxes class by class).
+    """
+    low = torch.maximum(a[..., :, None, :2], b[..., None, :, :2])
+    high = torch.minimum(a[..., :, None, 2:], b[..., None, :, 2:])
+    inter = (high - low).clamp(min=0).prod(-1)
+    area_a = (a[..., 2:] - a[..., :2]).prod(-1)
+    area_b = (b[..., 2:] - b[..., :2]).prod(-1)
+    union = area_a[..., :, None] + area_b[..., None, :] - inter
+    return torch.where(union > 0, inter / union, torch.zeros_like(inter))
+
+
+def encode_boxes(boxes: Float[Tensor, "*n 4"], priors_cxcywh: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
+    """Offsets from priors to boxes: SSD's code with variances 0.1 and 0.2 (SSD paper, eq. 2)."""
+    centre = (boxes[..., :2] + boxes[..., 2:]) / 2
+    size = boxes[..., 2:] - boxes[..., :2]
+    variances = boxes.new_tensor(SSD_VARIANCES)
+    shift = (centre - priors_cxcywh[..., :2]) / priors_cxcywh[..., 2:]
+    scale = torch.log(size / priors_cxcywh[..., 2:])
+    return torch.cat([shift, scale], -1) / variances
+
+
+def decode_boxes(offsets: Float[Tensor, "*n 4"], priors_cxcywh: Float[Tensor, "*#n 4"]) -> Float[Tensor, "*n 4"]:
+    """The inverse of `encode_boxes`: xyxy boxes in the units of the priors."""
+    offsets = offsets * offsets.new_tensor(SSD_VARIANCES)
+    centre = priors_cxcywh[..., :2] + offsets[..., :2] * priors_cxcywh[..., 2:]
+    size = priors_cxcywh[..., 2:] * torch.exp(offsets[..., 2:])
+    return cxcywh_to_xyxy(torch.cat([centre, size], -1))
+
+
+def masks_to_boxes(masks: Shaped[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:
+    """Tight boxes of masks, x2 and y2 exclusive (torchvision's are inclusive); an empty mask gives a zero box."""
+    height, width = masks.shape[1:]
+    filled: Bool[Tensor, "n h w"] = masks != 0
+    columns, rows = filled.any(1), filled.any(2)
+    x, y = torch.arange(width, device=masks.device), torch.arange(height, device=masks.device)
+    boxes = torch.stack(
+        [
+            torch.where(columns, x, width).amin(1),
+            torch.where(rows, y, height).amin(1),
+            torch.where(columns, x + 1, 0).amax(1),
+            torch.where(rows, y + 1, 0).amax(1),
+        ],
+        1,
+    ).float()
+    return boxes * columns.any(1, keepdim=True)
