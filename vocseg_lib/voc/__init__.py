@@ -1,0 +1,29 @@
+"""PASCAL VOC on disk: read a devkit, fetch VOC 2012, verify every file."""
+
+from vocseg_lib.voc.devkit import (
+    BadSample,
+    Sample,
+    VocDataset,
+    coco_ground_truth,
+    find_devkit,
+    fingerprint,
+    read_sample,
+    split_ids,
+)
+from vocseg_lib.voc.fetch import FetchError, fetch
+from vocseg_lib.voc.verify import Problem, verify
+
+__all__ = [
+    "BadSample",
+    "FetchError",
+    "Problem",
+    "Sample",
+    "VocDataset",
+    "coco_ground_truth",
+    "fetch",
+    "find_devkit",
+    "fingerprint",
+    "read_sample",
+    "split_ids",
+    "verify",
+]

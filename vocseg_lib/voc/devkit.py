@@ -1,0 +1,222 @@
+"""Read a VOC devkit: images, instance masks, boxes, labels and void, from palette PNGs (VOC 2012 devkit, sec. 3)."""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision import tv_tensors
+
+from vocseg_lib.boxes import masks_to_boxes
+from vocseg_lib.classes import CLASS_NAMES, VOID
+from vocseg_lib.masks import encode_rle
+
+AGREEMENT = 0.95
+"""Share of an object's pixels that must carry one class for the sample to be readable."""
+
+
+class BadSample(Exception):
+    """A file of a sample cannot be used. `path` is the file, `kind` one of `verify`'s kinds, `reason` a sentence."""
+
+    def __init__(self, path: Path, kind: str, reason: str):
+        super().__init__(path, kind, reason)
+        self.path, self.kind, self.reason = path, kind, reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a devkit. Boxes are pixels, x2 and y2 exclusive; labels 1..20; void pixels are judged by nobody."""
+
+    name: str
+    image: UInt8[Tensor, "3 h w"]
+    masks: UInt8[Tensor, "n h w"]
+    boxes: Float[Tensor, "n 4"]
+    labels: Int[Tensor, " n"]
+    void: Bool[Tensor, "h w"]
+
+
+def find_devkit(folder: str | Path) -> Path:
+    """The folder that holds JPEGImages and SegmentationObject: `folder` itself, or VOC* or VOCdevkit/VOC* in it.
+
+    Raises FileNotFoundError when there is none.
+    """
+    folder = Path(folder)
+    for candidate in [folder, *sorted(folder.glob("VOC20*")), *sorted(folder.glob("VOCdevkit/VOC20*"))]:
+        if (candidate / "JPEGImages").is_dir() and (candidate / "SegmentationObject").is_dir():
+            return candidate
+    raise FileNotFoundError(
+        f"{folder} is not a VOC devkit: expected JPEGImages/, SegmentationObject/, SegmentationClass/ and "
+        "ImageSets/Segmentation/ in it, or in VOCdevkit/VOC2012/ below it"
+    )
+
+
+def split_ids(devkit: Path, split: str) -> list[str]:
+    """Image names of `ImageSets/Segmentation/<split>.txt`, in order. Raises FileNotFoundError, naming the splits there are."""
+    lists = devkit / "ImageSets" / "Segmentation"
+    path = lists / f"{split}.txt"
+    if not path.is_file():
+        found = ", ".join(sorted(p.stem for p in lists.glob("*.txt"))) or "none"
+        raise FileNotFoundError(f"{path}: no such split list; splits in this devkit: {found}")
+    return [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+
+
+def read_image(path: Path, mode: str) -> np.ndarray:
+    """Decode an image file. `mode` "RGB" converts, "P" wants palette indices and keeps them. Raises BadSample."""
+    try:
+        with Image.open(path) as image:
+            if mode == "P" and image.mode not in ("P", "L"):
+                raise BadSample(path, "not a palette image", f"is a {image.mode} image, not a palette PNG with class numbers")
+            image.load()
+            return np.array(image.convert("RGB") if mode == "RGB" else image)
+    except FileNotFoundError:
+        raise BadSample(path, "missing", "file is missing") from None
+    except UnidentifiedImageError:
+        raise BadSample(path, "undecodable", "is not an image that can be decoded") from None
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        kind = "truncated" if "truncated" in str(error).lower() else "undecodable"
+        raise BadSample(path, kind, f"{kind} image ({error})") from None
+
+
+def contingency(object_map: np.ndarray, class_map: np.ndarray) -> np.ndarray:
+    """Pixel counts [256, 256]: row = value in the object map, column = value in the class map."""
+    pairs = object_map.astype(np.int64) * 256 + class_map
+    return np.bincount(pairs.ravel(), minlength=256 * 256).reshape(256, 256)
+
+
+def read_files(devkit: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """RGB image, object map and class map of a sample, sizes checked. Raises BadSample."""
+    image_path = devkit / "JPEGImages" / f"{name}.jpg"
+    paths = [devkit / folder / f"{name}.png" for folder in ("SegmentationObject", "SegmentationClass")]
+    image = read_image(image_path, "RGB")
+    maps = [read_image(path, "P") for path in paths]
+    for path, pixels in zip(paths, maps, strict=True):
+        if pixels.shape != image.shape[:2]:
+            sizes = f"{pixels.shape[1]} x {pixels.shape[0]}", f"{image.shape[1]} x {image.shape[0]}"
+            raise BadSample(path, "size mismatch", f"is {sizes[0]} pixels, but {image_path.name} is {sizes[1]}")
+    return image, *maps
+
+
+def read_sample(devkit: Path, name: str) -> Sample:
+    """Read one sample; the class of an instance is the class map's value on its pixels. Raises BadSample."""
+    image, object_map, class_map = read_files(devkit, name)
+    counts = contingency(object_map, class_map)
+    path = devkit / "SegmentationClass" / f"{name}.png"
+    unknown = np.flatnonzero(counts[:, len(CLASS_NAMES) + 1 : VOID].sum(0)) + len(CLASS_NAMES) + 1
+    if len(unknown):
+        raise BadSample(path, "unknown class", f"has class value {unknown[0]}, but VOC's are 0 to {len(CLASS_NAMES)} and {VOID}")
+    ids = np.flatnonzero(counts[1:VOID].sum(1)) + 1
+    known = counts[ids, 1 : len(CLASS_NAMES) + 1]
+    labels = known.argmax(1) + 1
+    judged = counts[ids, :VOID].sum(1)
+    agreeing = counts[ids, labels]
+    for object_id in ids[(agreeing < AGREEMENT * judged) | (agreeing == 0)]:
+        raise BadSample(path, "contradiction", f"gives object {object_id} of SegmentationObject no single class")
+    if len(ids) == 0 and counts[:, 1 : len(CLASS_NAMES) + 1].any():
+        raise BadSample(path, "contradiction", "has class pixels, but SegmentationObject has no object")
+    objects = torch.from_numpy(object_map)
+    masks = (objects[None] == torch.from_numpy(ids.astype(np.uint8))[:, None, None]).to(torch.uint8)
+    return Sample(
+        name=name,
+        image=torch.from_numpy(image).permute(2, 0, 1).contiguous(),
+        masks=masks,
+        boxes=masks_to_boxes(masks),
+        labels=torch.from_numpy(labels.astype(np.int64)),
+        void=torch.from_numpy((object_map == VOID) | (class_map == VOID)),
+    )
+
+
+def fingerprint(devkit: Path) -> str:
+    """A checksum of the train and val lists and of the sizes of their files: tells one data set from another."""
+    names = [name for split in ("train", "val") for name in split_ids(devkit, split)]
+    sizes = [(devkit / "JPEGImages" / f"{name}.jpg") for name in names]
+    text = "".join(f"{path.stem} {path.stat().st_size if path.is_file() else 0}\n" for path in sizes)
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
+class VocDataset(torch.utils.data.Dataset):
+    """A split of a devkit as `(image, target)` pairs of tv_tensors.
+
+    image: uint8 [3, H, W]. target: boxes float [n, 4] (pixels), labels int64 [n] (1..20), masks uint8 [n, H, W],
+    image_id (line number in the split list, from 1), name, skipped (list of str: bad samples passed over).
+
+    With `skip_bad`, a bad sample is replaced by the next good one of the list and named in `skipped`; without it,
+    reading one raises BadSample.
+    """
+
+    def __init__(self, devkit: str | Path, split: str, transform: Callable | None = None, skip_bad: bool = False):
+        self.devkit = find_devkit(devkit)
+        self.split = split
+        self.names = split_ids(self.devkit, split)
+        self.transform = transform
+        self.skip_bad = skip_bad
+        if not self.names:
+            raise ValueError(f"{self.devkit / 'ImageSets/Segmentation' / split}.txt lists no image")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, dict]:
+        skipped = []
+        for step in range(len(self)):
+            index_read = (index + step) % len(self)
+            try:
+                sample = read_sample(self.devkit, self.names[index_read])
+                break
+            except BadSample as bad:
+                if not self.skip_bad:
+                    raise
+                skipped.append(str(bad))
+        else:
+            raise RuntimeError(f"no readable sample in split {self.split!r} of {self.devkit}; first: {skipped[0]}")
+        size = sample.image.shape[1:]
+        target = {
+            "boxes": tv_tensors.BoundingBoxes(sample.boxes, format="XYXY", canvas_size=size),
+            "labels": sample.labels,
+            "masks": tv_tensors.Mask(sample.masks),
+            "image_id": index_read + 1,
+            "name": sample.name,
+            "skipped": skipped,
+        }
+        image = tv_tensors.Image(sample.image)
+        return self.transform(image, target) if self.transform else (image, target)
+
+
+def coco_ground_truth(devkit: str | Path, split: str) -> dict:
+    """A split's instances in COCO's format: image ids from 1 in list order, annotation ids from 1, `area` of the mask.
+
+    Void pixels belong to no instance. Raises BadSample.
+    """
+    dataset = VocDataset(devkit, split)
+    images, annotations = [], []
+    for image_id, name in enumerate(dataset.names, 1):
+        sample = read_sample(dataset.devkit, name)
+        height, width = sample.image.shape[1:]
+        images.append({"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width})
+        rles = encode_rle(sample.masks)
+        for rle, box, label, mask in zip(rles, sample.boxes.tolist(), sample.labels.tolist(), sample.masks, strict=True):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": label,
+                    "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
+                    "area": int(mask.sum()),
+                    "segmentation": rle,
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": k, "name": name} for k, name in enumerate(CLASS_NAMES, 1)]
+    return {
+        "info": {"devkit": dataset.devkit.name, "split": split},
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
+    }
