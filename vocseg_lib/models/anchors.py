@@ -1,0 +1,36 @@
+"""YOLACT's priors: the boxes that its predictions start from."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+PASCAL_SCALES = (32, 64, 128, 256, 512)
+COCO_SCALES = (24, 48, 96, 192, 384)
+ASPECT_RATIOS = (1.0, 0.5, 2.0)
+SCALES_FOR_SIZE = 550
+"""Pixels: the side of the image that the scales are meant for."""
+
+
+def prior_boxes(
+    feature_sizes: Sequence[tuple[int, int]],
+    scales: Sequence[float] = PASCAL_SCALES,
+    aspect_ratios: Sequence[float] = ASPECT_RATIOS,
+    square: bool = False,
+) -> Float[Tensor, "p 4"]:
+    """Priors cxcywh relative to the image, ordered by level, row, column, ratio; one scale a level (YOLACT, sec. 4).
+
+    `feature_sizes` are (rows, columns). `square` repeats the official code's square-anchor bug (height = width),
+    which its COCO weights assume. Priors are not clipped. They are computed in float64 and rounded once.
+    """
+    levels = []
+    ratios = torch.tensor(aspect_ratios, dtype=torch.float64).sqrt()
+    for (rows, columns), scale in zip(feature_sizes, scales, strict=True):
+        y = (torch.arange(rows, dtype=torch.float64) + 0.5) / rows
+        x = (torch.arange(columns, dtype=torch.float64) + 0.5) / columns
+        width = scale * ratios / SCALES_FOR_SIZE
+        height = width if square else scale / ratios / SCALES_FOR_SIZE
+        cy, cx, _ = torch.meshgrid(y, x, ratios, indexing="ij")
+        levels.append(torch.stack([cx, cy, width.expand_as(cx), height.expand_as(cx)], -1).reshape(-1, 4))
+    return torch.cat(levels).float()

@@ -1,0 +1,91 @@
+"""Mask R-CNN (arXiv 1703.06870) on torchvision's parts, with the study's settings and masks pasted all at once."""
+
+from pathlib import Path
+
+from torch import Tensor
+from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.transform import resize_boxes
+
+from vocseg_lib.masks import paste_masks
+from vocseg_lib.models.backbones import build_backbone
+
+SHORT_SIDE, LONG_SIDE = 800, 1333
+ANCHOR_SIZES = (32, 64, 128, 256, 512)
+"""Pixels on an image whose short side is 800; they shrink with it."""
+
+
+class MaskRcnn(TorchvisionMaskRCNN):
+    """Mask R-CNN with an FPN over C2..C5 and every layer trained; batch norm unfrozen unless asked.
+
+    Same contract as `Yolact`: losses in train mode; boxes, labels, scores and bool masks [n, H, W] in eval mode.
+    Images are resized to a short side of `short_side` pixels, aspect kept; `rois_per_image` regions are drawn for the
+    loss. At 256 channels and 800 pixels this is
+    torchvision's `maskrcnn_resnet50_fpn` layer for layer.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 21,
+        backbone: str = "resnet50",
+        weights: str | Path | None = "imagenet",
+        short_side: int = SHORT_SIDE,
+        channels: int = 256,
+        freeze_batch_norm: bool = False,
+        rois_per_image: int = 512,
+        score_threshold: float = 0.05,
+        nms_iou: float = 0.5,
+        max_detections: int = 100,
+    ):
+        base = build_backbone(backbone, weights, freeze_batch_norm)
+        stages = {name: str(k) for k, name in enumerate(base.stages)}
+        scale = short_side / SHORT_SIDE
+        sizes = tuple((max(1, round(size * scale)),) for size in ANCHOR_SIZES)
+        super().__init__(
+            BackboneWithFPN(base.body, stages, list(base.channels), channels),
+            min_size=short_side,
+            max_size=round(LONG_SIDE * scale),
+            rpn_anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes)),
+            box_head=TwoMLPHead(channels * 7**2, 4 * channels),
+            box_predictor=FastRCNNPredictor(4 * channels, num_classes),
+            mask_head=MaskRCNNHeads(channels, (channels,) * 4, 1),
+            mask_predictor=MaskRCNNPredictor(channels, channels, num_classes),
+            box_batch_size_per_image=rois_per_image,
+            box_score_thresh=score_threshold,
+            box_nms_thresh=nms_iou,
+            box_detections_per_img=max_detections,
+        )
+
+    def forward(self, images: list[Tensor], targets: list[dict] | None = None) -> dict[str, Tensor] | list[dict]:
+        if not self.training:
+            return self.postprocess(self.network(images))
+        if targets is None:
+            raise ValueError("targets are needed in train mode; call model.eval() to predict")
+        losses = super().forward(images, targets)
+        return {name.removeprefix("loss_"): loss for name, loss in losses.items()}
+
+    def network(self, images: list[Tensor]) -> dict:
+        """Everything up to boxes and their small masks: `detections` a list of boxes (resized pixels), labels, scores
+        and masks [n, 1, 28, 28] in 0..1; `proposals` a list of [p, 4]; `resized` and `image_sizes` (height, width)."""
+        batch, _ = self.transform(images)
+        features = self.backbone(batch.tensors)
+        proposals, _ = self.rpn(batch, features)
+        detections, _ = self.roi_heads(features, proposals, batch.image_sizes)
+        return {
+            "detections": detections,
+            "proposals": proposals,
+            "resized": batch.image_sizes,
+            "image_sizes": [tuple(image.shape[-2:]) for image in images],
+        }
+
+    def postprocess(self, out: dict) -> list[dict]:
+        """Scale boxes to the image and paste each small mask into its box."""
+        results = []
+        for found, resized, size in zip(out["detections"], out["resized"], out["image_sizes"], strict=True):
+            boxes = resize_boxes(found["boxes"], resized, size)
+            masks = paste_masks(found["masks"][:, 0], boxes, *size)
+            results.append({"boxes": boxes, "labels": found["labels"], "scores": found["scores"], "masks": masks})
+        return results
