@@ -1,0 +1,64 @@
+"""From a model to a prediction file: all that judging and analysis read."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from vocseg_lib.files import write_json
+from vocseg_lib.masks import encode_rle
+
+
+def detections_to_coco(image_id: int, found: dict[str, Tensor]) -> list[dict]:
+    """One image's detections as COCO results: xywh boxes in pixels, RLE masks, scores, category = label."""
+    boxes = found["boxes"].clone()
+    boxes[:, 2:] -= boxes[:, :2]
+    rows = zip(boxes.tolist(), found["labels"].tolist(), found["scores"].tolist(), encode_rle(found["masks"]), strict=True)
+    return [
+        {"image_id": image_id, "category_id": label, "bbox": box, "score": score, "segmentation": rle}
+        for box, label, score, rle in rows
+    ]
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, dataset: Dataset, header: dict | None = None, device: str | torch.device = "cpu") -> dict:
+    """Run a model over a data set: `{"header": {..., "images": [...]}, "detections": [COCO results]}`.
+
+    Works in eval mode and leaves the model in the mode it was in.
+    """
+    was_training = model.training
+    model.eval().to(device)
+    images, detections = [], []
+    for image, target in tqdm(
+        (dataset[i] for i in range(len(dataset))), total=len(dataset), desc="predict", unit="image", leave=False
+    ):
+        height, width = image.shape[-2:]
+        images.append({"id": target["image_id"], "name": target["name"], "height": height, "width": width})
+        (found,) = model([image.as_subclass(Tensor).to(device).float() / 255])
+        detections += detections_to_coco(target["image_id"], found)
+    model.train(was_training)
+    return {"header": {**(header or {}), "images": images}, "detections": detections}
+
+
+def save_predictions(path: str | Path, predictions: dict) -> None:
+    """Write a prediction file, whole or not at all."""
+    write_json(Path(path), predictions)
+
+
+def load_predictions(path: str | Path) -> dict:
+    """Read a prediction file, or a bare COCO results list (its header is then empty).
+
+    Raises FileNotFoundError, and ValueError naming the file when it is neither.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if isinstance(content, list):
+        content = {"header": {}, "detections": content}
+    if not isinstance(content, dict) or not isinstance(content.get("detections"), list):
+        raise ValueError(f'{path} is no prediction file: expected {{"header", "detections"}} or a list of COCO results')
+    return content
