@@ -1,0 +1,327 @@
+"""Figures of the study. Each takes `ax=None` (or `axes=None`), returns it, and says in its title how to read it."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from vocseg_lib.classes import CLASS_NAMES, palette
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#999999")
+"""Okabe and Ito's colours, told apart by colour-blind readers too."""
+MODEL_COLOURS = {"YOLACT": COLOURS[0], "Mask R-CNN": COLOURS[1]}
+
+
+def describe(ax: Axes, title: str, reading: str, wrap: int = 70) -> Axes:
+    """Title and, below it, the one line that says what the figure shows."""
+    ax.set_title(title + "\n" + textwrap.fill(reading, wrap), loc="left", fontsize=10)
+    return ax
+
+
+def describe_figure(fig: Figure, title: str, reading: str) -> Figure:
+    """The same for a figure of several panels."""
+    fig.suptitle(title + "\n" + textwrap.fill(reading, int(11 * fig.get_figwidth())), x=0.01, ha="left", fontsize=10)
+    return fig
+
+
+def save(figure: Figure | Axes, results: str | Path, name: str) -> Path:
+    """Write a figure to `results`/figures/`name`.png and return the path."""
+    path = Path(results) / "figures" / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (figure if isinstance(figure, Figure) else figure.figure).savefig(path, dpi=110, bbox_inches="tight")
+    return path
+
+
+def _axes(count: int, columns: int, panel: tuple[float, float], axes: np.ndarray | None) -> np.ndarray:
+    """A flat array of `count` axes in a grid, the spare ones hidden."""
+    if axes is not None:
+        return np.asarray(axes).ravel()
+    rows = -(-count // columns)
+    size = (panel[0] * min(columns, count), panel[1] * rows)
+    _, grid = plt.subplots(rows, min(columns, count), figsize=size, squeeze=False, layout="constrained")
+    for spare in grid.ravel()[count:]:
+        spare.axis("off")
+    return grid.ravel()[:count]
+
+
+def _ax(ax: Axes | None, size: tuple[float, float] = (7, 4)) -> Axes:
+    return plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
+
+
+def as_picture(image: torch.Tensor | np.ndarray) -> np.ndarray:
+    """[3, H, W] uint8 or 0..1 float, or [H, W, 3], as [H, W, 3] for imshow."""
+    pixels = np.asarray(image)
+    return pixels.transpose(1, 2, 0) if pixels.shape[0] == 3 and pixels.shape[-1] != 3 else pixels
+
+
+def instances(
+    image: torch.Tensor,
+    masks: np.ndarray | torch.Tensor,
+    boxes: torch.Tensor | np.ndarray | Sequence = (),
+    labels: Sequence[int] = (),
+    scores: Sequence[float] = (),
+    ax: Axes | None = None,
+) -> Axes:
+    """An image with masks as tinted areas with contours, boxes (xyxy pixels), class names and scores."""
+    ax = _ax(ax, (5, 4))
+    picture = as_picture(image)
+    if picture.dtype == np.uint8:
+        picture = picture / 255
+    shown = picture.astype(float).copy()
+    masks = np.asarray(masks).astype(bool)
+    colours = [plt.matplotlib.colors.to_rgb(COLOURS[i % len(COLOURS)]) for i in range(len(masks))]
+    for mask, colour in zip(masks, colours, strict=True):
+        shown[mask] = 0.55 * shown[mask] + 0.45 * np.array(colour)
+    ax.imshow(np.clip(shown, 0, 1))
+    for mask, colour in zip(masks, colours, strict=True):
+        if mask.any() and not mask.all():
+            ax.contour(mask, levels=[0.5], colors=[colour], linewidths=1.5)
+    for i, box in enumerate(np.asarray(boxes).reshape(-1, 4)):
+        x1, y1, x2, y2 = box
+        colour = colours[i] if i < len(colours) else COLOURS[i % len(COLOURS)]
+        ax.add_patch(Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.2))
+        if len(labels):
+            text = CLASS_NAMES[int(labels[i]) - 1] + (f" {float(scores[i]):.2f}" if len(scores) else "")
+            style = {"facecolor": colour, "edgecolor": "none", "pad": 1, "alpha": 0.85}
+            ax.text(max(x1, 0), max(y1, 0), text, fontsize=7, color="white", va="top", bbox=style)
+    ax.set_xlim(-0.5, picture.shape[1] - 0.5)
+    ax.set_ylim(picture.shape[0] - 0.5, -0.5)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    return ax
+
+
+def sample_maps(image: torch.Tensor, class_map: np.ndarray, object_map: np.ndarray, axes: np.ndarray | None = None) -> np.ndarray:
+    """An image beside its class map and its object map, in VOC's colours."""
+    axes = _axes(3, 3, (4, 3.6), axes)
+    colours = palette()
+    axes[0].imshow(as_picture(image))
+    axes[0].set_title("JPEGImages", fontsize=9)
+    for ax, values, name in zip(axes[1:], (class_map, object_map), ("SegmentationClass", "SegmentationObject"), strict=True):
+        ax.imshow(colours[values])
+        ax.set_title(f"{name}: values {', '.join(map(str, np.unique(values)))}", fontsize=9)
+        names = {0: "background", 255: "void"} | {k: f"object {k}" for k in range(1, 255)}
+        if ax is axes[1]:
+            names |= dict(enumerate(CLASS_NAMES, 1))
+        handles = [Patch(color=colours[v] / 255, label=f"{v} {names[int(v)]}") for v in np.unique(values)]
+        ax.legend(handles=handles, fontsize=7, loc="lower right", framealpha=0.85)
+    for ax in axes:
+        ax.axis("off")
+    describe_figure(
+        axes[0].figure, "One sample as VOC stores it", "A pixel's number is its class in one PNG and its object in the other."
+    )
+    return axes
+
+
+def class_counts(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Instances a class (index: class name) for each split (columns), as bars."""
+    ax = counts.plot.bar(ax=_ax(ax, (9, 3.8)), color=list(COLOURS), width=0.8)
+    top, total = counts.sum(1).idxmax(), counts.to_numpy().sum()
+    ax.set_ylabel("instances")
+    ax.set_xlabel("class")
+    ax.tick_params(axis="x", labelrotation=60)
+    reading = f"{top} is the most frequent: {100 * counts.loc[top].sum() / total:.0f} % of {total} instances."
+    return describe(ax, "Instances a class", reading, 110)
+
+
+def object_sizes(areas: Sequence[float], ax: Axes | None = None) -> Axes:
+    """How large objects are: histogram of the square root of the mask area, pixels, with COCO's size limits."""
+    ax = _ax(ax)
+    sides = np.sqrt(np.asarray(areas, dtype=float))
+    ax.hist(sides, bins=np.geomspace(max(sides.min(), 1), sides.max() + 1, 30), color=COLOURS[0], label="objects")
+    ax.set_xscale("log")
+    for side, style, name in ((32, "--", "small | medium (32 px)"), (96, ":", "medium | large (96 px)")):
+        ax.axvline(side, color="black", linestyle=style, label=name)
+    ax.set_xlabel("square root of mask area (pixels)")
+    ax.set_ylabel("objects")
+    ax.legend(fontsize=8)
+    return describe(
+        ax, "Object size", f"{100 * (sides < 32).mean():.0f} % are small, {100 * (sides >= 96).mean():.0f} % large in COCO's terms."
+    )
+
+
+def objects_per_image(counts: Sequence[int], ax: Axes | None = None) -> Axes:
+    """How many objects share an image."""
+    ax = _ax(ax)
+    values = np.asarray(counts)
+    ax.hist(values, bins=np.arange(values.max() + 2) - 0.5, color=COLOURS[2], rwidth=0.9, label="images")
+    ax.set_xlabel("objects in the image")
+    ax.set_ylabel("images")
+    ax.legend(fontsize=8)
+    reading = f"{100 * (values > 1).mean():.0f} % of images have more than one object: where instances touch, models fail."
+    return describe(ax, "Objects an image", reading)
+
+
+def augmented(samples: Sequence[tuple[torch.Tensor, dict]], axes: np.ndarray | None = None) -> np.ndarray:
+    """Draws of one augmented sample, masks and boxes on top."""
+    axes = _axes(len(samples), 4, (3, 2.8), axes)
+    for ax, (image, target) in zip(axes, samples, strict=True):
+        instances(image, target["masks"], target["boxes"], target["labels"], ax=ax)
+        ax.set_title(f"{image.shape[2]} x {image.shape[1]} px, {len(target['labels'])} objects", fontsize=8)
+    describe_figure(
+        axes[0].figure,
+        "The same sample, drawn again and again",
+        "Boxes follow what is left of the masks; an object that is cut away is gone.",
+    )
+    return axes
+
+
+def boxes_on_image(image: torch.Tensor, boxes: np.ndarray | torch.Tensor, title: str, reading: str, ax: Axes | None = None) -> Axes:
+    """Many boxes (xyxy pixels) as thin outlines: proposals or priors."""
+    ax = _ax(ax, (5, 4))
+    ax.imshow(as_picture(image))
+    for x1, y1, x2, y2 in np.asarray(boxes):
+        ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=COLOURS[4], linewidth=0.8, alpha=0.7))
+    ax.legend(handles=[Patch(fill=False, edgecolor=COLOURS[4], label=f"{len(boxes)} boxes")], fontsize=8, loc="lower right")
+    ax.set_xlim(0, image.shape[2])
+    ax.set_ylim(image.shape[1], 0)
+    ax.axis("off")
+    return describe(ax, title, reading, 56)
+
+
+def prototypes(maps: torch.Tensor, axes: np.ndarray | None = None) -> np.ndarray:
+    """Prototypes [h, w, k] of one image, each scaled to its own range."""
+    axes = _axes(maps.shape[-1], 8, (1.25, 1.35), axes)
+    for k, ax in enumerate(axes):
+        ax.imshow(maps[..., k].detach().cpu().numpy(), cmap="viridis")
+        ax.set_title(str(k), fontsize=7)
+        ax.axis("off")
+    describe_figure(
+        axes[0].figure,
+        "YOLACT's prototypes",
+        "Masks that belong to the whole image, not to an object; bright is high, dark is zero.",
+    )
+    return axes
+
+
+def coefficients(values: Sequence[torch.Tensor], names: Sequence[str], ax: Axes | None = None) -> Axes:
+    """Mask coefficients (-1..1) of a few detections, a group of bars a prototype."""
+    ax = _ax(ax, (10, 3))
+    width = 0.8 / len(values)
+    for i, (row, name) in enumerate(zip(values, names, strict=True)):
+        ax.bar(np.arange(len(row)) + i * width, row.detach().cpu().numpy(), width, label=name, color=COLOURS[i])
+    ax.axhline(0, color="black", linewidth=0.8)
+    ax.set_xlabel("prototype")
+    ax.set_ylabel("coefficient (no unit)")
+    ax.legend(fontsize=8)
+    return describe(ax, "Coefficients", "Each detection adds (above 0) and subtracts (below 0) prototypes in its own way.", 110)
+
+
+def stages(
+    pictures: Sequence[np.ndarray | torch.Tensor], titles: Sequence[str], title: str, reading: str, axes: np.ndarray | None = None
+) -> np.ndarray:
+    """Steps of one computation, left to right: maps with a colour bar, RGB pictures as they are."""
+    axes = _axes(len(pictures), len(pictures), (3.1, 3.2), axes)
+    for ax, picture, name in zip(axes, pictures, titles, strict=True):
+        pixels = np.asarray(picture)
+        shown = ax.imshow(as_picture(pixels), cmap="viridis")
+        if pixels.ndim == 2:
+            ax.figure.colorbar(shown, ax=ax, shrink=0.7)
+        ax.set_title(name, fontsize=9)
+        ax.axis("off")
+    describe_figure(axes[0].figure, title, reading)
+    return axes
+
+
+def training_curves(log: list[dict], title: str, axes: np.ndarray | None = None) -> np.ndarray:
+    """Loss terms, learning rate and AP against iteration, from the entries of a `log.jsonl`."""
+    axes = _axes(3, 3, (4.4, 3.6), axes)
+    steps = pd.DataFrame([e for e in log if "loss" in e]).set_index("iteration")
+    window = max(1, len(steps) // 50)
+    terms = steps.drop(columns=[c for c in ("lr", "skipped") if c in steps]).rolling(window, min_periods=1).mean()
+    for i, name in enumerate(terms):
+        axes[0].plot(terms.index, terms[name], label=name, color="black" if name == "loss" else COLOURS[i - 1])
+    axes[0].set_yscale("log")
+    axes[0].set_ylabel(f"loss (mean of {window} iterations)")
+    axes[1].plot(steps.index, steps["lr"], color=COLOURS[0], label="learning rate")
+    axes[1].set_ylabel("learning rate")
+    scores = pd.DataFrame([e for e in log if "mask_AP50" in e]).set_index("iteration")
+    for name, colour in (("mask_AP50", COLOURS[0]), ("mask_AP", COLOURS[5]), ("box_AP50", COLOURS[1]), ("box_AP", COLOURS[4])):
+        axes[2].plot(scores.index, scores[name], "o-", label=name.replace("_", " "), color=colour)
+    axes[2].set_ylabel("AP on val (percent)")
+    for ax in axes:
+        ax.set_xlabel("iteration")
+        ax.legend(fontsize=8)
+        ax.grid(alpha=0.3)
+    best = scores["mask_AP50"].idxmax()
+    peak = "at the end: more training may still help" if best == scores.index[-1] else "before the end"
+    reading = f"Mask AP50 peaks at {scores['mask_AP50'].max():.1f} % after {best} iterations, {peak}."
+    describe_figure(axes[0].figure, title, reading)
+    return axes
+
+
+def ap_against_iteration(logs: dict[str, list[dict]], ax: Axes | None = None) -> Axes:
+    """Mask AP50 on val against iteration, a line a model."""
+    ax = _ax(ax)
+    peaks = []
+    for name, log in logs.items():
+        scores = pd.DataFrame([e for e in log if "mask_AP50" in e]).set_index("iteration")["mask_AP50"]
+        ax.plot(scores.index, scores, "o-", color=MODEL_COLOURS.get(name), label=name)
+        peaks.append(f"{name} peaks at {scores.idxmax()}")
+    ax.set_xlabel("iteration")
+    ax.set_ylabel("mask AP50 on val (percent)")
+    ax.set_ylim(bottom=0)
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8)
+    return describe(ax, "AP against iteration", "; ".join(peaks) + " iterations.")
+
+
+def precision_recall(curves: dict[str, np.ndarray], title: str, ax: Axes | None = None) -> Axes:
+    """Precision (0..1) at recall 0, 0.01 .. 1, a curve [101] a name; the area below is the AP."""
+    ax = _ax(ax, (5.5, 4.5))
+    ap = {name: 100 * curve.mean() for name, curve in curves.items()}
+    for i, (name, curve) in enumerate(curves.items()):
+        ax.plot(
+            np.linspace(0, 1, len(curve)), curve, label=f"{name}: AP {ap[name]:.1f} %", color=MODEL_COLOURS.get(name, COLOURS[i])
+        )
+    ax.set_xlabel("recall (share of objects found)")
+    ax.set_ylabel("precision (share of detections right)")
+    ax.set_xlim(0, 1)
+    ax.set_ylim(0, 1.02)
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8, loc="upper right")
+    first = max(ap, key=ap.get)
+    return describe(ax, title, f"{first} has the larger area; a curve stops where no detection finds more objects.", 60)
+
+
+def per_class_ap(tables: dict[str, pd.DataFrame], column: str = "mask_AP50", ax: Axes | None = None) -> Axes:
+    """AP a class for each model, sorted by the gap between the first two."""
+    ax = _ax(ax, (9, 3.8))
+    joined = pd.DataFrame({name: table.set_index("class")[column] for name, table in tables.items()})
+    gap = joined.iloc[:, 0] - joined.iloc[:, -1]
+    joined = joined.loc[gap.sort_values().index]
+    joined.plot.bar(ax=ax, color=[MODEL_COLOURS.get(name, COLOURS[i]) for i, name in enumerate(joined)], width=0.8)
+    ax.set_xlabel("class, from the largest lead of one model to that of the other")
+    ax.set_ylabel(f"{column.replace('_', ' ')} (percent)")
+    ax.tick_params(axis="x", labelrotation=60)
+    reading = f"The models differ most on {gap.abs().idxmax()}: {gap.abs().max():.0f} points."
+    return describe(ax, "AP a class", reading, 110)
+
+
+def failure_counts(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Failures a type (index) for each model (columns), as bars."""
+    ax = counts.plot.bar(ax=_ax(ax, (8, 3.8)), color=[MODEL_COLOURS.get(name, COLOURS[2]) for name in counts], width=0.8, rot=0)
+    ax.set_xlabel("type of failure")
+    ax.set_ylabel("cases on val")
+    worst = ", ".join(f"{name}: {counts[name].idxmax()} ({counts[name].max()})" for name in counts)
+    return describe(ax, "What goes wrong", f"Most frequent failure: {worst}.", 100)
+
+
+def side_by_side(
+    image: torch.Tensor, panels: dict[str, dict], title: str = "", reading: str = "", axes: np.ndarray | None = None
+) -> np.ndarray:
+    """One image, several sets of instances: `panels` maps a name to the keywords of `instances`."""
+    axes = _axes(len(panels), len(panels), (4, 3.6), axes)
+    for ax, (name, keywords) in zip(axes, panels.items(), strict=True):
+        instances(image, ax=ax, **keywords)
+        ax.set_title(name, fontsize=9)
+    if title:
+        describe_figure(axes[0].figure, title, reading)
+    return axes

@@ -1,0 +1,116 @@
+"""Recipes: every number of a training in one frozen place. Only notebooks and the command line read them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to run the study; both models get the same."""
+
+    name: str
+    command: str  # what runs it
+    expected_time: str  # for both models, or "not yet run"
+    expected_score: str  # mask AP50 of both models, or "not yet run"
+    data: str = "voc2012"  # "voc2012" is fetched, "mini_voc" is drawn offline
+    backbone: str = "resnet50"  # "resnet50", "mobilenet_v2" or "tiny"
+    weights: str | None = "imagenet"  # start of the backbone: "imagenet", a file, or None for random
+    channels: int = 256  # width of FPN and heads (YOLACT paper, sec. 4; FPN paper)
+    image_size: int = 550  # side in pixels of the square YOLACT resizes to (YOLACT paper, sec. 6)
+    short_side: int = 800  # short side in pixels Mask R-CNN resizes to, aspect kept (Mask R-CNN, sec. 3.1)
+    rois_per_image: int = 512  # regions an image in Mask R-CNN's loss (FPN paper; Mask R-CNN, sec. 3.1)
+    batch_size: int = 2  # images (the study)
+    iterations: int = 12_000  # parameter updates (the study)
+    optimizer: str = "sgd"  # "sgd" or "adamw" (the study: SGD)
+    learning_rate: float = 1e-3  # at the start, after warm-up (the study)
+    momentum: float = 0.9  # SGD only (the study)
+    weight_decay: float = 5e-4  # the study does not say; the official YOLACT's
+    schedule: str = "step"  # "step" (a tenth at each of lr_drops) or "cosine" (to zero)
+    lr_drops: tuple[int, ...] = (8_000,)  # iterations; the study divides by 10 but does not say when: two thirds is our reading
+    warmup_iterations: int = 0  # linear, from a tenth; the study names none
+    clip_norm: float | None = None  # largest gradient norm; the study names none
+    freeze_batch_norm: bool = False  # the study left it unfrozen
+    semantic_loss: bool = False  # YOLACT's fourth term; the study used three
+    augmentation: str = "ssd"  # "ssd", "light" or "none" (the study: all SSD augmentations)
+    score_every: int = 1_000  # iterations between AP on val; best.pt is chosen by it
+    checkpoint_every: int = 250  # iterations between checkpoints
+    workers: int = 2  # processes that load images
+    seed: int = 0  # of weights, order and augmentation
+
+
+PROFILES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="paper",
+            command="make study PROFILE=paper",
+            expected_time="not yet run (the study: about 48 h a model on a GTX 1060 and a T4)",
+            expected_score="not yet run (the study: YOLACT 27.8, Mask R-CNN 53.2 mAP at 12K iterations)",
+        ),
+        Recipe(
+            name="t4",
+            command="make study PROFILE=t4",
+            expected_time="not yet run",
+            expected_score="not yet run",
+            batch_size=8,
+            short_side=550,  # both models see the same number of pixels
+            learning_rate=4e-3,  # scaled with the batch
+            warmup_iterations=500,
+            clip_norm=10.0,
+            semantic_loss=True,
+        ),
+        Recipe(
+            name="laptop",
+            command="make study PROFILE=laptop",
+            expected_time="not yet run",
+            expected_score="not yet run",
+            backbone="mobilenet_v2",
+            image_size=320,
+            short_side=320,
+            batch_size=4,
+            iterations=3_000,
+            optimizer="adamw",
+            learning_rate=4e-4,
+            weight_decay=1e-4,
+            schedule="cosine",
+            lr_drops=(),
+            warmup_iterations=100,
+            clip_norm=100.0,
+            freeze_batch_norm=True,  # batches of 4
+            augmentation="light",
+            score_every=500,
+        ),
+        Recipe(
+            name="quick",
+            command="make study",
+            expected_time="under 10 minutes on 2 CPU cores",
+            expected_score="mask AP50 over 30 on the drawn data (not VOC)",
+            data="mini_voc",
+            backbone="tiny",
+            weights=None,
+            channels=64,
+            image_size=160,
+            short_side=144,
+            rois_per_image=64,
+            batch_size=8,
+            iterations=500,
+            optimizer="adamw",
+            learning_rate=2e-3,
+            weight_decay=1e-4,
+            schedule="cosine",
+            lr_drops=(),
+            warmup_iterations=30,
+            clip_norm=20.0,
+            augmentation="light",
+            score_every=125,
+            checkpoint_every=50,
+            workers=0,
+        ),
+    )
+}
+
+
+def get_recipe(profile: str) -> Recipe:
+    """The recipe of that name. Raises ValueError, naming those there are."""
+    if profile not in PROFILES:
+        raise ValueError(f"no profile {profile!r}; choose one of {', '.join(PROFILES)}")
+    return PROFILES[profile]
