@@ -67,9 +67,10 @@ def instances(
     boxes: torch.Tensor | np.ndarray | Sequence = (),
     labels: Sequence[int] = (),
     scores: Sequence[float] = (),
+    notes: Sequence[str] = (),
     ax: Axes | None = None,
 ) -> Axes:
-    """An image with masks as tinted areas with contours, boxes (xyxy pixels), class names and scores."""
+    """An image with masks as tinted areas with contours, boxes (xyxy pixels), class names, scores and notes."""
     ax = _ax(ax, (5, 4))
     picture = as_picture(image)
     if picture.dtype == np.uint8:
@@ -89,6 +90,7 @@ def instances(
         ax.add_patch(Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.2))
         if len(labels):
             text = CLASS_NAMES[int(labels[i]) - 1] + (f" {float(scores[i]):.2f}" if len(scores) else "")
+            text += notes[i] if len(notes) else ""
             style = {"facecolor": colour, "edgecolor": "none", "pad": 1, "alpha": 0.85}
             ax.text(max(x1, 0), max(y1, 0), text, fontsize=7, color="white", va="top", bbox=style)
     ax.set_xlim(-0.5, picture.shape[1] - 0.5)
@@ -184,6 +186,17 @@ def boxes_on_image(image: torch.Tensor, boxes: np.ndarray | torch.Tensor, title:
     ax.set_ylim(image.shape[1], 0)
     ax.axis("off")
     return describe(ax, title, reading, 56)
+
+
+def outlined(image: torch.Tensor, box: torch.Tensor | np.ndarray) -> np.ndarray:
+    """A copy of a picture [H, W, 3] with one box (xyxy pixels) drawn into its pixels."""
+    picture = as_picture(image).copy()
+    height, width = picture.shape[:2]
+    x1, y1, x2, y2 = (int(v) for v in np.asarray(box).clip(0, [width - 1, height - 1] * 2).round())
+    colour = np.array(plt.matplotlib.colors.to_rgb(COLOURS[4])) * (255 if picture.dtype == np.uint8 else 1)
+    picture[[y1, y2], x1 : x2 + 1] = colour
+    picture[y1 : y2 + 1, [x1, x2]] = colour
+    return picture
 
 
 def prototypes(maps: torch.Tensor, axes: np.ndarray | None = None) -> np.ndarray:

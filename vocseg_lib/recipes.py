@@ -17,6 +17,7 @@ class Recipe:
     channels: int = 256  # width of FPN and heads (YOLACT paper, sec. 4; FPN paper)
     image_size: int = 550  # side in pixels of the square YOLACT resizes to (YOLACT paper, sec. 6)
     short_side: int = 800  # short side in pixels Mask R-CNN resizes to, aspect kept (Mask R-CNN, sec. 3.1)
+    proposals: int = 2_000  # Mask R-CNN's, an image in training; half of it in prediction (FPN paper, sec. 5.2)
     rois_per_image: int = 512  # regions an image in Mask R-CNN's loss (FPN paper; Mask R-CNN, sec. 3.1)
     batch_size: int = 2  # images (the study)
     iterations: int = 12_000  # parameter updates (the study)
@@ -90,7 +91,8 @@ PROFILES = {
             channels=64,
             image_size=160,
             short_side=144,
-            rois_per_image=64,
+            proposals=256,
+            rois_per_image=32,
             batch_size=8,
             iterations=500,
             optimizer="adamw",

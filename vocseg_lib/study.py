@@ -25,6 +25,7 @@ MODEL_TITLES = {"yolact": "YOLACT", "mask_rcnn": "Mask R-CNN"}
 TABLE_COLUMNS = (
     "model backbone image_size iterations mask_AP mask_AP50 mask_AP75 box_AP box_AP50 box_AP75 seconds_per_image fps train_minutes"
 ).split()
+BY_HEART_LEARNING_RATE = 1e-3
 PROSE_FIELDS = ("name", "command", "expected_time", "expected_score")
 
 
@@ -46,7 +47,11 @@ def build_model(recipe: Recipe, model_name: str) -> nn.Module:
     }
     own = {
         "yolact": {"image_size": recipe.image_size, "semantic": recipe.semantic_loss},
-        "mask_rcnn": {"short_side": recipe.short_side, "rois_per_image": recipe.rois_per_image},
+        "mask_rcnn": {
+            "short_side": recipe.short_side,
+            "proposals": recipe.proposals,
+            "rois_per_image": recipe.rois_per_image,
+        },
     }
     torch.manual_seed(recipe.seed)
     return MODELS[model_name](**shared, **own[model_name])
@@ -128,6 +133,36 @@ class Study:
         if not metrics_path.is_file() or json.loads(metrics_path.read_text())["iterations"] != state["best"]["iteration"]:
             self.judge(model_name, state, device)
         return state
+
+    def learn_by_heart(
+        self, model_name: str, names: str | list[str], split: str = "val", steps: int = 80, device: str | None = None
+    ) -> nn.Module:
+        """A model fitted to a few images alone, to look inside it or to see that it can learn; in eval mode.
+
+        Adam, without augmentation, into `results`/by_heart; done once.
+        """
+        device = device or default_device()
+        dataset = self.dataset(split)
+        dataset.names = [names] if isinstance(names, str) else list(names)
+        folder = self.results / "by_heart" / f"{model_name}_{'_'.join(dataset.names)}"
+        model = build_model(self.recipe, model_name)
+        batch = max(2, min(4, len(dataset)))
+        settings = {**self._settings(model_name), "names": dataset.names, "steps": steps}
+        plain = {"optimizer": "adamw", "learning_rate": BY_HEART_LEARNING_RATE, "weight_decay": 0.0, "warmup_iterations": 10}
+        train(
+            model,
+            dataset,
+            folder,
+            iterations=steps,
+            batch_size=batch,
+            clip_norm=20.0,
+            schedule="cosine",
+            seed=self.recipe.seed,
+            settings=settings,
+            device=device,
+            **plain,
+        )
+        return model.eval()
 
     def judge(self, model_name: str, state: dict, device: str) -> None:
         """Write a run's `predictions.json` and `metrics.json` from its best weights."""

@@ -22,9 +22,9 @@ class MaskRcnn(TorchvisionMaskRCNN):
     """Mask R-CNN with an FPN over C2..C5 and every layer trained; batch norm unfrozen unless asked.
 
     Same contract as `Yolact`: losses in train mode; boxes, labels, scores and bool masks [n, H, W] in eval mode.
-    Images are resized to a short side of `short_side` pixels, aspect kept; `rois_per_image` regions are drawn for the
-    loss. At 256 channels and 800 pixels this is
-    torchvision's `maskrcnn_resnet50_fpn` layer for layer.
+    Images are resized to a short side of `short_side` pixels, aspect kept; the best `proposals` are
+    looked at again (half as many in eval mode), of which `rois_per_image` are drawn for the loss. At 256 channels and
+    800 pixels this is torchvision's `maskrcnn_resnet50_fpn` layer for layer.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class MaskRcnn(TorchvisionMaskRCNN):
         short_side: int = SHORT_SIDE,
         channels: int = 256,
         freeze_batch_norm: bool = False,
+        proposals: int = 2000,
         rois_per_image: int = 512,
         score_threshold: float = 0.05,
         nms_iou: float = 0.5,
@@ -53,6 +54,10 @@ class MaskRcnn(TorchvisionMaskRCNN):
             box_predictor=FastRCNNPredictor(4 * channels, num_classes),
             mask_head=MaskRCNNHeads(channels, (channels,) * 4, 1),
             mask_predictor=MaskRCNNPredictor(channels, channels, num_classes),
+            rpn_pre_nms_top_n_train=proposals,
+            rpn_post_nms_top_n_train=proposals,
+            rpn_pre_nms_top_n_test=proposals // 2,
+            rpn_post_nms_top_n_test=proposals // 2,
             box_batch_size_per_image=rois_per_image,
             box_score_thresh=score_threshold,
             box_nms_thresh=nms_iou,

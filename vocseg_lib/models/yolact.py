@@ -90,7 +90,7 @@ class Yolact(nn.Module):
     """YOLACT on any image size; images are resized to a square of `image_size` pixels, aspect not kept (sec. 6).
 
     Train: `model(images, targets)` gives the weighted losses. Eval: `model(images)` gives a dict an image with boxes
-    [n, 4] (pixels of the image), labels [n], scores [n] and masks bool [n, H, W], best score first.
+    [n, 4] (pixels of the image), labels [n], scores [n], masks bool [n, H, W] and coefficients [n, 32], best score first.
     Images are float [3, H, W] in 0..1. With `semantic`, the loss has the semantic term.
     """
 
@@ -198,7 +198,8 @@ class Yolact(nn.Module):
         height, width = size
         pixels = (boxes * boxes.new_tensor([width, height, width, height])).clamp(min=0)
         pixels = torch.minimum(pixels, pixels.new_tensor([width, height, width, height]))
-        return {"boxes": pixels, "labels": classes + 1, "scores": kept_scores, "masks": masks}
+        found = {"boxes": pixels, "labels": classes + 1, "scores": kept_scores, "masks": masks}
+        return {**found, "coefficients": coefficients[candidate][kept]}
 
 
 def fast_nms(

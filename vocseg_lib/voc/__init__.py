@@ -1,5 +1,6 @@
 """PASCAL VOC on disk: read a devkit, fetch VOC 2012, verify every file."""
 
+from vocseg_lib.classes import CLASS_NAMES
 from vocseg_lib.voc.devkit import (
     BadSample,
     Sample,
@@ -14,6 +15,7 @@ from vocseg_lib.voc.fetch import FetchError, fetch
 from vocseg_lib.voc.verify import Problem, verify
 
 __all__ = [
+    "CLASS_NAMES",
     "BadSample",
     "FetchError",
     "Problem",

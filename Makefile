@@ -1,0 +1,34 @@
+# make study: set up and run the notebooks.  make test: set up and run the tests.
+PYTHON ?= python3
+PROFILE ?= quick
+RESULTS ?= results/$(PROFILE)
+DATA ?=
+WEIGHTS ?=
+FRESH ?=
+
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: setup study test lint notebook
+
+setup: $(READY)
+
+$(READY): requirements.txt constraints.txt pyproject.toml
+	@rm -f $@
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements.txt -e '.[dev]'
+	@touch $@
+
+study: $(READY)
+	$(BIN)/python notebooks/run_study.py --profile "$(PROFILE)" --data "$(DATA)" --results "$(RESULTS)" --weights "$(WEIGHTS)" $(if $(FRESH),--fresh)
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+notebook: $(READY)
+	$(BIN)/jupyter lab notebooks
