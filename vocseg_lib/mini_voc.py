@@ -112,7 +112,7 @@ SHAPES = {
 }
 
 
-def write(folder: str | Path, train: int = 320, val: int = 80, seed: int = 0) -> Path:
+def write(folder: str | Path, train: int = 1_600, val: int = 80, seed: int = 0) -> Path:
     """Write `folder`/VOCdevkit/VOC2012 with `train` + `val` drawn images and return it; the same seed, the same bytes.
 
     A devkit that is there already is used as it is when it was written with the same numbers, and written anew when not.

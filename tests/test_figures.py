@@ -1,0 +1,147 @@
+"""Figures are drawn from real results of small models and looked at for labels; their looks are judged by people."""
+
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from vocseg_lib import plots, voc
+from vocseg_lib.failures import count_failures, find_failures, worst_images
+from vocseg_lib.gallery import Gallery
+from vocseg_lib.metrics import evaluate
+from vocseg_lib.widgets import browse
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def sample(devkit):
+    return voc.read_sample(devkit, voc.split_ids(devkit, "val")[0])
+
+
+@pytest.fixture
+def judged(devkit):
+    truth = voc.coco_ground_truth(devkit, "val")
+    random = np.random.default_rng(0)
+    found = {}
+    for title in ("YOLACT", "Mask R-CNN"):
+        kept = [a for a in truth["annotations"] if random.random() < 0.7]
+        found[title] = [
+            {**a, "score": float(random.uniform(0.4, 1)), "category_id": int(random.choice([a["category_id"], 5]))} for a in kept
+        ]
+    return truth, found
+
+
+def log_of(best):
+    steps = [{"iteration": i, "lr": 1e-3, "loss": 5 / i, "class": 3 / i, "mask": 2 / i} for i in range(1, 101)]
+    kinds = ("mask_AP50", "mask_AP", "box_AP50", "box_AP")
+    return steps + [{"iteration": i, **dict.fromkeys(kinds, 50 - abs(i - best))} for i in (20, 60, 100)]
+
+
+def is_labelled(ax):
+    return bool(ax.get_xlabel() and ax.get_ylabel() and ax.get_legend() and "\n" in ax.get_title(loc="left"))
+
+
+def test_charts_have_labels_legend_and_a_reading(judged):
+    truth, found = judged
+    results = {title: evaluate(truth, detections) for title, detections in found.items()}
+    curves = {title: r.precision["mask"][0].mean(1) for title, r in results.items()}
+    failures = {title: find_failures(truth, detections) for title, detections in found.items()}
+    counts = pd.DataFrame({"train": [3, 9], "val": [1, 2]}, index=["cat", "person"])
+    charts = [
+        plots.class_counts(counts),
+        plots.object_sizes([4, 90, 4000, 20000]),
+        plots.objects_per_image([1, 2, 2, 5]),
+        plots.ap_against_iteration({"YOLACT": log_of(60), "Mask R-CNN": log_of(100)}),
+        plots.precision_recall(curves, "Masks"),
+        plots.per_class_ap({title: r.per_class for title, r in results.items()}),
+        plots.failure_counts(count_failures(failures)),
+        plots.coefficients([torch.rand(32), torch.rand(32)], ["a", "b"]),
+    ]
+    for ax in charts:
+        assert is_labelled(ax), ax.get_title(loc="left")
+    fig, ax = plt.subplots()
+    assert plots.object_sizes([4, 90], ax=ax) is ax
+
+
+def test_training_curves_say_where_the_peak_is():
+    axes = plots.training_curves(log_of(60), "YOLACT")
+    assert "after 60 iterations, before the end" in axes[0].figure.get_suptitle()
+    assert all(ax.get_xlabel() and ax.get_ylabel() and ax.get_legend() for ax in axes)
+    late = plots.training_curves(log_of(100), "YOLACT")
+    assert "more training may still help" in late[0].figure.get_suptitle()
+
+
+def test_readings_follow_the_numbers():
+    worse, better = np.linspace(1, 0, 101), np.ones(101)
+    ax = plots.precision_recall({"YOLACT": worse, "Mask R-CNN": better}, "x")
+    assert "Mask R-CNN has the larger area" in ax.get_title(loc="left")
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["YOLACT: AP 50.0 %", "Mask R-CNN: AP 100.0 %"]
+
+
+def test_pictures_are_drawn_and_saved(sample, tmp_path):
+    ax = plots.instances(sample.image, sample.masks, sample.boxes, sample.labels, scores=[0.5] * len(sample.labels))
+    assert len(ax.patches) == len(ax.texts) == len(sample.labels)
+    path = plots.save(ax, tmp_path, "picture")
+    assert path == tmp_path / "figures" / "picture.png"
+    assert plt.imread(path).std() > 0
+    plots.instances(sample.image, sample.masks[:0])
+    maps = sample.masks.sum(0).numpy().astype(np.uint8)
+    assert len(plots.sample_maps(sample.image, maps, maps)) == 3
+    target = {"masks": sample.masks, "boxes": sample.boxes, "labels": sample.labels}
+    assert len(plots.augmented([(sample.image, target)] * 5)) == 5
+    assert len(plots.prototypes(torch.rand(9, 9, 32))) == 32
+    plots.boxes_on_image(sample.image, sample.boxes, "boxes", "reading")
+    outlined = plots.outlined(sample.image, sample.boxes[0])
+    assert outlined.shape == (*sample.image.shape[1:], 3)
+    assert (outlined != plots.as_picture(sample.image)).any()
+    axes = plots.stages([np.eye(4), outlined], ["map", "picture"], "title", "reading")
+    assert len(axes[0].figure.axes) == 3  # the map has a colour bar
+
+
+def test_gallery_marks_every_failure(devkit, judged):
+    truth, found = judged
+    failures = {title: find_failures(truth, detections) for title, detections in found.items()}
+    gallery = Gallery(devkit, truth, found, failures, 0.5)
+    (image_id,) = worst_images(failures, 1)
+    figure = gallery.draw(image_id)
+    assert isinstance(figure, Figure)
+    for ax, (title, rows) in zip(figure.axes[1:], failures.items(), strict=True):
+        here = rows[rows["image_id"] == image_id]
+        texts = [text.get_text() for text in ax.texts]
+        for kind, count in here["type"].value_counts().items():
+            assert sum(kind in text for text in texts) == count, (title, kind)
+    by_type = gallery.images_by_type()
+    for kind, ids in by_type.items():
+        assert set(ids) == {i for rows in failures.values() for i in rows[rows["type"] == kind]["image_id"]}
+        if ids:
+            assert kind in gallery.draw(ids[0], kind).get_suptitle()
+
+
+def test_browser_draws_what_is_chosen():
+    drawn = []
+
+    def draw(item):
+        drawn.append(item)
+        return plt.figure()
+
+    box = browse({"missed": [1, 2, 3], "none": [], "bad mask": [7, 8]}, draw)
+    kind, position = box.children[0].children
+    assert drawn == [1]
+    position.value = 2
+    assert drawn[-1] == 3
+    kind.value = "bad mask"
+    assert drawn[-1] == 7
+    assert position.max == 1
+    position.value = 1
+    kind.value = "missed"
+    assert drawn == [1, 3, 7, 8, 1]
+    assert "Nothing" in browse({"none": []}, draw).value

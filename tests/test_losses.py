@@ -1,0 +1,119 @@
+import math
+
+import pytest
+import torch
+
+from vocseg_lib.losses import hard_negatives, match_priors, semantic_loss, yolact_loss
+from vocseg_lib.models.anchors import prior_boxes
+
+PRIORS = prior_boxes([(18, 18), (9, 9), (5, 5), (3, 3), (2, 2)])
+
+
+def zeros(batch=1, classes=21, priors=PRIORS, side=34):
+    p = len(priors)
+    shapes = ((batch, p, classes), (batch, p, 4), (batch, p, 32), (batch, side, side, 32))
+    return [torch.zeros(s, requires_grad=True) for s in shapes]
+
+
+def square_object(side=136, low=34, high=102):
+    mask = torch.zeros(1, side, side, dtype=torch.uint8)
+    mask[0, low:high, low:high] = 1
+    return torch.tensor([[low / side, low / side, high / side, high / side]]), torch.tensor([7]), mask
+
+
+def test_matching_by_hand():
+    priors = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.4, 0.3], [0.5, 0.5, 0.4, 0.18], [0.1, 0.1, 0.1, 0.1]])
+    boxes = torch.tensor([[0.3, 0.3, 0.7, 0.7]])
+    classes, objects = match_priors(priors, boxes, torch.tensor([3]))
+    assert classes.tolist() == [3, 3, -1, 0]  # IoU 1, .75, .45 (neutral), 0
+    assert objects[:2].tolist() == [0, 0]
+
+
+def test_every_object_gets_a_prior_of_its_own():
+    priors = torch.tensor([[0.5, 0.5, 0.9, 0.9], [0.9, 0.9, 0.1, 0.1]])
+    boxes = torch.tensor([[0.2, 0.2, 0.4, 0.4], [0.45, 0.45, 0.55, 0.55]])
+    classes, _ = match_priors(priors, boxes, torch.tensor([4, 5]))
+    assert sorted(classes.tolist()) == [4, 5]  # although neither reaches IoU .5
+
+
+def test_three_hardest_negatives_for_each_positive():
+    classes = torch.tensor([[1, 0, 0, 0, 0, 0, -1]])
+    logits = torch.zeros(1, 7, 2)
+    logits[0, :, 1] = torch.tensor([0.0, 5.0, 1.0, 4.0, 2.0, 3.0, 9.0])
+    assert hard_negatives(logits, classes)[0].tolist() == [False, True, False, True, False, True, False]
+
+
+def test_zero_logits_give_the_known_values():
+    boxes, labels, mask = square_object()
+    outputs = zeros()
+    semantic = torch.zeros(1, 20, 18, 18)
+    losses = yolact_loss(*outputs, PRIORS, [boxes], [labels], [mask], semantic)
+    assert losses["class"].item() == pytest.approx(4 * math.log(21), rel=1e-5)  # 12.18: one positive, three negatives
+    assert losses["semantic"].item() == pytest.approx(20 * math.log(2), rel=1e-5)  # 13.86
+    # The crop is a pixel wider than the box on each side: 19 x 19 pixels over an area of 17 x 17.
+    assert losses["mask"].item() == pytest.approx(6.125 * math.log(2) * 19**2 / 17**2, rel=1e-5)
+
+
+def test_mask_loss_looks_only_inside_the_ground_truth_box():
+    boxes, labels, mask = square_object()
+    outputs = zeros()
+    with torch.no_grad():
+        outputs[2][..., 0] = 1.0
+        outputs[3][0, :, :, 0] = -20.0  # everywhere background ...
+        outputs[3][0, 8:26, 8:26, 0] = 20.0  # ... but around the object, one pixel too wide on two sides
+    inside = yolact_loss(*outputs, PRIORS, [boxes], [labels], [mask])["mask"].item()
+    with torch.no_grad():
+        outputs[3][0, :4, :4, 0] = 20.0  # far outside the box
+    assert yolact_loss(*outputs, PRIORS, [boxes], [labels], [mask])["mask"].item() == inside
+
+
+def test_mask_loss_is_divided_by_the_area():
+    losses = []
+    for low, high in ((34, 102), (60, 76)):
+        boxes, labels, mask = square_object(low=low, high=high)
+        losses.append(yolact_loss(*zeros(), PRIORS, [boxes], [labels], [mask])["mask"].item())
+    side = (17, 4)
+    expected = [6.125 * math.log(2) * (s + 2) ** 2 / s**2 for s in side]
+    assert losses == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_image_without_objects_is_fine_and_changes_no_average():
+    boxes, labels, mask = square_object()
+    nothing = (torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 50, 40, dtype=torch.uint8))
+    alone = yolact_loss(*zeros(), PRIORS, [boxes], [labels], [mask])
+    outputs = zeros(2)
+    both = yolact_loss(*outputs, PRIORS, [boxes, nothing[0]], [labels, nothing[1]], [mask, nothing[2]])
+    assert {k: v.item() for k, v in both.items()} == pytest.approx({k: v.item() for k, v in alone.items()})
+    outputs = zeros()
+    empty = yolact_loss(*outputs, PRIORS, *[[part] for part in nothing], torch.zeros(1, 20, 9, 9))
+    sum(empty.values()).backward()
+    assert all(torch.isfinite(o.grad).all() for o in outputs if o.grad is not None)
+    assert empty["class"].item() == empty["box"].item() == empty["mask"].item() == 0
+
+
+def test_logits_keep_a_gradient_where_probabilities_saturate():
+    boxes, labels, mask = square_object()
+    outputs = zeros()
+    with torch.no_grad():
+        outputs[2][..., 0] = 1.0
+        outputs[3][..., 0] = -200.0  # sure of background, and wrong
+    sum(yolact_loss(*outputs, PRIORS, [boxes], [labels], [mask]).values()).backward()
+    assert outputs[3].grad.abs().max() > 1e-3
+
+
+def test_semantic_target_is_the_union_of_a_class():
+    mask = torch.zeros(2, 8, 8, dtype=torch.uint8)
+    mask[0, :4], mask[1, 4:] = 1, 1
+    logits = torch.full((1, 20, 8, 8), -30.0)
+    logits[0, 2] = 30.0  # class 3 everywhere: right, as its two objects cover the image
+    assert semantic_loss(logits, [torch.tensor([3, 3])], [mask]).item() < 1e-6
+
+
+@pytest.mark.parametrize("name", ["small", "small_tiny_objects"])
+def test_losses_equal_the_official_ones(shared, name):
+    case = torch.load(shared / "fixtures" / "yolact_loss.pt")["cases"][name]
+    p, targets = case["predictions"], case["targets"]
+    boxes, labels = [t[:, :4] for t in targets], [t[:, 4].long() + 1 for t in targets]
+    losses = yolact_loss(p["conf"], p["loc"], p["mask"], p["proto"], p["priors"], boxes, labels, case["masks"], p["segm"])
+    theirs = {"class": "C", "box": "B", "mask": "M", "semantic": "S"}
+    assert {k: v.item() for k, v in losses.items()} == pytest.approx({k: case["losses"][v] for k, v in theirs.items()}, rel=1e-5)

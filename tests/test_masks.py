@@ -1,0 +1,39 @@
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+from vocseg_lib.masks import decode_rle, encode_rle, inside_boxes, paste_masks
+
+
+def test_rle_round_trip():
+    masks = torch.rand(4, 13, 7) > 0.6
+    assert np.array_equal(decode_rle(encode_rle(masks)), masks.numpy())
+    assert encode_rle(masks[:0]) == []
+    assert len(decode_rle([])) == 0
+
+
+def test_inside_boxes_by_hand():
+    boxes = torch.tensor([[0.2, 0.2, 0.6, 0.4], [0.6, 0.4, 0.2, 0.2], [-1.0, 0.5, 2.0, 3.0], [0.5, 0.5, 0.5, 0.5]])
+    inside = inside_boxes(boxes, 10, 10, padding=0)
+    expected = torch.zeros(10, 10, dtype=torch.bool)
+    expected[2:4, 2:6] = True
+    assert torch.equal(inside[0], expected)
+    assert torch.equal(inside[1], expected)  # swapped corners are put in order
+    assert inside[2].sum() == 50
+    assert not inside[3].any()
+    assert inside_boxes(boxes, 10, 10, padding=1)[0].nonzero().aminmax(dim=0).max.tolist() == [4, 6]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**31), st.integers(1, 60), st.integers(1, 60))
+def test_paste_equals_torchvision(seed, height, width):
+    generator = torch.Generator().manual_seed(seed)
+    masks = torch.rand(7, 1, 28, 28, generator=generator)
+    corners = torch.rand(7, 2, 2, generator=generator).sort(1).values * torch.tensor([width, height])
+    boxes = corners.flatten(1)
+    ours = paste_masks(masks[:, 0], boxes, height, width)
+    theirs = paste_masks_in_image(masks, boxes, (height, width))[:, 0]
+    close_call = (theirs - 0.5).abs() < 1e-5
+    assert torch.equal(ours | close_call, (theirs > 0.5) | close_call)

@@ -1,0 +1,176 @@
+import hashlib
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from vocseg_lib.models import MODELS, MaskRcnn, WeightsError, Yolact
+from vocseg_lib.models.anchors import prior_boxes
+from vocseg_lib.models.backbones import build_backbone
+from vocseg_lib.models.yolact import fast_nms
+
+SMALL = {
+    "yolact": {"backbone": "tiny", "weights": None, "channels": 32, "image_size": 96},
+    "mask_rcnn": {"backbone": "tiny", "weights": None, "channels": 32, "short_side": 96, "proposals": 64, "rois_per_image": 16},
+}
+
+
+def small(name, **options):
+    torch.manual_seed(0)
+    return MODELS[name](**SMALL[name], **options)
+
+
+def target(height, width):
+    masks = torch.zeros(2, height, width, dtype=torch.uint8)
+    masks[0, 5:40, 5:40], masks[1, 20:45, 30:60] = 1, 1
+    boxes = torch.tensor([[5.0, 5, 40, 40], [30.0, 20, 60, 45]])
+    return {"boxes": boxes, "labels": torch.tensor([1, 20]), "masks": masks}
+
+
+def nothing(height, width):
+    return {
+        "boxes": torch.zeros(0, 4),
+        "labels": torch.zeros(0, dtype=torch.int64),
+        "masks": torch.zeros(0, height, width, dtype=torch.uint8),
+    }
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_contract_on_mixed_sizes_and_images_without_objects(name):
+    model = small(name)
+    images = [torch.rand(3, 50, 70), torch.rand(3, 120, 64), torch.rand(3, 33, 200)]
+    targets = [target(50, 70), target(120, 64), nothing(33, 200)]
+    losses = model.train()(images, targets)
+    total = sum(losses.values())
+    total.backward()
+    assert torch.isfinite(total)
+    assert all(p.grad is not None for n, p in model.named_parameters() if p.requires_grad and "coefficients" not in n)
+    with pytest.raises(ValueError, match="targets"):
+        model(images)
+    with torch.inference_mode():
+        found = model.eval()(images)
+    for image, one in zip(images, found, strict=True):
+        n = len(one["scores"])
+        assert one["boxes"].shape == (n, 4)
+        assert one["masks"].shape == (n, *image.shape[1:])
+        assert one["masks"].dtype == torch.bool
+        assert one["labels"].dtype == torch.int64
+        assert bool(((one["labels"] >= 1) & (one["labels"] <= 20)).all())
+        assert bool((one["scores"].diff() <= 0).all())
+        assert bool((one["boxes"] >= 0).all())
+        assert bool((one["boxes"] <= torch.tensor(image.shape[1:]).flip(0).repeat(2)).all())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_only_empty_images_train_too(name):
+    losses = small(name).train()([torch.rand(3, 40, 40)] * 2, [nothing(40, 40)] * 2)
+    total = sum(losses.values())
+    total.backward()
+    assert torch.isfinite(total)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_prediction_of_an_image_does_not_depend_on_its_batch(name):
+    model = small(name).eval()
+    a, b = torch.rand(3, 60, 60), torch.rand(3, 60, 60)
+    with torch.inference_mode():
+        alone, together = model([a])[0], model([a, b])[0]
+    assert torch.allclose(alone["boxes"], together["boxes"], atol=1e-3)
+    assert torch.allclose(alone["scores"], together["scores"], atol=1e-5)
+
+
+def test_published_sizes():
+    yolact = Yolact(weights=None, semantic=True)
+    assert sum(p.numel() for p in yolact.parameters()) == 30_734_623
+    assert sum(p.numel() for p in Yolact(weights=None).parameters()) == 30_729_483
+    assert round(sum(p.numel() for p in MaskRcnn(weights=None).parameters()) / 1e6, 2) == 44.08
+    with torch.inference_mode():
+        out = yolact.eval().network([torch.rand(3, 375, 500)])
+    assert out["class_logits"].shape == (1, 19_248, 21)
+    assert out["prototypes"].shape == (1, 138, 138, 32)
+    assert out["prototypes"].min() >= 0
+    assert out["coefficients"].abs().max() <= 1
+
+
+def test_mask_rcnn_at_full_width_is_torchvisions():
+    from torchvision.models.detection import maskrcnn_resnet50_fpn
+
+    theirs = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=21).state_dict()
+    ours = MaskRcnn(weights=None).state_dict()
+    # Theirs has frozen batch norm, which counts no batches.
+    assert {k: v.shape for k, v in ours.items() if "num_batches" not in k} == {
+        k: v.shape for k, v in theirs.items() if "num_batches" not in k
+    }
+
+
+def test_priors_equal_the_official_ones(shared):
+    cases = json.loads((shared / "fixtures" / "yolact_anchors.json").read_text())
+    assert cases
+    for case in cases.values():
+        sizes = [(n, n) for n in case["feature_sizes"]]
+        priors = prior_boxes(sizes, case["scales"], case["aspect_ratios"], case["use_square_anchors"])
+        assert hashlib.sha256(priors.numpy().tobytes()).hexdigest() == case["sha256_float32"]
+
+
+def test_fast_nms_equals_the_official_one(shared):
+    cases = torch.load(shared / "fixtures" / "yolact_inference.pt")["fast_nms"]
+    for case in cases.values():
+        kept, classes, scores = fast_nms(
+            case["boxes"], case["scores"].T, case["iou_threshold"], case["top_k"], case["max_num_detections"]
+        )
+        assert torch.equal(kept, case["fast_nms"]["kept_input_index"])
+        assert torch.equal(classes, case["fast_nms"]["classes"])
+        assert torch.equal(scores, case["fast_nms"]["scores"])
+
+
+def test_fast_nms_lets_dropped_boxes_drop_others():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0.0, 0, 10, 6], [0.0, 0, 10, 3.4]])  # each overlaps the next by over .5
+    scores = torch.tensor([[0.9], [0.8], [0.7]])
+    assert fast_nms(boxes, scores, 0.5, 200, 100)[0].tolist() == [0]  # standard NMS would keep the third
+
+
+@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2", "tiny"])
+@pytest.mark.parametrize("freeze", [False, True])
+def test_backbones_have_their_strides_channels_and_batch_norm(name, freeze):
+    from torchvision.models._utils import IntermediateLayerGetter
+
+    base = build_backbone(name, None, freeze)
+    stages = IntermediateLayerGetter(base.body, {s: s for s in base.stages})(torch.rand(2, 3, 64, 64))
+    assert [tuple(x.shape[1:]) for x in stages.values()] == [
+        (c, 64 // s, 64 // s) for c, s in zip(base.channels, (4, 8, 16, 32), strict=True)
+    ]
+    assert any(isinstance(m, nn.BatchNorm2d) for m in base.body.modules()) is not freeze
+
+
+def test_weights_from_a_file(tmp_path):
+    path = tmp_path / "tiny.pt"
+    source = build_backbone("tiny", None).body
+    torch.save(source.state_dict(), path)
+    for freeze in (False, True):
+        loaded = build_backbone("tiny", path, freeze).body
+        assert torch.equal(loaded[0][0].weight, source[0][0].weight)
+
+
+def test_weights_that_cannot_be_had_name_the_alternatives(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there
+    with pytest.raises(WeightsError, match="weights=None") as caught:
+        build_backbone("resnet50", "imagenet")
+    assert "resnet50-0676ba61.pth" in str(caught.value)
+    with pytest.raises(WeightsError, match="no ImageNet weights for backbone 'tiny'"):
+        build_backbone("tiny", "imagenet")
+    with pytest.raises(WeightsError, match="nowhere.pth"):
+        build_backbone("tiny", tmp_path / "nowhere.pth")
+    (tmp_path / "torn.pth").write_bytes(b"torn")
+    with pytest.raises(WeightsError, match="torn.pth"):
+        build_backbone("tiny", tmp_path / "torn.pth")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(WeightsError, match="do not fit"):
+        build_backbone("tiny", tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="choose resnet50, mobilenet_v2 or tiny"):
+        build_backbone("vgg16")
+
+
+def test_imagenet_weights_load_from_a_file(shared):
+    build_backbone("mobilenet_v2", shared / "weights" / "mobilenet_v2_imagenet.pth", freeze_batch_norm=True)
