@@ -1,6 +1,5 @@
 """Figures are drawn from real results of small models and looked at for labels; their looks are judged by people."""
 
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -67,7 +66,7 @@ def test_charts_have_labels_legend_and_a_reading(judged):
     ]
     for ax in charts:
         assert is_labelled(ax), ax.get_title(loc="left")
-    fig, ax = plt.subplots()
+    _, ax = plt.subplots()
     assert plots.object_sizes([4, 90], ax=ax) is ax
 
 

@@ -56,7 +56,7 @@ def test_no_detections_is_zero_and_classes_without_objects_are_left_out():
     assert set(result.summary.values()) == {0.0}
     with_other_class = [entry(1, 3, (0, 0, 10, 10), 0.9), entry(1, 7, (3, 3, 9, 9), 0.99)]
     result = evaluate(truth, with_other_class)
-    assert result.summary["mask_AP"] == 100.0
+    assert result.summary["mask_AP"] == pytest.approx(100)
     assert result.per_class["class"].tolist() == ["bird"]
     assert result.precision["mask"].shape == (10, 101, 1)
 

@@ -160,10 +160,10 @@ def test_weights_that_cannot_be_had_name_the_alternatives(tmp_path, monkeypatch)
     assert "resnet50-0676ba61.pth" in str(caught.value)
     with pytest.raises(WeightsError, match="no ImageNet weights for backbone 'tiny'"):
         build_backbone("tiny", "imagenet")
-    with pytest.raises(WeightsError, match="nowhere.pth"):
+    with pytest.raises(WeightsError, match=r"nowhere\.pth"):
         build_backbone("tiny", tmp_path / "nowhere.pth")
     (tmp_path / "torn.pth").write_bytes(b"torn")
-    with pytest.raises(WeightsError, match="torn.pth"):
+    with pytest.raises(WeightsError, match=r"torn\.pth"):
         build_backbone("tiny", tmp_path / "torn.pth")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match="do not fit"):

@@ -35,7 +35,7 @@ def test_bare_results_are_read_and_other_files_named(tmp_path):
     assert load_predictions(tmp_path / "bare.json")["detections"] == [{"image_id": 1}]
     for content in ("{torn", '{"a": 1}', "3"):
         (tmp_path / "bad.json").write_text(content)
-        with pytest.raises(ValueError, match="bad.json"):
+        with pytest.raises(ValueError, match=r"bad\.json"):
             load_predictions(tmp_path / "bad.json")
 
 

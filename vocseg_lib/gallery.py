@@ -86,4 +86,5 @@ class Gallery:
             style = {"fill": False, "edgecolor": "white", "linestyle": "--", "linewidth": 1.5}
             ax.add_patch(Rectangle((x, y), width, height, **style))
             name = plots.CLASS_NAMES[annotation["category_id"] - 1]
-            ax.text(x, y + height, f"missed {name}", fontsize=7, color="black", va="bottom", bbox={"facecolor": "white", "pad": 1})
+            style = {"fontsize": 7, "color": "black", "va": "bottom", "clip_on": True}
+            ax.text(x, y + height, f"missed {name}", bbox={"facecolor": "white", "pad": 1}, **style)

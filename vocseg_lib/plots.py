@@ -65,8 +65,8 @@ def instances(
     image: torch.Tensor,
     masks: np.ndarray | torch.Tensor,
     boxes: torch.Tensor | np.ndarray | Sequence = (),
-    labels: Sequence[int] = (),
-    scores: Sequence[float] = (),
+    labels: torch.Tensor | Sequence[int] = (),
+    scores: torch.Tensor | Sequence[float] = (),
     notes: Sequence[str] = (),
     ax: Axes | None = None,
 ) -> Axes:
@@ -92,7 +92,7 @@ def instances(
             text = CLASS_NAMES[int(labels[i]) - 1] + (f" {float(scores[i]):.2f}" if len(scores) else "")
             text += notes[i] if len(notes) else ""
             style = {"facecolor": colour, "edgecolor": "none", "pad": 1, "alpha": 0.85}
-            ax.text(max(x1, 0), max(y1, 0), text, fontsize=7, color="white", va="top", bbox=style)
+            ax.text(max(x1, 0), max(y1, 0), text, fontsize=7, color="white", va="top", bbox=style, clip_on=True)
     ax.set_xlim(-0.5, picture.shape[1] - 0.5)
     ax.set_ylim(picture.shape[0] - 0.5, -0.5)
     ax.set_xticks([])
@@ -129,6 +129,7 @@ def class_counts(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_ylabel("instances")
     ax.set_xlabel("class")
     ax.tick_params(axis="x", labelrotation=60)
+    ax.margins(y=0.25)  # room for the legend
     reading = f"{top} is the most frequent: {100 * counts.loc[top].sum() / total:.0f} % of {total} instances."
     return describe(ax, "Instances a class", reading, 110)
 
@@ -157,7 +158,7 @@ def objects_per_image(counts: Sequence[int], ax: Axes | None = None) -> Axes:
     ax.set_xlabel("objects in the image")
     ax.set_ylabel("images")
     ax.legend(fontsize=8)
-    reading = f"{100 * (values > 1).mean():.0f} % of images have more than one object: where instances touch, models fail."
+    reading = f"{100 * (values > 1).mean():.0f} % of images have more than one object: instances to keep apart."
     return describe(ax, "Objects an image", reading)
 
 
@@ -214,7 +215,7 @@ def prototypes(maps: torch.Tensor, axes: np.ndarray | None = None) -> np.ndarray
     return axes
 
 
-def coefficients(values: Sequence[torch.Tensor], names: Sequence[str], ax: Axes | None = None) -> Axes:
+def coefficients(values: torch.Tensor | Sequence[torch.Tensor], names: Sequence[str], ax: Axes | None = None) -> Axes:
     """Mask coefficients (-1..1) of a few detections, a group of bars a prototype."""
     ax = _ax(ax, (10, 3))
     width = 0.8 / len(values)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class Recipe:
     """One way to run the study; both models get the same."""
 
-    name: str
+    name: str  # its key in PROFILES
     command: str  # what runs it
     expected_time: str  # for both models, or "not yet run"
     expected_score: str  # mask AP50 of both models, or "not yet run"

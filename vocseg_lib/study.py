@@ -135,7 +135,7 @@ class Study:
         return state
 
     def learn_by_heart(
-        self, model_name: str, names: str | list[str], split: str = "val", steps: int = 80, device: str | None = None
+        self, model_name: str, names: str | list[str], split: str = "val", steps: int = 120, device: str | None = None
     ) -> nn.Module:
         """A model fitted to a few images alone, to look inside it or to see that it can learn; in eval mode.
 

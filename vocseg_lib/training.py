@@ -34,7 +34,7 @@ class Draws(Dataset):
     def __init__(self, dataset: Dataset, seed: int):
         self.dataset, self.seed = dataset, seed
 
-    def __getitem__(self, draw: int) -> tuple[Tensor, dict]:
+    def __getitem__(self, draw: int) -> tuple:
         epoch, position = divmod(draw, len(self.dataset))
         order = torch.randperm(len(self.dataset), generator=torch.Generator().manual_seed(hash((self.seed, epoch))))
         with torch.random.fork_rng(devices=[]):

@@ -1,6 +1,5 @@
 """Backbones: ImageNet bodies whose stages C2 to C5 feed a feature pyramid."""
 
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -78,7 +77,7 @@ def _state_dict(name: str, weights: str | Path, published: models.WeightsEnum | 
     if str(weights) != "imagenet":
         try:
             return torch.load(weights, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except Exception as error:  # a damaged pickle may raise anything
             raise WeightsError(f"cannot read backbone weights {weights}: {error}; {alternatives}") from error
     if published is None:
         raise WeightsError(f"there are no ImageNet weights for backbone {name!r}; {alternatives}")
