@@ -34,6 +34,7 @@ def run_notebook(name: str, extra: dict[str, str], parameters: dict[str, str], r
         {**parameters, **extra},
         cwd=ROOT,
         kernel_name="python3",
+        coalesce_streams=True,  # a progress bar leaves one line, not hundreds
         config=Config(KernelManager={"transport": "ipc"}),
         stderr_file=sys.stderr if sys.stderr.isatty() else None,  # the training's own bar, on a terminal
         progress_bar={"desc": f"{title:24}", "unit": "cell", "file": sys.stdout},

@@ -89,9 +89,8 @@ def test_readings_follow_the_numbers():
 def test_pictures_are_drawn_and_saved(sample, tmp_path):
     ax = plots.instances(sample.image, sample.masks, sample.boxes, sample.labels, scores=[0.5] * len(sample.labels))
     assert len(ax.patches) == len(ax.texts) == len(sample.labels)
-    path = plots.save(ax, tmp_path, "picture")
-    assert path == tmp_path / "figures" / "picture.png"
-    assert plt.imread(path).std() > 0
+    plots.save(ax, tmp_path, "picture")
+    assert plt.imread(tmp_path / "figures" / "picture.png").std() > 0
     plots.instances(sample.image, sample.masks[:0])
     maps = sample.masks.sum(0).numpy().astype(np.uint8)
     assert len(plots.sample_maps(sample.image, maps, maps)) == 3

@@ -18,6 +18,8 @@ def test_prediction_file_holds_what_the_model_said(name, devkit, tmp_path):
     assert model.training  # as it was
     save_predictions(tmp_path / "p.json", predictions)
     loaded = load_predictions(tmp_path / "p.json")
+    assert loaded["header"]["model"] == name
+    assert loaded["header"]["commit"]
     assert loaded == predictions
     assert [i["name"] for i in loaded["header"]["images"]] == dataset.names
     image, target = dataset[1]

@@ -199,8 +199,8 @@ def test_the_run_folder_is_all_that_is_needed(devkit, tmp_path):
     assert {p.name for p in folder.iterdir()} == files
     moved = tmp_path / "elsewhere"
     folder.rename(moved)
-    model, recipe, best = load_run(moved, "cpu")
-    assert recipe.iterations == 4
+    model, settings, best = load_run(moved, "cpu")
+    assert settings["iterations"] == 4
     assert best["iteration"] == json.loads((moved / "metrics.json").read_text())["iterations"]
     assert not model.training
     with pytest.raises(FileNotFoundError, match="not the folder of a training"):

@@ -8,9 +8,9 @@ from vocseg_lib import voc
 from vocseg_lib.files import write_json
 from vocseg_lib.metrics import evaluate
 from vocseg_lib.models import MODELS, WeightsError
-from vocseg_lib.prediction import load_predictions, predict, save_predictions
+from vocseg_lib.prediction import load_predictions, save_predictions
 from vocseg_lib.recipes import PROFILES
-from vocseg_lib.study import default_device, load_run, open_study
+from vocseg_lib.study import default_device, open_study, predict_run
 from vocseg_lib.training import ChangedSettings, NonFiniteLoss
 
 USER_ERRORS = (OSError, ValueError, voc.BadSample, voc.FetchError, WeightsError, ChangedSettings, NonFiniteLoss)
@@ -69,11 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{arguments.model}: best mask AP50 {state['best']['mask_AP50']:.1f} at iteration {state['best']['iteration']}")
         print(f"run folder: {study.run_folder(arguments.model)}")
     elif arguments.command == "predict":
-        model, recipe, best = load_run(arguments.run, arguments.device)
-        dataset = voc.VocDataset(arguments.data, arguments.split)
-        header = {"run": Path(arguments.run).name, "backbone": recipe.backbone, "iteration": best["iteration"]}
-        header |= {"data": dataset.devkit.name, "split": arguments.split}
-        save_predictions(arguments.out, predict(model, dataset, header, arguments.device))
+        save_predictions(arguments.out, predict_run(arguments.run, arguments.data, arguments.split, arguments.device))
         print(arguments.out)
     else:
         result = evaluate(

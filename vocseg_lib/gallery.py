@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -62,9 +62,7 @@ class Gallery:
         axes = plots.side_by_side(image, panels, title, "; ".join(summaries) + ".")
         for ax, name in zip(axes[1:], self.detections, strict=True):
             self._mark_missed(ax, name, image_id, kind)
-        figure = axes[0].figure
-        plt.close(figure)  # it is returned, so it need not be shown a second time
-        return figure
+        return axes[0].figure
 
     def _panel(self, entries: list[dict]) -> dict:
         boxes = np.array([e["bbox"] for e in entries], dtype=float).reshape(-1, 4)
@@ -75,7 +73,7 @@ class Gallery:
             panel["scores"] = [e["score"] for e in entries]
         return panel
 
-    def _mark_missed(self, ax: plt.Axes, title: str, image_id: int, kind: str | None) -> None:
+    def _mark_missed(self, ax: Axes, title: str, image_id: int, kind: str | None) -> None:
         """A dashed box around each object that this model missed."""
         rows = self.failures[title]
         if kind not in (None, "missed"):

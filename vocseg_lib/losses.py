@@ -1,4 +1,4 @@
-"""YOLACT's loss (YOLACT paper, sec. 3; FACTS as in the official code): matching, hard negatives, boxes, masks, semantics."""
+"""YOLACT's loss (YOLACT paper, sec. 3, with the official constants): matching, hard negatives, boxes, masks, semantics."""
 
 import torch
 import torch.nn.functional as F

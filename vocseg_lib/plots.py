@@ -31,12 +31,11 @@ def describe_figure(fig: Figure, title: str, reading: str) -> Figure:
     return fig
 
 
-def save(figure: Figure | Axes, results: str | Path, name: str) -> Path:
-    """Write a figure to `results`/figures/`name`.png and return the path."""
+def save(figure: Figure | Axes, results: str | Path, name: str) -> None:
+    """Write a figure to `results`/figures/`name`.png."""
     path = Path(results) / "figures" / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     (figure if isinstance(figure, Figure) else figure.figure).savefig(path, dpi=110, bbox_inches="tight")
-    return path
 
 
 def _axes(count: int, columns: int, panel: tuple[float, float], axes: np.ndarray | None) -> np.ndarray:
@@ -113,7 +112,7 @@ def sample_maps(image: torch.Tensor, class_map: np.ndarray, object_map: np.ndarr
         if ax is axes[1]:
             names |= dict(enumerate(CLASS_NAMES, 1))
         handles = [Patch(color=colours[v] / 255, label=f"{v} {names[int(v)]}") for v in np.unique(values)]
-        ax.legend(handles=handles, fontsize=7, loc="lower right", framealpha=0.85)
+        ax.legend(handles=handles, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=4)
     for ax in axes:
         ax.axis("off")
     describe_figure(
@@ -193,7 +192,7 @@ def outlined(image: torch.Tensor, box: torch.Tensor | np.ndarray) -> np.ndarray:
     """A copy of a picture [H, W, 3] with one box (xyxy pixels) drawn into its pixels."""
     picture = as_picture(image).copy()
     height, width = picture.shape[:2]
-    x1, y1, x2, y2 = (int(v) for v in np.asarray(box).clip(0, [width - 1, height - 1] * 2).round())
+    x1, y1, x2, y2 = (int(v) for v in torch.as_tensor(box).cpu().numpy().clip(0, [width - 1, height - 1] * 2).round())
     colour = np.array(plt.matplotlib.colors.to_rgb(COLOURS[4])) * (255 if picture.dtype == np.uint8 else 1)
     picture[[y1, y2], x1 : x2 + 1] = colour
     picture[y1 : y2 + 1, [x1, x2]] = colour

@@ -1,6 +1,7 @@
 """From a model to a prediction file: all that judging and analysis read."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import torch
@@ -8,8 +9,21 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from vocseg_lib import __version__
 from vocseg_lib.files import write_json
 from vocseg_lib.masks import encode_rle
+
+
+def code_version() -> str:
+    """The commit of the checkout that the library runs from; its version where there is none, or no git."""
+    checkout = Path(__file__).parents[1]
+    if not (checkout / ".git").exists():
+        return __version__
+    try:
+        asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return __version__
+    return asked.stdout.strip()
 
 
 def detections_to_coco(image_id: int, found: dict[str, Tensor]) -> list[dict]:
@@ -25,7 +39,7 @@ def detections_to_coco(image_id: int, found: dict[str, Tensor]) -> list[dict]:
 
 @torch.inference_mode()
 def predict(model: nn.Module, dataset: Dataset, header: dict | None = None, device: str | torch.device = "cpu") -> dict:
-    """Run a model over a data set: `{"header": {..., "images": [...]}, "detections": [COCO results]}`.
+    """Run a model over a data set: `{"header": {..., "commit", "images": [...]}, "detections": [COCO results]}`.
 
     Works in eval mode and leaves the model in the mode it was in.
     """
@@ -40,7 +54,7 @@ def predict(model: nn.Module, dataset: Dataset, header: dict | None = None, devi
         (found,) = model([image.as_subclass(Tensor).to(device).float() / 255])
         detections += detections_to_coco(target["image_id"], found)
     model.train(was_training)
-    return {"header": {**(header or {}), "images": images}, "detections": detections}
+    return {"header": {**(header or {}), "commit": code_version(), "images": images}, "detections": detections}
 
 
 def save_predictions(path: str | Path, predictions: dict) -> None:

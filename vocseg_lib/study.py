@@ -26,7 +26,7 @@ TABLE_COLUMNS = (
     "model backbone image_size iterations mask_AP mask_AP50 mask_AP75 box_AP box_AP50 box_AP75 seconds_per_image fps train_minutes"
 ).split()
 BY_HEART_LEARNING_RATE = 1e-3
-PROSE_FIELDS = ("name", "command", "expected_time", "expected_score")
+PROSE_FIELDS = ("command", "expected_time", "expected_score")
 
 
 def default_device() -> str:
@@ -57,8 +57,8 @@ def build_model(recipe: Recipe, model_name: str) -> nn.Module:
     return MODELS[model_name](**shared, **own[model_name])
 
 
-def load_run(run_folder: str | Path, device: str | None = None) -> tuple[nn.Module, Recipe, dict]:
-    """A trained model with its best weights, its recipe and `best.pt`'s scores.
+def load_run(run_folder: str | Path, device: str | None = None) -> tuple[nn.Module, dict, dict]:
+    """A trained model with its best weights, its settings (`recipe.json`) and `best.pt`'s scores.
 
     Raises FileNotFoundError when the folder holds no finished training.
     """
@@ -73,7 +73,16 @@ def load_run(run_folder: str | Path, device: str | None = None) -> tuple[nn.Modu
     model = build_model(replace(recipe, weights=None), settings["model"])
     best = torch.load(run_folder / "best.pt", map_location="cpu", weights_only=True)
     model.load_state_dict(best.pop("model"))
-    return model.to(device or default_device()).eval(), recipe, best
+    return model.to(device or default_device()).eval(), settings, best
+
+
+def predict_run(run_folder: str | Path, devkit: str | Path, split: str = "val", device: str | None = None) -> dict:
+    """The prediction file of a trained model's best weights on a split of a devkit."""
+    model, settings, best = load_run(run_folder, device)
+    dataset = voc.VocDataset(devkit, split)
+    data = {"devkit": dataset.devkit.name, "split": split}
+    header = {"model": settings["model"], "recipe": settings, "iteration": best["iteration"], "data": data}
+    return predict(model, dataset, header, device or default_device())
 
 
 @dataclass(frozen=True)
@@ -102,13 +111,15 @@ class Study:
         """Train a model, or continue, or do nothing when it is done; then write its predictions and metrics on val."""
         device = device or default_device()
         recipe, folder = self.recipe, self.run_folder(model_name)
-        val = self.dataset("val")
+        val, truth = self.dataset("val"), self.ground_truth  # a bad file of val stops here, not after hours
+        # A checkpoint brings all weights: the backbone's need not be fetched again.
+        weights = None if (folder / "last.pt").is_file() else recipe.weights
 
         def score(model: nn.Module) -> dict[str, float]:
-            return evaluate(self.ground_truth, predict(model, val, device=device)["detections"]).summary
+            return evaluate(truth, predict(model, val, device=device)["detections"]).summary
 
         state = train(
-            build_model(recipe, model_name),
+            build_model(replace(recipe, weights=weights), model_name),
             self.dataset("train", recipe.augmentation, skip_bad),
             folder,
             iterations=recipe.iterations,
@@ -167,13 +178,11 @@ class Study:
     def judge(self, model_name: str, state: dict, device: str) -> None:
         """Write a run's `predictions.json` and `metrics.json` from its best weights."""
         folder = self.run_folder(model_name)
-        model, _, best = load_run(folder, device)
-        header = {"model": model_name, "recipe": self._settings(model_name), "data": self.devkit.name, "split": "val"}
-        predictions = predict(model, self.dataset("val"), header, device)
+        predictions = predict_run(folder, self.devkit, "val", device)
         save_predictions(folder / "predictions.json", predictions)
         summary = evaluate(self.ground_truth, predictions["detections"]).summary
         training = {
-            "iterations": best["iteration"],
+            "iterations": state["best"]["iteration"],
             "train_minutes": state["seconds"] / 60,
             "skipped": state["skipped"],
         }

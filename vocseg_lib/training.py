@@ -112,7 +112,15 @@ def train(
     _cut_log(log_path, state["iteration"])
 
     batches = _batches(dataset, state["iteration"], iterations, batch_size, workers, seed)
-    bar = tqdm(batches, total=iterations, initial=state["iteration"], desc="train", unit="it", mininterval=1.0)
+    bar = tqdm(
+        batches,
+        total=iterations,
+        initial=state["iteration"],
+        desc="train",
+        unit="it",
+        mininterval=1.0,
+        disable=state["iteration"] == iterations,
+    )
     with log_path.open("a") as log:
         for images, targets in bar:
             model.train()
@@ -148,7 +156,6 @@ def _batches(dataset: Dataset, start: int, stop: int, batch_size: int, workers: 
             num_workers=workers,
             collate_fn=_collate,
             generator=torch.Generator(),  # its own, so that starting to load does not move the global one
-            pin_memory=torch.cuda.is_available(),
         )
     )
 
@@ -159,9 +166,9 @@ def _collate(samples: list) -> tuple[tuple, tuple]:
 
 def to_device(images: tuple, targets: tuple, device: str | torch.device) -> tuple[list[Tensor], list[dict]]:
     """Images as plain float tensors in 0..1, targets as plain tensors, on the device."""
-    floats = [image.as_subclass(Tensor).to(device, non_blocking=True).float() / 255 for image in images]
+    floats = [image.as_subclass(Tensor).to(device).float() / 255 for image in images]
     keys = ("boxes", "labels", "masks")
-    moved = [{key: t[key].as_subclass(Tensor).to(device, non_blocking=True) for key in keys} for t in targets]
+    moved = [{key: t[key].as_subclass(Tensor).to(device) for key in keys} for t in targets]
     return floats, moved
 
 
