@@ -62,7 +62,7 @@ def test_dataset_skips_bad_samples_only_when_told(damageable):
     assert first in target["skipped"][0]
     for path in (damageable / "JPEGImages").iterdir():
         path.unlink()
-    with pytest.raises(RuntimeError, match="no readable sample"):
+    with pytest.raises(voc.BadSample, match="not one of its samples"):
         voc.VocDataset(damageable, "val", skip_bad=True)[0]
 
 

@@ -54,6 +54,7 @@ def test_cells_are_short_plain_and_explained(notebook):
     assert len(prose) >= len(code)
     for source in code:
         assert len(source.splitlines()) <= 12, source
+        assert max(map(len, source.splitlines())) <= 115, source
         assert not re.search(r"^\s*(def|class|async def) ", source, re.MULTILINE), source
         assert "if CI" not in source
 

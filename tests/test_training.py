@@ -142,6 +142,8 @@ def test_bad_samples_are_passed_over_counted_and_listed(damageable, tmp_path, ca
     options = {"iterations": 14, "batch_size": 2, "learning_rate": 0.0}
     with pytest.raises(voc.BadSample, match=bad):
         train(Explodes(at=0), strict, tmp_path / "strict", **options)
+    with pytest.raises(voc.BadSample, match=bad):
+        train(Explodes(at=0), strict, tmp_path / "strict in a worker", workers=1, **options)
     state = train(Explodes(at=0), voc.VocDataset(damageable, "train", skip_bad=True), tmp_path / "skip", **options)
     ((name, count),) = state["skipped"].items()
     assert bad in name

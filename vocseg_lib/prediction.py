@@ -38,7 +38,13 @@ def detections_to_coco(image_id: int, found: dict[str, Tensor]) -> list[dict]:
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, dataset: Dataset, header: dict | None = None, device: str | torch.device = "cpu") -> dict:
+def predict(
+    model: nn.Module,
+    dataset: Dataset,
+    header: dict | None = None,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+) -> dict:
     """Run a model over a data set: `{"header": {..., "commit", "images": [...]}, "detections": [COCO results]}`.
 
     Works in eval mode and leaves the model in the mode it was in.
@@ -46,9 +52,8 @@ def predict(model: nn.Module, dataset: Dataset, header: dict | None = None, devi
     was_training = model.training
     model.eval().to(device)
     images, detections = [], []
-    for image, target in tqdm(
-        (dataset[i] for i in range(len(dataset))), total=len(dataset), desc="predict", unit="image", leave=False
-    ):
+    for i in tqdm(range(len(dataset)), "predict", unit="image", disable=not progress):
+        image, target = dataset[i]
         height, width = image.shape[-2:]
         images.append({"id": target["image_id"], "name": target["name"], "height": height, "width": width})
         (found,) = model([image.as_subclass(Tensor).to(device).float() / 255])

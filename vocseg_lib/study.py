@@ -100,8 +100,11 @@ class Study:
 
     @cached_property
     def ground_truth(self) -> dict:
-        """COCO ground truth of val."""
-        return voc.coco_ground_truth(self.devkit, "val")
+        """COCO ground truth of val. Raises ValueError when val has no object to judge by."""
+        truth = voc.coco_ground_truth(self.devkit, "val")
+        if not truth["annotations"]:
+            raise ValueError(f"no image of val in {self.devkit} has an object, so nothing can be judged")
+        return truth
 
     def run_folder(self, model_name: str) -> Path:
         """Where a model's training lives."""
@@ -116,7 +119,7 @@ class Study:
         weights = None if (folder / "last.pt").is_file() else recipe.weights
 
         def score(model: nn.Module) -> dict[str, float]:
-            return evaluate(truth, predict(model, val, device=device)["detections"]).summary
+            return evaluate(truth, predict(model, val, device=device, progress=False)["detections"]).summary
 
         state = train(
             build_model(replace(recipe, weights=weights), model_name),
@@ -140,8 +143,9 @@ class Study:
             settings=self._settings(model_name),
             device=device,
         )
-        metrics_path = folder / "metrics.json"
-        if not metrics_path.is_file() or json.loads(metrics_path.read_text())["iterations"] != state["best"]["iteration"]:
+        metrics = folder / "metrics.json"
+        judged = metrics.is_file() and (folder / "predictions.json").is_file()
+        if not judged or json.loads(metrics.read_text())["iterations"] != state["best"]["iteration"]:
             self.judge(model_name, state, device)
         return state
 
@@ -157,21 +161,21 @@ class Study:
         dataset.names = [names] if isinstance(names, str) else list(names)
         folder = self.results / "by_heart" / f"{model_name}_{'_'.join(dataset.names)}"
         model = build_model(self.recipe, model_name)
-        batch = max(2, min(4, len(dataset)))
-        settings = {**self._settings(model_name), "names": dataset.names, "steps": steps}
-        plain = {"optimizer": "adamw", "learning_rate": BY_HEART_LEARNING_RATE, "weight_decay": 0.0, "warmup_iterations": 10}
         train(
             model,
             dataset,
             folder,
             iterations=steps,
-            batch_size=batch,
-            clip_norm=20.0,
+            batch_size=max(2, min(4, len(dataset))),
+            optimizer="adamw",
+            learning_rate=BY_HEART_LEARNING_RATE,
+            weight_decay=0.0,
             schedule="cosine",
+            warmup_iterations=10,
+            clip_norm=20.0,
             seed=self.recipe.seed,
-            settings=settings,
+            settings={**self._settings(model_name), "names": dataset.names, "steps": steps},
             device=device,
-            **plain,
         )
         return model.eval()
 

@@ -139,7 +139,9 @@ def train(
 
             done = state["iteration"] == iterations
             if score and (done or state["iteration"] % score_every == 0):
+                bar.set_description("score on val")
                 _append(log, {"iteration": state["iteration"], **_score(model, score, state, run_folder)})
+                bar.set_description("train", refresh=False)
             if done or state["iteration"] % checkpoint_every == 0:
                 _save_checkpoint(last, model, step_taker, state)
     if state["skipped"]:

@@ -23,12 +23,13 @@ AGREEMENT = 0.95
 class BadSample(Exception):
     """A file of a sample cannot be used. `path` is the file, `kind` one of `verify`'s kinds, `reason` a sentence."""
 
-    def __init__(self, path: Path, kind: str, reason: str):
+    def __init__(self, path: Path | str, kind: str = "", reason: str = ""):
+        # A DataLoader's worker hands on its message alone, as the first argument.
         super().__init__(path, kind, reason)
         self.path, self.kind, self.reason = path, kind, reason
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{self.path}: {self.reason}" if self.reason else str(self.path)
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,8 @@ class VocDataset(torch.utils.data.Dataset):
                     raise
                 skipped.append(str(bad))
         else:
-            raise RuntimeError(f"no readable sample in split {self.split!r} of {self.devkit}; first: {skipped[0]}")
+            path = self.devkit / "ImageSets" / "Segmentation" / f"{self.split}.txt"
+            raise BadSample(path, "no readable sample", f"not one of its samples can be read; first: {skipped[0]}")
         size = sample.image.shape[1:]
         target = {
             "boxes": tv_tensors.BoundingBoxes(sample.boxes, format="XYXY", canvas_size=size),
