@@ -10,7 +10,6 @@ import nbformat
 import pandas as pd
 import papermill
 from nbconvert import HTMLExporter
-from traitlets.config import Config
 
 NOTEBOOKS = Path(__file__).parent
 ROOT = NOTEBOOKS.parent
@@ -35,7 +34,6 @@ def run_notebook(name: str, extra: dict[str, str], parameters: dict[str, str], r
         cwd=ROOT,
         kernel_name="python3",
         coalesce_streams=True,  # a progress bar leaves one line, not hundreds
-        config=Config(KernelManager={"transport": "ipc"}),
         stderr_file=sys.stderr if sys.stderr.isatty() else None,  # the training's own bar, on a terminal
         progress_bar={"desc": f"{title:24}", "unit": "cell", "file": sys.stdout},
     )

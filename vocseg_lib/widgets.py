@@ -1,10 +1,10 @@
 """Explorers from core ipywidgets (7 and 8, so that they work in Colab too)."""
 
+import io
 from collections.abc import Callable, Sequence
 
 import ipywidgets
 import matplotlib.pyplot as plt
-from IPython.display import display
 from matplotlib.figure import Figure
 
 
@@ -15,14 +15,15 @@ def browse(choices: dict[str, Sequence], draw: Callable[[object], Figure]) -> ip
         return ipywidgets.HTML("<i>Nothing to browse.</i>")
     kind = ipywidgets.Dropdown(options=[(f"{name} ({len(choices[name])})", name) for name in names], description="show")
     position = ipywidgets.IntSlider(0, 0, len(choices[names[0]]) - 1, description="case", continuous_update=False)
-    output = ipywidgets.Output()
+    # An Image, not an Output: an Output asks the front end to answer, and a headless one can lose that answer and hang.
+    picture = ipywidgets.Image(format="png")
 
     def refresh(change: object = None) -> None:
         figure = draw(choices[kind.value][position.value])
-        with output:
-            output.clear_output(wait=True)
-            display(figure)
+        png = io.BytesIO()
+        figure.savefig(png, dpi=100, bbox_inches="tight")
         plt.close(figure)
+        picture.value = png.getvalue()
 
     def choose(change: dict) -> None:
         before, position.value = position.value, 0
@@ -33,4 +34,4 @@ def browse(choices: dict[str, Sequence], draw: Callable[[object], Figure]) -> ip
     position.observe(refresh, "value")
     kind.observe(choose, "value")
     refresh()
-    return ipywidgets.VBox([ipywidgets.HBox([kind, position]), output])
+    return ipywidgets.VBox([ipywidgets.HBox([kind, position]), picture])
