@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import papermill
+from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 
 NOTEBOOKS = Path(__file__).parent
@@ -60,8 +61,8 @@ def main() -> int:
     for name, extra in RUNS:
         try:
             run_notebook(name, extra, parameters, results)
-        except papermill.PapermillExecutionError as error:
-            print(f"{name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}", file=sys.stderr)
+        except (papermill.PapermillExecutionError, DeadKernelError) as error:
+            print(f"{name} failed: {str(error).strip()}", file=sys.stderr)
             print(f"the notebook up to there: {results / name}*.ipynb", file=sys.stderr)
             return 1
     print(f"\nTable 1 ({arguments.profile}, AP in percent)\n")

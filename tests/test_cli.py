@@ -72,6 +72,8 @@ def test_train_predict_evaluate(monkeypatch, capsys, devkit, tmp_path, tiny_prof
 
 def test_mistakes_get_one_line_and_exit_code_two(monkeypatch, capsys, devkit, tmp_path):
     (tmp_path / "torn.json").write_text("{")
+    image = {"id": 1, "name": "other", "height": 1, "width": 1}
+    (tmp_path / "other.json").write_text(json.dumps({"header": {"images": [image]}, "detections": []}))
     mistakes = [
         ("verify", tmp_path),
         ("train", "--model", "yolact", "--data", tmp_path / "nowhere"),
@@ -80,6 +82,8 @@ def test_mistakes_get_one_line_and_exit_code_two(monkeypatch, capsys, devkit, tm
         ("evaluate", tmp_path / "nowhere.json", "--data", devkit),
         ("evaluate", tmp_path / "torn.json", "--data", devkit, "--split", "test"),
         ("train", "--model", "unet"),
+        ("train", "--model", "yolact", "--device", "banana"),
+        ("evaluate", tmp_path / "other.json", "--data", devkit),
     ]
     for arguments in mistakes:
         code, _, err = call(monkeypatch, capsys, *arguments)

@@ -79,6 +79,10 @@ def test_coco_ground_truth_holds_the_samples(devkit):
 
 def test_fingerprint_tells_data_apart(devkit, damageable):
     assert voc.devkit.fingerprint(devkit) == voc.devkit.fingerprint(devkit) != voc.devkit.fingerprint(damageable)
+    before = voc.devkit.fingerprint(damageable)
+    name = voc.split_ids(damageable, "train")[3]
+    (damageable / "SegmentationClass" / f"{name}.png").write_bytes(b"changed")
+    assert voc.devkit.fingerprint(damageable) != before
 
 
 def test_real_ground_truth_equals_the_published_one(real_devkit, shared):

@@ -39,9 +39,10 @@ class Server:
                 outer.requests.append((self.path, wanted))
                 if self.path.startswith("/missing"):
                     return self.send_error(404)
-                body = b"w" * len(archive) if self.path.startswith("/wrong") else archive
+                bodies = {"/wrong": b"w" * len(archive), "/page": b"<html>moved</html>", "/short": b"short"}
+                body = bodies.get(self.path, archive)
                 start = 0
-                if wanted and not self.path.startswith("/norange"):
+                if wanted and self.path not in ("/norange", "/page", "/short"):
                     start = int(wanted.removeprefix("bytes=").rstrip("-"))
                     if start >= len(body):
                         return self.send_error(416)
@@ -49,6 +50,7 @@ class Server:
                 else:
                     self.send_response(200)
                 body = body[start:]
+                self.send_header("Content-Type", "text/html" if self.path == "/page" else "application/x-tar")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body[: len(body) // 2] if self.path.startswith("/cut") else body)
@@ -164,3 +166,23 @@ def test_when_all_mirrors_fail_the_error_lists_them(tmp_path, server, archive):
     assert "404" in str(caught.value)
     assert "MD5 differs" in str(caught.value)
     assert "Call again to continue" in str(caught.value)
+
+
+def test_an_answer_that_is_not_the_archive_costs_no_byte(tmp_path, server, archive):
+    part = tmp_path / (TAR_NAME + ".part")
+    part.write_bytes(archive[:1000])
+    with pytest.raises(voc.FetchError) as caught:
+        fetch(tmp_path, server, archive, "page", "short")
+    assert "web page" in str(caught.value)
+    assert "fewer than the 1000" in str(caught.value)
+    assert part.read_bytes() == archive[:1000]
+
+
+def test_another_year_is_not_voc2012_and_half_a_devkit_is_not_one(tmp_path, server, archive):
+    for part in FOLDERS:
+        (tmp_path / "VOCdevkit" / "VOC2007" / part).mkdir(parents=True)
+    assert fetch(tmp_path, server, archive, "whole").name == "VOC2012"
+    assert voc.find_devkit(tmp_path).name == "VOC2012"
+    (tmp_path / "half" / "VOCdevkit" / "VOC2012" / "JPEGImages").mkdir(parents=True)
+    with pytest.raises(voc.FetchError, match="not whole"):
+        fetch(tmp_path / "half", server, archive, "whole")

@@ -10,7 +10,7 @@ from pycocotools.cocoeval import COCOeval
 
 from vocseg_lib import voc
 from vocseg_lib.masks import encode_rle
-from vocseg_lib.metrics import evaluate
+from vocseg_lib.metrics import check_images, evaluate
 
 
 def entry(image_id, category, box, score=None, side=20):
@@ -67,6 +67,25 @@ def test_unknown_images_and_categories_are_errors_that_name_the_entry():
         evaluate(truth, [entry(1, 3, (0, 0, 9, 9), 0.5), entry(9, 3, (0, 0, 9, 9), 0.5)])
     with pytest.raises(ValueError, match="detection 0 has category_id 21"):
         evaluate(truth, [entry(1, 21, (0, 0, 9, 9), 0.5)])
+
+
+def test_entries_that_lack_something_are_named_and_a_missing_box_is_the_masks():
+    truth = truth_of(entry(1, 3, (0, 0, 10, 10)))
+    whole = entry(1, 3, (0, 0, 10, 10), 0.9)
+    for key in ("image_id", "category_id", "score", "segmentation"):
+        with pytest.raises(ValueError, match=f"detection 0 has no {key}"):
+            evaluate(truth, [{k: v for k, v in whole.items() if k != key}])
+    without_box = {k: v for k, v in whole.items() if k != "bbox"}
+    assert evaluate(truth, [without_box]).summary == evaluate(truth, [whole]).summary
+
+
+def test_predictions_of_other_images_are_refused():
+    truth = truth_of(entry(1, 3, (0, 0, 10, 10)))
+    images = [{"id": i, "name": str(i), "height": 20, "width": 20} for i in (1, 2, 3)]
+    check_images(truth, {"images": images})
+    check_images(truth, {})
+    with pytest.raises(ValueError, match="of other data, or of another split"):
+        check_images(truth, {"images": [{**images[0], "name": "other"}]})
 
 
 @pytest.mark.parametrize("name", ["yolact_official_mobilenet320", "mask_rcnn_torchvision_mobilenet320"])

@@ -63,6 +63,27 @@ def test_contract_on_mixed_sizes_and_images_without_objects(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (3, 3000), (700, 2)])
+def test_no_size_is_too_odd(name, size):
+    model = small(name, score_threshold=0.0)
+    with torch.inference_mode():
+        (found,) = model.eval()([torch.rand(3, *size)])
+    assert found["masks"].shape[1:] == size
+    assert torch.isfinite(found["boxes"]).all()
+    mask = torch.ones(1, *size, dtype=torch.uint8)
+    box = torch.tensor([[0.0, 0, size[1], size[0]]])
+    target = {"boxes": box, "labels": torch.tensor([2]), "masks": mask}
+    assert torch.isfinite(sum(model.train()([torch.rand(3, *size)] * 2, [target] * 2).values()))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_box_without_width_is_refused(name):
+    bad = target(50, 70) | {"boxes": torch.tensor([[5.0, 5, 40, 40], [30.0, 20, 30, 45]])}
+    with pytest.raises((ValueError, AssertionError), match=r"width|positive"):
+        small(name).train()([torch.rand(3, 50, 70)], [bad])
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_only_empty_images_train_too(name):
     losses = small(name).train()([torch.rand(3, 40, 40)] * 2, [nothing(40, 40)] * 2)
     total = sum(losses.values())

@@ -52,7 +52,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
 @pytest.mark.parametrize("name", ["yolact", "mask_rcnn"])
 def test_speed_parts_add_up(name):
     model = small(name).train()
-    speed = measure_speed(model, torch.rand(3, 60, 80), repeats=5)
+    speed = measure_speed(model, [torch.rand(3, 60, 80), torch.rand(3, 50, 50)], repeats=5)
     assert model.training
     assert speed["fps"] == pytest.approx(1 / speed["seconds_per_image"])
     parts = speed["network_seconds"] + speed["postprocess_seconds"]

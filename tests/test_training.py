@@ -135,6 +135,33 @@ def test_a_loss_that_is_not_finite_names_the_images_and_keeps_the_checkpoint(dev
     assert torch.isfinite(last["model"]["weight"])
 
 
+class ExplodesBackwards(Explodes):
+    def forward(self, images, targets):
+        self.calls += 1
+        zero = self.weight - self.weight.detach()
+        return {"class": zero.sqrt() if self.calls == self.at else zero}  # the root's slope is infinite at 0
+
+
+def test_a_gradient_that_is_not_finite_spoils_nothing(devkit, tmp_path):
+    dataset = voc.VocDataset(devkit, "train")
+    with pytest.raises(NonFiniteLoss, match="gradient"):
+        train(ExplodesBackwards(at=4), dataset, tmp_path, iterations=9, batch_size=2, checkpoint_every=1)
+    last = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert last["iteration"] == 3
+    assert torch.isfinite(last["model"]["weight"])
+
+
+def test_a_damaged_run_folder_says_so(devkit, tmp_path):
+    run("yolact", devkit, tmp_path, iterations=2)
+    last = tmp_path / "last.pt"
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"last\.pt is damaged"):
+        run("yolact", devkit, tmp_path, iterations=2)
+    (tmp_path / "recipe.json").write_text("{")
+    with pytest.raises(ValueError, match=r"recipe\.json is not JSON"):
+        run("yolact", devkit, tmp_path, iterations=2)
+
+
 def test_bad_samples_are_passed_over_counted_and_listed(damageable, tmp_path, capsys):
     bad = voc.split_ids(damageable, "train")[4]
     (damageable / "JPEGImages" / f"{bad}.jpg").write_bytes(b"torn")
@@ -197,6 +224,8 @@ def test_the_run_folder_is_all_that_is_needed(devkit, tmp_path):
     study = Study(replace(QUICK, iterations=4, score_every=2, batch_size=2), devkit, tmp_path)
     study.train("yolact")
     folder = study.run_folder("yolact")
+    (folder / "predictions.json").unlink()
+    study.train("yolact")  # nothing to train, but to judge
     files = {"recipe.json", "log.jsonl", "last.pt", "best.pt", "predictions.json", "metrics.json"}
     assert {p.name for p in folder.iterdir()} == files
     moved = tmp_path / "elsewhere"

@@ -104,6 +104,21 @@ def test_one_wrong_pixel_is_a_contradiction(damageable):
     assert "1 pixels" in problem.detail
 
 
+def test_an_object_that_vanished_from_one_map_is_a_contradiction(damageable):
+    names = voc.split_ids(damageable, "train")
+    crowd = next(name for name in names if len(voc.read_sample(damageable, name).labels) > 2)
+    largest = int(voc.read_sample(damageable, crowd).masks.sum((1, 2)).argmax()) + 1
+    path = damageable / "SegmentationObject" / f"{crowd}.png"
+    whole = path.read_bytes()
+    for value in (0, 255):
+        path.write_bytes(whole)
+        change_map(path, recolour(largest, value))
+        (problem,) = voc.verify(damageable)
+        assert problem.kind == "contradiction"
+        with pytest.raises(voc.BadSample, match="no object's"):
+            voc.read_sample(damageable, crowd)
+
+
 def test_rgb_map_and_shared_ids_and_missing_list_are_named(damageable):
     names = voc.split_ids(damageable, "train")
     path = damageable / "SegmentationObject" / f"{names[3]}.png"

@@ -4,9 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
+import torch
+
 from vocseg_lib import voc
 from vocseg_lib.files import write_json
-from vocseg_lib.metrics import evaluate
+from vocseg_lib.metrics import check_images, evaluate
 from vocseg_lib.models import MODELS, WeightsError
 from vocseg_lib.prediction import load_predictions, save_predictions
 from vocseg_lib.recipes import PROFILES
@@ -14,6 +16,16 @@ from vocseg_lib.study import default_device, open_study, predict_run
 from vocseg_lib.training import ChangedSettings, NonFiniteLoss
 
 USER_ERRORS = (OSError, ValueError, voc.BadSample, voc.FetchError, WeightsError, ChangedSettings, NonFiniteLoss)
+
+
+def device(value: str) -> str:
+    """A --device that this machine has."""
+    try:
+        if torch.device(value).type == "cuda" and not torch.cuda.is_available():
+            raise argparse.ArgumentTypeError(f"{value}: no CUDA GPU can be used here; take cpu")
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{value} is no device: {error}") from None
+    return value
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,14 +50,14 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--results", default="", metavar="DIR", help="the run goes to DIR/runs/MODEL (default: results/PROFILE)")
     train.add_argument("--weights", default="", metavar="FILE", help="backbone weights to start from (default: the profile's)")
     train.add_argument("--stop-on-bad", action="store_true", help="stop at a bad sample instead of passing over and listing it")
-    train.add_argument("--device", default=default_device(), help="cpu or cuda (default here: %(default)s)")
+    train.add_argument("--device", type=device, default=default_device(), help="cpu or cuda (default here: %(default)s)")
 
     predict = commands.add_parser("predict", help="write the prediction file of a trained model")
     predict.add_argument("run", metavar="RUN", help="run folder of a training, such as results/quick/runs/yolact")
     predict.add_argument("--data", required=True, **devkit)
     predict.add_argument("--split", default="val", help="split to predict (default: %(default)s)")
     predict.add_argument("--out", required=True, metavar="FILE", help="prediction file to write (JSON)")
-    predict.add_argument("--device", default=default_device(), help="cpu or cuda (default here: %(default)s)")
+    predict.add_argument("--device", type=device, default=default_device(), help="cpu or cuda (default here: %(default)s)")
 
     judge = commands.add_parser("evaluate", help="COCO AP of a prediction file, for masks and boxes")
     judge.add_argument("predictions", metavar="FILE", help="prediction file, or COCO results with RLE masks")
@@ -72,9 +84,9 @@ def run(arguments: argparse.Namespace) -> int:
         save_predictions(arguments.out, predict_run(arguments.run, arguments.data, arguments.split, arguments.device))
         print(arguments.out)
     else:
-        result = evaluate(
-            voc.coco_ground_truth(arguments.data, arguments.split), load_predictions(arguments.predictions)["detections"]
-        )
+        truth, predictions = voc.coco_ground_truth(arguments.data, arguments.split), load_predictions(arguments.predictions)
+        check_images(truth, predictions["header"])
+        result = evaluate(truth, predictions["detections"])
         print(result.per_class.round(1).to_string(index=False), "", sep="\n")
         print(*(f"{name:10} {value:6.2f}" for name, value in result.summary.items()), sep="\n")
         if arguments.out:

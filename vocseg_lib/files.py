@@ -19,6 +19,14 @@ def replacing(path: Path) -> Iterator[Path]:
     beside.replace(path)
 
 
+def read_json(path: Path) -> Any:
+    """Read JSON. Raises FileNotFoundError, and ValueError naming the file when it is torn or no JSON."""
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON; non-finite numbers raise ValueError."""
     with replacing(path) as beside:

@@ -59,7 +59,7 @@ class Gallery:
             counts = ", ".join(f"{count} {name}" for name, count in rows["type"].value_counts().items())
             summaries.append(f"{title}: {counts or 'none'}")
         title = f"{self.name(image_id)}: {kind or 'failures'}"
-        axes = plots.side_by_side(image, panels, title, "; ".join(summaries) + ".")
+        axes = plots.side_by_side(image, panels, title, "; ".join(summaries) + ". Dashed: missed.")
         for ax, name in zip(axes[1:], self.detections, strict=True):
             self._mark_missed(ax, name, image_id, kind)
         return axes[0].figure

@@ -33,7 +33,8 @@ class Evaluation:
 def evaluate(ground_truth: dict, detections: list[dict]) -> Evaluation:
     """Judge COCO results against COCO ground truth (categories and images are the ground truth's).
 
-    Raises ValueError when a detection's image or category is not in the ground truth.
+    A detection without `bbox` gets its mask's. Raises ValueError, naming the entry, when one lacks anything else or its
+    image or category is not in the ground truth.
     """
     _check(ground_truth, detections)
     counts = pd.Series([a["category_id"] for a in ground_truth["annotations"]], dtype=int).value_counts()
@@ -63,9 +64,9 @@ def _precision(
 
 
 def _as_annotation(annotation_id: int, detection: dict, coco_kind: str) -> dict:
-    _, _, width, height = detection["bbox"]
-    area = float(coco_mask.area(detection["segmentation"])) if coco_kind == "segm" else width * height
-    return {**detection, "id": annotation_id, "area": area, "iscrowd": 0}
+    box = detection.get("bbox") or coco_mask.toBbox(detection["segmentation"]).tolist()
+    area = float(coco_mask.area(detection["segmentation"])) if coco_kind == "segm" else box[2] * box[3]
+    return {**detection, "bbox": box, "id": annotation_id, "area": area, "iscrowd": 0}
 
 
 def _coco(ground_truth: dict, annotations: list[dict]) -> COCO:
@@ -85,6 +86,23 @@ def _check(ground_truth: dict, detections: list[dict]) -> None:
         "category_id": {c["id"] for c in ground_truth["categories"]},
     }
     for index, detection in enumerate(detections):
+        for key in (*known, "score", "segmentation"):
+            if not isinstance(detection, dict) or key not in detection:
+                raise ValueError(f"detection {index} has no {key}; COCO results with RLE masks are expected")
         for key, ids in known.items():
             if detection[key] not in ids:
                 raise ValueError(f"detection {index} has {key} {detection[key]}, which the ground truth does not have")
+
+
+def check_images(ground_truth: dict, header: dict) -> None:
+    """Raise ValueError when a prediction file's header names other images than the ground truth has."""
+    truth = {
+        image["id"]: (image["file_name"].rsplit(".", 1)[0], image["height"], image["width"]) for image in ground_truth["images"]
+    }
+    for image in header.get("images", []):
+        predicted = (image["name"], image["height"], image["width"])
+        if truth.get(image["id"]) != predicted:
+            raise ValueError(
+                f"image {image['id']} is {predicted} in the predictions and {truth.get(image['id'])} in the ground truth: "
+                "these predictions are of other data, or of another split"
+            )

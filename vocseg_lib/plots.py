@@ -11,6 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from vocseg_lib.classes import CLASS_NAMES, palette
 
@@ -145,17 +146,19 @@ def object_sizes(areas: Sequence[float], ax: Axes | None = None) -> Axes:
     ax.set_ylabel("objects")
     ax.legend(fontsize=8)
     return describe(
-        ax, "Object size", f"{100 * (sides < 32).mean():.0f} % are small, {100 * (sides >= 96).mean():.0f} % large in COCO's terms."
+        ax, "Object size", f"{100 * (sides < 32).mean():.1f} % are small, {100 * (sides >= 96).mean():.1f} % large in COCO's terms."
     )
 
 
-def objects_per_image(counts: Sequence[int], ax: Axes | None = None) -> Axes:
+def objects_per_image(counts: Sequence[int], label: str = "images", ax: Axes | None = None) -> Axes:
     """How many objects share an image."""
     ax = _ax(ax)
     values = np.asarray(counts)
-    ax.hist(values, bins=np.arange(values.max() + 2) - 0.5, color=COLOURS[2], rwidth=0.9, label="images")
+    ax.hist(values, bins=np.arange(values.max() + 2) - 0.5, color=COLOURS[2], rwidth=0.9, label=label)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("objects in the image")
-    ax.set_ylabel("images")
+    ax.set_ylabel(label)
     ax.legend(fontsize=8)
     reading = f"{100 * (values > 1).mean():.0f} % of images have more than one object: instances to keep apart."
     return describe(ax, "Objects an image", reading)
@@ -209,7 +212,7 @@ def prototypes(maps: torch.Tensor, axes: np.ndarray | None = None) -> np.ndarray
     describe_figure(
         axes[0].figure,
         "YOLACT's prototypes",
-        "Masks that belong to the whole image, not to an object; bright is high, dark is zero.",
+        "Masks that belong to the whole image, not to an object; dark is zero, bright each map's own highest.",
     )
     return axes
 
@@ -223,7 +226,7 @@ def coefficients(values: torch.Tensor | Sequence[torch.Tensor], names: Sequence[
     ax.axhline(0, color="black", linewidth=0.8)
     ax.set_xlabel("prototype")
     ax.set_ylabel("coefficient (no unit)")
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
     return describe(ax, "Coefficients", "Each detection adds (above 0) and subtracts (below 0) prototypes in its own way.", 110)
 
 
@@ -261,7 +264,7 @@ def training_curves(log: list[dict], title: str, axes: np.ndarray | None = None)
     axes[2].set_ylabel("AP on val (percent)")
     for ax in axes:
         ax.set_xlabel("iteration")
-        ax.legend(fontsize=8)
+        ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
         ax.grid(alpha=0.3)
     best = scores["mask_AP50"].idxmax()
     peak = "at the end: more training may still help" if best == scores.index[-1] else "before the end"
@@ -292,7 +295,10 @@ def precision_recall(curves: dict[str, np.ndarray], title: str, ax: Axes | None 
     ap = {name: 100 * curve.mean() for name, curve in curves.items()}
     for i, (name, curve) in enumerate(curves.items()):
         ax.plot(
-            np.linspace(0, 1, len(curve)), curve, label=f"{name}: AP {ap[name]:.1f} %", color=MODEL_COLOURS.get(name, COLOURS[i])
+            np.linspace(0, 1, len(curve)),
+            curve,
+            label=f"{name}: AP {ap[name]:.1f} %",
+            color=MODEL_COLOURS.get(name, COLOURS[i + 2]),
         )
     ax.set_xlabel("recall (share of objects found)")
     ax.set_ylabel("precision (share of detections right)")
@@ -301,7 +307,7 @@ def precision_recall(curves: dict[str, np.ndarray], title: str, ax: Axes | None 
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8, loc="upper right")
     first = max(ap, key=ap.get)
-    return describe(ax, title, f"{first} has the larger area; a curve stops where no detection finds more objects.", 60)
+    return describe(ax, title, f"{first} has the larger area; where a curve falls to zero, no detection finds more objects.", 60)
 
 
 def per_class_ap(tables: dict[str, pd.DataFrame], column: str = "mask_AP50", ax: Axes | None = None) -> Axes:
@@ -311,7 +317,7 @@ def per_class_ap(tables: dict[str, pd.DataFrame], column: str = "mask_AP50", ax:
     gap = joined.iloc[:, 0] - joined.iloc[:, -1]
     joined = joined.loc[gap.sort_values().index]
     joined.plot.bar(ax=ax, color=[MODEL_COLOURS.get(name, COLOURS[i]) for i, name in enumerate(joined)], width=0.8)
-    ax.set_xlabel("class, from the largest lead of one model to that of the other")
+    ax.set_xlabel("class, sorted by the gap between the models")
     ax.set_ylabel(f"{column.replace('_', ' ')} (percent)")
     ax.tick_params(axis="x", labelrotation=60)
     reading = f"The models differ most on {gap.abs().idxmax()}: {gap.abs().max():.0f} points."

@@ -1,6 +1,5 @@
 """From a model to a prediction file: all that judging and analysis read."""
 
-import json
 import subprocess
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from vocseg_lib import __version__
-from vocseg_lib.files import write_json
+from vocseg_lib.files import read_json, write_json
 from vocseg_lib.masks import encode_rle
 
 
@@ -72,10 +71,7 @@ def load_predictions(path: str | Path) -> dict:
 
     Raises FileNotFoundError, and ValueError naming the file when it is neither.
     """
-    try:
-        content = json.loads(Path(path).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+    content = read_json(Path(path))
     if isinstance(content, list):
         content = {"header": {}, "detections": content}
     if not isinstance(content, dict) or not isinstance(content.get("detections"), list):

@@ -1,6 +1,5 @@
 """From a recipe to plain arguments: the one place where notebooks and the command line meet the library."""
 
-import json
 import platform
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -12,13 +11,13 @@ from torch import nn
 
 from vocseg_lib import mini_voc, voc
 from vocseg_lib.classes import CLASS_NAMES
-from vocseg_lib.files import write_json
+from vocseg_lib.files import read_json, write_json
 from vocseg_lib.metrics import evaluate
 from vocseg_lib.models import MODELS
 from vocseg_lib.prediction import load_predictions, predict, save_predictions
 from vocseg_lib.recipes import Recipe, get_recipe
 from vocseg_lib.speed import measure_speed
-from vocseg_lib.training import train
+from vocseg_lib.training import load_checkpoint_file, train
 from vocseg_lib.transforms import AUGMENTATIONS
 
 MODEL_TITLES = {"yolact": "YOLACT", "mask_rcnn": "Mask R-CNN"}
@@ -26,6 +25,7 @@ TABLE_COLUMNS = (
     "model backbone image_size iterations mask_AP mask_AP50 mask_AP75 box_AP box_AP50 box_AP75 seconds_per_image fps train_minutes"
 ).split()
 BY_HEART_LEARNING_RATE = 1e-3
+SPEED_IMAGES = 15
 PROSE_FIELDS = ("command", "expected_time", "expected_score")
 
 
@@ -66,12 +66,14 @@ def load_run(run_folder: str | Path, device: str | None = None) -> tuple[nn.Modu
     for name in ("recipe.json", "best.pt"):
         if not (run_folder / name).is_file():
             raise FileNotFoundError(f"{run_folder / name} is missing: {run_folder} is not the folder of a training")
-    settings = json.loads((run_folder / "recipe.json").read_text())
+    settings = read_json(run_folder / "recipe.json")
+    if "model" not in settings:
+        raise ValueError(f"{run_folder / 'recipe.json'} does not say which model was trained")
     known = {field.name for field in fields(Recipe)}
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known}
     recipe = Recipe(**dict.fromkeys(PROSE_FIELDS, ""), **values)
     model = build_model(replace(recipe, weights=None), settings["model"])
-    best = torch.load(run_folder / "best.pt", map_location="cpu", weights_only=True)
+    best = load_checkpoint_file(run_folder / "best.pt")
     model.load_state_dict(best.pop("model"))
     return model.to(device or default_device()).eval(), settings, best
 
@@ -145,7 +147,7 @@ class Study:
         )
         metrics = folder / "metrics.json"
         judged = metrics.is_file() and (folder / "predictions.json").is_file()
-        if not judged or json.loads(metrics.read_text())["iterations"] != state["best"]["iteration"]:
+        if not judged or read_json(metrics)["iterations"] != state["best"]["iteration"]:
             self.judge(model_name, state, device)
         return state
 
@@ -205,16 +207,17 @@ class Study:
         return load_predictions(path)
 
     def measure_speed(self, model_name: str) -> dict:
-        """Latency of a trained model on the first image of val."""
+        """Latency of a trained model on the first images of val, one at a time."""
         model, *_ = load_run(self.run_folder(model_name))
-        image, _ = self.dataset("val")[0]
-        return measure_speed(model, image.as_subclass(torch.Tensor).float() / 255, default_device())
+        val = self.dataset("val")
+        images = [val[i][0].as_subclass(torch.Tensor).float() / 255 for i in range(min(len(val), SPEED_IMAGES))]
+        return measure_speed(model, images, default_device())
 
     def table1(self) -> pd.DataFrame:
         """Table 1: a row a trained model, speed measured now; also written to `table1.csv`."""
         rows = []
         for model_name in (name for name in MODELS if (self.run_folder(name) / "metrics.json").is_file()):
-            metrics = json.loads((self.run_folder(model_name) / "metrics.json").read_text())
+            metrics = read_json(self.run_folder(model_name) / "metrics.json")
             size = {"yolact": self.recipe.image_size, "mask_rcnn": self.recipe.short_side}[model_name]
             known = {"model": MODEL_TITLES[model_name], "backbone": self.recipe.backbone, "image_size": size}
             rows.append({**known, **metrics, **self.measure_speed(model_name)})

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from vocseg_lib.files import replacing, write_json
+from vocseg_lib.files import read_json, replacing, write_json
 
 WARMUP_START = 0.1
 """Share of the learning rate at the first iteration of a warm-up (official YOLACT)."""
 
 
 class NonFiniteLoss(RuntimeError):
-    """A loss became infinite or not a number; the message names the images."""
+    """A loss or its gradient became infinite or not a number; the message names the images."""
 
 
 class ChangedSettings(ValueError):
@@ -92,7 +92,8 @@ def train(
     settings: dict | None = None,
     device: str | torch.device = "cpu",
 ) -> dict:
-    """Train, or continue the training that `run_folder` holds; returns `{"iteration", "seconds", "best", "skipped"}`.
+    """Train, or continue the training that `run_folder` holds; returns `{"iteration", "seconds", "best", "skipped"}`
+    (seconds of loading and updates, without scoring and checkpoints).
 
     `score(model)` is called in eval mode every `score_every` iterations and at the end; the weights with the highest
     `mask_AP50` are kept in `best.pt`. `settings` goes to `recipe.json`. The folder also gets `log.jsonl` (a line an
@@ -122,9 +123,9 @@ def train(
         disable=state["iteration"] == iterations,
     )
     with log_path.open("a") as log:
+        start = time.perf_counter()
         for images, targets in bar:
             model.train()
-            start = time.perf_counter()
             factor = learning_rate_factor(state["iteration"], iterations, schedule, lr_drops, warmup_iterations)
             for group in step_taker.param_groups:
                 group["lr"] = learning_rate * factor
@@ -144,6 +145,7 @@ def train(
                 bar.set_description("train", refresh=False)
             if done or state["iteration"] % checkpoint_every == 0:
                 _save_checkpoint(last, model, step_taker, state)
+            start = time.perf_counter()
     if state["skipped"]:
         print(f"passed over {len(state['skipped'])} bad samples:", *sorted(state["skipped"]), sep="\n  ")
     return state
@@ -186,15 +188,20 @@ def _step(
     total = sum(losses.values())
     entry = {"loss": total.item(), **{name: loss.item() for name, loss in losses.items()}}
     if not math.isfinite(entry["loss"]):
-        names = ", ".join(target["name"] for target in targets)
-        terms = ", ".join(f"{name} {value}" for name, value in entry.items())
-        raise NonFiniteLoss(f"the loss is not finite ({terms}) on images {names}; try a lower learning rate or clip_norm")
+        raise _non_finite("loss", entry, targets)
     optimizer.zero_grad(set_to_none=True)
     total.backward()
-    if clip_norm is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), math.inf if clip_norm is None else clip_norm)
+    if not math.isfinite(norm.item()):  # stepping would spoil the weights, and the next checkpoint with them
+        raise _non_finite("gradient", entry, targets)
     optimizer.step()
     return entry
+
+
+def _non_finite(what: str, entry: dict[str, float], targets: tuple) -> NonFiniteLoss:
+    names = ", ".join(target["name"] for target in targets)
+    terms = ", ".join(f"{name} {value}" for name, value in entry.items())
+    return NonFiniteLoss(f"the {what} is not finite ({terms}) on images {names}; try a lower learning rate or clip_norm")
 
 
 def _score(model: nn.Module, score: Callable[[nn.Module], dict[str, float]], state: dict, run_folder: Path) -> dict[str, float]:
@@ -213,7 +220,7 @@ def _hold_to_settings(run_folder: Path, settings: dict) -> None:
     path = run_folder / "recipe.json"
     settings = json.loads(json.dumps(settings))
     if path.is_file():
-        before = json.loads(path.read_text())
+        before = read_json(path)
         changed = [k for k in sorted(before.keys() | settings.keys()) if before.get(k) != settings.get(k)]
         if changed:
             lines = "\n".join(f"  {k}: {before.get(k)!r} there, {settings.get(k)!r} now" for k in changed)
@@ -230,8 +237,18 @@ def _save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimi
         torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "random": random_state, **state}, beside)
 
 
+def load_checkpoint_file(path: Path, device: str | torch.device = "cpu") -> dict:
+    """What a `last.pt` or `best.pt` holds. Raises ValueError naming the file when it is damaged."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged pickle may raise anything
+        raise ValueError(f"{path} is damaged ({error}); delete the run folder to train anew") from error
+
+
 def _load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: str | torch.device) -> dict:
-    checkpoint = torch.load(path, map_location=device, weights_only=True)
+    checkpoint = load_checkpoint_file(path, device)
     model.load_state_dict(checkpoint.pop("model"))
     optimizer.load_state_dict(checkpoint.pop("optimizer"))
     random_state = checkpoint.pop("random")

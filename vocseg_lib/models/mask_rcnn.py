@@ -1,21 +1,37 @@
 """Mask R-CNN (arXiv 1703.06870) on torchvision's parts, with the study's settings and masks pasted all at once."""
 
+import math
 from pathlib import Path
 
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.transform import resize_boxes
+from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
 from vocseg_lib.masks import paste_masks
 from vocseg_lib.models.backbones import build_backbone
+from vocseg_lib.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 SHORT_SIDE, LONG_SIDE = 800, 1333
 ANCHOR_SIZES = (32, 64, 128, 256, 512)
 """Pixels on an image whose short side is 800; they shrink with it."""
+
+
+class AnySizeTransform(GeneralizedRCNNTransform):
+    """torchvision's resizing, with images too thin for it (their short side would become 0) padded until they are not."""
+
+    def resize(self, image: Tensor, target: dict | None = None) -> tuple[Tensor, dict | None]:
+        height, width = image.shape[-2:]
+        thinnest = math.ceil(max(height, width) / self.max_size) + 1
+        if min(height, width) < thinnest:
+            padding = (0, max(0, thinnest - width), 0, max(0, thinnest - height))
+            image = F.pad(image, padding)
+            target = {**target, "masks": F.pad(target["masks"], padding)} if target else target
+        return super().resize(image, target)
 
 
 class MaskRcnn(TorchvisionMaskRCNN):
@@ -47,8 +63,6 @@ class MaskRcnn(TorchvisionMaskRCNN):
         sizes = tuple((max(1, round(size * scale)),) for size in ANCHOR_SIZES)
         super().__init__(
             BackboneWithFPN(base.body, stages, list(base.channels), channels),
-            min_size=short_side,
-            max_size=round(LONG_SIDE * scale),
             rpn_anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes)),
             box_head=TwoMLPHead(channels * 7**2, 4 * channels),
             box_predictor=FastRCNNPredictor(4 * channels, num_classes),
@@ -63,6 +77,7 @@ class MaskRcnn(TorchvisionMaskRCNN):
             box_nms_thresh=nms_iou,
             box_detections_per_img=max_detections,
         )
+        self.transform = AnySizeTransform(short_side, round(LONG_SIDE * scale), IMAGENET_MEAN, IMAGENET_STD)
 
     def forward(self, images: list[Tensor], targets: list[dict] | None = None) -> dict[str, Tensor] | list[dict]:
         if not self.training:

@@ -123,6 +123,9 @@ class Yolact(nn.Module):
             return self.postprocess(self.network(images))
         if targets is None:
             raise ValueError("targets are needed in train mode; call model.eval() to predict")
+        for target in targets:
+            if (target["boxes"][:, 2:] <= target["boxes"][:, :2]).any():
+                raise ValueError("a target has a box without width or height, which no loss can be computed for")
         out = self.network(images)
         sizes = [image.shape[-2:] for image in images]
         boxes = [

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ from vocseg_lib.boxes import masks_to_boxes
 from vocseg_lib.classes import CLASS_NAMES, VOID
 from vocseg_lib.masks import encode_rle
 
+PARTS = ("JPEGImages", "SegmentationObject", "SegmentationClass")
 AGREEMENT = 0.95
-"""Share of an object's pixels that must carry one class for the sample to be readable."""
+"""Share of an object's pixels that must carry one class, and of a class's pixels that must belong to an object, for the
+sample to be readable; `verify` reports every pixel."""
 
 
 class BadSample(Exception):
@@ -45,13 +48,14 @@ class Sample:
 
 
 def find_devkit(folder: str | Path) -> Path:
-    """The folder that holds JPEGImages and SegmentationObject: `folder` itself, or VOC* or VOCdevkit/VOC* in it.
+    """The folder that holds JPEGImages and the maps: `folder` itself, or the latest VOC* or VOCdevkit/VOC* in it.
 
     Raises FileNotFoundError when there is none.
     """
     folder = Path(folder)
-    for candidate in [folder, *sorted(folder.glob("VOC20*")), *sorted(folder.glob("VOCdevkit/VOC20*"))]:
-        if (candidate / "JPEGImages").is_dir() and (candidate / "SegmentationObject").is_dir():
+    years = (sorted(folder.glob(pattern), reverse=True) for pattern in ("VOC20*", "VOCdevkit/VOC20*"))
+    for candidate in [folder, *chain(*years)]:
+        if all((candidate / part).is_dir() for part in PARTS):
             return candidate
     raise FileNotFoundError(
         f"{folder} is not a VOC devkit: expected JPEGImages/, SegmentationObject/, SegmentationClass/ and "
@@ -66,7 +70,11 @@ def split_ids(devkit: Path, split: str) -> list[str]:
     if not path.is_file():
         found = ", ".join(sorted(p.stem for p in lists.glob("*.txt"))) or "none"
         raise FileNotFoundError(f"{path}: no such split list; splits in this devkit: {found}")
-    return [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file of image names: {error}") from None
+    return [line.split()[0] for line in lines if line.strip()]
 
 
 def read_image(path: Path, mode: str) -> np.ndarray:
@@ -120,8 +128,9 @@ def read_sample(devkit: Path, name: str) -> Sample:
     agreeing = counts[ids, labels]
     for object_id in ids[(agreeing < AGREEMENT * judged) | (agreeing == 0)]:
         raise BadSample(path, "contradiction", f"gives object {object_id} of SegmentationObject no single class")
-    if len(ids) == 0 and counts[:, 1 : len(CLASS_NAMES) + 1].any():
-        raise BadSample(path, "contradiction", "has class pixels, but SegmentationObject has no object")
+    with_class, orphans = (c[..., 1 : len(CLASS_NAMES) + 1].sum() for c in (counts, counts[[0, VOID]]))
+    if orphans > (1 - AGREEMENT) * with_class:
+        raise BadSample(path, "contradiction", f"has {orphans} pixels with a class that are no object's in SegmentationObject")
     objects = torch.from_numpy(object_map)
     masks = (objects[None] == torch.from_numpy(ids.astype(np.uint8))[:, None, None]).to(torch.uint8)
     return Sample(
@@ -135,11 +144,15 @@ def read_sample(devkit: Path, name: str) -> Sample:
 
 
 def fingerprint(devkit: Path) -> str:
-    """A checksum of the train and val lists and of the sizes of their files: tells one data set from another."""
-    names = [name for split in ("train", "val") for name in split_ids(devkit, split)]
-    sizes = [(devkit / "JPEGImages" / f"{name}.jpg") for name in names]
-    text = "".join(f"{path.stem} {path.stat().st_size if path.is_file() else 0}\n" for path in sizes)
-    return f"{zlib.crc32(text.encode()):08x}"
+    """A checksum of the train and val lists, the sizes of their images and their maps: tells one data set from another."""
+    checksum = 0
+    for name in (name for split in ("train", "val") for name in split_ids(devkit, split)):
+        image, *maps = (devkit / part / f"{name}{'.jpg' if part == 'JPEGImages' else '.png'}" for part in PARTS)
+        size = image.stat().st_size if image.is_file() else 0
+        parts = [f"{name} {size}".encode(), *(path.read_bytes() for path in maps if path.is_file())]
+        for part in parts:
+            checksum = zlib.crc32(part, checksum)
+    return f"{checksum:08x}"
 
 
 class VocDataset(torch.utils.data.Dataset):

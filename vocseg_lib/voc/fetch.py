@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vocseg_lib.voc.devkit import find_devkit
+from vocseg_lib.voc.devkit import PARTS, find_devkit
 
 TAR_NAME = "VOCtrainval_11-May-2012.tar"
 MIRRORS = (
@@ -22,6 +22,7 @@ MIRRORS = (
 """Hosts of the official archive (pytorch/vision#9269), tried in this order."""
 MD5 = "6cd6e144f989b92b3379bac3b3de84fd"
 CHUNK = 1 << 20
+DEVKIT = "VOC2012"
 
 
 class FetchError(RuntimeError):
@@ -35,14 +36,18 @@ def fetch(folder: str | Path, mirrors: Sequence[str] = MIRRORS, md5: str = MD5, 
     Raises FetchError when every mirror fails; calling again continues where it stopped.
     """
     folder = Path(folder)
-    try:
-        return find_devkit(folder)
-    except FileNotFoundError:
-        folder.mkdir(parents=True, exist_ok=True)
+    target = folder / "VOCdevkit" / DEVKIT
+    for devkit in (folder, target):
+        if all((devkit / part).is_dir() for part in PARTS):
+            return devkit
+    if target.exists():
+        raise FetchError(f"{target} is there, but not whole; move it away and call again")
+    folder.mkdir(parents=True, exist_ok=True)
     archive = folder / TAR_NAME
     if not (archive.is_file() and _md5(archive) == md5):
         _download(mirrors, archive, md5, timeout_s)
-    return _unpack(archive, folder)
+    _unpack(archive, target)
+    return target
 
 
 def _download(mirrors: Sequence[str], archive: Path, md5: str, timeout_s: float) -> None:
@@ -80,9 +85,14 @@ def _download_from(url: str, part: Path, timeout_s: float) -> None:
             return
         raise
     with response:
+        if response.headers.get_content_type() == "text/html":
+            raise OSError("answers with a web page instead of the archive")
+        length = int(response.headers["Content-Length"]) if response.headers["Content-Length"] else None
         if response.status != 206:  # the server sends all of it
+            if length is not None and length < have:
+                raise OSError(f"offers {length} bytes, fewer than the {have} that are here already")
             have = 0
-        expected = have + int(response.headers["Content-Length"]) if response.headers["Content-Length"] else None
+        expected = None if length is None else have + length
         with (
             part.open("ab" if have else "wb") as file,
             tqdm(total=expected, initial=have, desc=f"fetch {url.split('/')[2]}", unit="B", unit_scale=True) as bar,
@@ -99,16 +109,13 @@ def _md5(path: Path) -> str:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
-def _unpack(archive: Path, folder: Path) -> Path:
+def _unpack(archive: Path, target: Path) -> None:
     """Unpack beside and rename, so that a devkit that is there is a whole one."""
-    beside = folder / "VOCdevkit.unpacking"
+    beside = target.parents[1] / "VOCdevkit.unpacking"
     shutil.rmtree(beside, ignore_errors=True)
     with tarfile.open(archive) as tar:
         for member in tqdm(tar, desc="unpack", unit="file"):
             tar.extract(member, beside, filter="data")  # refuses paths and links that lead outside
-    devkit = find_devkit(beside)
-    target = folder / "VOCdevkit" / devkit.name
     target.parent.mkdir(exist_ok=True)
-    devkit.rename(target)
+    find_devkit(beside).rename(target)
     shutil.rmtree(beside)
-    return target

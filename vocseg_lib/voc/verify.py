@@ -28,8 +28,9 @@ def verify(devkit: str | Path, splits: list[str] | None = None) -> list[Problem]
     """Every problem of the splits' samples, in list order; an empty list means that all is well.
 
     `splits` defaults to those of train, val and trainval that are there (train and val must be). Reports missing,
-    truncated and undecodable files, sizes that differ, maps that contradict each other in any pixel, images without
-    an instance, unknown class values, ids without files, ids listed twice, ids in both train and val.
+    truncated and undecodable files, sizes that differ, maps that contradict each other in any pixel (object without
+    class, class without object), images without an instance, unknown class values, ids without files, ids listed twice,
+    ids in both train and val.
     Raises FileNotFoundError when `devkit` is no devkit.
     """
     devkit = find_devkit(devkit)
@@ -94,7 +95,7 @@ def _check_whole(path: Path) -> None:
 
 
 def _check_maps(object_map: np.ndarray, class_map: np.ndarray) -> list[tuple[str, str, str]]:
-    """(kind, folder, detail) of each disagreement between the two maps; void pixels are not compared."""
+    """(kind, folder, detail) of each disagreement between the two maps."""
     counts = contingency(object_map, class_map)
     known = slice(1, len(CLASS_NAMES) + 1)
     found = []
@@ -106,13 +107,13 @@ def _check_maps(object_map: np.ndarray, class_map: np.ndarray) -> list[tuple[str
         found.append(("no instance", "SegmentationObject", "has no object"))
     for k in objects:
         label = counts[k, known].argmax() + 1
-        wrong = counts[k, :VOID].sum() - counts[k, label]
+        wrong = counts[k].sum() - counts[k, label]
         if wrong or not counts[k, label]:
             detail = f"object {k} covers {wrong} pixels that are not {CLASS_NAMES[label - 1]} in SegmentationClass"
             if not counts[k, label]:
                 detail = f"object {k} has no class in SegmentationClass"
             found.append(("contradiction", "SegmentationObject", detail))
-    orphans = counts[0, known].sum()
+    orphans = counts[[0, VOID], known].sum()
     if orphans:
         found.append(("contradiction", "SegmentationClass", f"{orphans} pixels have a class, but no object"))
     return found
