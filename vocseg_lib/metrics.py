@@ -12,8 +12,6 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 KINDS = {"mask": "segm", "box": "bbox"}
-IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-RECALLS = np.linspace(0, 1, 101)
 
 
 @dataclass(frozen=True)

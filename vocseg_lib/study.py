@@ -18,7 +18,7 @@ from vocseg_lib.prediction import load_predictions, predict, save_predictions
 from vocseg_lib.recipes import Recipe, get_recipe
 from vocseg_lib.speed import measure_speed
 from vocseg_lib.training import load_checkpoint_file, train
-from vocseg_lib.transforms import AUGMENTATIONS
+from vocseg_lib.transforms import AUGMENTATIONS, model_input
 
 MODEL_TITLES = {"yolact": "YOLACT", "mask_rcnn": "Mask R-CNN"}
 TABLE_COLUMNS = (
@@ -210,7 +210,7 @@ class Study:
         """Latency of a trained model on the first images of val, one at a time."""
         model, *_ = load_run(self.run_folder(model_name))
         val = self.dataset("val")
-        images = [val[i][0].as_subclass(torch.Tensor).float() / 255 for i in range(min(len(val), SPEED_IMAGES))]
+        images = [model_input(val[i][0]) for i in range(min(len(val), SPEED_IMAGES))]
         return measure_speed(model, images, default_device())
 
     def table1(self) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from vocseg_lib.files import read_json, replacing, write_json
+from vocseg_lib.transforms import model_input
 
 WARMUP_START = 0.1
 """Share of the learning rate at the first iteration of a warm-up (official YOLACT)."""
@@ -170,7 +171,7 @@ def _collate(samples: list) -> tuple[tuple, tuple]:
 
 def to_device(images: tuple, targets: tuple, device: str | torch.device) -> tuple[list[Tensor], list[dict]]:
     """Images as plain float tensors in 0..1, targets as plain tensors, on the device."""
-    floats = [image.as_subclass(Tensor).to(device).float() / 255 for image in images]
+    floats = [model_input(image, device) for image in images]
     keys = ("boxes", "labels", "masks")
     moved = [{key: t[key].as_subclass(Tensor).to(device) for key in keys} for t in targets]
     return floats, moved

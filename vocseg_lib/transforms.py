@@ -17,6 +17,11 @@ SMALLEST_SIDE = 4
 """Pixels: an object whose visible mask is narrower or lower than this is dropped."""
 
 
+def model_input(image: torch.Tensor, device: str | torch.device = "cpu") -> torch.Tensor:
+    """A uint8 image of a data set as models take it: a plain float tensor in 0..1, on the device."""
+    return image.as_subclass(torch.Tensor).to(device).float() / 255
+
+
 class PhotometricDistort(v2.RandomPhotometricDistort):
     """SSD's brightness, contrast, saturation and hue, without torchvision's channel permutation, which YOLACT lacks."""
 
