@@ -13,18 +13,28 @@ def cxcywh_to_xyxy(boxes_cxcywh: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]
     return torch.cat([boxes_cxcywh[..., :2] - half, boxes_cxcywh[..., :2] + half], -1)
 
 
+def box_area(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
+    """Width times height."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def box_intersection(a: Float[Tensor, "*batch n 4"], b: Float[Tensor, "*batch m 4"]) -> Float[Tensor, "*batch n m"]:
+    """Area that every box in `a` shares with every box in `b`."""
+    ax1, ay1, ax2, ay2 = a[..., :, None, :].unbind(-1)
+    bx1, by1, bx2, by2 = b[..., None, :, :].unbind(-1)
+    width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp_(min=0)
+    height = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp_(min=0)
+    return width.mul_(height)
+
+
 def box_iou(a: Float[Tensor, "*batch n 4"], b: Float[Tensor, "*batch m 4"]) -> Float[Tensor, "*batch n m"]:
     """Intersection over union of every box in `a` with every box in `b`; two empty boxes have IoU 0.
 
     Like `torchvision.ops.box_iou`, with leading batch dimensions (Fast NMS compares boxes class by class).
     """
-    low = torch.maximum(a[..., :, None, :2], b[..., None, :, :2])
-    high = torch.minimum(a[..., :, None, 2:], b[..., None, :, 2:])
-    inter = (high - low).clamp(min=0).prod(-1)
-    area_a = (a[..., 2:] - a[..., :2]).prod(-1)
-    area_b = (b[..., 2:] - b[..., :2]).prod(-1)
-    union = area_a[..., :, None] + area_b[..., None, :] - inter
-    return torch.where(union > 0, inter / union, torch.zeros_like(inter))
+    inter = box_intersection(a, b)
+    union = box_area(a)[..., :, None] + box_area(b)[..., None, :] - inter
+    return torch.where(union > 0, inter / union, 0.0)
 
 
 def encode_boxes(boxes: Float[Tensor, "*n 4"], priors_cxcywh: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:

@@ -4,51 +4,75 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from vocseg_lib.boxes import box_iou, cxcywh_to_xyxy, encode_boxes
+from vocseg_lib.boxes import box_area, box_intersection, box_iou, cxcywh_to_xyxy, encode_boxes
 from vocseg_lib.masks import inside_boxes
 
 CLASS_WEIGHT, BOX_WEIGHT, MASK_WEIGHT, SEMANTIC_WEIGHT = 1.0, 1.5, 6.125, 1.0
 POSITIVE_IOU, NEGATIVE_IOU = 0.5, 0.4
+CROWD_SHARE = 0.7
+"""A background prior with a larger share of its area in a crowd box becomes neutral."""
 NEGATIVES_PER_POSITIVE = 3
 MASKS_TO_TRAIN = 100
-"""Positives an image whose masks enter the loss; more are drawn at random and rescaled."""
 NEUTRAL, BACKGROUND = -1, 0
 
 
 def match_priors(
-    priors: Float[Tensor, "p 4"], boxes: Float[Tensor, "n 4"], labels: Int[Tensor, " n"]
-) -> tuple[Int[Tensor, " p"], Int[Tensor, " p"]]:
-    """Class (label, 0 background, -1 neutral) and object index of each prior.
+    priors: Float[Tensor, "p 4"],
+    boxes: Float[Tensor, "b n 4"],
+    labels: Int[Tensor, "b n"],
+    crowd_boxes: Float[Tensor, "b _ 4"] | None = None,
+) -> tuple[Int[Tensor, "b p"], Int[Tensor, "b p"]]:
+    """Class (label, 0 background, -1 neutral) and object index of each prior of each image.
 
     A prior is positive at IoU >= .5 with its best object, background below .4. Each object also takes one prior by
-    force: best (object, prior) pair first, each prior once. Boxes relative xyxy, priors relative cxcywh.
+    force: best (object, prior) pair first, each prior once. Boxes relative xyxy, priors relative cxcywh; images with
+    fewer objects are filled up with label 0.
     """
-    if not len(boxes):
-        return torch.zeros(len(priors), dtype=torch.int64, device=priors.device), torch.zeros_like(priors[:, 0], dtype=torch.int64)
-    iou = box_iou(boxes, cxcywh_to_xyxy(priors))
-    best_iou, best_object = iou.max(0)
-    for _ in range(len(boxes)):
-        best_of_object, prior_of_object = iou.max(1)
-        forced = best_of_object.argmax()
-        prior = prior_of_object[forced]
-        iou[:, prior] = -1
-        iou[forced] = -1
-        best_iou[prior] = 2
-        best_object[prior] = forced
-    classes = labels[best_object]
+    corners = cxcywh_to_xyxy(priors).expand(len(boxes), -1, -1)
+    iou = box_iou(boxes, corners).masked_fill_((labels == BACKGROUND)[..., None], -1)
+    best_iou, objects = iou.max(1)
+    forced = _forced_priors(iou)
+    image, number = (forced >= 0).nonzero(as_tuple=True)
+    best_iou[image, forced[image, number]] = 1
+    objects[image, forced[image, number]] = number
+    classes = labels.gather(1, objects)
     classes[best_iou < POSITIVE_IOU] = NEUTRAL
     classes[best_iou < NEGATIVE_IOU] = BACKGROUND
-    return classes, best_object
+    if crowd_boxes is not None:
+        in_crowd = box_intersection(crowd_boxes, corners).amax(1) / box_area(corners)
+        classes[(classes == BACKGROUND) & (in_crowd > CROWD_SHARE)] = NEUTRAL
+    return classes, objects
+
+
+def _forced_priors(iou: Float[Tensor, "b n p"]) -> Int[Tensor, "b n"]:
+    """A prior for each object, the best (object, prior) pair first, each prior once; -1 for objects (IoU -1) that get none.
+
+    A pair that is the best of its row and of its column will be taken whatever else is, so all such pairs are taken at
+    once. Two or three rounds do what takes a loop as many as there are objects.
+    """
+    iou = iou.clone()
+    numbers = torch.arange(iou.shape[1], device=iou.device)
+    forced = torch.full(iou.shape[:2], -1, device=iou.device)
+    while True:
+        best, prior = iou.max(2)
+        rivals = iou.gather(2, prior[:, None, :].expand(-1, iou.shape[1], -1))
+        taken = (rivals.argmax(1) == numbers) & (best >= 0)
+        if not taken.any():
+            return forced
+        forced[taken] = prior[taken]
+        iou[taken] = -1
+        iou[taken.nonzero()[:, 0], :, prior[taken]] = -1
 
 
 def hard_negatives(logits: Float[Tensor, "b p c"], classes: Int[Tensor, "b p"]) -> Bool[Tensor, "b p"]:
     """The background priors that look least like background, three for each positive, image by image (SSD, sec. 2.2)."""
     difficulty = torch.logsumexp(logits.detach(), -1) - logits.detach()[..., 0]
-    difficulty = difficulty.masked_fill(classes != BACKGROUND, 0)
-    rank = difficulty.argsort(1, descending=True).argsort(1)
+    order = difficulty.masked_fill_(classes != BACKGROUND, 0).argsort(1, descending=True)
     wanted = (NEGATIVES_PER_POSITIVE * (classes > 0).sum(1, keepdim=True)).clamp(max=classes.shape[1] - 1)
-    return (rank < wanted) & (classes == BACKGROUND)
+    hardest = torch.arange(classes.shape[1], device=classes.device) < wanted
+    return torch.zeros_like(hardest).scatter(1, order, hardest) & (classes == BACKGROUND)
 
 
 def yolact_loss(
@@ -61,32 +85,40 @@ def yolact_loss(
     labels: list[Int[Tensor, " _"]],
     masks: list[UInt8[Tensor, "_ _ _"]],
     semantic_logits: Float[Tensor, "b c-1 hs ws"] | None = None,
+    crowd_boxes: list[Float[Tensor, "_ 4"]] | None = None,
+    crop: bool = True,
+    normalise_by_area: bool = True,
+    masks_to_train: int = MASKS_TO_TRAIN,
 ) -> dict[str, Tensor]:
     """Weighted loss terms `class`, `box`, `mask` and, with semantic logits, `semantic`; their sum is the loss.
 
-    Boxes are relative xyxy, labels 1..c-1 (0 is background), masks of any size, priors relative cxcywh.
-    Class, box and mask terms are divided by the positives of the whole batch; images without objects are fine.
+    Boxes are relative xyxy, labels 1..c-1 (0 is background), masks of any size, priors relative cxcywh. Objects of a crowd
+    are no objects here; their boxes make background priors neutral. Class, box and mask terms are divided by the
+    positives of the whole batch; images without objects are fine. `crop` and the rest: see `mask_loss`.
     """
-    matches = [match_priors(priors, b, y) for b, y in zip(boxes, labels, strict=True)]
-    classes = torch.stack([m[0] for m in matches])
+    nothing = class_logits.new_zeros(1, 4)  # an object more for each image, of no class, so that each has one
+    padded_boxes = pad_sequence([torch.cat([b, nothing]) for b in boxes], batch_first=True)
+    padded_labels = pad_sequence([F.pad(y, (0, 1)) for y in labels], batch_first=True)
+    padded_crowds = pad_sequence([torch.cat([b, nothing]) for b in crowd_boxes], batch_first=True) if crowd_boxes else None
+    classes, objects = match_priors(priors, padded_boxes, padded_labels, padded_crowds)
     positive = classes > 0
     count = positive.sum().clamp(min=1)
 
     selected = positive | hard_negatives(class_logits, classes)
     class_loss = F.cross_entropy(class_logits[selected], classes[selected], reduction="sum")
 
-    box_loss, mask_loss = box_offsets.sum() * 0, prototypes.sum() * 0
-    for i, (_, objects) in enumerate(matches):
-        chosen = positive[i]
-        if chosen.any():
-            matched = objects[chosen]
-            wanted = encode_boxes(boxes[i][matched], priors[chosen])
-            box_loss = box_loss + F.smooth_l1_loss(box_offsets[i][chosen], wanted, reduction="sum")
-            mask_loss = mask_loss + _mask_loss(coefficients[i][chosen], prototypes[i], matched, boxes[i], masks[i])
+    image, prior = positive.nonzero(as_tuple=True)
+    wanted = encode_boxes(padded_boxes[image, objects[positive]], priors[prior])
+    box_loss = F.smooth_l1_loss(box_offsets[positive], wanted, reduction="sum")
+
+    mask_losses = [
+        mask_loss(coefficients[i, chosen], prototypes[i], objects[i, chosen], b, m, crop, normalise_by_area, masks_to_train)
+        for i, (chosen, b, m) in enumerate(zip(positive, boxes, masks, strict=True))
+    ]
     losses = {
         "class": CLASS_WEIGHT * class_loss / count,
         "box": BOX_WEIGHT * box_loss / count,
-        "mask": MASK_WEIGHT * mask_loss / count,
+        "mask": MASK_WEIGHT * torch.stack(mask_losses).sum() / count,
     }
     if semantic_logits is not None:
         losses["semantic"] = SEMANTIC_WEIGHT * semantic_loss(semantic_logits, labels, masks)
@@ -98,26 +130,37 @@ def downsample(masks: UInt8[Tensor, "n _ _"], height: int, width: int) -> Float[
     return (F.interpolate(masks[None].float(), (height, width), mode="bilinear", align_corners=False)[0] > 0.5).float()
 
 
-def _mask_loss(
+def mask_loss(
     coefficients: Float[Tensor, "m k"],
     prototypes: Float[Tensor, "h w k"],
     objects: Int[Tensor, " m"],
     boxes: Float[Tensor, "n 4"],
     masks: UInt8[Tensor, "n _ _"],
+    crop: bool = True,
+    normalise_by_area: bool = True,
+    masks_to_train: int = MASKS_TO_TRAIN,
 ) -> Float[Tensor, ""]:
-    """Sum over positives of the BCE inside the ground-truth box over the box's area in prototype pixels (sec. 3.1)."""
+    """Sum over an image's positives of the pixel-wise BCE of their assembled masks (YOLACT paper, sec. 3.1).
+
+    `objects` says whose mask each positive has to draw. With `crop`, only pixels in the ground-truth box count (padded by
+    one), else all. `normalise_by_area` divides by the area of the box in prototype pixels, so that small objects weigh as
+    much as large ones; else by that of the whole grid. Of more than `masks_to_train` positives as many are drawn at
+    random, and the sum is scaled up.
+    """
     height, width = prototypes.shape[:2]
     total = len(objects)
-    if total > MASKS_TO_TRAIN:
-        drawn = torch.randperm(total, device=objects.device)[:MASKS_TO_TRAIN]
+    if not total:
+        return coefficients.sum() * 0 + prototypes.sum() * 0
+    if total > masks_to_train:
+        drawn = torch.randperm(total, device=objects.device)[:masks_to_train]
         coefficients, objects = coefficients[drawn], objects[drawn]
-    logits = torch.einsum("hwk,mk->mhw", prototypes, coefficients)
-    target = downsample(masks, height, width)
-    inside = inside_boxes(boxes, height, width)
-    bce = F.binary_cross_entropy_with_logits(logits, target[objects], reduction="none")
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(1) * height * width
-    per_object = (bce * inside[objects]).sum((1, 2)) / area[objects]
-    return per_object.sum() * (total / len(objects))
+    logits = coefficients @ prototypes.flatten(0, 1).T
+    target = downsample(masks, height, width).flatten(1)
+    inside = inside_boxes(boxes, height, width).flatten(1) if crop else torch.ones_like(target)
+    area = box_area(boxes) if normalise_by_area else torch.ones_like(boxes[:, 0])
+    weight = inside / (area * height * width)[:, None]
+    bce = F.binary_cross_entropy_with_logits(logits, target[objects], weight[objects], reduction="sum")
+    return bce * (total / len(objects))
 
 
 def semantic_loss(

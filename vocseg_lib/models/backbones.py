@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from urllib.error import URLError
@@ -10,7 +11,8 @@ import torch
 from torch import nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock
-from torchvision.ops import FrozenBatchNorm2d
+
+from vocseg_lib.models.folding import BatchNorm2d, fold_batch_norm
 
 
 class WeightsError(RuntimeError):
@@ -39,20 +41,18 @@ def tiny(norm_layer: Callable[..., nn.Module], width: int = 32) -> nn.Sequential
 
 
 def build_backbone(name: str, weights: str | Path | None = "imagenet", freeze_batch_norm: bool = False) -> Backbone:
-    """A backbone by name: "resnet50", "mobilenet_v2" or "tiny".
+    """A backbone by name: "resnet50", "resnet101", "mobilenet_v2" or "tiny".
 
     `weights`: "imagenet" (torchvision's, downloaded once; none for "tiny"), a local file with a state dict in
-    torchvision's layout, or None for random ones. With `freeze_batch_norm`, batch norm is a constant affine map.
+    torchvision's layout, or None for random ones. With `freeze_batch_norm`, batch norm is a constant affine map. Where it is one, its
+    convolution does its work (see `folding`).
     Raises ValueError for an unknown name, WeightsError when weights are not to be had or do not fit.
     """
-    norm_layer = FrozenBatchNorm2d if freeze_batch_norm else nn.BatchNorm2d
-    if name == "resnet50":
-        network = models.resnet50(norm_layer=norm_layer)
-        published, ends, channels = (
-            models.ResNet50_Weights.IMAGENET1K_V1,
-            ("layer1", "layer2", "layer3", "layer4"),
-            (256, 512, 1024, 2048),
-        )
+    norm_layer = partial(BatchNorm2d, frozen=freeze_batch_norm)
+    if name in ("resnet50", "resnet101"):
+        network = models.get_model(name, norm_layer=norm_layer)
+        published = models.get_model_weights(name).IMAGENET1K_V1
+        ends, channels = ("layer1", "layer2", "layer3", "layer4"), (256, 512, 1024, 2048)
     elif name == "mobilenet_v2":
         network = models.mobilenet_v2(norm_layer=norm_layer)
         published, ends, channels = (
@@ -64,9 +64,10 @@ def build_backbone(name: str, weights: str | Path | None = "imagenet", freeze_ba
         network = tiny(norm_layer)
         published, ends, channels = None, ("1", "2", "3", "4"), (32, 64, 128, 256)
     else:
-        raise ValueError(f"no backbone {name!r}; choose resnet50, mobilenet_v2 or tiny")
+        raise ValueError(f"no backbone {name!r}; choose resnet50, resnet101, mobilenet_v2 or tiny")
     if weights is not None:
         _load(network, name, _state_dict(name, weights, published))
+    fold_batch_norm(network)
     return Backbone(network.features if name == "mobilenet_v2" else network, ends, channels)
 
 

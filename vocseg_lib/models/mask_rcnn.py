@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
@@ -32,6 +33,9 @@ class AnySizeTransform(GeneralizedRCNNTransform):
             image = F.pad(image, padding)
             target = {**target, "masks": F.pad(target["masks"], padding)} if target else target
         return super().resize(image, target)
+
+    def batch_images(self, images: list[Tensor], size_divisible: int = 32) -> Tensor:
+        return super().batch_images(images, size_divisible).contiguous(memory_format=torch.channels_last)
 
 
 class MaskRcnn(TorchvisionMaskRCNN):
@@ -77,6 +81,7 @@ class MaskRcnn(TorchvisionMaskRCNN):
             box_nms_thresh=nms_iou,
             box_detections_per_img=max_detections,
         )
+        self.to(memory_format=torch.channels_last)
         self.transform = AnySizeTransform(short_side, round(LONG_SIDE * scale), IMAGENET_MEAN, IMAGENET_STD)
 
     def forward(self, images: list[Tensor], targets: list[dict] | None = None) -> dict[str, Tensor] | list[dict]:

@@ -5,20 +5,17 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.transforms.v2.functional import normalize
 
-from vocseg_lib.boxes import box_iou, decode_boxes
 from vocseg_lib.losses import yolact_loss
-from vocseg_lib.masks import inside_boxes
 from vocseg_lib.models.anchors import ASPECT_RATIOS, PASCAL_SCALES, prior_boxes
 from vocseg_lib.models.backbones import build_backbone
+from vocseg_lib.models.detection import NMS, assemble_masks, detect, to_pixels
 from vocseg_lib.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 PROTOTYPES = 32
-CANDIDATES_PER_CLASS = 200
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, relu: bool = True) -> nn.Sequential:
@@ -58,32 +55,29 @@ class ProtoNet(nn.Module):
         self.after = nn.Sequential(conv(channels, channels, 3), conv(channels, PROTOTYPES, 1))
 
     def forward(self, p3: Tensor) -> Tensor:
-        x = F.interpolate(self.before(p3), scale_factor=2, mode="bilinear", align_corners=False)
-        return self.after(F.relu(x))
+        # The official code has a ReLU here too; it does nothing, since bilinear values lie between those before it.
+        return self.after(F.interpolate(self.before(p3), scale_factor=2, mode="bilinear", align_corners=False))
 
 
 class Head(nn.Module):
-    """Class logits, box offsets and coefficients for each prior of a level; one head for all levels (sec. 4)."""
+    """Class logits, box offsets and coefficients for each prior; one head for all levels (sec. 4)."""
 
     def __init__(self, channels: int, num_classes: int, priors_per_cell: int):
         super().__init__()
         self.shared = conv(channels, channels, 3)
-        self.box = conv(channels, 4 * priors_per_cell, 3, relu=False)
         self.classes = conv(channels, num_classes * priors_per_cell, 3, relu=False)
+        self.box = conv(channels, 4 * priors_per_cell, 3, relu=False)
         self.coefficients = conv(channels, PROTOTYPES * priors_per_cell, 3, relu=False)
-        self.num_classes = num_classes
+        self.sizes = (num_classes, 4, PROTOTYPES)
 
-    def forward(self, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = self.shared(level)
-
-        def per_prior(out: Tensor, size: int) -> Tensor:
-            return out.permute(0, 2, 3, 1).reshape(len(out), -1, size)
-
-        return (
-            per_prior(self.classes(x), self.num_classes),
-            per_prior(self.box(x), 4),
-            per_prior(self.coefficients(x), PROTOTYPES).tanh(),
-        )
+    def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        branches = (self.classes[0], self.box[0], self.coefficients[0])
+        weight = torch.cat([branch.weight for branch in branches])  # one convolution is faster than three
+        bias = torch.cat([branch.bias for branch in branches])
+        cells = [F.conv2d(self.shared(x), weight, bias, padding=1).permute(0, 2, 3, 1).flatten(1, 2) for x in levels]
+        parts = torch.cat(cells, 1).split([len(branch.bias) for branch in branches], 2)
+        classes, box, coefficients = (p.reshape(len(p), -1, size) for p, size in zip(parts, self.sizes, strict=True))
+        return classes, box, coefficients.tanh()
 
 
 class Yolact(nn.Module):
@@ -91,7 +85,10 @@ class Yolact(nn.Module):
 
     Train: `model(images, targets)` gives the weighted losses. Eval: `model(images)` gives a dict an image with boxes
     [n, 4] (pixels of the image), labels [n], scores [n], masks bool [n, H, W] and coefficients [n, 32], best score first.
-    Images are float [3, H, W] in 0..1. With `semantic`, the loss has the semantic term.
+    Images are float [3, H, W] in 0..1. What the study asks about can be switched: the loss with or without the `semantic`
+    term, masks cropped or not in training (with the ground-truth box) and in inference (with the predicted one), the mask
+    loss normalised by the area of the box or of the image, `nms` "fast" or "standard", batch norm frozen or not.
+    `compile` runs the network, without the detection step, through torch.compile.
     """
 
     def __init__(
@@ -103,20 +100,38 @@ class Yolact(nn.Module):
         channels: int = 256,
         freeze_batch_norm: bool = False,
         semantic: bool = False,
-        score_threshold: float = 0.05,
+        crop_in_training: bool = True,
+        crop_in_inference: bool = True,
+        normalise_by_area: bool = True,
+        nms: str = "fast",
         nms_iou: float = 0.5,
+        score_threshold: float = 0.05,
         max_detections: int = 100,
+        scales: Sequence[float] = PASCAL_SCALES,
+        square_priors: bool = False,
+        compile: bool = False,
     ):
         super().__init__()
+        if nms not in NMS:
+            raise ValueError(f"no NMS {nms!r}; choose one of {', '.join(NMS)}")
         base = build_backbone(backbone, weights, freeze_batch_norm)
         self.body = IntermediateLayerGetter(base.body, {name: name for name in base.stages[1:]})
         self.pyramid = Pyramid(base.channels[1:], channels)
         self.protonet = ProtoNet(channels)
         self.head = Head(channels, num_classes, len(ASPECT_RATIOS))
         self.semantic = conv(channels, num_classes - 1, 1, relu=False) if semantic else None
-        self.image_size = image_size
-        self.score_threshold, self.nms_iou, self.max_detections = score_threshold, nms_iou, max_detections
+        self.image_size, self.scales, self.square_priors = image_size, tuple(scales), square_priors
+        self.loss_options = {"crop": crop_in_training, "normalise_by_area": normalise_by_area}
+        self.detect_options = {
+            "score_threshold": score_threshold,
+            "nms": nms,
+            "nms_iou": nms_iou,
+            "max_detections": max_detections,
+        }
+        self.crop_in_inference = crop_in_inference
         self._priors: dict[tuple, Tensor] = {}
+        self._layers = torch.compile(self._all_layers) if compile else self._all_layers
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, images: list[Tensor], targets: list[dict] | None = None) -> dict[str, Tensor] | list[dict]:
         if not self.training:
@@ -128,111 +143,64 @@ class Yolact(nn.Module):
                 raise ValueError("a target has a box without width or height, which no loss can be computed for")
         out = self.network(images)
         sizes = [image.shape[-2:] for image in images]
-        boxes = [
-            t["boxes"].as_subclass(Tensor) / t["boxes"].new_tensor([w, h, w, h]) for t, (h, w) in zip(targets, sizes, strict=True)
-        ]
-        return yolact_loss(
-            out["class_logits"],
-            out["box_offsets"],
-            out["coefficients"],
-            out["prototypes"],
-            out["priors"],
-            boxes,
-            [t["labels"] for t in targets],
-            [t["masks"].as_subclass(Tensor) for t in targets],
-            out.get("semantic_logits"),
-        )
+        with torch.autocast(out["priors"].device.type, enabled=False):
+            return yolact_loss(
+                out["class_logits"],
+                out["box_offsets"],
+                out["coefficients"],
+                out["prototypes"],
+                out["priors"],
+                [t["boxes"].as_subclass(Tensor) / t["boxes"].new_tensor([w, h, w, h]) for t, (h, w) in zip(targets, sizes, strict=True)],
+                [t["labels"] for t in targets],
+                [t["masks"].as_subclass(Tensor) for t in targets],
+                out.get("semantic_logits"),
+                **self.loss_options,
+            )
 
     def network(self, images: list[Tensor]) -> dict:
         """Everything up to the raw predictions: class_logits [b,p,c], box_offsets [b,p,4], coefficients [b,p,32],
         prototypes [b,h,w,32], priors [p,4], image_sizes and, in training with the semantic head, semantic_logits."""
         side = (self.image_size, self.image_size)
         resized = [F.interpolate(x[None].as_subclass(Tensor), side, mode="bilinear", align_corners=False) for x in images]
-        batch = normalize(torch.cat(resized), IMAGENET_MEAN, IMAGENET_STD)
-        levels = self.pyramid(list(self.body(batch.contiguous(memory_format=torch.channels_last)).values()))
-        heads = [self.head(level) for level in levels]
-        out = {
-            "class_logits": torch.cat([h[0] for h in heads], 1),
-            "box_offsets": torch.cat([h[1] for h in heads], 1),
-            "coefficients": torch.cat([h[2] for h in heads], 1),
-            "prototypes": self.protonet(levels[0]).permute(0, 2, 3, 1),
-            "priors": self._priors_for([tuple(level.shape[2:]) for level in levels], batch.device),
+        batch = normalize(torch.cat(resized), IMAGENET_MEAN, IMAGENET_STD, inplace=True)
+        out, feature_sizes = self._layers(batch.contiguous(memory_format=torch.channels_last))
+        return {
+            **{name: value.float() for name, value in out.items()},
+            "priors": self._priors_for(feature_sizes, batch.device),
             "image_sizes": [tuple(image.shape[-2:]) for image in images],
+        }
+
+    def _all_layers(self, batch: Tensor) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:
+        levels = self.pyramid(list(self.body(batch).values()))
+        class_logits, box_offsets, coefficients = self.head(levels)
+        out = {
+            "class_logits": class_logits,
+            "box_offsets": box_offsets,
+            "coefficients": coefficients,
+            "prototypes": self.protonet(levels[0]).permute(0, 2, 3, 1),
         }
         if self.semantic is not None and self.training:
             out["semantic_logits"] = self.semantic(levels[0])
-        return out
+        return out, [tuple(level.shape[2:]) for level in levels]
 
     def _priors_for(self, feature_sizes: list[tuple[int, int]], device: torch.device) -> Tensor:
         key = (*feature_sizes, device)
         if key not in self._priors:
-            self._priors[key] = prior_boxes(feature_sizes, PASCAL_SCALES, ASPECT_RATIOS).to(device)
+            with torch.inference_mode(False):  # what is kept has to be of use in training too
+                priors = prior_boxes(feature_sizes, self.scales, ASPECT_RATIOS, self.square_priors)
+                self._priors[key] = priors.to(device)
         return self._priors[key]
 
+    @torch.no_grad()
     def postprocess(self, out: dict) -> list[dict]:
-        """Raw predictions to detections: decode, Fast NMS, assemble the kept masks."""
-        return [
-            self._detect(
-                out["class_logits"][i],
-                out["box_offsets"][i],
-                out["coefficients"][i],
-                out["prototypes"][i],
-                out["priors"],
-                size,
+        """Raw predictions to detections: decode, NMS, and masks of the boxes that are kept."""
+        results = []
+        for i, (height, width) in enumerate(out["image_sizes"]):
+            scores = out["class_logits"][i].softmax(-1)[:, 1:]
+            boxes, classes, found, coefficients = detect(
+                scores, out["box_offsets"][i], out["coefficients"][i], out["priors"], **self.detect_options
             )
-            for i, size in enumerate(out["image_sizes"])
-        ]
-
-    def _detect(
-        self,
-        class_logits: Float[Tensor, "p c"],
-        box_offsets: Float[Tensor, "p 4"],
-        coefficients: Float[Tensor, "p k"],
-        prototypes: Float[Tensor, "h w k"],
-        priors: Float[Tensor, "p 4"],
-        size: tuple[int, int],
-    ) -> dict[str, Tensor]:
-        scores = class_logits.softmax(-1)[:, 1:]
-        candidate = scores.amax(1) > self.score_threshold
-        boxes = decode_boxes(box_offsets[candidate], priors[candidate])
-        kept, classes, kept_scores = fast_nms(boxes, scores[candidate], self.nms_iou, CANDIDATES_PER_CLASS, self.max_detections)
-        boxes = boxes[kept]
-        masks = assemble_masks(prototypes, coefficients[candidate][kept], boxes, *size)
-        height, width = size
-        pixels = (boxes * boxes.new_tensor([width, height, width, height])).clamp(min=0)
-        pixels = torch.minimum(pixels, pixels.new_tensor([width, height, width, height]))
-        found = {"boxes": pixels, "labels": classes + 1, "scores": kept_scores, "masks": masks}
-        return {**found, "coefficients": coefficients[candidate][kept]}
-
-
-def fast_nms(
-    boxes: Float[Tensor, "n 4"], scores: Float[Tensor, "n c"], iou: float, top_k: int, max_detections: int
-) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"], Float[Tensor, " m"]]:
-    """Fast NMS (YOLACT paper, sec. 4): per class, drop a box that overlaps *any* higher-scored one by more than `iou`.
-
-    Returns box index, class (0-based) and score of the best `max_detections`, best first. Unlike standard NMS, boxes
-    that are dropped still drop others: that is what makes it one matrix operation.
-    """
-    ranked, order = scores.T.sort(1, descending=True)
-    ranked, order = ranked[:, :top_k], order[:, :top_k]
-    overlap = box_iou(boxes[order], boxes[order]).triu(diagonal=1)
-    survives = overlap.amax(1) <= iou if overlap.shape[1] else torch.zeros_like(ranked, dtype=torch.bool)
-    classes, position = survives.nonzero(as_tuple=True)
-    best_scores, best = ranked[classes, position].sort(descending=True)
-    best_scores, best = best_scores[:max_detections], best[:max_detections]
-    return order[classes, position][best], classes[best], best_scores
-
-
-def assemble_masks(
-    prototypes: Float[Tensor, "h w k"],
-    coefficients: Float[Tensor, "n k"],
-    boxes: Float[Tensor, "n 4"],
-    height: int,
-    width: int,
-) -> Bool[Tensor, "n {height} {width}"]:
-    """sigmoid(prototypes @ coefficients), cropped with the predicted box, scaled to the image, > .5 (sec. 3.1)."""
-    probabilities = torch.einsum("hwk,nk->nhw", prototypes, coefficients).sigmoid()
-    probabilities = probabilities * inside_boxes(boxes, *prototypes.shape[:2])
-    if not len(probabilities):
-        return torch.zeros((0, height, width), dtype=torch.bool, device=prototypes.device)
-    return F.interpolate(probabilities[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0] > 0.5
+            masks = assemble_masks(out["prototypes"][i], coefficients, boxes, height, width, self.crop_in_inference)
+            boxes = to_pixels(boxes, height, width)
+            results.append({"boxes": boxes, "labels": classes + 1, "scores": found, "masks": masks, "coefficients": coefficients})
+        return results
