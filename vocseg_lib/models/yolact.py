@@ -12,6 +12,7 @@ from torchvision.transforms.v2.functional import normalize
 from vocseg_lib.losses import yolact_loss
 from vocseg_lib.models.anchors import ASPECT_RATIOS, PASCAL_SCALES, prior_boxes
 from vocseg_lib.models.backbones import build_backbone
+from vocseg_lib.models.convolutions import SparseGradientConv, UpsampledConv
 from vocseg_lib.models.detection import NMS, assemble_masks, detect, to_pixels
 from vocseg_lib.transforms import IMAGENET_MEAN, IMAGENET_STD
 
@@ -55,8 +56,9 @@ class ProtoNet(nn.Module):
         self.after = nn.Sequential(conv(channels, channels, 3), conv(channels, PROTOTYPES, 1))
 
     def forward(self, p3: Tensor) -> Tensor:
-        # The official code has a ReLU here too; it does nothing, since bilinear values lie between those before it.
-        return self.after(F.interpolate(self.before(p3), scale_factor=2, mode="bilinear", align_corners=False))
+        # The official code has a ReLU after the upsampling too; bilinear values lie between those before it.
+        doubled, last = self.after
+        return last(UpsampledConv.apply(self.before(p3), doubled[0].weight, doubled[0].bias))
 
 
 class Head(nn.Module):
@@ -74,7 +76,8 @@ class Head(nn.Module):
         branches = (self.classes[0], self.box[0], self.coefficients[0])
         weight = torch.cat([branch.weight for branch in branches])  # one convolution is faster than three
         bias = torch.cat([branch.bias for branch in branches])
-        cells = [F.conv2d(self.shared(x), weight, bias, padding=1).permute(0, 2, 3, 1).flatten(1, 2) for x in levels]
+        shared = [SparseGradientConv.apply(x, self.shared[0].weight, self.shared[0].bias).relu_() for x in levels]
+        cells = [SparseGradientConv.apply(x, weight, bias).permute(0, 2, 3, 1).flatten(1, 2) for x in shared]
         parts = torch.cat(cells, 1).split([len(branch.bias) for branch in branches], 2)
         classes, box, coefficients = (p.reshape(len(p), -1, size) for p, size in zip(parts, self.sizes, strict=True))
         return classes, box, coefficients.tanh()

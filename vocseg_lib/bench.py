@@ -1,0 +1,242 @@
+"""`make bench`: speed and memory, each time as a ratio to torchvision's ResNet-50 body timed in alternation in the same run."""
+
+import copy
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import resnet50
+from torchvision.models.detection.roi_heads import paste_masks_in_image
+from tqdm import tqdm
+
+from vocseg_lib.masks import inside_boxes, paste_masks
+from vocseg_lib.models import Yolact
+from vocseg_lib.models.detection import detect, mask_logits
+from vocseg_lib.models.folding import BatchNorm2d, FoldingConv2d
+from vocseg_lib.precision import autocast
+from vocseg_lib.training import build_optimizer
+
+HEIGHT, WIDTH = 375, 500
+"""Pixels: the most common size of a VOC image."""
+TOLERANCE = 1e-4
+TARGETS = {
+    "yolact_forward": ("at most", 1.55),
+    "yolact_infer": ("at most", 1.65),
+    "yolact_postprocess": ("at most", 0.06),
+    "yolact_infer_bf16": ("at most", 0.95),
+    "yolact_train_step": ("at most", 10.0),
+    "yolact_train_step_bf16": ("at most", 5.5),
+    "yolact_train_peak_gb": ("at most", 2.5),
+    "mask_rcnn_paste_speedup": ("at least", 10.0),
+}
+OFFICIAL = {
+    "yolact_forward": 1.85,
+    "yolact_infer": 2.0,
+    "yolact_postprocess": 0.14,
+    "yolact_train_step": 12.0,
+    "yolact_train_peak_gb": 2.75,
+}
+"""What dbolya/yolact took on a quiet machine with 2 cores, in the same unit."""
+
+
+def alternate(first: Callable, second: Callable, repeats: int) -> tuple[float, float]:
+    """Median seconds of both, run in turn `repeats` times after a warm-up of two turns."""
+    seconds = []
+    for _ in range(repeats + 2):
+        start = time.perf_counter()
+        first()
+        middle = time.perf_counter()
+        second()
+        seconds.append((middle - start, time.perf_counter() - middle))
+    firsts, seconds = zip(*seconds[2:], strict=True)
+    return statistics.median(firsts), statistics.median(seconds)
+
+
+def plain_path(model: nn.Module) -> nn.Module:
+    """A copy of a model in which each convolution and each batch norm does its own work: what folding must equal."""
+    model = copy.deepcopy(model)
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, FoldingConv2d):
+                shape = (child.in_channels, child.out_channels, child.kernel_size, child.stride, child.padding)
+                conv = nn.Conv2d(*shape, groups=child.groups, bias=False)
+                conv.weight = child.weight
+                setattr(parent, name, conv)
+            elif isinstance(child, BatchNorm2d):
+                norm = nn.BatchNorm2d(child.num_features)
+                norm.load_state_dict(child.state_dict())
+                setattr(parent, name, norm.train(child.training))
+    return model
+
+
+def plain_masks(out: dict) -> Tensor:
+    """The masks of an image's detections, each interpolated over the whole image."""
+    prototypes = out["prototypes"][0]
+    scores = out["class_logits"][0].softmax(-1)[:, 1:]
+    boxes, *_, coefficients = detect(scores, out["box_offsets"][0], out["coefficients"][0], out["priors"])
+    cropped = mask_logits(prototypes, coefficients).sigmoid() * inside_boxes(boxes, *prototypes.shape[:2])
+    return F.interpolate(cropped[None], (HEIGHT, WIDTH), mode="bilinear")[0] > 0.5
+
+
+def relative_error(ours: Tensor, theirs: Tensor) -> float:
+    return ((ours - theirs).norm() / theirs.norm()).item()
+
+
+def make_yolact(train: bool = False) -> Yolact:
+    """YOLACT-550 from random weights; in training with the semantic term and frozen batch norm, as the official code's
+    batches of 2."""
+    torch.manual_seed(0)
+    return Yolact(weights=None, semantic=True, freeze_batch_norm=train).train(train)
+
+
+def training_batch() -> tuple[list[Tensor], list[dict]]:
+    """Two images of three objects each."""
+    boxes = torch.tensor([[60.0, 50, 300, 200], [250, 100, 450, 300], [10, 10, 80, 60]])
+    masks = torch.zeros(3, HEIGHT, WIDTH, dtype=torch.uint8)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist(), strict=True):
+        mask[y1:y2, x1:x2] = 1
+    target = {"boxes": boxes, "labels": torch.tensor([1, 5, 15]), "masks": masks}
+    return [torch.rand(3, HEIGHT, WIDTH) for _ in range(2)], [target, target]
+
+
+def train_step(model: Yolact, mixed_precision: bool) -> Callable[[], None]:
+    """A whole update: forward, loss, backward, SGD."""
+    optimizer = build_optimizer(model, "sgd", 1e-6, 0.9, 5e-4)
+    batch = training_batch()
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with autocast("cpu", mixed_precision):
+            losses = model(*batch)
+        sum(losses.values()).backward()
+        optimizer.step()
+
+    return step
+
+
+def log_uniform_boxes(count: int, smallest: float = 16.0) -> Tensor:
+    """Boxes in an image, their sides spread evenly over the scales from `smallest` pixels to the image's, as anchors are."""
+    torch.manual_seed(0)
+    image = torch.tensor([WIDTH, HEIGHT])
+    sides = smallest * (image / smallest) ** torch.rand(count, 2)
+    corner = torch.rand(count, 2) * (image - sides)
+    return torch.cat([corner, corner + sides], 1)
+
+
+def measure_inference(body: Callable, repeats: int) -> Iterator[tuple[str, dict]]:
+    model, image = make_yolact(), torch.rand(3, HEIGHT, WIDTH)
+    with torch.inference_mode():
+        out = model.network([image])
+        (found,) = model.postprocess(out)
+        if len(found["scores"]) != 100:
+            raise RuntimeError(f"expected 100 detections to be timed, got {len(found['scores'])}")
+        plain = plain_path(model).network([image])
+        names = ("class_logits", "box_offsets", "coefficients", "prototypes")
+        error = max(relative_error(out[name], plain[name]) for name in names)
+        pixels = (found["masks"] != plain_masks(out)).float().mean().item()
+
+        def mixed() -> None:
+            with autocast("cpu", True):
+                model([image])
+
+        forward = {"check": "outputs equal to convolution and batch norm apart", "error": error}
+        masks = {"check": "pixels equal to masks interpolated over the image", "error": pixels}
+        yield "yolact_forward", ratio(body, lambda: model.network([image]), repeats) | forward
+        yield "yolact_postprocess", ratio(body, lambda: model.postprocess(out), repeats) | masks
+        yield "yolact_infer", ratio(body, lambda: model([image]), repeats) | {**forward, "error": max(error, pixels)}
+        yield "yolact_infer_bf16", ratio(body, mixed, repeats)
+
+
+def measure_training(body: Callable, repeats: int) -> Iterator[tuple[str, dict]]:
+    model, batch = make_yolact(train=True), training_batch()
+    with torch.no_grad():
+        losses, plain = (torch.stack(list(m(*batch).values())) for m in (model, plain_path(model)))
+    check = {"check": "losses equal to convolution and batch norm apart", "error": relative_error(losses, plain)}
+    yield "yolact_train_step", ratio(body, train_step(model, False), repeats) | check
+    yield "yolact_train_step_bf16", ratio(body, train_step(model, True), repeats)
+
+
+def measure_paste(repeats: int) -> dict:
+    """100 masks pasted into an image and kept where over .5, by torchvision and by us."""
+    boxes, masks = log_uniform_boxes(100), torch.rand(100, 1, 28, 28)
+
+    def theirs() -> Tensor:
+        return paste_masks_in_image(masks, boxes, (HEIGHT, WIDTH))[:, 0] > 0.5
+
+    def ours() -> Tensor:
+        return paste_masks(masks[:, 0], boxes, HEIGHT, WIDTH)
+
+    with torch.inference_mode():
+        error = (ours() != theirs()).float().mean().item()
+        slow, fast = alternate(theirs, ours, 3 * repeats)
+    return {"value": slow / fast, "seconds": fast, "base_seconds": slow, "check": "pixels equal to torchvision's", "error": error}
+
+
+def measure_peak() -> dict:
+    """Peak memory of a process of its own that does two training steps."""
+    done = subprocess.run([sys.executable, "-m", __name__], capture_output=True, text=True, check=True)
+    return {"value": float(done.stdout), "check": "whole process, two steps"}
+
+
+def ratio(body: Callable, measured: Callable, repeats: int) -> dict:
+    base, seconds = alternate(body, measured, repeats)
+    return {"value": seconds / base, "seconds": seconds, "base_seconds": base}
+
+
+def measure(repeats: int = 9) -> dict[str, dict]:
+    """Every figure: `value`, and what it was timed under."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(*list(resnet50(weights=None).children())[:-2]).eval()
+    image = torch.rand(1, 3, 550, 550)
+
+    @torch.inference_mode()
+    def body() -> None:
+        layers(image)
+
+    figures = {"yolact_train_peak_gb": measure_peak()}
+    bar = tqdm(total=len(TARGETS), initial=1, desc="bench", unit="figure")
+    for part in (measure_inference(body, repeats), measure_training(body, repeats)):
+        for name, figure in part:
+            figures[name] = figure
+            bar.update()
+            bar.set_postfix({name: round(figure["value"], 2)})
+    figures["mask_rcnn_paste_speedup"] = measure_paste(repeats)
+    bar.update()
+    bar.close()
+    for name, figure in figures.items():
+        if figure.get("error", 0) > TOLERANCE:
+            raise RuntimeError(f"{name}: {figure['check']} fails: error {figure['error']:.1e}, allowed {TOLERANCE:.0e}")
+    return figures
+
+
+def table(figures: dict[str, dict]) -> pd.DataFrame:
+    """A row a figure: value, what it should reach, what the official code takes."""
+    rows = []
+    for name, figure in figures.items():
+        target = " ".join(str(part) for part in TARGETS.get(name, ()))
+        rows.append({"figure": name, "value": figure["value"], "target": target, "official": OFFICIAL.get(name), **figure})
+    return pd.DataFrame(rows, columns=["figure", "value", "target", "official", "seconds", "check", "error"])
+
+
+def write(path: Path, figures: dict[str, dict]) -> None:
+    """The figures as JSON, `details` and the machine beside them."""
+    machine = {"machine": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    content = {name: figure["value"] for name, figure in figures.items()} | {"details": figures, **machine}
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    step = train_step(make_yolact(train=True), False)
+    step()
+    step()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9)
