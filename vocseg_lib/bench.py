@@ -24,7 +24,7 @@ from vocseg_lib.models import Yolact
 from vocseg_lib.models.detection import detect, mask_logits
 from vocseg_lib.models.folding import BatchNorm2d, FoldingConv2d
 from vocseg_lib.precision import autocast
-from vocseg_lib.training import build_optimizer
+from vocseg_lib.training import build_optimizer, memory_kept
 
 HEIGHT, WIDTH = 375, 500
 """Pixels: the most common size of a VOC image."""
@@ -162,8 +162,11 @@ def measure_training(body: Callable, repeats: int) -> Iterator[tuple[str, dict]]
     with torch.no_grad():
         losses, plain = (torch.stack(list(m(*batch).values())) for m in (model, plain_path(model)))
     check = {"check": "losses equal to convolution and batch norm apart", "error": relative_error(losses, plain)}
-    yield "yolact_train_step", ratio(body, train_step(model, False), repeats) | check
-    yield "yolact_train_step_bf16", ratio(body, train_step(model, True), repeats)
+    with memory_kept():  # as `train` does
+        step = ratio(body, train_step(model, False), repeats)
+        step_bf16 = ratio(body, train_step(model, True), repeats)
+    yield "yolact_train_step", step | check
+    yield "yolact_train_step_bf16", step_bf16
 
 
 def measure_paste(repeats: int) -> dict:
@@ -237,6 +240,7 @@ def write(path: Path, figures: dict[str, dict]) -> None:
 
 if __name__ == "__main__":
     step = train_step(make_yolact(train=True), False)
-    step()
-    step()
+    with memory_kept():
+        step()
+        step()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from vocseg_lib import __version__
 from vocseg_lib.files import read_json, write_json
 from vocseg_lib.masks import encode_rle
+from vocseg_lib.precision import autocast
 from vocseg_lib.transforms import model_input
 
 
@@ -43,6 +44,7 @@ def predict(
     dataset: Dataset,
     header: dict | None = None,
     device: str | torch.device = "cpu",
+    mixed_precision: bool = False,
     progress: bool = True,
 ) -> dict:
     """Run a model over a data set: `{"header": {..., "commit", "images": [...]}, "detections": [COCO results]}`.
@@ -56,7 +58,8 @@ def predict(
         image, target = dataset[i]
         height, width = image.shape[-2:]
         images.append({"id": target["image_id"], "name": target["name"], "height": height, "width": width})
-        (found,) = model([model_input(image, device)])
+        with autocast(device, mixed_precision):
+            (found,) = model([model_input(image, device)])
         detections += detections_to_coco(target["image_id"], found)
     model.train(was_training)
     return {"header": {**(header or {}), "commit": code_version(), "images": images}, "detections": detections}

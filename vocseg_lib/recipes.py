@@ -1,6 +1,10 @@
 """Recipes: every number of a training in one frozen place. Only notebooks and the command line read them."""
 
-from dataclasses import dataclass
+import inspect
+import re
+from dataclasses import asdict, dataclass
+
+import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -29,14 +33,23 @@ class Recipe:
     lr_drops: tuple[int, ...] = (8_000,)  # iterations; the study divides by 10 but does not say when: two thirds is our reading
     warmup_iterations: int = 0  # linear, from a tenth; the study names none
     clip_norm: float | None = None  # largest gradient norm; the study names none
-    freeze_batch_norm: bool = False  # the study left it unfrozen
+    frozen_batch_norm_below: int = 0  # images a batch below which batch norm is frozen; 0: never (the study); official: 6
     semantic_loss: bool = False  # YOLACT's fourth term; the study used three
+    crop_in_training: bool = True  # mask loss inside the ground-truth box only (the study; YOLACT paper, sec. 3.1)
+    crop_in_inference: bool = True  # masks cropped with the predicted box (the study; YOLACT paper, sec. 3.1)
+    normalise_by_area: bool = True  # mask loss over the box's area, else over the image's (the study; YOLACT paper, sec. 3.1)
+    nms: str = "fast"  # YOLACT's: "fast" or "standard" (YOLACT paper, sec. 4)
+    mixed_precision: bool = False  # fp16 or bf16 where the device has it; the study names none
+    compile: bool = False  # the network through torch.compile: slow to start, then faster
     augmentation: str = "ssd"  # "ssd", "light" or "none" (the study: all SSD augmentations)
     score_every: int = 1_000  # iterations between AP on val; best.pt is chosen by it
     checkpoint_every: int = 250  # iterations between checkpoints
     workers: int = 2  # processes that load images
     seed: int = 0  # of weights, order and augmentation
 
+
+PROSE_FIELDS = ("name", "command", "expected_time", "expected_score")
+"""Fields that say something of a recipe and change nothing in a training."""
 
 PROFILES = {
     recipe.name: recipe
@@ -46,6 +59,19 @@ PROFILES = {
             command="make study PROFILE=paper",
             expected_time="not yet run (the study: about 48 h a model on a GTX 1060 and a T4)",
             expected_score="not yet run (the study: YOLACT 27.8, Mask R-CNN 53.2 mAP at 12K iterations)",
+        ),
+        Recipe(
+            name="official",
+            command="make study PROFILE=official",
+            expected_time="not yet run",
+            expected_score="not yet run (the official YOLACT, trained on SBD: mask AP50 72.3)",
+            batch_size=8,
+            iterations=120_000,
+            lr_drops=(60_000, 100_000),
+            warmup_iterations=500,
+            frozen_batch_norm_below=6,
+            semantic_loss=True,
+            score_every=10_000,
         ),
         Recipe(
             name="t4",
@@ -58,6 +84,7 @@ PROFILES = {
             warmup_iterations=800,
             clip_norm=10.0,
             semantic_loss=True,
+            mixed_precision=True,
         ),
         Recipe(
             name="laptop",
@@ -76,7 +103,7 @@ PROFILES = {
             lr_drops=(),
             warmup_iterations=100,
             clip_norm=100.0,
-            freeze_batch_norm=True,  # batches of 4
+            frozen_batch_norm_below=6,
             augmentation="light",
             score_every=500,
         ),
@@ -116,3 +143,12 @@ def get_recipe(profile: str) -> Recipe:
     if profile not in PROFILES:
         raise ValueError(f"no profile {profile!r}; choose one of {', '.join(PROFILES)}")
     return PROFILES[profile]
+
+
+def differences(first: Recipe, second: Recipe) -> pd.DataFrame:
+    """The settings in which two recipes differ, a row each: what it is, its value in the one and in the other."""
+    meanings = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(Recipe), re.MULTILINE))
+    ours, theirs = asdict(first), asdict(second)
+    changed = [name for name in ours if name not in PROSE_FIELDS and ours[name] != theirs[name]]
+    columns = {first.name: [ours[n] for n in changed], second.name: [theirs[n] for n in changed]}
+    return pd.DataFrame({**columns, "what it is": [meanings[n] for n in changed]}, index=pd.Index(changed, name="setting"))

@@ -6,6 +6,8 @@ import time
 import torch
 from torch import Tensor, nn
 
+from vocseg_lib.precision import autocast
+
 
 @torch.inference_mode()
 def measure_speed(
@@ -14,6 +16,7 @@ def measure_speed(
     device: str | torch.device = "cpu",
     warmup: int = 3,
     repeats: int = 15,
+    mixed_precision: bool = False,
 ) -> dict:
     """Median seconds an image at batch 1, network and post-processing apart, with `fps` for both together.
 
@@ -29,10 +32,11 @@ def measure_speed(
     for run in range(warmup + repeats):
         image = images[run % len(images)]
         start = _now(device)
-        raw = model.network([image])
-        middle = _now(device)
-        model.postprocess(raw)
-        end = _now(device)
+        with autocast(device, mixed_precision):
+            raw = model.network([image])
+            middle = _now(device)
+            model.postprocess(raw)
+            end = _now(device)
         if run >= warmup:
             network.append(middle - start)
             postprocess.append(end - middle)

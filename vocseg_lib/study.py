@@ -15,7 +15,7 @@ from vocseg_lib.files import read_json, write_json
 from vocseg_lib.metrics import evaluate
 from vocseg_lib.models import MODELS
 from vocseg_lib.prediction import load_predictions, predict, save_predictions
-from vocseg_lib.recipes import Recipe, get_recipe
+from vocseg_lib.recipes import PROSE_FIELDS, Recipe, get_recipe
 from vocseg_lib.speed import measure_speed
 from vocseg_lib.training import load_checkpoint_file, train
 from vocseg_lib.transforms import AUGMENTATIONS, model_input
@@ -26,7 +26,6 @@ TABLE_COLUMNS = (
 ).split()
 BY_HEART_LEARNING_RATE = 1e-3
 SPEED_IMAGES = 15
-PROSE_FIELDS = ("command", "expected_time", "expected_score")
 
 
 def default_device() -> str:
@@ -42,11 +41,19 @@ def build_model(recipe: Recipe, model_name: str) -> nn.Module:
         "backbone": recipe.backbone,
         "weights": recipe.weights,
         "channels": recipe.channels,
-        "freeze_batch_norm": recipe.freeze_batch_norm,
+        "freeze_batch_norm": recipe.batch_size < recipe.frozen_batch_norm_below,
+        "compile": recipe.compile,
         "num_classes": len(CLASS_NAMES) + 1,
     }
     own = {
-        "yolact": {"image_size": recipe.image_size, "semantic": recipe.semantic_loss},
+        "yolact": {
+            "image_size": recipe.image_size,
+            "semantic": recipe.semantic_loss,
+            "crop_in_training": recipe.crop_in_training,
+            "crop_in_inference": recipe.crop_in_inference,
+            "normalise_by_area": recipe.normalise_by_area,
+            "nms": recipe.nms,
+        },
         "mask_rcnn": {
             "short_side": recipe.short_side,
             "proposals": recipe.proposals,
@@ -84,7 +91,7 @@ def predict_run(run_folder: str | Path, devkit: str | Path, split: str = "val", 
     dataset = voc.VocDataset(devkit, split)
     data = {"devkit": dataset.devkit.name, "split": split}
     header = {"model": settings["model"], "recipe": settings, "iteration": best["iteration"], "data": data}
-    return predict(model, dataset, header, device or default_device())
+    return predict(model, dataset, header, device or default_device(), settings["mixed_precision"])
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,8 @@ class Study:
         weights = None if (folder / "last.pt").is_file() else recipe.weights
 
         def score(model: nn.Module) -> dict[str, float]:
-            return evaluate(truth, predict(model, val, device=device, progress=False)["detections"]).summary
+            found = predict(model, val, device=device, mixed_precision=recipe.mixed_precision, progress=False)
+            return evaluate(truth, found["detections"]).summary
 
         state = train(
             build_model(replace(recipe, weights=weights), model_name),
@@ -137,6 +145,7 @@ class Study:
             lr_drops=recipe.lr_drops,
             warmup_iterations=recipe.warmup_iterations,
             clip_norm=recipe.clip_norm,
+            mixed_precision=recipe.mixed_precision,
             score=score,
             score_every=recipe.score_every,
             checkpoint_every=recipe.checkpoint_every,
@@ -211,7 +220,7 @@ class Study:
         model, *_ = load_run(self.run_folder(model_name))
         val = self.dataset("val")
         images = [model_input(val[i][0]) for i in range(min(len(val), SPEED_IMAGES))]
-        return measure_speed(model, images, default_device())
+        return measure_speed(model, images, default_device(), mixed_precision=self.recipe.mixed_precision)
 
     def table1(self) -> pd.DataFrame:
         """Table 1: a row a trained model, speed measured now; also written to `table1.csv`."""

@@ -44,7 +44,8 @@ class MaskRcnn(TorchvisionMaskRCNN):
     Same contract as `Yolact`: losses in train mode; boxes, labels, scores and bool masks [n, H, W] in eval mode.
     Images are resized to a short side of `short_side` pixels, aspect kept; the best `proposals` are
     looked at again (half as many in eval mode), of which `rois_per_image` are drawn for the loss. At 256 channels and
-    800 pixels this is torchvision's `maskrcnn_resnet50_fpn` layer for layer.
+    800 pixels this is torchvision's `maskrcnn_resnet50_fpn` layer for layer. `compile` runs the backbone and its FPN, all
+    that does not depend on what is found, through torch.compile.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class MaskRcnn(TorchvisionMaskRCNN):
         score_threshold: float = 0.05,
         nms_iou: float = 0.5,
         max_detections: int = 100,
+        compile: bool = False,
     ):
         base = build_backbone(backbone, weights, freeze_batch_norm)
         stages = {name: str(k) for k, name in enumerate(base.stages)}
@@ -81,6 +83,8 @@ class MaskRcnn(TorchvisionMaskRCNN):
             box_nms_thresh=nms_iou,
             box_detections_per_img=max_detections,
         )
+        if compile:
+            self.backbone.compile()
         self.to(memory_format=torch.channels_last)
         self.transform = AnySizeTransform(short_side, round(LONG_SIDE * scale), IMAGENET_MEAN, IMAGENET_STD)
 
@@ -111,6 +115,6 @@ class MaskRcnn(TorchvisionMaskRCNN):
         results = []
         for found, resized, size in zip(out["detections"], out["resized"], out["image_sizes"], strict=True):
             boxes = resize_boxes(found["boxes"], resized, size)
-            masks = paste_masks(found["masks"][:, 0], boxes, *size)
+            masks = paste_masks(found["masks"][:, 0].float(), boxes, *size)
             results.append({"boxes": boxes, "labels": found["labels"], "scores": found["scores"], "masks": masks})
         return results
