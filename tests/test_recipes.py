@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from vocseg_lib.recipes import PROFILES, Recipe, get_recipe
+from vocseg_lib.recipes import PROFILES, PROSE_FIELDS, Recipe, differences, get_recipe
 
 
 def test_paper_is_the_study():
@@ -18,7 +18,11 @@ def test_paper_is_the_study():
         "optimizer": "sgd",
         "learning_rate": 1e-3,
         "momentum": 0.9,
-        "freeze_batch_norm": False,
+        "frozen_batch_norm_below": 0,
+        "crop_in_training": True,
+        "crop_in_inference": True,
+        "normalise_by_area": True,
+        "mixed_precision": False,
         "semantic_loss": False,
         "augmentation": "ssd",
     }
@@ -26,7 +30,7 @@ def test_paper_is_the_study():
 
 
 def test_profiles_are_frozen_and_say_command_time_and_score():
-    assert set(PROFILES) == {"paper", "t4", "laptop", "quick"}
+    assert set(PROFILES) == {"paper", "official", "t4", "laptop", "quick"}
     for name, recipe in PROFILES.items():
         assert recipe.name == name
         assert "make study" in recipe.command
@@ -34,7 +38,7 @@ def test_profiles_are_frozen_and_say_command_time_and_score():
         assert recipe.expected_score
         with pytest.raises(dataclasses.FrozenInstanceError):
             recipe.seed = 1
-    with pytest.raises(ValueError, match="choose one of paper, t4, laptop, quick"):
+    with pytest.raises(ValueError, match="choose one of paper, official, t4, laptop, quick"):
         get_recipe("huge")
 
 
@@ -42,3 +46,29 @@ def test_every_field_has_its_comment():
     source = inspect.getsource(Recipe)
     for field in dataclasses.fields(Recipe):
         assert re.search(rf"^    {field.name}: .*  # \S", source, re.MULTILINE), field.name
+
+
+def test_official_is_yolacts_pascal_schedule():
+    official = get_recipe("official")
+    pascal = {
+        "batch_size": 8,
+        "iterations": 120_000,
+        "lr_drops": (60_000, 100_000),
+        "learning_rate": 1e-3,
+        "warmup_iterations": 500,
+        "weight_decay": 5e-4,
+        "semantic_loss": True,
+        "frozen_batch_norm_below": 6,
+    }
+    assert {name: getattr(official, name) for name in pascal} == pascal
+
+
+def test_differences_are_all_of_them_and_say_what_they_are():
+    paper, official = get_recipe("paper"), get_recipe("official")
+    table = differences(paper, official)
+    assert table.loc["iterations"].tolist()[:2] == [12_000, 120_000]
+    assert table["what it is"].str.len().min() > 5
+    for field in dataclasses.fields(Recipe):
+        differs = getattr(paper, field.name) != getattr(official, field.name)
+        assert (field.name in table.index) is (differs and field.name not in ("name", *PROSE_FIELDS))
+    assert differences(paper, paper).empty

@@ -48,7 +48,7 @@ class Recipe:
     seed: int = 0  # of weights, order and augmentation
 
 
-PROSE_FIELDS = ("name", "command", "expected_time", "expected_score")
+PROSE_FIELDS = ("command", "expected_time", "expected_score")
 """Fields that say something of a recipe and change nothing in a training."""
 
 PROFILES = {
@@ -149,6 +149,6 @@ def differences(first: Recipe, second: Recipe) -> pd.DataFrame:
     """The settings in which two recipes differ, a row each: what it is, its value in the one and in the other."""
     meanings = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(Recipe), re.MULTILINE))
     ours, theirs = asdict(first), asdict(second)
-    changed = [name for name in ours if name not in PROSE_FIELDS and ours[name] != theirs[name]]
+    changed = [name for name in ours if name not in ("name", *PROSE_FIELDS) and ours[name] != theirs[name]]
     columns = {first.name: [ours[n] for n in changed], second.name: [theirs[n] for n in changed]}
     return pd.DataFrame({**columns, "what it is": [meanings[n] for n in changed]}, index=pd.Index(changed, name="setting"))
