@@ -2,10 +2,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
 
 from vocseg_lib import voc
 from vocseg_lib.boxes import masks_to_boxes
-from vocseg_lib.transforms import AUGMENTATIONS, SMALLEST_SIDE, ssd_augmentation
+from vocseg_lib.transforms import AUGMENTATIONS, SMALLEST_SIDE, SsdAugmentation, draw_crop, draw_window
 
 
 def sample(height, width, objects):
@@ -43,7 +45,7 @@ def test_masks_boxes_and_labels_stay_together(height, width, objects, name, seed
 
 def test_labels_follow_their_masks():
     image, target = sample(60, 80, [(5, 5, 20, 20), (50, 30, 20, 25)])
-    augment = ssd_augmentation()
+    augment = SsdAugmentation()
     seen = set()
     for seed in range(60):
         torch.manual_seed(seed)
@@ -86,7 +88,50 @@ def test_colours_are_never_permuted():
 
 
 def test_real_images_survive_many_draws(real_devkit):
-    dataset = voc.VocDataset(real_devkit, "val", ssd_augmentation())
+    dataset = voc.VocDataset(real_devkit, "val", SsdAugmentation())
     for index in range(0, 135, 9):
         torch.manual_seed(index)
         check(*dataset[index])
+
+
+def test_one_cut_is_zoom_out_then_crop_then_mirror(monkeypatch):
+    """The pixels are those of the steps one after another, with colours left alone."""
+    image, target = sample(40, 60, [(5, 5, 20, 20), (30, 10, 25, 25)])
+    augment = SsdAugmentation()
+    monkeypatch.setattr(augment, "distort", torch.nn.Identity())
+    cut_off = 0
+    for seed in range(80):
+        torch.manual_seed(seed)
+        (left, top, right, bottom), kept = draw_window(target["boxes"].as_subclass(torch.Tensor), 40, 60)
+        mirrored = bool(torch.rand(()) < 0.5)
+        torch.manual_seed(seed)
+        ours, drawn = augment(image, target)
+        around = [max(-left, 0), max(-top, 0), max(right - 60, 0), max(bottom - 40, 0)]
+        window = (top + around[1], left + around[0], bottom - top, right - left)
+        fill = {tv_tensors.Image: (124, 116, 104), tv_tensors.Mask: 0}
+        padded = v2.Pad(around, fill=fill)(image, tv_tensors.Mask(target["masks"][kept]))
+        theirs, masks = (F.crop(x, *window) for x in padded)
+        if mirrored:
+            theirs, masks = F.hflip(theirs), F.hflip(masks)
+        assert torch.equal(ours, theirs)
+        sizes = (masks_to_boxes(masks)[:, 2:] - masks_to_boxes(masks)[:, :2]).amin(1)
+        assert torch.equal(drawn["masks"], masks[sizes >= SMALLEST_SIDE])
+        cut_off += len(kept) - int(kept.sum())
+    assert cut_off > 5
+
+
+def test_crops_are_drawn_as_torchvisions():
+    boxes = tv_tensors.BoundingBoxes(torch.tensor([[20.0, 20, 60, 80], [70, 10, 110, 40]]), format="XYXY", canvas_size=(100, 120))
+    theirs, ours = v2.RandomIoUCrop(), []
+    torch.manual_seed(0)
+    drawn = [theirs.make_params([boxes]) for _ in range(1000)]
+    expected = [(p["left"], p["top"], p["width"], p["height"], *p["is_within_crop_area"].tolist()) for p in drawn if p]
+    for _ in range(1000):
+        x1, y1, x2, y2, kept = draw_crop(boxes.as_subclass(torch.Tensor), 100, 120)
+        if (x1, y1, x2, y2) != (0, 0, 120, 100):
+            ours.append((x1, y1, x2 - x1, y2 - y1, *kept.tolist()))
+    assert abs(len(ours) - len(expected)) < 60  # standard deviation 16
+    a, b = torch.tensor(ours).float(), torch.tensor(expected).float()
+    error = (a.var(0) / len(a) + b.var(0) / len(b)).sqrt()
+    assert ((a.mean(0) - b.mean(0)).abs() < 5 * error).all()
+    assert ((a[:, :4].std(0) / b[:, :4].std(0) - 1).abs() < 0.15).all()
