@@ -1,4 +1,4 @@
-# make study: set up and run the notebooks.  make test: set up and run the tests.
+# make study: set up and run the notebooks.  make test: set up and run the tests.  make bench: measure speed.
 PYTHON ?= python3
 PROFILE ?= quick
 RESULTS ?= results/$(PROFILE)
@@ -9,7 +9,11 @@ FRESH ?=
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: setup study test lint notebook
+# The data path is measured on real images where there are some.
+VOCSEG_SHARED ?= ../shared
+BENCH_DATA = $(firstword $(DATA) $(wildcard $(VOCSEG_SHARED)/voc2012/VOCdevkit))
+
+.PHONY: setup study test lint bench notebook
 
 setup: $(READY)
 
@@ -29,6 +33,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python -m vocseg_lib bench --data "$(BENCH_DATA)" --out results/bench.json
 
 notebook: $(READY)
 	$(BIN)/jupyter lab notebooks

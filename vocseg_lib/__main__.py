@@ -1,4 +1,4 @@
-"""The command line: `python -m vocseg_lib fetch|verify|train|predict|evaluate`."""
+"""The command line: `python -m vocseg_lib fetch|verify|train|predict|evaluate|bench`."""
 
 import argparse
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from vocseg_lib import voc
+from vocseg_lib import bench, mini_voc, voc
 from vocseg_lib.files import write_json
 from vocseg_lib.metrics import check_images, evaluate
 from vocseg_lib.models import MODELS, WeightsError
@@ -64,6 +64,11 @@ def build_parser() -> argparse.ArgumentParser:
     judge.add_argument("--data", required=True, **devkit)
     judge.add_argument("--split", default="val", help="split that was predicted (default: %(default)s)")
     judge.add_argument("--out", metavar="FILE", help="also write the figures as JSON")
+
+    bench = commands.add_parser("bench", help="speed and memory, as ratios to torchvision's ResNet-50 body")
+    bench.add_argument("--data", default="", metavar="DEVKIT", help="for the data path (default: drawn images)")
+    bench.add_argument("--out", default="results/bench.json", metavar="FILE", help="figures as JSON (default: %(default)s)")
+    bench.add_argument("--repeats", type=int, default=9, help="timings a figure, of which the median is taken (default: %(default)s)")
     return parser
 
 
@@ -82,6 +87,12 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"run folder: {study.run_folder(arguments.model)}")
     elif arguments.command == "predict":
         save_predictions(arguments.out, predict_run(arguments.run, arguments.data, arguments.split, arguments.device))
+        print(arguments.out)
+    elif arguments.command == "bench":
+        devkit = voc.find_devkit(arguments.data) if arguments.data else mini_voc.write(Path("data") / "mini_voc")
+        figures = bench.measure(devkit, arguments.repeats)
+        print(bench.table(figures).round(3).fillna("").to_string(index=False))
+        write_json(Path(arguments.out), bench.report(figures))
         print(arguments.out)
     else:
         truth, predictions = voc.coco_ground_truth(arguments.data, arguments.split), load_predictions(arguments.predictions)

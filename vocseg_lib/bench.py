@@ -1,7 +1,7 @@
 """`make bench`: speed and memory, each time as a ratio to torchvision's ResNet-50 body timed in alternation in the same run."""
 
 import copy
-import json
+import os
 import platform
 import resource
 import statistics
@@ -9,22 +9,29 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision import tv_tensors
 from torchvision.models import resnet50
 from torchvision.models.detection.roi_heads import paste_masks_in_image
+from torchvision.transforms import v2
 from tqdm import tqdm
 
+from vocseg_lib import voc
 from vocseg_lib.masks import inside_boxes, paste_masks
 from vocseg_lib.models import Yolact
 from vocseg_lib.models.detection import detect, mask_logits
 from vocseg_lib.models.folding import BatchNorm2d, FoldingConv2d
 from vocseg_lib.precision import autocast
-from vocseg_lib.training import build_optimizer, memory_kept
+from vocseg_lib.prediction import code_version
+from vocseg_lib.training import Draws, build_optimizer, collate, memory_kept
+from vocseg_lib.transforms import MEAN_COLOUR, PhotometricDistort, SsdAugmentation, drop_lost_objects
 
 HEIGHT, WIDTH = 375, 500
 """Pixels: the most common size of a VOC image."""
@@ -39,6 +46,8 @@ TARGETS = {
     "yolact_train_peak_gb": ("at most", 2.5),
     "mask_rcnn_paste_speedup": ("at least", 10.0),
 }
+BATCH = 8
+"""Images in a batch of the data path's figures."""
 OFFICIAL = {
     "yolact_forward": 1.85,
     "yolact_infer": 2.0,
@@ -187,8 +196,44 @@ def measure_paste(repeats: int) -> dict:
 
 def measure_peak() -> dict:
     """Peak memory of a process of its own that does two training steps."""
-    done = subprocess.run([sys.executable, "-m", __name__], capture_output=True, text=True, check=True)
-    return {"value": float(done.stdout), "check": "whole process, two steps"}
+    command = [sys.executable, "-c", f"from {__name__} import peak_gb; print(peak_gb())"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return {"value": float(done.stdout), "check": "whole process, two training steps"}
+
+
+def peak_gb() -> float:
+    """Two training steps, then the most memory that this process ever had, in units of 1e9 bytes."""
+    step = train_step(make_yolact(train=True), False)
+    with memory_kept():  # as `train` does
+        step()
+        step()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def naive_augmentation() -> Callable:
+    """SSD's augmentation in the order of its paper, each step on the whole image."""
+    fill = {tv_tensors.Image: MEAN_COLOUR, tv_tensors.Mask: 0}
+    steps = [PhotometricDistort(), v2.RandomZoomOut(fill=fill), v2.RandomIoUCrop(), v2.RandomHorizontalFlip()]
+    return v2.Compose([*steps, drop_lost_objects])
+
+
+def measure_data(devkit: str | Path, repeats: int) -> Iterator[tuple[str, dict]]:
+    """Decoding, augmenting and collating batches on one core, as a worker process does."""
+    ours, naive = (voc.VocDataset(devkit, "train", transform) for transform in (SsdAugmentation(), naive_augmentation()))
+    turns = repeats + 2
+
+    def batches(dataset: voc.VocDataset) -> Callable[[], None]:
+        loader = iter(DataLoader(Draws(dataset, 0), BATCH, sampler=range(turns * BATCH), collate_fn=collate))
+        return lambda: next(loader)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    slow, fast = alternate(batches(naive), batches(ours), repeats)
+    torch.set_num_threads(threads)
+    data = f"{devkit}, batches of {BATCH}, SSD augmentation"
+    yield "data_images_per_second_per_core", {"value": BATCH / fast, "seconds": fast, "check": data}
+    yield "data_speedup", {"value": slow / fast, "seconds": fast, "base_seconds": slow, "check": "over each step on the whole image"}
 
 
 def ratio(body: Callable, measured: Callable, repeats: int) -> dict:
@@ -196,8 +241,8 @@ def ratio(body: Callable, measured: Callable, repeats: int) -> dict:
     return {"value": seconds / base, "seconds": seconds, "base_seconds": base}
 
 
-def measure(repeats: int = 9) -> dict[str, dict]:
-    """Every figure: `value`, and what it was timed under."""
+def measure(devkit: str | Path, repeats: int = 9) -> dict[str, dict]:
+    """Every figure: `value`, and what it was timed under. Raises RuntimeError when an output check fails."""
     torch.manual_seed(0)
     layers = nn.Sequential(*list(resnet50(weights=None).children())[:-2]).eval()
     image = torch.rand(1, 3, 550, 550)
@@ -206,41 +251,35 @@ def measure(repeats: int = 9) -> dict[str, dict]:
     def body() -> None:
         layers(image)
 
-    figures = {"yolact_train_peak_gb": measure_peak()}
-    bar = tqdm(total=len(TARGETS), initial=1, desc="bench", unit="figure")
-    for part in (measure_inference(body, repeats), measure_training(body, repeats)):
-        for name, figure in part:
+    figures = {}
+    parts = (
+        [("yolact_train_peak_gb", measure_peak())],
+        measure_inference(body, repeats),
+        measure_training(body, repeats),
+        [("mask_rcnn_paste_speedup", measure_paste(repeats))],
+        measure_data(devkit, 3 * repeats),
+    )
+    with tqdm(total=len(TARGETS) + 2, desc="bench", unit="figure") as bar:
+        for name, figure in chain.from_iterable(parts):
+            if figure.get("error", 0) > TOLERANCE:
+                raise RuntimeError(f"{name}: {figure['check']}? error {figure['error']:.1e}, allowed {TOLERANCE:.0e}")
             figures[name] = figure
             bar.update()
             bar.set_postfix({name: round(figure["value"], 2)})
-    figures["mask_rcnn_paste_speedup"] = measure_paste(repeats)
-    bar.update()
-    bar.close()
-    for name, figure in figures.items():
-        if figure.get("error", 0) > TOLERANCE:
-            raise RuntimeError(f"{name}: {figure['check']} fails: error {figure['error']:.1e}, allowed {TOLERANCE:.0e}")
     return figures
 
 
 def table(figures: dict[str, dict]) -> pd.DataFrame:
-    """A row a figure: value, what it should reach, what the official code takes."""
-    rows = []
-    for name, figure in figures.items():
-        target = " ".join(str(part) for part in TARGETS.get(name, ()))
-        rows.append({"figure": name, "value": figure["value"], "target": target, "official": OFFICIAL.get(name), **figure})
+    """A row a figure: value, what it should reach, what the official code takes, and what it was timed under."""
+    rows = [
+        {"figure": name, "target": " ".join(map(str, TARGETS.get(name, ()))), "official": OFFICIAL.get(name), **figure}
+        for name, figure in figures.items()
+    ]
     return pd.DataFrame(rows, columns=["figure", "value", "target", "official", "seconds", "check", "error"])
 
 
-def write(path: Path, figures: dict[str, dict]) -> None:
-    """The figures as JSON, `details` and the machine beside them."""
-    machine = {"machine": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    content = {name: figure["value"] for name, figure in figures.items()} | {"details": figures, **machine}
-    path.write_text(json.dumps(content, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    step = train_step(make_yolact(train=True), False)
-    with memory_kept():
-        step()
-        step()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9)
+def report(figures: dict[str, dict]) -> dict:
+    """What goes into bench.json: the value of each figure, `details` and the machine beside them."""
+    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "commit": code_version()}
+    return {name: figure["value"] for name, figure in figures.items()} | {"details": figures, **machine, **versions}

@@ -190,13 +190,14 @@ def _batches(dataset: Dataset, start: int, stop: int, batch_size: int, workers: 
             batch_size,
             sampler=range(start * batch_size, stop * batch_size),
             num_workers=workers,
-            collate_fn=_collate,
+            collate_fn=collate,
             generator=torch.Generator(),  # its own, so that starting to load does not move the global one
         )
     )
 
 
-def _collate(samples: list) -> tuple[tuple, tuple]:
+def collate(samples: list) -> tuple[tuple, tuple]:
+    """A batch: the images of the samples and their targets, each a tuple, since sizes differ."""
     return tuple(zip(*samples, strict=True))
 
 
