@@ -106,7 +106,10 @@ def _fill_tiles(
     Bilinear resampling is separable, so the values of a tile are `row weights @ cells @ column weights`.
     """
     (count, tiles_y), tiles_x = meets_y.shape, meets_x.shape[1]
-    out = torch.zeros(count, tiles_y, TILE, tiles_x, TILE, dtype=torch.bool, device=meets_y.device)
+    shape = (count, tiles_y, TILE, tiles_x, TILE)
+    # numpy asks for memory that is zero already; torch.zeros writes all of it, which takes as long as the tiles.
+    on_cpu = meets_y.device.type == "cpu"
+    out = torch.from_numpy(np.zeros(shape, bool)) if on_cpu else torch.zeros(shape, dtype=torch.bool, device=meets_y.device)
     tiles = out.transpose(2, 3)
     index = (meets_y[:, :, None] & meets_x[:, None, :]).nonzero()
     for mask, y, x in (part.unbind(1) for part in index.split(TILES_AT_ONCE)):
