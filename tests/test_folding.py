@@ -27,7 +27,13 @@ def plain(body):
         for name, child in list(parent.named_children()):
             if isinstance(child, FoldingConv2d):
                 conv = nn.Conv2d(
-                    child.in_channels, child.out_channels, child.kernel_size, child.stride, child.padding, groups=child.groups, bias=False
+                    child.in_channels,
+                    child.out_channels,
+                    child.kernel_size,
+                    child.stride,
+                    child.padding,
+                    groups=child.groups,
+                    bias=False,
                 )
                 conv.weight = child.weight
                 setattr(parent, name, conv)

@@ -2,8 +2,10 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from vocseg_lib.losses import hard_negatives, match_priors, semantic_loss, yolact_loss
+from vocseg_lib.losses import _forced_priors, hard_negatives, match_priors, semantic_loss, yolact_loss
 from vocseg_lib.models.anchors import prior_boxes
 
 PRIORS = prior_boxes([(18, 18), (9, 9), (5, 5), (3, 3), (2, 2)])
@@ -107,3 +109,82 @@ def test_semantic_target_is_the_union_of_a_class():
     logits = torch.full((1, 20, 8, 8), -30.0)
     logits[0, 2] = 30.0  # class 3 everywhere: right, as its two objects cover the image
     assert semantic_loss(logits, [torch.tensor([3, 3])], [mask]).item() < 1e-6
+
+
+def greedy(iou):
+    """The official loop, an object at a time: the best (object, prior) pair first, each prior once."""
+    iou, forced = iou.clone(), {}
+    for _ in range(len(iou)):
+        best, prior = iou.max(1)
+        j = int(best.argmax())
+        forced[j] = int(prior[j])
+        iou[:, prior[j]] = -1
+        iou[j] = -1
+    return [forced[j] for j in range(len(iou))]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**31), st.integers(1, 9), st.integers(9, 30), st.integers(1, 6))
+def test_forced_priors_equal_the_loop_over_objects(seed, objects, priors, values):
+    # Few different values: ties, as between objects that overlap no prior.
+    generator = torch.Generator().manual_seed(seed)
+    iou = torch.randint(0, values, (objects, priors), generator=generator) / values
+    others = torch.full((1, objects, priors), -1.0)  # an image without objects beside it changes nothing
+    assert _forced_priors(torch.cat([iou[None], others])).tolist() == [greedy(iou), [-1] * objects]
+
+
+def test_more_objects_than_priors_leave_some_without():
+    forced = _forced_priors(torch.tensor([[[0.3], [0.9], [0.0]]]))
+    assert forced.tolist() == [[-1, 0, -1]]
+
+
+def test_background_priors_in_a_crowd_are_neutral():
+    priors = torch.tensor([[0.2, 0.2, 0.2, 0.2], [0.75, 0.75, 0.1, 0.1], [0.55, 0.8, 0.2, 0.2], [0.2, 0.8, 0.1, 0.1]])
+    boxes, labels = torch.tensor([[[0.1, 0.1, 0.3, 0.3]]]), torch.tensor([[5]])
+    crowd = torch.tensor([[[0.5, 0.5, 1.0, 1.0]]])
+    # The object's; wholly in the crowd; three quarters in it; far away.
+    assert match_priors(priors, boxes, labels, crowd)[0].tolist() == [[5, -1, -1, 0]]
+    assert match_priors(priors, boxes, labels)[0].tolist() == [[5, 0, 0, 0]]
+    assert match_priors(priors, crowd, torch.tensor([[7]]), crowd)[0][0].max() == 7  # positives stay positive
+
+
+def test_more_positives_than_masks_to_train_are_drawn_and_rescaled():
+    boxes, labels, mask = square_object()
+    outputs = zeros()
+    with torch.no_grad():
+        outputs[2].normal_(generator=torch.Generator().manual_seed(0))
+        outputs[3].normal_(generator=torch.Generator().manual_seed(1))
+    twice = PRIORS.repeat(2, 1)  # more than one positive
+    outputs = [torch.cat([o, o], 1) for o in outputs[:3]] + outputs[3:]
+    full = yolact_loss(*outputs, twice, [boxes], [labels], [mask])["mask"]
+    draws = []
+    for seed in range(200):
+        torch.manual_seed(seed)
+        draws.append(yolact_loss(*outputs, twice, [boxes], [labels], [mask], masks_to_train=1)["mask"].item())
+    assert len(set(draws)) > 1
+    assert sum(draws) / len(draws) == pytest.approx(full.item(), rel=0.1)
+
+
+def test_crop_and_area_can_be_switched():
+    boxes, labels, mask = square_object()
+    losses = {
+        (crop, area): yolact_loss(*zeros(), PRIORS, [boxes], [labels], [mask], crop=crop, normalise_by_area=area)["mask"].item()
+        for crop in (True, False)
+        for area in (True, False)
+    }
+    bit = 6.125 * math.log(2)
+    # 19 x 19 pixels in the padded box of 17 x 17, on a grid of 34 x 34.
+    expected = {(True, True): 19**2 / 17**2, (True, False): 19**2 / 34**2, (False, True): 34**2 / 17**2, (False, False): 1}
+    assert losses == pytest.approx({key: bit * share for key, share in expected.items()}, rel=1e-5)
+
+
+def test_without_the_crop_the_rest_of_the_image_counts():
+    boxes, labels, mask = square_object()
+    outputs = zeros()
+    with torch.no_grad():
+        outputs[2][..., 0] = 1.0
+        outputs[3][0, :4, :4, 0] = 20.0  # far outside the box
+    cropped, whole = (yolact_loss(*outputs, PRIORS, [boxes], [labels], [mask], crop=crop)["mask"].item() for crop in (True, False))
+    clean = [yolact_loss(*zeros(), PRIORS, [boxes], [labels], [mask], crop=crop)["mask"].item() for crop in (True, False)]
+    assert cropped == pytest.approx(clean[0])
+    assert whole > clean[1] + 1

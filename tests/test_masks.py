@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from vocseg_lib.masks import decode_rle, encode_rle, inside_boxes, paste_masks
+from vocseg_lib.masks import decode_rle, encode_rle, enlarge_masks, inside_boxes, paste_masks
 
 
 def test_rle_round_trip():
@@ -37,3 +37,32 @@ def test_paste_equals_torchvision(seed, height, width):
     theirs = paste_masks_in_image(masks, boxes, (height, width))[:, 0]
     close_call = (theirs - 0.5).abs() < 1e-5
     assert torch.equal(ours | close_call, (theirs > 0.5) | close_call)
+
+
+def interpolated(logits, inside, height, width):
+    return torch.nn.functional.interpolate((logits.sigmoid() * inside)[None], (height, width), mode="bilinear")[0]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**31), st.integers(1, 150), st.integers(1, 150), st.integers(1, 40), st.booleans())
+def test_enlarged_in_boxes_equals_interpolated_everywhere(seed, height, width, side, cropped):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(6, side, side + 3, generator=generator) * 5
+    boxes = torch.rand(6, 4, generator=generator) * 1.6 - 0.3  # swapped corners and boxes out of the image among them
+    inside = inside_boxes(boxes, side, side + 3) if cropped else torch.ones(6, side, side + 3, dtype=torch.bool)
+    ours = enlarge_masks(logits, boxes if cropped else None, height, width)
+    theirs = interpolated(logits, inside, height, width)
+    close_call = (theirs - 0.5).abs() < 1e-5
+    assert torch.equal(ours | close_call, (theirs > 0.5) | close_call)
+
+
+def test_enlarged_saturated_masks_are_equal_to_the_pixel():
+    boxes = torch.tensor([[0.1, 0.2, 0.8, 0.9], [0.0, 0.0, 1.0, 1.0], [0.5, 0.5, 0.52, 0.52]])
+    logits = torch.full((3, 138, 138), 60.0)
+    ours = enlarge_masks(logits, boxes, 375, 500)
+    assert torch.equal(ours, interpolated(logits, inside_boxes(boxes, 138, 138), 375, 500) > 0.5)
+    assert enlarge_masks(logits[:0], boxes[:0], 375, 500).shape == (0, 375, 500)
+
+
+def test_no_masks_to_paste():
+    assert paste_masks(torch.zeros(0, 28, 28), torch.zeros(0, 4), 40, 30).shape == (0, 40, 30)

@@ -128,6 +128,51 @@ def test_fast_nms_lets_dropped_boxes_drop_others():
     assert standard_nms(boxes, scores, 0.5, 200, 100)[0].tolist() == [0, 2]
 
 
+def test_standard_nms_is_torchvisions():
+    from torchvision.ops import batched_nms
+
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(60, 2, 2, generator=generator).sort(1).values.flatten(1)
+    scores = torch.rand(60, 3, generator=generator)
+    kept, classes, found = standard_nms(corners, scores, 0.5, 200, 100)
+    labels = torch.arange(3).repeat_interleave(60)
+    expected = batched_nms(corners.repeat(3, 1), scores.T.flatten(), labels, 0.5)[:100]
+    assert torch.equal(kept, expected % 60)
+    assert torch.equal(classes, labels[expected])
+    assert torch.equal(found, scores.T.flatten()[expected])
+
+
+def detect_with(images, **options):
+    with torch.inference_mode():
+        return small("yolact", **options).eval()(images)[0]
+
+
+def test_switches_reach_the_loss_and_the_detection():
+    images, targets = [torch.rand(3, 96, 96)], [target(96, 96)]
+    losses = small("yolact").train()(images, targets)
+    for switch in ({"crop_in_training": False}, {"normalise_by_area": False}):
+        assert small("yolact", **switch).train()(images, targets)["mask"].item() != losses["mask"].item()
+    assert small("yolact", semantic=True).train()(images, targets).keys() - losses.keys() == {"semantic"}
+    found, uncropped, kept = (
+        detect_with(images, score_threshold=0.0, scales=(200,) * 5, **switch)
+        for switch in ({}, {"crop_in_inference": False}, {"nms": "standard"})
+    )
+    assert torch.equal(found["boxes"], uncropped["boxes"])
+    assert bool((uncropped["masks"] >= found["masks"]).all())
+    assert uncropped["masks"].sum() > found["masks"].sum()
+    assert not torch.equal(kept["boxes"], found["boxes"])
+    with pytest.raises(ValueError, match="no NMS 'soft'; choose one of fast, standard"):
+        small("yolact", nms="soft")
+
+
+def test_nothing_cached_in_inference_is_in_the_way_of_training():
+    model, images = small("yolact"), [torch.rand(3, 50, 70)]
+    with torch.inference_mode():
+        model.eval()(images)
+    model.eval()(images)  # with gradients on
+    sum(model.train()(images, [target(50, 70)]).values()).backward()
+
+
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2", "tiny"])
 @pytest.mark.parametrize("freeze", [False, True])
 def test_backbones_have_their_strides_channels_and_batch_norm(name, freeze):

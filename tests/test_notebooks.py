@@ -42,7 +42,7 @@ def test_skeleton(notebook):
     assert code[0].startswith("try:\n    import vocseg_lib\nexcept ImportError:\n    %pip install -q git+" + REPOSITORY)
     tagged = [cell for cell in nb.cells if "parameters" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1
-    assert re.match(r'PROFILE = "t4"  # @param \["t4", "paper", "laptop", "quick"\]', tagged[0].source)
+    assert re.match(r'PROFILE = "t4"  # @param \["t4", "paper", "official", "laptop", "quick"\]', tagged[0].source)
     assert ("MODEL = " in tagged[0].source) == (path.stem == "03_train")
     imports = next(source for source in code if "from vocseg_lib" in source)
     assert imports.splitlines()[-1] == "pd.Series(asdict(get_recipe(PROFILE)), name=PROFILE).to_frame()"

@@ -1,8 +1,14 @@
 """The project's own files agree with each other."""
 
+import json
 import re
+import subprocess
 import tomllib
 from pathlib import Path
+
+import pytest
+
+from vocseg_lib import bench
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -42,3 +48,12 @@ def test_packages_are_all_listed():
 def test_files_stay_short():
     for path in (ROOT / "vocseg_lib").rglob("*.py"):
         assert len(path.read_text().splitlines()) <= 400, path
+
+
+def test_readme_shows_the_committed_bench():
+    shown = re.search(r"<!-- bench -->\n(.*)\n<!-- /bench -->", (ROOT / "README.md").read_text(), re.DOTALL)
+    try:  # as committed: a bench run since then is nobody's fault
+        committed = subprocess.run(["git", "show", "HEAD:results/bench.json"], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no git checkout to compare with")
+    assert shown[1] == bench.markdown(json.loads(committed.stdout))

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from vocseg_lib import bench, mini_voc, voc
-from vocseg_lib.files import write_json
+from vocseg_lib.files import read_json, write_json
 from vocseg_lib.metrics import check_images, evaluate
 from vocseg_lib.models import MODELS, WeightsError
 from vocseg_lib.prediction import load_predictions, save_predictions
@@ -68,7 +68,10 @@ def build_parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="speed and memory, as ratios to torchvision's ResNet-50 body")
     bench.add_argument("--data", default="", metavar="DEVKIT", help="for the data path (default: drawn images)")
     bench.add_argument("--out", default="results/bench.json", metavar="FILE", help="figures as JSON (default: %(default)s)")
-    bench.add_argument("--repeats", type=int, default=9, help="timings a figure, of which the median is taken (default: %(default)s)")
+    bench.add_argument("--table", default="", metavar="FILE", help="measure nothing; print the figures of FILE as a Markdown table")
+    bench.add_argument(
+        "--repeats", type=int, default=9, help="timings a figure, of which the median is taken (default: %(default)s)"
+    )
     return parser
 
 
@@ -89,6 +92,9 @@ def run(arguments: argparse.Namespace) -> int:
         save_predictions(arguments.out, predict_run(arguments.run, arguments.data, arguments.split, arguments.device))
         print(arguments.out)
     elif arguments.command == "bench":
+        if arguments.table:
+            print(bench.markdown(read_json(Path(arguments.table))))
+            return 0
         devkit = voc.find_devkit(arguments.data) if arguments.data else mini_voc.write(Path("data") / "mini_voc")
         figures = bench.measure(devkit, arguments.repeats)
         print(bench.table(figures).round(3).fillna("").to_string(index=False))

@@ -233,7 +233,10 @@ def measure_data(devkit: str | Path, repeats: int) -> Iterator[tuple[str, dict]]
     torch.set_num_threads(threads)
     data = f"{devkit}, batches of {BATCH}, SSD augmentation"
     yield "data_images_per_second_per_core", {"value": BATCH / fast, "seconds": fast, "check": data}
-    yield "data_speedup", {"value": slow / fast, "seconds": fast, "base_seconds": slow, "check": "over each step on the whole image"}
+    yield (
+        "data_speedup",
+        {"value": slow / fast, "seconds": fast, "base_seconds": slow, "check": "over each step on the whole image"},
+    )
 
 
 def ratio(body: Callable, measured: Callable, repeats: int) -> dict:
@@ -283,3 +286,12 @@ def report(figures: dict[str, dict]) -> dict:
     machine = {"machine": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
     versions = {"python": platform.python_version(), "torch": torch.__version__, "commit": code_version()}
     return {name: figure["value"] for name, figure in figures.items()} | {"details": figures, **machine, **versions}
+
+
+def markdown(written: dict) -> str:
+    """The figures of a bench.json as the README's table."""
+    head = "| | ours | to reach | official code |\n|---|---|---|---|\n"
+    rows = [
+        (name, figure["value"], *TARGETS.get(name, ("", "")), OFFICIAL.get(name, "")) for name, figure in written["details"].items()
+    ]
+    return head + "\n".join(f"| `{name}` | {value:.3g} | {how} {target} | {theirs} |" for name, value, how, target, theirs in rows)

@@ -44,8 +44,8 @@ def build_backbone(name: str, weights: str | Path | None = "imagenet", freeze_ba
     """A backbone by name: "resnet50", "resnet101", "mobilenet_v2" or "tiny".
 
     `weights`: "imagenet" (torchvision's, downloaded once; none for "tiny"), a local file with a state dict in
-    torchvision's layout, or None for random ones. With `freeze_batch_norm`, batch norm is a constant affine map. Where it is one, its
-    convolution does its work (see `folding`).
+    torchvision's layout, or None for random ones. With `freeze_batch_norm`, batch norm is a constant affine map; where it
+    is one, its convolution does its work (see `folding`).
     Raises ValueError for an unknown name, WeightsError when weights are not to be had or do not fit.
     """
     norm_layer = partial(BatchNorm2d, frozen=freeze_batch_norm)

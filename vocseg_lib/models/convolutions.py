@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
 DENSE = 0.25
 """Share of pixels with a gradient above which picking them out does not pay."""
 

@@ -1,5 +1,7 @@
 """Batch norm that its convolution takes over whenever it is a constant affine map: in inference, and when it is frozen."""
 
+from itertools import pairwise
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -80,7 +82,7 @@ def fold(
 def fold_batch_norm(network: nn.Module) -> None:
     """Make each convolution that a `BatchNorm2d` follows, in order of registration, a `FoldingConv2d`."""
     modules = list(network.named_modules())
-    for (name, conv), (_, norm) in zip(modules, modules[1:], strict=False):
+    for (name, conv), (_, norm) in pairwise(modules):
         if isinstance(conv, nn.Conv2d) and isinstance(norm, BatchNorm2d):
             parent, _, child = name.rpartition(".")
             setattr(network.get_submodule(parent), child, FoldingConv2d(conv, norm))

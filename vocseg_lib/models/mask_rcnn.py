@@ -114,7 +114,7 @@ class MaskRcnn(TorchvisionMaskRCNN):
         """Scale boxes to the image and paste each small mask into its box."""
         results = []
         for found, resized, size in zip(out["detections"], out["resized"], out["image_sizes"], strict=True):
-            boxes = resize_boxes(found["boxes"], resized, size)
+            boxes = resize_boxes(found["boxes"].float(), resized, size)
             masks = paste_masks(found["masks"][:, 0].float(), boxes, *size)
-            results.append({"boxes": boxes, "labels": found["labels"], "scores": found["scores"], "masks": masks})
+            results.append({"boxes": boxes, "labels": found["labels"], "scores": found["scores"].float(), "masks": masks})
         return results
