@@ -145,8 +145,7 @@ class Yolact(nn.Module):
             if (target["boxes"][:, 2:] <= target["boxes"][:, :2]).any():
                 raise ValueError("a target has a box without width or height, which no loss can be computed for")
         out = self.network(images)
-        heights_widths = [image.shape[-2:] for image in images]
-        sizes = [out["priors"].new_tensor([width, height, width, height]) for height, width in heights_widths]
+        sizes = [out["priors"].new_tensor([w, h, w, h]) for h, w in out["image_sizes"]]
         with torch.autocast(out["priors"].device.type, enabled=False):
             return yolact_loss(
                 out["class_logits"],
@@ -154,10 +153,7 @@ class Yolact(nn.Module):
                 out["coefficients"],
                 out["prototypes"],
                 out["priors"],
-                [
-                    t["boxes"].as_subclass(Tensor) / t["boxes"].new_tensor([w, h, w, h])
-                    for t, (h, w) in zip(targets, sizes, strict=True)
-                ],
+                [t["boxes"].as_subclass(Tensor) / size for t, size in zip(targets, sizes, strict=True)],
                 [t["labels"] for t in targets],
                 [t["masks"].as_subclass(Tensor) for t in targets],
                 out.get("semantic_logits"),
