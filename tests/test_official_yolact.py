@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -19,25 +20,34 @@ from vocseg_lib.models.detection import assemble_masks, detect, fast_nms, mask_l
 FOLDER = Path(os.environ.get("VOCSEG_FIXTURES", Path(__file__).parents[2] / "shared" / "fixtures"))
 OUR_NAMES = {"B": "box", "C": "class", "M": "mask", "S": "semantic"}
 RELATIVE = 1e-4
+INPUTS = ("loc*", "conf*", "coef*|mask*", "priors*")
+"""Of the detection step."""
 
 
-def contents(pattern: str) -> dict:
-    """What the files hold whose names match, merged by top-level key, a key of a second file marked with its name."""
-    found = {}
-    for path in sorted(FOLDER.glob(pattern)):
-        parts = json.loads(path.read_text()) if path.suffix == ".json" else torch.load(path, weights_only=True)
-        for key, part in parts.items():
-            found[key if key not in found else f"{path.stem}: {key}"] = part
-    return found
+def contents(pattern: str) -> dict[str, dict]:
+    """What the files hold whose names match, by file."""
+    return {
+        path.stem: json.loads(path.read_text()) if path.suffix == ".json" else torch.load(path, weights_only=True)
+        for path in sorted(FOLDER.glob(pattern))
+    }
+
+
+def value(case: dict, names: str, default: object = None) -> object:
+    """The case's value under the first key that is one of these names ("a*|b"); with a star, it has to be a tensor."""
+    for pattern in names.split("|"):
+        for key, found in case.items():
+            if key == pattern or ("*" in pattern and isinstance(found, Tensor) and fnmatch(str(key), pattern)):
+                return found
+    return default
 
 
 def dicts_with(part: object, *keys: str, name: str = "") -> dict[str, dict]:
-    """Every dict in `part`, at any depth and in lists too, that has these keys ("a|b": either), by its path."""
+    """Every dict in `part`, at any depth and in lists too, that has these keys ("a*|b": either), by its path."""
     if isinstance(part, list | tuple):
         part = dict(enumerate(part))
     if not isinstance(part, dict):
         return {}
-    here = {name: part} if all(any(k in part for k in key.split("|")) for key in keys) else {}
+    here = {name: part} if all(value(part, key) is not None for key in keys) else {}
     return here | {k: v for key, below in part.items() for k, v in dicts_with(below, *keys, name=f"{name}/{key}").items()}
 
 
@@ -178,14 +188,9 @@ def to_image_size(case: dict, prototypes: Tensor, coefficients: Tensor, boxes: T
     assert torch.equal(to_pixels(boxes, height, width).long(), case["boxes_long"].long().clamp(min=0).minimum(limit))
 
 
-def value(case: dict, names: str, default: object = None) -> object:
-    """The case's value under the first of these names ("a|b")."""
-    return next((case[name] for name in names.split("|") if name in case), default)
-
-
 @each("*.pt", "detect")
 def test_the_whole_detection_step(case):
-    inputs = dicts_with(case["detect"], "loc", "conf", "mask|coeffs", "priors")
+    inputs = dicts_with(case["detect"], *INPUTS)
     assert inputs, f"found no loc, conf, mask and priors under detect: {list(case['detect'])}"
     for path, given in inputs.items():
         # What came out stands beside what went in, or around it.
@@ -194,28 +199,30 @@ def test_the_whole_detection_step(case):
 
 
 def detections(part: dict, path: str) -> list[dict]:
-    return list(dicts_with(dicts_with(part)[path], "box|boxes", "score|scores", "class|classes").values())
+    return list(dicts_with(dicts_with(part)[path], "box*", "score*", "class*").values())
 
 
 def compare_detections(given: dict, expected: list[dict], settings: dict) -> None:
-    batch = [x if x.dim() == 3 else x[None] for x in (given["loc"], given["conf"], value(given, "mask|coeffs"))]
+    *batch, priors = (value(given, names) for names in INPUTS)
+    batch = [x if x.dim() == 3 else x[None] for x in batch]
     for loc, conf, coefficients, theirs in zip(*batch, expected, strict=True):
         scores = conf if conf.min() >= 0 and torch.allclose(conf.sum(-1), torch.ones(len(conf)), atol=1e-3) else conf.softmax(-1)
         boxes, classes, found, kept = detect(
             scores[:, 1:],
             loc,
             coefficients,
-            given["priors"],
+            priors,
             value(settings, "conf_thresh|nms_conf_thresh|score_threshold", 0.05),
             "fast",
             value(settings, "iou_threshold|nms_thresh", 0.5),
             value(settings, "max_num_detections", 100),
         )
-        assert torch.equal(classes, value(theirs, "class|classes").long())
-        assert torch.allclose(found, value(theirs, "score|scores"), atol=1e-6)
-        assert torch.allclose(boxes, value(theirs, "box|boxes"), atol=1e-5)
-        if value(theirs, "mask|coeffs") is not None:
-            assert torch.equal(kept, value(theirs, "mask|coeffs"))
+        assert torch.equal(classes, value(theirs, "class*").long())
+        assert torch.allclose(found, value(theirs, "score*"), atol=1e-6)
+        assert torch.allclose(boxes, value(theirs, "box*"), atol=1e-5)
+        coefficients_kept = value(theirs, "coef*|mask*")
+        if coefficients_kept is not None and coefficients_kept.shape == kept.shape:
+            assert torch.equal(kept, coefficients_kept)
 
 
 @each("*.json", "sha256_float32")
