@@ -20,7 +20,7 @@ from vocseg_lib.models.detection import assemble_masks, detect, fast_nms, mask_l
 FOLDER = Path(os.environ.get("VOCSEG_FIXTURES", Path(__file__).parents[2] / "shared" / "fixtures"))
 OUR_NAMES = {"B": "box", "C": "class", "M": "mask", "S": "semantic"}
 RELATIVE = 1e-4
-INPUTS = ("loc*", "conf*", "coef*|mask*", "priors*")
+INPUTS = ("loc*", "conf*", "mask*|coef*", "priors*")
 """Of the detection step."""
 
 
