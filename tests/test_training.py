@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_models import small
 from torch import nn
 
 from vocseg_lib import voc
@@ -236,3 +237,29 @@ def test_the_run_folder_is_all_that_is_needed(devkit, tmp_path):
     assert not model.training
     with pytest.raises(FileNotFoundError, match="not the folder of a training"):
         load_run(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision_resumes(dtype, devkit, tmp_path, monkeypatch):
+    monkeypatch.setattr("vocseg_lib.precision.half_precision", lambda device: dtype)
+    monkeypatch.setattr("vocseg_lib.training.half_precision", lambda device: dtype)
+    options = {"batch_size": 2, "optimizer": "adamw", "learning_rate": 1e-3, "clip_norm": 20.0, "mixed_precision": True}
+    dataset = voc.VocDataset(devkit, "train", light_augmentation())
+    train(small("yolact"), dataset, tmp_path / "a", iterations=6, checkpoint_every=3, **options)
+    for stop in (3, 6):
+        train(small("yolact"), dataset, tmp_path / "b", iterations=stop, checkpoint_every=3, **options)
+    whole, parts = (read_log(tmp_path / folder / "log.jsonl") for folder in "ab")
+    assert [entry["loss"] for entry in whole] == [entry["loss"] for entry in parts]
+    scaler = torch.load(tmp_path / "a" / "last.pt")["scaler"]
+    assert bool(scaler) is (dtype is torch.float16)
+
+
+def test_an_overflowing_fp16_gradient_is_left_out(devkit, tmp_path, monkeypatch):
+    """The scale starts at 65,536: more than fp16 takes here; the first updates are skipped, and training goes on."""
+    monkeypatch.setattr("vocseg_lib.precision.half_precision", lambda device: torch.float16)
+    monkeypatch.setattr("vocseg_lib.training.half_precision", lambda device: torch.float16)
+    dataset = voc.VocDataset(devkit, "train")
+    train(small("yolact"), dataset, tmp_path, iterations=3, batch_size=2, optimizer="sgd", learning_rate=1e-4, mixed_precision=True)
+    checkpoint = torch.load(tmp_path / "last.pt")
+    assert checkpoint["scaler"]["scale"] <= 65_536
+    assert all(torch.isfinite(value).all() for value in checkpoint["model"].values())
