@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from vocseg_lib.bench import plain_path
 from vocseg_lib.models.backbones import build_backbone
-from vocseg_lib.models.folding import BatchNorm2d, FoldingConv2d
+from vocseg_lib.models.folding import BatchNorm2d
 
 
 def backbone(name, frozen):
@@ -20,30 +21,6 @@ def backbone(name, frozen):
     return body.to(memory_format=torch.channels_last)
 
 
-def plain(body):
-    """The same network with each convolution and each batch norm on its own."""
-    body = copy.deepcopy(body)
-    for parent in list(body.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, FoldingConv2d):
-                conv = nn.Conv2d(
-                    child.in_channels,
-                    child.out_channels,
-                    child.kernel_size,
-                    child.stride,
-                    child.padding,
-                    groups=child.groups,
-                    bias=False,
-                )
-                conv.weight = child.weight
-                setattr(parent, name, conv)
-            elif isinstance(child, BatchNorm2d):
-                norm = nn.BatchNorm2d(child.num_features)
-                norm.load_state_dict(child.state_dict())
-                setattr(parent, name, norm)
-    return body
-
-
 def run(body, x):
     return (body.features if hasattr(body, "features") else body)(x)
 
@@ -52,7 +29,7 @@ def run(body, x):
 @pytest.mark.parametrize("frozen", [False, True])
 def test_folded_equals_plain(name, frozen):
     body, x = backbone(name, frozen), torch.rand(2, 3, 64, 64)
-    reference = plain(body)
+    reference = plain_path(body)
     assert body.state_dict().keys() == reference.state_dict().keys()
     with torch.inference_mode():
         expected = run(reference.eval(), x)
@@ -81,7 +58,7 @@ def test_folded_weights_follow_their_sources():
             change()
             after = body(x)
             assert not torch.equal(before, after)
-            expected = plain(body).eval()(x)
+            expected = plain_path(body).eval()(x)
             assert (after - expected).norm() < 1e-4 * expected.norm()
 
 
