@@ -220,3 +220,26 @@ def test_weights_that_cannot_be_had_name_the_alternatives(tmp_path, monkeypatch)
 
 def test_imagenet_weights_load_from_a_file(shared):
     build_backbone("mobilenet_v2", shared / "weights" / "mobilenet_v2_imagenet.pth", freeze_batch_norm=True)
+
+
+def official_order(scores, top_k):
+    ranked, order = scores.T.sort(dim=1, descending=True, stable=True)
+    return ranked[:, :top_k], order[:, :top_k]
+
+
+@pytest.mark.parametrize("levels", [3, 10, 1000])
+def test_fast_nms_keeps_the_official_order_among_equal_scores(levels, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.rand(300, 2, 2, generator=generator).sort(1).values.flatten(1)
+    scores = (torch.rand(300, 5, generator=generator) * levels).floor() / levels  # zeros among them
+    ours = fast_nms(boxes, scores, 0.5, 200, 100)
+    monkeypatch.setattr("vocseg_lib.models.detection._best_of_each_class", official_order)
+    theirs = fast_nms(boxes, scores, 0.5, 200, 100)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_label_that_is_no_class_is_refused():
+    for label in (0, 21):
+        bad = target(50, 70) | {"labels": torch.tensor([1, label])}
+        with pytest.raises(ValueError, match=r"label outside 1\.\.20"):
+            small("yolact").train()([torch.rand(3, 50, 70)], [bad])

@@ -65,7 +65,7 @@ def close(ours: Tensor, theirs: Tensor, relative: float = RELATIVE) -> bool:
 
 def without_crowds(case: dict) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor] | None]:
     """Boxes, labels, masks and crowd boxes as `yolact_loss` takes them; the crowds come last in an image's targets."""
-    crowds = case.get("num_crowds") or [0] * len(case["targets"])
+    crowds = [0] * len(case["targets"]) if case.get("num_crowds") is None else case["num_crowds"]
     ends = [len(t) - int(n) for t, n in zip(case["targets"], crowds, strict=True)]
     boxes = [t[:end, :4] for t, end in zip(case["targets"], ends, strict=True)]
     labels = [t[:end, 4].long() + 1 for t, end in zip(case["targets"], ends, strict=True)]
@@ -128,7 +128,7 @@ def test_fast_nms(case):
     settings = case.get("iou_threshold", 0.5), case.get("top_k", 200), case.get("max_num_detections", 100)
     for key in (key for key in case if key.startswith("fast_nms")):
         threshold = re.search(r"second_threshold_([\d.]+)", key)
-        kept, classes, scores = fast_nms(case["boxes"], case["scores"].T, *settings, float(threshold[1]) if threshold else 0.0)
+        kept, classes, scores = fast_nms(case["boxes"], case["scores"].T, *settings, float(threshold[1]) if threshold else None)
         assert torch.equal(kept, case[key]["kept_input_index"])
         assert torch.equal(classes, case[key]["classes"])
         assert torch.equal(scores, case[key]["scores"])
@@ -199,6 +199,7 @@ def test_the_whole_detection_step(case):
 
 
 def detections(part: dict, path: str) -> list[dict]:
+    """What came out, an image each."""
     return list(dicts_with(dicts_with(part)[path], "box*", "score*", "class*").values())
 
 

@@ -28,6 +28,13 @@ def device(value: str) -> str:
     return value
 
 
+def positive(value: str) -> int:
+    """A whole number of at least 1."""
+    if not value.isdigit() or int(value) < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a whole number of at least 1")
+    return int(value)
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m vocseg_lib",
@@ -70,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--out", default="results/bench.json", metavar="FILE", help="figures as JSON (default: %(default)s)")
     bench.add_argument("--table", default="", metavar="FILE", help="measure nothing; print the figures of FILE as a Markdown table")
     bench.add_argument(
-        "--repeats", type=int, default=9, help="timings a figure, of which the median is taken (default: %(default)s)"
+        "--repeats", type=positive, default=9, help="timings a figure, of which the median is taken (default: %(default)s)"
     )
     return parser
 

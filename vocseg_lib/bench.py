@@ -290,6 +290,8 @@ def report(figures: dict[str, dict]) -> dict:
 
 def markdown(written: dict) -> str:
     """The figures of a bench.json as the README's table."""
+    if "details" not in written:
+        raise ValueError("no figures of a bench: it has no `details`")
     head = "| | ours | to reach | official code |\n|---|---|---|---|\n"
     rows = [
         (name, figure["value"], *TARGETS.get(name, ("", "")), OFFICIAL.get(name, "")) for name, figure in written["details"].items()

@@ -34,7 +34,7 @@ def box_iou(a: Float[Tensor, "*batch n 4"], b: Float[Tensor, "*batch m 4"]) -> F
     """
     inter = box_intersection(a, b)
     union = box_area(a)[..., :, None] + box_area(b)[..., None, :] - inter
-    return torch.where(union > 0, inter / union, 0.0)
+    return torch.where(union <= 0, 0.0, inter / union)
 
 
 def encode_boxes(boxes: Float[Tensor, "*n 4"], priors_cxcywh: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:

@@ -70,7 +70,9 @@ class SparseGradientConv(torch.autograd.Function):
         image, row, column = gradient.any(1).nonzero(as_tuple=True)
         if len(image) > DENSE * batch * height * width:
             rest = [outputs], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, True]
-            return torch.ops.aten.convolution_backward(gradient, x, weight.to(x.dtype), *rest)
+            half = gradient.dtype
+            dense = torch.ops.aten.convolution_backward(gradient, x.to(half), weight.to(half), *rest)
+            return dense[0].to(x.dtype), dense[1].to(weight.dtype), dense[2].to(weight.dtype)
         gradient = gradient.permute(0, 2, 3, 1)[image, row, column]
         padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).flatten(0, 2).to(gradient.dtype)
         offsets = torch.arange(3, device=x.device)

@@ -38,17 +38,19 @@ def fast_nms(
     iou: float,
     top_k: int,
     max_detections: int,
-    min_score: float = 0.0,
+    min_score: float | None = None,
 ) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"], Float[Tensor, " m"]]:
     """Fast NMS (YOLACT paper, sec. 4): per class, drop a box that overlaps *any* higher-scored one by more than `iou`.
 
     Looks at the best `top_k` boxes of a class. Returns box index, class (0-based) and score of the best `max_detections`,
     best first. Unlike in standard NMS, boxes that are dropped still drop others: that is what makes it one matrix
-    operation. Scores must be above `min_score`: 0, as in the official code, keeps a box for each class that it leads.
+    operation. Scores must be above `min_score` when there is one; as in the official code, by default there is none.
     """
     ranked, order = _best_of_each_class(scores, top_k)
     overlap = box_iou(boxes[order], boxes[order]).triu_(diagonal=1)
-    survives = (overlap <= iou).all(1) & (ranked > min_score)
+    survives = (overlap <= iou).all(1)
+    if min_score is not None:
+        survives &= ranked > min_score
     classes, position = survives.nonzero(as_tuple=True)
     return _best(order[classes, position], classes, ranked[classes, position], max_detections)
 
@@ -59,11 +61,12 @@ def standard_nms(
     iou: float,
     top_k: int,
     max_detections: int,
-    min_score: float = 0.0,
+    min_score: float | None = None,
 ) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"], Float[Tensor, " m"]]:
     """Standard NMS on the same candidates as `fast_nms`: only boxes that are kept drop others."""
     ranked, order = _best_of_each_class(scores, top_k)
-    classes, position = (ranked > min_score).nonzero(as_tuple=True)
+    candidates = torch.ones_like(ranked, dtype=torch.bool) if min_score is None else ranked > min_score
+    classes, position = candidates.nonzero(as_tuple=True)
     index, found = order[classes, position], ranked[classes, position]
     kept = batched_nms(boxes[index], found, classes, iou)
     return _best(index[kept], classes[kept], found[kept], max_detections)
@@ -73,7 +76,12 @@ NMS = {"fast": fast_nms, "standard": standard_nms}
 
 
 def _best_of_each_class(scores: Float[Tensor, "n c"], top_k: int) -> tuple[Float[Tensor, "c k"], Int[Tensor, "c k"]]:
-    return scores.T.contiguous().topk(min(top_k, len(scores)), dim=1)
+    """Sorted, equal scores in the order of their boxes, as the official code's sort leaves them; topk alone keeps no order."""
+    # The bits of floats that are not negative are ordered as they are; below them, earlier boxes count for more.
+    bits = scores.T.float().contiguous().view(torch.int32).to(torch.int64)
+    keys = (bits << 32) + torch.arange(len(scores) - 1, -1, -1, device=scores.device)
+    order = keys.topk(min(top_k, len(scores)), dim=1).indices
+    return scores.T.gather(1, order), order
 
 
 def _best(index: Tensor, classes: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

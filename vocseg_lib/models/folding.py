@@ -26,7 +26,8 @@ class FoldingConv2d(nn.Conv2d):
     """A convolution without bias that does the work of the `BatchNorm2d` after it, too, while that is in eval mode.
 
     One pass over the weights takes the place of one over the feature map, in training with frozen batch norm as well. Without
-    gradients the folded weights are kept until one of the tensors that they come from changes.
+    gradients the folded weights are kept until one of the tensors that they come from changes (writing through `.data`
+    goes unnoticed until the next `train()` or `eval()`).
     """
 
     def __init__(self, conv: nn.Conv2d, norm: BatchNorm2d):

@@ -142,8 +142,10 @@ class Yolact(nn.Module):
         if targets is None:
             raise ValueError("targets are needed in train mode; call model.eval() to predict")
         for target in targets:
-            if (target["boxes"][:, 2:] <= target["boxes"][:, :2]).any():
+            if not (target["boxes"][:, 2:] > target["boxes"][:, :2]).all():
                 raise ValueError("a target has a box without width or height, which no loss can be computed for")
+            if not ((target["labels"] >= 1) & (target["labels"] < self.head.sizes[0])).all():
+                raise ValueError(f"a target has a label outside 1..{self.head.sizes[0] - 1}: {target['labels'].tolist()}")
         out = self.network(images)
         sizes = [out["priors"].new_tensor([w, h, w, h]) for h, w in out["image_sizes"]]
         with torch.autocast(out["priors"].device.type, enabled=False):
