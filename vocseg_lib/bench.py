@@ -257,7 +257,7 @@ def measure(devkit: str | Path, repeats: int = 9) -> dict[str, dict]:
     figures = {}
     parts = (
         [("yolact_train_peak_gb", measure_peak())],
-        measure_inference(body, repeats),
+        measure_inference(body, 2 * repeats),
         measure_training(body, repeats),
         [("mask_rcnn_paste_speedup", measure_paste(repeats))],
         measure_data(devkit, 3 * repeats),
