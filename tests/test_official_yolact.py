@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 from fnmatch import fnmatch
@@ -128,7 +129,9 @@ def test_fast_nms(case):
     settings = case.get("iou_threshold", 0.5), case.get("top_k", 200), case.get("max_num_detections", 100)
     for key in (key for key in case if key.startswith("fast_nms")):
         threshold = re.search(r"second_threshold_([\d.]+)", key)
-        kept, classes, scores = fast_nms(case["boxes"], case["scores"].T, *settings, float(threshold[1]) if threshold else None)
+        kept, classes, scores = fast_nms(
+            case["boxes"], case["scores"].T, *settings, float(threshold[1]) if threshold else -math.inf
+        )
         assert torch.equal(kept, case[key]["kept_input_index"])
         assert torch.equal(classes, case[key]["classes"])
         assert torch.equal(scores, case[key]["scores"])

@@ -91,7 +91,7 @@ def predict_run(run_folder: str | Path, devkit: str | Path, split: str = "val", 
     dataset = voc.VocDataset(devkit, split)
     data = {"devkit": dataset.devkit.name, "split": split}
     header = {"model": settings["model"], "recipe": settings, "iteration": best["iteration"], "data": data}
-    return predict(model, dataset, header, device or default_device(), settings["mixed_precision"])
+    return predict(model, dataset, header, device or default_device(), settings.get("mixed_precision", False))
 
 
 @dataclass(frozen=True)

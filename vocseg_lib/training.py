@@ -165,7 +165,7 @@ def train(
 
 @contextmanager
 def memory_kept() -> Iterator[None]:
-    """Let the C library keep freed memory for the next iteration. On the CPU, fetching it anew is an eighth of a step.
+    """Let the C library keep freed memory for the next iteration: on the CPU, fetching it anew is part of a step's time.
 
     For glibc, which hands large blocks back at once; elsewhere it does nothing. Afterwards it hands back again.
     """

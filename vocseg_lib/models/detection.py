@@ -1,5 +1,7 @@
 """YOLACT's detection step (YOLACT paper, sec. 3.1 and 4): scores and boxes of all priors to a few boxes, then their masks."""
 
+import math
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -38,19 +40,17 @@ def fast_nms(
     iou: float,
     top_k: int,
     max_detections: int,
-    min_score: float | None = None,
+    min_score: float = -math.inf,
 ) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"], Float[Tensor, " m"]]:
     """Fast NMS (YOLACT paper, sec. 4): per class, drop a box that overlaps *any* higher-scored one by more than `iou`.
 
     Looks at the best `top_k` boxes of a class. Returns box index, class (0-based) and score of the best `max_detections`,
     best first. Unlike in standard NMS, boxes that are dropped still drop others: that is what makes it one matrix
-    operation. Scores must be above `min_score` when there is one; as in the official code, by default there is none.
+    operation. Scores must be above `min_score`; as in the official code, by default all are.
     """
     ranked, order = _best_of_each_class(scores, top_k)
     overlap = box_iou(boxes[order], boxes[order]).triu_(diagonal=1)
-    survives = (overlap <= iou).all(1)
-    if min_score is not None:
-        survives &= ranked > min_score
+    survives = (overlap <= iou).all(1) & (ranked > min_score)
     classes, position = survives.nonzero(as_tuple=True)
     return _best(order[classes, position], classes, ranked[classes, position], max_detections)
 
@@ -61,12 +61,11 @@ def standard_nms(
     iou: float,
     top_k: int,
     max_detections: int,
-    min_score: float | None = None,
+    min_score: float = -math.inf,
 ) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"], Float[Tensor, " m"]]:
     """Standard NMS on the same candidates as `fast_nms`: only boxes that are kept drop others."""
     ranked, order = _best_of_each_class(scores, top_k)
-    candidates = torch.ones_like(ranked, dtype=torch.bool) if min_score is None else ranked > min_score
-    classes, position = candidates.nonzero(as_tuple=True)
+    classes, position = (ranked > min_score).nonzero(as_tuple=True)
     index, found = order[classes, position], ranked[classes, position]
     kept = batched_nms(boxes[index], found, classes, iou)
     return _best(index[kept], classes[kept], found[kept], max_detections)
