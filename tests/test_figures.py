@@ -7,7 +7,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from vocseg_lib import plots, voc
+from vocseg_lib import curves, plots, voc, widgets
 from vocseg_lib.failures import count_failures, find_failures, worst_images
 from vocseg_lib.gallery import Gallery
 from vocseg_lib.metrics import evaluate
@@ -38,10 +38,14 @@ def judged(devkit):
     return truth, found
 
 
-def log_of(best):
+def log_of(best, overfits=False):
     steps = [{"iteration": i, "lr": 1e-3, "loss": 5 / i, "class": 3 / i, "mask": 2 / i} for i in range(1, 101)]
     kinds = ("mask_AP50", "mask_AP", "box_AP50", "box_AP")
-    return steps + [{"iteration": i, **dict.fromkeys(kinds, 50 - abs(i - best))} for i in (20, 60, 100)]
+    losses = {20: 4.0, 60: 2.0, 100: 3.0 if overfits else 1.9}
+    return steps + [
+        {"iteration": i, **dict.fromkeys(kinds, 50 - abs(i - best)), "val_loss": loss, "val_class": loss / 2}
+        for i, loss in losses.items()
+    ]
 
 
 def is_labelled(ax):
@@ -51,15 +55,15 @@ def is_labelled(ax):
 def test_charts_have_labels_legend_and_a_reading(judged):
     truth, found = judged
     results = {title: evaluate(truth, detections) for title, detections in found.items()}
-    curves = {title: r.precision["mask"][0].mean(1) for title, r in results.items()}
+    by_recall = {title: r.precision["mask"][0].mean(1) for title, r in results.items()}
     failures = {title: find_failures(truth, detections) for title, detections in found.items()}
     counts = pd.DataFrame({"train": [3, 9], "val": [1, 2]}, index=["cat", "person"])
     charts = [
         plots.class_counts(counts),
         plots.object_sizes([4, 90, 4000, 20000]),
         plots.objects_per_image([1, 2, 2, 5]),
-        plots.ap_against_iteration({"YOLACT": log_of(60), "Mask R-CNN": log_of(100)}),
-        plots.precision_recall(curves, "Masks"),
+        curves.ap_against_iteration({"YOLACT": log_of(60), "Mask R-CNN": log_of(100)}),
+        plots.precision_recall(by_recall, "Masks"),
         plots.per_class_ap({title: r.per_class for title, r in results.items()}),
         plots.failure_counts(count_failures(failures)),
         plots.coefficients([torch.rand(32), torch.rand(32)], ["a", "b"]),
@@ -70,12 +74,45 @@ def test_charts_have_labels_legend_and_a_reading(judged):
     assert plots.object_sizes([4, 90], ax=ax) is ax
 
 
-def test_training_curves_say_where_the_peak_is():
-    axes = plots.training_curves(log_of(60), "YOLACT")
-    assert "after 60 iterations, before the end" in axes[0].figure.get_suptitle()
+def test_training_curves_say_where_overfitting_starts():
+    axes = curves.training_curves(log_of(60, overfits=True), "YOLACT", 12_000)
+    said = axes[0].figure.get_suptitle().replace("\n", " ")
+    assert "Overfitting starts near iteration 60: from there the loss on val rises from 2.00 to 3.00" in said
+    assert "highest at iteration 60 (50.0 %) and ends at 10.0 %" in said
     assert all(ax.get_xlabel() and ax.get_ylabel() and ax.get_legend() for ax in axes)
-    late = plots.training_curves(log_of(100), "YOLACT")
-    assert "more training may still help" in late[0].figure.get_suptitle()
+    marks = [text.get_text() for text in axes[3].get_legend().get_texts()]
+    assert "6000: the study's 6K" in marks
+    assert "12000: the study's 12K" in marks
+    assert [line.get_label() for line in axes[1].lines] == ["loss", "class"]
+    late = curves.overfitting(log_of(100))
+    assert "No overfitting up to iteration 100" in late
+    assert "more training may still help" in late
+    assert "Too few scores" in curves.overfitting(log_of(60)[:101])
+
+
+def test_training_curves_can_be_drawn_from_the_first_moment_on():
+    for log in ([], log_of(60)[:1], log_of(60)[:101], [{"iteration": 1, "lr": 1, "left_out": "loss", "images": ["a"]}]):
+        assert len(curves.training_curves(log, "YOLACT", 100)) == 4
+
+
+def test_a_live_picture_is_redrawn_in_place_and_not_too_often(tmp_path, monkeypatch):
+    drawn = []
+
+    def draw(path):
+        drawn.append(path)
+        return plt.figure()
+
+    live = widgets.LivePicture(draw)
+    live.update(tmp_path)
+    picture = live.widget.value
+    live.update(tmp_path)
+    assert drawn == [tmp_path]
+    assert picture.startswith(b"\x89PNG")
+    monkeypatch.setattr(widgets, "REDRAW_SECONDS", 0.0)
+    live = widgets.LivePicture(draw)
+    live.update(tmp_path)
+    live.update(tmp_path)
+    assert len(drawn) == 3
 
 
 def test_readings_follow_the_numbers():

@@ -18,7 +18,7 @@ def test_paper_is_the_study():
         "optimizer": "sgd",
         "learning_rate": 1e-3,
         "momentum": 0.9,
-        "frozen_batch_norm_below": 0,
+        "batch_norm": "unfrozen",
         "crop_in_training": True,
         "crop_in_inference": True,
         "normalise_by_area": True,
@@ -58,7 +58,7 @@ def test_official_is_yolacts_pascal_schedule():
         "warmup_iterations": 500,
         "weight_decay": 5e-4,
         "semantic_loss": True,
-        "frozen_batch_norm_below": 6,
+        "batch_norm": "official",
     }
     assert {name: getattr(official, name) for name in pascal} == pascal
 

@@ -1,12 +1,7 @@
 import json
 import os
-import random
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +9,12 @@ from test_models import small
 from torch import nn
 
 from vocseg_lib import voc
+from vocseg_lib.loading import Draws
 from vocseg_lib.recipes import get_recipe
-from vocseg_lib.study import Study, build_model
-from vocseg_lib.training import ChangedSettings, Draws, NonFiniteLoss, learning_rate_factor, read_log, train
+from vocseg_lib.runs import load_checkpoint, read_log
+from vocseg_lib.study import Study
+from vocseg_lib.trained import build_model
+from vocseg_lib.training import NonFiniteLoss, TooManyBadSamples, WorkerDied, learning_rate_factor, train
 from vocseg_lib.transforms import light_augmentation
 
 QUICK = replace(get_recipe("quick"), image_size=64, short_side=64, channels=16, rois_per_image=16, proposals=32)
@@ -60,40 +58,8 @@ def test_draws_are_a_function_of_seed_and_number_and_cover_each_epoch():
     assert row != [Draws(Echo(), seed=4)[k] for k in range(15)]
 
 
-CHILD = """
-import sys
-sys.path.insert(0, {tests!r})
-from test_training import run
-run({model!r}, {devkit!r}, {folder!r}, iterations=14, score=lambda m: dict(mask_AP50=1.0), score_every=5)
-"""
-
-
-@pytest.mark.parametrize("name", ["yolact", "mask_rcnn"])
-def test_killed_and_resumed_equals_uninterrupted(name, devkit, tmp_path):
-    options = {"iterations": 14, "score": lambda m: {"mask_AP50": 1.0}, "score_every": 5}
-    whole, _ = run(name, devkit, tmp_path / "whole", **options)
-    folder = tmp_path / "killed"
-    child = CHILD.format(tests=str(Path(__file__).parent), model=name, devkit=str(devkit), folder=str(folder))
-    chance = random.Random(0)
-    kills = 0
-    while kills < 3:
-        process = subprocess.Popen([sys.executable, "-c", child], stderr=subprocess.DEVNULL)
-        log = folder / "log.jsonl"
-        before = len(read_log(log)) if log.is_file() else 0
-        wanted = before + chance.randint(1, 4)
-        while process.poll() is None and not (log.is_file() and len(read_log(log)) >= wanted):
-            time.sleep(0.005)
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        kills += 1
-    resumed, state = run(name, devkit, folder, **options)
-    assert state["iteration"] == 14
-    logs = [read_log(f / "log.jsonl") for f in (tmp_path / "whole", folder)]
-    assert [e["iteration"] for e in logs[0] if "loss" in e] == list(range(1, 15))
-    assert logs[0] == logs[1]
-    for (key, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
-        assert torch.equal(a, b), key
+def ignoring_time(log):
+    return [{k: v for k, v in entry.items() if not k.endswith("seconds")} for entry in log]
 
 
 def test_a_finished_training_does_nothing(devkit, tmp_path):
@@ -107,32 +73,48 @@ def test_a_finished_training_does_nothing(devkit, tmp_path):
 def test_workers_change_nothing(devkit, tmp_path):
     run("yolact", devkit, tmp_path / "none", iterations=3)
     run("yolact", devkit, tmp_path / "two", iterations=3, workers=2)
-    assert read_log(tmp_path / "none" / "log.jsonl") == read_log(tmp_path / "two" / "log.jsonl")
-
-
-def test_other_settings_in_the_same_folder_are_refused(devkit, tmp_path):
-    run("yolact", devkit, tmp_path, settings={"learning_rate": 1, "seed": 0})
-    with pytest.raises(ChangedSettings, match="learning_rate: 1 there, 2 now"):
-        run("yolact", devkit, tmp_path, settings={"learning_rate": 2, "seed": 0})
+    none, two = (ignoring_time(read_log(tmp_path / name / "log.jsonl")) for name in ("none", "two"))
+    assert none == two
 
 
 class Explodes(nn.Module):
-    def __init__(self, at):
+    """Loss is not a number at the calls `at`, from 1; batch norm's statistics then, too."""
+
+    def __init__(self, *at):
         super().__init__()
         self.weight, self.at, self.calls = nn.Parameter(torch.ones(())), at, 0
+        self.norm = nn.BatchNorm2d(1)
 
     def forward(self, images, targets):
         self.calls += 1
-        return {"class": self.weight * (float("nan") if self.calls == self.at else 1.0)}
+        bad = self.calls in self.at
+        self.norm(torch.full((2, 1, 1, 1), float("nan") if bad else 1.0) * torch.tensor([1.0, 2.0]).view(2, 1, 1, 1))
+        return {"class": self.weight * (float("nan") if bad else 1.0)}
 
 
-def test_a_loss_that_is_not_finite_names_the_images_and_keeps_the_checkpoint(devkit, tmp_path):
+def test_a_batch_without_a_finite_loss_is_left_out_named_and_kept(devkit, tmp_path):
     dataset = voc.VocDataset(devkit, "train")
-    with pytest.raises(NonFiniteLoss) as caught:
-        train(Explodes(at=4), dataset, tmp_path, iterations=9, batch_size=2, checkpoint_every=1)
+    model = Explodes(3, 5)
+    state = train(model, dataset, tmp_path, iterations=6, batch_size=2, checkpoint_every=1)
+    assert (state["left_out"], state["overflows"], state["iteration"]) == (2, 0, 6)
+    assert torch.isfinite(model.weight)
+    assert torch.isfinite(model.norm.running_mean).all()
+    assert model.norm.num_batches_tracked == 4
+    left_out = [entry for entry in read_log(tmp_path / "log.jsonl") if "left_out" in entry]
+    assert [entry["iteration"] for entry in left_out] == [3, 5]
+    kept = load_checkpoint(tmp_path / "left_out" / "000003.pt")
+    assert kept["images"][0].dtype == torch.uint8
+    assert [target["name"] for target in kept["targets"]] == left_out[0]["images"]
+    assert all(target["image_id"] == dataset.names.index(target["name"]) + 1 for target in kept["targets"])
+
+
+def test_many_in_a_row_stop_the_training_and_leave_a_good_checkpoint(devkit, tmp_path):
+    dataset = voc.VocDataset(devkit, "train")
+    with pytest.raises(NonFiniteLoss, match="3 updates in a row") as caught:
+        train(Explodes(2, 4, 5, 6), dataset, tmp_path, iterations=9, batch_size=2, checkpoint_every=1, give_up_after=3)
     assert sum(name in str(caught.value) for name in dataset.names) == 2
-    last = torch.load(tmp_path / "last.pt", weights_only=True)
-    assert last["iteration"] == 3
+    last = load_checkpoint(tmp_path / "last.pt")
+    assert last["iteration"] == 5
     assert torch.isfinite(last["model"]["weight"])
 
 
@@ -140,44 +122,57 @@ class ExplodesBackwards(Explodes):
     def forward(self, images, targets):
         self.calls += 1
         zero = self.weight - self.weight.detach()
-        return {"class": zero.sqrt() if self.calls == self.at else zero}  # the root's slope is infinite at 0
+        return {"class": zero.sqrt() if self.calls in self.at else zero}  # the root's slope is infinite at 0
 
 
 def test_a_gradient_that_is_not_finite_spoils_nothing(devkit, tmp_path):
     dataset = voc.VocDataset(devkit, "train")
-    with pytest.raises(NonFiniteLoss, match="gradient"):
-        train(ExplodesBackwards(at=4), dataset, tmp_path, iterations=9, batch_size=2, checkpoint_every=1)
-    last = torch.load(tmp_path / "last.pt", weights_only=True)
-    assert last["iteration"] == 3
-    assert torch.isfinite(last["model"]["weight"])
+    model = ExplodesBackwards(4)
+    state = train(model, dataset, tmp_path, iterations=6, batch_size=2)
+    assert state["left_out"] == 1
+    assert torch.isfinite(model.weight)
+    (entry,) = (entry for entry in read_log(tmp_path / "log.jsonl") if "left_out" in entry)
+    assert "gradient" in entry["left_out"]
 
 
-def test_a_damaged_run_folder_says_so(devkit, tmp_path):
-    run("yolact", devkit, tmp_path, iterations=2)
-    last = tmp_path / "last.pt"
-    last.write_bytes(last.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"last\.pt is damaged"):
-        run("yolact", devkit, tmp_path, iterations=2)
-    (tmp_path / "recipe.json").write_text("{")
-    with pytest.raises(ValueError, match=r"recipe\.json is not JSON"):
-        run("yolact", devkit, tmp_path, iterations=2)
+class Killed(torch.utils.data.Dataset):
+    """A data set whose worker is killed, as the system does when memory runs out."""
+
+    def __init__(self, dataset):
+        self.dataset, self.parent = dataset, os.getpid()
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        if os.getpid() != self.parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.dataset[index]
+
+
+def test_a_worker_that_dies_says_what_to_do(devkit, tmp_path):
+    with pytest.raises(WorkerDied, match="fewer workers"):
+        train(Explodes(), Killed(voc.VocDataset(devkit, "train")), tmp_path, iterations=2, batch_size=2, workers=1)
 
 
 def test_bad_samples_are_passed_over_counted_and_listed(damageable, tmp_path, capsys):
     bad = voc.split_ids(damageable, "train")[4]
     (damageable / "JPEGImages" / f"{bad}.jpg").write_bytes(b"torn")
     strict = voc.VocDataset(damageable, "train")
-    options = {"iterations": 14, "batch_size": 2, "learning_rate": 0.0}
+    options = {"iterations": 14, "batch_size": 2, "learning_rate": 0.0, "bad_share": 0.1}
     with pytest.raises(voc.BadSample, match=bad):
-        train(Explodes(at=0), strict, tmp_path / "strict", **options)
+        train(Explodes(), strict, tmp_path / "strict", **options)
     with pytest.raises(voc.BadSample, match=bad):
-        train(Explodes(at=0), strict, tmp_path / "strict in a worker", workers=1, **options)
-    state = train(Explodes(at=0), voc.VocDataset(damageable, "train", skip_bad=True), tmp_path / "skip", **options)
+        train(Explodes(), strict, tmp_path / "strict in a worker", workers=1, **options)
+    state = train(Explodes(), voc.VocDataset(damageable, "train", skip_bad=True), tmp_path / "skip", **options)
     ((name, count),) = state["skipped"].items()
     assert bad in name
     assert count == 2  # 28 draws of 14 images
     assert bad in capsys.readouterr().out
     assert sum("skipped" in entry for entry in read_log(tmp_path / "skip" / "log.jsonl")) == 2
+    with pytest.raises(TooManyBadSamples, match=f"1 of 14 samples cannot be read; allowed is a share of 5%(?s:.*){bad}") as caught:
+        train(Explodes(), voc.VocDataset(damageable, "train", skip_bad=True), tmp_path / "few", **{**options, "bad_share": 0.05})
+    assert "bad_share" in str(caught.value)
 
 
 def test_best_weights_are_those_of_the_best_score(devkit, tmp_path):
@@ -191,10 +186,39 @@ def test_best_weights_are_those_of_the_best_score(devkit, tmp_path):
         return {"mask_AP50": next(scores)}
 
     options = {"iterations": 6, "batch_size": 1, "score": score, "score_every": 2, "learning_rate": 0.1}
-    state = train(Explodes(at=0), voc.VocDataset(devkit, "train"), tmp_path, **options)
+    state = train(Explodes(), voc.VocDataset(devkit, "train"), tmp_path, **options)
     assert state["best"] == {"iteration": 4, "mask_AP50": 30.0}
-    assert torch.load(tmp_path / "best.pt", weights_only=True)["model"]["weight"].item() == seen[1]
+    assert load_checkpoint(tmp_path / "best.pt")["model"]["weight"].item() == seen[1]
     assert seen[0] > seen[1] > seen[2]
+
+
+def test_patience_ends_a_training_and_a_finished_one_stays_so(devkit, tmp_path):
+    scores = iter([10.0, 30.0, 20.0, 25.0])
+    options = {"batch_size": 1, "score_every": 2, "patience": 2, "checkpoint_every": 100}
+    dataset = voc.VocDataset(devkit, "train")
+    state = train(Explodes(), dataset, tmp_path, iterations=20, score=lambda model: {"mask_AP50": next(scores)}, **options)
+    assert (state["iteration"], state["stopped"], state["best"]["iteration"]) == (8, "patience", 4)
+    again = train(Explodes(), dataset, tmp_path, iterations=20, score=lambda model: {"mask_AP50": next(scores)}, **options)
+    assert again == state
+
+
+def test_max_hours_leaves_a_run_that_goes_on(devkit, tmp_path):
+    run("yolact", devkit, tmp_path / "whole")
+    calls = 0
+    while True:
+        _, state = run("yolact", devkit, tmp_path / "parts", max_hours=1e-9)
+        calls += 1
+        assert state["iteration"] == calls
+        assert load_checkpoint(tmp_path / "parts" / "last.pt")["iteration"] == calls
+        if state["stopped"] is None:
+            break
+        assert state["stopped"] == "max_hours"
+    assert calls == 6
+    logs = [ignoring_time(read_log(tmp_path / name / "log.jsonl")) for name in ("whole", "parts")]
+    assert logs[0] == logs[1]
+    record = json.loads((tmp_path / "parts" / "run.json").read_text())["calls"]
+    assert [call["from_iteration"] for call in record] == list(range(6))
+    assert {"started", "seed", "processes", "python", "torch", "torchvision", "commit", "device", "device_name"} <= record[0].keys()
 
 
 @pytest.mark.parametrize("name", ["yolact", "mask_rcnn"])
@@ -220,14 +244,14 @@ def test_four_images_are_learned_by_heart(name, data, request, tmp_path):
 
 
 def test_the_run_folder_is_all_that_is_needed(devkit, tmp_path):
-    from vocseg_lib.study import load_run
+    from vocseg_lib.trained import load_run
 
     study = Study(replace(QUICK, iterations=4, score_every=2, batch_size=2), devkit, tmp_path)
     study.train("yolact")
     folder = study.run_folder("yolact")
     (folder / "predictions.json").unlink()
     study.train("yolact")  # nothing to train, but to judge
-    files = {"recipe.json", "log.jsonl", "last.pt", "best.pt", "predictions.json", "metrics.json"}
+    files = {"recipe.json", "run.json", "log.jsonl", "last.pt", "previous.pt", "best.pt", "predictions.json", "metrics.json"}
     assert {p.name for p in folder.iterdir()} == files
     moved = tmp_path / "elsewhere"
     folder.rename(moved)
@@ -242,7 +266,7 @@ def test_the_run_folder_is_all_that_is_needed(devkit, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_mixed_precision_resumes(dtype, devkit, tmp_path, monkeypatch):
     monkeypatch.setattr("vocseg_lib.precision.half_precision", lambda device: dtype)
-    monkeypatch.setattr("vocseg_lib.training.half_precision", lambda device: dtype)
+    monkeypatch.setattr("vocseg_lib.training_state.half_precision", lambda device: dtype)
     options = {"batch_size": 2, "optimizer": "adamw", "learning_rate": 1e-3, "clip_norm": 20.0, "mixed_precision": True}
     dataset = voc.VocDataset(devkit, "train", light_augmentation())
     train(small("yolact"), dataset, tmp_path / "a", iterations=6, checkpoint_every=3, **options)
@@ -250,16 +274,19 @@ def test_mixed_precision_resumes(dtype, devkit, tmp_path, monkeypatch):
         train(small("yolact"), dataset, tmp_path / "b", iterations=stop, checkpoint_every=3, **options)
     whole, parts = (read_log(tmp_path / folder / "log.jsonl") for folder in "ab")
     assert [entry["loss"] for entry in whole] == [entry["loss"] for entry in parts]
-    scaler = torch.load(tmp_path / "a" / "last.pt")["scaler"]
+    scaler = load_checkpoint(tmp_path / "a" / "last.pt")["scaler"]
     assert bool(scaler) is (dtype is torch.float16)
 
 
 def test_an_overflowing_fp16_gradient_is_left_out(devkit, tmp_path, monkeypatch):
     """The scale starts at 65,536: more than fp16 takes here; the first updates are skipped, and training goes on."""
     monkeypatch.setattr("vocseg_lib.precision.half_precision", lambda device: torch.float16)
-    monkeypatch.setattr("vocseg_lib.training.half_precision", lambda device: torch.float16)
+    monkeypatch.setattr("vocseg_lib.training_state.half_precision", lambda device: torch.float16)
     dataset = voc.VocDataset(devkit, "train")
-    train(small("yolact"), dataset, tmp_path, iterations=3, batch_size=2, optimizer="sgd", learning_rate=1e-4, mixed_precision=True)
-    checkpoint = torch.load(tmp_path / "last.pt")
+    options = {"iterations": 3, "batch_size": 2, "learning_rate": 1e-4, "mixed_precision": True}
+    state = train(small("yolact"), dataset, tmp_path, **options)
+    checkpoint = load_checkpoint(tmp_path / "last.pt")
+    assert checkpoint["overflows"] == state["overflows"] > 0
+    assert state["left_out"] == 0
     assert checkpoint["scaler"]["scale"] <= 65_536
     assert all(torch.isfinite(value).all() for value in checkpoint["model"].values())

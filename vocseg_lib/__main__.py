@@ -1,21 +1,24 @@
-"""The command line: `python -m vocseg_lib fetch|verify|train|predict|evaluate|bench`."""
+"""The command line: `python -m vocseg_lib fetch|verify|train|estimate|predict|evaluate|bench|smoke`."""
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
 import torch
 
-from vocseg_lib import bench, mini_voc, voc
+from vocseg_lib import bench, distributed, mini_voc, smoke, voc
+from vocseg_lib.estimate import GPUS
 from vocseg_lib.files import read_json, write_json
 from vocseg_lib.metrics import check_images, evaluate
 from vocseg_lib.models import MODELS, WeightsError
 from vocseg_lib.prediction import load_predictions, save_predictions
-from vocseg_lib.recipes import PROFILES
-from vocseg_lib.study import default_device, open_study, predict_run
-from vocseg_lib.training import ChangedSettings, NonFiniteLoss
+from vocseg_lib.recipes import PROFILES, parse_changes
+from vocseg_lib.study import Study, open_study, repeated
+from vocseg_lib.trained import default_device, predict_run
+from vocseg_lib.training import NonFiniteLoss, TooManyBadSamples, WorkerDied
 
-USER_ERRORS = (OSError, ValueError, voc.BadSample, voc.FetchError, WeightsError, ChangedSettings, NonFiniteLoss)
+USER_ERRORS = (OSError, ValueError, voc.BadSample, voc.FetchError, WeightsError, NonFiniteLoss, TooManyBadSamples, WorkerDied)
 
 
 def device(value: str) -> str:
@@ -26,6 +29,13 @@ def device(value: str) -> str:
     except RuntimeError as error:
         raise argparse.ArgumentTypeError(f"{value} is no device: {error}") from None
     return value
+
+
+def hours(value: str) -> float:
+    """A number above 0."""
+    if not re.fullmatch(r"\d*\.?\d+", value) or float(value) == 0:
+        raise argparse.ArgumentTypeError(f"{value} is not a number of hours above 0")
+    return float(value)
 
 
 def positive(value: str) -> int:
@@ -50,14 +60,28 @@ def build_parser() -> argparse.ArgumentParser:
     verify.add_argument("devkit", **devkit)
     verify.add_argument("--splits", nargs="+", metavar="SPLIT", help="split lists to walk (default: train, val, trainval)")
 
-    train = commands.add_parser("train", help="train a model, or continue its training, and judge it on val")
-    train.add_argument("--profile", choices=PROFILES, default="quick", help="recipe to train by (default: %(default)s)")
-    train.add_argument("--model", choices=MODELS, required=True)
-    train.add_argument("--data", default="", **devkit)
-    train.add_argument("--results", default="", metavar="DIR", help="the run goes to DIR/runs/MODEL (default: results/PROFILE)")
-    train.add_argument("--weights", default="", metavar="FILE", help="backbone weights to start from (default: the profile's)")
+    recipe = argparse.ArgumentParser(add_help=False)
+    recipe.add_argument("--profile", choices=PROFILES, default="quick", help="recipe to train by (default: %(default)s)")
+    recipe.add_argument("--from", dest="source", metavar="RUN", help="the recipe, model and data of this run folder instead")
+    recipe.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change the recipe, as in short_side=550")
+    recipe.add_argument("--model", choices=MODELS, help="needed, unless --from says it")
+    recipe.add_argument("--data", default="", **devkit)
+    recipe.add_argument("--results", default="", metavar="DIR", help="runs go to DIR/runs/MODEL (default: results/PROFILE)")
+    recipe.add_argument("--weights", default="", metavar="FILE", help="backbone weights to start from (default: the profile's)")
+
+    train = commands.add_parser(
+        "train",
+        parents=[recipe],
+        help="train a model, or continue its training, and judge it on val; under torchrun, on several GPUs",
+    )
+    train.add_argument("--max-hours", type=hours, metavar="H", help="stop then, with a checkpoint; the same command goes on")
+    train.add_argument("--mirror", default="", metavar="DIR", help="a second results folder that is kept up to date")
+    train.add_argument("--accept-changes", action="store_true", help="go on from the weights of a run with another recipe")
     train.add_argument("--stop-on-bad", action="store_true", help="stop at a bad sample instead of passing over and listing it")
     train.add_argument("--device", type=device, default=default_device(), help="cpu or cuda (default here: %(default)s)")
+
+    estimate = commands.add_parser("estimate", parents=[recipe], help="time and memory of a training, by arithmetic")
+    estimate.add_argument("--gpu", choices=GPUS, help="reckon for this card (default: for the device here)")
 
     predict = commands.add_parser("predict", help="write the prediction file of a trained model")
     predict.add_argument("run", metavar="RUN", help="run folder of a training, such as results/quick/runs/yolact")
@@ -79,7 +103,47 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--repeats", type=positive, default=9, help="timings a figure, of which the median is taken (default: %(default)s)"
     )
+    smoke = commands.add_parser("smoke", help="a few iterations of both models in each precision: speed, memory, losses")
+    smoke.add_argument("--profile", choices=PROFILES, default="paper", help="recipe (default: %(default)s)")
+    smoke.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change the recipe, as in batch_size=16")
+    smoke.add_argument("--data", default="", **devkit)
+    smoke.add_argument("--iterations", type=positive, default=60, help="updates a run (default: %(default)s)")
+    smoke.add_argument("--out", default="results/gpu_smoke.json", metavar="FILE", help="figures as JSON (default: %(default)s)")
+    smoke.add_argument("--device", type=device, default=default_device(), help="cpu or cuda (default here: %(default)s)")
     return parser
+
+
+def open_for_training(arguments: argparse.Namespace) -> tuple[Study, str]:
+    """The study and the name of the model that `train` or `estimate` is asked for."""
+    changes = parse_changes(arguments.set) | ({"weights": arguments.weights} if arguments.weights else {})
+    if arguments.source:
+        study, model_name = repeated(arguments.source, arguments.data, arguments.results, changes)
+        return study, arguments.model or model_name
+    if not arguments.model:
+        raise ValueError(f"which model? Say --model {' or --model '.join(MODELS)}")
+    return open_study(arguments.profile, arguments.data, arguments.results, changes=changes), arguments.model
+
+
+def train(arguments: argparse.Namespace, device: str) -> None:
+    study, model_name = open_for_training(arguments)
+    state = study.train(
+        model_name,
+        skip_bad=not arguments.stop_on_bad,
+        device=device,
+        max_hours=arguments.max_hours,
+        mirror=arguments.mirror,
+        accept_changes=arguments.accept_changes,
+    )
+    if distributed.rank():
+        return
+    best = state["best"]
+    if best:
+        print(f"{model_name}: best mask AP50 {best['mask_AP50']:.1f} at iteration {best['iteration']}")
+    if state["stopped"] == "max_hours":
+        print(f"stopped after {arguments.max_hours:g} h at iteration {state['iteration']}; the same command goes on from there")
+    elif state["stopped"] == "patience":
+        print(f"stopped at iteration {state['iteration']}: no better score for {study.recipe.patience} times")
+    print(f"run folder: {study.run_folder(model_name)}")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -91,10 +155,15 @@ def run(arguments: argparse.Namespace) -> int:
         print(*problems, f"{len(problems)} problems in {arguments.devkit}", sep="\n")
         return 1 if problems else 0
     elif arguments.command == "train":
-        study = open_study(arguments.profile, arguments.data, arguments.results, arguments.weights)
-        state = study.train(arguments.model, skip_bad=not arguments.stop_on_bad, device=arguments.device)
-        print(f"{arguments.model}: best mask AP50 {state['best']['mask_AP50']:.1f} at iteration {state['best']['iteration']}")
-        print(f"run folder: {study.run_folder(arguments.model)}")
+        with distributed.joined(arguments.device) as here:
+            train(arguments, here)
+    elif arguments.command == "estimate":
+        study, model_name = open_for_training(arguments)
+        print(f"{model_name}: {study.estimate(model_name, gpu=arguments.gpu)}")
+    elif arguments.command == "smoke":
+        study = open_study(arguments.profile, arguments.data, changes=parse_changes(arguments.set))
+        print(smoke.measure(study, arguments.iterations, arguments.device, Path(arguments.out)).to_string(index=False))
+        print(arguments.out)
     elif arguments.command == "predict":
         save_predictions(arguments.out, predict_run(arguments.run, arguments.data, arguments.split, arguments.device))
         print(arguments.out)

@@ -3,7 +3,6 @@
 import copy
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -16,7 +15,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 from torchvision.models import resnet50
 from torchvision.models.detection.roi_heads import paste_masks_in_image
@@ -24,13 +22,15 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from vocseg_lib import voc
+from vocseg_lib.loading import Draws, load_batches
 from vocseg_lib.masks import inside_boxes, paste_masks
+from vocseg_lib.memory import memory_kept, peak_memory_gb
 from vocseg_lib.models import Yolact
 from vocseg_lib.models.detection import detect, mask_logits
 from vocseg_lib.models.folding import BatchNorm2d, FoldingConv2d
 from vocseg_lib.precision import autocast
-from vocseg_lib.prediction import code_version
-from vocseg_lib.training import Draws, build_optimizer, collate, memory_kept
+from vocseg_lib.provenance import code_version
+from vocseg_lib.training import build_optimizer
 from vocseg_lib.transforms import MEAN_COLOUR, PhotometricDistort, SsdAugmentation, drop_lost_objects
 
 HEIGHT, WIDTH = 375, 500
@@ -202,13 +202,12 @@ def measure_peak() -> dict:
 
 
 def peak_gb() -> float:
-    """Two training steps, then the most memory that this process ever had, in units of 1e9 bytes."""
+    """Two training steps, then the most memory that this process ever had, in GB."""
     step = train_step(make_yolact(train=True), False)
     with memory_kept():  # as `train` does
         step()
         step()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return peak_memory_gb()
 
 
 def naive_augmentation() -> Callable:
@@ -224,7 +223,7 @@ def measure_data(devkit: str | Path, repeats: int) -> Iterator[tuple[str, dict]]
     turns = repeats + 2
 
     def batches(dataset: voc.VocDataset) -> Callable[[], None]:
-        loader = iter(DataLoader(Draws(dataset, 0), BATCH, sampler=range(turns * BATCH), collate_fn=collate))
+        loader = iter(load_batches(Draws(dataset, 0), [range(i * BATCH, (i + 1) * BATCH) for i in range(turns)]))
         return lambda: next(loader)
 
     threads = torch.get_num_threads()

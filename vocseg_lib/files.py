@@ -9,14 +9,34 @@ from typing import Any
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; on success it is flushed to disk and takes `path`'s place."""
+def replacing(path: Path, keep: Path | None = None) -> Iterator[Path]:
+    """A path beside `path` to write to; on success it is flushed to disk and takes `path`'s place, else it is removed.
+
+    What was at `path` goes to `keep`, when that is given.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".writing")
-    yield beside
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        yield beside
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        if keep and path.is_file():
+            move(path, keep)
+        move(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def move(path: Path, target: Path) -> None:
+    """Rename within a folder, so that it outlasts a power cut."""
+    path.replace(target)
+    if os.name == "posix":
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def read_json(path: Path) -> Any:

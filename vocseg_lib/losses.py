@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from vocseg_lib import distributed
 from vocseg_lib.boxes import box_area, box_intersection, box_iou, cxcywh_to_xyxy, encode_boxes
 from vocseg_lib.masks import inside_boxes
 
@@ -102,7 +103,8 @@ def yolact_loss(
     padded_crowds = pad_sequence([torch.cat([b, nothing]) for b in crowd_boxes], batch_first=True) if crowd_boxes else None
     classes, objects = match_priors(priors, padded_boxes, padded_labels, padded_crowds)
     positive = classes > 0
-    count = positive.sum().clamp(min=1)
+    # Processes average their gradients: what each divides by is its share of the positives of all.
+    count = distributed.mean(positive.sum().float()).clamp(min=1 / distributed.world_size())
 
     selected = positive | hard_negatives(class_logits, classes)
     class_loss = F.cross_entropy(class_logits[selected], classes[selected], reduction="sum")
@@ -111,9 +113,10 @@ def yolact_loss(
     wanted = encode_boxes(padded_boxes[image, objects[positive]], priors[prior])
     box_loss = F.smooth_l1_loss(box_offsets[positive], wanted, reduction="sum")
 
+    chosen = drawn_positives(positive, masks_to_train)
     mask_losses = [
-        mask_loss(coefficients[i, chosen], prototypes[i], objects[i, chosen], b, m, crop, normalise_by_area, masks_to_train)
-        for i, (chosen, b, m) in enumerate(zip(positive, boxes, masks, strict=True))
+        mask_loss(coefficients[i, k], prototypes[i], objects[i, k], b, m, crop, normalise_by_area) * scale
+        for i, ((k, scale), b, m) in enumerate(zip(chosen, boxes, masks, strict=True))
     ]
     losses = {
         "class": CLASS_WEIGHT * class_loss / count,
@@ -130,6 +133,22 @@ def downsample(masks: UInt8[Tensor, "n _ _"], height: int, width: int) -> Float[
     return (F.interpolate(masks[None].float(), (height, width), mode="bilinear", align_corners=False)[0] > 0.5).float()
 
 
+def drawn_positives(positive: Bool[Tensor, "b p"], most: int) -> list[tuple[Int[Tensor, " _"], float]]:
+    """The positives of each image whose masks are trained, `most` at random where there are more, and how much each stands for.
+
+    Random numbers are drawn for the images of all processes, so that they do not depend on how these share the batch.
+    """
+    chosen = [row.nonzero()[:, 0] for row in positive]
+    counts = [len(row) for row in chosen]
+    offset = distributed.rank() * len(counts)
+    for i, total in enumerate(distributed.everyones_counts(counts, positive.device)):
+        if total > most:
+            drawn = torch.randperm(total, device=positive.device)[:most]
+            if 0 <= i - offset < len(chosen):
+                chosen[i - offset] = chosen[i - offset][drawn]
+    return [(row, max(total, 1) / max(len(row), 1)) for row, total in zip(chosen, counts, strict=True)]
+
+
 def mask_loss(
     coefficients: Float[Tensor, "m k"],
     prototypes: Float[Tensor, "h w k"],
@@ -138,29 +157,22 @@ def mask_loss(
     masks: UInt8[Tensor, "n _ _"],
     crop: bool = True,
     normalise_by_area: bool = True,
-    masks_to_train: int = MASKS_TO_TRAIN,
 ) -> Float[Tensor, ""]:
     """Sum over an image's positives of the pixel-wise BCE of their assembled masks (YOLACT paper, sec. 3.1).
 
     `objects` says whose mask each positive has to draw. With `crop`, only pixels in the ground-truth box count (padded by
     one), else all. `normalise_by_area` divides by the area of the box in prototype pixels, so that small objects weigh as
-    much as large ones; else by that of the whole grid. Of more than `masks_to_train` positives as many are drawn at
-    random, and the sum is scaled up.
+    much as large ones; else by that of the whole grid.
     """
     height, width = prototypes.shape[:2]
-    total = len(objects)
-    if not total:
+    if not len(objects):
         return coefficients.sum() * 0 + prototypes.sum() * 0
-    if total > masks_to_train:
-        drawn = torch.randperm(total, device=objects.device)[:masks_to_train]
-        coefficients, objects = coefficients[drawn], objects[drawn]
     logits = coefficients @ prototypes.flatten(0, 1).T
     target = downsample(masks, height, width).flatten(1)
     inside = inside_boxes(boxes, height, width).flatten(1) if crop else torch.ones_like(target)
     area = box_area(boxes) if normalise_by_area else torch.ones_like(boxes[:, 0])
     weight = inside / (area * height * width)[:, None]
-    bce = F.binary_cross_entropy_with_logits(logits, target[objects], weight[objects], reduction="sum")
-    return bce * (total / len(objects))
+    return F.binary_cross_entropy_with_logits(logits, target[objects], weight[objects], reduction="sum")
 
 
 def semantic_loss(

@@ -92,6 +92,16 @@ def _check(ground_truth: dict, detections: list[dict]) -> None:
                 raise ValueError(f"detection {index} has {key} {detection[key]}, which the ground truth does not have")
 
 
+def restricted(ground_truth: dict, image_ids: list[int]) -> dict:
+    """The part of COCO ground truth that is about some images."""
+    wanted = set(image_ids)
+    return {
+        **ground_truth,
+        "images": [image for image in ground_truth["images"] if image["id"] in wanted],
+        "annotations": [a for a in ground_truth["annotations"] if a["image_id"] in wanted],
+    }
+
+
 def check_images(ground_truth: dict, header: dict) -> None:
     """Raise ValueError when a prediction file's header names other images than the ground truth has."""
     truth = {

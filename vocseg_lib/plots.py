@@ -39,7 +39,7 @@ def save(figure: Figure | Axes, results: str | Path, name: str) -> None:
     (figure if isinstance(figure, Figure) else figure.figure).savefig(path, dpi=110, bbox_inches="tight")
 
 
-def _axes(count: int, columns: int, panel: tuple[float, float], axes: np.ndarray | None) -> np.ndarray:
+def new_axes(count: int, columns: int, panel: tuple[float, float], axes: np.ndarray | None) -> np.ndarray:
     """A flat array of `count` axes in a grid, the spare ones hidden."""
     if axes is not None:
         return np.asarray(axes).ravel()
@@ -51,7 +51,7 @@ def _axes(count: int, columns: int, panel: tuple[float, float], axes: np.ndarray
     return grid.ravel()[:count]
 
 
-def _ax(ax: Axes | None, size: tuple[float, float] = (7, 4)) -> Axes:
+def new_ax(ax: Axes | None, size: tuple[float, float] = (7, 4)) -> Axes:
     return plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
 
 
@@ -71,7 +71,7 @@ def instances(
     ax: Axes | None = None,
 ) -> Axes:
     """An image with masks as tinted areas with contours, boxes (xyxy pixels), class names, scores and notes."""
-    ax = _ax(ax, (5, 4))
+    ax = new_ax(ax, (5, 4))
     picture = as_picture(image)
     if picture.dtype == np.uint8:
         picture = picture / 255
@@ -102,7 +102,7 @@ def instances(
 
 def sample_maps(image: torch.Tensor, class_map: np.ndarray, object_map: np.ndarray, axes: np.ndarray | None = None) -> np.ndarray:
     """An image beside its class map and its object map, in VOC's colours."""
-    axes = _axes(3, 3, (4, 3.6), axes)
+    axes = new_axes(3, 3, (4, 3.6), axes)
     colours = palette()
     axes[0].imshow(as_picture(image))
     axes[0].set_title("JPEGImages", fontsize=9)
@@ -124,7 +124,7 @@ def sample_maps(image: torch.Tensor, class_map: np.ndarray, object_map: np.ndarr
 
 def class_counts(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Instances a class (index: class name) for each split (columns), as bars."""
-    ax = counts.plot.bar(ax=_ax(ax, (9, 3.8)), color=list(COLOURS), width=0.8)
+    ax = counts.plot.bar(ax=new_ax(ax, (9, 3.8)), color=list(COLOURS), width=0.8)
     top, total = counts.sum(1).idxmax(), counts.to_numpy().sum()
     ax.set_ylabel("instances")
     ax.set_xlabel("class")
@@ -136,7 +136,7 @@ def class_counts(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 def object_sizes(areas: Sequence[float], ax: Axes | None = None) -> Axes:
     """How large objects are: histogram of the square root of the mask area, pixels, with COCO's size limits."""
-    ax = _ax(ax)
+    ax = new_ax(ax)
     sides = np.sqrt(np.asarray(areas, dtype=float))
     ax.hist(sides, bins=np.geomspace(max(sides.min(), 1), sides.max() + 1, 30), color=COLOURS[0], label="objects")
     ax.set_xscale("log")
@@ -152,7 +152,7 @@ def object_sizes(areas: Sequence[float], ax: Axes | None = None) -> Axes:
 
 def objects_per_image(counts: Sequence[int], label: str = "images", ax: Axes | None = None) -> Axes:
     """How many objects share an image."""
-    ax = _ax(ax)
+    ax = new_ax(ax)
     values = np.asarray(counts)
     ax.hist(values, bins=np.arange(values.max() + 2) - 0.5, color=COLOURS[2], rwidth=0.9, label=label)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -166,7 +166,7 @@ def objects_per_image(counts: Sequence[int], label: str = "images", ax: Axes | N
 
 def augmented(samples: Sequence[tuple[torch.Tensor, dict]], axes: np.ndarray | None = None) -> np.ndarray:
     """Draws of one augmented sample, masks and boxes on top."""
-    axes = _axes(len(samples), 4, (3, 2.8), axes)
+    axes = new_axes(len(samples), 4, (3, 2.8), axes)
     for ax, (image, target) in zip(axes, samples, strict=True):
         instances(image, target["masks"], target["boxes"], target["labels"], ax=ax)
         ax.set_title(f"{image.shape[2]} x {image.shape[1]} px, {len(target['labels'])} objects", fontsize=8)
@@ -180,7 +180,7 @@ def augmented(samples: Sequence[tuple[torch.Tensor, dict]], axes: np.ndarray | N
 
 def boxes_on_image(image: torch.Tensor, boxes: np.ndarray | torch.Tensor, title: str, reading: str, ax: Axes | None = None) -> Axes:
     """Many boxes (xyxy pixels) as thin outlines: proposals or priors."""
-    ax = _ax(ax, (5, 4))
+    ax = new_ax(ax, (5, 4))
     ax.imshow(as_picture(image))
     for x1, y1, x2, y2 in np.asarray(boxes):
         ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=COLOURS[4], linewidth=0.8, alpha=0.7))
@@ -204,7 +204,7 @@ def outlined(image: torch.Tensor, box: torch.Tensor | np.ndarray) -> np.ndarray:
 
 def prototypes(maps: torch.Tensor, axes: np.ndarray | None = None) -> np.ndarray:
     """Prototypes [h, w, k] of one image, each scaled to its own range."""
-    axes = _axes(maps.shape[-1], 8, (1.25, 1.35), axes)
+    axes = new_axes(maps.shape[-1], 8, (1.25, 1.35), axes)
     for k, ax in enumerate(axes):
         ax.imshow(maps[..., k].detach().cpu().numpy(), cmap="viridis")
         ax.set_title(str(k), fontsize=7)
@@ -219,7 +219,7 @@ def prototypes(maps: torch.Tensor, axes: np.ndarray | None = None) -> np.ndarray
 
 def coefficients(values: torch.Tensor | Sequence[torch.Tensor], names: Sequence[str], ax: Axes | None = None) -> Axes:
     """Mask coefficients (-1..1) of a few detections, a group of bars a prototype."""
-    ax = _ax(ax, (10, 3))
+    ax = new_ax(ax, (10, 3))
     width = 0.8 / len(values)
     for i, (row, name) in enumerate(zip(values, names, strict=True)):
         ax.bar(np.arange(len(row)) + i * width, row.detach().cpu().numpy(), width, label=name, color=COLOURS[i])
@@ -234,7 +234,7 @@ def stages(
     pictures: Sequence[np.ndarray | torch.Tensor], titles: Sequence[str], title: str, reading: str, axes: np.ndarray | None = None
 ) -> np.ndarray:
     """Steps of one computation, left to right: maps with a colour bar, RGB pictures as they are."""
-    axes = _axes(len(pictures), len(pictures), (3.1, 3.2), axes)
+    axes = new_axes(len(pictures), len(pictures), (3.1, 3.2), axes)
     for ax, picture, name in zip(axes, pictures, titles, strict=True):
         pixels = np.asarray(picture)
         shown = ax.imshow(as_picture(pixels), cmap="viridis")
@@ -246,52 +246,9 @@ def stages(
     return axes
 
 
-def training_curves(log: list[dict], title: str, axes: np.ndarray | None = None) -> np.ndarray:
-    """Loss terms, learning rate and AP against iteration, from the entries of a `log.jsonl`."""
-    axes = _axes(3, 3, (4.4, 3.6), axes)
-    steps = pd.DataFrame([e for e in log if "loss" in e]).set_index("iteration")
-    window = max(1, len(steps) // 50)
-    terms = steps.drop(columns=[c for c in ("lr", "skipped") if c in steps]).rolling(window, min_periods=1).mean()
-    for i, name in enumerate(terms):
-        axes[0].plot(terms.index, terms[name], label=name, color="black" if name == "loss" else COLOURS[i - 1])
-    axes[0].set_yscale("log")
-    axes[0].set_ylabel(f"loss (mean of {window} iterations)")
-    axes[1].plot(steps.index, steps["lr"], color=COLOURS[0], label="learning rate")
-    axes[1].set_ylabel("learning rate")
-    scores = pd.DataFrame([e for e in log if "mask_AP50" in e]).set_index("iteration")
-    for name, colour in (("mask_AP50", COLOURS[0]), ("mask_AP", COLOURS[5]), ("box_AP50", COLOURS[1]), ("box_AP", COLOURS[4])):
-        axes[2].plot(scores.index, scores[name], "o-", label=name.replace("_", " "), color=colour)
-    axes[2].set_ylabel("AP on val (percent)")
-    for ax in axes:
-        ax.set_xlabel("iteration")
-        ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
-        ax.grid(alpha=0.3)
-    best = scores["mask_AP50"].idxmax()
-    peak = "at the end: more training may still help" if best == scores.index[-1] else "before the end"
-    reading = f"Mask AP50 peaks at {scores['mask_AP50'].max():.1f} % after {best} iterations, {peak}."
-    describe_figure(axes[0].figure, title, reading)
-    return axes
-
-
-def ap_against_iteration(logs: dict[str, list[dict]], ax: Axes | None = None) -> Axes:
-    """Mask AP50 on val against iteration, a line a model."""
-    ax = _ax(ax)
-    peaks = []
-    for name, log in logs.items():
-        scores = pd.DataFrame([e for e in log if "mask_AP50" in e]).set_index("iteration")["mask_AP50"]
-        ax.plot(scores.index, scores, "o-", color=MODEL_COLOURS.get(name), label=name)
-        peaks.append(f"{name} peaks at {scores.idxmax()}")
-    ax.set_xlabel("iteration")
-    ax.set_ylabel("mask AP50 on val (percent)")
-    ax.set_ylim(bottom=0)
-    ax.grid(alpha=0.3)
-    ax.legend(fontsize=8)
-    return describe(ax, "AP against iteration", "; ".join(peaks) + " iterations.")
-
-
 def precision_recall(curves: dict[str, np.ndarray], title: str, ax: Axes | None = None) -> Axes:
     """Precision (0..1) at recall 0, 0.01 .. 1, a curve [101] a name; the area below is the AP."""
-    ax = _ax(ax, (5.5, 4.5))
+    ax = new_ax(ax, (5.5, 4.5))
     ap = {name: 100 * curve.mean() for name, curve in curves.items()}
     for i, (name, curve) in enumerate(curves.items()):
         ax.plot(
@@ -312,7 +269,7 @@ def precision_recall(curves: dict[str, np.ndarray], title: str, ax: Axes | None 
 
 def per_class_ap(tables: dict[str, pd.DataFrame], column: str = "mask_AP50", ax: Axes | None = None) -> Axes:
     """AP a class for each model, sorted by the gap between the first two."""
-    ax = _ax(ax, (9, 3.8))
+    ax = new_ax(ax, (9, 3.8))
     joined = pd.DataFrame({name: table.set_index("class")[column] for name, table in tables.items()})
     gap = joined.iloc[:, 0] - joined.iloc[:, -1]
     joined = joined.loc[gap.sort_values().index]
@@ -326,7 +283,7 @@ def per_class_ap(tables: dict[str, pd.DataFrame], column: str = "mask_AP50", ax:
 
 def failure_counts(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Failures a type (index) for each model (columns), as bars."""
-    ax = counts.plot.bar(ax=_ax(ax, (8, 3.8)), color=[MODEL_COLOURS.get(name, COLOURS[2]) for name in counts], width=0.8, rot=0)
+    ax = counts.plot.bar(ax=new_ax(ax, (8, 3.8)), color=[MODEL_COLOURS.get(name, COLOURS[2]) for name in counts], width=0.8, rot=0)
     ax.set_xlabel("type of failure")
     ax.set_ylabel("cases on val")
     worst = ", ".join(f"{name}: {counts[name].idxmax()} ({counts[name].max()})" for name in counts)
@@ -337,7 +294,7 @@ def side_by_side(
     image: torch.Tensor, panels: dict[str, dict], title: str = "", reading: str = "", axes: np.ndarray | None = None
 ) -> np.ndarray:
     """One image, several sets of instances: `panels` maps a name to the keywords of `instances`."""
-    axes = _axes(len(panels), len(panels), (4, 3.6), axes)
+    axes = new_axes(len(panels), len(panels), (4, 3.6), axes)
     for ax, (name, keywords) in zip(axes, panels.items(), strict=True):
         instances(image, ax=ax, **keywords)
         ax.set_title(name, fontsize=9)

@@ -1,6 +1,5 @@
 """From a model to a prediction file: all that judging and analysis read."""
 
-import subprocess
 from pathlib import Path
 
 import torch
@@ -8,23 +7,14 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from vocseg_lib import __version__
+from vocseg_lib import distributed
+from vocseg_lib.batch_norm import train_mode
 from vocseg_lib.files import read_json, write_json
+from vocseg_lib.loading import load_batches, random_state_kept, to_device
 from vocseg_lib.masks import encode_rle
 from vocseg_lib.precision import autocast
+from vocseg_lib.provenance import code_version
 from vocseg_lib.transforms import model_input
-
-
-def code_version() -> str:
-    """The commit of the checkout that the library runs from; its version where there is none, or no git."""
-    checkout = Path(__file__).parents[1]
-    if not (checkout / ".git").exists():
-        return __version__
-    try:
-        asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return __version__
-    return asked.stdout.strip()
 
 
 def detections_to_coco(image_id: int, found: dict[str, Tensor]) -> list[dict]:
@@ -49,20 +39,56 @@ def predict(
 ) -> dict:
     """Run a model over a data set: `{"header": {..., "commit", "images": [...]}, "detections": [COCO results]}`.
 
-    Works in eval mode and leaves the model in the mode it was in.
+    Works in eval mode and leaves the model in the mode it was in. Several processes share the images; each gets all
+    detections, in the order of the images.
     """
     was_training = model.training
     model.eval().to(device)
-    images, detections = [], []
-    for i in tqdm(range(len(dataset)), "predict", unit="image", disable=not progress):
+    found = []
+    mine = range(distributed.rank(), len(dataset), distributed.world_size())
+    for i in tqdm(mine, "predict", unit="image", disable=not progress or distributed.rank() > 0):
         image, target = dataset[i]
         height, width = image.shape[-2:]
-        images.append({"id": target["image_id"], "name": target["name"], "height": height, "width": width})
+        facts = {"id": target["image_id"], "name": target["name"], "height": height, "width": width}
         with autocast(device, mixed_precision):
-            (found,) = model([model_input(image, device)])
-        detections += detections_to_coco(target["image_id"], found)
+            (detections,) = model([model_input(image, device)])
+        found.append((facts, detections_to_coco(target["image_id"], detections)))
     model.train(was_training)
-    return {"header": {**(header or {}), "commit": code_version(), "images": images}, "detections": detections}
+    found = distributed.gathered(found)
+    return {
+        "header": {**(header or {}), "commit": code_version(), "images": [facts for facts, _ in found]},
+        "detections": [detection for _, detections in found for detection in detections],
+    }
+
+
+@torch.no_grad()
+def validation_loss(
+    model: nn.Module,
+    dataset: Dataset,
+    batch_size: int = 8,
+    workers: int = 0,
+    device: str | torch.device = "cpu",
+    mixed_precision: bool = False,
+) -> dict[str, float]:
+    """Mean over batches of each loss term and of their sum: `val_loss`, `val_class` and so on. Batch norm is in eval mode.
+
+    Random choices within a loss (which regions, which masks) are the same in each call. Leaves the model in the mode it was
+    in. Several processes share the batches, and each gets the mean over all.
+    """
+    was_training = model.training
+    train_mode(model.to(device), frozen=True)
+    starts = range(distributed.rank() * batch_size, len(dataset), distributed.world_size() * batch_size)
+    batches = [range(start, min(start + batch_size, len(dataset))) for start in starts]
+    rows = []
+    with random_state_kept(device), distributed.alone():
+        for batch in load_batches(dataset, batches, workers):
+            torch.manual_seed(0)
+            with autocast(device, mixed_precision):
+                losses = {name: loss.item() for name, loss in model(*to_device(*batch, device)).items()}
+            rows.append({"loss": sum(losses.values()), **losses})
+    model.train(was_training)
+    rows = distributed.gathered(rows)
+    return {f"val_{name}": sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 
 def save_predictions(path: str | Path, predictions: dict) -> None:

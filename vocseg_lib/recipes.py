@@ -1,8 +1,9 @@
 """Recipes: every number of a training in one frozen place. Only notebooks and the command line read them."""
 
+import ast
 import inspect
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import pandas as pd
 
@@ -20,7 +21,7 @@ class Recipe:
     weights: str | None = "imagenet"  # start of the backbone: "imagenet", a file, or None for random
     channels: int = 256  # width of FPN and heads (YOLACT paper, sec. 4; FPN paper)
     image_size: int = 550  # side in pixels of the square YOLACT resizes to (YOLACT paper, sec. 6)
-    short_side: int = 800  # short side in pixels Mask R-CNN resizes to, aspect kept (Mask R-CNN, sec. 3.1)
+    short_side: int = 800  # pixels; Mask R-CNN's own size (its paper, sec. 3.1), as the study names none; 550 gives it YOLACT's
     proposals: int = 2_000  # Mask R-CNN's, an image in training; half of it in prediction (FPN paper, sec. 5.2)
     rois_per_image: int = 512  # regions an image in Mask R-CNN's loss (FPN paper; Mask R-CNN, sec. 3.1)
     batch_size: int = 2  # images (the study)
@@ -33,7 +34,7 @@ class Recipe:
     lr_drops: tuple[int, ...] = (8_000,)  # iterations; the study divides by 10 but does not say when: two thirds is our reading
     warmup_iterations: int = 0  # linear, from a tenth; the study names none
     clip_norm: float | None = None  # largest gradient norm; the study names none
-    frozen_batch_norm_below: int = 0  # images a batch below which batch norm is frozen; 0: never (the study); official: 6
+    batch_norm: str = "unfrozen"  # or "frozen", "precise" (statistics taken anew to judge), "official" (frozen below 6)
     semantic_loss: bool = False  # YOLACT's fourth term; the study used three
     crop_in_training: bool = True  # mask loss inside the ground-truth box only (the study; YOLACT paper, sec. 3.1)
     crop_in_inference: bool = True  # masks cropped with the predicted box (the study; YOLACT paper, sec. 3.1)
@@ -43,6 +44,9 @@ class Recipe:
     compile: bool = False  # the network through torch.compile: slow to start, then faster
     augmentation: str = "ssd"  # "ssd", "light" or "none" (the study: all SSD augmentations)
     score_every: int = 1_000  # iterations between AP on val; best.pt is chosen by it
+    score_images: int = 300  # images of val that AP is taken on in between, evenly spread; at the end, all
+    patience: int | None = None  # scores without a better one after which training ends (the study: never)
+    bad_share: float = 0.05  # largest share of unreadable training samples that are passed over
     checkpoint_every: int = 250  # iterations between checkpoints
     workers: int = 2  # processes that load images
     seed: int = 0  # of weights, order and augmentation
@@ -50,6 +54,9 @@ class Recipe:
 
 PROSE_FIELDS = ("command", "expected_time", "expected_score")
 """Fields that say something of a recipe and change nothing in a training."""
+
+FROZEN_BELOW = 6
+"""Images a batch below which the official YOLACT freezes batch norm."""
 
 PROFILES = {
     recipe.name: recipe
@@ -69,7 +76,7 @@ PROFILES = {
             iterations=120_000,
             lr_drops=(60_000, 100_000),
             warmup_iterations=500,
-            frozen_batch_norm_below=6,
+            batch_norm="official",
             semantic_loss=True,
             score_every=10_000,
         ),
@@ -78,13 +85,14 @@ PROFILES = {
             command="make study PROFILE=t4",
             expected_time="not yet run",
             expected_score="not yet run",
-            batch_size=8,
+            batch_size=16,  # what fits into 16 GB in fp16 for both (make estimate)
             short_side=550,  # both models see the same number of pixels
-            learning_rate=2e-3,  # between the official YOLACT's 1e-3 and torchvision's 1e-2 for batches of 8
+            learning_rate=2e-3,  # the official YOLACT's 1e-3 for batches of 8, scaled with the batch
             warmup_iterations=800,
             clip_norm=10.0,
             semantic_loss=True,
             mixed_precision=True,
+            patience=4,
         ),
         Recipe(
             name="laptop",
@@ -103,7 +111,7 @@ PROFILES = {
             lr_drops=(),
             warmup_iterations=100,
             clip_norm=100.0,
-            frozen_batch_norm_below=6,
+            batch_norm="frozen",
             augmentation="light",
             score_every=500,
         ),
@@ -143,6 +151,25 @@ def get_recipe(profile: str) -> Recipe:
     if profile not in PROFILES:
         raise ValueError(f"no profile {profile!r}; choose one of {', '.join(PROFILES)}")
     return PROFILES[profile]
+
+
+def parse_changes(assignments: list[str]) -> dict[str, object]:
+    """Values of fields from texts like "short_side=550". Raises ValueError for an unknown field or a value of another type."""
+    kinds = {field.name: field.type for field in fields(Recipe)}
+    changes = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals or name not in kinds:
+            raise ValueError(f"{assignment!r} sets no field of a recipe: FIELD=VALUE is expected, with one of {', '.join(kinds)}")
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        kind = type(value).__name__.replace("NoneType", "None")
+        if kind not in str(kinds[name]) and not (kind == "int" and "float" in str(kinds[name])):
+            raise ValueError(f"{assignment!r}: {name} is {kinds[name]}, not {kind}")
+        changes[name] = value
+    return changes
 
 
 def differences(first: Recipe, second: Recipe) -> pd.DataFrame:

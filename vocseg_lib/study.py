@@ -1,23 +1,33 @@
 """From a recipe to plain arguments: the one place where notebooks and the command line meet the library."""
 
-import platform
-from dataclasses import asdict, dataclass, fields, replace
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import nn
+from torch.utils.data import Subset
 
-from vocseg_lib import mini_voc, voc
-from vocseg_lib.classes import CLASS_NAMES
+from vocseg_lib import distributed, mini_voc, voc
+from vocseg_lib.estimate import estimate
 from vocseg_lib.files import read_json, write_json
-from vocseg_lib.metrics import evaluate
+from vocseg_lib.loading import Draws
+from vocseg_lib.metrics import evaluate, restricted
+from vocseg_lib.mirror import copy_changed
 from vocseg_lib.models import MODELS
-from vocseg_lib.prediction import load_predictions, predict, save_predictions
-from vocseg_lib.recipes import PROSE_FIELDS, Recipe, get_recipe
+from vocseg_lib.prediction import load_predictions, predict, save_predictions, validation_loss
+from vocseg_lib.provenance import surroundings
+from vocseg_lib.recipes import FROZEN_BELOW, PROSE_FIELDS, Recipe, get_recipe
+from vocseg_lib.runs import BEST, LAST, LOG, append_log, load_checkpoint
 from vocseg_lib.speed import measure_speed
-from vocseg_lib.training import load_checkpoint_file, train
+from vocseg_lib.trained import build_model, default_device, header, load_run, recipe_of
+from vocseg_lib.training import train
 from vocseg_lib.transforms import AUGMENTATIONS, model_input
 
 MODEL_TITLES = {"yolact": "YOLACT", "mask_rcnn": "Mask R-CNN"}
@@ -26,72 +36,8 @@ TABLE_COLUMNS = (
 ).split()
 BY_HEART_LEARNING_RATE = 1e-3
 SPEED_IMAGES = 15
-
-
-def default_device() -> str:
-    """ "cuda" when there is a GPU, else "cpu"."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def build_model(recipe: Recipe, model_name: str) -> nn.Module:
-    """A model as its recipe says, weights drawn from the recipe's seed. Raises ValueError for an unknown name."""
-    if model_name not in MODELS:
-        raise ValueError(f"no model {model_name!r}; choose one of {', '.join(MODELS)}")
-    shared = {
-        "backbone": recipe.backbone,
-        "weights": recipe.weights,
-        "channels": recipe.channels,
-        "freeze_batch_norm": recipe.batch_size < recipe.frozen_batch_norm_below,
-        "compile": recipe.compile,
-        "num_classes": len(CLASS_NAMES) + 1,
-    }
-    own = {
-        "yolact": {
-            "image_size": recipe.image_size,
-            "semantic": recipe.semantic_loss,
-            "crop_in_training": recipe.crop_in_training,
-            "crop_in_inference": recipe.crop_in_inference,
-            "normalise_by_area": recipe.normalise_by_area,
-            "nms": recipe.nms,
-        },
-        "mask_rcnn": {
-            "short_side": recipe.short_side,
-            "proposals": recipe.proposals,
-            "rois_per_image": recipe.rois_per_image,
-        },
-    }
-    torch.manual_seed(recipe.seed)
-    return MODELS[model_name](**shared, **own[model_name])
-
-
-def load_run(run_folder: str | Path, device: str | None = None) -> tuple[nn.Module, dict, dict]:
-    """A trained model with its best weights, its settings (`recipe.json`) and `best.pt`'s scores.
-
-    Raises FileNotFoundError when the folder holds no finished training.
-    """
-    run_folder = Path(run_folder)
-    for name in ("recipe.json", "best.pt"):
-        if not (run_folder / name).is_file():
-            raise FileNotFoundError(f"{run_folder / name} is missing: {run_folder} is not the folder of a training")
-    settings = read_json(run_folder / "recipe.json")
-    if "model" not in settings:
-        raise ValueError(f"{run_folder / 'recipe.json'} does not say which model was trained")
-    known = {field.name for field in fields(Recipe)}
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known}
-    recipe = Recipe(**dict.fromkeys(PROSE_FIELDS, ""), **values)
-    model = build_model(replace(recipe, weights=None), settings["model"])
-    best = load_checkpoint_file(run_folder / "best.pt")
-    model.load_state_dict(best.pop("model"))
-    return model.to(device or default_device()).eval(), settings, best
-
-
-def predict_run(run_folder: str | Path, devkit: str | Path, split: str = "val", device: str | None = None) -> dict:
-    """The prediction file of a trained model's best weights on a split of a devkit."""
-    model, settings, best = load_run(run_folder, device)
-    dataset = voc.VocDataset(devkit, split)
-    data = {"devkit": dataset.devkit.name, "split": split}
-    header = {"model": settings["model"], "recipe": settings, "iteration": best["iteration"], "data": data}
-    return predict(model, dataset, header, device or default_device(), settings.get("mixed_precision", False))
+COUNTED_IMAGES = 4
+"""Training images over which the estimate takes its mean."""
 
 
 @dataclass(frozen=True)
@@ -119,46 +65,125 @@ class Study:
         """Where a model's training lives."""
         return self.results / "runs" / model_name
 
-    def train(self, model_name: str, skip_bad: bool = True, device: str | None = None) -> dict:
-        """Train a model, or continue, or do nothing when it is done; then write its predictions and metrics on val."""
+    def train(
+        self,
+        model_name: str,
+        skip_bad: bool = True,
+        device: str | None = None,
+        processes: int = 1,
+        max_hours: float | None = None,
+        mirror: str | Path = "",
+        accept_changes: bool = False,
+        watch: Callable[[Path], None] | None = None,
+    ) -> dict:
+        """Train a model, or continue, or do nothing when it is done; then write its predictions and metrics on val.
+
+        `processes` of this machine share each batch, with a GPU each where there are GPUs. `mirror` is a second results
+        folder, kept up to date; when this one is gone, training goes on from there. For the rest, and for what is returned,
+        see `training.train`.
+        """
+        if processes > 1 and not distributed.launched():
+            return self._launch(model_name, processes, skip_bad, device, max_hours, mirror, accept_changes)
         device = device or default_device()
         recipe, folder = self.recipe, self.run_folder(model_name)
-        val, truth = self.dataset("val"), self.ground_truth  # a bad file of val stops here, not after hours
-        # A checkpoint brings all weights: the backbone's need not be fetched again.
-        weights = None if (folder / "last.pt").is_file() else recipe.weights
+        mirror = Path(mirror) / "runs" / model_name if mirror else None
+        train_set, val = self.dataset("train", recipe.augmentation, skip_bad), self.dataset("val")
+        chosen = spread(len(val), recipe.score_images)
+        some, truth = Subset(val, chosen), restricted(self.ground_truth, [i + 1 for i in chosen])
+        model = self._new_model(model_name, train_set, mirror, device)
 
         def score(model: nn.Module) -> dict[str, float]:
-            found = predict(model, val, device=device, mixed_precision=recipe.mixed_precision, progress=False)
-            return evaluate(truth, found["detections"]).summary
+            found = predict(model, some, device=device, mixed_precision=recipe.mixed_precision, progress=False)
+            losses = validation_loss(model, some, recipe.batch_size, recipe.workers, device, recipe.mixed_precision)
+            return {**evaluate(truth, found["detections"]).summary, **losses, "val_images": len(some)}
 
         state = train(
-            build_model(replace(recipe, weights=weights), model_name),
-            self.dataset("train", recipe.augmentation, skip_bad),
+            model,
+            train_set,
             folder,
+            **training_options(recipe),
+            score=score,
+            max_hours=max_hours,
+            mirror=mirror,
+            accept_changes=accept_changes,
+            watch=watch,
+            settings=self._settings(model_name),
+            notes={"devkit": str(self.devkit.resolve())},
+            device=device,
+        )
+        if state["best"]:
+            self._judge(model_name, model, state, device)
+            if mirror and distributed.rank() == 0:
+                try:
+                    copy_changed(folder, mirror, {})
+                except OSError as error:
+                    warnings.warn(f"cannot mirror to {mirror}: {error}", stacklevel=2)
+        return state
+
+    def _new_model(self, model_name: str, train_set: voc.VocDataset, mirror: Path | None, device: str) -> nn.Module:
+        """The model to train; for a training that starts, with a printed estimate of what it will take."""
+        recipe = self.recipe
+        if any((folder / LAST).is_file() for folder in (self.run_folder(model_name), mirror) if folder):
+            return build_model(replace(recipe, weights=None), model_name)  # a checkpoint brings all weights
+        model = build_model(recipe, model_name)
+        if distributed.rank() == 0:
+            draws = Draws(train_set, recipe.seed)
+            print(f"{MODEL_TITLES[model_name]}: {self._estimate(model, [draws[k] for k in range(COUNTED_IMAGES)], device)}")
+        return model
+
+    def _estimate(self, model: nn.Module, samples: list, device: str, gpu: str | None = None) -> str:
+        recipe = self.recipe
+        found = estimate(
+            model,
+            samples,
             iterations=recipe.iterations,
             batch_size=recipe.batch_size,
             optimizer=recipe.optimizer,
-            learning_rate=recipe.learning_rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            schedule=recipe.schedule,
-            lr_drops=recipe.lr_drops,
-            warmup_iterations=recipe.warmup_iterations,
-            clip_norm=recipe.clip_norm,
+            batch_norm=batch_norm_mode(recipe),
             mixed_precision=recipe.mixed_precision,
-            score=score,
-            score_every=recipe.score_every,
-            checkpoint_every=recipe.checkpoint_every,
-            workers=recipe.workers,
-            seed=recipe.seed,
-            settings=self._settings(model_name),
+            scores=recipe.iterations // recipe.score_every,
+            score_images=recipe.score_images,
+            processes=distributed.world_size(),
             device=device,
+            gpu=gpu,
         )
-        metrics = folder / "metrics.json"
-        judged = metrics.is_file() and (folder / "predictions.json").is_file()
-        if not judged or read_json(metrics)["iterations"] != state["best"]["iteration"]:
-            self.judge(model_name, state, device)
-        return state
+        if found["memory_gb"] > found["memory_there_gb"]:
+            warnings.warn("this may be more memory than there is: take a smaller batch_size", stacklevel=2)
+        return in_words(found)
+
+    def estimate(self, model_name: str, device: str | None = None, gpu: str | None = None) -> str:
+        """In words, what training a model will take on a device, or on a card of `estimate.GPUS`."""
+        draws = Draws(self.dataset("train", self.recipe.augmentation, skip_bad=True), self.recipe.seed)
+        model = build_model(replace(self.recipe, weights=None), model_name)
+        return self._estimate(model, [draws[k] for k in range(COUNTED_IMAGES)], device or default_device(), gpu)
+
+    def _launch(
+        self,
+        model_name: str,
+        processes: int,
+        skip_bad: bool,
+        device: str | None,
+        max_hours: float | None,
+        mirror: str | Path,
+        accept_changes: bool,
+    ) -> dict:
+        """Train in several processes of this machine, started by torchrun."""
+        device = device or default_device()
+        if device.startswith("cuda") and torch.cuda.device_count() < processes:
+            raise ValueError(f"there are {torch.cuda.device_count()} GPUs here, not {processes}: take fewer processes")
+        if self.recipe.batch_size % processes:
+            raise ValueError(f"{processes} processes cannot share a batch of {self.recipe.batch_size} images alike")
+        with tempfile.TemporaryDirectory() as folder:
+            recipe = Path(folder) / "recipe.json"
+            write_json(recipe, {"model": model_name, **asdict(self.recipe)})
+            command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
+            command += ["-m", "vocseg_lib", "train", "--from", recipe, "--data", self.devkit, "--results", self.results]
+            options = {"--device": device, "--max-hours": max_hours, "--mirror": mirror}
+            command += [part for option, value in options.items() if value for part in (option, value)]
+            command += ["--accept-changes"] * accept_changes + ["--stop-on-bad"] * (not skip_bad)
+            run_streaming([str(part) for part in command])
+        state = load_checkpoint(self.run_folder(model_name) / LAST)
+        return {key: value for key, value in state.items() if key not in ("settings", "model", "optimizer", "scaler", "random")}
 
     def learn_by_heart(
         self, model_name: str, names: str | list[str], split: str = "val", steps: int = 120, device: str | None = None
@@ -190,19 +215,26 @@ class Study:
         )
         return model.eval()
 
-    def judge(self, model_name: str, state: dict, device: str) -> None:
-        """Write a run's `predictions.json` and `metrics.json` from its best weights."""
-        folder = self.run_folder(model_name)
-        predictions = predict_run(folder, self.devkit, "val", device)
-        save_predictions(folder / "predictions.json", predictions)
-        summary = evaluate(self.ground_truth, predictions["detections"]).summary
-        training = {
-            "iterations": state["best"]["iteration"],
-            "train_minutes": state["seconds"] / 60,
-            "skipped": state["skipped"],
-        }
-        versions = {"python": platform.python_version(), "torch": torch.__version__, "device": device}
-        write_json(folder / "metrics.json", {**summary, **training, **versions})
+    def _judge(self, model_name: str, model: nn.Module, state: dict, device: str) -> None:
+        """Write a run's `predictions.json` and `metrics.json` from its best weights, on all of val, where they are not there."""
+        folder, settings, first = self.run_folder(model_name), self._settings(model_name), distributed.rank() == 0
+        files = folder / "metrics.json", folder / "predictions.json"
+        before = read_json(files[0]) if first and all(file.is_file() for file in files) else {}
+        before = distributed.of_first(before)
+        summary = {name: value for name, value in before.items() if name.startswith(("mask_", "box_"))}
+        if before.get("iterations") != state["best"]["iteration"]:
+            best = distributed.of_first(load_checkpoint(folder / BEST) if first else None)
+            model.load_state_dict(best["model"])
+            val = self.dataset("val")
+            predictions = predict(model, val, header(settings, best, val), device, self.recipe.mixed_precision)
+            summary = evaluate(self.ground_truth, predictions["detections"]).summary
+            if first:
+                save_predictions(files[1], predictions)
+                append_log(folder / LOG, {"iteration": state["iteration"], "best": best["iteration"], "all_of_val": summary})
+        training = {"iterations": state["best"]["iteration"], "train_minutes": state["seconds"] / 60}
+        training |= {name: state[name] for name in ("skipped", "overflows", "left_out")}
+        if first:
+            write_json(files[0], {**summary, **training, **surroundings(device)})
 
     def _settings(self, model_name: str) -> dict:
         recipe = {k: v for k, v in asdict(self.recipe).items() if k not in PROSE_FIELDS}
@@ -236,19 +268,84 @@ class Study:
         return table
 
 
-def open_study(profile: str, data: str = "", results: str = "", weights: str = "") -> Study:
-    """The study of a profile: its data fetched or drawn when it is not there yet.
+def batch_norm_mode(recipe: Recipe) -> str:
+    """What batch norm does in a recipe's training, the official rule applied."""
+    if recipe.batch_norm != "official":
+        return recipe.batch_norm
+    return "frozen" if recipe.batch_size < FROZEN_BELOW else "unfrozen"
+
+
+def training_options(recipe: Recipe) -> dict:
+    """What a recipe says to `training.train`."""
+    same = (
+        "iterations batch_size optimizer learning_rate momentum weight_decay schedule lr_drops warmup_iterations clip_norm "
+        "mixed_precision score_every patience checkpoint_every bad_share workers seed"
+    )
+    return {name: getattr(recipe, name) for name in same.split()} | {"batch_norm": batch_norm_mode(recipe)}
+
+
+def spread(length: int, wanted: int) -> list[int]:
+    """`wanted` places in a row of `length`, evenly spread; all when there are no more."""
+    return sorted({i * length // wanted for i in range(wanted)}) if wanted < length else list(range(length))
+
+
+def in_words(found: dict) -> str:
+    """An estimate in a line."""
+    return (
+        f"about {found['hours']:.2g} h and {found['memory_gb']:.1f} of {found['memory_there_gb']:.1f} GB on {found['device']} "
+        f"({found['tflop_per_iteration']:.2g} TFLOP an iteration at {found['tflop_per_second']:.2g} TFLOP/s; activations "
+        f"{found['activations_gb']:.1f} GB, weights and their states {found['weights_gb']:.1f} GB; by arithmetic, to a factor of 2)"
+    )
+
+
+def run_streaming(command: list[str]) -> None:
+    """Run a command and pass on what it says, as it says it. Raises RuntimeError with its last words when it fails."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        said = b""
+        while chunk := process.stdout.read1():
+            said = (said + chunk)[-2_000:]
+            sys.stderr.write(chunk.decode(errors="replace"))
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{said.decode(errors='replace')}")
+
+
+def open_study(
+    profile: str | Recipe,
+    data: str | Path = "",
+    results: str | Path = "",
+    weights: str | Path = "",
+    changes: dict | None = None,
+) -> Study:
+    """The study of a profile, or of a recipe: its data fetched or drawn when it is not there yet.
 
     `data` is a devkit folder to use instead of the profile's own; `results` defaults to results/<profile>; `weights`
-    is a file of backbone weights to start from instead of the profile's.
+    is a file of backbone weights to start from instead of the profile's; `changes` are other values of fields of the recipe.
     """
-    recipe = get_recipe(profile)
-    if weights:
-        recipe = replace(recipe, weights=str(weights))
-    if data:
-        devkit = voc.find_devkit(data)
-    elif recipe.data == "mini_voc":
-        devkit = mini_voc.write(Path("data") / "mini_voc")
-    else:
-        devkit = voc.fetch(Path("data") / "voc2012")
-    return Study(recipe, devkit, Path(results or Path("results") / profile))
+    recipe = profile if isinstance(profile, Recipe) else get_recipe(profile)
+    recipe = replace(recipe, **(changes or {}), **({"weights": str(weights)} if weights else {}))
+    with distributed.first_here():
+        if data:
+            devkit = voc.find_devkit(data)
+        elif recipe.data == "mini_voc":
+            devkit = mini_voc.write(Path("data") / "mini_voc")
+        else:
+            devkit = voc.fetch(Path("data") / "voc2012")
+    return Study(recipe, devkit, Path(results or Path("results") / recipe.name))
+
+
+def repeated(
+    run: str | Path, data: str | Path = "", results: str | Path = "", changes: dict | None = None
+) -> tuple[Study, str | None]:
+    """The study that repeats a training, and the name of its model; `run` is its folder, or a `recipe.json` alone.
+
+    `data` defaults to the devkit it was trained on, `results` to results/repeat. Raises ValueError when the data is other data.
+    """
+    run = Path(run)
+    settings = read_json(run / "recipe.json" if run.is_dir() else run)
+    if not data and (run / "run.json").is_file():
+        data = read_json(run / "run.json")["calls"][-1].get("devkit", "")
+    study = open_study(recipe_of(settings), data, results or Path("results") / "repeat", changes=changes)
+    before = settings.get("data_fingerprint")
+    if before and before != (now := voc.fingerprint(study.devkit)):
+        raise ValueError(f"{study.devkit} is not the data of {run}: its fingerprint is {now}, not {before}; see --data")
+    return study, settings.get("model")

@@ -1,11 +1,36 @@
 """Explorers from core ipywidgets (7 and 8, so that they work in Colab too)."""
 
 import io
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import ipywidgets
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+
+REDRAW_SECONDS = 10.0
+
+
+def as_png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG; it is closed."""
+    png = io.BytesIO()
+    figure.savefig(png, dpi=100, bbox_inches="tight")
+    plt.close(figure)
+    return png.getvalue()
+
+
+class LivePicture:
+    """A picture that is drawn anew in its place while a cell runs: show `widget`, then call `update`."""
+
+    def __init__(self, draw: Callable[[Path], Figure]):
+        self.widget, self._draw, self._next = ipywidgets.Image(format="png"), draw, 0.0
+
+    def update(self, path: Path) -> None:
+        """Draw what a file holds now, unless that was done moments ago."""
+        if time.monotonic() >= self._next:
+            self.widget.value = as_png(self._draw(path))
+            self._next = time.monotonic() + REDRAW_SECONDS
 
 
 def browse(choices: dict[str, Sequence], draw: Callable[[object], Figure]) -> ipywidgets.Widget:
@@ -19,11 +44,7 @@ def browse(choices: dict[str, Sequence], draw: Callable[[object], Figure]) -> ip
     picture = ipywidgets.Image(format="png")
 
     def refresh(change: object = None) -> None:
-        figure = draw(choices[kind.value][position.value])
-        png = io.BytesIO()
-        figure.savefig(png, dpi=100, bbox_inches="tight")
-        plt.close(figure)
-        picture.value = png.getvalue()
+        picture.value = as_png(draw(choices[kind.value][position.value]))
 
     def choose(change: dict) -> None:
         before, position.value = position.value, 0

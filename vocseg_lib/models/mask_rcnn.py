@@ -1,18 +1,21 @@
 """Mask R-CNN (arXiv 1703.06870) on torchvision's parts, with the study's settings and masks pasted all at once."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
+from vocseg_lib import distributed
 from vocseg_lib.masks import paste_masks
 from vocseg_lib.models.backbones import build_backbone
 from vocseg_lib.transforms import IMAGENET_MEAN, IMAGENET_STD
@@ -34,8 +37,43 @@ class AnySizeTransform(GeneralizedRCNNTransform):
             target = {**target, "masks": F.pad(target["masks"], padding)} if target else target
         return super().resize(image, target)
 
+    def torch_choice(self, sizes: Sequence[int]) -> int:
+        """The one size there is, without drawing a random number, of which processes with fewer images would draw fewer."""
+        return sizes[0]
+
     def batch_images(self, images: list[Tensor], size_divisible: int = 32) -> Tensor:
         return super().batch_images(images, size_divisible).contiguous(memory_format=torch.channels_last)
+
+
+class SharedSampler(BalancedPositiveNegativeSampler):
+    """torchvision's draw of the regions that count in the loss, with the same random numbers however a batch is shared.
+
+    Processes average their gradients, and torchvision averages over the regions of a process. `share` and
+    `positive_share` make that the average over all: this process's regions (or positives) over the mean of the processes.
+    """
+
+    def __call__(self, matched_idxs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        found = [((labels >= 1).nonzero()[:, 0], (labels == 0).nonzero()[:, 0]) for labels in matched_idxs]
+        counts = [(len(positive), len(negative)) for positive, negative in found]
+        device = matched_idxs[0].device
+        everyones = distributed.everyones_counts([count for pair in counts for count in pair], device)
+        offset = distributed.rank() * len(found)
+        masks = [], []
+        for i, totals in enumerate(zip(everyones[::2], everyones[1::2], strict=True)):
+            wanted = min(totals[0], int(self.batch_size_per_image * self.positive_fraction))
+            for total, size, kind in zip(totals, (wanted, self.batch_size_per_image - wanted), (0, 1), strict=True):
+                drawn = torch.randperm(total, device=device)[:size]
+                if 0 <= i - offset < len(found):
+                    mask = torch.zeros_like(matched_idxs[i - offset], dtype=torch.uint8)
+                    mask[found[i - offset][kind][drawn]] = 1
+                    masks[kind].append(mask)
+        positives, negatives = (torch.stack([mask.sum() for mask in of_kind]).sum() for of_kind in masks)
+        self.positive_share, self.share = (self._share(count.float()) for count in (positives, positives + negatives))
+        return masks
+
+    @staticmethod
+    def _share(count: Tensor) -> Tensor:
+        return count / distributed.mean(count).clamp(min=torch.finfo().tiny)
 
 
 class MaskRcnn(TorchvisionMaskRCNN):
@@ -86,6 +124,9 @@ class MaskRcnn(TorchvisionMaskRCNN):
         if compile:
             self.backbone.compile()
         self.to(memory_format=torch.channels_last)
+        for part in (self.rpn, self.roi_heads):
+            sampler = part.fg_bg_sampler
+            part.fg_bg_sampler = SharedSampler(sampler.batch_size_per_image, sampler.positive_fraction)
         self.transform = AnySizeTransform(short_side, round(LONG_SIDE * scale), IMAGENET_MEAN, IMAGENET_STD)
 
     def forward(self, images: list[Tensor], targets: list[dict] | None = None) -> dict[str, Tensor] | list[dict]:
@@ -94,7 +135,9 @@ class MaskRcnn(TorchvisionMaskRCNN):
         if targets is None:
             raise ValueError("targets are needed in train mode; call model.eval() to predict")
         losses = super().forward(images, targets)
-        return {name.removeprefix("loss_"): loss for name, loss in losses.items()}
+        of_rpn, of_heads = self.rpn.fg_bg_sampler, self.roi_heads.fg_bg_sampler
+        shares = {"loss_mask": of_heads.positive_share, "loss_objectness": of_rpn.share, "loss_rpn_box_reg": of_rpn.share}
+        return {name.removeprefix("loss_"): loss * shares.get(name, of_heads.share) for name, loss in losses.items()}
 
     def network(self, images: list[Tensor]) -> dict:
         """Everything up to boxes and their small masks: `detections` a list of boxes (resized pixels), labels, scores

@@ -1,0 +1,236 @@
+"""The run folder: torn and foreign files, full disks, changed recipes, mirrors that fail."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import time
+import warnings
+
+import pytest
+import torch
+from test_training import ignoring_time, run
+
+from vocseg_lib import mirror
+from vocseg_lib.files import write_json
+from vocseg_lib.runs import ChangedSettings, checksum, load_checkpoint, read_log, save_checkpoint
+
+
+def log_of(folder):
+    return ignoring_time(read_log(folder / "log.jsonl"))
+
+
+def weights(folder):
+    return checksum(load_checkpoint(folder / "last.pt")["model"])
+
+
+@pytest.fixture(scope="module")
+def whole(devkit, tmp_path_factory):
+    """A training of 6 iterations that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole")
+    run("yolact", devkit, folder, settings={"seed": 0})
+    return folder
+
+
+def to_four(devkit, folder, **options):
+    """Trained to iteration 4: checkpoints of 4 and 2 are there."""
+    run("yolact", devkit, folder, iterations=4, settings={"seed": 0}, **options)
+    assert [load_checkpoint(folder / name)["iteration"] for name in ("last.pt", "previous.pt")] == [4, 2]
+
+
+def test_a_checkpoint_has_its_checksum_and_recipe(whole, tmp_path):
+    raw = torch.load(whole / "last.pt", weights_only=True)
+    assert raw["settings"] == {"seed": 0}
+    assert len(raw["checksum"]) == 64
+    path = tmp_path / "last.pt"
+    raw["model"]["head.box.0.bias"][0] += 1e-7
+    torch.save(raw, path)
+    with pytest.raises(ValueError, match=r"last\.pt is damaged: it does not have the checksum"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("damage", ["cut off", "flipped", "empty", "text", "foreign", "of another training"])
+def test_an_unusable_checkpoint_is_skipped_for_the_one_before(damage, whole, devkit, tmp_path):
+    to_four(devkit, tmp_path)
+    last = tmp_path / "last.pt"
+    content = last.read_bytes()
+    if damage == "cut off":
+        last.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":  # one bit of one weight
+        place = content.index(load_checkpoint(last)["model"]["head.box.0.weight"].permute(0, 2, 3, 1).numpy().tobytes())
+        last.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    elif damage == "empty":
+        last.write_bytes(b"")
+    elif damage == "text":
+        last.write_text("not a checkpoint")
+    elif damage == "foreign":
+        torch.save({"model": {}}, last)
+    else:
+        save_checkpoint(last, {**load_checkpoint(last), "settings": {"seed": 7}})
+    with pytest.warns(UserWarning, match=r"last\.pt .*It is skipped"):
+        _, state = run("yolact", devkit, tmp_path, settings={"seed": 0})
+    assert state["iteration"] == 6
+    assert json.loads((tmp_path / "run.json").read_text())["calls"][-1]["from_iteration"] == 2
+    assert log_of(tmp_path) == log_of(whole)
+    assert weights(tmp_path) == weights(whole)
+    assert (tmp_path / "last.pt.unusable").is_file()
+
+
+def test_without_any_usable_checkpoint_nothing_is_thrown_away(devkit, tmp_path):
+    to_four(devkit, tmp_path)
+    for name in ("last.pt", "previous.pt"):
+        (tmp_path / name).write_bytes(b"torn")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"last\.pt is damaged.*previous\.pt is damaged.*delete .* to train anew"):
+            run("yolact", devkit, tmp_path, settings={"seed": 0})
+    (tmp_path / "recipe.json").write_text("{")
+    with pytest.raises(ValueError, match=r"recipe\.json is not JSON"):
+        run("yolact", devkit, tmp_path, settings={"seed": 0})
+
+
+def test_lost_best_weights_are_found_again(devkit, tmp_path):
+    options = {"settings": {"seed": 0}, "score": lambda model: {"mask_AP50": 1.0}, "score_every": 2}
+    run("yolact", devkit, tmp_path, **options)
+    (tmp_path / "best.pt").write_bytes(b"torn")
+    with pytest.warns(UserWarning, match="best weights are lost"):
+        _, state = run("yolact", devkit, tmp_path, **options)
+    assert state["best"]["iteration"] == load_checkpoint(tmp_path / "best.pt")["iteration"] == 6
+
+
+def test_a_full_disk_loses_nothing(whole, devkit, tmp_path):
+    to_four(devkit, tmp_path)
+    (tmp_path / "last.pt.writing").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"cannot write .*last\.pt: .*No space left on device.*make room, then run again"):
+        run("yolact", devkit, tmp_path, settings={"seed": 0})
+    assert load_checkpoint(tmp_path / "last.pt")["iteration"] == 4
+    assert not list(tmp_path.glob("*.writing"))
+    run("yolact", devkit, tmp_path, settings={"seed": 0})
+    assert log_of(tmp_path) == log_of(whole)
+    assert weights(tmp_path) == weights(whole)
+
+
+def test_a_file_that_may_not_grow_leaves_the_old_checkpoint(tmp_path):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"x": torch.zeros(10)})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="cannot write"):
+            save_checkpoint(path, {"x": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert len(load_checkpoint(path)["x"]) == 10
+    assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_changed_recipe_is_named_and_needs_a_yes(devkit, tmp_path):
+    run("yolact", devkit, tmp_path, iterations=4, settings={"learning_rate": 1, "seed": 0})
+    with pytest.raises(ChangedSettings, match="learning_rate: 1 there, 2 now") as caught:
+        run("yolact", devkit, tmp_path, settings={"learning_rate": 2, "seed": 0})
+    assert "seed" not in str(caught.value)
+    assert "accept_changes" in str(caught.value)
+    changed = {"settings": {"learning_rate": 2, "seed": 0}}
+    _, state = run("yolact", devkit, tmp_path, max_hours=1e-9, accept_changes=True, **changed)
+    assert state["iteration"] == 5
+    assert json.loads((tmp_path / "recipe.json").read_text()) == changed["settings"]
+    (tmp_path / "last.pt").write_bytes(b"torn")  # the one before it can be used with the new recipe, too
+    with pytest.warns(UserWarning, match="skipped"):
+        run("yolact", devkit, tmp_path, **changed)
+
+
+def test_a_mirror_has_all_that_it_takes_to_go_on_elsewhere(whole, devkit, tmp_path):
+    here, drive = tmp_path / "here", tmp_path / "drive" / "run"
+    to_four(devkit, here, mirror=drive)
+    shutil.rmtree(here)
+    run("yolact", devkit, here, settings={"seed": 0}, mirror=drive)
+    assert log_of(here) == log_of(whole) == log_of(drive)
+    assert weights(here) == weights(whole) == weights(drive)
+    assert json.loads((here / "run.json").read_text())["calls"][-1]["from_iteration"] == 4
+    for name in ("last.pt", "previous.pt"):  # nothing here can be used, but there
+        (here / name).write_bytes(b"torn")
+    with pytest.warns(UserWarning, match=f"The one in {drive} is used"):
+        run("yolact", devkit, here, settings={"seed": 0}, mirror=drive)
+    assert weights(here) == weights(whole)
+    with pytest.raises(ChangedSettings, match="drive"):
+        run("yolact", devkit, tmp_path / "new", settings={"seed": 1}, mirror=drive)
+
+
+def test_a_mirror_that_cannot_be_written_warns_and_stops_nothing(whole, devkit, tmp_path):
+    blocked = tmp_path / "a file"
+    blocked.write_text("where the mirror should be")
+    with pytest.warns(UserWarning, match="cannot mirror to .*Training goes on; it is tried again"):
+        run("yolact", devkit, tmp_path / "run", settings={"seed": 0}, mirror=blocked / "run")
+    assert weights(tmp_path / "run") == weights(whole)
+
+
+def test_a_read_only_mirror(whole, devkit, tmp_path):
+    folder = tmp_path / "read only"
+    folder.mkdir()
+    folder.chmod(0o500)
+    target = folder / "run" if os.access(folder, os.W_OK) is False else "/proc/sys/run"  # root may write anywhere but there
+    with pytest.warns(UserWarning, match="cannot mirror to"):
+        run("yolact", devkit, tmp_path / "run", settings={"seed": 0}, mirror=target)
+    assert weights(tmp_path / "run") == weights(whole)
+
+
+def test_a_mirror_that_comes_back_gets_everything(tmp_path):
+    folder, blocked = tmp_path / "run", tmp_path / "drive"
+    write_json(folder / "run.json", [1])
+    blocked.write_text("not yet")
+    copy = mirror.Mirror(folder, blocked / "run", retry_seconds=0.05)
+    copy.update()
+    until(lambda: copy._failures.qsize() > 1)  # it tries again by itself
+    blocked.unlink()
+    until((blocked / "run" / "run.json").is_file)
+    with pytest.warns(UserWarning, match="cannot mirror"):
+        copy.close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        copy.report()
+
+
+def test_a_slow_mirror_does_not_hold_up_the_training(tmp_path, monkeypatch):
+    started, slow = [], mirror.copy_changed
+
+    def crawl(*arguments):
+        started.append(time.monotonic())
+        time.sleep(1.0)
+        slow(*arguments)
+
+    monkeypatch.setattr(mirror, "copy_changed", crawl)
+    (tmp_path / "run").mkdir()
+    with mirror.mirrored(tmp_path / "run", tmp_path / "drive") as update:
+        begun = time.monotonic()
+        for k in range(5):
+            write_json(tmp_path / "run" / "run.json", k)
+            update()
+        assert time.monotonic() - begun < 0.5
+    assert json.loads((tmp_path / "drive" / "run.json").read_text()) == 4
+    assert len(started) <= 3  # what came meanwhile is copied once
+
+
+def test_a_mirror_keeps_two_checkpoints_and_copies_only_what_changed(tmp_path):
+    folder, target, copied = tmp_path / "run", tmp_path / "drive", {}
+    write_json(folder / "run.json", 1)
+    for k in range(2):
+        save_checkpoint(folder / "last.pt", {"k": k})
+        mirror.copy_changed(folder, target, copied)
+        stamp = stamp if k else (target / "run.json").stat().st_mtime_ns
+    assert [load_checkpoint(target / name)["k"] for name in ("last.pt", "previous.pt")] == [1, 0]
+    assert (target / "run.json").stat().st_mtime_ns == stamp
+
+
+def until(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_replacing_leaves_nothing_behind_when_it_fails(tmp_path):
+    with pytest.raises(ValueError, match="Out of range float"):
+        write_json(tmp_path / "a", float("nan"))
+    assert not list(tmp_path.iterdir())

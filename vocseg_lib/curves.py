@@ -1,0 +1,104 @@
+"""How a training went, from its `log.jsonl`: losses, learning rate and AP against iteration, and where overfitting starts."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from vocseg_lib.plots import COLOURS, MODEL_COLOURS, describe, describe_figure, new_ax, new_axes
+
+STUDY_HALF, STUDY_END = "6K", "12K"
+"""Where the study looked at AP: half way, and at its last iteration."""
+RISE = 1.02
+"""A validation loss this much above its lowest counts as risen."""
+NOT_TERMS = ("lr", "gradient_norm", "data_seconds", "forward_seconds", "backward_seconds")
+
+
+def steps_of(log: list[dict]) -> pd.DataFrame:
+    """The updates of a log by iteration: `lr`, `loss` and its terms, seconds."""
+    rows = [{k: v for k, v in entry.items() if isinstance(v, int | float)} for entry in log if "loss" in entry]
+    return pd.DataFrame(rows, columns=None if rows else ["iteration", "lr", "loss"]).set_index("iteration")
+
+
+def scores_of(log: list[dict]) -> pd.DataFrame:
+    """The scores of a log by iteration: AP (percent), `val_loss` and its terms, `seconds` of training before."""
+    rows = [entry for entry in log if "mask_AP50" in entry]
+    return pd.DataFrame(rows, columns=None if rows else ["iteration", "mask_AP50"]).set_index("iteration")
+
+
+def overfitting(log: list[dict]) -> str:
+    """Where overfitting starts, in words: from where on the loss rises on val while it falls on train, and what AP does."""
+    steps, scores = steps_of(log), scores_of(log)
+    if len(scores) < 3 or "val_loss" not in scores:
+        return "Too few scores to say whether there is overfitting."
+    ap, loss = scores["mask_AP50"], scores["val_loss"]
+    peak, lowest, last = int(ap.idxmax()), int(loss.idxmin()), int(scores.index[-1])
+    window = max(1, len(steps) // len(scores))
+    before, after = (steps["loss"].loc[:at].tail(window).mean() for at in (lowest, last))
+    said_ap = f"Mask AP50 is highest at iteration {peak} ({ap.max():.1f} %)"
+    said_ap += f" and ends at {ap.iloc[-1]:.1f} %." if peak < last else ", the last: more training may still help."
+    if loss.iloc[-1] > RISE * loss.min() and after < before:
+        return (
+            f"Overfitting starts near iteration {lowest}: from there the loss on val rises from {loss.min():.2f} to "
+            f"{loss.iloc[-1]:.2f}, while that on train falls from {before:.2f} to {after:.2f}. {said_ap}"
+        )
+    return f"No overfitting up to iteration {last}: the loss on val is not above its lowest ({loss.min():.2f}). {said_ap}"
+
+
+def training_curves(log: list[dict], title: str, iterations: int | None = None, axes: np.ndarray | None = None) -> np.ndarray:
+    """Loss terms on train and on val, learning rate and AP against iteration.
+
+    `iterations` of the whole training put the study's two marks where they belong: half way and at the end.
+    """
+    axes = new_axes(4, 2, (6, 3.4), axes)
+    steps, scores = steps_of(log), scores_of(log)
+    window = max(1, len(steps) // 50)
+    terms = steps.drop(columns=[c for c in NOT_TERMS if c in steps]).rolling(window, min_periods=1).mean()
+    for i, name in enumerate(terms):
+        colour = "black" if name == "loss" else COLOURS[i - 1]
+        axes[0].plot(terms.index, terms[name], label=name, color=colour)
+        if f"val_{name}" in scores:
+            axes[1].plot(scores.index, scores[f"val_{name}"], "o-", label=name, color=colour)
+    axes[0].set_ylabel(f"loss on train (mean of {window})")
+    axes[1].set_ylabel("loss on val (batch norm in eval)")
+    axes[2].plot(steps.index, steps["lr"], color=COLOURS[0], label="learning rate")
+    axes[2].set_ylabel("learning rate")
+    for name, colour in (("mask_AP50", COLOURS[0]), ("mask_AP", COLOURS[5]), ("box_AP50", COLOURS[1]), ("box_AP", COLOURS[4])):
+        if name in scores:
+            axes[3].plot(scores.index, scores[name], "o-", label=name.replace("_", " "), color=colour)
+    axes[3].set_ylabel("AP on val (percent)")
+    iterations = iterations or (int(steps.index[-1]) if len(steps) else 1)
+    _mark_the_study(axes[3], iterations)
+    for ax in axes:
+        ax.set_xlim(0, 1.02 * iterations)
+        ax.set_xlabel("iteration")
+        ax.grid(alpha=0.3)
+        if ax in axes[:2] and ax.lines:
+            ax.set_yscale("log")
+        if ax.lines:
+            ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=5)
+    describe_figure(axes[0].figure, title, overfitting(log))
+    return axes
+
+
+def ap_against_iteration(logs: dict[str, list[dict]], ax: Axes | None = None) -> Axes:
+    """Mask AP50 on val against iteration, a line a model, with the study's marks."""
+    ax = new_ax(ax)
+    peaks, last = [], 0
+    for name, log in logs.items():
+        scores = scores_of(log)["mask_AP50"]
+        ax.plot(scores.index, scores, "o-", color=MODEL_COLOURS.get(name), label=name)
+        peaks.append(f"{name} peaks at {scores.idxmax()}")
+        last = max(last, scores.index[-1])
+    ax.set_xlabel("iteration")
+    ax.set_ylabel("mask AP50 on val (percent)")
+    ax.set_ylim(bottom=0)
+    _mark_the_study(ax, last)
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8)
+    return describe(ax, "AP against iteration", "; ".join(peaks) + " iterations.")
+
+
+def _mark_the_study(ax: Axes, iterations: int) -> None:
+    """Lines half way and at the end: the study's 6K and 12K."""
+    for at, name, style in ((iterations / 2, STUDY_HALF, ":"), (iterations, STUDY_END, "--")):
+        ax.axvline(at, color="grey", linestyle=style, label=f"{at:g}: the study's {name}")

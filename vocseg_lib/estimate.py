@@ -1,0 +1,136 @@
+"""What a training will take, from arithmetic: floating point operations and stored activations of one image, counted."""
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from vocseg_lib import distributed
+from vocseg_lib.batch_norm import norms, train_mode
+from vocseg_lib.loading import collate, random_state_kept, to_device
+from vocseg_lib.memory import memory_size_gb
+from vocseg_lib.precision import autocast
+
+STEP_OVER_FORWARD = 3
+"""Operations of an update over those of its forward pass: backward takes the gradients of inputs and of weights."""
+STATES = {"sgd": 1, "adamw": 2}
+"""Numbers an optimizer keeps for each weight."""
+EFFICIENCY = 0.5
+"""Share of one large convolution's speed that a whole update reaches (on a CPU 0.4 for Mask R-CNN, 0.8 for YOLACT)."""
+GPUS = {"t4": {"name": "Tesla T4", "memory_gb": 15.8, "flops": {torch.float16: 25e12, torch.float32: 4e12}}}
+"""Cards that can be reckoned with without having them. A T4's speeds are what large convolutions were reported to reach, well
+below the 65 and 8 T/s of its data sheet."""
+BASE_GB = {"cpu": 0.9, "cuda": 1.0}
+"""What Python and PyTorch, or CUDA and cuDNN, take before there is a model."""
+OVERHEAD = {"cpu": 2.0, "cuda": 1.25}
+"""Memory of activations, their gradients and gaps over that of the activations (measured on a CPU, assumed for CUDA)."""
+
+
+def count(model: nn.Module, sample: tuple, frozen: bool, mixed_precision: bool, device: str | torch.device) -> Tensor:
+    """Floating point operations, and bytes that the backward pass needs, of one image in the forward pass of an update."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    stored = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            stored[storage.data_ptr()] = storage  # held, so that its address is not used again
+        return tensor
+
+    was_training = model.training
+    before = [buffer.clone() for buffer in model.buffers()]
+    train_mode(model, frozen)
+    counter = FlopCounterMode(display=False)
+    with (
+        distributed.alone(),
+        random_state_kept(device),
+        counter,
+        saved_tensors_hooks(keep, lambda tensor: tensor),
+        autocast(device, mixed_precision),
+    ):
+        model(*to_device(*collate([sample]), device))
+    for buffer, old in zip(model.buffers(), before, strict=True):
+        buffer.copy_(old)
+    model.train(was_training)
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    return torch.tensor([counter.get_total_flops(), sum(storage.nbytes() for storage in stored.values())], dtype=torch.float64)
+
+
+def convolution_speed(device: str | torch.device, mixed_precision: bool, seconds: float = 0.3) -> float:
+    """Floating point operations a second of a large convolution, in the precision of the training."""
+    device = torch.device(device)
+    x = torch.rand(2, 256, 69, 69, device=device).contiguous(memory_format=torch.channels_last)
+    layer = nn.Conv2d(256, 256, 3, padding=1, device=device).to(memory_format=torch.channels_last)
+
+    def synchronise() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    repeats, start = 0, 0.0
+    with torch.inference_mode(), autocast(device, mixed_precision):
+        layer(x)
+        synchronise()
+        start = time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            for _ in range(1 if device.type == "cpu" else 20):
+                layer(x)
+                repeats += 1
+            synchronise()
+    elapsed = time.perf_counter() - start
+    return 2 * x.numel() * layer.weight[0].numel() * repeats / elapsed
+
+
+def estimate(
+    model: nn.Module,
+    samples: Sequence,
+    *,
+    iterations: int,
+    batch_size: int,
+    optimizer: str = "sgd",
+    batch_norm: str = "unfrozen",
+    mixed_precision: bool = False,
+    scores: int = 0,
+    score_images: int = 0,
+    processes: int = 1,
+    device: str | torch.device = "cpu",
+    gpu: str | None = None,
+) -> dict[str, float | str]:
+    """`memory_gb` and `hours` of a training, with what they are made of; right within a factor of two or so.
+
+    One forward pass of each of the `samples` (of the data set) is counted. Memory: weights, gradients and the optimizer's
+    state in fp32, the activations of a batch, and CUDA's own. Time: three forward passes an image in training and one in
+    each score, at a share of the speed that one large convolution reaches here; loading is not in it. `processes` share the
+    work; memory is that of one. `gpu` reckons for a card of `GPUS` instead of for the device.
+    """
+    if gpu and gpu not in GPUS:
+        raise ValueError(f"no figures for GPU {gpu!r}; there are some for {', '.join(GPUS)}")
+    frozen = batch_norm == "frozen"
+    model.to(device)
+    counts = [count(model, sample, frozen, mixed_precision, device) for sample in samples]
+    flops, activation_bytes = torch.stack(counts).mean(0).tolist()
+    still = {id(p) for norm in norms(model) for p in norm.parameters()} if frozen else set()
+    learning = sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) not in still)
+    total = sum(p.numel() for p in model.parameters())
+    state_bytes = 4 * (total + (1 + STATES[optimizer]) * learning) + (2 * total if mixed_precision else 0)
+    kind = "cuda" if gpu else torch.device(device).type
+    if gpu:
+        half = mixed_precision and torch.float16
+        speed, memory = GPUS[gpu]["flops"][half or torch.float32], GPUS[gpu]["memory_gb"]
+    else:
+        speed, memory = convolution_speed(device, mixed_precision), memory_size_gb(device)
+    batch_size = batch_size / processes
+    images = STEP_OVER_FORWARD * batch_size * iterations + scores * score_images / processes
+    return {
+        "device": GPUS[gpu]["name"] if gpu else str(device),
+        "tflop_per_iteration": STEP_OVER_FORWARD * batch_size * flops / 1e12,
+        "tflop_per_second": EFFICIENCY * speed / 1e12,
+        "hours": images * flops / (EFFICIENCY * speed) / 3600,
+        "weights_gb": state_bytes / 1e9,
+        "activations_gb": OVERHEAD[kind] * batch_size * activation_bytes / 1e9,
+        "memory_gb": (state_bytes + OVERHEAD[kind] * batch_size * activation_bytes) / 1e9 + BASE_GB[kind],
+        "memory_there_gb": memory,
+    }

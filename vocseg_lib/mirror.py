@@ -1,0 +1,89 @@
+"""A second home for a run folder, such as a mounted Drive: slow, and at times not there."""
+
+import shutil
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+
+from vocseg_lib.files import replacing
+
+LAST, PREVIOUS = "last.pt", "previous.pt"
+RETRY_SECONDS = 30.0
+CLOSING_SECONDS = 120.0
+"""How long the end of a training waits for its mirror."""
+
+
+def copy_changed(folder: Path, target: Path, copied: dict[str, tuple]) -> None:
+    """Copy the files of a run folder that are not `copied` (name to size and time), each whole or not at all."""
+    paths = [path for path in folder.iterdir() if path.suffix in (".json", ".jsonl", ".pt") and path.name != PREVIOUS]
+    for path in sorted(paths, key=lambda path: path.name == LAST):  # the others are no use without it
+        with path.open("rb") as source:
+            state = path.stat().st_size, path.stat().st_mtime_ns
+            if copied.get(path.name) == state:
+                continue
+            with replacing(target / path.name, keep=target / PREVIOUS if path.name == LAST else None) as beside:
+                with beside.open("wb") as file:
+                    shutil.copyfileobj(source, file, 2**20)
+        copied[path.name] = state
+
+
+class Mirror:
+    """A second folder that gets what changes in a run folder, copied by a thread beside the training.
+
+    A copy that fails is tried again; `report` warns of it, and nothing else happens.
+    """
+
+    def __init__(self, folder: Path, target: Path, retry_seconds: float = RETRY_SECONDS):
+        self.folder, self.target, self.retry_seconds = folder, target, retry_seconds
+        self._copied: dict[str, tuple] = {}
+        self._failures: SimpleQueue = SimpleQueue()
+        self._wanted, self._closing = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
+        self._thread.start()
+
+    def update(self) -> None:
+        """Copy what has changed, soon."""
+        self._wanted.set()
+        self.report()
+
+    def report(self) -> None:
+        """Warn of the copies that failed since the last report."""
+        failures = [self._failures.get() for _ in range(self._failures.qsize())]
+        if failures:
+            warnings.warn(f"cannot mirror to {self.target}: {failures[-1]}. Training goes on; it is tried again", stacklevel=2)
+
+    def close(self) -> None:
+        """Copy what has changed for the last time, and wait a while for it."""
+        self._wanted.set()
+        self._closing.set()
+        self._thread.join(CLOSING_SECONDS)
+        self.report()
+        if self._thread.is_alive():
+            warnings.warn(f"{self.target} is not up to date: its last copy has not ended", stacklevel=2)
+
+    def _work(self) -> None:
+        while self._wanted.is_set() or not self._closing.is_set():
+            self._wanted.wait()
+            self._wanted.clear()
+            try:
+                copy_changed(self.folder, self.target, self._copied)
+            except OSError as error:
+                self._failures.put(error)
+                if not self._closing.wait(self.retry_seconds):
+                    self._wanted.set()
+
+
+@contextmanager
+def mirrored(folder: Path, target: Path | None) -> Iterator[Callable[[], None]]:
+    """A function that has a folder mirrored to `target`, soon; it is once more at the end. Without a target, nothing is done."""
+    if target is None:
+        yield lambda: None
+        return
+    mirror = Mirror(folder, target)
+    try:
+        yield mirror.update
+    finally:
+        mirror.close()

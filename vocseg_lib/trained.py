@@ -1,0 +1,91 @@
+"""Models from recipes, and from the run folders of their trainings."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vocseg_lib import voc
+from vocseg_lib.classes import CLASS_NAMES
+from vocseg_lib.files import read_json
+from vocseg_lib.models import MODELS
+from vocseg_lib.prediction import predict
+from vocseg_lib.recipes import PROSE_FIELDS, Recipe
+from vocseg_lib.runs import BEST, load_checkpoint
+
+
+def default_device() -> str:
+    """ "cuda" when there is a GPU, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def build_model(recipe: Recipe, model_name: str) -> nn.Module:
+    """A model as its recipe says, weights drawn from the recipe's seed. Raises ValueError for an unknown name."""
+    if model_name not in MODELS:
+        raise ValueError(f"no model {model_name!r}; choose one of {', '.join(MODELS)}")
+    shared = {
+        "backbone": recipe.backbone,
+        "weights": recipe.weights,
+        "channels": recipe.channels,
+        "compile": recipe.compile,
+        "num_classes": len(CLASS_NAMES) + 1,
+    }
+    own = {
+        "yolact": {
+            "image_size": recipe.image_size,
+            "semantic": recipe.semantic_loss,
+            "crop_in_training": recipe.crop_in_training,
+            "crop_in_inference": recipe.crop_in_inference,
+            "normalise_by_area": recipe.normalise_by_area,
+            "nms": recipe.nms,
+        },
+        "mask_rcnn": {
+            "short_side": recipe.short_side,
+            "proposals": recipe.proposals,
+            "rois_per_image": recipe.rois_per_image,
+        },
+    }
+    torch.manual_seed(recipe.seed)
+    return MODELS[model_name](**shared, **own[model_name])
+
+
+def load_run(run_folder: str | Path, device: str | None = None) -> tuple[nn.Module, dict, dict]:
+    """A trained model with its best weights, its settings (`recipe.json`) and `best.pt`'s scores.
+
+    Raises FileNotFoundError when the folder holds no finished training.
+    """
+    run_folder = Path(run_folder)
+    for name in ("recipe.json", "best.pt"):
+        if not (run_folder / name).is_file():
+            raise FileNotFoundError(f"{run_folder / name} is missing: {run_folder} is not the folder of a training")
+    settings = read_json(run_folder / "recipe.json")
+    model = build_model(replace(recipe_of(settings), weights=None), settings.get("model"))
+    best = load_checkpoint(run_folder / BEST)
+    best.pop("settings")
+    model.load_state_dict(best.pop("model"))
+    return model.to(device or default_device()).eval(), settings, best
+
+
+def recipe_of(settings: dict) -> Recipe:
+    """The recipe in the settings of a run (`recipe.json`)."""
+    known = {field.name for field in fields(Recipe)}
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known}
+    try:
+        return Recipe(**dict.fromkeys(PROSE_FIELDS, "") | values)
+    except TypeError as error:
+        raise ValueError(f"these are not the settings of a training: {error}") from None
+
+
+def header(settings: dict, best: dict, dataset: voc.VocDataset) -> dict:
+    """What a prediction file says of the model and the data that it comes from."""
+    data = {"devkit": dataset.devkit.name, "split": dataset.split}
+    return {"model": settings["model"], "recipe": settings, "iteration": best["iteration"], "data": data}
+
+
+def predict_run(run_folder: str | Path, devkit: str | Path, split: str = "val", device: str | None = None) -> dict:
+    """The prediction file of a trained model's best weights on a split of a devkit."""
+    model, settings, best = load_run(run_folder, device)
+    dataset = voc.VocDataset(devkit, split)
+    mixed_precision = settings.get("mixed_precision", False)
+    return predict(model, dataset, header(settings, best, dataset), device or default_device(), mixed_precision)
