@@ -13,7 +13,7 @@ READY := .venv/ready
 VOCSEG_SHARED ?= ../shared
 BENCH_DATA = $(firstword $(DATA) $(wildcard $(VOCSEG_SHARED)/voc2012/VOCdevkit))
 
-.PHONY: setup study test lint bench notebook
+.PHONY: setup study test lint bench smoke notebook
 
 setup: $(READY)
 
@@ -36,6 +36,10 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m vocseg_lib bench --data "$(BENCH_DATA)" --out results/bench.json
+
+# What a GPU makes of both models at the study's settings.
+smoke: $(READY)
+	$(BIN)/python -m vocseg_lib smoke --profile paper --data "$(BENCH_DATA)" --out results/gpu_smoke.json
 
 notebook: $(READY)
 	$(BIN)/jupyter lab notebooks

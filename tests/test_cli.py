@@ -4,8 +4,9 @@ import re
 import pytest
 
 from vocseg_lib import __main__ as cli
-from vocseg_lib import voc
+from vocseg_lib import mini_voc, voc
 from vocseg_lib.recipes import PROFILES
+from vocseg_lib.runs import checksum, load_checkpoint
 
 
 def call(monkeypatch, capsys, *arguments):
@@ -30,7 +31,7 @@ def tiny_profile(monkeypatch):
 def test_help_reads_well(monkeypatch, capsys):
     code, out, _ = call(monkeypatch, capsys, "--help")
     assert code == 0
-    for command in ("fetch", "verify", "train", "predict", "evaluate"):
+    for command in ("fetch", "verify", "train", "estimate", "predict", "evaluate", "bench", "smoke"):
         assert re.search(rf"^    {command} +\w", out, re.MULTILINE), command
         code, help_text, _ = call(monkeypatch, capsys, command, "--help")
         assert code == 0
@@ -70,6 +71,64 @@ def test_train_predict_evaluate(monkeypatch, capsys, devkit, tmp_path, tiny_prof
     assert metrics["mask_AP50"] == json.loads((run / "metrics.json").read_text())["mask_AP50"]
 
 
+def test_a_training_is_stopped_continued_and_repeated(monkeypatch, capsys, devkit, tmp_path, tiny_profile):
+    same = ("--model", "yolact", "--data", devkit, "--results", tmp_path / "a", "--device", "cpu", "--mirror", tmp_path / "b")
+    code, out, _ = call(monkeypatch, capsys, "train", *same, "--max-hours", "0.0000001")
+    assert code == 0
+    assert "stopped after 1e-07 h at iteration 1; the same command goes on" in out
+    code, out, _ = call(monkeypatch, capsys, "train", *same)
+    assert code == 0
+    assert "best mask AP50" in out
+    run = tmp_path / "a" / "runs" / "yolact"
+    code, _, err = call(monkeypatch, capsys, "train", *same, "--set", "learning_rate=0.5")
+    assert code == 2
+    assert "learning_rate: 0.001 there, 0.5 now" in err
+    assert "--accept-changes" in err
+    code, _, _ = call(monkeypatch, capsys, "train", *same, "--set", "iterations=3", "--accept-changes")
+    assert code == 0
+    assert json.loads((run / "metrics.json").read_text())["train_minutes"] > 0
+    mirrored = {path.name for path in (tmp_path / "b" / "runs" / "yolact").iterdir()}
+    assert mirrored == {path.name for path in run.iterdir()}
+
+    again = ("train", "--from", run, "--results", tmp_path / "c", "--device", "cpu")
+    code, out, _ = call(monkeypatch, capsys, *again)
+    assert code == 0
+    repeat = tmp_path / "c" / "runs" / "yolact"
+    assert str(repeat) in out
+    recipes = [json.loads((folder / "recipe.json").read_text()) for folder in (run, repeat)]
+    assert recipes[0] == recipes[1]
+    calls = json.loads((repeat / "run.json").read_text())["calls"]
+    assert calls[0]["devkit"] == str(devkit.resolve())
+
+
+def test_a_repeated_training_is_the_same(monkeypatch, capsys, devkit, tmp_path, tiny_profile):
+    same = ("--data", devkit, "--device", "cpu")
+    assert call(monkeypatch, capsys, "train", "--model", "mask_rcnn", *same, "--results", tmp_path / "a")[0] == 0
+    run = tmp_path / "a" / "runs" / "mask_rcnn"
+    assert call(monkeypatch, capsys, "train", "--from", run, "--device", "cpu", "--results", tmp_path / "b")[0] == 0
+    ours, theirs = (load_checkpoint(tmp_path / name / "runs" / "mask_rcnn" / "best.pt")["model"] for name in "ab")
+    assert checksum(ours) == checksum(theirs)
+    other = mini_voc.write(tmp_path / "other", train=4, val=2, seed=9)
+    code, _, err = call(monkeypatch, capsys, "train", "--from", run, "--data", other, "--results", tmp_path / "c")
+    assert code == 2
+    assert "is not the data of" in err
+
+
+def test_estimate(monkeypatch, capsys, devkit, tiny_profile):
+    code, out, _ = call(monkeypatch, capsys, "estimate", "--model", "yolact", "--data", devkit, "--gpu", "t4")
+    assert code == 0
+    assert re.search(r"yolact: about \S+ h and \S+ of 15.8 GB on Tesla T4", out)
+
+
+def test_smoke(monkeypatch, capsys, devkit, tmp_path, tiny_profile):
+    monkeypatch.setattr("vocseg_lib.smoke.MODES", {"fp32": {}})  # compiling takes minutes
+    arguments = ("--profile", "quick", "--data", devkit, "--iterations", "3", "--out", tmp_path / "s.json", "--device", "cpu")
+    code, out, _ = call(monkeypatch, capsys, "smoke", *arguments)
+    assert code == 0
+    assert "mask_rcnn fp32" in out
+    assert len(json.loads((tmp_path / "s.json").read_text())["runs"]) == 2
+
+
 def test_mistakes_get_one_line_and_exit_code_two(monkeypatch, capsys, devkit, tmp_path):
     (tmp_path / "torn.json").write_text("{")
     image = {"id": 1, "name": "other", "height": 1, "width": 1}
@@ -84,6 +143,12 @@ def test_mistakes_get_one_line_and_exit_code_two(monkeypatch, capsys, devkit, tm
         ("train", "--model", "unet"),
         ("train", "--model", "yolact", "--device", "banana"),
         ("evaluate", tmp_path / "other.json", "--data", devkit),
+        ("train", "--data", devkit),
+        ("train", "--model", "yolact", "--max-hours", "0"),
+        ("train", "--model", "yolact", "--set", "learning_rate"),
+        ("train", "--model", "yolact", "--set", "batch_size=many"),
+        ("train", "--from", tmp_path / "nowhere"),
+        ("estimate", "--model", "yolact", "--gpu", "k80"),
     ]
     for arguments in mistakes:
         code, _, err = call(monkeypatch, capsys, *arguments)

@@ -1,6 +1,7 @@
 """Two CPU processes (gloo), started by torchrun, against one process with the same batch."""
 
 import json
+import socket
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -100,6 +101,32 @@ def test_two_processes_take_over_from_one_and_back(same_size, tmp_path):
         assert done.returncode == 0, done.stderr[-3000:]
     one, two = (read_log(tmp_path / name / "runs" / "yolact" / "log.jsonl") for name in ("one", "parts"))
     losses = [[entry["loss"] for entry in log if "loss" in entry] for log in (one, two)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_two_machines_that_share_no_disk(same_size, tmp_path):
+    """Only the first has the run folder; the second is told what it needs, also to go on."""
+    recipe = replace(RECIPE, augmentation="none", score_every=4)
+    write_json(tmp_path / "recipe.json", {"model": "yolact", **asdict(recipe)})
+    for max_hours in ("0.000000001", "1"):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = str(free.getsockname()[1])
+        machines = []
+        for node in ("0", "1"):
+            command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node_rank", node, "--nproc_per_node", "1"]
+            command += ["--master_addr", "localhost", "--master_port", port, "-m", "vocseg_lib", "train", "--device", "cpu"]
+            command += ["--from", tmp_path / "recipe.json", "--data", same_size, "--results", tmp_path / node]
+            command += ["--max-hours", max_hours]
+            machines.append(subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True))
+        for machine in machines:
+            _, said = machine.communicate(timeout=120)
+            assert machine.returncode == 0, said[-3000:]
+    assert not (tmp_path / "1").exists()
+    Study(recipe, same_size, tmp_path / "one").train("yolact", device="cpu")
+    logs = (read_log(tmp_path / name / "runs" / "yolact" / "log.jsonl") for name in ("one", "0"))
+    losses = [[entry["loss"] for entry in log if "loss" in entry] for log in logs]
+    assert len(losses[0]) == 4
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 

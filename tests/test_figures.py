@@ -107,7 +107,7 @@ def test_a_live_picture_is_redrawn_in_place_and_not_too_often(tmp_path, monkeypa
     picture = live.widget.value
     live.update(tmp_path)
     assert drawn == [tmp_path]
-    assert picture.startswith(b"\x89PNG")
+    assert bytes(picture).startswith(b"\x89PNG")
     monkeypatch.setattr(widgets, "REDRAW_SECONDS", 0.0)
     live = widgets.LivePicture(draw)
     live.update(tmp_path)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from vocseg_lib.recipes import PROFILES, PROSE_FIELDS, Recipe, differences, get_recipe
+from vocseg_lib.recipes import PROFILES, PROSE_FIELDS, Recipe, differences, get_recipe, parse_changes
 
 
 def test_paper_is_the_study():
@@ -72,3 +72,20 @@ def test_differences_are_all_of_them_and_say_what_they_are():
         differs = getattr(paper, field.name) != getattr(official, field.name)
         assert (field.name in table.index) is (differs and field.name not in ("name", *PROSE_FIELDS))
     assert differences(paper, paper).empty
+
+
+def test_changes_are_parsed_and_checked():
+    texts = ["short_side=550", "learning_rate=1", "patience=None", "lr_drops=(1, 2)", "mixed_precision=True", "weights=a/b.pth"]
+    wanted = {"short_side": 550, "learning_rate": 1, "patience": None, "lr_drops": (1, 2), "mixed_precision": True}
+    assert parse_changes(texts) == {**wanted, "weights": "a/b.pth"}
+    for wrong in ("short_side", "size=3", "short_side=large", "batch_size=2.5", "batch_size=None", "schedule=3", "compile=1"):
+        with pytest.raises(ValueError, match=wrong.split("=")[0]):
+            parse_changes([wrong])
+
+
+def test_t4_scales_its_learning_rate_with_its_batch():
+    t4, official = get_recipe("t4"), get_recipe("official")
+    assert t4.learning_rate / official.learning_rate == t4.batch_size / official.batch_size
+    assert t4.mixed_precision
+    assert t4.clip_norm
+    assert t4.short_side == t4.image_size

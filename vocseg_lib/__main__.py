@@ -14,7 +14,7 @@ from vocseg_lib.metrics import check_images, evaluate
 from vocseg_lib.models import MODELS, WeightsError
 from vocseg_lib.prediction import load_predictions, save_predictions
 from vocseg_lib.recipes import PROFILES, parse_changes
-from vocseg_lib.study import Study, open_study, repeated
+from vocseg_lib.study import Study, in_words, open_study, repeated
 from vocseg_lib.trained import default_device, predict_run
 from vocseg_lib.training import NonFiniteLoss, TooManyBadSamples, WorkerDied
 
@@ -159,7 +159,7 @@ def run(arguments: argparse.Namespace) -> int:
             train(arguments, here)
     elif arguments.command == "estimate":
         study, model_name = open_for_training(arguments)
-        print(f"{model_name}: {study.estimate(model_name, gpu=arguments.gpu)}")
+        print(f"{model_name}: {in_words(study.estimate(model_name, gpu=arguments.gpu))}")
     elif arguments.command == "smoke":
         study = open_study(arguments.profile, arguments.data, changes=parse_changes(arguments.set))
         print(smoke.measure(study, arguments.iterations, arguments.device, Path(arguments.out)).to_string(index=False))

@@ -88,7 +88,7 @@ def ap_against_iteration(logs: dict[str, list[dict]], ax: Axes | None = None) ->
         scores = scores_of(log)["mask_AP50"]
         ax.plot(scores.index, scores, "o-", color=MODEL_COLOURS.get(name), label=name)
         peaks.append(f"{name} peaks at {scores.idxmax()}")
-        last = max(last, scores.index[-1])
+        last = max(last, int(scores.index[-1]))
     ax.set_xlabel("iteration")
     ax.set_ylabel("mask AP50 on val (percent)")
     ax.set_ylim(bottom=0)

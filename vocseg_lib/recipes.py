@@ -83,9 +83,9 @@ PROFILES = {
         Recipe(
             name="t4",
             command="make study PROFILE=t4",
-            expected_time="not yet run",
+            expected_time="not yet run (meant for both models in one session of 12 h; `estimate` says what to expect)",
             expected_score="not yet run",
-            batch_size=16,  # what fits into 16 GB in fp16 for both (make estimate)
+            batch_size=16,  # what fits into 16 GB in fp16, Mask R-CNN's need being the larger (see `estimate`)
             short_side=550,  # both models see the same number of pixels
             learning_rate=2e-3,  # the official YOLACT's 1e-3 for batches of 8, scaled with the batch
             warmup_iterations=800,

@@ -2,6 +2,7 @@
 
 import statistics
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,8 +27,8 @@ WARM_UP = 1 / 3
 """Share of the iterations that are not timed: the first ones choose algorithms, or compile."""
 
 
-def measure(study: Study, iterations: int, device: str, out: Path, modes: tuple[str, ...] = tuple(MODES)) -> pd.DataFrame:
-    """Train each model in each of the `modes`, and write what it took to `out` after each run; the same as a table.
+def measure(study: Study, iterations: int, device: str, out: Path, modes: Sequence[str] = ()) -> pd.DataFrame:
+    """Train each model in each of the `modes` (default: all), and write what it took to `out` after each run; the same as a table.
 
     For each: median `iterations_per_second`, `data_wait_share` (of an iteration, waiting for images), `peak_memory_gb`
     (tensors on a GPU; on a CPU the whole process so far), `losses` an iteration, and `loss` over the timed ones. A run that
@@ -36,7 +37,7 @@ def measure(study: Study, iterations: int, device: str, out: Path, modes: tuple[
     facts = {"profile": study.recipe.name, "batch_size": study.recipe.batch_size, "iterations": iterations}
     rows = []
     for model_name in MODELS:
-        for mode in modes:
+        for mode in modes or MODES:
             rows.append({"model": model_name, "mode": mode, **_measure_run(study, model_name, mode, iterations, device)})
             write_json(out, {**facts, **surroundings(device), "runs": rows})
     return pd.DataFrame(rows).drop(columns="losses", errors="ignore")

@@ -128,12 +128,13 @@ class Study:
         model = build_model(recipe, model_name)
         if distributed.rank() == 0:
             draws = Draws(train_set, recipe.seed)
-            print(f"{MODEL_TITLES[model_name]}: {self._estimate(model, [draws[k] for k in range(COUNTED_IMAGES)], device)}")
+            found = self._estimate(model, [draws[k] for k in range(COUNTED_IMAGES)], device)
+            print(f"{MODEL_TITLES[model_name]}: {in_words(found)}")
         return model
 
-    def _estimate(self, model: nn.Module, samples: list, device: str, gpu: str | None = None) -> str:
+    def _estimate(self, model: nn.Module, samples: list, device: str, gpu: str | None = None) -> dict:
         recipe = self.recipe
-        found = estimate(
+        return estimate(
             model,
             samples,
             iterations=recipe.iterations,
@@ -147,12 +148,9 @@ class Study:
             device=device,
             gpu=gpu,
         )
-        if found["memory_gb"] > found["memory_there_gb"]:
-            warnings.warn("this may be more memory than there is: take a smaller batch_size", stacklevel=2)
-        return in_words(found)
 
-    def estimate(self, model_name: str, device: str | None = None, gpu: str | None = None) -> str:
-        """In words, what training a model will take on a device, or on a card of `estimate.GPUS`."""
+    def estimate(self, model_name: str, device: str | None = None, gpu: str | None = None) -> dict:
+        """What training a model will take on a device, or on a card of `estimate.GPUS`: see `estimate.estimate`."""
         draws = Draws(self.dataset("train", self.recipe.augmentation, skip_bad=True), self.recipe.seed)
         model = build_model(replace(self.recipe, weights=None), model_name)
         return self._estimate(model, [draws[k] for k in range(COUNTED_IMAGES)], device or default_device(), gpu)
@@ -290,7 +288,9 @@ def spread(length: int, wanted: int) -> list[int]:
 
 
 def in_words(found: dict) -> str:
-    """An estimate in a line."""
+    """An estimate in a line, with a warning when it is more memory than there is."""
+    if found["memory_gb"] > found["memory_there_gb"]:
+        warnings.warn("this may be more memory than there is: take a smaller batch_size", stacklevel=2)
     return (
         f"about {found['hours']:.2g} h and {found['memory_gb']:.1f} of {found['memory_there_gb']:.1f} GB on {found['device']} "
         f"({found['tflop_per_iteration']:.2g} TFLOP an iteration at {found['tflop_per_second']:.2g} TFLOP/s; activations "
