@@ -1,4 +1,4 @@
-"""What a training will take, from arithmetic: floating point operations and stored activations of one image, counted."""
+"""What a training will take, from arithmetic: floating point operations and stored activations of a few images, counted."""
 
 import time
 from collections.abc import Sequence
@@ -6,13 +6,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from vocseg_lib import distributed
 from vocseg_lib.batch_norm import norms, train_mode
 from vocseg_lib.loading import collate, random_state_kept, to_device
 from vocseg_lib.memory import memory_size_gb
-from vocseg_lib.precision import autocast
+from vocseg_lib.precision import autocast_to, half_precision
 
 STEP_OVER_FORWARD = 3
 """Operations of an update over those of its forward pass: backward takes the gradients of inputs and of weights."""
@@ -29,8 +30,27 @@ OVERHEAD = {"cpu": 2.0, "cuda": 1.25}
 """Memory of activations, their gradients and gaps over that of the activations (measured on a CPU, assumed for CUDA)."""
 
 
-def count(model: nn.Module, sample: tuple, frozen: bool, mixed_precision: bool, device: str | torch.device) -> Tensor:
-    """Floating point operations, and bytes that the backward pass needs, of one image in the forward pass of an update."""
+class SkippedConvolutions(TorchDispatchMode):
+    """Within, convolutions give zeros at once: for counting what they would take, which depends on shapes alone."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is not torch.ops.aten.convolution.default:
+            return function(*args, **(kwargs or {}))
+        shape = function(*(arg.to("meta") if isinstance(arg, Tensor) else arg for arg in args))
+        return torch.zeros_like(shape, device=args[0].device)
+
+
+def extremes(batch: Sequence) -> list:
+    """The widest and the tallest sample of a batch: a model that pads a batch pads these two as much as all of it."""
+    by_shape = sorted(batch, key=lambda sample: sample[0].shape[-2] / sample[0].shape[-1])
+    return [by_shape[0], by_shape[-1]] if len(by_shape) > 1 else by_shape
+
+
+def count(model: nn.Module, samples: Sequence, frozen: bool, half: torch.dtype | None, device: str | torch.device) -> Tensor:
+    """Floating point operations, and bytes that the backward pass needs, in the forward pass of an update: an image's share.
+
+    `half` is the format of mixed precision.
+    """
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     stored = {}
 
@@ -47,20 +67,22 @@ def count(model: nn.Module, sample: tuple, frozen: bool, mixed_precision: bool, 
     with (
         distributed.alone(),
         random_state_kept(device),
+        SkippedConvolutions(),
         counter,
         saved_tensors_hooks(keep, lambda tensor: tensor),
-        autocast(device, mixed_precision),
+        autocast_to(device, half),
     ):
-        model(*to_device(*collate([sample]), device))
+        model(*to_device(*collate(samples), device))
     for buffer, old in zip(model.buffers(), before, strict=True):
         buffer.copy_(old)
     model.train(was_training)
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    return torch.tensor([counter.get_total_flops(), sum(storage.nbytes() for storage in stored.values())], dtype=torch.float64)
+    found = counter.get_total_flops(), sum(storage.nbytes() for storage in stored.values())
+    return torch.tensor(found, dtype=torch.float64) / len(samples)
 
 
-def convolution_speed(device: str | torch.device, mixed_precision: bool, seconds: float = 0.3) -> float:
+def convolution_speed(device: str | torch.device, half: torch.dtype | None, seconds: float = 0.3) -> float:
     """Floating point operations a second of a large convolution, in the precision of the training."""
     device = torch.device(device)
     x = torch.rand(2, 256, 69, 69, device=device).contiguous(memory_format=torch.channels_last)
@@ -71,7 +93,7 @@ def convolution_speed(device: str | torch.device, mixed_precision: bool, seconds
             torch.cuda.synchronize(device)
 
     repeats, start = 0, 0.0
-    with torch.inference_mode(), autocast(device, mixed_precision):
+    with torch.inference_mode(), autocast_to(device, half):
         layer(x)
         synchronise()
         start = time.perf_counter()
@@ -86,7 +108,7 @@ def convolution_speed(device: str | torch.device, mixed_precision: bool, seconds
 
 def estimate(
     model: nn.Module,
-    samples: Sequence,
+    batches: Sequence[Sequence],
     *,
     iterations: int,
     batch_size: int,
@@ -101,27 +123,27 @@ def estimate(
 ) -> dict[str, float | str]:
     """`memory_gb` and `hours` of a training, with what they are made of; right within a factor of two or so.
 
-    One forward pass of each of the `samples` (of the data set) is counted. Memory: weights, gradients and the optimizer's
-    state in fp32, the activations of a batch, and CUDA's own. Time: three forward passes an image in training and one in
-    each score, at a share of the speed that one large convolution reaches here; loading is not in it. `processes` share the
-    work; memory is that of one. `gpu` reckons for a card of `GPUS` instead of for the device.
+    A forward pass of the widest and the tallest image of each of the `batches` (of samples) is counted. Memory: weights,
+    gradients and the optimizer's state in fp32, the activations of a batch, and CUDA's own. Time: three forward passes an
+    image in training and one in each score, at a share of the speed that one large convolution reaches here; loading is not
+    in it. `processes` share the work; memory is that of one. `gpu` reckons for a card of `GPUS` instead of for the device.
     """
     if gpu and gpu not in GPUS:
         raise ValueError(f"no figures for GPU {gpu!r}; there are some for {', '.join(GPUS)}")
     frozen = batch_norm == "frozen"
     model.to(device)
-    counts = [count(model, sample, frozen, mixed_precision, device) for sample in samples]
-    flops, activation_bytes = torch.stack(counts).mean(0).tolist()
+    half = (torch.float16 if gpu else half_precision(device)) if mixed_precision else None
+    counts = torch.stack([count(model, extremes(batch), frozen, half, device) for batch in batches])
+    flops, activation_bytes = counts[:, 0].mean().item(), counts[:, 1].max().item()
     still = {id(p) for norm in norms(model) for p in norm.parameters()} if frozen else set()
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) not in still)
     total = sum(p.numel() for p in model.parameters())
-    state_bytes = 4 * (total + (1 + STATES[optimizer]) * learning) + (2 * total if mixed_precision else 0)
+    state_bytes = 4 * (total + (1 + STATES[optimizer]) * learning) + (2 * total if half else 0)
     kind = "cuda" if gpu else torch.device(device).type
     if gpu:
-        half = mixed_precision and torch.float16
         speed, memory = GPUS[gpu]["flops"][half or torch.float32], GPUS[gpu]["memory_gb"]
     else:
-        speed, memory = convolution_speed(device, mixed_precision), memory_size_gb(device)
+        speed, memory = convolution_speed(device, half), memory_size_gb(device)
     batch_size = batch_size / processes
     images = STEP_OVER_FORWARD * batch_size * iterations + scores * score_images / processes
     return {

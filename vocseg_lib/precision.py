@@ -18,7 +18,11 @@ def half_precision(device: str | torch.device) -> torch.dtype | None:
     return None
 
 
+def autocast_to(device: str | torch.device, half: torch.dtype | None) -> AbstractContextManager:
+    """The context in which a model computes in a half-precision format; None leaves all as it is."""
+    return torch.autocast(torch.device(device).type, half) if half else nullcontext()
+
+
 def autocast(device: str | torch.device, mixed_precision: bool) -> AbstractContextManager:
     """The context in which a model computes in `half_precision`, when that is asked for and the device has it."""
-    dtype = half_precision(device) if mixed_precision else None
-    return torch.autocast(torch.device(device).type, dtype) if dtype else nullcontext()
+    return autocast_to(device, half_precision(device) if mixed_precision else None)

@@ -24,7 +24,7 @@ from vocseg_lib.models import MODELS
 from vocseg_lib.prediction import load_predictions, predict, save_predictions, validation_loss
 from vocseg_lib.provenance import surroundings
 from vocseg_lib.recipes import FROZEN_BELOW, PROSE_FIELDS, Recipe, get_recipe
-from vocseg_lib.runs import BEST, LAST, LOG, append_log, load_checkpoint
+from vocseg_lib.runs import BEST, LAST, LOG, append_log, cut_log, load_checkpoint
 from vocseg_lib.speed import measure_speed
 from vocseg_lib.trained import build_model, default_device, header, load_run, recipe_of
 from vocseg_lib.training import train
@@ -36,8 +36,8 @@ TABLE_COLUMNS = (
 ).split()
 BY_HEART_LEARNING_RATE = 1e-3
 SPEED_IMAGES = 15
-COUNTED_IMAGES = 4
-"""Training images over which the estimate takes its mean."""
+COUNTED_BATCHES, COUNTED_IMAGES = 4, 16
+"""Training batches from which the estimate is made, and how many images of each are looked at."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,9 @@ class Study:
         see `training.train`.
         """
         if processes > 1 and not distributed.launched():
-            return self._launch(model_name, processes, skip_bad, device, max_hours, mirror, accept_changes)
+            flags = {"--device": device or default_device(), "--max-hours": max_hours, "--mirror": mirror}
+            flags |= {"--accept-changes": accept_changes, "--stop-on-bad": not skip_bad}
+            return self._launch(model_name, processes, flags, watch)
         device = device or default_device()
         recipe, folder = self.recipe, self.run_folder(model_name)
         mirror = Path(mirror) / "runs" / model_name if mirror else None
@@ -127,16 +129,16 @@ class Study:
             return build_model(replace(recipe, weights=None), model_name)  # a checkpoint brings all weights
         model = build_model(recipe, model_name)
         if distributed.rank() == 0:
-            draws = Draws(train_set, recipe.seed)
-            found = self._estimate(model, [draws[k] for k in range(COUNTED_IMAGES)], device)
+            found = self._estimate(model, train_set, device)
             print(f"{MODEL_TITLES[model_name]}: {in_words(found)}")
         return model
 
-    def _estimate(self, model: nn.Module, samples: list, device: str, gpu: str | None = None) -> dict:
-        recipe = self.recipe
+    def _estimate(self, model: nn.Module, train_set: voc.VocDataset, device: str, gpu: str | None = None) -> dict:
+        recipe, draws = self.recipe, Draws(train_set, self.recipe.seed)
+        size = min(recipe.batch_size, COUNTED_IMAGES)
         return estimate(
             model,
-            samples,
+            [[draws[k * size + i] for i in range(size)] for k in range(COUNTED_BATCHES)],
             iterations=recipe.iterations,
             batch_size=recipe.batch_size,
             optimizer=recipe.optimizer,
@@ -151,23 +153,13 @@ class Study:
 
     def estimate(self, model_name: str, device: str | None = None, gpu: str | None = None) -> dict:
         """What training a model will take on a device, or on a card of `estimate.GPUS`: see `estimate.estimate`."""
-        draws = Draws(self.dataset("train", self.recipe.augmentation, skip_bad=True), self.recipe.seed)
+        train_set = self.dataset("train", self.recipe.augmentation, skip_bad=True)
         model = build_model(replace(self.recipe, weights=None), model_name)
-        return self._estimate(model, [draws[k] for k in range(COUNTED_IMAGES)], device or default_device(), gpu)
+        return self._estimate(model, train_set, device or default_device(), gpu)
 
-    def _launch(
-        self,
-        model_name: str,
-        processes: int,
-        skip_bad: bool,
-        device: str | None,
-        max_hours: float | None,
-        mirror: str | Path,
-        accept_changes: bool,
-    ) -> dict:
+    def _launch(self, model_name: str, processes: int, flags: dict, watch: Callable[[Path], None] | None) -> dict:
         """Train in several processes of this machine, started by torchrun."""
-        device = device or default_device()
-        if device.startswith("cuda") and torch.cuda.device_count() < processes:
+        if flags["--device"].startswith("cuda") and torch.cuda.device_count() < processes:
             raise ValueError(f"there are {torch.cuda.device_count()} GPUs here, not {processes}: take fewer processes")
         if self.recipe.batch_size % processes:
             raise ValueError(f"{processes} processes cannot share a batch of {self.recipe.batch_size} images alike")
@@ -176,10 +168,9 @@ class Study:
             write_json(recipe, {"model": model_name, **asdict(self.recipe)})
             command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
             command += ["-m", "vocseg_lib", "train", "--from", recipe, "--data", self.devkit, "--results", self.results]
-            options = {"--device": device, "--max-hours": max_hours, "--mirror": mirror}
-            command += [part for option, value in options.items() if value for part in (option, value)]
-            command += ["--accept-changes"] * accept_changes + ["--stop-on-bad"] * (not skip_bad)
-            run_streaming([str(part) for part in command])
+            command += [part for flag, value in flags.items() if value for part in ([flag] if value is True else [flag, value])]
+            log = self.run_folder(model_name) / LOG
+            run_streaming([str(part) for part in command], lambda: watch(log) if watch and log.is_file() else None)
         state = load_checkpoint(self.run_folder(model_name) / LAST)
         return {key: value for key, value in state.items() if key not in ("settings", "model", "optimizer", "scaler", "random")}
 
@@ -219,20 +210,22 @@ class Study:
         files = folder / "metrics.json", folder / "predictions.json"
         before = read_json(files[0]) if first and all(file.is_file() for file in files) else {}
         before = distributed.of_first(before)
-        summary = {name: value for name, value in before.items() if name.startswith(("mask_", "box_"))}
-        if before.get("iterations") != state["best"]["iteration"]:
-            best = distributed.of_first(load_checkpoint(folder / BEST) if first else None)
+        best = distributed.of_first(load_checkpoint(folder / BEST) if first else None)
+        training = {"iterations": best["iteration"], "train_minutes": state["seconds"] / 60}
+        training |= {name: state[name] for name in ("skipped", "overflows", "left_out")}
+        metrics = {**before, **training}
+        if before.get("iterations") != best["iteration"]:
             model.load_state_dict(best["model"])
             val = self.dataset("val")
             predictions = predict(model, val, header(settings, best, val), device, self.recipe.mixed_precision)
             summary = evaluate(self.ground_truth, predictions["detections"]).summary
+            metrics = {**summary, **training, **surroundings(device)}
             if first:
                 save_predictions(files[1], predictions)
+                cut_log(folder / LOG, state["iteration"])  # and what a kill may have left of this line
                 append_log(folder / LOG, {"iteration": state["iteration"], "best": best["iteration"], "all_of_val": summary})
-        training = {"iterations": state["best"]["iteration"], "train_minutes": state["seconds"] / 60}
-        training |= {name: state[name] for name in ("skipped", "overflows", "left_out")}
-        if first:
-            write_json(files[0], {**summary, **training, **surroundings(device)})
+        if first and metrics != before:
+            write_json(files[0], metrics)
 
     def _settings(self, model_name: str) -> dict:
         recipe = {k: v for k, v in asdict(self.recipe).items() if k not in PROSE_FIELDS}
@@ -298,13 +291,17 @@ def in_words(found: dict) -> str:
     )
 
 
-def run_streaming(command: list[str]) -> None:
-    """Run a command and pass on what it says, as it says it. Raises RuntimeError with its last words when it fails."""
+def run_streaming(command: list[str], heard: Callable[[], None]) -> None:
+    """Run a command and pass on what it says, as it says it; `heard` is called each time.
+
+    Raises RuntimeError with its last words when it fails.
+    """
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         said = b""
         while chunk := process.stdout.read1():
             said = (said + chunk)[-2_000:]
             sys.stderr.write(chunk.decode(errors="replace"))
+            heard()
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{said.decode(errors='replace')}")
 
