@@ -10,14 +10,13 @@ import pytest
 import torch
 from test_training import QUICK
 
-from vocseg_lib import voc
+from vocseg_lib import mini_voc, voc
 from vocseg_lib.distributed import alone, everyones, gathered, mean, of_first, rank, world_size
 from vocseg_lib.files import read_json, write_json
 from vocseg_lib.runs import load_checkpoint, read_log
 from vocseg_lib.study import Study
 from vocseg_lib.training import shares, train
 
-# Batch norm frozen, all images of one size in a batch of Mask R-CNN's, many positives an image, scores, checkpoints.
 RECIPE = replace(
     QUICK,
     image_size=96,
@@ -52,24 +51,16 @@ def test_alone_everything_is_what_it_was():
 
 
 @pytest.fixture(scope="module")
-def same_size(tmp_path_factory):
-    """A drawn devkit whose images all have one size: Mask R-CNN pads a batch to its largest image, which moves borders."""
-    from vocseg_lib import mini_voc
-
-    folder = mini_voc.write(tmp_path_factory.mktemp("same"), train=24, val=7, seed=3)
-    sizes = {}
-    for name in voc.split_ids(folder, "train"):
-        sizes.setdefault(tuple(voc.read_sample(folder, name).image.shape[1:]), []).append(name)
-    chosen = max(sizes.values(), key=len)
-    (folder / "ImageSets" / "Segmentation" / "train.txt").write_text("".join(f"{name}\n" for name in chosen))
-    return folder
+def odd(tmp_path_factory):
+    """A drawn devkit with an odd number of images in val, sizes mixed."""
+    return mini_voc.write(tmp_path_factory.mktemp("odd"), train=24, val=7, seed=3)
 
 
 @pytest.mark.parametrize("model", ["yolact", "mask_rcnn"])
-def test_two_processes_equal_one_with_the_doubled_batch(model, same_size, tmp_path):
-    study = Study(replace(RECIPE, augmentation="none"), same_size, tmp_path / "one")
+def test_two_processes_equal_one_with_the_doubled_batch(model, odd, tmp_path):
+    study = Study(replace(RECIPE, augmentation="none"), odd, tmp_path / "one")
     study.train(model, device="cpu")
-    done = torchrun(tmp_path, same_size, study.recipe, model, "--device", "cpu")
+    done = torchrun(tmp_path, odd, study.recipe, model, "--device", "cpu")
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (read_log(tmp_path / name / "runs" / model / "log.jsonl") for name in ("one", "two"))
     assert len(one) == len(two) > 4
@@ -89,22 +80,22 @@ def test_two_processes_equal_one_with_the_doubled_batch(model, same_size, tmp_pa
     assert read_json(tmp_path / "two" / "runs" / model / "run.json")["calls"][0]["processes"] == 2
 
 
-def test_two_processes_take_over_from_one_and_back(same_size, tmp_path):
+def test_two_processes_take_over_from_one_and_back(odd, tmp_path):
     recipe = replace(RECIPE, augmentation="none", score_every=4)
-    Study(recipe, same_size, tmp_path / "one").train("yolact", device="cpu")
+    Study(recipe, odd, tmp_path / "one").train("yolact", device="cpu")
     parts = tmp_path / "parts"
     for k in range(2):
-        Study(recipe, same_size, parts).train("yolact", device="cpu", max_hours=1e-9)
+        Study(recipe, odd, parts).train("yolact", device="cpu", max_hours=1e-9)
         assert load_checkpoint(parts / "runs" / "yolact" / "last.pt")["iteration"] == 2 * k + 1
         options = ("--device", "cpu", "--max-hours", "0.000000001")
-        done = torchrun(tmp_path, same_size, recipe, "yolact", *options, results="parts")
+        done = torchrun(tmp_path, odd, recipe, "yolact", *options, results="parts")
         assert done.returncode == 0, done.stderr[-3000:]
     one, two = (read_log(tmp_path / name / "runs" / "yolact" / "log.jsonl") for name in ("one", "parts"))
     losses = [[entry["loss"] for entry in log if "loss" in entry] for log in (one, two)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_two_machines_that_share_no_disk(same_size, tmp_path):
+def test_two_machines_that_share_no_disk(odd, tmp_path):
     """Only the first has the run folder; the second is told what it needs, also to go on."""
     recipe = replace(RECIPE, augmentation="none", score_every=4)
     write_json(tmp_path / "recipe.json", {"model": "yolact", **asdict(recipe)})
@@ -116,14 +107,14 @@ def test_two_machines_that_share_no_disk(same_size, tmp_path):
         for node in ("0", "1"):
             command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node_rank", node, "--nproc_per_node", "1"]
             command += ["--master_addr", "localhost", "--master_port", port, "-m", "vocseg_lib", "train", "--device", "cpu"]
-            command += ["--from", tmp_path / "recipe.json", "--data", same_size, "--results", tmp_path / node]
+            command += ["--from", tmp_path / "recipe.json", "--data", odd, "--results", tmp_path / node]
             command += ["--max-hours", max_hours]
             machines.append(subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True))
         for machine in machines:
             _, said = machine.communicate(timeout=120)
             assert machine.returncode == 0, said[-3000:]
     assert not (tmp_path / "1").exists()
-    Study(recipe, same_size, tmp_path / "one").train("yolact", device="cpu")
+    Study(recipe, odd, tmp_path / "one").train("yolact", device="cpu")
     logs = (read_log(tmp_path / name / "runs" / "yolact" / "log.jsonl") for name in ("one", "0"))
     losses = [[entry["loss"] for entry in log if "loss" in entry] for log in logs]
     assert len(losses[0]) == 4

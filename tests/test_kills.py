@@ -14,7 +14,8 @@ import pytest
 import torch
 from test_training import QUICK, ignoring_time
 
-from vocseg_lib import files, runs, voc
+from vocseg_lib import files, precision, runs, training_state, voc
+from vocseg_lib import training as loop
 from vocseg_lib.prediction import validation_loss
 from vocseg_lib.runs import load_checkpoint, read_log
 from vocseg_lib.trained import build_model
@@ -27,11 +28,10 @@ ITERATIONS = 24
 def training(name: str, devkit: Path, folder: Path) -> dict:
     """A training with all that has a state: fp16 with a scaler, augmentation, momentum, schedule, precise batch norm, scores."""
     torch.set_num_threads(2)
+    loop.PRECISE_IMAGES = 6
     half = name == "yolact"
     if half:
-        for module in ("vocseg_lib.precision", "vocseg_lib.training_state"):
-            __import__(module)
-            __import__("sys").modules[module].half_precision = lambda device: torch.float16
+        precision.half_precision = training_state.half_precision = lambda device: torch.float16
     val = torch.utils.data.Subset(voc.VocDataset(devkit, "val"), range(2))
 
     def score(model):

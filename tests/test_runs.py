@@ -5,6 +5,8 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import warnings
 
@@ -14,7 +16,7 @@ from test_training import ignoring_time, run
 
 from vocseg_lib import mirror
 from vocseg_lib.files import write_json
-from vocseg_lib.runs import ChangedSettings, checksum, load_checkpoint, read_log, save_checkpoint
+from vocseg_lib.runs import ChangedSettings, RunningElsewhere, checksum, held, load_checkpoint, read_log, save_checkpoint
 
 
 def log_of(folder):
@@ -176,6 +178,37 @@ def test_a_read_only_mirror(whole, devkit, tmp_path):
     assert weights(tmp_path / "run") == weights(whole)
 
 
+def test_a_run_folder_is_no_mirror_of_itself(devkit, tmp_path):
+    with pytest.raises(ValueError, match="itself: choose another folder"):
+        run("yolact", devkit, tmp_path, mirror=tmp_path / "." / "x" / "..")
+
+
+def test_a_mirror_cut_off_before_its_best_weights_came(devkit, tmp_path):
+    """Its last.pt knows of better weights than its best.pt holds: those are the best there are."""
+    scores = iter([1.0, 3.0, 2.0, 2.5])
+    options = {"score_every": 2, "score": lambda model: {"mask_AP50": next(scores)}}
+    run("yolact", devkit, tmp_path / "early", iterations=2, settings={"seed": 0}, **options)
+    run("yolact", devkit, tmp_path / "late", iterations=4, settings={"seed": 0}, score_every=4, score=options["score"])
+    (tmp_path / "early" / "best.pt").replace(tmp_path / "late" / "best.pt")
+    with pytest.warns(UserWarning, match=r"best\.pt is not yet that of iteration 4"):
+        _, state = run("yolact", devkit, tmp_path / "late", settings={"seed": 0}, **options)
+    assert state["best"]["iteration"] == load_checkpoint(tmp_path / "late" / "best.pt")["iteration"] == 6
+
+
+def test_a_folder_is_trained_in_by_one_process_at_a_time(tmp_path):
+    script = "import pathlib, sys; from vocseg_lib.runs import held; sys.stdout.reconfigure(line_buffering=True)\n"
+    script += f"with held(pathlib.Path({str(tmp_path)!r})): print('held'); sys.stdin.read()"
+    other = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout.readline() == b"held\n"
+    with pytest.raises(RunningElsewhere, match=f"process {other.pid} is training in"), held(tmp_path):
+        pass
+    other.kill()
+    other.wait()
+    with held(tmp_path):
+        assert (tmp_path / "running").read_text() == str(os.getpid())
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_mirror_that_comes_back_gets_everything(tmp_path):
     folder, blocked = tmp_path / "run", tmp_path / "drive"
     write_json(folder / "run.json", [1])
@@ -215,12 +248,14 @@ def test_a_slow_mirror_does_not_hold_up_the_training(tmp_path, monkeypatch):
 def test_a_mirror_keeps_two_checkpoints_and_copies_only_what_changed(tmp_path):
     folder, target, copied = tmp_path / "run", tmp_path / "drive", {}
     write_json(folder / "run.json", 1)
+    save_checkpoint(folder / "left_out" / "000001.pt", {"k": 7})
     for k in range(2):
         save_checkpoint(folder / "last.pt", {"k": k})
         mirror.copy_changed(folder, target, copied)
         stamp = stamp if k else (target / "run.json").stat().st_mtime_ns
     assert [load_checkpoint(target / name)["k"] for name in ("last.pt", "previous.pt")] == [1, 0]
     assert (target / "run.json").stat().st_mtime_ns == stamp
+    assert load_checkpoint(target / "left_out" / "000001.pt") == {"k": 7}
 
 
 def until(condition, seconds=20.0):

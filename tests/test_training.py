@@ -192,6 +192,25 @@ def test_best_weights_are_those_of_the_best_score(devkit, tmp_path):
     assert seen[0] > seen[1] > seen[2]
 
 
+class Plain(nn.Module):
+    """A model without buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, images, targets):
+        return {"class": self.weight**2}
+
+
+def test_any_model_under_the_contract_can_be_trained(devkit, tmp_path):
+    for mode in ("unfrozen", "frozen", "precise"):
+        model = Plain()
+        options = {"batch_size": 2, "learning_rate": 0.1, "batch_norm": mode, "score": lambda model: {"mask_AP50": 1.0}}
+        train(model, voc.VocDataset(devkit, "train"), tmp_path / mode, iterations=3, **options)
+        assert 0 < model.weight.item() < 1
+
+
 def test_patience_ends_a_training_and_a_finished_one_stays_so(devkit, tmp_path):
     scores = iter([10.0, 30.0, 20.0, 25.0])
     options = {"batch_size": 1, "score_every": 2, "patience": 2, "checkpoint_every": 100}

@@ -1,7 +1,6 @@
 """The command line: `python -m vocseg_lib fetch|verify|train|estimate|predict|evaluate|bench|smoke`."""
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
@@ -14,11 +13,13 @@ from vocseg_lib.metrics import check_images, evaluate
 from vocseg_lib.models import MODELS, WeightsError
 from vocseg_lib.prediction import load_predictions, save_predictions
 from vocseg_lib.recipes import PROFILES, parse_changes
+from vocseg_lib.runs import RunningElsewhere
 from vocseg_lib.study import Study, in_words, open_study, repeated
 from vocseg_lib.trained import default_device, predict_run
 from vocseg_lib.training import NonFiniteLoss, TooManyBadSamples, WorkerDied
 
-USER_ERRORS = (OSError, ValueError, voc.BadSample, voc.FetchError, WeightsError, NonFiniteLoss, TooManyBadSamples, WorkerDied)
+TRAINING_ERRORS = (NonFiniteLoss, RunningElsewhere, TooManyBadSamples, WorkerDied)
+USER_ERRORS = (OSError, ValueError, voc.BadSample, voc.FetchError, WeightsError, *TRAINING_ERRORS)
 
 
 def device(value: str) -> str:
@@ -33,9 +34,13 @@ def device(value: str) -> str:
 
 def hours(value: str) -> float:
     """A number above 0."""
-    if not re.fullmatch(r"\d*\.?\d+", value) or float(value) == 0:
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if not number > 0:
         raise argparse.ArgumentTypeError(f"{value} is not a number of hours above 0")
-    return float(value)
+    return number
 
 
 def positive(value: str) -> int:

@@ -1,5 +1,6 @@
 """A second home for a run folder, such as a mounted Drive: slow, and at times not there."""
 
+import os
 import shutil
 import threading
 import warnings
@@ -16,18 +17,20 @@ CLOSING_SECONDS = 120.0
 """How long the end of a training waits for its mirror."""
 
 
-def copy_changed(folder: Path, target: Path, copied: dict[str, tuple]) -> None:
+def copy_changed(folder: Path, target: Path, copied: dict[Path, tuple]) -> None:
     """Copy the files of a run folder that are not `copied` (name to size and time), each whole or not at all."""
-    paths = [path for path in folder.iterdir() if path.suffix in (".json", ".jsonl", ".pt") and path.name != PREVIOUS]
+    paths = [path for path in folder.rglob("*") if path.suffix in (".json", ".jsonl", ".pt") and path.name != PREVIOUS]
     for path in sorted(paths, key=lambda path: path.name == LAST):  # the others are no use without it
+        name = path.relative_to(folder)
         with path.open("rb") as source:
-            state = path.stat().st_size, path.stat().st_mtime_ns
-            if copied.get(path.name) == state:
+            facts = os.fstat(source.fileno())  # of what is copied, which may be replaced meanwhile
+            state = facts.st_size, facts.st_mtime_ns
+            if copied.get(name) == state:
                 continue
-            with replacing(target / path.name, keep=target / PREVIOUS if path.name == LAST else None) as beside:
+            with replacing(target / name, keep=target / PREVIOUS if path.name == LAST else None) as beside:
                 with beside.open("wb") as file:
                     shutil.copyfileobj(source, file, 2**20)
-        copied[path.name] = state
+        copied[name] = state
 
 
 class Mirror:
@@ -38,7 +41,7 @@ class Mirror:
 
     def __init__(self, folder: Path, target: Path, retry_seconds: float = RETRY_SECONDS):
         self.folder, self.target, self.retry_seconds = folder, target, retry_seconds
-        self._copied: dict[str, tuple] = {}
+        self._copied: dict[Path, tuple] = {}
         self._failures: SimpleQueue = SimpleQueue()
         self._wanted, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)

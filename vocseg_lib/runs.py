@@ -3,7 +3,10 @@
 import hashlib
 import io
 import json
+import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,10 @@ from vocseg_lib.files import move, read_json, replacing, write_json
 from vocseg_lib.mirror import LAST, PREVIOUS, copy_changed
 
 BEST, LOG = "best.pt", "log.jsonl"
+
+
+class RunningElsewhere(RuntimeError):
+    """Another process is training in the run folder."""
 
 
 class ChangedSettings(ValueError):
@@ -183,6 +190,33 @@ def cut_log(path: Path, iteration: int) -> None:
         kept = [entry for entry in read_log(path) if entry["iteration"] <= iteration]
         with replacing(path) as beside:
             beside.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Within, no other process of this machine trains in a run folder. Raises RunningElsewhere when one does already."""
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    path = folder / "running"
+    folder.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, however it ends; forks do not have it
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            raise RunningElsewhere(f"process {file.read()} is training in {folder}: wait for it, or end it") from None
+        except OSError as error:
+            warnings.warn(f"{folder} cannot be locked ({error}): see to it that nothing else trains in it", stacklevel=3)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def record_call(path: Path, facts: dict) -> None:

@@ -18,7 +18,7 @@ from vocseg_lib.loading import Draws, load_batches, random_state_kept
 from vocseg_lib.memory import memory_kept, peak_memory_gb
 from vocseg_lib.mirror import mirrored
 from vocseg_lib.provenance import surroundings
-from vocseg_lib.runs import LOG, cut_log, record_call, resume
+from vocseg_lib.runs import LOG, cut_log, held, record_call, resume
 from vocseg_lib.training_state import TrainingState
 
 WARMUP_START = 0.1
@@ -118,11 +118,14 @@ def train(
     left out in fp16, and for other reasons); `stopped`: None, "patience" or "max_hours".
 
     Raises NonFiniteLoss after `give_up_after` updates left out in a row, TooManyBadSamples, WorkerDied, ChangedSettings when
-    the folder holds a training with other settings, and OSError when a file cannot be written.
+    the folder holds a training with other settings, RunningElsewhere when another process trains in it, and OSError when a file
+    cannot be written.
     """
     begun = time.monotonic()
     run_folder, first = Path(run_folder), distributed.rank() == 0
     mirror = Path(mirror) if mirror and first else None
+    if mirror and mirror.resolve() == run_folder.resolve():
+        raise ValueError(f"the mirror is {run_folder} itself: choose another folder")
     if batch_norm not in MODES:
         raise ValueError(f"no batch norm {batch_norm!r}; choose one of {', '.join(MODES)}")
     if batch_size % distributed.world_size():
@@ -152,18 +155,23 @@ def train(
         with random_state_kept(device), precise_statistics(model, few, run.losses) if batch_norm == "precise" else nullcontext():
             run.judge(score)
 
-    stopped = None
-    if is_over() and (state["best"] or not score):
-        return {**state, "stopped": "patience" if state["iteration"] < iterations else None}
-    if first:
-        cut_log(run_folder / LOG, state["iteration"])
-        call = {"from_iteration": state["iteration"], "seed": seed, "processes": distributed.world_size()}
-        record_call(run_folder / "run.json", {**call, **surroundings(device), **(notes or {})})
     if is_over():
-        judge()  # the best weights were lost
-    batches = load_batches(draws, shares(state["iteration"], iterations if not is_over() else 0, batch_size), workers)
-    bar = tqdm(batches, "train", iterations, initial=state["iteration"], unit="it", mininterval=1, disable=not first or is_over())
-    with memory_kept(), mirrored(run_folder, mirror) as update_mirror, _workers_watched():
+        if score and not state["best"]:  # the best weights were lost
+            judge()
+            run.save()
+        return {**state, "stopped": "patience" if state["iteration"] < iterations else None}
+    batches = load_batches(draws, shares(state["iteration"], iterations, batch_size), workers)
+    bar = tqdm(batches, "train", iterations, initial=state["iteration"], unit="it", mininterval=1, disable=not first)
+    with (
+        held(run_folder) if first else nullcontext(),
+        memory_kept(),
+        mirrored(run_folder, mirror) as update_mirror,
+        _workers_watched(),
+    ):
+        if first:
+            cut_log(run_folder / LOG, state["iteration"])
+            call = {"from_iteration": state["iteration"], "seed": seed, "processes": distributed.world_size()}
+            record_call(run_folder / "run.json", {**call, **surroundings(device), **(notes or {})})
         lap = _stopwatch()
         for images, targets in bar:
             seconds = {"data_seconds": lap()}
@@ -203,9 +211,8 @@ def train(
             lap()
     if state["skipped"] and first:
         print(f"passed over {len(state['skipped'])} bad samples:", *sorted(state["skipped"]), sep="\n  ")
-    if state["iteration"] < iterations:
-        stopped = "patience" if is_over() else "max_hours"
-    return {**state, "stopped": stopped}
+    ended = state["iteration"] == iterations
+    return {**state, "stopped": None if ended else "patience" if is_over() else "max_hours"}
 
 
 def shares(start: int, stop: int, batch_size: int) -> list[range]:

@@ -44,13 +44,14 @@ class TrainingState:
         self.buffers_before = [buffer.clone() for buffer in self.buffers]
 
     def restore(self, checkpoint: dict | None) -> None:
-        """Take over a checkpoint; without a usable `best.pt`, the next score will be the best."""
+        """Take over a checkpoint, and what is in `best.pt`; where that cannot be used, the next score will be the best."""
         if checkpoint is None:
             return
         checkpoint.pop("settings")
         self.model.load_state_dict(checkpoint.pop("model"))
         self.optimizer.load_state_dict(checkpoint.pop("optimizer"))
-        self.scaler.load_state_dict(checkpoint.pop("scaler"))
+        if scaler := checkpoint.pop("scaler"):  # empty when it came from a device without fp16
+            self.scaler.load_state_dict(scaler)
         random_state = checkpoint.pop("random")
         torch.set_rng_state(random_state["cpu"])
         if self.device.type == "cuda" and random_state["cuda"] is not None:
@@ -58,7 +59,10 @@ class TrainingState:
         self.state.update(checkpoint)
         if self.first and self.state["best"]:
             try:
-                load_checkpoint(self.folder / BEST)
+                best = load_checkpoint(self.folder / BEST)
+                if best["iteration"] < self.state["best"]["iteration"]:  # a mirror that was cut off between two files
+                    warnings.warn(f"{BEST} is not yet that of iteration {self.state['best']['iteration']}", stacklevel=3)
+                    self.state["best"] = {key: value for key, value in best.items() if key not in ("settings", "model")}
             except (FileNotFoundError, ValueError) as error:
                 warnings.warn(f"the best weights are lost ({error}); the best from now on are kept", stacklevel=3)
                 self.state["best"] = None
@@ -92,7 +96,7 @@ class TrainingState:
         self, images: tuple, targets: tuple, out_of_time: bool, seconds: dict[str, float], lap: Callable[[], float]
     ) -> tuple[dict, bool]:
         """One update, or none when a loss or gradient is not finite: what to log, and whether the first process is out of time."""
-        torch._foreach_copy_(self.buffers_before, self.buffers)
+        copy_all(self.buffers, self.buffers_before)
         with autocast(self.device, self.mixed_precision):
             losses = self.parallel(*to_device(images, targets, self.device))
         total = sum(losses.values())
@@ -119,13 +123,14 @@ class TrainingState:
             entry["skipped"] = [name for names in distributed.everyones(skipped) for name in names]
             for name in entry["skipped"]:
                 self.state["skipped"][name] = self.state["skipped"].get(name, 0) + 1
-        self.state["in_a_row"] = self.state["in_a_row"] + 1 if fault else 0
+        if fault != "overflow":  # of which a scaler may need some; at its lowest scale they are no overflows any more
+            self.state["in_a_row"] = self.state["in_a_row"] + 1 if fault else 0
         seconds["backward_seconds"] = lap()
         return entry, out_of_time > 0
 
     def _leave_out(self, fault: str, terms: dict[str, float], images: tuple, targets: tuple) -> dict:
         """Count and name a batch that gave no update, and keep it unless fp16 merely overflowed; batch norm forgets it."""
-        torch._foreach_copy_(self.buffers, self.buffers_before)
+        copy_all(self.buffers_before, self.buffers)
         names = [str(name) for part in distributed.everyones([target["name"] for target in targets]) for name in part]
         self.state["overflows" if fault == "overflow" else "left_out"] += 1
         what = f"a {fault} that is not finite" if fault != "overflow" else "a gradient that overflows fp16"
@@ -153,6 +158,12 @@ class TrainingState:
             if self.first:
                 content = {"settings": self.settings, "model": self.model.state_dict(), **self.state["best"]}
                 save_checkpoint(self.folder / BEST, content)
+
+
+def copy_all(sources: list[Tensor], targets: list[Tensor]) -> None:
+    """Copy tensors into others, in one go."""
+    if sources:
+        torch._foreach_copy_(targets, sources)
 
 
 def plain(value: object) -> object:

@@ -42,6 +42,10 @@ class AnySizeTransform(GeneralizedRCNNTransform):
         return sizes[0]
 
     def batch_images(self, images: list[Tensor], size_divisible: int = 32) -> Tensor:
+        if self.training and distributed.world_size() > 1:  # all are padded to the largest of the whole batch
+            sizes = distributed.everyones_counts([side for image in images for side in image.shape[-2:]], images[0].device)
+            height, width = images[0].shape[-2:]
+            images = [F.pad(images[0], (0, max(sizes[1::2]) - width, 0, max(sizes[::2]) - height)), *images[1:]]
         return super().batch_images(images, size_divisible).contiguous(memory_format=torch.channels_last)
 
 
