@@ -117,7 +117,7 @@ def test_a_repeated_training_is_the_same(monkeypatch, capsys, devkit, tmp_path, 
 def test_estimate(monkeypatch, capsys, devkit, tiny_profile):
     code, out, _ = call(monkeypatch, capsys, "estimate", "--model", "yolact", "--data", devkit, "--gpu", "t4")
     assert code == 0
-    assert re.search(r"yolact: about \S+ h and \S+ of 15.8 GB on Tesla T4", out)
+    assert re.search(r"yolact: about \d+ min and \S+ of 15.8 GB on Tesla T4", out)
 
 
 def test_smoke(monkeypatch, capsys, devkit, tmp_path, tiny_profile):
@@ -147,6 +147,8 @@ def test_mistakes_get_one_line_and_exit_code_two(monkeypatch, capsys, devkit, tm
         ("train", "--model", "yolact", "--max-hours", "0"),
         ("train", "--model", "yolact", "--set", "learning_rate"),
         ("train", "--model", "yolact", "--set", "batch_size=many"),
+        ("train", "--model", "yolact", "--data", devkit, "--set", "batch_size=0"),
+        ("train", "--model", "yolact", "--data", devkit, "--set", "augmentation=none of these"),
         ("train", "--from", tmp_path / "nowhere"),
         ("estimate", "--model", "yolact", "--gpu", "k80"),
     ]

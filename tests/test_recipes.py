@@ -83,6 +83,13 @@ def test_changes_are_parsed_and_checked():
             parse_changes([wrong])
 
 
+def test_numbers_that_count_something_are_checked():
+    for wrong in ({"batch_size": 0}, {"iterations": -1}, {"workers": -1}, {"patience": 0}):
+        ((name, value),) = wrong.items()
+        with pytest.raises(ValueError, match=f"{name} is {value}: it has to be at least [01]"):
+            dataclasses.replace(get_recipe("paper"), **wrong)
+
+
 def test_t4_scales_its_learning_rate_with_its_batch():
     t4, official = get_recipe("t4"), get_recipe("official")
     assert t4.learning_rate / official.learning_rate == t4.batch_size / official.batch_size

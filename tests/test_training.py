@@ -192,6 +192,15 @@ def test_best_weights_are_those_of_the_best_score(devkit, tmp_path):
     assert seen[0] > seen[1] > seen[2]
 
 
+def test_numbers_that_count_something_are_checked(devkit, tmp_path):
+    for wrong in ({"batch_size": 0}, {"iterations": 0}, {"score_every": 0}, {"checkpoint_every": -1}):
+        ((name, value),) = wrong.items()
+        with pytest.raises(ValueError, match=f"{name} is {value}"):
+            train(Explodes(), voc.VocDataset(devkit, "train"), tmp_path, **{"iterations": 1, "batch_size": 1, **wrong})
+    with pytest.raises(ValueError, match="clip_norm is -1"):
+        train(Explodes(), voc.VocDataset(devkit, "train"), tmp_path, iterations=1, batch_size=1, clip_norm=-1)
+
+
 class Plain(nn.Module):
     """A model without buffers."""
 

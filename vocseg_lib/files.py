@@ -23,8 +23,10 @@ def replacing(path: Path, keep: Path | None = None) -> Iterator[Path]:
         if keep and path.is_file():
             move(path, keep)
         move(beside, path)
-    except BaseException:
+    except BaseException as error:
         beside.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and not error.filename:  # a full disk does not say where
+            error.filename = str(path)
         raise
 
 

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, fields
 
 import pandas as pd
 
+MAY_BE_ZERO = ("warmup_iterations", "workers", "seed")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -50,6 +52,12 @@ class Recipe:
     checkpoint_every: int = 250  # iterations between checkpoints
     workers: int = 2  # processes that load images
     seed: int = 0  # of weights, order and augmentation
+
+    def __post_init__(self):
+        for field in fields(self):
+            value, least = getattr(self, field.name), 0 if field.name in MAY_BE_ZERO else 1
+            if field.type in (int, int | None) and value is not None and value < least:
+                raise ValueError(f"{field.name} is {value}: it has to be at least {least}")
 
 
 PROSE_FIELDS = ("command", "expected_time", "expected_score")

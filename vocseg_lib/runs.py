@@ -202,17 +202,13 @@ def held(folder: Path) -> Iterator[None]:
 
     path = folder / "running"
     folder.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    with path.open("a") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, however it ends; forks do not have it
         except (BlockingIOError, PermissionError):
-            file.seek(0)
-            raise RunningElsewhere(f"process {file.read()} is training in {folder}: wait for it, or end it") from None
+            raise RunningElsewhere(f"another process is training in {folder}: wait for it, or end it") from None
         except OSError as error:
             warnings.warn(f"{folder} cannot be locked ({error}): see to it that nothing else trains in it", stacklevel=3)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
         try:
             yield
         finally:

@@ -50,6 +50,8 @@ class Study:
 
     def dataset(self, split: str, augmentation: str = "none", skip_bad: bool = False) -> voc.VocDataset:
         """A split of the devkit; `augmentation` is one of `transforms.AUGMENTATIONS`, "none" leaves it as it is."""
+        if augmentation not in AUGMENTATIONS:
+            raise ValueError(f"no augmentation {augmentation!r}; choose one of {', '.join(AUGMENTATIONS)}")
         transform = None if augmentation == "none" else AUGMENTATIONS[augmentation]()
         return voc.VocDataset(self.devkit, split, transform, skip_bad)
 
@@ -285,10 +287,15 @@ def in_words(found: dict) -> str:
     if found["memory_gb"] > found["memory_there_gb"]:
         warnings.warn("this may be more memory than there is: take a smaller batch_size", stacklevel=2)
     return (
-        f"about {found['hours']:.2g} h and {found['memory_gb']:.1f} of {found['memory_there_gb']:.1f} GB on {found['device']} "
+        f"about {in_hours(found['hours'])} and {found['memory_gb']:.1f} of {found['memory_there_gb']:.1f} GB on {found['device']} "
         f"({found['tflop_per_iteration']:.2g} TFLOP an iteration at {found['tflop_per_second']:.2g} TFLOP/s; activations "
         f"{found['activations_gb']:.1f} GB, weights and their states {found['weights_gb']:.1f} GB; by arithmetic, to a factor of 2)"
     )
+
+
+def in_hours(hours: float) -> str:
+    """A duration, in hours or minutes."""
+    return f"{hours:.2g} h" if hours >= 1 else f"{max(1, round(60 * hours))} min"
 
 
 def run_streaming(command: list[str], heard: Callable[[], None]) -> None:

@@ -126,6 +126,12 @@ def train(
     mirror = Path(mirror) if mirror and first else None
     if mirror and mirror.resolve() == run_folder.resolve():
         raise ValueError(f"the mirror is {run_folder} itself: choose another folder")
+    counts = {"iterations": iterations, "batch_size": batch_size, "score_every": score_every, "checkpoint_every": checkpoint_every}
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} is {count}: it has to be at least 1")
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"clip_norm is {clip_norm}: it has to be above 0, or None")
     if batch_norm not in MODES:
         raise ValueError(f"no batch norm {batch_norm!r}; choose one of {', '.join(MODES)}")
     if batch_size % distributed.world_size():
