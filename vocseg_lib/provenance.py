@@ -1,7 +1,9 @@
 """Where a result comes from: the code, the versions and the machine behind it."""
 
+import json
 import platform
 import subprocess
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +14,19 @@ from vocseg_lib import __version__
 
 
 def code_version() -> str:
-    """The commit of the checkout that the library runs from; its version where there is none, or no git."""
+    """The commit of the library, with "-dirty" when its files were changed since; its version where no commit is known."""
     checkout = Path(__file__).parents[1]
-    if not (checkout / ".git").exists():
-        return __version__
+    if (checkout / ".git").exists():
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        try:
+            return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return __version__
     try:
-        asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return __version__
-    return asked.stdout.strip()
+        origin = distribution("vocseg_lib").read_text("direct_url.json")  # pip's note of the repository that it installed from
+    except PackageNotFoundError:
+        origin = None
+    return json.loads(origin or "{}").get("vcs_info", {}).get("commit_id", __version__)
 
 
 def device_name(device: str | torch.device) -> str:
