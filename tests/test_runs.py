@@ -195,13 +195,14 @@ def test_a_mirror_cut_off_before_its_best_weights_came(devkit, tmp_path):
     assert state["best"]["iteration"] == load_checkpoint(tmp_path / "late" / "best.pt")["iteration"] == 6
 
 
-def test_a_folder_is_trained_in_by_one_process_at_a_time(tmp_path):
+def test_a_folder_is_trained_in_by_one_process_at_a_time(devkit, tmp_path):
     script = "import pathlib, sys; from vocseg_lib.runs import held; sys.stdout.reconfigure(line_buffering=True)\n"
     script += f"with held(pathlib.Path({str(tmp_path)!r})): print('held'); sys.stdin.read()"
     other = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert other.stdout.readline() == b"held\n"
-    with pytest.raises(RunningElsewhere, match="another process is training in"), held(tmp_path):
-        pass
+    with pytest.raises(RunningElsewhere, match="another process is training in"):
+        run("yolact", devkit, tmp_path, iterations=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["running"]
     other.kill()
     other.wait()
     with held(tmp_path):

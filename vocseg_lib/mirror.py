@@ -65,7 +65,7 @@ class Mirror:
         self._thread.join(CLOSING_SECONDS)
         self.report()
         if self._thread.is_alive():
-            warnings.warn(f"{self.target} is not up to date: its last copy has not ended", stacklevel=2)
+            warnings.warn(f"{self.target} is not up to date: its last copy has not ended. Copy {self.folder} by hand", stacklevel=2)
 
     def _work(self) -> None:
         while self._wanted.is_set() or not self._closing.is_set():

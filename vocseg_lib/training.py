@@ -150,7 +150,8 @@ def train(
         mixed_precision,
         clip_norm,
     )
-    run.restore(distributed.of_first(resume(run_folder, mirror, run.settings, accept_changes) if first else None))
+    with held(run_folder) if first else nullcontext():
+        run.restore(distributed.of_first(resume(run_folder, mirror, run.settings, accept_changes) if first else None))
     state, draws = run.state, Draws(dataset, seed)
 
     def is_over() -> bool:
