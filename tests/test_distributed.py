@@ -80,17 +80,18 @@ def test_two_processes_equal_one_with_the_doubled_batch(model, odd, tmp_path):
     assert read_json(tmp_path / "two" / "runs" / model / "run.json")["calls"][0]["processes"] == 2
 
 
-def test_two_processes_take_over_from_one_and_back(odd, tmp_path):
+@pytest.mark.parametrize("model", ["yolact", "mask_rcnn"])
+def test_two_processes_take_over_from_one_and_back(model, odd, tmp_path):
     recipe = replace(RECIPE, augmentation="none", score_every=4)
-    Study(recipe, odd, tmp_path / "one").train("yolact", device="cpu")
+    Study(recipe, odd, tmp_path / "one").train(model, device="cpu")
     parts = tmp_path / "parts"
     for k in range(2):
-        Study(recipe, odd, parts).train("yolact", device="cpu", max_hours=1e-9)
-        assert load_checkpoint(parts / "runs" / "yolact" / "last.pt")["iteration"] == 2 * k + 1
+        Study(recipe, odd, parts).train(model, device="cpu", max_hours=1e-9)
+        assert load_checkpoint(parts / "runs" / model / "last.pt")["iteration"] == 2 * k + 1
         options = ("--device", "cpu", "--max-hours", "0.000000001")
-        done = torchrun(tmp_path, odd, recipe, "yolact", *options, results="parts")
+        done = torchrun(tmp_path, odd, recipe, model, *options, results="parts")
         assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (read_log(tmp_path / name / "runs" / "yolact" / "log.jsonl") for name in ("one", "parts"))
+    one, two = (read_log(tmp_path / name / "runs" / model / "log.jsonl") for name in ("one", "parts"))
     losses = [[entry["loss"] for entry in log if "loss" in entry] for log in (one, two)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 

@@ -97,6 +97,24 @@ def test_prediction_of_an_image_does_not_depend_on_its_batch(name):
     assert torch.allclose(alone["scores"], together["scores"], atol=1e-5)
 
 
+def test_regions_are_pooled_at_the_same_scale_whatever_came_first(monkeypatch):
+    """Among processes, a batch is padded to the largest image of all: much larger than this one's own, at times."""
+    image = torch.rand(3, 96, 96)
+    plain, padded = (small("mask_rcnn", score_threshold=0.0).train() for _ in range(2))
+    with monkeypatch.context() as patch, torch.no_grad():
+        patch.setattr("vocseg_lib.distributed.world_size", lambda: 2)
+        patch.setattr("vocseg_lib.distributed.everyones_counts", lambda counts, device: [96, 96, 192, 160])
+        patch.setattr("vocseg_lib.distributed.mean", lambda value: value)
+        features = padded.backbone.eval()(padded.transform([image])[0].tensors)
+        padded.roi_heads.box_roi_pool(features, [torch.tensor([[0.0, 0, 90, 90]])], [(96, 96)])
+        padded.roi_heads.mask_roi_pool(features, [torch.tensor([[0.0, 0, 90, 90]])], [(96, 96)])
+    with torch.inference_mode():
+        ours, theirs = (model.eval()([image])[0] for model in (plain, padded))
+    assert len(ours["scores"])
+    for key, value in ours.items():
+        assert torch.equal(value, theirs[key]), key
+
+
 def test_published_sizes():
     yolact = Yolact(weights=None, semantic=True)
     assert sum(p.numel() for p in yolact.parameters()) == 30_734_623

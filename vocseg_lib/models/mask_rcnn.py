@@ -14,6 +14,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
+from torchvision.ops.poolers import initLevelMapper
 
 from vocseg_lib import distributed
 from vocseg_lib.masks import paste_masks
@@ -21,6 +22,8 @@ from vocseg_lib.models.backbones import build_backbone
 from vocseg_lib.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 SHORT_SIDE, LONG_SIDE = 800, 1333
+STRIDES = (4, 8, 16, 32)
+"""Of the FPN's levels P2 to P5, in which regions are pooled."""
 ANCHOR_SIZES = (32, 64, 128, 256, 512)
 """Pixels on an image whose short side is 800; they shrink with it."""
 
@@ -131,6 +134,13 @@ class MaskRcnn(TorchvisionMaskRCNN):
         for part in (self.rpn, self.roi_heads):
             sampler = part.fg_bg_sampler
             part.fg_bg_sampler = SharedSampler(sampler.batch_size_per_image, sampler.positive_fraction)
+        for pool in (
+            self.roi_heads.box_roi_pool,
+            self.roi_heads.mask_roi_pool,
+        ):  # else guessed from the first batch, padding and all
+            pool.scales = [1 / stride for stride in STRIDES]
+            ends = (int(math.log2(stride)) for stride in (STRIDES[0], STRIDES[-1]))
+            pool.map_levels = initLevelMapper(*ends, pool.canonical_scale, pool.canonical_level)
         self.transform = AnySizeTransform(short_side, round(LONG_SIDE * scale), IMAGENET_MEAN, IMAGENET_STD)
 
     def forward(self, images: list[Tensor], targets: list[dict] | None = None) -> dict[str, Tensor] | list[dict]:
