@@ -5,8 +5,9 @@ from torch import nn
 
 from vocseg_lib import voc
 from vocseg_lib.batch_norm import norms, precise_statistics, train_mode
+from vocseg_lib.checkpoints import load_checkpoint
 from vocseg_lib.prediction import predict, validation_loss
-from vocseg_lib.runs import load_checkpoint, read_log
+from vocseg_lib.runs import read_log
 from vocseg_lib.trained import build_model
 
 

@@ -5,8 +5,8 @@ import pytest
 
 from vocseg_lib import __main__ as cli
 from vocseg_lib import mini_voc, voc
+from vocseg_lib.checkpoints import checksum, load_checkpoint
 from vocseg_lib.recipes import PROFILES
-from vocseg_lib.runs import checksum, load_checkpoint
 
 
 def call(monkeypatch, capsys, *arguments):
@@ -91,7 +91,8 @@ def test_a_training_is_stopped_continued_and_repeated(monkeypatch, capsys, devki
     assert mirrored == {path.name for path in run.iterdir()}
 
     again = ("train", "--from", run, "--results", tmp_path / "c", "--device", "cpu")
-    code, out, _ = call(monkeypatch, capsys, *again)
+    with pytest.warns(UserWarning, match=r"had other settings up to iteration 2 \(iterations\)"):
+        code, out, _ = call(monkeypatch, capsys, *again)
     assert code == 0
     repeat = tmp_path / "c" / "runs" / "yolact"
     assert str(repeat) in out
@@ -131,6 +132,7 @@ def test_smoke(monkeypatch, capsys, devkit, tmp_path, tiny_profile):
 
 def test_mistakes_get_one_line_and_exit_code_two(monkeypatch, capsys, devkit, tmp_path):
     (tmp_path / "torn.json").write_text("{")
+    (tmp_path / "list.json").write_text("[]")
     image = {"id": 1, "name": "other", "height": 1, "width": 1}
     (tmp_path / "other.json").write_text(json.dumps({"header": {"images": [image]}, "detections": []}))
     mistakes = [
@@ -149,6 +151,17 @@ def test_mistakes_get_one_line_and_exit_code_two(monkeypatch, capsys, devkit, tm
         ("train", "--model", "yolact", "--set", "batch_size=many"),
         ("train", "--model", "yolact", "--data", devkit, "--set", "batch_size=0"),
         ("train", "--model", "yolact", "--data", devkit, "--set", "augmentation=none of these"),
+        ("train", "--model", "yolact", "--data", devkit, "--set", "optimizer=foo"),
+        ("estimate", "--model", "yolact", "--data", devkit, "--set", "optimizer=foo"),
+        ("train", "--model", "yolact", "--data", devkit, "--set", "schedule=foo"),
+        ("train", "--model", "yolact", "--data", devkit, "--set", "lr_drops=5"),
+        ("train", "--model", "yolact", "--data", devkit, "--set", "lr_drops=('a',)"),
+        ("train", "--model", "yolact", "--data", devkit, "--set", "bad_share=-1"),
+        ("train", "--model", "yolact", "--data", devkit, "--set", "learning_rate=1e400"),
+        ("train", "--model", "yolact", "--data", devkit, "--set", "learning_rate=0"),
+        ("train", "--model", "yolact", "--data", devkit, "--set", "image_size=1"),
+        ("train", "--model", "yolact", "--data", devkit, "--set", "batch_norm=foo"),
+        ("train", "--from", tmp_path / "list.json", "--data", devkit),
         ("train", "--from", tmp_path / "nowhere"),
         ("estimate", "--model", "yolact", "--gpu", "k80"),
     ]
@@ -157,3 +170,5 @@ def test_mistakes_get_one_line_and_exit_code_two(monkeypatch, capsys, devkit, tm
         assert code == 2, arguments
         assert "Traceback" not in err
         assert arguments[0] in err
+        if "--set" in arguments:
+            assert arguments[-1].split("=")[0] in err

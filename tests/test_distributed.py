@@ -11,9 +11,10 @@ import torch
 from test_training import QUICK
 
 from vocseg_lib import mini_voc, voc
+from vocseg_lib.checkpoints import load_checkpoint
 from vocseg_lib.distributed import alone, everyones, gathered, mean, of_first, rank, world_size
 from vocseg_lib.files import read_json, write_json
-from vocseg_lib.runs import load_checkpoint, read_log
+from vocseg_lib.runs import read_log
 from vocseg_lib.study import Study
 from vocseg_lib.training import shares, train
 

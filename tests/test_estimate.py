@@ -9,9 +9,9 @@ from torch import nn
 
 from vocseg_lib import voc
 from vocseg_lib.batch_norm import norms
-from vocseg_lib.estimate import GPUS, STEP_OVER_FORWARD, convolution_speed, count, estimate, extremes
+from vocseg_lib.estimate import GPUS, STEP_OVER_FORWARD, convolution_speed, count, estimate, extremes, in_words
 from vocseg_lib.recipes import get_recipe
-from vocseg_lib.study import Study, in_words
+from vocseg_lib.study import Study
 from vocseg_lib.trained import build_model
 
 

@@ -38,13 +38,13 @@ def judged(devkit):
     return truth, found
 
 
-def log_of(best, overfits=False):
-    steps = [{"iteration": i, "lr": 1e-3, "loss": 5 / i, "class": 3 / i, "mask": 2 / i} for i in range(1, 101)]
+def log_of(best, val_losses=(4.0, 2.5, 2.0, 1.95, 1.9), train=lambda i: 5 / i):
+    """Scores at iterations 20, 40, 60, 80, 100."""
+    steps = [{"iteration": i, "lr": 1e-3, "loss": train(i), "class": 3 / i, "mask": 2 / i} for i in range(1, 101)]
     kinds = ("mask_AP50", "mask_AP", "box_AP50", "box_AP")
-    losses = {20: 4.0, 60: 2.0, 100: 3.0 if overfits else 1.9}
     return steps + [
         {"iteration": i, **dict.fromkeys(kinds, 50 - abs(i - best)), "val_loss": loss, "val_class": loss / 2}
-        for i, loss in losses.items()
+        for i, loss in zip(range(20, 101, 20), val_losses, strict=True)
     ]
 
 
@@ -75,7 +75,7 @@ def test_charts_have_labels_legend_and_a_reading(judged):
 
 
 def test_training_curves_say_where_overfitting_starts():
-    axes = curves.training_curves(log_of(60, overfits=True), "YOLACT", 12_000)
+    axes = curves.training_curves(log_of(60, (4.0, 3.0, 2.0, 2.5, 3.0)), "YOLACT", 12_000)
     said = axes[0].figure.get_suptitle().replace("\n", " ")
     assert "Overfitting starts near iteration 60: from there the loss on val rises from 2.00 to 3.00" in said
     assert "highest at iteration 60 (50.0 %) and ends at 10.0 %" in said
@@ -88,11 +88,29 @@ def test_training_curves_say_where_overfitting_starts():
     assert "No overfitting up to iteration 100" in late
     assert "more training may still help" in late
     assert "Too few scores" in curves.overfitting(log_of(60)[:101])
+    blip = curves.overfitting(log_of(100, (4.0, 3.0, 2.0, 2.0, 2.5)))
+    assert "Too early to speak of overfitting: the loss on val rises from 2.00 to 2.50, but only at the last score" in blip
+    diverging = curves.overfitting(log_of(60, (4.0, 3.0, 2.0, 2.5, 3.0), train=lambda i: i))
+    assert "it diverges, which is not overfitting" in diverging
+    nan = float("nan")
+    assert "No overfitting" in curves.overfitting(log_of(100, (4.0, nan, 2.0, 1.95, 1.9)))
+    assert "Too few scores" in curves.overfitting(log_of(60, (nan,) * 5))
+
+
+def test_the_studys_marks_stay_when_a_training_stops_early():
+    ax = curves.ap_against_iteration({"YOLACT": log_of(60)}, 400)
+    marks = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert marks == ["YOLACT", "200: the study's 6K", "400: the study's 12K"]
 
 
 def test_training_curves_can_be_drawn_from_the_first_moment_on():
-    for log in ([], log_of(60)[:1], log_of(60)[:101], [{"iteration": 1, "lr": 1, "left_out": "loss", "images": ["a"]}]):
-        assert len(curves.training_curves(log, "YOLACT", 100)) == 4
+    nan = float("nan")
+    left_out = {"iteration": 1, "lr": 1, "left_out": "loss", "images": ["a"]}
+    for log in ([], log_of(60)[:1], log_of(60)[:101], log_of(60)[100:], [left_out], log_of(nan), log_of(60, (nan,) * 5)):
+        axes = curves.training_curves(log, "YOLACT", 100)
+        axes[0].figure.canvas.draw()
+        assert len(axes) == 4
+        curves.ap_against_iteration({"YOLACT": log}, 100).figure.canvas.draw()
 
 
 def test_a_live_picture_is_redrawn_in_place_and_not_too_often(tmp_path, monkeypatch):

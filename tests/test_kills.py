@@ -16,8 +16,9 @@ from test_training import QUICK, ignoring_time
 
 from vocseg_lib import files, precision, runs, training_state, voc
 from vocseg_lib import training as loop
+from vocseg_lib.checkpoints import load_checkpoint
 from vocseg_lib.prediction import validation_loss
-from vocseg_lib.runs import load_checkpoint, read_log
+from vocseg_lib.runs import read_log
 from vocseg_lib.trained import build_model
 from vocseg_lib.training import train
 from vocseg_lib.transforms import light_augmentation

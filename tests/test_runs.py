@@ -1,22 +1,28 @@
 """The run folder: torn and foreign files, full disks, changed recipes, mirrors that fail."""
 
+import errno
 import json
 import os
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
+from test_models import small
 from test_training import ignoring_time, run
 
-from vocseg_lib import mirror
+from vocseg_lib import mirror, runs, training_state, voc
+from vocseg_lib.checkpoints import checksum, load_checkpoint, save_checkpoint
 from vocseg_lib.files import write_json
-from vocseg_lib.runs import ChangedSettings, RunningElsewhere, checksum, held, load_checkpoint, read_log, save_checkpoint
+from vocseg_lib.runs import ChangedSettings, RunningElsewhere, held, read_log
+from vocseg_lib.training import train
 
 
 def log_of(folder):
@@ -87,7 +93,7 @@ def test_without_any_usable_checkpoint_nothing_is_thrown_away(devkit, tmp_path):
         with pytest.raises(ValueError, match=r"last\.pt is damaged.*previous\.pt is damaged.*delete .* to train anew"):
             run("yolact", devkit, tmp_path, settings={"seed": 0})
     (tmp_path / "recipe.json").write_text("{")
-    with pytest.raises(ValueError, match=r"recipe\.json is not JSON"):
+    with pytest.warns(UserWarning, match=r"recipe\.json is not JSON"), pytest.raises(ValueError, match=r"last\.pt is damaged"):
         run("yolact", devkit, tmp_path, settings={"seed": 0})
 
 
@@ -196,11 +202,11 @@ def test_a_mirror_cut_off_before_its_best_weights_came(devkit, tmp_path):
 
 
 def test_a_folder_is_trained_in_by_one_process_at_a_time(devkit, tmp_path):
-    script = "import pathlib, sys; from vocseg_lib.runs import held; sys.stdout.reconfigure(line_buffering=True)\n"
+    script = "import pathlib, sys; from vocseg_lib.runs import held; sys.stdout.reconfigureline_buffering=True\n"
     script += f"with held(pathlib.Path({str(tmp_path)!r})): print('held'); sys.stdin.read()"
     other = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert other.stdout.readline() == b"held\n"
-    with pytest.raises(RunningElsewhere, match="another process is training in"):
+    with pytest.raises(RunningElsewhere, match=rf"process {other.pid} is training in"):
         run("yolact", devkit, tmp_path, iterations=1)
     assert [path.name for path in tmp_path.iterdir()] == ["running"]
     other.kill()
@@ -216,7 +222,7 @@ def test_a_mirror_that_comes_back_gets_everything(tmp_path):
     blocked.write_text("not yet")
     copy = mirror.Mirror(folder, blocked / "run", retry_seconds=0.05)
     copy.update()
-    until(lambda: copy._failures.qsize() > 1)  # it tries again by itself
+    until(lambda: copy._notes.qsize() > 1)  # it tries again by itself
     blocked.unlink()
     until((blocked / "run" / "run.json").is_file)
     with pytest.warns(UserWarning, match="cannot mirror"):
@@ -276,3 +282,157 @@ def test_replacing_leaves_nothing_behind_when_it_fails(tmp_path):
     with pytest.raises(ValueError, match="Out of range float"):
         write_json(tmp_path / "a", float("nan"))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("what", ["torn recipe", "read errors", "away at the start"])
+def test_a_mirror_that_was_not_resumed_from_is_kept(what, whole, devkit, tmp_path, monkeypatch):
+    here, drive = tmp_path / "here", tmp_path / "drive"
+    to_four(devkit, here, mirror=drive)
+    before = weights(drive)
+    shutil.rmtree(here)
+    monkeypatch.setattr("vocseg_lib.runs.MIRROR_PAUSE_SECONDS", 0.0)
+    if what == "torn recipe":
+        for name in ("recipe.json", "last.pt", "previous.pt"):
+            (drive / name).write_text("{")
+        before = None
+    elif what == "read errors":
+        reads, real = [], torch.load
+
+        def failing(file, *args, **options):
+            if str(drive) in str(file.name) and len(reads) < runs.MIRROR_TRIES:
+                reads.append(file.name)
+                raise OSError(errno.EIO, "Input/output error", file.name)
+            return real(file, *args, **options)
+
+        monkeypatch.setattr(torch, "load", failing)
+    else:
+        away = drive.rename(tmp_path / "away")
+        monkeypatch.setattr(mirror, "RETRY_SECONDS", 0.0)
+        back = training_state.TrainingState.save
+
+        def save(state):
+            if away.exists():
+                away.rename(drive)
+            back(state)
+
+        monkeypatch.setattr(training_state.TrainingState, "save", save)
+    with pytest.warns(UserWarning, match="kept in"):
+        run("yolact", devkit, here, iterations=2, settings={"seed": 0}, mirror=drive)
+    assert load_checkpoint(drive / "last.pt")["iteration"] == 2
+    (kept,) = (drive / "kept").iterdir()
+    assert {"recipe.json", "last.pt", "previous.pt", "log.jsonl"} <= {path.name for path in kept.iterdir()}
+    if before:
+        assert weights(kept) == before
+        for path in kept.iterdir():  # as the warning says, it can be gone on from
+            path.replace(drive / path.name)
+        shutil.rmtree(here)
+        run("yolact", devkit, here, settings={"seed": 0}, mirror=drive)
+        assert weights(here) == weights(whole)
+        assert not (here / "kept").exists()
+
+
+def test_a_torn_recipe_is_taken_from_the_checkpoint(whole, devkit, tmp_path):
+    to_four(devkit, tmp_path)
+    for content in ("", "[]"):
+        (tmp_path / "recipe.json").write_text(content)
+        with pytest.warns(UserWarning, match=r"recipe\.json.*The settings in the checkpoints are used"):
+            with pytest.raises(ChangedSettings, match="seed: 0 there, 1 now"):
+                run("yolact", devkit, tmp_path, settings={"seed": 1})
+    with pytest.warns(UserWarning, match=r"recipe\.json"):
+        run("yolact", devkit, tmp_path, settings={"seed": 0})
+    assert weights(tmp_path) == weights(whole)
+    assert json.loads((tmp_path / "recipe.json").read_text()) == {"seed": 0}
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"calls": [3]}'])
+def test_a_damaged_record_of_calls_stops_nothing(content, whole, devkit, tmp_path):
+    to_four(devkit, tmp_path)
+    (tmp_path / "run.json").write_text(content)
+    with pytest.warns(UserWarning, match=r"run\.json.*kept as run\.json\.unusable"):
+        run("yolact", devkit, tmp_path, settings={"seed": 0})
+    assert len(json.loads((tmp_path / "run.json").read_text())["calls"]) == 1
+    assert weights(tmp_path) == weights(whole)
+
+
+def test_damaged_lines_of_a_log_cost_no_others(whole, tmp_path):
+    lines = (whole / "log.jsonl").read_bytes().splitlines()
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b"\n".join([lines[0], lines[1][:9], b"\xff\x00", b"[3]", *lines[2:], lines[0][:7]]))
+    with pytest.warns(UserWarning, match="3 lines cannot be read and are left out, the first is line 2"):
+        entries = read_log(path)
+    assert entries == [json.loads(line) for line in [lines[0], *lines[2:]]]
+
+
+def test_a_foreign_best_is_not_used(devkit, tmp_path):
+    options = {"score_every": 2, "score": lambda model: {"mask_AP50": 1.0}}
+    run("yolact", devkit, tmp_path / "other", iterations=4, settings={"seed": 9}, **options)
+    for source in (tmp_path / "other" / "best.pt", tmp_path / "other" / "last.pt"):
+        run("yolact", devkit, tmp_path / source.stem, iterations=4, settings={"seed": 0}, **options)
+        shutil.copy(source, tmp_path / source.stem / "best.pt")
+        with pytest.warns(UserWarning, match="best weights are lost.*(of another training|not that kind)"):
+            run("yolact", devkit, tmp_path / source.stem, settings={"seed": 0}, **options)
+        assert load_checkpoint(tmp_path / source.stem / "best.pt")["settings"] == {"seed": 0}
+    shutil.copy(tmp_path / "best" / "best.pt", tmp_path / "best" / "last.pt")
+    with pytest.warns(UserWarning, match=r"last\.pt is not that kind of checkpoint: it has no optimizer"):
+        run("yolact", devkit, tmp_path / "best", iterations=6, settings={"seed": 0}, **options)
+
+
+def test_accepted_changes_take_effect_and_are_remembered(devkit, tmp_path):
+    def optimizer(folder):
+        (group,) = load_checkpoint(folder / "last.pt")["optimizer"]["param_groups"]
+        return group
+
+    to_four(devkit, tmp_path, optimizer="sgd", weight_decay=0.1, momentum=0.5)
+    changed = {"weight_decay": 0.3, "momentum": 0.7}
+    run("yolact", devkit, tmp_path, settings={"seed": 0, **changed}, accept_changes=True, optimizer="sgd", **changed)
+    assert (optimizer(tmp_path)["weight_decay"], optimizer(tmp_path)["momentum"]) == (0.3, 0.7)
+    assert runs.earlier_recipes(tmp_path) == [{"until": 4, "settings": {"seed": 0}}]
+    assert json.loads((tmp_path / "recipe.json").read_text()) == {"seed": 0, **changed}
+    other = {"optimizer": "adamw"}
+    with pytest.warns(UserWarning, match="the optimizer starts without memory: it changed with momentum, optimizer, weight_decay"):
+        run("yolact", devkit, tmp_path, iterations=7, settings={"seed": 0, **other}, accept_changes=True, **other)
+    settings = {"seed": 0, "batch_norm": "frozen", **other}
+    with pytest.warns(UserWarning, match="the optimizer starts without memory"):
+        run("yolact", devkit, tmp_path, iterations=8, settings=settings, accept_changes=True, batch_norm="frozen", **other)
+    assert [entry["until"] for entry in runs.earlier_recipes(tmp_path)] == [4, 6, 7]
+    assert load_checkpoint(tmp_path / "last.pt")["iteration"] == 8
+
+
+def test_weights_that_do_not_fit_changed_settings_leave_all_as_it_was(whole, devkit, tmp_path):
+    to_four(devkit, tmp_path)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    model = small("yolact", semantic=True)
+    options = {"iterations": 6, "batch_size": 2, "settings": {"seed": 0, "semantic_loss": True}, "accept_changes": True}
+    with pytest.raises(ChangedSettings, match=r"do not fit the changed settings \(semantic_loss\)"):
+        train(model, voc.VocDataset(devkit, "train"), tmp_path, **options)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+    with pytest.raises(ValueError, match="no schedule 'foo'"):
+        run("yolact", devkit, tmp_path / "new", schedule="foo", settings={"seed": 0})
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_mirror_within_the_run_folder_is_refused(devkit, tmp_path):
+    for inside in (tmp_path, tmp_path / "a" / "b", tmp_path / "c" / ".."):
+        with pytest.raises(ValueError, match="the mirror lies in"):
+            run("yolact", devkit, tmp_path, mirror=inside)
+
+
+def test_what_is_mirrored_can_be_gone_on_from_at_any_moment(tmp_path, monkeypatch):
+    """The last checkpoint comes last: the others are no use without it, and it none without its best weights."""
+    for name in ("run.json", "best.pt", "last.pt", "log.jsonl"):
+        (tmp_path / "run" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "run" / name).write_text("1")
+    copied, real = [], shutil.copyfileobj
+    monkeypatch.setattr(mirror.shutil, "copyfileobj", lambda a, b, n: (copied.append(os.path.basename(a.name)), real(a, b, n)))
+    mirror.copy_changed(tmp_path / "run", tmp_path / "drive", {})
+    assert len(copied) == 4
+    assert copied[-1] == "last.pt"
+
+
+def test_files_are_on_the_disk_before_they_take_a_name(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(os, "fsync", lambda number: done.append("file" if stat.S_ISREG(os.fstat(number).st_mode) else "folder"))
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda path, target: (done.append("renamed"), replace(path, target))[1])
+    write_json(tmp_path / "a.json", 1)
+    assert done == ["file", "renamed", "folder"]

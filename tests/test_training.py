@@ -1,17 +1,21 @@
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from test_models import small
 from torch import nn
 
-from vocseg_lib import voc
+from vocseg_lib import precision, training_state, voc
+from vocseg_lib.checkpoints import load_checkpoint
 from vocseg_lib.loading import Draws
 from vocseg_lib.recipes import get_recipe
-from vocseg_lib.runs import load_checkpoint, read_log
+from vocseg_lib.runs import read_log
 from vocseg_lib.study import Study
 from vocseg_lib.trained import build_model
 from vocseg_lib.training import NonFiniteLoss, TooManyBadSamples, WorkerDied, learning_rate_factor, train
@@ -114,8 +118,33 @@ def test_many_in_a_row_stop_the_training_and_leave_a_good_checkpoint(devkit, tmp
         train(Explodes(2, 4, 5, 6), dataset, tmp_path, iterations=9, batch_size=2, checkpoint_every=1, give_up_after=3)
     assert sum(name in str(caught.value) for name in dataset.names) == 2
     last = load_checkpoint(tmp_path / "last.pt")
-    assert last["iteration"] == 5
+    assert last["iteration"] == 3  # none is written while updates are left out: the weights may be what is wrong
+    assert last["in_a_row"] == 0
     assert torch.isfinite(last["model"]["weight"])
+
+
+def test_a_picture_that_fails_ends_no_training(devkit, tmp_path):
+    def watch(log):
+        raise RuntimeError("no display")
+
+    with pytest.warns(UserWarning, match="the training cannot be shown: RuntimeError"):
+        state = train(Explodes(), voc.VocDataset(devkit, "train"), tmp_path, iterations=2, batch_size=2, watch=watch)
+    assert state["iteration"] == 2
+
+
+def test_fp16_gradients_are_clipped_in_their_own_scale(devkit, tmp_path, monkeypatch):
+    """The norm that is clipped and logged is that of the gradients, not of what the scaler made of them."""
+    norms = {}
+    for name, dtype in (("half", torch.float16), ("full", torch.float32)):
+        for module in (precision, training_state):
+            monkeypatch.setattr(module, "half_precision", lambda device, dtype=dtype: dtype)
+        options = {"mixed_precision": name == "half", "iterations": 12, "learning_rate": 1e-12, "clip_norm": 1.0}
+        run("yolact", devkit, tmp_path / name, **options)
+        norms[name] = [entry.get("gradient_norm") for entry in read_log(tmp_path / name / "log.jsonl")]
+    pairs = [pair for pair in zip(norms["half"], norms["full"], strict=True) if pair[0]]  # the others overflowed
+    assert len(pairs) > 2
+    for half, full in pairs:
+        assert half == pytest.approx(full, rel=0.05)
 
 
 class ExplodesBackwards(Explodes):
@@ -173,6 +202,37 @@ def test_bad_samples_are_passed_over_counted_and_listed(damageable, tmp_path, ca
     with pytest.raises(TooManyBadSamples, match=f"1 of 14 samples cannot be read; allowed is a share of 5%(?s:.*){bad}") as caught:
         train(Explodes(), voc.VocDataset(damageable, "train", skip_bad=True), tmp_path / "few", **{**options, "bad_share": 0.05})
     assert "bad_share" in str(caught.value)
+
+
+def test_a_bad_sample_is_the_same_one_wherever_the_data_lie(damageable, tmp_path):
+    bad = voc.split_ids(damageable, "train")[4]
+    (damageable / "JPEGImages" / f"{bad}.jpg").write_bytes(b"torn")
+    options = {"batch_size": 2, "learning_rate": 0.0, "bad_share": 0.1}
+    train(Explodes(), voc.VocDataset(damageable, "train", skip_bad=True), tmp_path / "run", iterations=14, **options)
+    moved = Path(shutil.move(damageable, tmp_path / "moved"))
+    state = train(Explodes(), voc.VocDataset(moved, "train", skip_bad=True), tmp_path / "run", iterations=28, **options)
+    ((name, count),) = state["skipped"].items()
+    assert name.startswith(f"JPEGImages/{bad}.jpg: ")
+    assert count == 4
+
+
+@pytest.mark.parametrize("damage", ["image cut off", "map missing", "map of another size"])
+def test_a_bad_image_of_val_is_left_out_of_judging_and_named(damage, damageable, tmp_path):
+    names = voc.split_ids(damageable, "val")
+    image, object_map = damageable / "JPEGImages" / f"{names[1]}.jpg", damageable / "SegmentationObject" / f"{names[1]}.png"
+    if damage == "image cut off":
+        image.write_bytes(image.read_bytes()[:500])
+    elif damage == "map missing":
+        object_map.unlink()
+    else:
+        Image.open(object_map).resize((7, 5)).save(object_map)
+    recipe = replace(QUICK, iterations=2, score_every=2, batch_size=2, bad_share=0.4)
+    with pytest.warns(UserWarning, match=f"1 of 3 images of val cannot be read and are left out: .*{names[1]}"):
+        Study(recipe, damageable, tmp_path).train("yolact")
+    images = json.loads((tmp_path / "runs" / "yolact" / "predictions.json").read_text())["header"]["images"]
+    assert [(image["id"], image["name"]) for image in images] == [(1, names[0]), (3, names[2])]
+    with pytest.raises(TooManyBadSamples, match="1 of 3 images of val cannot be read; allowed is a share of 5%"):
+        Study(replace(recipe, bad_share=0.05), damageable, tmp_path / "strict").train("yolact")
 
 
 def test_best_weights_are_those_of_the_best_score(devkit, tmp_path):
@@ -289,6 +349,37 @@ def test_the_run_folder_is_all_that_is_needed(devkit, tmp_path):
     assert not model.training
     with pytest.raises(FileNotFoundError, match="not the folder of a training"):
         load_run(tmp_path)
+
+
+def test_predictions_are_those_of_the_weights_and_settings_at_hand(devkit, tmp_path):
+    def judged(recipe, accept=False):
+        study = Study(recipe, devkit, tmp_path)
+        study.train("yolact", accept_changes=accept)
+        metrics = json.loads((folder / "metrics.json").read_text())
+        return study.predictions("yolact")["header"], metrics["judged"]
+
+    folder, recipe = tmp_path / "runs" / "yolact", replace(QUICK, iterations=2, score_every=2, batch_size=2)
+    first = judged(recipe)
+    assert judged(recipe) == first
+    for file in ("metrics.json", "predictions.json"):
+        (folder / file).write_text("{")
+        assert judged(recipe) == first
+    header, _ = judged(replace(recipe, nms="standard"), accept=True)
+    assert header["recipe"]["nms"] == "standard"
+    for path in folder.glob("*.pt"):
+        path.unlink()
+    header, again = judged(replace(recipe, seed=7), accept=True)
+    assert header["recipe"]["seed"] == 7
+    assert again != first[1]
+
+
+def test_while_ap_is_equal_the_lower_loss_on_val_is_the_better_score(devkit, tmp_path):
+    losses = iter([3.0, 2.0, 2.5])
+    options = {"iterations": 3, "batch_size": 1, "score_every": 1, "learning_rate": 0.1}
+    score = lambda model: {"mask_AP50": 0.0, "val_loss": next(losses)}  # noqa: E731
+    state = train(Explodes(), voc.VocDataset(devkit, "train"), tmp_path, score=score, **options)
+    assert state["best"] == {"iteration": 2, "mask_AP50": 0.0, "val_loss": 2.0}
+    assert state["scores_since_best"] == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 
 from vocseg_lib import bench, distributed, mini_voc, smoke, voc
-from vocseg_lib.estimate import GPUS
+from vocseg_lib.estimate import GPUS, in_words
 from vocseg_lib.files import read_json, write_json
 from vocseg_lib.metrics import check_images, evaluate
 from vocseg_lib.models import MODELS, WeightsError
 from vocseg_lib.prediction import load_predictions, save_predictions
 from vocseg_lib.recipes import PROFILES, parse_changes
 from vocseg_lib.runs import RunningElsewhere
-from vocseg_lib.study import Study, in_words, open_study, repeated
+from vocseg_lib.study import Study, open_study, repeated
 from vocseg_lib.trained import default_device, predict_run
 from vocseg_lib.training import NonFiniteLoss, TooManyBadSamples, WorkerDied
 

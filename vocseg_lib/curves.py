@@ -26,9 +26,14 @@ def scores_of(log: list[dict]) -> pd.DataFrame:
 
 
 def overfitting(log: list[dict]) -> str:
-    """Where overfitting starts, in words: from where on the loss rises on val while it falls on train, and what AP does."""
+    """Where overfitting starts, in words: from where on the loss rises on val while it falls on train, and what AP does.
+
+    A single risen score, the last, is not called so yet.
+    """
     steps, scores = steps_of(log), scores_of(log)
-    if len(scores) < 3 or "val_loss" not in scores:
+    if "val_loss" in scores:
+        scores = scores.dropna(subset=["mask_AP50", "val_loss"])
+    if len(scores) < 3 or "val_loss" not in scores or not len(steps):
         return "Too few scores to say whether there is overfitting."
     ap, loss = scores["mask_AP50"], scores["val_loss"]
     peak, lowest, last = int(ap.idxmax()), int(loss.idxmin()), int(scores.index[-1])
@@ -36,12 +41,19 @@ def overfitting(log: list[dict]) -> str:
     before, after = (steps["loss"].loc[:at].tail(window).mean() for at in (lowest, last))
     said_ap = f"Mask AP50 is highest at iteration {peak} ({ap.max():.1f} %)"
     said_ap += f" and ends at {ap.iloc[-1]:.1f} %." if peak < last else ", the last: more training may still help."
-    if loss.iloc[-1] > RISE * loss.min() and after < before:
-        return (
-            f"Overfitting starts near iteration {lowest}: from there the loss on val rises from {loss.min():.2f} to "
-            f"{loss.iloc[-1]:.2f}, while that on train falls from {before:.2f} to {after:.2f}. {said_ap}"
-        )
-    return f"No overfitting up to iteration {last}: the loss on val is not above its lowest ({loss.min():.2f}). {said_ap}"
+    risen = loss > RISE * loss.min()
+    rise = f"the loss on val rises from {loss.min():.2f} to {loss.iloc[-1]:.2f}"
+    on_train = f"from {before:.2f} to {after:.2f}"
+    if not risen.iloc[-1]:
+        near = f"within {100 * (RISE - 1):.0f} % of its lowest ({loss.min():.2f})"
+        said = f"No overfitting up to iteration {last}: the loss on val ends {near}."
+    elif not risen.iloc[-2]:
+        said = f"Too early to speak of overfitting: {rise}, but only at the last score."
+    elif after < before:
+        said = f"Overfitting starts near iteration {lowest}: from there {rise}, while that on train falls {on_train}."
+    else:
+        said = f"From iteration {lowest} on {rise}, and that on train {on_train}: it diverges, which is not overfitting."
+    return f"{said} {said_ap}"
 
 
 def training_curves(log: list[dict], title: str, iterations: int | None = None, axes: np.ndarray | None = None) -> np.ndarray:
@@ -72,7 +84,7 @@ def training_curves(log: list[dict], title: str, iterations: int | None = None, 
         ax.set_xlim(0, 1.02 * iterations)
         ax.set_xlabel("iteration")
         ax.grid(alpha=0.3)
-        if ax in axes[:2] and ax.lines:
+        if ax in axes[:2] and any((np.asarray(line.get_ydata(), dtype=float) > 0).any() for line in ax.lines):
             ax.set_yscale("log")
         if ax.lines:
             ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=5)
@@ -80,22 +92,26 @@ def training_curves(log: list[dict], title: str, iterations: int | None = None, 
     return axes
 
 
-def ap_against_iteration(logs: dict[str, list[dict]], ax: Axes | None = None) -> Axes:
-    """Mask AP50 on val against iteration, a line a model, with the study's marks."""
+def ap_against_iteration(logs: dict[str, list[dict]], iterations: int | None = None, ax: Axes | None = None) -> Axes:
+    """Mask AP50 on val against iteration, a line a model, with the study's marks.
+
+    `iterations` of the whole training put the marks where they belong, also when it was stopped early.
+    """
     ax = new_ax(ax)
-    peaks, last = [], 0
+    peaks, last = [], 1
     for name, log in logs.items():
-        scores = scores_of(log)["mask_AP50"]
-        ax.plot(scores.index, scores, "o-", color=MODEL_COLOURS.get(name), label=name)
-        peaks.append(f"{name} peaks at {scores.idxmax()}")
-        last = max(last, int(scores.index[-1]))
+        scores = scores_of(log)["mask_AP50"].dropna()
+        if len(scores):
+            ax.plot(scores.index, scores, "o-", color=MODEL_COLOURS.get(name), label=name)
+            peaks.append(f"{name} peaks at {scores.idxmax()}")
+            last = max(last, int(scores.index[-1]))
     ax.set_xlabel("iteration")
     ax.set_ylabel("mask AP50 on val (percent)")
     ax.set_ylim(bottom=0)
-    _mark_the_study(ax, last)
+    _mark_the_study(ax, iterations or last)
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
-    return describe(ax, "AP against iteration", "; ".join(peaks) + " iterations.")
+    return describe(ax, "AP against iteration", "; ".join(peaks) + " iterations." if peaks else "There are no scores yet.")
 
 
 def _mark_the_study(ax: Axes, iterations: int) -> None:

@@ -4,7 +4,9 @@ Alone, every function gives back what it was given. With others, all processes h
 """
 
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
@@ -128,3 +130,18 @@ def of_first_tensor(value: Tensor) -> Tensor:
         value = value.detach().clone()
         dist.broadcast(value, src=0)
     return value
+
+
+def run_streaming(command: list[str], heard: Callable[[], None]) -> None:
+    """Run a command and pass on what it says, as it says it; `heard` is called each time.
+
+    Raises RuntimeError with its last words when it fails.
+    """
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        said = b""
+        while chunk := process.stdout.read1():
+            said = (said + chunk)[-2_000:]
+            sys.stderr.write(chunk.decode(errors="replace"))
+            heard()
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{said.decode(errors='replace')}")

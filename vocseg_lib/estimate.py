@@ -1,6 +1,7 @@
 """What a training will take, from arithmetic: floating point operations and stored activations of a few images, counted."""
 
 import time
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -156,3 +157,19 @@ def estimate(
         "memory_gb": (state_bytes + OVERHEAD[kind] * batch_size * activation_bytes) / 1e9 + BASE_GB[kind],
         "memory_there_gb": memory,
     }
+
+
+def in_words(found: dict) -> str:
+    """An estimate in a line, with a warning when it is more memory than there is."""
+    if found["memory_gb"] > found["memory_there_gb"]:
+        warnings.warn("this may be more memory than there is: take a smaller batch_size", stacklevel=2)
+    return (
+        f"about {in_hours(found['hours'])} and {found['memory_gb']:.1f} of {found['memory_there_gb']:.1f} GB on {found['device']} "
+        f"({found['tflop_per_iteration']:.2g} TFLOP an iteration at {found['tflop_per_second']:.2g} TFLOP/s; activations "
+        f"{found['activations_gb']:.1f} GB, weights and their states {found['weights_gb']:.1f} GB; by arithmetic, to a factor of 2)"
+    )
+
+
+def in_hours(hours: float) -> str:
+    """A duration, in hours or minutes."""
+    return f"{hours:.2g} h" if hours >= 1 else f"{max(1, round(60 * hours))} min"

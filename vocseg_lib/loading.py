@@ -55,3 +55,8 @@ def random_state_kept(device: str | torch.device) -> AbstractContextManager:
     """Within, random numbers may be drawn on the CPU and on the device; afterwards it is as if none had been."""
     device = torch.device(device)
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
+def spread(length: int, wanted: int) -> list[int]:
+    """`wanted` places in a row of `length`, evenly spread; all when there are no more."""
+    return sorted({i * length // wanted for i in range(wanted)}) if wanted < length else list(range(length))

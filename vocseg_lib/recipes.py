@@ -2,12 +2,36 @@
 
 import ast
 import inspect
+import math
 import re
 from dataclasses import asdict, dataclass, fields
 
 import pandas as pd
 
 MAY_BE_ZERO = ("warmup_iterations", "workers", "seed")
+CHOICES = {
+    "data": ("voc2012", "mini_voc"),
+    "backbone": ("resnet50", "resnet101", "mobilenet_v2", "tiny"),
+    "optimizer": ("sgd", "adamw"),
+    "schedule": ("step", "cosine"),
+    "batch_norm": ("unfrozen", "frozen", "precise", "official"),
+    "nms": ("fast", "standard"),
+    "augmentation": ("ssd", "light", "none"),
+}
+RANGES = {
+    "learning_rate": (lambda value: 0 < value < math.inf, "above 0 and finite"),
+    "momentum": (lambda value: 0 <= value < 1, "from 0 to below 1"),
+    "weight_decay": (lambda value: 0 <= value < math.inf, "at least 0 and finite"),
+    "clip_norm": (lambda value: value > 0, "above 0, or None"),
+    "bad_share": (lambda value: 0 <= value < 1, "from 0 to below 1"),
+    "image_size": (lambda value: value >= 32, "at least 32 pixels"),
+    "short_side": (lambda value: value >= 32, "at least 32 pixels"),
+    "lr_drops": (
+        lambda value: isinstance(value, tuple) and all(type(i) is int and i > 0 for i in value),
+        "whole numbers, as (8000,)",
+    ),
+}
+"""What a field's value has to fulfil, and how to say it."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +78,15 @@ class Recipe:
     seed: int = 0  # of weights, order and augmentation
 
     def __post_init__(self):
+        """Raises ValueError, naming the field, for a value that no training can have."""
         for field in fields(self):
-            value, least = getattr(self, field.name), 0 if field.name in MAY_BE_ZERO else 1
-            if field.type in (int, int | None) and value is not None and value < least:
-                raise ValueError(f"{field.name} is {value}: it has to be at least {least}")
+            name, value = field.name, getattr(self, field.name)
+            if field.type in (int, int | None) and value is not None and value < (least := 0 if name in MAY_BE_ZERO else 1):
+                raise ValueError(f"{name} is {value}: it has to be at least {least}")
+            if name in CHOICES and value not in CHOICES[name]:
+                raise ValueError(f"{name} is {value!r}: choose one of {', '.join(CHOICES[name])}")
+            if name in RANGES and value is not None and not RANGES[name][0](value):
+                raise ValueError(f"{name} is {value}: it has to be {RANGES[name][1]}")
 
 
 PROSE_FIELDS = ("command", "expected_time", "expected_score")
@@ -174,7 +203,11 @@ def parse_changes(assignments: list[str]) -> dict[str, object]:
         except (ValueError, SyntaxError):
             value = text
         kind = type(value).__name__.replace("NoneType", "None")
-        if kind not in str(kinds[name]) and not (kind == "int" and "float" in str(kinds[name])):
+        if kind == "tuple" and not all(type(item) is int for item in value):
+            kind = "a tuple of other things"
+        if kind not in re.split(r"\W+", str(kinds[name]).replace("[int, ...]", "")) and not (
+            kind == "int" and "float" in str(kinds[name])
+        ):
             raise ValueError(f"{assignment!r}: {name} is {kinds[name]}, not {kind}")
         changes[name] = value
     return changes

@@ -1,23 +1,23 @@
 """The run folder: checkpoints that outlive kills, torn files and full disks, the log, and what the training ran on."""
 
-import hashlib
-import io
 import json
 import os
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor
-
+from vocseg_lib.checkpoints import load_checkpoint
 from vocseg_lib.files import move, read_json, replacing, write_json
-from vocseg_lib.mirror import LAST, PREVIOUS, copy_changed
+from vocseg_lib.mirror import KEPT, LAST, PREVIOUS, SUFFIXES, copy_changed
 
-BEST, LOG = "best.pt", "log.jsonl"
+BEST, LOG, EARLIER_RECIPES = "best.pt", "log.jsonl", "earlier_recipes.json"
+NEEDED = ("settings", "model", "optimizer", "scaler", "random", "iteration", "best")
+"""What there is in a checkpoint that a training goes on from."""
+MIRROR_TRIES, MIRROR_PAUSE_SECONDS = 3, 1.0
+"""How often a mirror is read at the start before training goes on without it."""
 
 
 class RunningElsewhere(RuntimeError):
@@ -28,91 +28,73 @@ class ChangedSettings(ValueError):
     """The run folder holds a training with other settings; the message names them."""
 
 
-def checksum(content: Any) -> str:
-    """SHA-256 over the bytes of all tensors and the text of everything else in nested dicts, lists and tuples."""
-    digest = hashlib.sha256()
-
-    def add(value: Any) -> None:
-        if isinstance(value, Tensor):
-            digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                add(key)
-                add(item)
-        elif isinstance(value, list | tuple):
-            for item in value:
-                add(item)
-        else:
-            digest.update(repr(value).encode())
-
-    add(content)
-    return digest.hexdigest()
-
-
-def save_checkpoint(path: Path, content: dict, keep: Path | None = None) -> None:
-    """Write a checkpoint with its checksum, whole or not at all; the one before it goes to `keep`.
-
-    Raises OSError, naming the file, when the disk is full or cannot be written to.
-    """
-    whole = io.BytesIO()
-    torch.save({**content, "checksum": checksum(content)}, whole)
-    try:
-        with replacing(path, keep) as beside:
-            beside.write_bytes(whole.getbuffer())
-    except OSError as error:
-        raise OSError(
-            f"cannot write {path}: {error}. The checkpoint before it is untouched: make room, then run again to go on"
-        ) from error
-
-
-def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:
-    """What a checkpoint holds. Raises ValueError, naming the file, when it is torn or foreign."""
-    try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except (FileNotFoundError, NotADirectoryError):
-        raise
-    except Exception as error:  # a damaged pickle may raise anything
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"{path} is damaged ({reason})") from error
-    if not isinstance(content, dict) or "checksum" not in content:
-        raise ValueError(f"{path} is not a checkpoint of a training: it has no checksum")
-    if content.pop("checksum") != checksum(content):
-        raise ValueError(f"{path} is damaged: it does not have the checksum that it was written with")
-    return content
-
-
-def hold_to_settings(folder: Path, settings: dict, accept_changes: bool = False) -> tuple[dict, ...]:
-    """The settings that the checkpoints of a run folder may have: those in its `recipe.json`, and `settings`.
-
-    Raises ChangedSettings, naming the fields, when these differ, unless that is accepted.
-    """
+def recorded_settings(folder: Path) -> dict | None:
+    """The settings in a run folder's `recipe.json` or, where that is torn, in its checkpoints; None without either."""
     path = folder / "recipe.json"
     if not path.is_file():
-        return (settings,)
-    before = read_json(path)
-    changed = [k for k in sorted(before.keys() | settings.keys()) if before.get(k) != settings.get(k)]
+        return None
+    try:
+        settings = read_json(path)
+        if isinstance(settings, dict):
+            return settings
+        reason = f"{path} holds no settings"
+    except ValueError as error:
+        reason = str(error)
+    warnings.warn(f"{reason}. The settings in the checkpoints are used", stacklevel=2)
+    for name in (LAST, PREVIOUS):
+        try:
+            return load_checkpoint(folder / name, NEEDED)["settings"]
+        except (FileNotFoundError, ValueError):
+            continue
+    return None
+
+
+def earlier_recipes(folder: Path) -> list[dict]:
+    """The settings that a training had before accepted changes: `until` an iteration, `settings`."""
+    return _read_list(folder / EARLIER_RECIPES, ("until", "settings"))
+
+
+def known_settings(folder: Path, settings: dict, accept_changes: bool = False) -> list[dict]:
+    """The settings that the checkpoints of a run folder may have: `settings`, those recorded and those before them.
+
+    Raises ChangedSettings, naming the fields, when `settings` and those recorded differ, unless that is accepted.
+    """
+    recorded = recorded_settings(folder)
+    changed = changed_fields(recorded, settings) if recorded is not None else {}
     if changed and not accept_changes:
-        lines = "\n".join(f"  {k}: {before.get(k)!r} there, {settings.get(k)!r} now" for k in changed)
+        lines = "\n".join(f"  {k}: {before!r} there, {now!r} now" for k, (before, now) in changed.items())
         raise ChangedSettings(
             f"{folder} holds a training with other settings:\n{lines}\n"
             "Accept the changes (accept_changes=True, --accept-changes) to go on from its weights with the new ones, choose "
             "another folder, or delete this one to train anew."
         )
-    return before, settings
+    return [settings, recorded or settings, *(entry["settings"] for entry in earlier_recipes(folder))]
 
 
-def newest_checkpoint(folder: Path, settings: tuple[dict, ...]) -> dict | None:
+def changed_fields(before: dict, now: dict) -> dict[str, tuple]:
+    """What differs between settings: field to (before, now)."""
+    return {k: (before.get(k), now.get(k)) for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)}
+
+
+def record_settings(folder: Path, settings: dict, iteration: int) -> None:
+    """Write `recipe.json`; other settings that it had until this iteration go to `earlier_recipes.json` first."""
+    recorded = recorded_settings(folder)
+    if recorded is not None and recorded != settings:
+        write_json(folder / EARLIER_RECIPES, [*earlier_recipes(folder), {"until": iteration, "settings": recorded}])
+    write_json(folder / "recipe.json", settings)
+
+
+def newest_checkpoint(folder: Path, known: list[dict]) -> dict | None:
     """The last checkpoint of a run folder or, where that cannot be used, the one before it; None when there was never one.
 
-    One that is torn, or of a training with settings not among `settings`, is skipped with a warning and set aside.
-    Raises ValueError when there are some and none can be used.
+    One that is torn, or of a training with settings that are not `known`, is skipped with a warning and set aside.
+    Raises ValueError when there are some and none can be used, OSError when one cannot be read now.
     """
     unusable = {}
     for path in (folder / LAST, folder / PREVIOUS):
         try:
-            content = load_checkpoint(path)
-            if content.get("settings") not in settings:
+            content = load_checkpoint(path, NEEDED)
+            if content["settings"] not in known:
                 raise ValueError(f"{path} is of another training: its settings are not those in {folder / 'recipe.json'}")
         except (FileNotFoundError, NotADirectoryError):
             continue
@@ -120,24 +102,29 @@ def newest_checkpoint(folder: Path, settings: tuple[dict, ...]) -> dict | None:
             unusable[path] = str(error)
             continue
         for skipped, reason in unusable.items():
-            aside = skipped.with_name(skipped.name + ".unusable")
-            warnings.warn(f"{reason}. It is skipped, kept as {aside.name}, and the one before it is used", stacklevel=2)
-            move(skipped, aside)
+            warnings.warn(f"{reason}. It is skipped, {_set_aside(skipped)}, and the one before it is used", stacklevel=2)
         return content
     if unusable:
         raise ValueError("; ".join(unusable.values()) + f". No other checkpoint is left; delete {folder} to train anew")
     return None
 
 
-def resume(folder: Path, mirror: Path | None, settings: dict, accept_changes: bool = False) -> dict | None:
-    """The newest checkpoint of a run folder or of its mirror, whose files then are copied to the folder.
-
-    Leaves `settings` in the folder's `recipe.json`, and in its checkpoints when they were of others. See `newest_checkpoint`.
-    """
-    mirrored = _mirrored(mirror, settings, accept_changes) if mirror else None
-    allowed = hold_to_settings(folder, settings, accept_changes)
+def _set_aside(path: Path) -> str:
+    """Rename a file that cannot be used; what became of it."""
+    aside = path.with_name(path.name + ".unusable")
     try:
-        content = newest_checkpoint(folder, allowed)
+        move(path, aside)
+    except OSError as error:
+        return f"left where it is ({error})"
+    return f"kept as {aside.name}"
+
+
+def resume(folder: Path, mirror: Path | None, settings: dict, accept_changes: bool = False) -> dict | None:
+    """The newest checkpoint of a run folder or of its mirror, whose files then are copied to the folder."""
+    known = known_settings(folder, settings, accept_changes)
+    mirrored = _mirrored(mirror, known, accept_changes) if mirror else None
+    try:
+        content = newest_checkpoint(folder, known)
     except ValueError as error:
         if mirrored is None:
             raise
@@ -145,23 +132,54 @@ def resume(folder: Path, mirror: Path | None, settings: dict, accept_changes: bo
         content = None
     if mirrored and (content is None or mirrored["iteration"] > content["iteration"]):
         content = mirrored
-        copy_changed(mirror, folder, {})
-    if content and content["settings"] != settings:
-        for _ in (LAST, PREVIOUS):  # both, so that each can be used later on
-            save_checkpoint(folder / LAST, {**content, "settings": settings}, keep=folder / PREVIOUS)
-    write_json(folder / "recipe.json", settings)
+        try:
+            copy_changed(mirror, folder, {})
+        except OSError as error:
+            warnings.warn(f"not all of {mirror} could be copied back: {error}", stacklevel=2)
     return content
 
 
-def _mirrored(mirror: Path, settings: dict, accept_changes: bool) -> dict | None:
+def _mirrored(mirror: Path, known: list[dict], accept_changes: bool) -> dict | None:
     """The newest checkpoint of a mirror; None, with a warning, when it cannot be read."""
-    try:
-        return newest_checkpoint(mirror, hold_to_settings(mirror, settings, accept_changes))
-    except ChangedSettings:
-        raise
-    except (OSError, ValueError) as error:
-        warnings.warn(f"the mirror {mirror} cannot be read: {error}", stacklevel=2)
+    for tries_left in range(MIRROR_TRIES - 1, -1, -1):
+        try:
+            accepted = accept_changes or recorded_settings(mirror) in known
+            return newest_checkpoint(mirror, [*known, *known_settings(mirror, known[0], accepted)])
+        except ChangedSettings:
+            raise
+        except (OSError, ValueError) as error:
+            if tries_left and isinstance(error, OSError):
+                time.sleep(MIRROR_PAUSE_SECONDS)
+                continue
+            warnings.warn(f"the mirror {mirror} cannot be read: {error}. What it has will be kept in {KEPT}/", stacklevel=3)
+    return None
+
+
+def keep_further(mirror: Path, iteration: int) -> str | None:
+    """Set aside what a mirror has of a training that is further on than `iteration`, or cannot be read: it was not resumed.
+
+    Says what was kept where; None when there was nothing to keep. Raises OSError when it cannot be read or moved now.
+    """
+    reason = None
+    for path in (mirror / LAST, mirror / PREVIOUS):
+        try:
+            found = load_checkpoint(path, NEEDED)["iteration"]
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            reason = str(error)
+            continue
+        if found <= iteration:
+            return None
+        reason = f"{mirror} holds a training at iteration {found}, which this one (from {iteration} on) does not go on from"
+        break
+    if reason is None:
         return None
+    aside = mirror / KEPT / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+    aside.mkdir(parents=True)
+    for path in [path for path in mirror.iterdir() if path.suffix in SUFFIXES]:
+        path.replace(aside / path.name)
+    return f"{reason}. It is kept in {aside}"
 
 
 def append_log(path: Path, entry: dict) -> None:
@@ -174,13 +192,21 @@ def append_log(path: Path, entry: dict) -> None:
 
 
 def read_log(path: str | Path) -> list[dict]:
-    """The entries of a `log.jsonl`; a last line cut off by a kill is left out."""
-    entries = []
-    for line in Path(path).read_text().splitlines():
+    """The entries of a `log.jsonl`. A last line cut off by a kill is left out, and others that are damaged, with a warning."""
+    lines = [line for line in Path(path).read_text(errors="replace").splitlines() if line.strip("\0 ")]
+    entries, bad = [], []
+    for number, line in enumerate(lines, 1):
         try:
-            entries.append(json.loads(line))
+            entry = json.loads(line)
         except json.JSONDecodeError:
-            break
+            entry = None
+        if isinstance(entry, dict) and isinstance(entry.get("iteration"), int):
+            entries.append(entry)
+        else:
+            bad.append(number)
+    bad = [number for number in bad if number < len(lines)]
+    if bad:
+        warnings.warn(f"{path}: {len(bad)} lines cannot be read and are left out, the first is line {bad[0]}", stacklevel=2)
     return entries
 
 
@@ -202,20 +228,45 @@ def held(folder: Path) -> Iterator[None]:
 
     path = folder / "running"
     folder.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with path.open("a+") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, however it ends; forks do not have it
         except (BlockingIOError, PermissionError):
-            raise RunningElsewhere(f"another process is training in {folder}: wait for it, or end it") from None
+            file.seek(0)
+            raise RunningElsewhere(f"process {file.read()} is training in {folder}: wait for it, or end it") from None
         except OSError as error:
             warnings.warn(f"{folder} cannot be locked ({error}): see to it that nothing else trains in it", stacklevel=3)
+        file.truncate(0)
+        print(os.getpid(), end="", file=file, flush=True)
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
 
 
+def read_calls(path: Path) -> list[dict]:
+    """The calls of a training in its `run.json`; a file that is torn is left out, with a warning."""
+    return _read_list(path, ("started",), "calls")
+
+
 def record_call(path: Path, facts: dict) -> None:
     """Add a call of a training to its `run.json`: what it ran on, and when."""
-    calls = read_json(path)["calls"] if path.is_file() else []
-    write_json(path, {"calls": [*calls, {"started": datetime.now(UTC).isoformat(timespec="seconds"), **facts}]})
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(path, {"calls": [*read_calls(path), {"started": started, **facts}]})
+
+
+def _read_list(path: Path, keys: Sequence[str], name: str = "") -> list[dict]:
+    """A list of objects with such keys from a JSON file, or from the entry `name` of its object; a torn file is set aside."""
+    try:
+        content = read_json(path)
+        if name:
+            content = content.get(name) if isinstance(content, dict) else None
+        if isinstance(content, list) and all(isinstance(entry, dict) and entry.keys() >= set(keys) for entry in content):
+            return content
+        reason = f"{path} does not hold what it should"
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except ValueError as error:
+        reason = str(error)
+    warnings.warn(f"{reason}. It is {_set_aside(path)}", stacklevel=3)
+    return []

@@ -1,6 +1,6 @@
 """From a recipe to plain arguments: the one place where notebooks and the command line meet the library."""
 
-import subprocess
+import os
 import sys
 import tempfile
 import warnings
@@ -15,19 +15,21 @@ from torch import nn
 from torch.utils.data import Subset
 
 from vocseg_lib import distributed, mini_voc, voc
-from vocseg_lib.estimate import estimate
+from vocseg_lib.checkpoints import checksum, load_checkpoint
+from vocseg_lib.distributed import run_streaming
+from vocseg_lib.estimate import estimate, in_words
 from vocseg_lib.files import read_json, write_json
-from vocseg_lib.loading import Draws
+from vocseg_lib.loading import Draws, spread
 from vocseg_lib.metrics import evaluate, restricted
-from vocseg_lib.mirror import copy_changed
+from vocseg_lib.mirror import mirrored
 from vocseg_lib.models import MODELS
 from vocseg_lib.prediction import load_predictions, predict, save_predictions, validation_loss
 from vocseg_lib.provenance import surroundings
 from vocseg_lib.recipes import FROZEN_BELOW, PROSE_FIELDS, Recipe, get_recipe
-from vocseg_lib.runs import BEST, LAST, LOG, append_log, cut_log, load_checkpoint
+from vocseg_lib.runs import BEST, LAST, LOG, append_log, changed_fields, cut_log, earlier_recipes, read_calls
 from vocseg_lib.speed import measure_speed
-from vocseg_lib.trained import build_model, default_device, header, load_run, recipe_of
-from vocseg_lib.training import train
+from vocseg_lib.trained import build_model, default_device, header, judged_before, load_run, recipe_of
+from vocseg_lib.training import TooManyBadSamples, train
 from vocseg_lib.transforms import AUGMENTATIONS, model_input
 
 MODEL_TITLES = {"yolact": "YOLACT", "mask_rcnn": "Mask R-CNN"}
@@ -57,11 +59,31 @@ class Study:
 
     @cached_property
     def ground_truth(self) -> dict:
-        """COCO ground truth of val. Raises ValueError when val has no object to judge by."""
-        truth = voc.coco_ground_truth(self.devkit, "val")
+        """COCO ground truth of val, without images that cannot be read, up to the recipe's share.
+
+        Raises TooManyBadSamples past it, and ValueError when val has no object to judge by.
+        """
+        truth = voc.coco_ground_truth(self.devkit, "val", skip_bad=True)
+        if bad := truth["info"].get("skipped", []):
+            listed = f"{len(bad)} of {len(bad) + len(truth['images'])} images of val cannot be read"
+            if len(bad) > self.recipe.bad_share * (len(bad) + len(truth["images"])):
+                raise TooManyBadSamples(
+                    f"{listed}; allowed is a share of {self.recipe.bad_share:.0%} (bad_share). " + "; ".join(bad)
+                )
+            warnings.warn(f"{listed} and are left out: {'; '.join(bad)}", stacklevel=3)
         if not truth["annotations"]:
             raise ValueError(f"no image of val in {self.devkit} has an object, so nothing can be judged")
         return truth
+
+    @cached_property
+    def val(self) -> Subset:
+        """The images of val that the ground truth has."""
+        return Subset(self.dataset("val"), [image["id"] - 1 for image in self.ground_truth["images"]])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the devkit: see `voc.fingerprint`."""
+        return voc.fingerprint(self.devkit)
 
     def run_folder(self, model_name: str) -> Path:
         """Where a model's training lives."""
@@ -91,9 +113,9 @@ class Study:
         device = device or default_device()
         recipe, folder = self.recipe, self.run_folder(model_name)
         mirror = Path(mirror) / "runs" / model_name if mirror else None
-        train_set, val = self.dataset("train", recipe.augmentation, skip_bad), self.dataset("val")
-        chosen = spread(len(val), recipe.score_images)
-        some, truth = Subset(val, chosen), restricted(self.ground_truth, [i + 1 for i in chosen])
+        train_set, chosen = self.dataset("train", recipe.augmentation, skip_bad), spread(len(self.val), recipe.score_images)
+        some, images = Subset(self.val, chosen), self.ground_truth["images"]
+        truth = restricted(self.ground_truth, [images[i]["id"] for i in chosen])
         model = self._new_model(model_name, train_set, mirror, device)
 
         def score(model: nn.Module) -> dict[str, float]:
@@ -116,18 +138,14 @@ class Study:
             device=device,
         )
         if state["best"]:
-            self._judge(model_name, model, state, device)
-            if mirror and distributed.rank() == 0:
-                try:
-                    copy_changed(folder, mirror, {})
-                except OSError as error:
-                    warnings.warn(f"cannot mirror to {mirror}: {error}", stacklevel=2)
+            with mirrored(folder, mirror if distributed.rank() == 0 else None, suffixes=(".json", ".jsonl")):
+                self._judge(model_name, model, state, device)
         return state
 
     def _new_model(self, model_name: str, train_set: voc.VocDataset, mirror: Path | None, device: str) -> nn.Module:
         """The model to train; for a training that starts, with a printed estimate of what it will take."""
         recipe = self.recipe
-        if any((folder / LAST).is_file() for folder in (self.run_folder(model_name), mirror) if folder):
+        if any(os.path.isfile(folder / LAST) for folder in (self.run_folder(model_name), mirror) if folder):
             return build_model(replace(recipe, weights=None), model_name)  # a checkpoint brings all weights
         model = build_model(recipe, model_name)
         if distributed.rank() == 0:
@@ -209,29 +227,28 @@ class Study:
     def _judge(self, model_name: str, model: nn.Module, state: dict, device: str) -> None:
         """Write a run's `predictions.json` and `metrics.json` from its best weights, on all of val, where they are not there."""
         folder, settings, first = self.run_folder(model_name), self._settings(model_name), distributed.rank() == 0
-        files = folder / "metrics.json", folder / "predictions.json"
-        before = read_json(files[0]) if first and all(file.is_file() for file in files) else {}
-        before = distributed.of_first(before)
         best = distributed.of_first(load_checkpoint(folder / BEST) if first else None)
+        judged = checksum({"model": best["model"], "settings": settings})
+        before = distributed.of_first(judged_before(folder, judged) if first else None)
         training = {"iterations": best["iteration"], "train_minutes": state["seconds"] / 60}
         training |= {name: state[name] for name in ("skipped", "overflows", "left_out")}
         metrics = {**before, **training}
-        if before.get("iterations") != best["iteration"]:
+        if not before:
             model.load_state_dict(best["model"])
-            val = self.dataset("val")
-            predictions = predict(model, val, header(settings, best, val), device, self.recipe.mixed_precision)
+            facts = header(settings, best, self.dataset("val"))
+            predictions = predict(model, self.val, facts, device, self.recipe.mixed_precision)
             summary = evaluate(self.ground_truth, predictions["detections"]).summary
-            metrics = {**summary, **training, **surroundings(device)}
+            metrics = {**summary, **training, "judged": judged, **surroundings(device)}
             if first:
-                save_predictions(files[1], predictions)
+                save_predictions(folder / "predictions.json", predictions)
                 cut_log(folder / LOG, state["iteration"])  # and what a kill may have left of this line
                 append_log(folder / LOG, {"iteration": state["iteration"], "best": best["iteration"], "all_of_val": summary})
         if first and metrics != before:
-            write_json(files[0], metrics)
+            write_json(folder / "metrics.json", metrics)
 
     def _settings(self, model_name: str) -> dict:
         recipe = {k: v for k, v in asdict(self.recipe).items() if k not in PROSE_FIELDS}
-        return {"model": model_name, **recipe, "data_fingerprint": voc.fingerprint(self.devkit)}
+        return {"model": model_name, **recipe, "data_fingerprint": self.fingerprint}
 
     def predictions(self, model_name: str) -> dict:
         """A model's prediction file on val. Raises FileNotFoundError when it is not trained yet."""
@@ -243,8 +260,7 @@ class Study:
     def measure_speed(self, model_name: str) -> dict:
         """Latency of a trained model on the first images of val, one at a time."""
         model, *_ = load_run(self.run_folder(model_name))
-        val = self.dataset("val")
-        images = [model_input(val[i][0]) for i in range(min(len(val), SPEED_IMAGES))]
+        images = [model_input(self.val[i][0]) for i in range(min(len(self.val), SPEED_IMAGES))]
         return measure_speed(model, images, default_device(), mixed_precision=self.recipe.mixed_precision)
 
     def table1(self) -> pd.DataFrame:
@@ -275,42 +291,6 @@ def training_options(recipe: Recipe) -> dict:
         "mixed_precision score_every patience checkpoint_every bad_share workers seed"
     )
     return {name: getattr(recipe, name) for name in same.split()} | {"batch_norm": batch_norm_mode(recipe)}
-
-
-def spread(length: int, wanted: int) -> list[int]:
-    """`wanted` places in a row of `length`, evenly spread; all when there are no more."""
-    return sorted({i * length // wanted for i in range(wanted)}) if wanted < length else list(range(length))
-
-
-def in_words(found: dict) -> str:
-    """An estimate in a line, with a warning when it is more memory than there is."""
-    if found["memory_gb"] > found["memory_there_gb"]:
-        warnings.warn("this may be more memory than there is: take a smaller batch_size", stacklevel=2)
-    return (
-        f"about {in_hours(found['hours'])} and {found['memory_gb']:.1f} of {found['memory_there_gb']:.1f} GB on {found['device']} "
-        f"({found['tflop_per_iteration']:.2g} TFLOP an iteration at {found['tflop_per_second']:.2g} TFLOP/s; activations "
-        f"{found['activations_gb']:.1f} GB, weights and their states {found['weights_gb']:.1f} GB; by arithmetic, to a factor of 2)"
-    )
-
-
-def in_hours(hours: float) -> str:
-    """A duration, in hours or minutes."""
-    return f"{hours:.2g} h" if hours >= 1 else f"{max(1, round(60 * hours))} min"
-
-
-def run_streaming(command: list[str], heard: Callable[[], None]) -> None:
-    """Run a command and pass on what it says, as it says it; `heard` is called each time.
-
-    Raises RuntimeError with its last words when it fails.
-    """
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        said = b""
-        while chunk := process.stdout.read1():
-            said = (said + chunk)[-2_000:]
-            sys.stderr.write(chunk.decode(errors="replace"))
-            heard()
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{said.decode(errors='replace')}")
 
 
 def open_study(
@@ -346,8 +326,19 @@ def repeated(
     """
     run = Path(run)
     settings = read_json(run / "recipe.json" if run.is_dir() else run)
-    if not data and (run / "run.json").is_file():
-        data = read_json(run / "run.json")["calls"][-1].get("devkit", "")
+    if not isinstance(settings, dict):
+        raise ValueError(f"{run} holds no settings of a training")
+    for entry in earlier_recipes(run) if run.is_dir() else ():
+        named = ", ".join(changed_fields(entry["settings"], settings))
+        warnings.warn(
+            f"{run} had other settings up to iteration {entry['until']} ({named}): what is repeated is a training "
+            "with the last ones from its start, and not the same",
+            stacklevel=2,
+        )
+    if not data and run.is_dir():
+        data = next((call["devkit"] for call in reversed(read_calls(run / "run.json")) if "devkit" in call), "")
+        if data and not Path(data).is_dir():
+            raise FileNotFoundError(f"{data}, the data of {run}, is not there: say where it is with --data")
     study = open_study(recipe_of(settings), data, results or Path("results") / "repeat", changes=changes)
     before = settings.get("data_fingerprint")
     if before and before != (now := voc.fingerprint(study.devkit)):

@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from vocseg_lib import voc
+from vocseg_lib.checkpoints import load_checkpoint
 from vocseg_lib.classes import CLASS_NAMES
 from vocseg_lib.files import read_json
 from vocseg_lib.models import MODELS
-from vocseg_lib.prediction import predict
+from vocseg_lib.prediction import load_predictions, predict
 from vocseg_lib.recipes import PROSE_FIELDS, Recipe
-from vocseg_lib.runs import BEST, load_checkpoint
+from vocseg_lib.runs import BEST
 
 
 def default_device() -> str:
@@ -89,3 +90,13 @@ def predict_run(run_folder: str | Path, devkit: str | Path, split: str = "val", 
     dataset = voc.VocDataset(devkit, split)
     mixed_precision = settings.get("mixed_precision", False)
     return predict(model, dataset, header(settings, best, dataset), device or default_device(), mixed_precision)
+
+
+def judged_before(folder: Path, judged: str) -> dict:
+    """A run's `metrics.json` when it and the predictions are there and of just these weights and settings; else nothing."""
+    try:
+        metrics = read_json(folder / "metrics.json")
+        load_predictions(folder / "predictions.json")
+        return metrics if metrics["judged"] == judged else {}
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return {}

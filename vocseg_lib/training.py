@@ -2,9 +2,12 @@
 
 import json
 import math
+import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +21,7 @@ from vocseg_lib.loading import Draws, load_batches, random_state_kept
 from vocseg_lib.memory import memory_kept, peak_memory_gb
 from vocseg_lib.mirror import mirrored
 from vocseg_lib.provenance import surroundings
-from vocseg_lib.runs import LOG, cut_log, held, record_call, resume
+from vocseg_lib.runs import LOG, cut_log, held, keep_further, record_call, record_settings, resume
 from vocseg_lib.training_state import TrainingState
 
 WARMUP_START = 0.1
@@ -124,8 +127,8 @@ def train(
     begun = time.monotonic()
     run_folder, first = Path(run_folder), distributed.rank() == 0
     mirror = Path(mirror) if mirror and first else None
-    if mirror and mirror.resolve() == run_folder.resolve():
-        raise ValueError(f"the mirror is {run_folder} itself: choose another folder")
+    if mirror and Path(os.path.abspath(mirror)).is_relative_to(os.path.abspath(run_folder)):
+        raise ValueError(f"the mirror lies in {run_folder} itself: choose another folder")
     counts = {"iterations": iterations, "batch_size": batch_size, "score_every": score_every, "checkpoint_every": checkpoint_every}
     for name, count in counts.items():
         if count < 1:
@@ -136,6 +139,7 @@ def train(
         raise ValueError(f"no batch norm {batch_norm!r}; choose one of {', '.join(MODES)}")
     if batch_size % distributed.world_size():
         raise ValueError(f"{distributed.world_size()} processes cannot share a batch of {batch_size} images alike")
+    learning_rate_factor(0, iterations, schedule, lr_drops, warmup_iterations)  # an unknown schedule is named before all else
     model.to(device)
     if batch_norm == "frozen":
         for norm in norms(model):
@@ -152,10 +156,18 @@ def train(
     )
     with held(run_folder) if first else nullcontext():
         run.restore(distributed.of_first(resume(run_folder, mirror, run.settings, accept_changes) if first else None))
+        if first:
+            record_settings(run_folder, run.settings, run.state["iteration"])
     state, draws = run.state, Draws(dataset, seed)
 
     def is_over() -> bool:
         return state["iteration"] >= iterations or bool(patience and state["scores_since_best"] >= patience)
+
+    def show() -> None:
+        try:
+            watch(run_folder / LOG)
+        except Exception as error:  # whatever goes wrong in a picture, it is no reason to end a training
+            warnings.warn(f"the training cannot be shown: {error!r}. It goes on", stacklevel=2)
 
     def judge() -> None:
         few = load_batches(draws, shares(0, math.ceil(PRECISE_IMAGES / batch_size), batch_size), workers)
@@ -172,7 +184,7 @@ def train(
     with (
         held(run_folder) if first else nullcontext(),
         memory_kept(),
-        mirrored(run_folder, mirror) as update_mirror,
+        mirrored(run_folder, mirror, before=partial(keep_further, iteration=state["iteration"])) as update_mirror,
         _workers_watched(),
     ):
         if first:
@@ -208,11 +220,11 @@ def train(
                 judge()
                 bar.set_description("train", refresh=False)
             over = is_over() or out_of_time
-            if judged or over or state["iteration"] % checkpoint_every == 0:
-                run.save()
+            if over or (not state["in_a_row"] and (judged or state["iteration"] % checkpoint_every == 0)):
+                run.save()  # while updates are left out, the weights may be what is wrong: keep those before
                 update_mirror()
                 if watch and first:
-                    watch(run_folder / LOG)
+                    show()
             if over and state["iteration"] < iterations:
                 break
             lap()

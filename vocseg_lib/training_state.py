@@ -1,6 +1,7 @@
 """What a training consists of between two iterations, and the one step that takes it from one to the next."""
 
 import math
+import operator
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +12,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vocseg_lib import distributed
+from vocseg_lib.checkpoints import load_checkpoint, save_checkpoint
 from vocseg_lib.loading import to_device
 from vocseg_lib.precision import autocast, half_precision
-from vocseg_lib.runs import BEST, LAST, LOG, PREVIOUS, append_log, load_checkpoint, save_checkpoint
+from vocseg_lib.runs import BEST, LAST, LOG, PREVIOUS, ChangedSettings, append_log, changed_fields, known_settings
 
+NEEDED_OF_BEST = ("settings", "model", "iteration", "mask_AP50")
+"""What there is in `best.pt`."""
 LEFT_OUT_KEPT = 10
 """Batches at most that a run folder keeps of those that gave no finite loss."""
 
@@ -47,9 +51,8 @@ class TrainingState:
         """Take over a checkpoint, and what is in `best.pt`; where that cannot be used, the next score will be the best."""
         if checkpoint is None:
             return
-        checkpoint.pop("settings")
-        self.model.load_state_dict(checkpoint.pop("model"))
-        self.optimizer.load_state_dict(checkpoint.pop("optimizer"))
+        changed = changed_fields(checkpoint.pop("settings"), self.settings)
+        self._restore_weights(checkpoint.pop("model"), checkpoint.pop("optimizer"), changed)
         if scaler := checkpoint.pop("scaler"):  # empty when it came from a device without fp16
             self.scaler.load_state_dict(scaler)
         random_state = checkpoint.pop("random")
@@ -57,9 +60,13 @@ class TrainingState:
         if self.device.type == "cuda" and random_state["cuda"] is not None:
             torch.cuda.set_rng_state(random_state["cuda"], self.device)
         self.state.update(checkpoint)
+        if changed:
+            self.state["in_a_row"] = 0
         if self.first and self.state["best"]:
             try:
-                best = load_checkpoint(self.folder / BEST)
+                best = load_checkpoint(self.folder / BEST, NEEDED_OF_BEST)
+                if best["settings"] not in known_settings(self.folder, self.settings, accept_changes=True):
+                    raise ValueError(f"{self.folder / BEST} is of another training")
                 if best["iteration"] < self.state["best"]["iteration"]:  # a mirror that was cut off between two files
                     warnings.warn(f"{BEST} is not yet that of iteration {self.state['best']['iteration']}", stacklevel=3)
                     self.state["best"] = {key: value for key, value in best.items() if key not in ("settings", "model")}
@@ -67,6 +74,25 @@ class TrainingState:
                 warnings.warn(f"the best weights are lost ({error}); the best from now on are kept", stacklevel=3)
                 self.state["best"] = None
         self.state["best"] = distributed.of_first(self.state["best"])
+
+    def _restore_weights(self, model: dict, optimizer: dict, changed: dict[str, tuple]) -> None:
+        """Take over weights, and the optimizer's state where it fits; its settings stay those of this training."""
+        try:
+            self.model.load_state_dict(model)
+        except RuntimeError as error:
+            raise ChangedSettings(
+                f"the weights in {self.folder} do not fit the changed settings ({', '.join(changed)}); choose another folder, or "
+                "delete this one to train anew"
+            ) from error
+        own = [{key: value for key, value in group.items() if key != "params"} for group in self.optimizer.param_groups]
+        theirs = optimizer["param_groups"]
+        sizes = ([len(group["params"]) for group in groups] for groups in (self.optimizer.param_groups, theirs))
+        if "optimizer" in changed or not operator.eq(*sizes):
+            warnings.warn(f"the optimizer starts without memory: it changed with {', '.join(changed)}", stacklevel=4)
+            return
+        self.optimizer.load_state_dict(optimizer)
+        for group, values in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(values)
 
     def save(self) -> None:
         """Write `last.pt`; the one before it becomes `previous.pt`."""
@@ -153,11 +179,16 @@ class TrainingState:
         result = distributed.of_first(score(self.model))
         self.log({"iteration": self.state["iteration"], "seconds": self.state["seconds"], **result})
         self.state["scores_since_best"] += 1
-        if self.state["best"] is None or result["mask_AP50"] > self.state["best"]["mask_AP50"]:
+        if self.state["best"] is None or _rank(result) > _rank(self.state["best"]):
             self.state |= {"best": {"iteration": self.state["iteration"], **result}, "scores_since_best": 0}
             if self.first:
                 content = {"settings": self.settings, "model": self.model.state_dict(), **self.state["best"]}
                 save_checkpoint(self.folder / BEST, content)
+
+
+def _rank(scores: dict[str, float]) -> tuple[float, float]:
+    """What makes one result better than another: mask AP50 and, while that is equal (as at the start: 0), the loss on val."""
+    return scores["mask_AP50"], -scores.get("val_loss", 0.0)
 
 
 def copy_all(sources: list[Tensor], targets: list[Tensor]) -> None:

@@ -34,6 +34,11 @@ class BadSample(Exception):
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}" if self.reason else str(self.path)
 
+    def said_within(self, devkit: Path) -> str:
+        """The same with the file's path in its devkit, wherever that lies."""
+        path = Path(self.path)
+        return f"{path.relative_to(devkit) if path.is_relative_to(devkit) else path}: {self.reason}"
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -144,13 +149,11 @@ def read_sample(devkit: Path, name: str) -> Sample:
 
 
 def fingerprint(devkit: Path) -> str:
-    """A checksum of the train and val lists, the sizes of their images and their maps: tells one data set from another."""
+    """A checksum of the train and val lists, their images and their maps: tells one data set from another."""
     checksum = 0
     for name in (name for split in ("train", "val") for name in split_ids(devkit, split)):
-        image, *maps = (devkit / part / f"{name}{'.jpg' if part == 'JPEGImages' else '.png'}" for part in PARTS)
-        size = image.stat().st_size if image.is_file() else 0
-        parts = [f"{name} {size}".encode(), *(path.read_bytes() for path in maps if path.is_file())]
-        for part in parts:
+        paths = (devkit / part / f"{name}{'.jpg' if part == 'JPEGImages' else '.png'}" for part in PARTS)
+        for part in [name.encode(), *(path.read_bytes() for path in paths if path.is_file())]:
             checksum = zlib.crc32(part, checksum)
     return f"{checksum:08x}"
 
@@ -187,7 +190,7 @@ class VocDataset(torch.utils.data.Dataset):
             except BadSample as bad:
                 if not self.skip_bad:
                     raise
-                skipped.append(str(bad))
+                skipped.append(bad.said_within(self.devkit))
         else:
             path = self.devkit / "ImageSets" / "Segmentation" / f"{self.split}.txt"
             raise BadSample(path, "no readable sample", f"not one of its samples can be read; first: {skipped[0]}")
@@ -204,15 +207,21 @@ class VocDataset(torch.utils.data.Dataset):
         return self.transform(image, target) if self.transform else (image, target)
 
 
-def coco_ground_truth(devkit: str | Path, split: str) -> dict:
+def coco_ground_truth(devkit: str | Path, split: str, skip_bad: bool = False) -> dict:
     """A split's instances in COCO's format: image ids from 1 in list order, annotation ids from 1, `area` of the mask.
 
-    Void pixels belong to no instance. Raises BadSample.
+    Void pixels belong to no instance. Raises BadSample, unless with `skip_bad`: then `info` names them as `skipped`.
     """
     dataset = VocDataset(devkit, split)
-    images, annotations = [], []
+    images, annotations, skipped = [], [], []
     for image_id, name in enumerate(dataset.names, 1):
-        sample = read_sample(dataset.devkit, name)
+        try:
+            sample = read_sample(dataset.devkit, name)
+        except BadSample as bad:
+            if not skip_bad:
+                raise
+            skipped.append(bad.said_within(dataset.devkit))
+            continue
         height, width = sample.image.shape[1:]
         images.append({"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width})
         rles = encode_rle(sample.masks)
@@ -230,7 +239,7 @@ def coco_ground_truth(devkit: str | Path, split: str) -> dict:
             )
     categories = [{"id": k, "name": name} for k, name in enumerate(CLASS_NAMES, 1)]
     return {
-        "info": {"devkit": dataset.devkit.name, "split": split},
+        "info": {"devkit": dataset.devkit.name, "split": split} | ({"skipped": skipped} if skipped else {}),
         "images": images,
         "annotations": annotations,
         "categories": categories,
