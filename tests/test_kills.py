@@ -14,9 +14,9 @@ import pytest
 import torch
 from test_training import QUICK, ignoring_time
 
-from vocseg_lib import files, precision, runs, training_state, voc
+from vocseg_lib import files, precision, training_state, voc
 from vocseg_lib import training as loop
-from vocseg_lib.checkpoints import load_checkpoint
+from vocseg_lib.checkpoints import checksum, load_checkpoint
 from vocseg_lib.prediction import validation_loss
 from vocseg_lib.runs import read_log
 from vocseg_lib.trained import build_model
@@ -148,5 +148,5 @@ def test_killed_again_and_again_equals_uninterrupted(name, kills, devkit, tmp_pa
         for content in (ours, theirs):
             content.pop("seconds", None)
             content.pop("best", None)
-        assert runs.checksum(ours) == runs.checksum(theirs), file
+        assert checksum(ours) == checksum(theirs), file
     assert not list(folder.glob("*.unusable"))
