@@ -307,7 +307,6 @@ def test_a_mirror_that_was_not_resumed_from_is_kept(what, whole, devkit, tmp_pat
         monkeypatch.setattr(torch, "load", failing)
     else:
         away = drive.rename(tmp_path / "away")
-        monkeypatch.setattr(mirror, "RETRY_SECONDS", 0.0)
         back = training_state.TrainingState.save
 
         def save(state):
