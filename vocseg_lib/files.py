@@ -45,7 +45,7 @@ def read_json(path: Path) -> Any:
     """Read JSON. Raises FileNotFoundError, and ValueError naming the file when it is torn or no JSON."""
     try:
         return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no text, numbers of thousands of digits, endless brackets
         raise ValueError(f"{path} is not JSON: {error}") from None
 
 

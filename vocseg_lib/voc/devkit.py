@@ -210,7 +210,8 @@ class VocDataset(torch.utils.data.Dataset):
 def coco_ground_truth(devkit: str | Path, split: str, skip_bad: bool = False) -> dict:
     """A split's instances in COCO's format: image ids from 1 in list order, annotation ids from 1, `area` of the mask.
 
-    Void pixels belong to no instance. Raises BadSample, unless with `skip_bad`: then `info` names them as `skipped`.
+    Void pixels belong to no instance; an image that has some has their mask as `void`. Raises BadSample, unless with `skip_bad`:
+    then `info` names them as `skipped`.
     """
     dataset = VocDataset(devkit, split)
     images, annotations, skipped = [], [], []
@@ -224,6 +225,8 @@ def coco_ground_truth(devkit: str | Path, split: str, skip_bad: bool = False) ->
             continue
         height, width = sample.image.shape[1:]
         images.append({"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width})
+        if sample.void.any():
+            (images[-1]["void"],) = encode_rle(sample.void[None])
         rles = encode_rle(sample.masks)
         for rle, box, label, mask in zip(rles, sample.boxes.tolist(), sample.labels.tolist(), sample.masks, strict=True):
             annotations.append(
