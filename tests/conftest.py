@@ -34,6 +34,13 @@ def real_devkit() -> Path:
 
 
 @pytest.fixture(scope="session")
+def some_devkit(devkit) -> Path:
+    """Real VOC images where there are some, else drawn ones."""
+    folder = SHARED / "voc2012"
+    return voc.find_devkit(folder) if folder.is_dir() else devkit
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """Folder of reference numbers and predictions; skips when it is not there."""
     if not SHARED.is_dir():

@@ -72,7 +72,7 @@ def test_precise_weights_are_judged_and_kept_and_training_does_not_notice(devkit
     seen = {}
 
     def score_into(name):
-        def score(model):
+        def score(model, iteration):
             seen.setdefault(name, []).append(statistics(model))
             return {"mask_AP50": float(len(seen[name]))}
 

@@ -6,6 +6,7 @@ import pytest
 from vocseg_lib import __main__ as cli
 from vocseg_lib import mini_voc, voc
 from vocseg_lib.checkpoints import checksum, load_checkpoint
+from vocseg_lib.judged import judged_files
 from vocseg_lib.recipes import PROFILES
 
 
@@ -31,8 +32,8 @@ def tiny_profile(monkeypatch):
 def test_help_reads_well(monkeypatch, capsys):
     code, out, _ = call(monkeypatch, capsys, "--help")
     assert code == 0
-    for command in ("fetch", "verify", "train", "estimate", "predict", "evaluate", "bench", "smoke"):
-        assert re.search(rf"^    {command} +\w", out, re.MULTILINE), command
+    for command in ("fetch", "verify", "train", "estimate", "predict", "evaluate", "export-coco", "bench", "smoke"):
+        assert re.search(rf"^    {command}\s+\w", out, re.MULTILINE), command
         code, help_text, _ = call(monkeypatch, capsys, command, "--help")
         assert code == 0
         assert "usage: python -m vocseg_lib " + command in help_text
@@ -64,9 +65,12 @@ def test_train_predict_evaluate(monkeypatch, capsys, devkit, tmp_path, tiny_prof
     assert code == 0
     ours, theirs = (json.loads(path.read_text()) for path in (tmp_path / "p.json", run / "predictions.json"))
     assert ours["detections"] == theirs["detections"]
-    code, out, _ = call(monkeypatch, capsys, "evaluate", tmp_path / "p.json", "--data", devkit, "--out", tmp_path / "m.json")
+    code, out, _ = call(
+        monkeypatch, capsys, "evaluate", "--predictions", tmp_path / "p.json", "--data", devkit, "--out", tmp_path / "m.json"
+    )
     assert code == 0
-    assert "mask_AP50" in out
+    assert re.search(r"mask +AP50 +\S+ +\S+ +\S+\n", out)
+    assert re.search(r"mask +mean_IoU +\S+", out)
     metrics = json.loads((tmp_path / "m.json").read_text())
     assert metrics["mask_AP50"] == json.loads((run / "metrics.json").read_text())["mask_AP50"]
 
@@ -139,12 +143,14 @@ def test_mistakes_get_one_line_and_exit_code_two(monkeypatch, capsys, devkit, tm
         ("verify", tmp_path),
         ("train", "--model", "yolact", "--data", tmp_path / "nowhere"),
         ("predict", tmp_path, "--data", devkit, "--out", tmp_path / "p.json"),
-        ("evaluate", tmp_path / "torn.json", "--data", devkit),
-        ("evaluate", tmp_path / "nowhere.json", "--data", devkit),
-        ("evaluate", tmp_path / "torn.json", "--data", devkit, "--split", "test"),
+        ("evaluate", "--predictions", tmp_path / "torn.json", "--data", devkit),
+        ("evaluate", "--predictions", tmp_path / "nowhere.json", "--data", devkit),
+        ("evaluate", "--predictions", tmp_path / "torn.json", "--data", devkit, "--split", "test"),
         ("train", "--model", "unet"),
         ("train", "--model", "yolact", "--device", "banana"),
-        ("evaluate", tmp_path / "other.json", "--data", devkit),
+        ("evaluate", "--predictions", tmp_path / "other.json", "--data", devkit),
+        ("evaluate", "--predictions", tmp_path / "torn.json", "--data", devkit, "--resamples", "-1"),
+        ("export-coco", tmp_path, "--out", tmp_path / "c.json"),
         ("train", "--data", devkit),
         ("train", "--model", "yolact", "--max-hours", "0"),
         ("train", "--model", "yolact", "--set", "learning_rate"),
@@ -172,3 +178,76 @@ def test_mistakes_get_one_line_and_exit_code_two(monkeypatch, capsys, devkit, tm
         assert arguments[0] in err
         if "--set" in arguments:
             assert arguments[-1].split("=")[0] in err
+
+
+def found_in(devkit):
+    truth = voc.coco_ground_truth(devkit, "val")
+    return truth, [
+        {k: a[k] for k in ("image_id", "category_id", "bbox", "segmentation")} | {"score": 0.9} for a in truth["annotations"]
+    ]
+
+
+def test_predictions_from_elsewhere_are_judged_by_a_devkit_or_its_export(monkeypatch, capsys, devkit, tmp_path):
+    _, found = found_in(devkit)
+    (tmp_path / "p.json").write_text(json.dumps(found))
+    code, out, _ = call(monkeypatch, capsys, "export-coco", devkit, "--out", tmp_path / "c.json")
+    assert code == 0
+    assert "6 images" in out
+    said = []
+    for data in (devkit, tmp_path / "c.json"):
+        arguments = ("--predictions", tmp_path / "p.json", "--data", data, "--resamples", "20", "--out", tmp_path / "m.json")
+        code, out, _ = call(monkeypatch, capsys, "evaluate", *arguments)
+        assert code == 0
+        said.append(out)
+        metrics = json.loads((tmp_path / "m.json").read_text())
+        for name in ("mask_AP", "box_AP75", "mask_voc_AP70", "mask_AP_without_void", "mask_mean_IoU"):
+            assert metrics[name] == 100, name
+        assert {"kind", "metric", "class", "value", "low", "high"} == metrics["table"][0].keys()
+    assert said[0] == said[1]
+    boxes = [{k: d[k] for k in ("image_id", "category_id", "bbox", "score")} for d in found]
+    (tmp_path / "p.json").write_text(json.dumps(boxes))
+    code, out, _ = call(monkeypatch, capsys, "evaluate", "--predictions", tmp_path / "p.json", "--data", devkit, "--resamples", "0")
+    assert code == 0
+    assert "mask" not in out
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "p.json").write_text(json.dumps(found))
+    _, judged = judged_files([tmp_path / "p.json", tmp_path / "more" / "p.json"], devkit)
+    assert [evaluation.kinds for evaluation in judged.values()] == [["box"], ["mask", "box"]]
+
+
+def test_malformed_prediction_files_get_one_line(monkeypatch, capsys, devkit, tmp_path):
+    _, found = found_in(devkit)
+    first, rest = found[0], found[1:]
+    mask = first["segmentation"]
+    files = {
+        "is not JSON": "[{",
+        "is not JSON: maximum recursion": "[" * 100_000,
+        "no prediction file": '{"annotations": []}',
+        "no prediction file: its header": '{"header": 3, "detections": []}',
+        "an image without id": '{"header": {"images": [3]}, "detections": []}',
+        "detection 0 is 'x'": json.dumps(["x", *rest]),
+        "detection 0 has no score": json.dumps([{k: v for k, v in first.items() if k != "score"}, *rest]),
+        "detection 0 has no segmentation": json.dumps([{k: v for k, v in first.items() if k != "segmentation"}, *rest]),
+        "detection 0 has image_id 99": json.dumps([{**first, "image_id": 99}, *rest]),
+        "detection 0 has category_id 21": json.dumps([{**first, "category_id": 21}, *rest]),
+        "detection 0 has score nan": json.dumps([{**first, "score": float("nan")}, *rest]),
+        "detection 0 has bbox [1]": json.dumps([{**first, "bbox": [1]}, *rest]),
+        "detection 0 has a mask of size [3, 4]": json.dumps([{**first, "segmentation": {**mask, "size": [3, 4]}}, *rest]),
+        "detection 0 has a mask whose": json.dumps([{**first, "segmentation": {**mask, "counts": mask["counts"][:-2]}}, *rest]),
+        "detection 0 has no mask": json.dumps([{**first, "segmentation": None}, *rest]),
+    }
+    for message, content in files.items():
+        (tmp_path / "bad.json").write_text(content)
+        code, _, err = call(monkeypatch, capsys, "evaluate", "--predictions", tmp_path / "bad.json", "--data", devkit)
+        assert code == 2, message
+        assert message in err
+        assert "bad.json" in err
+        assert len(err.strip().splitlines()) == 1, err
+    (tmp_path / "good.json").write_text(json.dumps(found))
+    for message, content in {"is not JSON": "{", "no COCO ground truth": "[]"}.items():
+        (tmp_path / "truth.json").write_text(content)
+        arguments = ("--predictions", tmp_path / "good.json", "--data", tmp_path / "truth.json")
+        code, _, err = call(monkeypatch, capsys, "evaluate", *arguments)
+        assert (code, len(err.strip().splitlines())) == (2, 1), err
+        assert message in err
+        assert "truth.json" in err

@@ -35,7 +35,7 @@ def training(name: str, devkit: Path, folder: Path) -> dict:
         precision.half_precision = training_state.half_precision = lambda device: torch.float16
     val = torch.utils.data.Subset(voc.VocDataset(devkit, "val"), range(2))
 
-    def score(model):
+    def score(model, iteration):
         losses = validation_loss(model, val, 2)
         torch.rand(1)
         return {"mask_AP50": -losses["val_loss"], **losses}

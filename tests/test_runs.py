@@ -98,7 +98,7 @@ def test_without_any_usable_checkpoint_nothing_is_thrown_away(devkit, tmp_path):
 
 
 def test_lost_best_weights_are_found_again(devkit, tmp_path):
-    options = {"settings": {"seed": 0}, "score": lambda model: {"mask_AP50": 1.0}, "score_every": 2}
+    options = {"settings": {"seed": 0}, "score": lambda model, iteration: {"mask_AP50": 1.0}, "score_every": 2}
     run("yolact", devkit, tmp_path, **options)
     (tmp_path / "best.pt").write_bytes(b"torn")
     with pytest.warns(UserWarning, match="best weights are lost"):
@@ -192,7 +192,7 @@ def test_a_run_folder_is_no_mirror_of_itself(devkit, tmp_path):
 def test_a_mirror_cut_off_before_its_best_weights_came(devkit, tmp_path):
     """Its last.pt knows of better weights than its best.pt holds: those are the best there are."""
     scores = iter([1.0, 3.0, 2.0, 2.5])
-    options = {"score_every": 2, "score": lambda model: {"mask_AP50": next(scores)}}
+    options = {"score_every": 2, "score": lambda model, iteration: {"mask_AP50": next(scores)}}
     run("yolact", devkit, tmp_path / "early", iterations=2, settings={"seed": 0}, **options)
     run("yolact", devkit, tmp_path / "late", iterations=4, settings={"seed": 0}, score_every=4, score=options["score"])
     (tmp_path / "early" / "best.pt").replace(tmp_path / "late" / "best.pt")
@@ -363,7 +363,7 @@ def test_damaged_lines_of_a_log_cost_no_others(whole, tmp_path):
 
 
 def test_a_foreign_best_is_not_used(devkit, tmp_path):
-    options = {"score_every": 2, "score": lambda model: {"mask_AP50": 1.0}}
+    options = {"score_every": 2, "score": lambda model, iteration: {"mask_AP50": 1.0}}
     run("yolact", devkit, tmp_path / "other", iterations=4, settings={"seed": 9}, **options)
     for source in (tmp_path / "other" / "best.pt", tmp_path / "other" / "last.pt"):
         run("yolact", devkit, tmp_path / source.stem, iterations=4, settings={"seed": 0}, **options)

@@ -13,11 +13,12 @@ from torch import nn
 
 from vocseg_lib import precision, training_state, voc
 from vocseg_lib.checkpoints import load_checkpoint
+from vocseg_lib.judged import checkpoint_ap
 from vocseg_lib.loading import Draws
 from vocseg_lib.recipes import get_recipe
 from vocseg_lib.runs import read_log
 from vocseg_lib.study import Study
-from vocseg_lib.trained import build_model
+from vocseg_lib.trained import build_model, load_run
 from vocseg_lib.training import NonFiniteLoss, TooManyBadSamples, WorkerDied, learning_rate_factor, train
 from vocseg_lib.transforms import light_augmentation
 
@@ -239,7 +240,7 @@ def test_best_weights_are_those_of_the_best_score(devkit, tmp_path):
     scores = iter([10.0, 30.0, 20.0])
     seen = []
 
-    def score(model):
+    def score(model, iteration):
         assert not model.training
         seen.append(model.weight.item())
         torch.rand(3)  # must not disturb the training's random numbers
@@ -275,7 +276,7 @@ class Plain(nn.Module):
 def test_any_model_under_the_contract_can_be_trained(devkit, tmp_path):
     for mode in ("unfrozen", "frozen", "precise"):
         model = Plain()
-        options = {"batch_size": 2, "learning_rate": 0.1, "batch_norm": mode, "score": lambda model: {"mask_AP50": 1.0}}
+        options = {"batch_size": 2, "learning_rate": 0.1, "batch_norm": mode, "score": lambda model, iteration: {"mask_AP50": 1.0}}
         train(model, voc.VocDataset(devkit, "train"), tmp_path / mode, iterations=3, **options)
         assert 0 < model.weight.item() < 1
 
@@ -284,9 +285,13 @@ def test_patience_ends_a_training_and_a_finished_one_stays_so(devkit, tmp_path):
     scores = iter([10.0, 30.0, 20.0, 25.0])
     options = {"batch_size": 1, "score_every": 2, "patience": 2, "checkpoint_every": 100}
     dataset = voc.VocDataset(devkit, "train")
-    state = train(Explodes(), dataset, tmp_path, iterations=20, score=lambda model: {"mask_AP50": next(scores)}, **options)
+    state = train(
+        Explodes(), dataset, tmp_path, iterations=20, score=lambda model, iteration: {"mask_AP50": next(scores)}, **options
+    )
     assert (state["iteration"], state["stopped"], state["best"]["iteration"]) == (8, "patience", 4)
-    again = train(Explodes(), dataset, tmp_path, iterations=20, score=lambda model: {"mask_AP50": next(scores)}, **options)
+    again = train(
+        Explodes(), dataset, tmp_path, iterations=20, score=lambda model, iteration: {"mask_AP50": next(scores)}, **options
+    )
     assert again == state
 
 
@@ -310,9 +315,8 @@ def test_max_hours_leaves_a_run_that_goes_on(devkit, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["yolact", "mask_rcnn"])
-@pytest.mark.parametrize("data", ["devkit", "real_devkit"])
-def test_four_images_are_learned_by_heart(name, data, request, tmp_path):
-    folder = request.getfixturevalue(data)
+def test_four_images_are_learned_by_heart(name, some_devkit, tmp_path):
+    folder = some_devkit
     recipe = replace(get_recipe("quick"), image_size=192, short_side=144)
     study = Study(recipe, folder, tmp_path)
     truth = voc.coco_ground_truth(folder, "val")
@@ -332,15 +336,16 @@ def test_four_images_are_learned_by_heart(name, data, request, tmp_path):
 
 
 def test_the_run_folder_is_all_that_is_needed(devkit, tmp_path):
-    from vocseg_lib.trained import load_run
-
     study = Study(replace(QUICK, iterations=4, score_every=2, batch_size=2), devkit, tmp_path)
     study.train("yolact")
     folder = study.run_folder("yolact")
     (folder / "predictions.json").unlink()
     study.train("yolact")  # nothing to train, but to judge
     files = {"recipe.json", "run.json", "log.jsonl", "last.pt", "previous.pt", "best.pt", "predictions.json", "metrics.json"}
-    assert {p.name for p in folder.iterdir()} == files
+    assert {p.name for p in folder.iterdir()} == files | {"predictions_half.json", "predictions_last.json"}
+    iterations = [study.predictions("yolact", name)["header"]["iteration"] for name in ("half", "last")]
+    assert iterations == [2, 4]
+    assert set(checkpoint_ap(folder, study.ground_truth)["checkpoint"]) == {"best", "half", "last"}
     moved = tmp_path / "elsewhere"
     folder.rename(moved)
     model, settings, best = load_run(moved, "cpu")
@@ -376,7 +381,7 @@ def test_predictions_are_those_of_the_weights_and_settings_at_hand(devkit, tmp_p
 def test_while_ap_is_equal_the_lower_loss_on_val_is_the_better_score(devkit, tmp_path):
     losses = iter([3.0, 2.0, 2.5])
     options = {"iterations": 3, "batch_size": 1, "score_every": 1, "learning_rate": 0.1}
-    score = lambda model: {"mask_AP50": 0.0, "val_loss": next(losses)}  # noqa: E731
+    score = lambda model, iteration: {"mask_AP50": 0.0, "val_loss": next(losses)}  # noqa: E731
     state = train(Explodes(), voc.VocDataset(devkit, "train"), tmp_path, score=score, **options)
     assert state["best"] == {"iteration": 2, "mask_AP50": 0.0, "val_loss": 2.0}
     assert state["scores_since_best"] == 1

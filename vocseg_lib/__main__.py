@@ -1,4 +1,4 @@
-"""The command line: `python -m vocseg_lib fetch|verify|train|estimate|predict|evaluate|bench|smoke`."""
+"""The command line: `python -m vocseg_lib fetch|verify|train|estimate|predict|evaluate|export-coco|bench|smoke`."""
 
 import argparse
 import sys
@@ -7,16 +7,19 @@ from pathlib import Path
 import torch
 
 from vocseg_lib import bench, distributed, mini_voc, smoke, voc
+from vocseg_lib.bench import PARTS as BENCH_PARTS
 from vocseg_lib.estimate import GPUS, in_words
 from vocseg_lib.files import read_json, write_json
-from vocseg_lib.metrics import check_images, evaluate
+from vocseg_lib.judged import judged_files
+from vocseg_lib.metrics import PAINT_THRESHOLD, metrics_table
 from vocseg_lib.models import MODELS, WeightsError
-from vocseg_lib.prediction import load_predictions, save_predictions
+from vocseg_lib.prediction import save_predictions
 from vocseg_lib.recipes import PROFILES, parse_changes
 from vocseg_lib.runs import RunningElsewhere
 from vocseg_lib.study import Study, open_study, repeated
 from vocseg_lib.trained import default_device, predict_run
 from vocseg_lib.training import NonFiniteLoss, TooManyBadSamples, WorkerDied
+from vocseg_lib.uncertainty import RESAMPLES, bootstrap, intervals, resampled_weights
 
 TRAINING_ERRORS = (NonFiniteLoss, RunningElsewhere, TooManyBadSamples, WorkerDied)
 USER_ERRORS = (OSError, ValueError, voc.BadSample, voc.FetchError, WeightsError, *TRAINING_ERRORS)
@@ -47,6 +50,13 @@ def positive(value: str) -> int:
     """A whole number of at least 1."""
     if not value.isdigit() or int(value) < 1:
         raise argparse.ArgumentTypeError(f"{value} is not a whole number of at least 1")
+    return int(value)
+
+
+def natural(value: str) -> int:
+    """A whole number of at least 0."""
+    if not value.isdigit():
+        raise argparse.ArgumentTypeError(f"{value} is not a whole number of at least 0")
     return int(value)
 
 
@@ -95,11 +105,22 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--out", required=True, metavar="FILE", help="prediction file to write (JSON)")
     predict.add_argument("--device", type=device, default=default_device(), help="cpu or cuda (default here: %(default)s)")
 
-    judge = commands.add_parser("evaluate", help="COCO AP of a prediction file, for masks and boxes")
-    judge.add_argument("predictions", metavar="FILE", help="prediction file, or COCO results with RLE masks")
-    judge.add_argument("--data", required=True, **devkit)
-    judge.add_argument("--split", default="val", help="split that was predicted (default: %(default)s)")
+    judge = commands.add_parser("evaluate", help="judge a prediction file, from here or elsewhere: COCO's and VOC's AP, mean IoU")
+    judge.add_argument("--predictions", required=True, metavar="FILE", help="prediction file, or COCO results (JSON)")
+    judge.add_argument("--data", required=True, metavar="DATA", help="VOC devkit, or COCO ground truth (JSON)")
+    judge.add_argument("--split", default="val", help="split of the devkit that was predicted (default: %(default)s)")
+    judge.add_argument(
+        "--score", type=float, default=PAINT_THRESHOLD, help="of what is painted for mean IoU (default: %(default)s)"
+    )
+    judge.add_argument(
+        "--resamples", type=natural, default=RESAMPLES, help="of the bootstrap for the intervals; 0: none (default: %(default)s)"
+    )
     judge.add_argument("--out", metavar="FILE", help="also write the figures as JSON")
+
+    export = commands.add_parser("export-coco", help="write a devkit's instances as COCO ground truth (JSON)")
+    export.add_argument("devkit", **devkit)
+    export.add_argument("--split", default="val", help="split to write (default: %(default)s)")
+    export.add_argument("--out", required=True, metavar="FILE", help="file to write (JSON)")
 
     bench = commands.add_parser("bench", help="speed and memory, as ratios to torchvision's ResNet-50 body")
     bench.add_argument("--data", default="", metavar="DEVKIT", help="for the data path (default: drawn images)")
@@ -108,6 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--repeats", type=positive, default=9, help="timings a figure, of which the median is taken (default: %(default)s)"
     )
+    bench.add_argument("--only", choices=BENCH_PARTS, default="", help="measure this part, and keep the other figures of --out")
     smoke = commands.add_parser("smoke", help="a few iterations of both models in each precision: speed, memory, losses")
     smoke.add_argument("--profile", choices=PROFILES, default="paper", help="recipe (default: %(default)s)")
     smoke.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change the recipe, as in batch_size=16")
@@ -151,6 +173,33 @@ def train(arguments: argparse.Namespace, device: str) -> None:
     print(f"run folder: {study.run_folder(model_name)}")
 
 
+def judge(arguments: argparse.Namespace) -> None:
+    """Print a prediction file's figures, and write them."""
+    _, judged = judged_files([arguments.predictions], arguments.data, split=arguments.split)
+    (result,) = judged.values()
+    table = metrics_table(result, arguments.score)
+    if arguments.resamples:
+        weights = resampled_weights(len(result.ground_truth["images"]), arguments.resamples)
+        table = table.merge(intervals(bootstrap(result, weights)), on=["kind", "metric", "class"], how="left")
+    print(result.per_class.round(1).to_string(index=False), "", sep="\n")
+    overall = table[table["class"] == "all"].drop(columns="class")
+    print(overall.to_string(index=False, na_rep="", float_format="{:.2f}".format))
+    if arguments.out:
+        figures = {f"{row.kind}_{row.metric}": row.value for row in overall.itertuples()}
+        content = {**figures, "per_class": result.per_class.to_dict("records"), "table": table.to_dict("records")}
+        write_json(Path(arguments.out), without_nan(content))
+        print(arguments.out)
+
+
+def without_nan(value: object) -> object:
+    """None for what is not a number, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_nan(item) for item in value]
+    return None if value is None or value != value else value
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Do what the command line says; the exit code."""
     if arguments.command == "fetch":
@@ -177,18 +226,18 @@ def run(arguments: argparse.Namespace) -> int:
             print(bench.markdown(read_json(Path(arguments.table))))
             return 0
         devkit = voc.find_devkit(arguments.data) if arguments.data else mini_voc.write(Path("data") / "mini_voc")
-        figures = bench.measure(devkit, arguments.repeats)
+        out = Path(arguments.out)
+        before = read_json(out)["details"] if arguments.only and out.is_file() else {}
+        figures = before | bench.measure(devkit, arguments.repeats, arguments.only)
         print(bench.table(figures).round(3).fillna("").to_string(index=False))
-        write_json(Path(arguments.out), bench.report(figures))
+        write_json(out, bench.report(figures))
         print(arguments.out)
+    elif arguments.command == "export-coco":
+        truth = voc.coco_ground_truth(arguments.devkit, arguments.split)
+        write_json(Path(arguments.out), truth)
+        print(f"{len(truth['images'])} images, {len(truth['annotations'])} objects: {arguments.out}")
     else:
-        truth, predictions = voc.coco_ground_truth(arguments.data, arguments.split), load_predictions(arguments.predictions)
-        check_images(truth, predictions["header"])
-        result = evaluate(truth, predictions["detections"])
-        print(result.per_class.round(1).to_string(index=False), "", sep="\n")
-        print(*(f"{name:10} {value:6.2f}" for name, value in result.summary.items()), sep="\n")
-        if arguments.out:
-            write_json(Path(arguments.out), {**result.summary, "per_class": result.per_class.to_dict("records")})
+        judge(arguments)
     return 0
 
 

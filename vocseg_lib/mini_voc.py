@@ -16,6 +16,8 @@ from tqdm import tqdm
 
 from vocseg_lib.classes import CLASS_NAMES, VOID, palette
 
+STAMP = "mini_voc.txt"
+"""File in a drawn devkit that says how it was drawn."""
 SUPERSAMPLING = 3
 SMALLEST_PIXELS = 24
 """An object with fewer visible pixels than this is painted over."""
@@ -118,7 +120,7 @@ def write(folder: str | Path, train: int = 1_600, val: int = 80, seed: int = 0) 
     A devkit that is there already is used as it is when it was written with the same numbers, and written anew when not.
     """
     devkit = Path(folder) / "VOCdevkit" / "VOC2012"
-    made = devkit / "mini_voc.txt"
+    made = devkit / STAMP
     # The checksum of this file: a devkit drawn by another version of the code is not the same data.
     stamp = f"train={train} val={val} seed={seed} code={zlib.crc32(Path(__file__).read_bytes()):08x}\n"
     if devkit.exists():

@@ -103,7 +103,10 @@ def load_predictions(path: str | Path) -> dict:
     """
     content = read_json(Path(path))
     if isinstance(content, list):
-        content = {"header": {}, "detections": content}
+        content = {"detections": content}
     if not isinstance(content, dict) or not isinstance(content.get("detections"), list):
         raise ValueError(f'{path} is no prediction file: expected {{"header", "detections"}} or a list of COCO results')
+    content = {"header": {}, **content}
+    if not isinstance(content["header"], dict) or not isinstance(content["header"].get("images", []), list):
+        raise ValueError(f"{path} is no prediction file: its header is not an object with a list of images")
     return content

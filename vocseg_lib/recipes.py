@@ -175,7 +175,7 @@ PROFILES = {
             warmup_iterations=50,
             clip_norm=20.0,
             augmentation="light",
-            score_every=200,
+            score_every=150,
             checkpoint_every=50,
             workers=0,
         ),

@@ -14,8 +14,8 @@ from vocseg_lib.memory import peak_memory_gb
 from vocseg_lib.models import MODELS
 from vocseg_lib.provenance import surroundings
 from vocseg_lib.runs import LOG, read_log
-from vocseg_lib.study import Study, training_options
-from vocseg_lib.trained import build_model
+from vocseg_lib.study import Study
+from vocseg_lib.trained import build_model, training_options
 from vocseg_lib.training import train
 
 MODES = {

@@ -5,6 +5,7 @@ import time
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from vocseg_lib.precision import autocast
 
@@ -48,6 +49,17 @@ def measure_speed(
         "seconds_per_image": total,
         "fps": 1 / total,
     }
+
+
+@torch.inference_mode()
+def count_gflop(model: nn.Module, image: Tensor, device: str | torch.device = "cpu") -> float:
+    """Floating point operations (1e9; two for each multiply-add) of finding the objects of one image [3, H, W] in 0..1."""
+    was_training = model.training
+    model.eval().to(device)
+    with FlopCounterMode(display=False) as counter:
+        model([image.to(device)])
+    model.train(was_training)
+    return counter.get_total_flops() / 1e9
 
 
 def _now(device: torch.device) -> float:

@@ -14,28 +14,26 @@ import torch
 from torch import nn
 from torch.utils.data import Subset
 
-from vocseg_lib import distributed, mini_voc, voc
+from vocseg_lib import distributed, mini_voc, table1, voc
 from vocseg_lib.checkpoints import checksum, load_checkpoint
+from vocseg_lib.coco import restricted
 from vocseg_lib.distributed import run_streaming
 from vocseg_lib.estimate import estimate, in_words
 from vocseg_lib.files import read_json, write_json
+from vocseg_lib.judged import PREDICTIONS, checkpoint_ap, measure_costs
 from vocseg_lib.loading import Draws, spread
-from vocseg_lib.metrics import evaluate, restricted
+from vocseg_lib.metrics import Evaluation, evaluate
 from vocseg_lib.mirror import mirrored
 from vocseg_lib.models import MODELS
 from vocseg_lib.prediction import load_predictions, predict, save_predictions, validation_loss
 from vocseg_lib.provenance import surroundings
-from vocseg_lib.recipes import FROZEN_BELOW, PROSE_FIELDS, Recipe, get_recipe
-from vocseg_lib.runs import BEST, LAST, LOG, append_log, changed_fields, cut_log, earlier_recipes, read_calls
-from vocseg_lib.speed import measure_speed
-from vocseg_lib.trained import build_model, default_device, header, judged_before, load_run, recipe_of
+from vocseg_lib.recipes import PROSE_FIELDS, Recipe, get_recipe
+from vocseg_lib.runs import BEST, LAST, LOG, append_log, changed_fields, cut_log, earlier_recipes, read_calls, read_log
+from vocseg_lib.trained import batch_norm_mode, build_model, default_device, header, judged_before, recipe_of, training_options
 from vocseg_lib.training import TooManyBadSamples, train
 from vocseg_lib.transforms import AUGMENTATIONS, model_input
 
 MODEL_TITLES = {"yolact": "YOLACT", "mask_rcnn": "Mask R-CNN"}
-TABLE_COLUMNS = (
-    "model backbone image_size iterations mask_AP mask_AP50 mask_AP75 box_AP box_AP50 box_AP75 seconds_per_image fps train_minutes"
-).split()
 BY_HEART_LEARNING_RATE = 1e-3
 SPEED_IMAGES = 15
 COUNTED_BATCHES, COUNTED_IMAGES = 4, 16
@@ -85,6 +83,12 @@ class Study:
         """Of the devkit: see `voc.fingerprint`."""
         return voc.fingerprint(self.devkit)
 
+    @property
+    def halfway(self) -> int:
+        """The iteration nearest to half of the training at which there is a score: the study's 6K."""
+        every, end = self.recipe.score_every, self.recipe.iterations
+        return min(end, max(1, round(end / 2 / every)) * every)
+
     def run_folder(self, model_name: str) -> Path:
         """Where a model's training lives."""
         return self.results / "runs" / model_name
@@ -111,17 +115,23 @@ class Study:
             flags |= {"--accept-changes": accept_changes, "--stop-on-bad": not skip_bad}
             return self._launch(model_name, processes, flags, watch)
         device = device or default_device()
-        recipe, folder = self.recipe, self.run_folder(model_name)
+        recipe, folder, settings = self.recipe, self.run_folder(model_name), self._settings(model_name)
         mirror = Path(mirror) / "runs" / model_name if mirror else None
         train_set, chosen = self.dataset("train", recipe.augmentation, skip_bad), spread(len(self.val), recipe.score_images)
         some, images = Subset(self.val, chosen), self.ground_truth["images"]
-        truth = restricted(self.ground_truth, [images[i]["id"] for i in chosen])
+        judged = {images[i]["id"] for i in chosen}
+        truth = restricted(self.ground_truth, judged)
         model = self._new_model(model_name, train_set, mirror, device)
 
-        def score(model: nn.Module) -> dict[str, float]:
-            found = predict(model, some, device=device, mixed_precision=recipe.mixed_precision, progress=False)
+        def score(model: nn.Module, iteration: int) -> dict[str, float]:
+            checkpoint = {self.halfway: "half", recipe.iterations: "last"}.get(iteration)
+            facts = header(settings, {"iteration": iteration}, self.dataset("val"))
+            found = predict(model, self.val if checkpoint else some, facts, device, recipe.mixed_precision, progress=False)
+            if checkpoint and distributed.rank() == 0:
+                save_predictions(folder / PREDICTIONS[checkpoint], found)
+            detections = [d for d in found["detections"] if d["image_id"] in judged]
             losses = validation_loss(model, some, recipe.batch_size, recipe.workers, device, recipe.mixed_precision)
-            return {**evaluate(truth, found["detections"]).summary, **losses, "val_images": len(some)}
+            return {**evaluate(truth, detections).summary, **losses, "val_images": len(some)}
 
         state = train(
             model,
@@ -133,7 +143,7 @@ class Study:
             mirror=mirror,
             accept_changes=accept_changes,
             watch=watch,
-            settings=self._settings(model_name),
+            settings=settings,
             notes={"devkit": str(self.devkit.resolve())},
             device=device,
         )
@@ -250,47 +260,38 @@ class Study:
         recipe = {k: v for k, v in asdict(self.recipe).items() if k not in PROSE_FIELDS}
         return {"model": model_name, **recipe, "data_fingerprint": self.fingerprint}
 
-    def predictions(self, model_name: str) -> dict:
-        """A model's prediction file on val. Raises FileNotFoundError when it is not trained yet."""
-        path = self.run_folder(model_name) / "predictions.json"
+    def predictions(self, model_name: str, checkpoint: str = "best") -> dict:
+        """A model's prediction file on val, of its "best" weights, those "half" way or the "last".
+
+        Raises FileNotFoundError when it is not trained yet, or was stopped before.
+        """
+        path = self.run_folder(model_name) / PREDICTIONS[checkpoint]
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: run 03_train with MODEL={model_name!r} first")
         return load_predictions(path)
 
-    def measure_speed(self, model_name: str) -> dict:
-        """Latency of a trained model on the first images of val, one at a time."""
-        model, *_ = load_run(self.run_folder(model_name))
-        images = [model_input(self.val[i][0]) for i in range(min(len(self.val), SPEED_IMAGES))]
-        return measure_speed(model, images, default_device(), mixed_precision=self.recipe.mixed_precision)
+    def evaluations(self) -> dict[str, Evaluation]:
+        """Both models' best weights judged on val, by title."""
+        found = {title: self.predictions(name)["detections"] for name, title in MODEL_TITLES.items()}
+        return {title: evaluate(self.ground_truth, detections) for title, detections in found.items()}
+
+    def logs(self) -> dict[str, list[dict]]:
+        """Both trainings' logs, by title."""
+        return {title: read_log(self.run_folder(name) / LOG) for name, title in MODEL_TITLES.items()}
 
     def table1(self) -> pd.DataFrame:
-        """Table 1: a row a trained model, speed measured now; also written to `table1.csv`."""
-        rows = []
-        for model_name in (name for name in MODELS if (self.run_folder(name) / "metrics.json").is_file()):
-            metrics = read_json(self.run_folder(model_name) / "metrics.json")
-            size = {"yolact": self.recipe.image_size, "mask_rcnn": self.recipe.short_side}[model_name]
-            known = {"model": MODEL_TITLES[model_name], "backbone": self.recipe.backbone, "image_size": size}
-            rows.append({**known, **metrics, **self.measure_speed(model_name)})
-        table = pd.DataFrame(rows, columns=TABLE_COLUMNS)
-        self.results.mkdir(parents=True, exist_ok=True)
-        table.round(4).to_csv(self.results / "table1.csv", index=False)
+        """Table 1, tidy (see `table1.COLUMNS`), ours and the paper's; also written to `table1.csv` and `table1.md`."""
+        trained = [name for name in MODELS if (self.run_folder(name) / "metrics.json").is_file()]
+        images = [model_input(self.val[i][0]) for i in range(min(len(self.val), SPEED_IMAGES))]
+        parts, about = [table1.paper_rows()], f"recipe {self.recipe.name} on {len(self.val)} images of val"
+        about += ", drawn ones and not VOC's" if (self.devkit / mini_voc.STAMP).is_file() else f" in {self.devkit.name}"
+        for name in reversed(trained):
+            costs = measure_costs(self.run_folder(name), images, default_device(), self.recipe.mixed_precision)
+            ap = checkpoint_ap(self.run_folder(name), self.ground_truth)
+            parts.insert(0, table1.rows_of(MODEL_TITLES[name], costs, ap, about))
+        table = pd.concat(parts, ignore_index=True)
+        table1.save(table, self.results)
         return table
-
-
-def batch_norm_mode(recipe: Recipe) -> str:
-    """What batch norm does in a recipe's training, the official rule applied."""
-    if recipe.batch_norm != "official":
-        return recipe.batch_norm
-    return "frozen" if recipe.batch_size < FROZEN_BELOW else "unfrozen"
-
-
-def training_options(recipe: Recipe) -> dict:
-    """What a recipe says to `training.train`."""
-    same = (
-        "iterations batch_size optimizer learning_rate momentum weight_decay schedule lr_drops warmup_iterations clip_norm "
-        "mixed_precision score_every patience checkpoint_every bad_share workers seed"
-    )
-    return {name: getattr(recipe, name) for name in same.split()} | {"batch_norm": batch_norm_mode(recipe)}
 
 
 def open_study(

@@ -12,7 +12,7 @@ from vocseg_lib.classes import CLASS_NAMES
 from vocseg_lib.files import read_json
 from vocseg_lib.models import MODELS
 from vocseg_lib.prediction import load_predictions, predict
-from vocseg_lib.recipes import PROSE_FIELDS, Recipe
+from vocseg_lib.recipes import FROZEN_BELOW, PROSE_FIELDS, Recipe
 from vocseg_lib.runs import BEST
 
 
@@ -100,3 +100,19 @@ def judged_before(folder: Path, judged: str) -> dict:
         return metrics if metrics["judged"] == judged else {}
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return {}
+
+
+def batch_norm_mode(recipe: Recipe) -> str:
+    """What batch norm does in a recipe's training, the official rule applied."""
+    if recipe.batch_norm != "official":
+        return recipe.batch_norm
+    return "frozen" if recipe.batch_size < FROZEN_BELOW else "unfrozen"
+
+
+def training_options(recipe: Recipe) -> dict:
+    """What a recipe says to `training.train`."""
+    same = (
+        "iterations batch_size optimizer learning_rate momentum weight_decay schedule lr_drops warmup_iterations clip_norm "
+        "mixed_precision score_every patience checkpoint_every bad_share workers seed"
+    )
+    return {name: getattr(recipe, name) for name in same.split()} | {"batch_norm": batch_norm_mode(recipe)}

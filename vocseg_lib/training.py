@@ -86,7 +86,7 @@ def train(
     clip_norm: float | None = None,
     mixed_precision: bool = False,
     batch_norm: str = "unfrozen",
-    score: Callable[[nn.Module], dict[str, float]] | None = None,
+    score: Callable[[nn.Module, int], dict[str, float]] | None = None,
     score_every: int = 1_000,
     patience: int | None = None,
     checkpoint_every: int = 250,
@@ -106,7 +106,7 @@ def train(
 
     `batch_size` is that of all processes together. `batch_norm`: "unfrozen", "frozen", or "precise": unfrozen, with
     statistics taken anew over training images whenever the model is judged.
-    `score(model)` is called in eval mode every `score_every` iterations and at the end; the weights with the highest
+    `score(model, iteration)` is called in eval mode every `score_every` iterations and at the end; the weights with the highest
     `mask_AP50` are kept in `best.pt`, and training ends after `patience` scores without a higher one.
     `max_hours` of this call end it with a checkpoint. `mirror` is a second folder that gets all that the run folder gets.
     Bad samples that the data set passes over are counted and logged, up to a `bad_share` of the data set. A batch whose loss

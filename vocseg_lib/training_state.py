@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vocseg_lib import distributed
 from vocseg_lib.checkpoints import load_checkpoint, save_checkpoint
 from vocseg_lib.loading import to_device
+from vocseg_lib.memory import peak_memory_gb
 from vocseg_lib.precision import autocast, half_precision
 from vocseg_lib.runs import BEST, LAST, LOG, PREVIOUS, ChangedSettings, append_log, changed_fields, known_settings
 
@@ -171,16 +172,18 @@ class TrainingState:
                 save_checkpoint(path, {**kept, "left_out": entry["left_out"]})
         return entry
 
-    def judge(self, score: Callable[[nn.Module], dict[str, float]]) -> None:
+    def judge(self, score: Callable[[nn.Module, int], dict[str, float]]) -> None:
         """Score the model, log the result, and keep the model when it is the best so far."""
         for buffer in self.model.buffers():
             buffer.copy_(distributed.of_first_tensor(buffer))
         self.model.eval()
-        result = distributed.of_first(score(self.model))
-        self.log({"iteration": self.state["iteration"], "seconds": self.state["seconds"], **result})
+        iteration = self.state["iteration"]
+        result = distributed.of_first(score(self.model, iteration))
+        facts = {"iteration": iteration, "seconds": self.state["seconds"], "peak_memory_gb": peak_memory_gb(self.device)}
+        self.log({**facts, **result})
         self.state["scores_since_best"] += 1
         if self.state["best"] is None or _rank(result) > _rank(self.state["best"]):
-            self.state |= {"best": {"iteration": self.state["iteration"], **result}, "scores_since_best": 0}
+            self.state |= {"best": {"iteration": iteration, **result}, "scores_since_best": 0}
             if self.first:
                 content = {"settings": self.settings, "model": self.model.state_dict(), **self.state["best"]}
                 save_checkpoint(self.folder / BEST, content)

@@ -1,0 +1,77 @@
+"""What there is to say of trained models and of prediction files from elsewhere: figures at each checkpoint, and costs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from torch import Tensor
+
+from vocseg_lib import voc
+from vocseg_lib.coco import check_images, checked_ground_truth
+from vocseg_lib.files import read_json
+from vocseg_lib.metrics import Evaluation, evaluate
+from vocseg_lib.prediction import load_predictions
+from vocseg_lib.runs import LOG, read_log
+from vocseg_lib.speed import count_gflop, measure_speed
+from vocseg_lib.trained import load_run
+from vocseg_lib.uncertainty import bootstrap, intervals, resampled_weights
+
+PREDICTIONS = {"best": "predictions.json", "half": "predictions_half.json", "last": "predictions_last.json"}
+"""Prediction files on all of val: of the best weights, of those half-way and of the last ones."""
+
+
+def open_ground_truth(data: str | Path, split: str = "val") -> dict:
+    """COCO ground truth: of a split of a VOC devkit, or from a COCO JSON file. Raises ValueError, naming the file."""
+    path = Path(data)
+    if path.suffix != ".json" and not path.is_file():
+        return voc.coco_ground_truth(path, split)
+    try:
+        return checked_ground_truth(read_json(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}".replace(f"{path}: {path}", str(path))) from None
+
+
+def judged_files(
+    files: Sequence[str | Path], data: str | Path, results: str | Path = "", split: str = "val"
+) -> tuple[Path, dict[str, Evaluation]]:
+    """Prediction files from elsewhere judged against a devkit or COCO ground truth: a folder for results, and by file name."""
+    truth, judged, paths = open_ground_truth(data, split), {}, [Path(str(file).strip()) for file in files]
+    stems = [path.stem for path in paths]
+    for path in paths:
+        predictions = load_predictions(path)
+        try:
+            check_images(truth, predictions["header"])
+            found = evaluate(truth, predictions["detections"])
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        judged[path.stem if stems.count(path.stem) == 1 else str(path)] = found
+    return Path(results or Path("results") / "judged"), judged
+
+
+def measure_costs(run_folder: Path, images: list[Tensor], device: str, mixed_precision: bool = False) -> dict[str, float]:
+    """What a trained model costs, by the keys of `table1.COSTS`; speed is measured now, on float [3, H, W] images in 0..1."""
+    model, *_ = load_run(run_folder, device)
+    speed = measure_speed(model, images, device, mixed_precision=mixed_precision)
+    peaks = [entry["peak_memory_gb"] for entry in read_log(run_folder / LOG) if "peak_memory_gb" in entry]
+    return {
+        "network_ms": 1000 * speed["network_seconds"],
+        "postprocess_ms": 1000 * speed["postprocess_seconds"],
+        "end_to_end_ms": 1000 * speed["seconds_per_image"],
+        "fps": speed["fps"],
+        "train_hours": read_json(run_folder / "metrics.json")["train_minutes"] / 60,
+        "parameters_m": sum(p.numel() for p in model.parameters()) / 1e6,
+        "gflop": count_gflop(model, images[0], device),
+        "train_peak_gb": max(peaks, default=float("nan")),
+    }
+
+
+def checkpoint_ap(run_folder: Path, ground_truth: dict) -> pd.DataFrame:
+    """COCO's AP, AP50 and AP75 with their intervals at each checkpoint: checkpoint, kind, metric, class, value, low, high."""
+    parts, weights = [], resampled_weights(len(ground_truth["images"]))
+    for checkpoint, name in PREDICTIONS.items():
+        if (run_folder / name).is_file():
+            found = evaluate(ground_truth, load_predictions(run_folder / name)["detections"])
+            ends = intervals(bootstrap(found, weights, headline=True))
+            parts.append(found.table.merge(ends, on=["kind", "metric", "class"]).assign(checkpoint=checkpoint))
+    table = pd.concat(parts, ignore_index=True)
+    return table[table["class"] == "all"].reset_index(drop=True)
