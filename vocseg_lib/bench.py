@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.models import resnet50
@@ -22,9 +24,11 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from vocseg_lib import voc
+from vocseg_lib.coco import checked_ground_truth, checked_results
 from vocseg_lib.loading import Draws, load_batches
-from vocseg_lib.masks import inside_boxes, paste_masks
+from vocseg_lib.masks import encode_rle, inside_boxes, paste_masks
 from vocseg_lib.memory import memory_kept, peak_memory_gb
+from vocseg_lib.metrics import KINDS, backends, evaluate, judged_by
 from vocseg_lib.models import Yolact
 from vocseg_lib.models.detection import detect, mask_logits
 from vocseg_lib.models.folding import BatchNorm2d, FoldingConv2d
@@ -46,6 +50,9 @@ TARGETS = {
     "yolact_train_peak_gb": ("at most", 2.5),
     "mask_rcnn_paste_speedup": ("at least", 10.0),
 }
+PARTS = ("memory", "inference", "training", "paste", "data", "evaluation")
+EVALUATED_IMAGES, EVALUATED_DETECTIONS = 1_449, 15_000
+"""As many as VOC's val and what a model finds on it."""
 BATCH = 8
 """Images in a batch of the data path's figures."""
 OFFICIAL = {
@@ -238,13 +245,51 @@ def measure_data(devkit: str | Path, repeats: int) -> Iterator[tuple[str, dict]]
     )
 
 
+def drawn_results(devkit: str | Path, images: int = EVALUATED_IMAGES, detections: int = EVALUATED_DETECTIONS) -> tuple[dict, list]:
+    """COCO ground truth of as many images, a devkit's val over and over, and detections: its objects, moved, many wrong."""
+    truth = voc.coco_ground_truth(devkit, "val")
+    random, kept, objects, found = np.random.default_rng(0), [], [], []
+    by_image = {image["id"]: [a for a in truth["annotations"] if a["image_id"] == image["id"]] for image in truth["images"]}
+    sources = [image for image in truth["images"] if by_image[image["id"]]]
+    for number in range(1, images + 1):
+        source = sources[number % len(sources)]
+        theirs = by_image[source["id"]]
+        kept.append({**source, "id": number})
+        objects += [{**a, "id": len(objects) + i, "image_id": number} for i, a in enumerate(theirs, 1)]
+        for i in range(number * detections // images - len(found)):
+            form = theirs[i % len(theirs)]
+            moved = np.roll(coco_mask.decode(form["segmentation"]), random.integers(-12, 13, 2), (0, 1))
+            category = form["category_id"] if random.random() < 0.7 else int(random.integers(1, len(voc.CLASS_NAMES) + 1))
+            (code,) = encode_rle(torch.from_numpy(moved[None]))
+            facts = {"image_id": number, "category_id": category, "score": float(random.random())}
+            found.append({**facts, "bbox": coco_mask.toBbox(code).tolist(), "segmentation": code})
+    return {**truth, "images": kept, "annotations": objects}, found
+
+
+def measure_evaluation(devkit: str | Path, repeats: int) -> dict:
+    """Judging masks and boxes of a VOC-val-sized prediction file by the fastest evaluator, over pycocotools."""
+    truth, found = drawn_results(devkit)
+    truth = checked_ground_truth(truth)
+    found = checked_results(truth, found)
+    fast, reference = backends()[0], "pycocotools"
+    tables = [evaluate(truth, found, name).table for name in (fast, reference)]
+    error = float((tables[0]["value"] - tables[1]["value"]).abs().max())
+
+    def judge(name: str) -> Callable[[], list]:
+        return lambda: [judged_by(truth, found, kind, name) for kind in KINDS]
+
+    slow, seconds = alternate(judge(reference), judge(fast), repeats)
+    check = f"figures of {fast} equal to pycocotools', {len(truth['images'])} images, {len(found)} detections"
+    return {"value": slow / seconds, "seconds": seconds, "base_seconds": slow, "check": check, "error": error}
+
+
 def ratio(body: Callable, measured: Callable, repeats: int) -> dict:
     base, seconds = alternate(body, measured, repeats)
     return {"value": seconds / base, "seconds": seconds, "base_seconds": base}
 
 
-def measure(devkit: str | Path, repeats: int = 9) -> dict[str, dict]:
-    """Every figure: `value`, and what it was timed under. Raises RuntimeError when an output check fails."""
+def measure(devkit: str | Path, repeats: int = 9, only: str = "") -> dict[str, dict]:
+    """Every figure, or those of one of `PARTS`: `value`, and what it was timed under. Raises RuntimeError when a check fails."""
     torch.manual_seed(0)
     layers = nn.Sequential(*list(resnet50(weights=None).children())[:-2]).eval()
     image = torch.rand(1, 3, 550, 550)
@@ -253,19 +298,20 @@ def measure(devkit: str | Path, repeats: int = 9) -> dict[str, dict]:
     def body() -> None:
         layers(image)
 
+    parts = {
+        "memory": lambda: [("yolact_train_peak_gb", measure_peak())],
+        "inference": lambda: measure_inference(body, 2 * repeats),
+        "training": lambda: measure_training(body, repeats),
+        "paste": lambda: [("mask_rcnn_paste_speedup", measure_paste(repeats))],
+        "data": lambda: measure_data(devkit, 3 * repeats),
+        "evaluation": lambda: [("eval_speedup", measure_evaluation(devkit, repeats))],
+    }
     figures = {}
-    parts = (
-        [("yolact_train_peak_gb", measure_peak())],
-        measure_inference(body, 2 * repeats),
-        measure_training(body, repeats),
-        [("mask_rcnn_paste_speedup", measure_paste(repeats))],
-        measure_data(devkit, 3 * repeats),
-    )
-    with tqdm(total=len(TARGETS) + 2, desc="bench", unit="figure") as bar:
-        for name, figure in chain.from_iterable(parts):
+    with tqdm(desc="bench", unit="figure") as bar:
+        for name, figure in chain.from_iterable(measured() for part, measured in parts.items() if only in ("", part)):
             if figure.get("error", 0) > TOLERANCE:
                 raise RuntimeError(f"{name}: {figure['check']}? error {figure['error']:.1e}, allowed {TOLERANCE:.0e}")
-            figures[name] = figure
+            figures[name] = {**figure, "commit": code_version()}
             bar.update()
             bar.set_postfix({name: round(figure["value"], 2)})
     return figures
