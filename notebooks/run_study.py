@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import nbformat
-import pandas as pd
 import papermill
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
@@ -66,7 +65,7 @@ def main() -> int:
             print(f"the notebook up to there: {results / name}*.ipynb", file=sys.stderr)
             return 1
     print(f"\nTable 1 ({arguments.profile}, AP in percent)\n")
-    print(pd.read_csv(results / "table1.csv").set_index("model").T.to_string())
+    print((results / "table1.md").read_text())
     print(f"\n{time.monotonic() - start:.0f} s. Pages: {results}/*.html\nPictures: {results / 'figures'}")
     return 0
 

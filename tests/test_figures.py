@@ -7,7 +7,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from vocseg_lib import curves, plots, voc, widgets
+from vocseg_lib import curves, plots, pr_plots, table1, uncertainty, voc, widgets
 from vocseg_lib.failures import count_failures, find_failures, worst_images
 from vocseg_lib.gallery import Gallery
 from vocseg_lib.metrics import evaluate
@@ -43,7 +43,7 @@ def log_of(best, val_losses=(4.0, 2.5, 2.0, 1.95, 1.9), train=lambda i: 5 / i):
     steps = [{"iteration": i, "lr": 1e-3, "loss": train(i), "class": 3 / i, "mask": 2 / i} for i in range(1, 101)]
     kinds = ("mask_AP50", "mask_AP", "box_AP50", "box_AP")
     return steps + [
-        {"iteration": i, **dict.fromkeys(kinds, 50 - abs(i - best)), "val_loss": loss, "val_class": loss / 2}
+        {"iteration": i, "seconds": 36.0 * i, **dict.fromkeys(kinds, 50 - abs(i - best)), "val_loss": loss, "val_class": loss / 2}
         for i, loss in zip(range(20, 101, 20), val_losses, strict=True)
     ]
 
@@ -55,7 +55,8 @@ def is_labelled(ax):
 def test_charts_have_labels_legend_and_a_reading(judged):
     truth, found = judged
     results = {title: evaluate(truth, detections) for title, detections in found.items()}
-    by_recall = {title: r.precision["mask"][0].mean(1) for title, r in results.items()}
+    weights = uncertainty.resampled_weights(len(truth["images"]), 20)
+    gaps = uncertainty.differences(*results.values(), tuple(uncertainty.bootstrap(r, weights) for r in results.values()))
     failures = {title: find_failures(truth, detections) for title, detections in found.items()}
     counts = pd.DataFrame({"train": [3, 9], "val": [1, 2]}, index=["cat", "person"])
     charts = [
@@ -63,11 +64,13 @@ def test_charts_have_labels_legend_and_a_reading(judged):
         plots.object_sizes([4, 90, 4000, 20000]),
         plots.objects_per_image([1, 2, 2, 5]),
         curves.ap_against_iteration({"YOLACT": log_of(60), "Mask R-CNN": log_of(100)}),
-        plots.precision_recall(by_recall, "Masks"),
+        curves.ap_against_time({"YOLACT": log_of(60), "Mask R-CNN": log_of(100)}),
         plots.per_class_ap({title: r.per_class for title, r in results.items()}),
         plots.failure_counts(count_failures(failures)),
         plots.coefficients([torch.rand(32), torch.rand(32)], ["a", "b"]),
     ]
+    assert "YOLACT peaks after 0.6 hours; Mask R-CNN peaks after 1 hours" in charts[4].get_title(loc="left")
+    assert "no difference shown" in pr_plots.paired_differences(gaps, *results).get_title(loc="left")
     for ax in charts:
         assert is_labelled(ax), ax.get_title(loc="left")
     _, ax = plt.subplots()
@@ -133,14 +136,6 @@ def test_a_live_picture_is_redrawn_in_place_and_not_too_often(tmp_path, monkeypa
     assert len(drawn) == 3
 
 
-def test_readings_follow_the_numbers():
-    worse, better = np.linspace(1, 0, 101), np.ones(101)
-    ax = plots.precision_recall({"YOLACT": worse, "Mask R-CNN": better}, "x")
-    assert "Mask R-CNN has the larger area" in ax.get_title(loc="left")
-    labels = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert labels == ["YOLACT: AP 50.0 %", "Mask R-CNN: AP 100.0 %"]
-
-
 def test_pictures_are_drawn_and_saved(sample, tmp_path):
     ax = plots.instances(sample.image, sample.masks, sample.boxes, sample.labels, scores=[0.5] * len(sample.labels))
     assert len(ax.patches) == len(ax.texts) == len(sample.labels)
@@ -198,3 +193,59 @@ def test_browser_draws_what_is_chosen():
     kind.value = "missed"
     assert drawn == [1, 3, 7, 8, 1]
     assert "Nothing" in browse({"none": []}, draw).value
+
+
+def test_precision_recall_figures_say_what_they_show(judged):
+    truth, found = judged
+    results = {title: evaluate(truth, detections) for title, detections in found.items()}
+    figures = {
+        "Areas (AP) at IoU 0.5": pr_plots.overall(results),
+        "Box minus mask AP75": pr_plots.masks_beside_boxes(results),
+        "the worse masks are drawn": pr_plots.family(results),
+        "Mean over classes of that F1": pr_plots.by_class(results),
+        "on average over detections": pr_plots.reliability(results),
+    }
+    for reading, axes in figures.items():
+        assert reading in axes[0].figure.get_suptitle().replace("\n", " ")
+        assert axes[0].get_ylabel()
+    assert [ax.get_title() for ax in figures["Areas (AP) at IoU 0.5"]] == ["IoU 0.5", "IoU 0.75"]
+    labels = [text.get_text() for text in figures["Areas (AP) at IoU 0.5"][0].get_legend().get_texts()]
+    assert labels == [f"{title}: AP {results[title].summary['mask_AP50']:.1f} %" for title in results]
+    assert len(figures["Mean over classes of that F1"]) == len(results["YOLACT"].places)
+
+
+def test_nothing_found_can_be_drawn(judged):
+    truth, found = judged
+    results = {"none": evaluate(truth, [])}
+    results |= {f"high {i}": evaluate(truth, [{**d, "score": 7.0} for d in found["YOLACT"]]) for i in range(9)}
+    results["no class"] = evaluate({**truth, "annotations": []}, [])
+    assert plots.per_class_ap({"no class": results.pop("no class").per_class}).get_title(loc="left")
+    assert len(pr_plots.by_class({"no class": evaluate({**truth, "annotations": []}, [])})) == 1
+    for draw in (pr_plots.overall, pr_plots.masks_beside_boxes, pr_plots.family, pr_plots.by_class, pr_plots.reliability):
+        assert len(draw(results))
+
+
+def test_table1_is_one_table_in_three_forms(tmp_path):
+    costs = dict.fromkeys(table1.COSTS, 12.5)
+    rows = [(c, k, m, 40.0, 30.0, 50.0) for c in table1.CHECKPOINTS for k in ("mask", "box") for m in ("AP", "AP50", "AP75")]
+    ap = pd.DataFrame(rows, columns=["checkpoint", "kind", "metric", "value", "low", "high"])
+    parts = [table1.rows_of(title, costs, ap, "recipe quick on drawn images") for title in ("YOLACT", "Mask R-CNN")]
+    table = pd.concat([*parts, table1.paper_rows()], ignore_index=True)
+    table1.save(table, tmp_path)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "table1.csv"), table, check_dtype=False)
+    wide = table1.wide(table)
+    assert list(wide) == ["ours: YOLACT", "ours: Mask R-CNN", "paper: YOLACT", "paper: Mask R-CNN"]
+    assert len(wide) == len(table1.COSTS) + 18
+    half = wide.loc["mask AP50, half-way (the study's 6K)"]
+    assert half.tolist() == ["40.0 [30.0, 50.0]", "40.0 [30.0, 50.0]", "48.5", "43.3"]
+    assert wide.loc["FPS", "paper: YOLACT"] == "17.2"
+    text = (tmp_path / "table1.md").read_text()
+    assert "| FPS | 12.5 | 12.5 | 17.2 | 15.8 |" in text
+    for form in (text, table1.styled(table).to_html()):
+        assert "its print is damaged" in form
+        assert "Ours: recipe quick on drawn images" in form
+    ax = table1.speed_and_accuracy(table)
+    assert "has the higher speed" in ax.get_title(loc="left")
+    grey = [text.get_text() for text in ax.texts]
+    assert "paper, YOLACT 6K" in grey
+    assert "Mask R-CNN, train_aug: 67.3" in grey

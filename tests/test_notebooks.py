@@ -68,7 +68,7 @@ def test_no_outputs(notebook):
 
 def test_every_figure_is_saved_under_its_notebooks_number(notebook):
     nb, path = notebook
-    names = re.findall(r"plots\.save\([^\n]*?, study\.results, f?\"([^\"]+)\"", "\n".join(cells(nb, "code")))
+    names = re.findall(r"plots\.save\([^\n]*?, (?:study\.)?results, f?\"([^\"]+)\"", "\n".join(cells(nb, "code")))
     assert names
     assert all(name.startswith(path.stem[:2] + "_") for name in names)
 

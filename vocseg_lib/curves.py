@@ -10,6 +10,7 @@ STUDY_HALF, STUDY_END = "6K", "12K"
 """Where the study looked at AP: half way, and at its last iteration."""
 RISE = 1.02
 """A validation loss this much above its lowest counts as risen."""
+NO_SCORES = "There are no scores yet."
 NOT_TERMS = ("lr", "gradient_norm", "data_seconds", "forward_seconds", "backward_seconds")
 
 
@@ -97,24 +98,43 @@ def ap_against_iteration(logs: dict[str, list[dict]], iterations: int | None = N
 
     `iterations` of the whole training put the marks where they belong, also when it was stopped early.
     """
-    ax = new_ax(ax)
-    peaks, last = [], 1
-    for name, log in logs.items():
-        scores = scores_of(log)["mask_AP50"].dropna()
-        if len(scores):
-            ax.plot(scores.index, scores, "o-", color=MODEL_COLOURS.get(name), label=name)
-            peaks.append(f"{name} peaks at {scores.idxmax()}")
-            last = max(last, int(scores.index[-1]))
+    ax, peaks, last = _ap_lines(logs, "iteration", ax)
     ax.set_xlabel("iteration")
+    _mark_the_study(ax, iterations or last)
+    ax.legend(fontsize=8)
+    said = "; ".join(f"{name} peaks at {at:.0f}" for name, at in peaks.items()) + " iterations."
+    return describe(ax, "AP against iteration", said if peaks else NO_SCORES)
+
+
+def ap_against_time(logs: dict[str, list[dict]], ax: Axes | None = None) -> Axes:
+    """Mask AP50 on val against time of loading and updates, a line a model; in hours, or minutes where that is under an hour."""
+    longest = max((scores_of(log)["seconds"].max() for log in logs.values() if len(scores_of(log))), default=0)
+    unit = "hours" if longest >= 3600 else "minutes"
+    ax, peaks, _ = _ap_lines(logs, unit, ax)
+    ax.set_xlabel(f"training ({unit}, without scoring)")
+    if peaks:
+        ax.legend(fontsize=8)
+    said = "; ".join(f"{name} peaks after {at:.2g} {unit}" for name, at in peaks.items()) + "."
+    return describe(ax, "AP against time", said if peaks else NO_SCORES)
+
+
+def _ap_lines(logs: dict[str, list[dict]], against: str, ax: Axes | None) -> tuple[Axes, dict[str, float], float]:
+    """The axes, where each model peaks, and where the last one ends."""
+    ax, peaks, last = new_ax(ax), {}, 1.0
+    for name, log in logs.items():
+        scores = scores_of(log).reset_index().dropna(subset=["mask_AP50"])
+        if not len(scores):
+            continue
+        x = scores["iteration"] if against == "iteration" else scores["seconds"] / {"hours": 3600, "minutes": 60}[against]
+        ax.plot(x, scores["mask_AP50"], "o-", color=MODEL_COLOURS.get(name), label=name)
+        peaks[name], last = float(x[scores["mask_AP50"].idxmax()]), max(last, float(x.iloc[-1]))
     ax.set_ylabel("mask AP50 on val (percent)")
     ax.set_ylim(bottom=0)
-    _mark_the_study(ax, iterations or last)
     ax.grid(alpha=0.3)
-    ax.legend(fontsize=8)
-    return describe(ax, "AP against iteration", "; ".join(peaks) + " iterations." if peaks else "There are no scores yet.")
+    return ax, peaks, last
 
 
-def _mark_the_study(ax: Axes, iterations: int) -> None:
+def _mark_the_study(ax: Axes, iterations: float) -> None:
     """Lines half way and at the end: the study's 6K and 12K."""
     for at, name, style in ((iterations / 2, STUDY_HALF, ":"), (iterations, STUDY_END, "--")):
         ax.axvline(at, color="grey", linestyle=style, label=f"{at:g}: the study's {name}")

@@ -20,6 +20,11 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F
 MODEL_COLOURS = {"YOLACT": COLOURS[0], "Mask R-CNN": COLOURS[1]}
 
 
+def colour_of(name: str, place: int) -> str:
+    """A model's colour: its own, or one of those that are nobody's."""
+    return MODEL_COLOURS.get(name, COLOURS[2 + place % (len(COLOURS) - 2)])
+
+
 def describe(ax: Axes, title: str, reading: str, wrap: int = 70) -> Axes:
     """Title and, below it, the one line that says what the figure shows."""
     ax.set_title(title + "\n" + textwrap.fill(reading, wrap), loc="left", fontsize=10)
@@ -246,39 +251,22 @@ def stages(
     return axes
 
 
-def precision_recall(curves: dict[str, np.ndarray], title: str, ax: Axes | None = None) -> Axes:
-    """Precision (0..1) at recall 0, 0.01 .. 1, a curve [101] a name; the area below is the AP."""
-    ax = new_ax(ax, (5.5, 4.5))
-    ap = {name: 100 * curve.mean() for name, curve in curves.items()}
-    for i, (name, curve) in enumerate(curves.items()):
-        ax.plot(
-            np.linspace(0, 1, len(curve)),
-            curve,
-            label=f"{name}: AP {ap[name]:.1f} %",
-            color=MODEL_COLOURS.get(name, COLOURS[i + 2]),
-        )
-    ax.set_xlabel("recall (share of objects found)")
-    ax.set_ylabel("precision (share of detections right)")
-    ax.set_xlim(0, 1)
-    ax.set_ylim(0, 1.02)
-    ax.grid(alpha=0.3)
-    ax.legend(fontsize=8, loc="upper right")
-    first = max(ap, key=ap.get)
-    return describe(ax, title, f"{first} has the larger area; where a curve falls to zero, no detection finds more objects.", 60)
-
-
 def per_class_ap(tables: dict[str, pd.DataFrame], column: str = "mask_AP50", ax: Axes | None = None) -> Axes:
     """AP a class for each model, sorted by the gap between the first two."""
     ax = new_ax(ax, (9, 3.8))
     joined = pd.DataFrame({name: table.set_index("class")[column] for name, table in tables.items()})
+    if joined.empty:
+        return describe(ax, "AP a class", "There is no class to judge.")
     gap = joined.iloc[:, 0] - joined.iloc[:, -1]
     joined = joined.loc[gap.sort_values().index]
-    joined.plot.bar(ax=ax, color=[MODEL_COLOURS.get(name, COLOURS[i]) for i, name in enumerate(joined)], width=0.8)
+    joined.plot.bar(ax=ax, color=[colour_of(name, i) for i, name in enumerate(joined)], width=0.8)
     ax.set_xlabel("class, sorted by the gap between the models")
     ax.set_ylabel(f"{column.replace('_', ' ')} (percent)")
     ax.tick_params(axis="x", labelrotation=60)
-    reading = f"The models differ most on {gap.abs().idxmax()}: {gap.abs().max():.0f} points."
-    return describe(ax, "AP a class", reading, 110)
+    widest = gap.abs().idxmax()
+    objects = next(iter(tables.values())).set_index("class").loc[widest, "instances"]
+    reading = f"The widest gap is on {widest}, which has {objects} objects: {gap.abs().max():.0f} points."
+    return describe(ax, "AP a class", reading if len(tables) > 1 else f"Highest on {joined.iloc[:, 0].idxmax()}.", 110)
 
 
 def failure_counts(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
