@@ -68,7 +68,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(model, odd, tmp_path):
     for ours, theirs in zip(one, two, strict=True):
         assert ours.keys() == theirs.keys()
         for name, value in ours.items():
-            if isinstance(value, float) and not name.endswith("seconds"):
+            if isinstance(value, float) and not name.endswith("seconds") and name != "peak_memory_gb":
                 assert value == pytest.approx(theirs[name], rel=1e-5, abs=1e-6), (ours["iteration"], name)
     ours, theirs = (load_checkpoint(tmp_path / name / "runs" / model / "last.pt") for name in ("one", "two"))
     for key, weight in ours["model"].items():
