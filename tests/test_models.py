@@ -261,3 +261,24 @@ def test_a_label_that_is_no_class_is_refused():
         bad = target(50, 70) | {"labels": torch.tensor([1, label])}
         with pytest.raises(ValueError, match=r"label outside 1\.\.20"):
             small("yolact").train()([torch.rand(3, 50, 70)], [bad])
+
+
+@pytest.mark.parametrize(("name", "titles"), [("yolact", 5), ("mask_rcnn", 1)])
+def test_inside_shows_the_nearest_detection(name, titles):
+    model = small(name, score_threshold=0.0, max_detections=20).eval()
+    image = torch.rand(3, 60, 80)
+    with torch.inference_mode():
+        (found,) = model([image])
+    k = len(found["scores"]) - 1
+    box, label = found["boxes"][k], int(found["labels"][k])
+    maps = model.inside(image, box, label)
+    assert len(maps) == titles
+    if name == "yolact":
+        with torch.inference_mode():
+            total = torch.sigmoid(model.network([image])["prototypes"][0] @ found["coefficients"][k])
+        torch.testing.assert_close(maps[-1][1], total, atol=1e-5, rtol=1e-4)
+        assert all(title.startswith("prototype ") for title, _ in maps[:-1])
+    else:
+        assert maps[0][1].shape == (28, 28)
+    nothing = small(name, score_threshold=1.0).eval()
+    assert nothing.inside(image, box, label) == []

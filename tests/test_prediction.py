@@ -5,6 +5,7 @@ import torch
 from test_models import small
 
 from vocseg_lib import voc
+from vocseg_lib.coco import UNCROPPED
 from vocseg_lib.masks import decode_rle
 from vocseg_lib.prediction import load_predictions, predict, save_predictions
 from vocseg_lib.speed import measure_speed
@@ -58,3 +59,15 @@ def test_speed_parts_add_up(name):
     parts = speed["network_seconds"] + speed["postprocess_seconds"]
     assert 0 < speed["postprocess_seconds"] < speed["seconds_per_image"]
     assert parts == pytest.approx(speed["seconds_per_image"], rel=0.5)
+
+
+def test_masks_before_the_crop_are_kept_when_asked(devkit):
+    model, dataset = small("yolact", score_threshold=0.0, max_detections=5), voc.VocDataset(devkit, "val")
+    plain, asked = predict(model, dataset), predict(model, dataset, uncropped=True)
+    assert not model.uncropped_masks
+    assert not any(UNCROPPED in d for d in plain["detections"])
+    for before, after in zip(plain["detections"], asked["detections"], strict=True):
+        (whole,), (cropped,) = decode_rle([after[UNCROPPED]]), decode_rle([after["segmentation"]])
+        assert before == {key: value for key, value in after.items() if key != UNCROPPED}
+        assert not (cropped & ~whole).sum() > 0.02 * whole.size  # but for the crop's own edge, a part of it
+    assert not any(UNCROPPED in d for d in predict(small("mask_rcnn"), dataset, uncropped=True)["detections"])

@@ -37,6 +37,12 @@ def box_iou(a: Float[Tensor, "*batch n 4"], b: Float[Tensor, "*batch m 4"]) -> F
     return torch.where(union <= 0, 0.0, inter / union)
 
 
+def nearest_box(found: dict[str, Tensor], box: Float[Tensor, "4"], label: int) -> int:
+    """The detection of a label, or of any if there is none of it, whose box overlaps a box most."""
+    iou = box_iou(found["boxes"], box[None].to(found["boxes"]))[:, 0]
+    return int((iou + (found["labels"] == label)).argmax())
+
+
 def encode_boxes(boxes: Float[Tensor, "*n 4"], priors_cxcywh: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
     """Offsets from priors to boxes: SSD's code with variances 0.1 and 0.2 (SSD paper, eq. 2)."""
     centre = (boxes[..., :2] + boxes[..., 2:]) / 2

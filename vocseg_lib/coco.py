@@ -13,6 +13,8 @@ MOST_DIGITS = 7
 """Characters a number may have: more cannot stand for a run within an image."""
 MOST_PIXELS = 10**8
 """Of an image; what claims to be larger is a mistake, and would take all memory."""
+UNCROPPED = "segmentation_uncropped"
+"""Of a detection, an option: its mask before the crop with its box, as a mask may be given."""
 FAR_OUT = 10
 """Image sides that a polygon's corner may lie from the origin; further out, what draws polygons fails."""
 
@@ -79,10 +81,13 @@ def checked_results(ground_truth: dict, detections: list) -> list[dict]:
         if "bbox" in kept:
             check_box(kept["bbox"], what)
         if with_masks:
-            kept["segmentation"] = as_rle(kept["segmentation"], *sizes[kept["image_id"]], what)
+            for key, of in (("segmentation", ""), (UNCROPPED, f"{UNCROPPED} of ")):
+                if key in kept:
+                    kept[key] = as_rle(kept[key], *sizes[kept["image_id"]], of + what)
         checked.append(kept)
     if with_masks:
         check_codes([d["segmentation"] for d in checked], "detection")
+        check_codes([d.get(UNCROPPED, d["segmentation"]) for d in checked], f"{UNCROPPED} of detection")
     return checked
 
 

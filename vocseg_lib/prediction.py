@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from vocseg_lib import distributed
 from vocseg_lib.batch_norm import train_mode
+from vocseg_lib.coco import UNCROPPED
 from vocseg_lib.files import read_json, write_json
 from vocseg_lib.loading import load_batches, random_state_kept, to_device
 from vocseg_lib.masks import encode_rle
@@ -18,14 +19,19 @@ from vocseg_lib.transforms import model_input
 
 
 def detections_to_coco(image_id: int, found: dict[str, Tensor]) -> list[dict]:
-    """One image's detections as COCO results: xywh boxes in pixels, RLE masks, scores, category = label."""
+    """One image's detections as COCO results: xywh boxes in pixels, RLE masks, scores, category = label; masks before their
+    crop, where there are some, as `segmentation_uncropped`."""
     boxes = found["boxes"].clone()
     boxes[:, 2:] -= boxes[:, :2]
     rows = zip(boxes.tolist(), found["labels"].tolist(), found["scores"].tolist(), encode_rle(found["masks"]), strict=True)
-    return [
+    results = [
         {"image_id": image_id, "category_id": label, "bbox": box, "score": score, "segmentation": rle}
         for box, label, score, rle in rows
     ]
+    if "uncropped_masks" in found:
+        for result, rle in zip(results, encode_rle(found["uncropped_masks"]), strict=True):
+            result[UNCROPPED] = rle
+    return results
 
 
 @torch.inference_mode()
@@ -36,13 +42,16 @@ def predict(
     device: str | torch.device = "cpu",
     mixed_precision: bool = False,
     progress: bool = True,
+    uncropped: bool = False,
 ) -> dict:
     """Run a model over a data set: `{"header": {..., "commit", "images": [...]}, "detections": [COCO results]}`.
 
-    Works in eval mode and leaves the model in the mode it was in. Several processes share the images; each gets all
-    detections, in the order of the images.
+    Works in eval mode and leaves the model in the mode it was in. `uncropped` adds masks before their crop, of models that
+    crop. Several processes share the images; each gets all detections, in the order of the images.
     """
-    was_training = model.training
+    was_training, crops = model.training, hasattr(model, "uncropped_masks")
+    if crops:
+        model.uncropped_masks = uncropped
     model.eval().to(device)
     found = []
     mine = range(distributed.rank(), len(dataset), distributed.world_size())
@@ -54,6 +63,8 @@ def predict(
             (detections,) = model([model_input(image, device)])
         found.append((facts, detections_to_coco(target["image_id"], detections)))
     model.train(was_training)
+    if crops:
+        model.uncropped_masks = False
     found = distributed.gathered(found)
     return {
         "header": {**(header or {}), "commit": code_version(), "images": [facts for facts, _ in found]},

@@ -1,10 +1,12 @@
 """Models from recipes, and from the run folders of their trainings."""
 
+from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vocseg_lib import voc
 from vocseg_lib.checkpoints import load_checkpoint
@@ -14,6 +16,7 @@ from vocseg_lib.models import MODELS
 from vocseg_lib.prediction import load_predictions, predict
 from vocseg_lib.recipes import FROZEN_BELOW, PROSE_FIELDS, Recipe
 from vocseg_lib.runs import BEST
+from vocseg_lib.transforms import model_input
 
 
 def default_device() -> str:
@@ -89,7 +92,20 @@ def predict_run(run_folder: str | Path, devkit: str | Path, split: str = "val", 
     model, settings, best = load_run(run_folder, device)
     dataset = voc.VocDataset(devkit, split)
     mixed_precision = settings.get("mixed_precision", False)
-    return predict(model, dataset, header(settings, best, dataset), device or default_device(), mixed_precision)
+    facts = header(settings, best, dataset)
+    return predict(model, dataset, facts, device or default_device(), mixed_precision, uncropped=True)
+
+
+def inside_of(run_folder: str | Path, dataset: voc.VocDataset, device: str | None = None) -> Callable[[int, Tensor, int], list]:
+    """How a trained model got to its detection nearest to a box (xyxy pixels) of a label in an image (by id) of a data set; see
+    the models' `inside`. The model is loaded when it is asked for the first time."""
+    device = device or default_device()
+    load = lru_cache(maxsize=1)(lambda: load_run(run_folder, device)[0])
+
+    def inside(image_id: int, box: Tensor, label: int) -> list[tuple[str, Tensor]]:
+        return load().inside(model_input(dataset[image_id - 1][0], device), box.to(device), label)
+
+    return inside
 
 
 def judged_before(folder: Path, judged: str) -> dict:

@@ -17,6 +17,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform, res
 from torchvision.ops.poolers import initLevelMapper
 
 from vocseg_lib import distributed
+from vocseg_lib.boxes import nearest_box
 from vocseg_lib.masks import paste_masks
 from vocseg_lib.models.backbones import build_backbone
 from vocseg_lib.transforms import IMAGENET_MEAN, IMAGENET_STD
@@ -175,3 +176,13 @@ class MaskRcnn(TorchvisionMaskRCNN):
             masks = paste_masks(found["masks"][:, 0].float(), boxes, *size)
             results.append({"boxes": boxes, "labels": found["labels"], "scores": found["scores"].float(), "masks": masks})
         return results
+
+    @torch.inference_mode()
+    def inside(self, image: Tensor, box: Tensor, label: int) -> list[tuple[str, Tensor]]:
+        """How the detection that is nearest to a box (xyxy pixels) of a label came about: its region's 28 x 28 mask. Eval mode
+        only."""
+        out = self.network([image])
+        (found,) = self.postprocess(out)
+        if not len(found["boxes"]):
+            return []
+        return [("the region's 28 x 28 mask", out["detections"][0]["masks"][nearest_box(found, box, label), 0])]

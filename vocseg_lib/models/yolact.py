@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.transforms.v2.functional import normalize
 
+from vocseg_lib.boxes import nearest_box
 from vocseg_lib.losses import yolact_loss
 from vocseg_lib.models.anchors import ASPECT_RATIOS, PASCAL_SCALES, prior_boxes
 from vocseg_lib.models.backbones import build_backbone
 from vocseg_lib.models.convolutions import SparseGradientConv, UpsampledConv
-from vocseg_lib.models.detection import NMS, assemble_masks, detect, to_pixels
+from vocseg_lib.models.detection import NMS, assemble_masks, detect, mask_logits, to_pixels
 from vocseg_lib.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 PROTOTYPES = 32
@@ -91,7 +92,8 @@ class Yolact(nn.Module):
     Images are float [3, H, W] in 0..1. What the study asks about can be switched: the loss with or without the `semantic`
     term, masks cropped or not in training (with the ground-truth box) and in inference (with the predicted one), the mask
     loss normalised by the area of the box or of the image, `nms` "fast" or "standard", batch norm frozen or not.
-    `compile` runs the network, without the detection step, through torch.compile.
+    `compile` runs the network, without the detection step, through torch.compile. While `uncropped_masks` is set, detections
+    also have `uncropped_masks` bool [n, H, W]: what their masks were before the crop.
     """
 
     def __init__(
@@ -131,7 +133,7 @@ class Yolact(nn.Module):
             "nms_iou": nms_iou,
             "max_detections": max_detections,
         }
-        self.crop_in_inference = crop_in_inference
+        self.crop_in_inference, self.uncropped_masks = crop_in_inference, False
         self._priors: dict[tuple, Tensor] = {}
         self._layers = torch.compile(self._all_layers) if compile else self._all_layers
         self.to(memory_format=torch.channels_last)
@@ -205,7 +207,25 @@ class Yolact(nn.Module):
             boxes, classes, found, coefficients = detect(
                 scores, out["box_offsets"][i], out["coefficients"][i], out["priors"], **self.detect_options
             )
-            masks = assemble_masks(out["prototypes"][i], coefficients, boxes, height, width, self.crop_in_inference)
-            boxes = to_pixels(boxes, height, width)
-            results.append({"boxes": boxes, "labels": classes + 1, "scores": found, "masks": masks, "coefficients": coefficients})
+            shape = out["prototypes"][i], coefficients, boxes, height, width
+            result = {"labels": classes + 1, "scores": found, "coefficients": coefficients}
+            result["masks"] = assemble_masks(*shape, self.crop_in_inference)
+            if self.uncropped_masks:
+                result["uncropped_masks"] = assemble_masks(*shape, crop=False)
+            results.append({"boxes": to_pixels(boxes, height, width), **result})
         return results
+
+    @torch.inference_mode()
+    def inside(self, image: Tensor, box: Tensor, label: int, strongest: int = 4) -> list[tuple[str, Tensor]]:
+        """How the detection that is nearest to a box (xyxy pixels) of a label came about, as titled maps [h, w]: the prototypes
+        that weigh most in it, times their coefficients, and their sum after the sigmoid, before the crop. Eval mode only.
+        """
+        out = self.network([image])
+        (found,) = self.postprocess(out)
+        if not len(found["boxes"]):
+            return []
+        prototypes, coefficients = out["prototypes"][0], found["coefficients"][nearest_box(found, box, label)]
+        terms = prototypes * coefficients
+        order = terms.abs().mean((0, 1)).argsort(descending=True)[:strongest].tolist()
+        maps = [(f"prototype {k} x {coefficients[k]:+.2f}", terms[..., k]) for k in order]
+        return [*maps, ("all 32 added up, before the crop", mask_logits(prototypes, coefficients[None])[0].sigmoid())]
