@@ -1,57 +1,205 @@
+"""The whole analysis: counts, prices in AP and sentences."""
+
 import json
 
 import numpy as np
-from test_metrics import entry, truth_of
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from random_sets import judged_sets
+from shapes import mask_of, shape, truth
 
-from vocseg_lib.failures import FAILURE_TYPES, count_failures, find_failures, worst_images
+from vocseg_lib.coco import checked_ground_truth, checked_results
+from vocseg_lib.failures import FAILURES, FOUND, LOST, TYPES, Thresholds, analyse, in_words, open_scenes
+from vocseg_lib.failures.analysis import SIZES
+from vocseg_lib.failures.scenes import coco_matches, mean_ap
+from vocseg_lib.metrics import evaluate
+
+LEFT, RIGHT, FAR = mask_of((5, 5, 20, 20)), mask_of((25, 5, 20, 20)), mask_of((5, 40, 12, 12))
 
 
-def kinds(truth, found, **options):
-    rows = find_failures(truth, found, **options)
-    return dict(zip(rows["detection"], rows["type"], strict=True)), rows
+def count(analysis, family="pixels", column="count", **scope):
+    table = analysis.table
+    scope = {"class": "all", "size": "all"} | scope
+    kept = (table["family"] == family) & (table["class"] == scope["class"]) & (table["size"] == scope["size"])
+    return table[kept].set_index("type")[column].to_dict()
 
 
-def test_each_type_by_hand():
-    truth = truth_of(
-        entry(1, 3, (0, 0, 10, 10)),  # found, and found again
-        entry(1, 5, (10, 10, 8, 8)),  # taken for another class
-        entry(2, 3, (0, 0, 10, 10)),  # found with half its mask
-        entry(2, 4, (12, 12, 6, 6)),  # missed
-        entry(3, 3, (0, 0, 10, 10)),  # only a detection under the threshold
-    )
-    found = [
-        entry(1, 3, (0, 0, 10, 9), 0.8),
-        entry(1, 3, (0, 0, 10, 10), 0.9),
-        entry(1, 6, (10, 10, 8, 8), 0.7),
-        entry(2, 3, (0, 0, 10, 4), 0.9),
-        entry(2, 3, (12, 0, 6, 6), 0.6),
-        entry(3, 3, (0, 0, 10, 10), 0.2),
+@pytest.fixture
+def hand_made():
+    """Each failure a known number of times, an image each."""
+    person, horse = 15, 13
+    objects = [
+        *(shape(m, person, image=1) for m in (LEFT, RIGHT)),  # 1: one mask on both
+        *(shape(m, person, image=2) for m in (LEFT, RIGHT)),  # 2: a leak of the left one on the right one
+        shape(LEFT, person, image=3),  # 3: coarse
+        shape(LEFT, person, image=4),  # 4: a hole
+        *(shape(m, person, image=5) for m in (LEFT, RIGHT)),  # 5: the right one missed in a crowd
+        *(shape(m, k, image=6) for m, k in ((LEFT, person), (FAR, horse))),  # 6: the horse missed, alone
+        *(shape(LEFT, k, image=7) for k in (horse,)),  # 7: taken for a cow
+        shape(LEFT, person, image=8),  # 8: found twice, and something in nothing
     ]
-    by_detection, rows = kinds(truth, found)
-    assert by_detection == {0: "duplicated", 2: "wrong class", 3: "bad mask", 4: "background", -1: "missed"}
-    assert rows[rows["type"] == "missed"]["annotation"].tolist() == [3, 4]
-    assert rows[rows["type"] == "bad mask"]["iou"].item() == 0.4
-    counts = count_failures({"model": rows})["model"]
-    assert counts.to_dict() == {"missed": 2, "duplicated": 1, "wrong class": 1, "bad mask": 1, "background": 1}
-    assert worst_images({"model": rows}, 1) == [2]
+    leak, coarse = mask_of((5, 5, 29, 20)), mask_of((7, 7, 16, 16))
+    found = [
+        shape(LEFT | RIGHT, person, 0.9, image=1),
+        shape(leak, person, 0.9, box=(5, 5, 20, 20), image=2),
+        shape(RIGHT, person, 0.9, image=2),
+        shape(coarse, person, 0.9, image=3),
+        shape(mask_of((5, 5, 20, 20), minus=[(9, 9, 12, 12)]), person, 0.9, image=4),
+        shape(LEFT, person, 0.9, image=5),
+        shape(LEFT, person, 0.9, image=6),
+        shape(LEFT, 10, 0.9, image=7),
+        shape(LEFT, person, 0.9, image=8),
+        shape(LEFT, person, 0.8, image=8),
+        shape(FAR, person, 0.7, image=8),
+        shape(FAR, person, 0.05, image=3),
+    ]
+    return truth(*objects, images=8), found
 
 
-def test_perfect_predictions_have_no_failure_and_no_predictions_miss_all():
-    truth = truth_of(entry(1, 3, (0, 0, 10, 10)), entry(1, 3, (10, 0, 10, 10)))
-    assert find_failures(truth, [{**a, "score": 1.0} for a in truth["annotations"]]).empty
-    assert find_failures(truth, [])["type"].tolist() == ["missed", "missed"]
+def test_each_failure_is_counted_once(hand_made):
+    analysis = analyse(*hand_made, score_threshold=0.1)
+    assert count(analysis) == {
+        "localization failure": 1,
+        "leakage": 1,
+        "boundary": 1,
+        "incomplete": 1,
+        LOST: 1,
+        "missed in a crowd": 1,
+        "missed alone": 1,
+    }
+    masks = {"class": 1, "localisation": 0, "both": 0, "duplicate": 1, "background": 1, "missed": 3}
+    assert count(analysis, "TIDE, masks") == masks
+    assert count(analysis, "TIDE, boxes") == masks
+    assert count(analyse(*hand_made), "TIDE, masks")["background"] == 2
+    assert count(analysis, **{"class": "horse"})["missed alone"] == 1
+    assert count(analysis, size="small")["localization failure"] == 1
+    assert count(analysis, size="large")["localization failure"] == 0
+    rates = count(analysis, column="rate")
+    assert rates["leakage"] == pytest.approx(100 / 11)
+    assert rates["missed alone"] == pytest.approx(100 / 12)
 
 
-def test_counts_add_up_on_real_predictions(shared):
-    truth = json.loads((shared / "predictions" / "voc2012_val_gt.json").read_text())
+def test_cases_say_where_and_what(hand_made):
+    analysis = analyse(*hand_made, score_threshold=0.1)
+    cases = analysis.cases[analysis.cases["family"] != "TIDE, boxes"].set_index("type")
+    assert set(TYPES) - {"localisation", "both"} <= set(cases.index)
+    images = {kind: cases.loc[[kind], "image_id"].tolist() for kind in ("localization failure", "leakage", "missed alone", "class")}
+    assert images == {"localization failure": [1], "leakage": [2], "missed alone": [6], "class": [7]}
+    words = {kind: in_words(analysis, cases.loc[[kind]].iloc[0].rename_axis("x").pipe(with_type, kind)) for kind in cases.index}
+    assert words["localization failure"].startswith(
+        "Foreground, not an object: the mask of the person of score 0.90 covers 2 objects"
+    )
+    assert "IoU 1.00 with all of them, 0.50 with the best single one; 1 of them is lost" in words["localization failure"]
+    assert "31 % of the mask of the person of score 0.90 lies outside the object, 31 % on other objects" in words["leakage"]
+    assert "has IoU 0.64; 36 of 36 points are lost in the band" in words["boundary"]
+    assert "lacks 36 % inside the contour, IoU 0.64" in words["incomplete"]
+    assert "is on a horse, IoU 1.00" in words["class"]
+    assert "better one has found already, IoU 1.00" in words["duplicate"]
+    assert "overlaps no object by more than 0.00" in words["background"]
+    assert words["missed alone"] == "Not found: a horse of 144 pixels; no other object of its class is in the image."
+    assert words["missed in a crowd"] == "Not found: a person of 400 pixels; another of its class is near."
+
+
+def with_type(row, kind):
+    row["type"] = kind
+    return row
+
+
+def test_a_repair_brings_back_what_it_should():
+    both = truth(shape(LEFT), shape(RIGHT))
+    one_for_both = analyse(both, [shape(LEFT | RIGHT, score=0.9)])
+    before = mean_ap(coco_matches(one_for_both.scenes))[0, 0]
+    assert before == pytest.approx(100 * 51 / 101 / 10)  # right at IoU .5 alone, about one of the two
+    costs = count(one_for_both, column="cost")
+    assert costs["localization failure"] == pytest.approx(100 - before)
+    assert costs[LOST] == pytest.approx(10 - before)  # without the lost object, all there is was found, at IoU .5
+    coarse = analyse(truth(shape(LEFT)), [shape(mask_of((7, 7, 16, 16)), score=0.9)])
+    assert count(coarse, column="cost")["boundary"] == pytest.approx(100 - 30)  # IoU .64: right at .5, .55 and .6
+    assert count(coarse, column="cost", size="small")["boundary"] == pytest.approx(70)
+    assert count(coarse, column="cost")["leakage"] == 0
+
+
+def test_thresholds_move_what_counts(hand_made):
+    strict = Thresholds(leaked=0.6, lost=0.5, united=0.99, gained=0.5, near=0.0)
+    counted = count(analyse(*hand_made, 0.1, strict))
+    assert counted["leakage"] == counted["boundary"] == counted["incomplete"] == counted["localization failure"] == 0
+    assert count(analyse(*hand_made, 0.1, Thresholds(near=0.0)))["missed in a crowd"] == 1  # they touch
+    apart = truth(shape(LEFT), shape(FAR))
+    assert count(analyse(apart, [shape(LEFT, score=0.9)]))["missed alone"] == 1
+    assert count(analyse(apart, [shape(LEFT, score=0.9)], thresholds=Thresholds(near=2.0)))["missed in a crowd"] == 1
+
+
+def test_perfect_predictions_fail_nowhere_and_none_miss_all(hand_made):
+    content, _ = hand_made
+    perfect = analyse(content, [{**a, "score": 1.0} for a in content["annotations"]])
+    assert perfect.cases.empty
+    assert set(perfect.counted.objects["state"]) == {FOUND}
+    assert perfect.table["cost"].dropna().abs().max() == 0
+    nothing = analyse(content, [])
+    assert nothing.counted.objects["state"].str.startswith("missed").all()
+    assert count(nothing, "TIDE, masks")["missed"] == len(content["annotations"])
+
+
+def test_empty_ground_truth_and_images_without_objects():
+    alone = analyse(truth(images=2), [shape(LEFT, score=0.9)])
+    assert count(alone, "TIDE, masks")["background"] == 1
+    assert alone.counted.objects.empty
+    assert not analyse(truth(shape(LEFT, image=2), images=2), [shape(LEFT, score=0.9, image=1)]).cases.empty
+
+
+def test_boxes_alone_are_refused_by_name():
+    boxes = [{"image_id": 1, "category_id": 15, "score": 0.5, "bbox": [0, 0, 5, 5]}]
+    with pytest.raises(ValueError, match="detection 0 has no mask"):
+        analyse(truth(shape(LEFT)), boxes)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(judged_sets(void=True))
+def test_ap_is_cocos_and_tables_hold_together_on_random_sets(pair):
+    content, found = pair
+    content = checked_ground_truth(content)
+    found = checked_results(content, found)
+    if not any("segmentation" in d for d in found):
+        return
+    scenes = open_scenes(content, found)
+    result = evaluate(content, found, "pycocotools")
+    for kind in ("mask", "box"):
+        ours = mean_ap(coco_matches(scenes, kind))[0, 0]
+        assert ours == pytest.approx(result.summary[f"{kind}_AP"], abs=1e-9, nan_ok=True)
+    analysis = analyse(content, found, score_threshold=0.3)
+    table, facts = analysis.table, analysis.counted
+    assert len(facts.detections) <= sum(d["score"] >= 0.3 for d in found)
+    by_size = table[(table["class"] == "all") & (table["size"] != "all")].groupby(["family", "type"])["count"].sum()
+    by_class = table[table["class"] != "all"].groupby(["family", "type"])["count"].sum()
+    overall = table[(table["class"] == "all") & (table["size"] == "all")].set_index(["family", "type"])["count"]
+    assert by_size.reindex(overall.index).tolist() == overall.tolist() == by_class.reindex(overall.index).tolist()
+    assert [len(facts.objects[facts.objects["state"] == name]) for name in FAILURES[-3:]] == overall["pixels"][
+        list(FAILURES[-3:])
+    ].tolist()
+    for _, case in analysis.cases.head(40).iterrows():
+        assert in_words(analysis, case).endswith(".")
+
+
+def test_real_predictions_show_each_failure(shared):
+    content = json.loads((shared / "predictions" / "voc2012_val_gt.json").read_text())
+    seen = {}
     for path in sorted((shared / "predictions").glob("*_mobilenet320.json")):
-        found = json.loads(path.read_text())
-        rows = find_failures(truth, found, score_threshold=0.2)
-        assert set(rows["type"]) <= set(FAILURE_TYPES)
-        sure = sum(d["score"] >= 0.2 for d in found)
-        failed = rows[rows["detection"] >= 0]["detection"]
-        assert failed.is_unique
-        right = sure - len(failed)
-        missed = (rows["type"] == "missed").sum()
-        assert 0 < right + missed <= len(truth["annotations"])
-        assert np.isnan(rows[rows["type"] == "missed"]["score"]).all()
+        analysis = analyse(content, json.loads(path.read_text()), score_threshold=0.1)
+        for name, number in analysis.cases[analysis.cases["family"] != "TIDE, boxes"]["type"].value_counts().items():
+            seen[name] = seen.get(name, 0) + number
+        sizes = analysis.counted.objects["size"].value_counts()
+        assert sizes.sum() == len(content["annotations"])
+        assert set(sizes.index) <= set(SIZES)
+    assert all(seen.get(name, 0) >= 3 for name in TYPES), seen
+
+
+def test_masks_before_the_crop_are_checked():
+    content = truth(shape(LEFT))
+    found = shape(LEFT, score=0.9, uncropped=torch.ones(60, 60, dtype=torch.bool))
+    assert np.isfinite(analyse(content, [found]).measured["leakage_before_crop"].item())
+    torn = {**found, "segmentation_uncropped": {**found["segmentation_uncropped"], "counts": "0"}}
+    with pytest.raises(ValueError, match="segmentation_uncropped of detection 0 has a mask whose run-length code is damaged"):
+        analyse(content, [torn])
+    with pytest.raises(ValueError, match="segmentation_uncropped of detection 0 has a mask of size"):
+        analyse(content, [{**found, "segmentation_uncropped": {"size": [5, 5], "counts": "0"}}])

@@ -12,8 +12,9 @@ from pycocotools import mask as coco_mask
 
 from vocseg_lib.coco import box_of
 
-POINTS = {"101": np.linspace(0, 1, 101), "11": np.linspace(0, 1, 11), "all": None}
-"""Recalls at which precision is taken: COCO's, VOC's until 2009, and VOC's since 2010 (the whole area below the curve)."""
+POINTS = {"101": np.linspace(0, 1, 101), "tide": np.arange(101) / 100, "11": np.linspace(0, 1, 11), "all": None}
+"""Recalls at which precision is taken: COCO's, TIDE's (the same, but for rounding), VOC's until 2009, and VOC's since 2010 (the
+whole area below the curve)."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,112 @@
+"""How crowded an object's place is, and how AP and recall depend on it: "too many objects in one spot"."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from vocseg_lib.coco import box_of
+from vocseg_lib.failures.scenes import Scene, Scenes, coco_matches, mean_ap
+from vocseg_lib.matching import Matches
+
+CROWDING = ("alone", "apart", "near", "overlapping")
+"""No neighbour of its class in the image; one further away than `near`; one nearer; one whose box overlaps the object's."""
+COUNTS = {"1": (1, 1), "2": (2, 2), "3 to 4": (3, 4), "5 and more": (5, np.inf)}
+"""Objects in the image."""
+AT_50 = np.array([0.5])
+
+
+def neighbours(
+    boxes: Float[np.ndarray, "m 4"], classes: Int[np.ndarray, " m"]
+) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    """(distance, overlap) of each object to its nearest neighbour of the same class, by their boxes (xywh).
+
+    Distance is in sides of the object's own box (the root of its area): 0 when boxes meet, inf without a neighbour. Overlap
+    is the largest IoU.
+    """
+    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    apart = np.maximum(low[:, None] - high, low - high[:, None]).clip(0)
+    meet = (np.minimum(high[:, None], high) - np.maximum(low[:, None], low)).clip(0).prod(2)
+    area = boxes[:, 2] * boxes[:, 3]
+    distance = np.hypot(*apart.transpose(2, 0, 1)) / np.sqrt(np.maximum(area, 1))[:, None]
+    overlap = meet / np.maximum(area[:, None] + area - meet, 1e-9)
+    theirs = (classes[:, None] == classes) & ~np.eye(len(boxes), dtype=bool)
+    return np.where(theirs, distance, np.inf).min(1, initial=np.inf), np.where(theirs, overlap, 0).max(1, initial=0)
+
+
+def crowding_of(scenes: Scenes, scene: Scene, near: float) -> Int[np.ndarray, " m"]:
+    """Each object's place in `CROWDING`; `near`: see `Thresholds`."""
+    boxes = np.array([box_of(scenes.annotations[j]) for j in scene.objects], dtype=float).reshape(-1, 4)
+    distance, overlap = neighbours(boxes, scene.object_class)
+    return np.select([overlap > 0, distance <= near, distance < np.inf], [3, 2, 1], 0)
+
+
+def crowding_bins(scenes: Scenes, near: float) -> dict[str, dict[str, Callable]]:
+    """For each way to tell how crowded it is, the bins: what `coco_matches` counts in each.
+
+    A detection on no object counts where the object of its class does that its box overlaps most (or is nearest to, in the
+    order of the ground truth); where the image has none of its class, with the objects that are alone.
+    """
+    labels = [crowding_of(scenes, scene, near) for scene in scenes.scenes]
+
+    def by_neighbour(scene: Scene, place: int) -> tuple[np.ndarray, np.ndarray]:
+        own = labels[scene.image]
+        if not len(own):
+            return own == place, np.full(len(scene.found), place == 0)
+        nearest = np.where(scene.same, scene.iou["box"], -1).argmax(1)
+        return own == place, np.where(scene.same.any(1), own[nearest], 0) == place
+
+    def by_count(scene: Scene, least: float, most: float) -> tuple[np.ndarray, np.ndarray]:
+        inside = least <= max(1, len(scene.objects)) <= most
+        return np.full(len(scene.objects), inside), np.full(len(scene.found), inside)
+
+    return {
+        "neighbours of its class": {
+            name: lambda scene, place=place: by_neighbour(scene, place) for place, name in enumerate(CROWDING)
+        },
+        "objects in the image": {name: lambda scene, ends=ends: by_count(scene, *ends) for name, ends in COUNTS.items()},
+    }
+
+
+def recall(matches: Matches, weights: Float[np.ndarray, "b i"]) -> Float[np.ndarray, " b"]:
+    """Share of the objects that are found, in percent, by all detections, at the first threshold; NaN without objects."""
+    found = np.bincount(matches.image[matches.right[0] & ~matches.ignored[0]], minlength=len(matches.image_ids))
+    objects = weights @ matches.objects.sum(1)
+    return np.where(objects > 0, 100 * (weights @ found) / np.maximum(objects, 1), np.nan)
+
+
+def by_crowding(
+    models: dict[str, Scenes], near: float, weights: Float[np.ndarray, "b i"] | None = None, kind: str = "mask"
+) -> pd.DataFrame:
+    """AP50 and recall at IoU .5 against crowding, a row a measure, bin, metric and model, with the difference of two models.
+
+    Columns: measure, bin, metric ("AP50" or "recall"), model, objects, value, and with `weights` (how often each image counts
+    in each resample, see `uncertainty.resampled_weights`) low and high, the ends of the 95 % interval. With two models, rows
+    of the model "first - second" hold their difference, taken resample by resample. Models share their ground truth.
+    """
+    first = next(iter(models.values()))
+    once = np.ones((1, len(first.images)))
+    drawn = once if weights is None else np.concatenate([once, weights])
+    rows = []
+    for measure, bins in crowding_bins(first, near).items():
+        for name in bins:
+            values = {}
+            for title, scenes in models.items():
+                matches = coco_matches(scenes, kind, crowding_bins(scenes, near)[measure][name], AT_50)
+                values["AP50", title] = mean_ap(matches, drawn)[:, 0]
+                values["recall", title] = recall(matches, drawn)
+                objects = int(matches.objects.sum())
+            if len(models) == 2:
+                a, b = models
+                values |= {(metric, f"{a} - {b}"): values[metric, a] - values[metric, b] for metric in ("AP50", "recall")}
+            for (metric, title), all_values in values.items():
+                low, high = interval(all_values[1:])
+                rows.append((measure, name, metric, title, objects, all_values[0], low, high))
+    return pd.DataFrame(rows, columns=["measure", "bin", "metric", "model", "objects", "value", "low", "high"])
+
+
+def interval(values: Float[np.ndarray, " b"]) -> tuple[float, float]:
+    """The ends between which 95 % of what is no NaN lies; NaN for nothing."""
+    values = values[~np.isnan(values)]
+    return tuple(np.percentile(values, [2.5, 97.5]).tolist()) if len(values) else (np.nan, np.nan)

@@ -1,0 +1,148 @@
+"""TIDE's six errors, and the AP that each one costs (Bolya et al., TIDE, ECCV 2020; the figures of its toolbox)."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+
+from vocseg_lib.failures.scenes import MOST, Counting, Scene, Scenes, count_objects
+from vocseg_lib.matching import Matches, average_precision
+
+ERRORS = ("class", "localisation", "both", "duplicate", "background", "missed")
+RIGHT, CLASS, LOCALISATION, BOTH, DUPLICATE, BACKGROUND = range(-1, 5)
+"""Codes of detections: places in `ERRORS`, or -1."""
+FOREGROUND_IOU, BACKGROUND_IOU = 0.5, 0.1
+"""From where on a detection is on an object, and up to where it has nothing to do with one."""
+
+
+@dataclass(frozen=True)
+class SceneErrors:
+    """What each detection of a scene is (a code; RIGHT for none), the place in the scene of the object that it is about (-1),
+    and which objects are missed."""
+
+    code: Int[np.ndarray, " n"]
+    about: Int[np.ndarray, " n"]
+    in_crowd: Bool[np.ndarray, " n"]
+    found: Bool[np.ndarray, " m"]
+    missed: Bool[np.ndarray, " m"]
+    repaired_by: Int[np.ndarray, " m"]
+
+
+def errors_of(scene: Scene, kind: str = "mask") -> SceneErrors:
+    """TIDE's errors of one image; of detections after the 100 best nothing is said (RIGHT, about nothing).
+
+    Best score first, a detection takes the free object of its class with the largest IoU, from .5 on, and is right. One
+    that takes none is, with the first that holds: *localisation* (largest IoU with an object of its class .1 to .5),
+    *class* (IoU from .5 on with an object of another class), *duplicate* (from .5 on with one of its class that is taken),
+    *background* (IoU up to .1 with every object), else *both*. An object that is not found is *missed* unless a class or
+    localisation error is about it; of these, the best score (`repaired_by`) would have found it.
+    """
+    count = len(scene.found)
+    code, about = np.full(count, RIGHT), np.full(count, -1)
+    objects = len(scene.objects)
+    found, repaired_by = np.zeros(objects, dtype=bool), np.full(objects, -1)
+    judged = np.arange(count) < MOST
+    in_crowd = (np.where(scene.found_class[:, None] == scene.crowd_class, scene.in_crowd[kind], 0) > FOREGROUND_IOU).any(1)
+    if not objects:
+        code[judged] = BACKGROUND
+        return SceneErrors(code, about, in_crowd & judged, found, found, repaired_by)
+    iou, own = scene.iou[kind], scene.own_iou(kind)
+    other, free = iou - own, own.copy()
+    wrong = judged.copy()
+    for row in np.flatnonzero((own.max(1) >= FOREGROUND_IOU) & judged):
+        best = free[row].argmax()
+        if free[row, best] >= FOREGROUND_IOU:
+            free[:, best] = 0
+            about[row], found[best], wrong[row] = best, True, False
+    taken = own * found
+    tests = (
+        (LOCALISATION, own, (own.max(1) >= BACKGROUND_IOU) & (own.max(1) <= FOREGROUND_IOU)),
+        (CLASS, other, other.max(1) >= FOREGROUND_IOU),
+        (DUPLICATE, taken, taken.max(1) >= FOREGROUND_IOU),
+        (BACKGROUND, None, iou.max(1) <= BACKGROUND_IOU),
+        (BOTH, iou, np.ones(count, dtype=bool)),
+    )
+    for name, overlaps, holds in tests:
+        rows = wrong & holds
+        code[rows] = name
+        if overlaps is not None:
+            about[rows] = overlaps[rows].argmax(1)
+        wrong &= ~rows
+    for row in np.flatnonzero((code == LOCALISATION) | (code == CLASS))[::-1]:  # so that the best score stays
+        if not found[about[row]]:
+            repaired_by[about[row]] = row
+    return SceneErrors(code, about, in_crowd & (code != RIGHT), found, ~found & (repaired_by < 0), repaired_by)
+
+
+@dataclass(frozen=True)
+class Tide:
+    """TIDE's errors of all images, for masks or boxes at IoU .5."""
+
+    scenes: Scenes
+    kind: str
+    errors: list[SceneErrors]
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """A row a judged detection, image by image, best score first: image, category, score, code, in_crowd, and the class
+        that a repair gives it (`repaired`, -1 when it would be dropped)."""
+        parts = []
+        for scene, errors in zip(self.scenes.scenes, self.errors, strict=True):
+            n = min(len(scene.found), MOST)
+            repaired = np.full(len(scene.found), -1)
+            there = errors.repaired_by >= 0
+            repaired[errors.repaired_by[there]] = scene.object_class[there]
+            facts = {"category": scene.found_class, "score": scene.score, "code": errors.code, "in_crowd": errors.in_crowd}
+            facts = {name: values[:n] for name, values in (facts | {"repaired": repaired}).items()}
+            parts.append(pd.DataFrame({"image": scene.image, **facts}))
+        return pd.concat(parts, ignore_index=True)
+
+    def matches(self, repaired: str | None = None, counting: Counting | None = None) -> Matches:
+        """What is right and wrong, as it is or with all errors of one type repaired; see `coco_matches` for `counting`."""
+        rows, counted, objects = self.rows, [], []
+        for scene, errors in zip(self.scenes.scenes, self.errors, strict=True):
+            wanted, stray = counting(scene) if counting else (np.ones(len(scene.objects), bool), np.ones(len(scene.found), bool))
+            there = wanted & ~errors.missed if repaired == "missed" else wanted
+            objects.append((scene.image, scene.object_class[there]))
+            counted.append(np.where(errors.about >= 0, np.append(wanted, False)[errors.about], stray)[:MOST])
+        rows = rows[np.concatenate(counted)]
+        if repaired:  # as in the toolbox, what is wrong comes before what is right among equal scores
+            rows = rows.sort_values("code", key=lambda code: code == RIGHT, kind="stable")
+        code, category, right = rows["code"].to_numpy(), rows["category"].to_numpy(), rows["code"].to_numpy() == RIGHT
+        kept = ~rows["in_crowd"].to_numpy()
+        if repaired and repaired != "missed":
+            theirs, new = code == ERRORS.index(repaired), rows["repaired"].to_numpy()
+            kept = np.where(theirs, new >= 0, kept)
+            category, right = np.where(theirs, new, category), right | theirs
+        order = np.flatnonzero(kept)
+        order = order[np.argsort(-rows["score"].to_numpy()[order], kind="stable")]
+        ids = tuple(range(len(self.scenes.images))), tuple(range(len(self.scenes.categories)))
+        facts = rows["image"].to_numpy()[order], category[order], rows["score"].to_numpy()[order]
+        facts += right[None, order], np.zeros((1, len(order)), dtype=bool)
+        return Matches(np.array([FOREGROUND_IOU]), *ids, *facts, count_objects(self.scenes, objects))
+
+    @cached_property
+    def costs(self) -> dict[str, float]:
+        """Points of AP50 that each type of error costs, by name (dAP): the AP with its errors repaired, less the AP."""
+        return {name: max(0.0, float(cost[0])) for name, cost in self.costs_by_class().items()}
+
+    def costs_by_class(self, counting: Counting | None = None) -> dict[str, Float[np.ndarray, " _"]]:
+        """The same, negative where a repair does harm: of all classes, then of each."""
+        ap = tide_ap(self.matches(counting=counting))
+        return {name: tide_ap(self.matches(name, counting)) - ap for name in ERRORS}
+
+
+def tide(scenes: Scenes, kind: str = "mask") -> Tide:
+    """TIDE's errors of one model's "mask" or "box"."""
+    return Tide(scenes, kind, [errors_of(scene, kind) for scene in scenes.scenes])
+
+
+def tide_ap(matches: Matches) -> Float[np.ndarray, " _"]:
+    """AP in percent: of all classes, then of each. As in TIDE's toolbox a class without objects that has detections counts
+    as 0, and is left out only when it has none either."""
+    by_class = 100 * average_precision(matches, points="tide")[0, 0]
+    by_class = np.where(np.isnan(by_class) & np.isin(np.arange(len(by_class)), matches.category), 0.0, by_class)
+    there = ~np.isnan(by_class)
+    return np.r_[by_class[there].mean() if there.any() else 0.0, by_class]
