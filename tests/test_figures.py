@@ -5,11 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib.figure import Figure
 
 from vocseg_lib import curves, plots, pr_plots, table1, uncertainty, voc, widgets
-from vocseg_lib.failures import count_failures, find_failures, worst_images
-from vocseg_lib.gallery import Gallery
 from vocseg_lib.metrics import evaluate
 from vocseg_lib.widgets import browse
 
@@ -57,7 +54,6 @@ def test_charts_have_labels_legend_and_a_reading(judged):
     results = {title: evaluate(truth, detections) for title, detections in found.items()}
     weights = uncertainty.resampled_weights(len(truth["images"]), 20)
     gaps = uncertainty.differences(*results.values(), tuple(uncertainty.bootstrap(r, weights) for r in results.values()))
-    failures = {title: find_failures(truth, detections) for title, detections in found.items()}
     counts = pd.DataFrame({"train": [3, 9], "val": [1, 2]}, index=["cat", "person"])
     charts = [
         plots.class_counts(counts),
@@ -66,7 +62,6 @@ def test_charts_have_labels_legend_and_a_reading(judged):
         curves.ap_against_iteration({"YOLACT": log_of(60), "Mask R-CNN": log_of(100)}),
         curves.ap_against_time({"YOLACT": log_of(60), "Mask R-CNN": log_of(100)}),
         plots.per_class_ap({title: r.per_class for title, r in results.items()}),
-        plots.failure_counts(count_failures(failures)),
         plots.coefficients([torch.rand(32), torch.rand(32)], ["a", "b"]),
     ]
     assert "YOLACT peaks after 0.6 hours; Mask R-CNN peaks after 1 hours" in charts[4].get_title(loc="left")
@@ -155,44 +150,33 @@ def test_pictures_are_drawn_and_saved(sample, tmp_path):
     assert len(axes[0].figure.axes) == 3  # the map has a colour bar
 
 
-def test_gallery_marks_every_failure(devkit, judged):
-    truth, found = judged
-    failures = {title: find_failures(truth, detections) for title, detections in found.items()}
-    gallery = Gallery(devkit, truth, found, failures, 0.5)
-    (image_id,) = worst_images(failures, 1)
-    figure = gallery.draw(image_id)
-    assert isinstance(figure, Figure)
-    for ax, (title, rows) in zip(figure.axes[1:], failures.items(), strict=True):
-        here = rows[rows["image_id"] == image_id]
-        texts = [text.get_text() for text in ax.texts]
-        for kind, count in here["type"].value_counts().items():
-            assert sum(kind in text for text in texts) == count, (title, kind)
-    by_type = gallery.images_by_type()
-    for kind, ids in by_type.items():
-        assert set(ids) == {i for rows in failures.values() for i in rows[rows["type"] == kind]["image_id"]}
-        if ids:
-            assert kind in gallery.draw(ids[0], kind).get_suptitle()
-
-
 def test_browser_draws_what_is_chosen():
     drawn = []
 
-    def draw(item):
-        drawn.append(item)
+    def draw(row):
+        drawn.append(row.name)
         return plt.figure()
 
-    box = browse({"missed": [1, 2, 3], "none": [], "bad mask": [7, 8]}, draw)
-    kind, position = box.children[0].children
-    assert drawn == [1]
+    table = pd.DataFrame(
+        {"type": ["leak", "leak", "ghost", "leak"], "size": ["s", "l", "s", "s"], "alone": [True, False, False, True]}
+    )
+    box = browse(table, ["type", "size"], "alone", draw)
+    menus, (ticked, position, count) = box.children[0].children, box.children[1].children
+    assert [menu.options for menu in menus] == [("all", "ghost", "leak"), ("all", "l", "s")]
+    assert drawn == [0]
     position.value = 2
-    assert drawn[-1] == 3
-    kind.value = "bad mask"
-    assert drawn[-1] == 7
-    assert position.max == 1
+    assert drawn[-1] == 2
+    menus[0].value = "leak"
+    assert drawn[-1] == 0
+    assert (position.value, position.max, count.value) == (0, 2, "3 of 4 cases")
+    menus[1].value = "l"
+    assert drawn[-1] == 1
+    ticked.value = True
+    assert (count.value, box.children[-1].value) == ("0 of 4 cases", b"")
+    menus[1].value = "all"
     position.value = 1
-    kind.value = "missed"
-    assert drawn == [1, 3, 7, 8, 1]
-    assert "Nothing" in browse({"none": []}, draw).value
+    assert drawn == [0, 2, 0, 1, 0, 3]
+    assert "Nothing" in browse(table[:0], ["type"], "alone", draw).value
 
 
 def test_precision_recall_figures_say_what_they_show(judged):

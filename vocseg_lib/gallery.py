@@ -1,88 +1,225 @@
-"""The models' failures on the pictures themselves, side by side."""
+"""The models' failures on the pictures themselves: the worst cases of each type, side by side."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+import torch
+from matplotlib.figure import Figure, SubFigure
+from PIL import Image
+from torch import Tensor
 
 from vocseg_lib import plots, voc
-from vocseg_lib.failures import FAILURE_TYPES
+from vocseg_lib.coco import UNCROPPED, box_of
+from vocseg_lib.failures import FOUND, MASK_FAILURES, TYPES, Analysis, in_words
+from vocseg_lib.failures.tide import BACKGROUND, ERRORS
 from vocseg_lib.masks import decode_rle
+from vocseg_lib.plots import COLOURS, Layer
+
+BLAMED, TARGET, OTHERS, LOST = COLOURS[1], COLOURS[2], COLOURS[5], COLOURS[6]
+"""Colours of the detection that a case is about, of the object that it should have been, of all others, of missed objects."""
+NEIGHBOURS = 6
+"""Detections near a case that are drawn, the best ones."""
+SHOWN, LEAST_SHOWN = 2.0, 0.4
+"""How much of a picture is shown around a case: in sides of its box, and of the picture."""
+Inside = Callable[[int, Tensor, int], list[tuple[str, Tensor]]]
+"""For an image id, a box (xyxy pixels) and a label: titled maps [h, w] of how a model got to its nearest detection."""
 
 
 class Gallery:
-    """Draws a picture of a split with its ground truth and each model's detections, failures marked.
+    """Cases of failure of one or two models on the same images, the worst of each type first.
 
-    `detections` and `failures` map a model's title to its COCO results and to `find_failures`' table of them, made with
-    the same `score_threshold`.
+    `images` is a folder that holds the pictures by the ground truth's file names, or a VOC devkit. `insides` maps titles of
+    models to how they got to a detection (see `Inside`), where that can be shown.
     """
 
-    def __init__(
-        self,
-        devkit: str | Path,
-        ground_truth: dict,
-        detections: dict[str, list[dict]],
-        failures: dict[str, pd.DataFrame],
-        score_threshold: float,
-    ):
-        self.devkit = voc.find_devkit(devkit)
-        self.ground_truth, self.detections, self.failures = ground_truth, detections, failures
-        self.score_threshold = score_threshold
-        self._files = {image["id"]: image["file_name"] for image in ground_truth["images"]}
+    def __init__(self, analyses: dict[str, Analysis], images: str | Path, insides: dict[str, Inside] | None = None):
+        self.analyses, self.insides = analyses, insides or {}
+        folder = Path(images)
+        self.folder = folder if folder.is_dir() and not _is_devkit(folder) else voc.find_devkit(folder) / "JPEGImages"
+        first = next(iter(analyses.values())).scenes
+        self.images = {image["id"]: image for image in first.images}
+        self.labels = {c["name"]: c["id"] for c in first.categories}
+        self.objects = {image_id: [] for image_id in self.images}
+        for place, annotation in enumerate(first.annotations):
+            self.objects[annotation["image_id"]].append(place)
+        self.found = {title: self._found(analysis) for title, analysis in analyses.items()}
+        self.cases = pd.concat([self._cases_of(title) for title in analyses], ignore_index=True)
+
+    def _found(self, analysis: Analysis) -> dict[int, list[int]]:
+        """Detections that count, by image, best first."""
+        found = {image_id: [] for image_id in self.images}
+        for scene in analysis.counted.scenes.scenes:
+            found[analysis.scenes.images[scene.image]["id"]] = scene.found.tolist()
+        return found
+
+    def _cases_of(self, title: str) -> pd.DataFrame:
+        analysis = self.analyses[title]
+        cases = analysis.cases
+        cases = cases[cases["type"].isin(TYPES) & (cases["family"] != "TIDE, boxes")].copy()
+        cases.insert(0, "model", title)
+        others = [name for name in self.analyses if name != title]
+        cases["failed alone"] = self._right_about(others[0], cases) if others else False
+        return cases
+
+    def _right_about(self, other: str, cases: pd.DataFrame) -> np.ndarray:
+        """Whether another model has found the object, or has no detection of nothing at all there."""
+        facts = self.analyses[other].counted
+        states = facts.objects.set_index("annotation")["state"]
+        found = cases["annotation"].map(states) == FOUND
+        rows = facts.detections[facts.detections["error_mask"] == BACKGROUND]
+        false_alarms = {place: np.array(part["detection"]) for place, part in rows.groupby("image")}
+        images = {image["id"]: place for place, image in enumerate(self.analyses[other].scenes.images)}
+        theirs, ours = (self.analyses[name].scenes.detections for name in (other, cases["model"].iat[0] if len(cases) else other))
+        for row in np.flatnonzero(cases["type"] == ERRORS[BACKGROUND]):
+            alarms = false_alarms.get(images[cases["image_id"].iat[row]], ())
+            box = box_of(ours[cases["detection"].iat[row]])
+            found.iat[row] = not any(_meet(box, box_of(theirs[i])) for i in alarms)
+        return found.to_numpy()
 
     def name(self, image_id: int) -> str:
-        """The picture's name in the split list."""
-        return Path(self._files[image_id]).stem
+        """The picture's file name without its ending."""
+        return Path(self.images[image_id]["file_name"]).stem
 
-    def images_by_type(self) -> dict[str, list[int]]:
-        """For each failure type, the ids of the images that show it, most cases first."""
-        rows = pd.concat(self.failures.values())
-        counts = rows.groupby(["type", "image_id"]).size().sort_values(ascending=False, kind="stable")
-        return {kind: counts[kind].index.tolist() if kind in counts else [] for kind in FAILURE_TYPES}
+    def picture(self, image_id: int) -> np.ndarray:
+        """RGB, uint8 [h, w, 3]. Raises FileNotFoundError or ValueError, naming the file."""
+        path = self.folder / self.images[image_id]["file_name"]
+        try:
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert("RGB"))
+        except OSError as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise ValueError(f"{path} cannot be read as a picture: {error}") from None
+        size = (self.images[image_id]["height"], self.images[image_id]["width"])
+        if pixels.shape[:2] != size:
+            raise ValueError(f"{path} has {pixels.shape[:2]} (height, width), the ground truth says {size}: it is another picture")
+        return pixels
 
-    def draw(self, image_id: int, kind: str | None = None) -> Figure:
-        """Ground truth and every model on one picture. With `kind`, only failures of that type are marked."""
-        image = voc.read_sample(self.devkit, self.name(image_id)).image
-        truth = [a for a in self.ground_truth["annotations"] if a["image_id"] == image_id]
-        panels = {"ground truth": self._panel(truth)}
-        summaries = []
-        for title, found in self.detections.items():
-            rows = self.failures[title]
-            rows = rows[(rows["image_id"] == image_id) & ((rows["type"] == kind) if kind else True)]
-            kinds = rows.set_index("detection")["type"].to_dict()
-            shown = [(i, d) for i, d in enumerate(found) if d["image_id"] == image_id and d["score"] >= self.score_threshold]
-            notes = [f" {kinds[i]}" if i in kinds else "" for i, _ in shown]
-            panels[title] = {**self._panel([d for _, d in shown]), "notes": notes}
-            counts = ", ".join(f"{count} {name}" for name, count in rows["type"].value_counts().items())
-            summaries.append(f"{title}: {counts or 'none'}")
-        title = f"{self.name(image_id)}: {kind or 'failures'}"
-        axes = plots.side_by_side(image, panels, title, "; ".join(summaries) + ". Dashed: missed.")
-        for ax, name in zip(axes[1:], self.detections, strict=True):
-            self._mark_missed(ax, name, image_id, kind)
-        return axes[0].figure
+    def chosen(self, **wanted: object) -> pd.DataFrame:
+        """Cases with the given values of columns (`type="leakage"`, `model=...`, `**{"failed alone": True}`), worst first."""
+        kept = np.ones(len(self.cases), dtype=bool)
+        for column, value in wanted.items():
+            kept &= (self.cases[column] == value).to_numpy()
+        return self.cases[kept].sort_values("severity", ascending=False, kind="stable")
 
-    def _panel(self, entries: list[dict]) -> dict:
-        boxes = np.array([e["bbox"] for e in entries], dtype=float).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        panel = {"masks": decode_rle([e["segmentation"] for e in entries]), "boxes": boxes}
-        panel["labels"] = [e["category_id"] for e in entries]
-        if entries and "score" in entries[0]:
-            panel["scores"] = [e["score"] for e in entries]
-        return panel
+    def sentence(self, case: pd.Series) -> str:
+        """What went wrong, with the numbers."""
+        return in_words(self.analyses[case["model"]], case)
 
-    def _mark_missed(self, ax: Axes, title: str, image_id: int, kind: str | None) -> None:
-        """A dashed box around each object that this model missed."""
-        rows = self.failures[title]
-        if kind not in (None, "missed"):
-            return
-        for index in rows[(rows["image_id"] == image_id) & (rows["type"] == "missed")]["annotation"]:
-            annotation = self.ground_truth["annotations"][index]
-            x, y, width, height = annotation["bbox"]
-            style = {"fill": False, "edgecolor": "white", "linestyle": "--", "linewidth": 1.5}
-            ax.add_patch(Rectangle((x, y), width, height, **style))
-            name = plots.CLASS_NAMES[annotation["category_id"] - 1]
-            style = {"fontsize": 7, "color": "black", "va": "bottom", "clip_on": True}
-            ax.text(x, y + height, f"missed {name}", bbox={"facecolor": "white", "pad": 1}, **style)
+    def entry(self, case: pd.Series) -> dict:
+        """The detection that a case is about, else the object."""
+        scenes = self.analyses[case["model"]].scenes
+        return scenes.detections[case["detection"]] if case["detection"] >= 0 else scenes.annotations[case["annotation"]]
+
+    def truth_layers(self, case: pd.Series) -> list[Layer]:
+        """The objects of the image, the one that the case is about in its own colour."""
+        annotations = next(iter(self.analyses.values())).scenes.annotations
+        layers = []
+        for place in self.objects[case["image_id"]]:
+            entry = annotations[place]
+            blamed = place in (case["annotation"], *self.united(case))
+            layers.append(self._layer(entry, TARGET if blamed else OTHERS, blamed))
+        return layers
+
+    def united(self, case: pd.Series) -> list[int]:
+        """The annotations that the mask of a localization failure unites."""
+        if case["type"] != MASK_FAILURES[0]:
+            return []
+        analysis = self.analyses[case["model"]]
+        row = analysis.counted.detections.loc[case["place"]]
+        return analysis.scenes.scenes[row["image"]].objects[list(row["united"])].tolist()
+
+    def found_layers(self, case: pd.Series, title: str) -> list[Layer]:
+        """What a model found where a case is: neighbours, then what is to blame, or what was missed."""
+        analysis, layers, box = self.analyses[title], [], box_of(self.entry(case))
+        there = [i for i in self.found[title][case["image_id"]] if _meet(box, box_of(analysis.scenes.detections[i]))]
+        for rank, place in enumerate(there):
+            blamed = title == case["model"] and bool(place == case["detection"])
+            if rank >= NEIGHBOURS and not blamed:
+                continue
+            entry = analysis.scenes.detections[place]
+            layers.append(self._layer(entry, BLAMED if blamed else OTHERS, blamed))
+            if blamed and UNCROPPED in entry:
+                layers.append(Layer(decode_rle([entry[UNCROPPED]])[0], None, BLAMED, "", False, dotted=True))
+        if case["annotation"] >= 0:
+            annotation = analysis.scenes.annotations[case["annotation"]]
+            missed = title == case["model"] and case["detection"] < 0
+            layer = self._layer(annotation, LOST, False)
+            layers.append(layer._replace(text=f"missed {case['class']}" if missed else "", dotted=True))
+        return sorted(layers, key=lambda layer: layer.strong)
+
+    def _layer(self, entry: dict, colour: str, strong: bool) -> Layer:
+        names = {value: key for key, value in self.labels.items()}
+        text = names[entry["category_id"]] + (f" {entry['score']:.2f}" if "score" in entry else "")
+        return Layer(decode_rle([entry["segmentation"]])[0], box_of(entry), colour, text, strong)
+
+    def parts(self, case: pd.Series) -> list[tuple[str, Tensor]]:
+        """How each model whose inside is known got to its nearest detection, as titled maps [h, w]."""
+        entry = self.entry(case)
+        x, y, w, h = box_of(entry)
+        box, label = torch.tensor([x, y, x + w, y + h]), entry["category_id"]
+        found = []
+        for title, inside in self.insides.items():
+            found += [(f"{title}: {name}", values) for name, values in inside(case["image_id"], box, label)]
+        return found
+
+    def draw(self, case: pd.Series) -> Figure:
+        """One case: picture, ground truth, both models, below them what is known of their insides; the sentence as title."""
+        parts = self.parts(case)
+        panels = 2 + len(self.analyses)
+        figure = plots.plt.figure(figsize=(3.4 * panels, 3.9 + 2.0 * bool(parts)), layout="constrained")
+        rows = figure.subfigures(2 if parts else 1, 1, height_ratios=(1.75, 1) if parts else None, squeeze=False)[:, 0]
+        self._draw_row(case, rows[0])
+        for ax, (name, values) in zip(rows[-1].subplots(1, len(parts)) if parts else (), parts, strict=True):
+            ax.imshow(values.cpu().numpy(), cmap="cividis")
+            ax.set_title(name.replace(": ", ":\n"), fontsize=7)
+            ax.axis("off")
+        return figure
+
+    def sheet(self, kind: str, count: int = 4) -> Figure:
+        """The worst cases of a type, each on another image, a row each: contact sheet."""
+        cases, panels = self.chosen(type=kind).drop_duplicates("image_id"), 2 + len(self.analyses)
+        rank = cases.groupby("model").cumcount()  # so that each model comes up
+        cases = cases.loc[rank.sort_values(kind="stable").index[:count]]
+        figure = plots.plt.figure(figsize=(3.0 * panels, 0.5 + 2.9 * max(1, len(cases))), layout="constrained")
+        for row, (_, case) in zip(figure.subfigures(max(1, len(cases)), 1, squeeze=False)[:, 0], cases.iterrows(), strict=False):
+            self._draw_row(case, row)
+        counts = ", ".join(f"{title} {len(self.chosen(type=kind, model=title))}" for title in self.analyses)
+        return plots.describe_figure(figure, f"{kind}: the worst {len(cases)}", f"Cases on these images: {counts}.")
+
+    def _draw_row(self, case: pd.Series, row: SubFigure) -> None:
+        """Picture, ground truth and models, side by side, with the sentence above."""
+        alone = ", which failed alone" if case["failed alone"] else ""
+        title = f"{case['type']}: {case['model']}{alone}, on {self.name(case['image_id'])}"
+        text = plots.textwrap.fill(self.sentence(case), 45 * (2 + len(self.analyses)))
+        row.suptitle(f"{title}\n{text}", x=0.01, ha="left", fontsize=8.5)
+        axes, picture = row.subplots(1, 2 + len(self.analyses)), self.picture(case["image_id"])
+        x1, y1, x2, y2 = _window(box_of(self.entry(case)), picture.shape)
+        plots.layered(picture, [], axes[0]).set_title("image", fontsize=8)
+        axes[0].add_patch(plots.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor="white", linestyle="--"))
+        plots.layered(picture, self.truth_layers(case), axes[1]).set_title("ground truth", fontsize=8)
+        for ax, title in zip(axes[2:], self.analyses, strict=True):
+            plots.layered(picture, self.found_layers(case, title), ax).set_title(title, fontsize=8)
+        for ax in axes[1:]:
+            ax.set(xlim=(x1 - 0.5, x2 - 0.5), ylim=(y2 - 0.5, y1 - 0.5))
+
+
+def _is_devkit(folder: Path) -> bool:
+    return any((folder / name).is_dir() for name in ("JPEGImages", "VOCdevkit", "VOC2012"))
+
+
+def _window(box: list[float], shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """What is shown of a picture around a box (xywh): xyxy, of the picture's proportions, at least twice the box's sides."""
+    (height, width), (x, y, w, h) = shape[:2], box
+    share = min(1.0, max(SHOWN * max(w / width, h / height), LEAST_SHOWN))
+    sides = round(share * width), round(share * height)
+    corner = (x + w / 2 - sides[0] / 2, y + h / 2 - sides[1] / 2)
+    x1, y1 = (round(min(max(0, at), whole - side)) for at, side, whole in zip(corner, sides, (width, height), strict=True))
+    return x1, y1, x1 + sides[0], y1 + sides[1]
+
+
+def _meet(first: list[float], second: list[float]) -> bool:
+    """Whether two boxes (xywh) have something in common."""
+    return all(min(first[k] + first[k + 2], second[k] + second[k + 2]) > max(first[k], second[k]) for k in (0, 1))

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -269,15 +270,6 @@ def per_class_ap(tables: dict[str, pd.DataFrame], column: str = "mask_AP50", ax:
     return describe(ax, "AP a class", reading if len(tables) > 1 else f"Highest on {joined.iloc[:, 0].idxmax()}.", 110)
 
 
-def failure_counts(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Failures a type (index) for each model (columns), as bars."""
-    ax = counts.plot.bar(ax=new_ax(ax, (8, 3.8)), color=[MODEL_COLOURS.get(name, COLOURS[2]) for name in counts], width=0.8, rot=0)
-    ax.set_xlabel("type of failure")
-    ax.set_ylabel("cases on val")
-    worst = ", ".join(f"{name}: {counts[name].idxmax()} ({counts[name].max()})" for name in counts)
-    return describe(ax, "What goes wrong", f"Most frequent failure: {worst}.", 100)
-
-
 def side_by_side(
     image: torch.Tensor, panels: dict[str, dict], title: str = "", reading: str = "", axes: np.ndarray | None = None
 ) -> np.ndarray:
@@ -289,3 +281,42 @@ def side_by_side(
     if title:
         describe_figure(axes[0].figure, title, reading)
     return axes
+
+
+class Layer(NamedTuple):
+    """What `layered` draws of one object: mask [h, w], box (xywh pixels, or None), colour, text, strong or not, dotted or not."""
+
+    mask: np.ndarray
+    box: Sequence[float] | None
+    colour: str
+    text: str
+    strong: bool
+    dotted: bool = False
+
+
+def layered(picture: np.ndarray, layers: Sequence[Layer], ax: Axes | None = None) -> Axes:
+    """A picture [h, w, 3] uint8 with objects on it: strong ones tinted, all with a contour, so that overlaps stay visible."""
+    ax = new_ax(ax, (5, 4))
+    shown = picture / 255
+    for layer in layers:
+        if not layer.dotted:
+            tint = 0.5 if layer.strong else 0.2
+            shown[layer.mask] = (1 - tint) * shown[layer.mask] + tint * np.array(plt.matplotlib.colors.to_rgb(layer.colour))
+    ax.imshow(shown)
+    for layer in layers:
+        if layer.mask.any() and not layer.mask.all():
+            style = {"linewidths": 2.0 if layer.strong else 1.0, "linestyles": "dotted" if layer.dotted else "solid"}
+            ax.contour(layer.mask, levels=[0.5], colors=[layer.colour], **style)
+        if layer.box is None or (layer.dotted and not layer.text):
+            continue
+        x, y, w, h = layer.box
+        dashes = {"linestyle": "--" if layer.dotted else "-", "linewidth": 1.4 if layer.strong else 0.7}
+        ax.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, edgecolor=layer.colour, **dashes))
+        if layer.text:
+            back = {"facecolor": layer.colour, "edgecolor": "none", "pad": 1, "alpha": 0.9 if layer.strong else 0.6}
+            ax.text(max(x, 0), max(y, 0), layer.text, fontsize=6.5, color="black", va="top", bbox=back, clip_on=True)
+    ax.set_xlim(-0.5, picture.shape[1] - 0.5)
+    ax.set_ylim(picture.shape[0] - 0.5, -0.5)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    return ax

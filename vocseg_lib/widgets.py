@@ -7,6 +7,7 @@ from pathlib import Path
 
 import ipywidgets
 import matplotlib.pyplot as plt
+import pandas as pd
 from matplotlib.figure import Figure
 
 REDRAW_SECONDS = 10.0
@@ -33,26 +34,44 @@ class LivePicture:
             self._next = time.monotonic() + REDRAW_SECONDS
 
 
-def browse(choices: dict[str, Sequence], draw: Callable[[object], Figure]) -> ipywidgets.Widget:
-    """A drop-down of `choices` (name to items) and a slider through the items; `draw(item)` gives the figure shown."""
-    names = [name for name, items in choices.items() if len(items)]
-    if not names:
+ALL = "all"
+
+
+def browse(table: pd.DataFrame, filters: Sequence[str], flag: str, draw: Callable[[pd.Series], Figure]) -> ipywidgets.Widget:
+    """A drop-down for each of the columns `filters`, a box to tick for the column `flag` of truth values, and a slider through
+    the rows that are left, in their order; `draw(row)` gives the figure shown.
+    """
+    if table.empty:
         return ipywidgets.HTML("<i>Nothing to browse.</i>")
-    kind = ipywidgets.Dropdown(options=[(f"{name} ({len(choices[name])})", name) for name in names], description="show")
-    position = ipywidgets.IntSlider(0, 0, len(choices[names[0]]) - 1, description="case", continuous_update=False)
+    menus = {
+        name: ipywidgets.Dropdown(options=[ALL, *sorted(map(str, table[name].unique()))], description=name) for name in filters
+    }
+    ticked = ipywidgets.Checkbox(value=False, description=flag, indent=False)
+    position = ipywidgets.IntSlider(0, 0, len(table) - 1, description="case", continuous_update=False)
+    count = ipywidgets.Label()
     # An Image, not an Output: an Output asks the front end to answer, and a headless one can lose that answer and hang.
     picture = ipywidgets.Image(format="png")
+    state = {"rows": table, "busy": False}
 
     def refresh(change: object = None) -> None:
-        picture.value = as_png(draw(choices[kind.value][position.value]))
+        if not state["busy"]:
+            rows = state["rows"]
+            count.value = f"{len(rows)} of {len(table)} cases"
+            picture.value = as_png(draw(rows.iloc[position.value])) if len(rows) else b""
 
-    def choose(change: dict) -> None:
-        before, position.value = position.value, 0
-        position.max = len(choices[kind.value]) - 1
-        if before == 0:  # otherwise moving the slider has drawn it
-            refresh()
+    def choose(change: object = None) -> None:
+        kept = pd.Series(True, index=table.index)
+        for name, menu in menus.items():
+            kept &= (menu.value == ALL) | (table[name].astype(str) == menu.value)
+        state["rows"] = table[kept & (table[flag].astype(bool) | (not ticked.value))]
+        state["busy"] = True  # the slider's own changes draw nothing
+        position.value, position.max = 0, max(0, len(state["rows"]) - 1)
+        state["busy"] = False
+        refresh()
 
+    for control in (*menus.values(), ticked):
+        control.observe(choose, "value")
     position.observe(refresh, "value")
-    kind.observe(choose, "value")
     refresh()
-    return ipywidgets.VBox([ipywidgets.HBox([kind, position]), picture])
+    rows = [ipywidgets.HBox(list(menus.values())[k : k + 3]) for k in range(0, len(menus), 3)]
+    return ipywidgets.VBox([*rows, ipywidgets.HBox([ticked, position, count]), picture])
