@@ -29,7 +29,16 @@ from vocseg_lib.prediction import load_predictions, predict, save_predictions, v
 from vocseg_lib.provenance import surroundings
 from vocseg_lib.recipes import PROSE_FIELDS, Recipe, get_recipe
 from vocseg_lib.runs import BEST, LAST, LOG, append_log, changed_fields, cut_log, earlier_recipes, read_calls, read_log
-from vocseg_lib.trained import batch_norm_mode, build_model, default_device, header, judged_before, recipe_of, training_options
+from vocseg_lib.trained import (
+    batch_norm_mode,
+    build_model,
+    default_device,
+    header,
+    inside_of,
+    judged_before,
+    recipe_of,
+    training_options,
+)
 from vocseg_lib.training import TooManyBadSamples, train
 from vocseg_lib.transforms import AUGMENTATIONS, model_input
 
@@ -115,7 +124,7 @@ class Study:
             flags |= {"--accept-changes": accept_changes, "--stop-on-bad": not skip_bad}
             return self._launch(model_name, processes, flags, watch)
         device = device or default_device()
-        recipe, folder, settings = self.recipe, self.run_folder(model_name), self._settings(model_name)
+        recipe, folder, settings = self.recipe, self.run_folder(model_name), self.settings(model_name)
         mirror = Path(mirror) / "runs" / model_name if mirror else None
         train_set, chosen = self.dataset("train", recipe.augmentation, skip_bad), spread(len(self.val), recipe.score_images)
         some, images = Subset(self.val, chosen), self.ground_truth["images"]
@@ -229,14 +238,14 @@ class Study:
             warmup_iterations=10,
             clip_norm=20.0,
             seed=self.recipe.seed,
-            settings={**self._settings(model_name), "names": dataset.names, "steps": steps},
+            settings={**self.settings(model_name), "names": dataset.names, "steps": steps},
             device=device,
         )
         return model.eval()
 
     def _judge(self, model_name: str, model: nn.Module, state: dict, device: str) -> None:
         """Write a run's `predictions.json` and `metrics.json` from its best weights, on all of val, where they are not there."""
-        folder, settings, first = self.run_folder(model_name), self._settings(model_name), distributed.rank() == 0
+        folder, settings, first = self.run_folder(model_name), self.settings(model_name), distributed.rank() == 0
         best = distributed.of_first(load_checkpoint(folder / BEST) if first else None)
         judged = checksum({"model": best["model"], "settings": settings})
         before = distributed.of_first(judged_before(folder, judged) if first else None)
@@ -246,7 +255,7 @@ class Study:
         if not before:
             model.load_state_dict(best["model"])
             facts = header(settings, best, self.dataset("val"))
-            predictions = predict(model, self.val, facts, device, self.recipe.mixed_precision)
+            predictions = predict(model, self.val, facts, device, self.recipe.mixed_precision, uncropped=True)
             summary = evaluate(self.ground_truth, predictions["detections"]).summary
             metrics = {**summary, **training, "judged": judged, **surroundings(device)}
             if first:
@@ -256,7 +265,8 @@ class Study:
         if first and metrics != before:
             write_json(folder / "metrics.json", metrics)
 
-    def _settings(self, model_name: str) -> dict:
+    def settings(self, model_name: str) -> dict:
+        """What a training of a model depends on: goes into its folder, and has to be the same when it goes on."""
         recipe = {k: v for k, v in asdict(self.recipe).items() if k not in PROSE_FIELDS}
         return {"model": model_name, **recipe, "data_fingerprint": self.fingerprint}
 
@@ -274,6 +284,10 @@ class Study:
         """Both models' best weights judged on val, by title."""
         found = {title: self.predictions(name)["detections"] for name, title in MODEL_TITLES.items()}
         return {title: evaluate(self.ground_truth, detections) for title, detections in found.items()}
+
+    def insides(self) -> dict[str, Callable]:
+        """How both trained models get to a detection on val, by title, for the gallery: see `trained.inside_of`."""
+        return {title: inside_of(self.run_folder(name), self.dataset("val")) for name, title in MODEL_TITLES.items()}
 
     def logs(self) -> dict[str, list[dict]]:
         """Both trainings' logs, by title."""

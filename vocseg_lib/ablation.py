@@ -1,0 +1,93 @@
+"""What YOLACT's two tricks buy: its mask loss with and without the crop to the true box, and with and without the division by
+the box's area (the study; YOLACT paper, sec. 3.1)."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from torch import nn
+
+from vocseg_lib.checkpoints import checksum, load_checkpoint
+from vocseg_lib.failures.crowding import interval
+from vocseg_lib.metrics import SIZES, Evaluation, class_mean, coco_figures, evaluate
+from vocseg_lib.prediction import load_predictions, predict, save_predictions
+from vocseg_lib.runs import BEST, changed_fields, recorded_settings
+from vocseg_lib.study import Study
+from vocseg_lib.trained import build_model, default_device, header, training_options
+from vocseg_lib.training import train
+
+VARIANTS = {
+    "crop and area": {},
+    "no crop": {"crop_in_training": False},
+    "no area": {"normalise_by_area": False},
+    "neither": {"crop_in_training": False, "normalise_by_area": False},
+}
+"""What is switched off in each; the first is the paper's loss."""
+MASK_BRANCH = ("protonet.", "head.coefficients.")
+"""Names of parameters that start anew."""
+SHARE = 1 / 6
+"""Of the recipe's iterations that each variant gets."""
+
+
+def variant_model(study: Study, changes: dict) -> nn.Module:
+    """The study's trained YOLACT, its mask branch (prototypes and coefficients) drawn anew, with a mask loss of its own."""
+    model = build_model(replace(study.recipe, weights=None, **changes), "yolact")
+    trained = load_checkpoint(study.run_folder("yolact") / BEST)["model"]
+    kept = {name: value for name, value in trained.items() if not name.startswith(MASK_BRANCH)}
+    model.load_state_dict({**model.state_dict(), **kept})
+    return model
+
+
+def train_variants(study: Study, share: float = SHARE, device: str | None = None) -> dict[str, Evaluation]:
+    """Each variant judged on val; trained before, from the same detector, with the same images, where that was not done yet.
+
+    All parts are trained on for `share` of the recipe's iterations, in `results`/ablation. Raises FileNotFoundError when
+    the study's YOLACT is not trained yet.
+    """
+    device = device or default_device()
+    iterations = max(1, round(share * study.recipe.iterations))
+    recipe = replace(study.recipe, iterations=iterations, warmup_iterations=min(study.recipe.warmup_iterations, iterations // 5))
+    if not (study.run_folder("yolact") / BEST).is_file():
+        raise FileNotFoundError(f"{study.run_folder('yolact') / BEST} is missing: run 03_train with MODEL='yolact' first")
+    start = checksum(load_checkpoint(study.run_folder("yolact") / BEST)["model"])
+    judged = {}
+    for name, changes in VARIANTS.items():
+        folder = study.results / "ablation" / name.replace(" ", "_")
+        model = variant_model(study, changes)
+        options = training_options(recipe) | {"patience": None, "score_every": iterations, "checkpoint_every": iterations}
+        settings = {**study.settings("yolact"), **changes, "iterations": iterations, "start": start}
+        if changed_fields(recorded_settings(folder) or settings, settings):  # of another detector, or another recipe
+            shutil.rmtree(folder)
+        train(
+            model, study.dataset("train", recipe.augmentation, skip_bad=True), folder, **options, settings=settings, device=device
+        )
+        path = folder / "predictions.json"
+        if not path.is_file():
+            facts = header(settings, {"iteration": iterations}, study.dataset("val"))
+            save_predictions(path, predict(model, study.val, facts, device, recipe.mixed_precision))
+        judged[name] = evaluate(study.ground_truth, load_predictions(path)["detections"])
+    return judged
+
+
+def ablation_table(judged: dict[str, Evaluation], weights: Float[np.ndarray, "b i"]) -> pd.DataFrame:
+    """Mask AP of each variant by size of object, and its difference to the first variant on the same drawn images.
+
+    Columns: variant, size, objects, value, low, high, difference, difference_low, difference_high; intervals of 95 % from
+    `weights` (how often each image counts, a row a resample).
+    """
+    once = np.ones((1, weights.shape[1]))
+    drawn = np.concatenate([once, weights])
+    values = {
+        (name, size): class_mean(coco_figures(evaluation.matches["mask"][size], drawn)["AP"])
+        for name, evaluation in judged.items()
+        for size in SIZES
+    }
+    first, rows = next(iter(judged)), []
+    for (name, size), ap in values.items():
+        difference = ap - values[first, size]
+        objects = int(judged[name].matches["mask"][size].objects.sum())
+        rows.append((name, size, objects, ap[0], *interval(ap[1:]), difference[0], *interval(difference[1:])))
+    columns = ["variant", "size", "objects", "value", "low", "high", "difference", "difference_low", "difference_high"]
+    return pd.DataFrame(rows, columns=columns)
