@@ -20,6 +20,7 @@ RUNS = (
     ("03_train", {"MODEL": "mask_rcnn"}),
     ("04_precision_recall", {}),
     ("05_failure_gallery", {}),
+    ("06_ap_gap", {}),
 )
 
 
@@ -51,7 +52,7 @@ def main() -> int:
     arguments = parser.parse_args()
     results = Path(arguments.results or ROOT / "results" / arguments.profile).resolve()
     if arguments.fresh:
-        for trained in ("runs", "by_heart"):
+        for trained in ("runs", "by_heart", "ablation"):
             shutil.rmtree(results / trained, ignore_errors=True)
     results.mkdir(parents=True, exist_ok=True)
     parameters = {"PROFILE": arguments.profile, "RESULTS": str(results), "WEIGHTS": arguments.weights}

@@ -22,8 +22,8 @@ def cells(notebook, kind):
     return [cell.source for cell in notebook.cells if cell.cell_type == kind]
 
 
-def test_the_five_are_there():
-    names = ["01_voc_data", "02_two_models", "03_train", "04_precision_recall", "05_failure_gallery"]
+def test_the_six_are_there():
+    names = ["01_voc_data", "02_two_models", "03_train", "04_precision_recall", "05_failure_gallery", "06_ap_gap"]
     assert [p.stem for p in NOTEBOOKS] == names
 
 

@@ -1,0 +1,82 @@
+"""Figures of notebooks 05 and 06, and the paper's claims, from hand-made predictions."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from shapes import mask_of, shape, truth
+
+from vocseg_lib import failure_plots
+from vocseg_lib.failures import analyse, by_crowding, gap_parts, single_oracles
+from vocseg_lib.failures.claims import NO, OPEN, YES, gap_claims
+from vocseg_lib.uncertainty import resampled_weights
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def analyses():
+    """Pairs that touch, 15 images of them: the first model unites each pair, the second one does not."""
+    left, right = mask_of((5, 5, 20, 20)), mask_of((24, 5, 20, 20), minus=[(24, 5, 1, 20)])
+    pairs = [(shape(left, image=k), shape(right, box=(24, 5, 21, 20), image=k)) for k in range(1, 16)]
+    content = truth(*(one for pair in pairs for one in pair), images=15)
+    united = [shape(left | right, score=0.9, image=k) for k in range(1, 16)]
+    apart = [{**a, "score": 0.9} for a in content["annotations"]]
+    return {"YOLACT": analyse(content, united), "Mask R-CNN": analyse(content, apart)}
+
+
+def asked(analyses, weights=None):
+    scenes = {title: analysis.scenes for title, analysis in analyses.items()}
+    oracles = {title: single_oracles(of_model) for title, of_model in scenes.items()}
+    return oracles, gap_parts(*scenes.values(), weights), by_crowding(scenes, 0.25, weights)
+
+
+def test_figures_have_labels_and_a_reading(analyses):
+    tables = {title: analysis.table for title, analysis in analyses.items()}
+    oracles, parts, crowding = asked(analyses, resampled_weights(15, 10))
+    ablation = pd.DataFrame(
+        [(v, s, n, 20.0, 15.0, 25.0, -3.0, -5.0, -1.0) for v in ("both", "none") for s, n in (("all", 30), ("large", 2))],
+        columns=["variant", "size", "objects", "value", "low", "high", "difference", "difference_low", "difference_high"],
+    )
+    figures = {
+        "Dearest: YOLACT: localization failure": failure_plots.failure_costs(tables, "pixels"),
+        "Dearest: YOLACT: missed": failure_plots.failure_costs(tables),
+        "small: localization failure": failure_plots.costs_by_size(tables),
+        "YOLACT - Mask R-CNN, by neighbours: overlapping -50": failure_plots.crowding(crowding),
+        "The parts add up.": [failure_plots.waterfall(parts, *analyses, (5.0, 100.0))],
+        "What helps most alone: YOLACT: true boxes": [failure_plots.oracles(oracles)],
+        "Against both: none -3.0 [-5.0, -1.0] points": [failure_plots.ablation(ablation)],
+    }
+    for reading, axes in figures.items():
+        said = axes[0].figure.get_suptitle() or axes[0].get_title(loc="left")
+        assert reading in said.replace("\n", " "), said
+        for ax in axes:
+            assert ax.get_xlabel()
+            assert ax.get_ylabel()
+            assert ax.get_legend()
+    assert [text.get_text() for text in figures["Against both: none -3.0 [-5.0, -1.0] points"][0].get_xticklabels()] == ["all (30)"]
+
+
+def test_waterfall_ends_where_the_second_model_is(analyses):
+    _, parts, _ = asked(analyses)
+    ap = tuple(single_oracles(analysis.scenes).loc["as it is", "mask AP"] for analysis in analyses.values())
+    ax = failure_plots.waterfall(parts, *analyses, ap)
+    bars = [(bar.get_y(), bar.get_height()) for bar in ax.patches]
+    assert bars[0][1] == pytest.approx(ap[0])
+    assert sum(bars[-2]) == pytest.approx(bars[-1][1]) == pytest.approx(ap[1])
+
+
+def test_claims_are_answered_from_the_figures(analyses):
+    weights = resampled_weights(15, 10)
+    claims = gap_claims(analyses, *asked(analyses, weights))
+    assert list(claims) == ["the paper says", "our figures", "answer"]
+    answers = dict(zip(claims["the paper says"].str.split().str[0], claims["answer"], strict=True))
+    assert answers["Misclassification"] == answers["Object"] == OPEN  # there was none
+    assert answers["Leakage:"] == YES
+    assert "-50 [-50, -50] where boxes of a class overlap" in claims["our figures"][0]
+    assert answers["Even"] == NO  # true masks in the predicted boxes win more than a few points
+    swapped = dict(reversed(analyses.items()))
+    assert gap_claims(swapped, *asked(swapped, weights))["answer"][0] == NO
