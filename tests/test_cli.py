@@ -32,7 +32,7 @@ def tiny_profile(monkeypatch):
 def test_help_reads_well(monkeypatch, capsys):
     code, out, _ = call(monkeypatch, capsys, "--help")
     assert code == 0
-    for command in ("fetch", "verify", "train", "estimate", "predict", "evaluate", "export-coco", "bench", "smoke"):
+    for command in ("fetch", "verify", "train", "estimate", "predict", "evaluate", "failures", "export-coco", "bench", "smoke"):
         assert re.search(rf"^    {command}\s+\w", out, re.MULTILINE), command
         code, help_text, _ = call(monkeypatch, capsys, command, "--help")
         assert code == 0
@@ -251,3 +251,37 @@ def test_malformed_prediction_files_get_one_line(monkeypatch, capsys, devkit, tm
         assert (code, len(err.strip().splitlines())) == (2, 1), err
         assert message in err
         assert "truth.json" in err
+
+
+def test_failures_of_files_from_elsewhere(monkeypatch, capsys, devkit, tmp_path):
+    content = voc.coco_ground_truth(devkit, "val")
+    kept = [{**a, "score": 0.9} for a in content["annotations"]]
+    for name, found in {"all": kept, "some": kept[::2]}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(found))
+    files, out, page = [tmp_path / "all.json", tmp_path / "some.json"], tmp_path / "out.json", tmp_path / "page.html"
+    where = ["--predictions", *files, "--data", devkit]
+    code, said, _ = call(monkeypatch, capsys, "failures", *where, "--out", out, "--gallery", page, "--set", "leaked=0.3")
+    assert code == 0
+    assert f"some: {len(kept[::2])} detections, {len(kept)} objects" in said
+    written = json.loads(out.read_text())
+    assert written["thresholds"]["leaked"] == 0.3
+    assert written["models"]["all"]["cases"] == []
+    assert len(written["models"]["some"]["cases"]) >= 2 * len(kept[1::2])  # missed by masks and by boxes
+    assert page.stat().st_size > 10_000
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    truth = ["--data", tmp_path / "truth.json"]
+    wrong = {
+        ("--predictions", *files, *files, "--data", devkit): "one or two",
+        (*where, "--set", "leaks=1"): "sets no threshold",
+        (*where, "--set", "leaked=much"): "has to be a number",
+        (*where, "--set", "leaked=7"): "leaked is 7",
+        ("--predictions", files[0], *truth, "--gallery", page): "--images",
+        ("--predictions", tmp_path / "none.json", *truth): "none.json",
+    }
+    for arguments, message in wrong.items():
+        code, _, error = call(monkeypatch, capsys, "failures", *arguments)
+        assert (code, message in error) == (2, True), error
+    code, _, error = call(
+        monkeypatch, capsys, "failures", "--predictions", files[0], *truth, "--gallery", page, "--images", tmp_path
+    )
+    assert code == 0  # unreadable pictures are named on the page

@@ -1,7 +1,8 @@
-"""The command line: `python -m vocseg_lib fetch|verify|train|estimate|predict|evaluate|export-coco|bench|smoke`."""
+"""The command line: `python -m vocseg_lib fetch|verify|train|estimate|predict|evaluate|failures|export-coco|bench|smoke`."""
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -9,8 +10,11 @@ import torch
 from vocseg_lib import bench, distributed, mini_voc, smoke, voc
 from vocseg_lib.bench import PARTS as BENCH_PARTS
 from vocseg_lib.estimate import GPUS, in_words
+from vocseg_lib.failures.mask_failures import parse_thresholds
 from vocseg_lib.files import read_json, write_json
-from vocseg_lib.judged import judged_files
+from vocseg_lib.gallery import Gallery
+from vocseg_lib.gallery_page import export_page
+from vocseg_lib.judged import analysed_files, judged_files
 from vocseg_lib.metrics import PAINT_THRESHOLD, metrics_table
 from vocseg_lib.models import MODELS, WeightsError
 from vocseg_lib.prediction import save_predictions
@@ -122,6 +126,16 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--split", default="val", help="split to write (default: %(default)s)")
     export.add_argument("--out", required=True, metavar="FILE", help="file to write (JSON)")
 
+    fails = commands.add_parser("failures", help="what goes wrong in prediction files: error types, what they cost in AP, gallery")
+    fails.add_argument("--predictions", required=True, nargs="+", metavar="FILE", help="one or two prediction files (JSON)")
+    fails.add_argument("--data", required=True, metavar="DATA", help="VOC devkit, or COCO ground truth (JSON)")
+    fails.add_argument("--split", default="val", help="split of a devkit (default: %(default)s)")
+    fails.add_argument("--score", type=float, default=0.0, metavar="S", help="count detections from this score on (default: all)")
+    fails.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="change a threshold, as in leaked=0.3")
+    fails.add_argument("--out", default="", metavar="FILE", help="write the tables and all cases as JSON")
+    fails.add_argument("--gallery", default="", metavar="FILE", help="write the worst cases as an HTML page of its own")
+    fails.add_argument("--images", default="", metavar="DIR", help="folder of the pictures (default: those of the devkit)")
+
     bench = commands.add_parser("bench", help="speed and memory, as ratios to torchvision's ResNet-50 body")
     bench.add_argument("--data", default="", metavar="DEVKIT", help="for the data path (default: drawn images)")
     bench.add_argument("--out", default="results/bench.json", metavar="FILE", help="figures as JSON (default: %(default)s)")
@@ -191,6 +205,33 @@ def judge(arguments: argparse.Namespace) -> None:
         print(arguments.out)
 
 
+def show_failures(arguments: argparse.Namespace) -> None:
+    """Print what goes wrong in one or two prediction files, and write it."""
+    if len(arguments.predictions) > 2:
+        raise ValueError(f"{len(arguments.predictions)} prediction files: one or two can be shown beside one another")
+    thresholds = parse_thresholds(arguments.set)
+    images = arguments.images or ("" if arguments.data.endswith(".json") else arguments.data)
+    if arguments.gallery and not images:
+        raise ValueError("where are the pictures? Say --images DIR, as --data is COCO ground truth and no devkit")
+    analyses = analysed_files(arguments.predictions, arguments.data, arguments.split, arguments.score, thresholds)
+    for title, analysis in analyses.items():
+        table = analysis.table
+        overall = table[(table["class"] == "all") & (table["size"] == "all")].drop(columns=["class", "size"])
+        print(f"{title}: {len(analysis.counted.detections)} detections, {len(analysis.counted.objects)} objects")
+        print(overall.to_string(index=False, na_rep="", float_format="{:.2f}".format), "", sep="\n")
+    if arguments.out:
+        content = {
+            title: {"table": a.table.to_dict("records"), "cases": a.cases.drop(columns="place").to_dict("records")}
+            for title, a in analyses.items()
+        }
+        write_json(
+            Path(arguments.out), without_nan({"thresholds": asdict(thresholds), "score": arguments.score, "models": content})
+        )
+        print(arguments.out)
+    if arguments.gallery:
+        print(export_page(Gallery(analyses, images), arguments.gallery))
+
+
 def without_nan(value: object) -> object:
     """None for what is not a number, which JSON does not have."""
     if isinstance(value, dict):
@@ -236,6 +277,8 @@ def run(arguments: argparse.Namespace) -> int:
         truth = voc.coco_ground_truth(arguments.devkit, arguments.split)
         write_json(Path(arguments.out), truth)
         print(f"{len(truth['images'])} images, {len(truth['annotations'])} objects: {arguments.out}")
+    elif arguments.command == "failures":
+        show_failures(arguments)
     else:
         judge(arguments)
     return 0

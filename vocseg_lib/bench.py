@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from vocseg_lib import voc
 from vocseg_lib.coco import checked_ground_truth, checked_results
+from vocseg_lib.failures import analyse, by_crowding, single_oracles
 from vocseg_lib.loading import Draws, load_batches
 from vocseg_lib.masks import encode_rle, inside_boxes, paste_masks
 from vocseg_lib.memory import memory_kept, peak_memory_gb
@@ -49,8 +50,9 @@ TARGETS = {
     "yolact_train_step_bf16": ("at most", 5.5),
     "yolact_train_peak_gb": ("at most", 2.5),
     "mask_rcnn_paste_speedup": ("at least", 10.0),
+    "failures_seconds_per_1000_images": ("at most", 41.0),  # 60 s for VOC's 1,449 images of val
 }
-PARTS = ("memory", "inference", "training", "paste", "data", "evaluation")
+PARTS = ("memory", "inference", "training", "paste", "data", "evaluation", "failures")
 EVALUATED_IMAGES, EVALUATED_DETECTIONS = 1_449, 15_000
 """As many as VOC's val and what a model finds on it."""
 BATCH = 8
@@ -283,6 +285,30 @@ def measure_evaluation(devkit: str | Path, repeats: int) -> dict:
     return {"value": slow / seconds, "seconds": seconds, "base_seconds": slow, "check": check, "error": error}
 
 
+def measure_failures(devkit: str | Path, repeats: int) -> Iterator[tuple[str, dict]]:
+    """All that `failures` says of a VOC-val-sized prediction file, against pycocotools' evaluation of the same file."""
+    truth, found = drawn_results(devkit)
+    truth = checked_ground_truth(truth)
+    found = checked_results(truth, found)
+
+    def everything() -> None:
+        analysis = analyse(truth, found)
+        tables = analysis.table, analysis.cases, single_oracles(analysis.scenes)
+        by_crowding({"drawn": analysis.scenes}, analysis.thresholds.near)
+        if any(table.empty for table in tables):
+            raise RuntimeError("nothing was found to fail")
+
+    def judge() -> None:
+        for kind in KINDS:
+            judged_by(truth, found, kind, "pycocotools")
+
+    base, seconds = alternate(judge, everything, max(1, repeats // 3))
+    what = f"{len(truth['images'])} images, {len(found)} detections: TIDE, pixels, cases, crowding, oracles"
+    yield "failures_seconds_per_1000_images", {"value": 1000 * seconds / len(truth["images"]), "seconds": seconds, "check": what}
+    facts = {"seconds": seconds, "base_seconds": base, "check": "over pycocotools' evaluation of masks and boxes of the same file"}
+    yield "failures_over_evaluation", {"value": seconds / base, **facts}
+
+
 def ratio(body: Callable, measured: Callable, repeats: int) -> dict:
     base, seconds = alternate(body, measured, repeats)
     return {"value": seconds / base, "seconds": seconds, "base_seconds": base}
@@ -305,6 +331,7 @@ def measure(devkit: str | Path, repeats: int = 9, only: str = "") -> dict[str, d
         "paste": lambda: [("mask_rcnn_paste_speedup", measure_paste(repeats))],
         "data": lambda: measure_data(devkit, 3 * repeats),
         "evaluation": lambda: [("eval_speedup", measure_evaluation(devkit, repeats))],
+        "failures": lambda: measure_failures(devkit, repeats),
     }
     figures = {}
     with tqdm(desc="bench", unit="figure") as bar:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vocseg_lib import voc
 from vocseg_lib.coco import check_images, checked_ground_truth
+from vocseg_lib.failures import Analysis, Thresholds, analyse
 from vocseg_lib.files import read_json
 from vocseg_lib.metrics import Evaluation, evaluate
 from vocseg_lib.prediction import load_predictions
@@ -46,6 +47,24 @@ def judged_files(
             raise ValueError(f"{path}: {error}") from None
         judged[path.stem if stems.count(path.stem) == 1 else str(path)] = found
     return Path(results or Path("results") / "judged"), judged
+
+
+def analysed_files(
+    files: Sequence[str | Path],
+    data: str | Path,
+    split: str = "val",
+    score_threshold: float = 0.0,
+    thresholds: Thresholds | None = None,
+) -> dict[str, Analysis]:
+    """What goes wrong in prediction files with masks, by file name; see `judged_files` and `failures.analyse`."""
+    _, judged = judged_files(files, data, split=split)
+    analyses = {}
+    for title, found in judged.items():
+        try:
+            analyses[title] = analyse(found.ground_truth, found.detections, score_threshold, thresholds)
+        except ValueError as error:
+            raise ValueError(f"{title}: {error}") from None
+    return analyses
 
 
 def measure_costs(run_folder: Path, images: list[Tensor], device: str, mixed_precision: bool = False) -> dict[str, float]:
