@@ -23,7 +23,7 @@ from vocseg_lib.runs import RunningElsewhere
 from vocseg_lib.study import Study, open_study, repeated
 from vocseg_lib.trained import default_device, predict_run
 from vocseg_lib.training import NonFiniteLoss, TooManyBadSamples, WorkerDied
-from vocseg_lib.uncertainty import RESAMPLES, bootstrap, intervals, resampled_weights
+from vocseg_lib.uncertainty import RESAMPLES, bootstrap, bounded, resampled_weights
 
 TRAINING_ERRORS = (NonFiniteLoss, RunningElsewhere, TooManyBadSamples, WorkerDied)
 USER_ERRORS = (OSError, ValueError, voc.BadSample, voc.FetchError, WeightsError, *TRAINING_ERRORS)
@@ -194,7 +194,7 @@ def judge(arguments: argparse.Namespace) -> None:
     table = metrics_table(result, arguments.score)
     if arguments.resamples:
         weights = resampled_weights(len(result.ground_truth["images"]), arguments.resamples)
-        table = table.merge(intervals(bootstrap(result, weights)), on=["kind", "metric", "class"], how="left")
+        table = bounded(table, bootstrap(result, weights))
     print(result.per_class.round(1).to_string(index=False), "", sep="\n")
     overall = table[table["class"] == "all"].drop(columns="class")
     print(overall.to_string(index=False, na_rep="", float_format="{:.2f}".format))

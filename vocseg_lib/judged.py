@@ -10,12 +10,12 @@ from vocseg_lib import voc
 from vocseg_lib.coco import check_images, checked_ground_truth
 from vocseg_lib.failures import Analysis, Thresholds, analyse
 from vocseg_lib.files import read_json
-from vocseg_lib.metrics import Evaluation, evaluate
+from vocseg_lib.metrics import HEADLINE, Evaluation, evaluate
 from vocseg_lib.prediction import load_predictions
 from vocseg_lib.runs import LOG, read_log
 from vocseg_lib.speed import count_gflop, measure_speed
 from vocseg_lib.trained import load_run
-from vocseg_lib.uncertainty import bootstrap, intervals, resampled_weights
+from vocseg_lib.uncertainty import bootstrap, bounded, resampled_weights
 
 PREDICTIONS = {"best": "predictions.json", "half": "predictions_half.json", "last": "predictions_last.json"}
 """Prediction files on all of val: of the best weights, of those half-way and of the last ones."""
@@ -90,7 +90,6 @@ def checkpoint_ap(run_folder: Path, ground_truth: dict) -> pd.DataFrame:
     for checkpoint, name in PREDICTIONS.items():
         if (run_folder / name).is_file():
             found = evaluate(ground_truth, load_predictions(run_folder / name)["detections"])
-            ends = intervals(bootstrap(found, weights, headline=True))
-            parts.append(found.table.merge(ends, on=["kind", "metric", "class"]).assign(checkpoint=checkpoint))
-    table = pd.concat(parts, ignore_index=True)
-    return table[table["class"] == "all"].reset_index(drop=True)
+            headline = found.table[found.table["metric"].isin(HEADLINE) & (found.table["class"] == "all")]
+            parts.append(bounded(headline, bootstrap(found, weights, headline=True)).assign(checkpoint=checkpoint))
+    return pd.concat(parts, ignore_index=True)

@@ -11,6 +11,8 @@ from vocseg_lib.metrics import SIZES, Evaluation, class_mean, coco_figures, metr
 RESAMPLES = 1_000
 LEVEL = 95.0
 """Percent of the resamples that lie within an interval."""
+KEYS = ["kind", "metric", "class"]
+"""What tells figures apart."""
 CHUNK = 250
 """Resamples at a time, so that what they need stays small."""
 
@@ -29,7 +31,7 @@ def bootstrap(evaluation: Evaluation, weights: Float[np.ndarray, "b i"], headlin
     """
     parts = np.array_split(weights, max(1, -(-len(weights) // CHUNK)))
     drawn = [pd.DataFrame(dict(_figures(evaluation, part, headline))) for part in parts]
-    return pd.concat(drawn, ignore_index=True).rename_axis(columns=["kind", "metric", "class"])
+    return pd.concat(drawn, ignore_index=True).rename_axis(columns=KEYS)
 
 
 def _figures(
@@ -61,13 +63,14 @@ def intervals(resamples: pd.DataFrame) -> pd.DataFrame:
     return resamples.quantile([tail, 1 - tail]).T.set_axis(["low", "high"], axis=1).reset_index()
 
 
+def bounded(table: pd.DataFrame, resamples: pd.DataFrame) -> pd.DataFrame:
+    """A table of figures (kind, metric, class, value) with `low` and `high` beside them; NaN for those without an interval."""
+    return table.merge(intervals(resamples), on=KEYS, how="left")
+
+
 def with_intervals(evaluations: dict[str, Evaluation], resamples: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Every figure of each model (by title) as value, low and high, by kind, metric and class; AR and mean IoU have no interval."""
-    keys = ["kind", "metric", "class"]
-    tables = {
-        title: metrics_table(evaluation).merge(intervals(resamples[title]), on=keys, how="left").set_index(keys)
-        for title, evaluation in evaluations.items()
-    }
+    tables = {title: bounded(metrics_table(e), resamples[title]).set_index(KEYS) for title, e in evaluations.items()}
     return pd.concat(tables, axis=1)
 
 
@@ -77,11 +80,10 @@ def differences(first: Evaluation, second: Evaluation, resamples: tuple[pd.DataF
     `resamples` are both models' tables of `bootstrap` for the same weights: each row is the same draw of images, so what
     makes images hard for both cancels out. A difference is `shown` when its interval does not hold 0.
     """
-    keys = ["kind", "metric", "class"]
-    values = metrics_table(first).merge(metrics_table(second), on=keys, suffixes=("_first", "_second"))
+    values = metrics_table(first).merge(metrics_table(second), on=KEYS, suffixes=("_first", "_second"))
     values["difference"] = values["value_first"] - values["value_second"]
     ends = intervals(resamples[0] - resamples[1])
-    table = values[[*keys, "difference"]].merge(ends, on=keys)
+    table = values[[*KEYS, "difference"]].merge(ends, on=KEYS)
     return table.assign(shown=(table["low"] > 0) | (table["high"] < 0))
 
 
