@@ -11,7 +11,7 @@ from shapes import mask_of, shape, truth
 
 from vocseg_lib.coco import checked_ground_truth, checked_results
 from vocseg_lib.failures import FAILURES, FOUND, LOST, TYPES, Thresholds, analyse, in_words, open_scenes
-from vocseg_lib.failures.analysis import SIZES
+from vocseg_lib.failures.facts import SIZES
 from vocseg_lib.failures.scenes import coco_matches, mean_ap
 from vocseg_lib.metrics import evaluate
 

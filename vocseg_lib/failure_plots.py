@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from vocseg_lib.failures.analysis import FAMILIES, SIZES
+from vocseg_lib.failures.analysis import FAMILIES
+from vocseg_lib.failures.facts import SIZES
 from vocseg_lib.plots import COLOURS, colour_of, describe, describe_figure, new_ax, new_axes
 
 FEW = 10

@@ -4,17 +4,10 @@
 `gap_claims` ask why AP differs between models.
 """
 
-from vocseg_lib.failures.analysis import (
-    FAILURES,
-    FOUND,
-    LOST,
-    MISSED,
-    TYPES,
-    Analysis,
-    analyse,
-)
+from vocseg_lib.failures.analysis import Analysis, analyse
 from vocseg_lib.failures.claims import gap_claims
 from vocseg_lib.failures.crowding import CROWDING, by_crowding
+from vocseg_lib.failures.facts import FAILURES, FOUND, LOST, MISSED, TYPES
 from vocseg_lib.failures.mask_failures import MASK_FAILURES, Thresholds, measure
 from vocseg_lib.failures.oracles import ORACLES, gap_parts, single_oracles, with_truth
 from vocseg_lib.failures.scenes import open_scenes

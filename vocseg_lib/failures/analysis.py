@@ -1,49 +1,22 @@
 """Everything that goes wrong in one prediction file: counted, priced in AP, and listed case by case."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from vocseg_lib.coco import checked_ground_truth, checked_results
-from vocseg_lib.failures.crowding import CROWDING, crowding_of
-from vocseg_lib.failures.mask_failures import MASK_FAILURES, MEASURES, PLACES, Thresholds, measure
-from vocseg_lib.failures.scenes import Counting, Scene, Scenes, coco_matches, mean_ap, open_scenes
-from vocseg_lib.failures.tide import ERRORS, RIGHT, Tide, tide
+from vocseg_lib.failures.facts import FAILURES, OBJECT_FAILURES, SIZES, Facts, facts_of
+from vocseg_lib.failures.mask_failures import MASK_FAILURES, PLACES, Thresholds, measure
+from vocseg_lib.failures.repairs import counting, repaired_ap
+from vocseg_lib.failures.scenes import Scenes, open_scenes
+from vocseg_lib.failures.tide import ERRORS, RIGHT
 from vocseg_lib.metrics import KINDS
 
-MISSED = ("missed in a crowd", "missed alone")
-FOUND, BADLY_FOUND, LOST = "found", "badly found", "lost in a localization failure"
-"""What becomes of objects that are not missed: a detection is right about them; one would be, with another class or a better
-mask (TIDE's class and localisation errors); a mask that is foreground covers them (a localization failure)."""
-OBJECT_FAILURES = (LOST, *MISSED)
-FAILURES = (*MASK_FAILURES, *OBJECT_FAILURES)
-"""What pixels and neighbours say, beside TIDE's errors."""
-TYPES = (*ERRORS[:-1], *MASK_FAILURES, *MISSED)
-"""Of cases to look at: TIDE's *missed* is told apart as in a crowd or alone."""
-SIZES = {"small": 32**2, "medium": 96**2, "large": np.inf}
-"""Of an object by its pixels (COCO's limits, up to)."""
-SIZE_NAMES = np.array(list(SIZES), dtype=object)
 FAMILIES = {"TIDE, masks": "AP50", "TIDE, boxes": "AP50", "pixels": "AP"}
 """Of failures, and the figure whose points they cost: AP50 of masks or boxes, or COCO's AP of masks."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What there is to say of one set of detections, a row each in `detections` and of each object in `objects`.
-
-    `detections`: image (place), row (in the scene), detection (in the list), class, size, crowding, score, error_mask and
-    error_box (codes of TIDE), iou_mask and iou_box (with what TIDE says they are about, else the largest), annotation (that
-    TIDE says the mask is about, else -1), failure, target (the annotation that the failure is about, else -1), and what
-    `measure` says. `objects`: image, row, annotation, class, size, crowding, state.
-    """
-
-    scenes: Scenes
-    tide: dict[str, Tide]
-    detections: pd.DataFrame
-    objects: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -132,18 +105,14 @@ class Analysis:
         facts, costs = self.everything, {}
         names = ["all", *(c["name"] for c in self.scenes.categories)]
         for size in ("all", *SIZES):
-            counting = _counting(size)
-            by_family = {family: facts.tide[kind].costs_by_class(counting) for kind, family in zip(KINDS, FAMILIES, strict=False)}
-            before = mean_ap(coco_matches(self.scenes, "mask", counting))[0]
-            by_family["pixels"] = {}
-            for name in FAILURES:
-                scenes, gone = repaired(facts, name)
-                after = mean_ap(coco_matches(scenes, "mask", _counting(size, gone)))[0]
-                by_family["pixels"][name] = after - before
-            for family, by_type in by_family.items():
-                for name, values in by_type.items():
-                    some = names if size == "all" else names[:1]
-                    costs |= {(family, name, of, size): float(value) for of, value in zip(some, values, strict=False)}
+            before = repaired_ap(facts, "", size)
+            prices = {("pixels", name): repaired_ap(facts, name, size) - before for name in FAILURES}
+            for kind, family in zip(KINDS, FAMILIES, strict=False):
+                for name, price in facts.tide[kind].costs_by_class(counting(size)).items():
+                    prices[family, name] = np.maximum(price, 0.0)  # as the toolbox has it
+            for (family, name), price in prices.items():
+                for of, value in zip(names if size == "all" else ["all"], price, strict=False):
+                    costs[family, name, of, size] = float(value)
         return costs
 
 
@@ -158,140 +127,6 @@ def analyse(ground_truth: dict, detections: list, score_threshold: float = 0.0, 
     ground_truth = checked_ground_truth(ground_truth)
     scenes = open_scenes(ground_truth, checked_results(ground_truth, detections))
     return Analysis(scenes, score_threshold, thresholds or Thresholds())
-
-
-def facts_of(scenes: Scenes, measured: pd.DataFrame, thresholds: Thresholds) -> Facts:
-    """Everything about some detections; `measured` has their rows of `measure`."""
-    names = np.array([c["name"] for c in scenes.categories], dtype=object)
-    errors = {kind: tide(scenes, kind) for kind in KINDS}
-    detections, objects, start = [], [], 0
-    for scene, *theirs in zip(scenes.scenes, errors["mask"].errors, errors["box"].errors, strict=True):
-        of_mask = theirs[0]
-        rows = measured.iloc[start : start + len(scene.found)]
-        start += len(rows)
-        crowding = np.array(CROWDING, object)[crowding_of(scenes, scene, thresholds.near)]
-        size = SIZE_NAMES[_size(scene.object_area)]
-        failure = rows["failure"].to_numpy(object)
-        on_object = of_mask.about >= 0
-        detections.append(
-            {
-                "image": np.full(len(rows), scene.image),
-                "row": np.arange(len(rows)),
-                "detection": scene.found,
-                "class": names[scene.found_class],
-                "size": np.where(on_object, _at(size, of_mask.about), SIZE_NAMES[_size(scene.found_area)]),
-                "crowding": np.where(on_object, _at(crowding, of_mask.about), "no object"),
-                "score": scene.score,
-                **{f"error_{kind}": of.code for kind, of in zip(KINDS, theirs, strict=True)},
-                **{f"iou_{kind}": _iou_about(scene.iou[kind], of.about) for kind, of in zip(KINDS, theirs, strict=True)},
-                "annotation": np.where(on_object, _at(scene.objects, of_mask.about), -1),
-                "failure": failure,
-                "target": _targets(scene, rows),
-                **{name: rows[name].to_numpy() for name in MEASURES},
-            }
-        )
-        covered = {j for row in np.flatnonzero(failure == MASK_FAILURES[0]) for j in rows["united"].iloc[row]}
-        lost = ~of_mask.found & np.isin(np.arange(len(size)), list(covered))
-        state = np.select(
-            [of_mask.found, lost, ~of_mask.missed, np.isin(crowding, CROWDING[2:])],
-            [FOUND, LOST, BADLY_FOUND, MISSED[0]],
-            MISSED[1],
-        )
-        places = {"image": np.full(len(size), scene.image), "row": np.arange(len(size)), "annotation": scene.objects}
-        objects.append({**places, "class": names[scene.object_class], "size": size, "crowding": crowding, "state": state})
-    tables = (
-        pd.DataFrame({key: np.concatenate([part[key] for part in parts]) for key in parts[0]}) for parts in (detections, objects)
-    )
-    return Facts(scenes, errors, *tables)
-
-
-def _targets(scene: Scene, rows: pd.DataFrame) -> Int[np.ndarray, " n"]:
-    """The annotation that each failure of `measure` is about: of what a mask unites the best, of its class if one is."""
-    targets = np.full(len(rows), -1)
-    for place, row in enumerate(rows.itertuples()):
-        if row.failure == MASK_FAILURES[0]:
-            own = [j for j in row.united if scene.object_class[j] == scene.found_class[place]] or row.united
-            targets[place] = scene.objects[max(own, key=lambda j: scene.iou["mask"][place, j])]
-        elif row.failure:
-            targets[place] = scene.objects[row.object]
-    return targets
-
-
-def repaired(facts: Facts, name: str) -> tuple[Scenes, dict[int, set[int]]]:
-    """The scenes with all failures of a type repaired, and the objects (rows, by image) that need not be found any more.
-
-    Leakage, boundary, incomplete: the mask is its object's. Localization failure: the mask is that of one object (of its
-    class, if one is), and each object lost that way gets a detection of its own with the same score. Missed and lost: as TIDE has
-    it, the object is not there.
-    """
-    gone: dict[int, set[int]] = {}
-    if name in OBJECT_FAILURES:
-        for place in facts.objects[facts.objects["state"] == name].itertuples():
-            gone.setdefault(place.image, set()).add(place.row)
-        return facts.scenes, gone
-    failed = {image: rows for image, rows in facts.detections[facts.detections["failure"] == name].groupby("image")}
-    states = {image: rows["state"].to_numpy() for image, rows in facts.objects.groupby("image")}
-
-    def repair(scene: Scene) -> Scene:
-        if scene.image not in failed:
-            return scene
-        rows = failed[scene.image]
-        places, iou = rows["row"].to_numpy(), scene.iou["mask"].copy()
-        targets = np.searchsorted(scene.objects, rows["target"])
-        iou[places] = 0
-        iou[places, targets] = 1
-        copies = [
-            (place, j)
-            for place, target, united in zip(places, targets, rows["united"], strict=True)
-            for j in united
-            if name == MASK_FAILURES[0]
-            and j != target
-            and states[scene.image][j] == LOST
-            and scene.object_class[j] == scene.found_class[place]
-        ]
-        scene = replace(scene, iou={**scene.iou, "mask": iou})
-        if not copies:
-            return scene
-        sources, theirs = np.array(copies).T
-        order = np.argsort(np.r_[np.arange(len(scene.found)), sources], kind="stable")
-        more = scene.take(np.r_[np.arange(len(scene.found)), sources])
-        more.iou["mask"][len(scene.found) :] = np.eye(len(scene.objects))[theirs]
-        more.found[len(scene.found) :] = -1
-        return more.take(order)
-
-    return facts.scenes.changed(repair), gone
-
-
-def _counting(size: str, gone: dict[int, set[int]] | None = None) -> Counting:
-    """What counts among objects of a size ("all" for all), without those that are gone (rows, by image)."""
-
-    def counting(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-        if size == "all":
-            wanted, counted = np.ones(len(scene.objects), dtype=bool), np.ones(len(scene.found), dtype=bool)
-        else:
-            place = list(SIZES).index(size)
-            wanted, counted = _size(scene.object_area) == place, _size(scene.found_area) == place
-        if gone and scene.image in gone:
-            wanted[list(gone[scene.image])] = False
-        return wanted, counted
-
-    return counting
-
-
-def _size(pixels: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """Places in `SIZES`."""
-    return np.searchsorted(list(SIZES.values())[:-1], pixels, side="left")
-
-
-def _at(values: np.ndarray, places: Int[np.ndarray, " n"]) -> np.ndarray:
-    """The values at places, something where a place is -1."""
-    return values[places] if len(values) else np.zeros(len(places), values.dtype)
-
-
-def _iou_about(iou: Float[np.ndarray, "n m"], about: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """IoU with the object at a place; the largest where that is -1."""
-    largest = iou.max(1, initial=0)
-    return np.where(about >= 0, iou[np.arange(len(about)), about], largest) if iou.shape[1] else largest
 
 
 def _severity(scenes: Scenes, cases: pd.DataFrame) -> Float[np.ndarray, " n"]:

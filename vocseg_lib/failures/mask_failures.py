@@ -32,10 +32,10 @@ class Thresholds:
     gained: float = 0.05  # by how much that IoU exceeds the one with any single object
     right_box: float = 0.5  # IoU of the boxes of a detection and its object
     leaked: float = 0.2  # of a mask's pixels, outside its object
-    lost: float = 0.2  # of 1 - IoU, at the boundary or inside
+    lost: float = 0.15  # of 1 - IoU, at the boundary or inside
     band: float = 0.05  # how far the boundary reaches to both sides, in sides of the object (the root of its pixels)
     least_band: int = 2  # pixels that it reaches at least
-    near: float = 0.25  # distance to a neighbour, in sides of the object's box, up to which objects are a crowd
+    near: float = 0.5  # distance to a neighbour, in sides of the object's box, up to which objects are a crowd
 
     def __post_init__(self):
         """Raises ValueError, naming it, for a threshold that is no such share."""

@@ -2,7 +2,8 @@
 
 import pandas as pd
 
-from vocseg_lib.failures.analysis import LOST, Analysis
+from vocseg_lib.failures.analysis import Analysis
+from vocseg_lib.failures.facts import LOST
 from vocseg_lib.failures.mask_failures import MASK_FAILURES
 from vocseg_lib.failures.tide import ERRORS
 
