@@ -27,7 +27,7 @@ VARIANTS = {
 """What is switched off in each; the first is the paper's loss."""
 MASK_BRANCH = ("protonet.", "head.coefficients.")
 """Names of parameters that start anew."""
-SHARE = 1 / 6
+SHARE = 1 / 8
 """Of the recipe's iterations that each variant gets."""
 
 

@@ -178,7 +178,7 @@ class Gallery:
             ax.axis("off")
         return figure
 
-    def sheet(self, kind: str, count: int = 4) -> Figure:
+    def sheet(self, kind: str, count: int = 3) -> Figure:
         """The worst cases of a type, each on another image, a row each: contact sheet."""
         cases, panels = self.chosen(type=kind).drop_duplicates("image_id"), 2 + len(self.analyses)
         rank = cases.groupby("model").cumcount()  # so that each model comes up

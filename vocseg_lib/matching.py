@@ -62,7 +62,7 @@ def average_precision(
     weights = np.ones((1, len(matches.image_ids))) if weights is None else weights
     objects, weights = weights @ matches.objects, weights.astype(np.float32)
     result = np.full((len(weights), len(matches.thresholds), objects.shape[1]), np.nan)
-    for k in range(objects.shape[1]):
+    for k in np.flatnonzero(objects.any(0)):
         found = np.flatnonzero((matches.category == k) & ~matches.ignored.all(0))
         weight = weights[:, matches.image[found]]
         until = weight.cumsum(1)

@@ -155,7 +155,7 @@ PROFILES = {
         Recipe(
             name="quick",
             command="make study",
-            expected_time="under 10 minutes on 2 CPU cores",
+            expected_time="about 10 minutes on 2 CPU cores",
             expected_score="mask AP50 over 30 on the drawn data (not VOC)",
             data="mini_voc",
             backbone="tiny",
