@@ -55,16 +55,16 @@ def failure_costs(tables: dict[str, pd.DataFrame], family: str = "TIDE, masks", 
 
 
 def costs_by_size(tables: dict[str, pd.DataFrame], family: str = "pixels", axes: np.ndarray | None = None) -> np.ndarray:
-    """What each type of failure costs among small, medium and large objects: a panel a size."""
-    axes = new_axes(len(SIZES), len(SIZES), (4.6, 3.8), axes)
-    dearest = {}
-    for ax, size in zip(axes, SIZES, strict=True):
-        parts = {}
-        for title, table in tables.items():
-            kept = table[(table["family"] == family) & (table["class"] == "all") & (table["size"] == size)]
-            parts[title] = kept.set_index("type")["cost"]
-        values = pd.DataFrame(parts).fillna(0.0)
-        dearest[size] = values.mean(1).idxmax()
+    """What each type of failure costs among small, medium and large objects: a panel for each size at which something does."""
+    costs = {}
+    for size in SIZES:
+        kept = {t: table[(table["family"] == family) & (table["class"] == "all")] for t, table in tables.items()}
+        values = pd.DataFrame({t: rows[rows["size"] == size].set_index("type")["cost"] for t, rows in kept.items()}).fillna(0.0)
+        if values.to_numpy().any() or size == "small":
+            costs[size] = values
+    axes = new_axes(len(costs), len(costs), (4.6, 3.8), axes)
+    dearest = {size: values.mean(1).idxmax() for size, values in costs.items()}
+    for ax, (size, values) in zip(axes, costs.items(), strict=True):
         _bars(values, ax).set_title(f"{size} objects", fontsize=9)
         ax.tick_params(axis="x", labelrotation=60, labelsize=7)
         ax.set_xlabel("type of failure")

@@ -75,13 +75,15 @@ class Analysis:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """Failures of each type: family, type, class, size ("all" for all), count, rate, cost.
+        """Failures of each type: family, type, class, size ("all" for all), count, rate, cost, toolbox_cost.
 
         `rate` is percent of the counted detections, for what is missed or lost of the objects. `cost`: points of AP (see
-        `FAMILIES`) that come back when all failures of the type are repaired, and nothing else; TIDE's as in its toolbox.
+        `FAMILIES`) that come back when all failures of the type are repaired, and nothing else. `toolbox_cost`: what TIDE's
+        toolbox says, for all classes and sizes; it differs where there are detections of classes that have no object.
         """
         facts, costs = self.counted, self._costs()
         names = [c["name"] for c in self.scenes.categories]
+        of_toolbox = {family: self.everything.tide[kind].toolbox_costs for kind, family in zip(KINDS, FAMILIES, strict=False)}
         of = {"detections": facts.detections, "objects": facts.objects}
         scopes = [("all", "all"), *(("all", size) for size in SIZES), *((name, "all") for name in names)]
         types = [(family, name) for family in list(FAMILIES)[:2] for name in ERRORS] + [("pixels", name) for name in FAILURES]
@@ -98,8 +100,9 @@ class Analysis:
                 count = int(counts.get((family, name), 0))
                 total = totals["objects" if name in ("missed", *OBJECT_FAILURES) else "detections"]
                 rate = 100 * count / total if total else np.nan
-                rows.append((family, name, class_name, size, count, rate, costs[family, name, class_name, size]))
-        return pd.DataFrame(rows, columns=["family", "type", "class", "size", "count", "rate", "cost"])
+                toolbox = of_toolbox[family][name] if (class_name, size) == ("all", "all") and family in of_toolbox else np.nan
+                rows.append((family, name, class_name, size, count, rate, costs[family, name, class_name, size], toolbox))
+        return pd.DataFrame(rows, columns=["family", "type", "class", "size", "count", "rate", "cost", "toolbox_cost"])
 
     def _costs(self) -> dict[tuple[str, str, str, str], float]:
         facts, costs = self.everything, {}
@@ -108,8 +111,7 @@ class Analysis:
             before = repaired_ap(facts, "", size)
             prices = {("pixels", name): repaired_ap(facts, name, size) - before for name in FAILURES}
             for kind, family in zip(KINDS, FAMILIES, strict=False):
-                for name, price in facts.tide[kind].costs_by_class(counting(size)).items():
-                    prices[family, name] = np.maximum(price, 0.0)  # as the toolbox has it
+                prices |= {(family, name): price for name, price in facts.tide[kind].costs(counting(size)).items()}
             for (family, name), price in prices.items():
                 for of, value in zip(names if size == "all" else ["all"], price, strict=False):
                     costs[family, name, of, size] = float(value)

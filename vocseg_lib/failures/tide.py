@@ -124,14 +124,20 @@ class Tide:
         return Matches(np.array([FOREGROUND_IOU]), *ids, *facts, count_objects(self.scenes, objects))
 
     @cached_property
-    def costs(self) -> dict[str, float]:
-        """Points of AP50 that each type of error costs, by name (dAP): the AP with its errors repaired, less the AP."""
-        return {name: max(0.0, float(cost[0])) for name, cost in self.costs_by_class().items()}
+    def toolbox_costs(self) -> dict[str, float]:
+        """Points of AP50 that each type of error costs, by name: dAP as TIDE's toolbox has it.
 
-    def costs_by_class(self, counting: Counting | None = None) -> dict[str, Float[np.ndarray, " _"]]:
-        """The same, negative where a repair does harm: of all classes, then of each."""
-        ap = tide_ap(self.matches(counting=counting))
-        return {name: tide_ap(self.matches(name, counting)) - ap for name in ERRORS}
+        A class without objects that has detections counts as 0 there, so that a repair which takes these away raises the mean.
+        """
+        ap = tide_ap(self.matches())[0]
+        return {name: max(0.0, float(tide_ap(self.matches(name))[0] - ap)) for name in ERRORS}
+
+    def costs(self, counting: Counting | None = None) -> dict[str, Float[np.ndarray, " _"]]:
+        """The same over the classes that have objects, which are what AP is about: of all, then of each (NaN without objects)."""
+        before = self.matches(counting=counting)
+        classes = before.objects.any(0)
+        ap = tide_ap(before, classes)
+        return {name: np.maximum(tide_ap(self.matches(name, counting), classes) - ap, 0.0) for name in ERRORS}
 
 
 def tide(scenes: Scenes, kind: str = "mask") -> Tide:
@@ -139,10 +145,14 @@ def tide(scenes: Scenes, kind: str = "mask") -> Tide:
     return Tide(scenes, kind, [errors_of(scene, kind) for scene in scenes.scenes])
 
 
-def tide_ap(matches: Matches) -> Float[np.ndarray, " _"]:
-    """AP in percent: of all classes, then of each. As in TIDE's toolbox a class without objects that has detections counts
-    as 0, and is left out only when it has none either."""
+def tide_ap(matches: Matches, classes: Bool[np.ndarray, " k"] | None = None) -> Float[np.ndarray, " _"]:
+    """AP in percent: of all `classes` (by default of all there are), then of each.
+
+    As in TIDE's toolbox, one without objects that has detections counts as 0, and is left out only when it has none either.
+    """
     by_class = 100 * average_precision(matches, points="tide")[0, 0]
     by_class = np.where(np.isnan(by_class) & np.isin(np.arange(len(by_class)), matches.category), 0.0, by_class)
+    if classes is not None:
+        by_class = np.where(classes, by_class, np.nan)
     there = ~np.isnan(by_class)
     return np.r_[by_class[there].mean() if there.any() else 0.0, by_class]
