@@ -63,8 +63,7 @@ def export_page(gallery: Gallery, path: str | Path, most: int = 12, most_bytes: 
         "images": {str(i): image for i, image in images.items() if str(i) in used},
         "cases": cases,
     }
-    # "</" would end the script that holds the data.
-    text = json.dumps(content, separators=(",", ":")).replace("</", "<\\/")
+    text = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")  # so that nothing in it ends its script
     template = (files("vocseg_lib") / "gallery_page.html").read_text(encoding="utf-8")
     with replacing(Path(path)) as beside:
         beside.write_text(template.replace("$DATA", text, 1), encoding="utf-8")
