@@ -71,11 +71,29 @@ def test_all_bins_together_are_all_objects(shared):
     scenes = scenes_of(result.ground_truth, result.detections)
     weights = resampled_weights(len(content["images"]), 100)
     table = by_crowding({"a": scenes, "b": scenes}, NEAR, weights)
-    assert table.groupby(["measure", "metric", "model"])["objects"].sum().unique().tolist() == [len(content["annotations"])]
-    recalls = table[(table["metric"] == "recall") & (table["model"] == "a")]
+    bins = table[~table["bin"].str.contains(" - ")]
+    assert bins.groupby(["measure", "metric", "model"])["objects"].sum().unique().tolist() == [len(content["annotations"])]
+    recalls = bins[(bins["metric"] == "recall") & (bins["model"] == "a")]
     right = (recalls["value"] * recalls["objects"] / 100).groupby(recalls["measure"]).sum()
     matches = result.matches["mask"]["all"]
     assert right.tolist() == pytest.approx([matches.right[0].sum()] * 2)
-    assert ((table["low"] <= table["value"] + 1e-9) & (table["value"] <= table["high"] + 1e-9))[table["metric"] == "recall"].all()
+    assert ((table["low"] <= table["value"] + 1e-9) & (table["value"] <= table["high"] + 1e-9))[recalls.index].all()
+    by_bin = table[(table["metric"] == "recall") & (table["model"] == "a")].set_index("bin")["value"]
+    assert by_bin["overlapping - alone"] == pytest.approx(by_bin["overlapping"] - by_bin["alone"])
+    # Recall of the crowded ones, drawn again by hand.
+    crowd = recalls[recalls["bin"] == "overlapping"].iloc[0]
+    places = [crowding_of(scenes, scene, NEAR) == CROWDING.index("overlapping") for scene in scenes.scenes]
+    objects = np.array([place.sum() for place in places])
+    hits = np.zeros(len(objects))
+    for scene, place in zip(scenes.scenes, places, strict=True):
+        taken = set()
+        for row in range(len(scene.found)):
+            own = [(-1 if j in taken else scene.own_iou("mask")[row, j]) for j in range(len(place))]
+            if own and max(own) >= 0.5:
+                taken.add(int(np.argmax(own)))
+        hits[scene.image] = sum(place[j] for j in taken)
+    drawn = 100 * (weights @ hits) / (weights @ objects)
+    assert [crowd["low"], crowd["high"]] == pytest.approx(np.percentile(drawn, [2.5, 97.5]).tolist())
+    assert crowd["high"] - crowd["low"] > 5
     differences = table[table["model"] == "a - b"]
     assert differences[["value", "low", "high"]].abs().to_numpy().max() == 0

@@ -93,7 +93,7 @@ def test_cases_say_where_and_what(hand_made):
     assert "IoU 1.00 with all of them, 0.50 with the best single one; 1 of them is lost" in words["localization failure"]
     assert "31 % of the mask of the person of score 0.90 lies outside the object, 31 % on other objects" in words["leakage"]
     assert "has IoU 0.64; 36 of 36 points are lost in the band" in words["boundary"]
-    assert "lacks 36 % inside the contour, IoU 0.64" in words["incomplete"]
+    assert "leaves out a part of the object: 36 of 36 points are lost in it, IoU 0.64" in words["incomplete"]
     assert "is on a horse, IoU 1.00" in words["class"]
     assert "better one has found already, IoU 1.00" in words["duplicate"]
     assert "overlaps no object by more than 0.00" in words["background"]
@@ -203,3 +203,51 @@ def test_masks_before_the_crop_are_checked():
         analyse(content, [torn])
     with pytest.raises(ValueError, match="segmentation_uncropped of detection 0 has a mask of size"):
         analyse(content, [{**found, "segmentation_uncropped": {"size": [5, 5], "counts": "0"}}])
+
+
+def test_price_of_tides_errors_by_class_and_size():
+    large, side = mask_of((5, 5, 50, 50)), {"person": 15, "horse": 13}
+    objects = [shape(LEFT, side["person"]), shape(LEFT, side["horse"], image=2), shape(large, side["horse"], image=3)]
+    found = [
+        shape(LEFT, side["person"], 0.9),
+        shape(LEFT, side["person"], 0.5, image=2),  # a small horse, taken for a person
+        shape(large, side["horse"], 0.9, image=3),
+    ]
+    analysis = analyse(truth(*objects, images=3), found)
+    half = 100 * 51 / 101  # one of two horses
+
+    def cost(**scope):
+        return count(analysis, "TIDE, masks", "cost", **scope)["class"]
+
+    assert cost(**{"class": "horse"}) == pytest.approx(100 - half)
+    assert cost(**{"class": "person"}) == 0  # the wrong one came after the right one
+    assert cost() == pytest.approx((100 - half) / 2)
+    assert cost(size="small") == pytest.approx(50)  # of small ones, the person is found, the horse is not
+    assert cost(size="medium") == 0
+    assert count(analysis, "TIDE, masks", "cost", size="medium")["missed"] == 0
+
+
+def test_price_of_coarse_masks_by_class_and_size():
+    large, coarse = mask_of((5, 5, 50, 50)), mask_of((7, 7, 16, 16))
+    objects = [shape(LEFT, 15), shape(LEFT, 13, image=2), shape(large, 13, image=3)]
+    found = [shape(LEFT, 15, 0.9), shape(coarse, 13, 0.9, image=2), shape(large, 13, 0.8, image=3)]
+    analysis = analyse(truth(*objects, images=3), found)
+    by_class = {name: count(analysis, column="cost", **{"class": name})["boundary"] for name in ("person", "horse")}
+    assert by_class["person"] == 0
+    assert by_class["horse"] > 20
+    assert count(analysis, column="cost")["boundary"] == pytest.approx(by_class["horse"] / 2)
+    assert count(analysis, column="cost", size="small")["boundary"] == pytest.approx(70 / 2)  # IoU .64: right at three of ten
+    assert count(analysis, column="cost", size="medium")["boundary"] == 0
+
+
+def test_the_worst_come_first():
+    leaks = [mask_of((5, 5, 20 + more, 20)) for more in (8, 16, 12)]
+    objects = [shape(LEFT, image=k) for k in (1, 2, 3)]
+    found = [shape(leak, 15, 0.9, box=(5, 5, 20, 20), image=k) for k, leak in enumerate(leaks, 1)]
+    cases = analyse(truth(*objects, images=3), found).cases
+    assert cases[cases["type"] == "leakage"]["image_id"].tolist() == [2, 3, 1]
+    surer = [{**d, "score": s} for d, s in zip(found, (0.9, 0.1, 0.2), strict=True)]
+    cases = analyse(truth(*objects, images=3), surer).cases
+    assert cases[cases["type"] == "leakage"]["image_id"].tolist() == [1, 3, 2]
+    missed = analyse(truth(shape(FAR), shape(LEFT, 13), shape(RIGHT, 10, image=2), images=2), []).cases
+    assert missed[missed["type"] == "missed alone"]["class"].tolist()[-1] == "person"  # the smallest

@@ -101,7 +101,13 @@ def test_pictures_that_are_not_there_or_others_are_named(analyses, pictures, dev
     (pictures / "3.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"3\.jpg"):
         gallery.picture(3)
-    assert "Not readable, and left out: 1.jpg, 2.jpg, 3.jpg" in export_page(gallery, tmp_path / "page.html").read_text()
+    assert "Not readable, and left out: 1.jpg, 2.jpg, 3.jpg" in export_page(gallery, tmp_path / "page.html")[1]
+    figure = gallery.sheet("localization failure")  # drawn all the same
+    assert any("1.jpg" in text.get_text() for text in figure.findobj(plt.Text))
+    nameless = truth(shape(LEFT))
+    del nameless["images"][0]["file_name"]
+    with pytest.raises(ValueError, match="image 1 of the ground truth has no file_name"):
+        Gallery({"x": analyse(nameless, [])}, pictures)
     content = voc.coco_ground_truth(devkit, "val")
     assert Gallery({"x": analyse(content, [])}, devkit.parents[1]).picture(1).ndim == 3
 
@@ -121,7 +127,7 @@ def test_outlines_are_the_masks_edges():
 
 def test_page_is_one_file_within_its_limit(analyses, pictures, tmp_path):
     gallery = Gallery(analyses, pictures, {"YOLACT": maps})
-    page = export_page(gallery, tmp_path / "page.html").read_text()
+    page = export_page(gallery, tmp_path / "page.html")[0].read_text()
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "")  # a name, no address that is fetched
     data = json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page, re.DOTALL)[1])
     assert len(data["cases"]) == len(gallery.cases)
@@ -129,7 +135,7 @@ def test_page_is_one_file_within_its_limit(analyses, pictures, tmp_path):
     assert data["filters"]["type"] == ["localization failure", "missed alone", "duplicate", "background"]
     assert len(data["cases"][0]["parts"]) == 2
     least = len(json.dumps(data["cases"][0])) + len(data["images"]["1"]["src"])
-    small = export_page(gallery, tmp_path / "small.html", most_bytes=least)
+    small, _ = export_page(gallery, tmp_path / "small.html", most_bytes=least)
     assert "The worst 1 of 4 failures" in small.read_text()
     assert small.stat().st_size < len(page) - len(json.dumps(data["cases"][1]))
 
@@ -160,7 +166,7 @@ def test_page_opens_and_filters_in_a_browser(analyses, pictures, tmp_path, brows
         return [article.find_element(By.TAG_NAME, "h2").text for article in browser.find_elements(By.TAG_NAME, "article")]
 
     gallery = Gallery(analyses, pictures, {"YOLACT": maps})
-    browser.get(export_page(gallery, tmp_path / "page.html").as_uri())
+    browser.get(export_page(gallery, tmp_path / "page.html")[0].as_uri())
     count = browser.find_element(By.ID, "count")
     assert count.text == "4 of 4 cases"
     assert articles()[0] == "localization failure: YOLACT, which failed alone, on 1"

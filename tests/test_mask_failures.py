@@ -100,6 +100,15 @@ def test_coarse_contour_and_hole_and_leak_share_what_is_lost():
     assert rows["object_iou"].tolist() == pytest.approx((1 - rows[list(PLACES.values())].sum(1)).tolist())
 
 
+def test_a_mask_off_its_object_is_no_coarse_contour():
+    pole = mask_of((20, 5, 4, 50))
+    some, nothing, flood = mask_of((20, 5, 4, 7)), pole & False, mask_of((14, 5, 16, 50))
+    box = (20, 5, 4, 50)
+    rows = measured([shape(pole)], [shape(m, score=0.9, box=box) for m in (some, nothing, flood)])
+    assert rows["failure"].tolist() == ["incomplete", "incomplete", "leakage"]
+    assert rows["missing"].tolist() == pytest.approx([43 / 50, 1, 0])
+
+
 def test_the_images_edge_is_no_contour():
     square, smaller = mask_of((0, 10, 40, 40)), mask_of((2, 10, 38, 40))
     rows = measured([shape(square)], [shape(smaller, score=0.9)])

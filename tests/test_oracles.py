@@ -117,3 +117,32 @@ def test_uncropped_masks_as_large_as_the_image():
     found = [shape(mask_of((10, 10, 20, 12)), score=0.9, uncropped=everything)]
     assert ap(content, found, "true boxes") == 100
     assert np.isfinite(ap(content, found, *ORACLES))
+
+
+def test_guesses_at_low_scores_change_no_part():
+    content = truth(shape(SQUARE, 13), shape(OTHER, 15))
+    found = [shape(SQUARE, 13, 0.9)]
+    guesses = [shape(mask_of((x, y, 15, 15)), label, 1e-4) for x in (0, 15, 30, 45) for y in (0, 15, 30) for label in (13, 15)]
+    parts = gap_parts(scenes_of(content, found), scenes_of(content, found + guesses), least_score=0.1)
+    assert parts["points"].abs().max() < 1e-9
+
+
+def test_what_comes_second_by_its_repair_is_gone_and_no_duplicate():
+    content = truth(shape(SQUARE))
+    poor = shape(mask_of((10, 10, 20, 6)), score=0.8, box=(10, 10, 20, 20))
+    found = [shape(SQUARE, score=0.9), poor, {**poor, "score": 0.7}]
+    changed = with_truth(scenes_of(content, found), {"true masks"})
+    assert len(changed.scenes[0].found) == 1
+    assert len(with_truth(scenes_of(content, found), {"no duplicates"}).scenes[0].found) == 3  # these were none
+    ghost = [shape(SQUARE, score=0.9), shape(SQUARE, score=0.8)]
+    assert len(with_truth(scenes_of(content, ghost), {"true masks"}).scenes[0].found) == 2
+    assert len(with_truth(scenes_of(content, ghost), {"true masks", "no duplicates"}).scenes[0].found) == 1
+
+
+def test_unknown_oracles_and_other_images_are_named():
+    content = truth(shape(SQUARE))
+    scenes = scenes_of(content, [])
+    with pytest.raises(ValueError, match="no oracle true clases"):
+        with_truth(scenes, {"true clases"})
+    with pytest.raises(ValueError, match="different images"):
+        gap_parts(scenes, scenes_of(truth(shape(SQUARE), images=2), []))

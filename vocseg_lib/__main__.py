@@ -1,6 +1,7 @@
 """The command line: `python -m vocseg_lib fetch|verify|train|estimate|predict|evaluate|failures|export-coco|bench|smoke`."""
 
 import argparse
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -47,6 +48,17 @@ def hours(value: str) -> float:
         number = 0.0
     if not number > 0:
         raise argparse.ArgumentTypeError(f"{value} is not a number of hours above 0")
+    return number
+
+
+def finite(value: str) -> float:
+    """A number that is neither infinite nor none."""
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{value} is no finite number")
     return number
 
 
@@ -130,7 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
     fails.add_argument("--predictions", required=True, nargs="+", metavar="FILE", help="one or two prediction files (JSON)")
     fails.add_argument("--data", required=True, metavar="DATA", help="VOC devkit, or COCO ground truth (JSON)")
     fails.add_argument("--split", default="val", help="split of a devkit (default: %(default)s)")
-    fails.add_argument("--score", type=float, default=0.0, metavar="S", help="count detections from this score on (default: all)")
+    fails.add_argument("--score", type=finite, default=0.0, metavar="S", help="count detections from this score on (default: all)")
     fails.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="change a threshold, as in leaked=0.3")
     fails.add_argument("--out", default="", metavar="FILE", help="write the tables and all cases as JSON")
     fails.add_argument("--gallery", default="", metavar="FILE", help="write the worst cases as an HTML page of its own")
@@ -209,6 +221,8 @@ def show_failures(arguments: argparse.Namespace) -> None:
     """Print what goes wrong in one or two prediction files, and write it."""
     if len(arguments.predictions) > 2:
         raise ValueError(f"{len(arguments.predictions)} prediction files: one or two can be shown beside one another")
+    if len(set(arguments.predictions)) < len(arguments.predictions):
+        raise ValueError(f"--predictions has {arguments.predictions[0]} twice: nothing could be told apart")
     thresholds = parse_thresholds(arguments.set)
     images = arguments.images or ("" if arguments.data.endswith(".json") else arguments.data)
     if arguments.gallery and not images:
@@ -229,7 +243,8 @@ def show_failures(arguments: argparse.Namespace) -> None:
         )
         print(arguments.out)
     if arguments.gallery:
-        print(export_page(Gallery(analyses, images), arguments.gallery))
+        page, about = export_page(Gallery(analyses, images), arguments.gallery)
+        print(about, page, sep="\n")
 
 
 def without_nan(value: object) -> object:

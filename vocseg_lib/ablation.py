@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from pycocotools import mask as coco_mask
 from torch import nn
 
 from vocseg_lib.checkpoints import checksum, load_checkpoint
@@ -25,26 +26,22 @@ VARIANTS = {
     "neither": {"crop_in_training": False, "normalise_by_area": False},
 }
 """What is switched off in each; the first is the paper's loss."""
-MASK_BRANCH = ("protonet.", "head.coefficients.")
-"""Names of parameters that start anew."""
 SHARE = 1 / 8
 """Of the recipe's iterations that each variant gets."""
 
 
 def variant_model(study: Study, changes: dict) -> nn.Module:
-    """The study's trained YOLACT, its mask branch (prototypes and coefficients) drawn anew, with a mask loss of its own."""
+    """The study's trained YOLACT with a mask loss of its own."""
     model = build_model(replace(study.recipe, weights=None, **changes), "yolact")
-    trained = load_checkpoint(study.run_folder("yolact") / BEST)["model"]
-    kept = {name: value for name, value in trained.items() if not name.startswith(MASK_BRANCH)}
-    model.load_state_dict({**model.state_dict(), **kept})
+    model.load_state_dict(load_checkpoint(study.run_folder("yolact") / BEST)["model"])
     return model
 
 
 def train_variants(study: Study, share: float = SHARE, device: str | None = None) -> dict[str, Evaluation]:
-    """Each variant judged on val; trained before, from the same detector, with the same images, where that was not done yet.
-
-    All parts are trained on for `share` of the recipe's iterations, in `results`/ablation. Raises FileNotFoundError when
-    the study's YOLACT is not trained yet.
+    """Each variant judged on val: the study's YOLACT, trained on with its loss for `share` of the recipe's iterations, on the
+       same images, in `results`/ablation, where that was not done yet.
+    Raises FileNotFoundError when
+       the study's YOLACT is not trained yet.
     """
     device = device or default_device()
     iterations = max(1, round(share * study.recipe.iterations))
@@ -74,8 +71,8 @@ def train_variants(study: Study, share: float = SHARE, device: str | None = None
 def ablation_table(judged: dict[str, Evaluation], weights: Float[np.ndarray, "b i"]) -> pd.DataFrame:
     """Mask AP of each variant by size of object, and its difference to the first variant on the same drawn images.
 
-    Columns: variant, size, objects, value, low, high, difference, difference_low, difference_high; intervals of 95 % from
-    `weights` (how often each image counts, a row a resample).
+    Columns: variant, size, objects, value, low, high, difference, difference_low, difference_high, empty; intervals of 95 %
+    from `weights` (how often each image counts, a row a resample). `empty`: percent of all detections whose mask has no pixel.
     """
     once = np.ones((1, weights.shape[1]))
     drawn = np.concatenate([once, weights])
@@ -88,6 +85,13 @@ def ablation_table(judged: dict[str, Evaluation], weights: Float[np.ndarray, "b 
     for (name, size), ap in values.items():
         difference = ap - values[first, size]
         objects = int(judged[name].matches["mask"][size].objects.sum())
-        rows.append((name, size, objects, ap[0], *interval(ap[1:]), difference[0], *interval(difference[1:])))
-    columns = ["variant", "size", "objects", "value", "low", "high", "difference", "difference_low", "difference_high"]
+        ends = *interval(ap[1:]), difference[0], *interval(difference[1:])
+        rows.append((name, size, objects, ap[0], *ends, empty_masks(judged[name])))
+    columns = ["variant", "size", "objects", "value", "low", "high", "difference", "difference_low", "difference_high", "empty"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def empty_masks(evaluation: Evaluation) -> float:
+    """Percent of the detections whose mask has no pixel; NaN without any."""
+    areas = coco_mask.area([d["segmentation"] for d in evaluation.detections]) if evaluation.detections else np.zeros(0)
+    return float(100 * np.mean(np.asarray(areas) == 0)) if len(areas) else float("nan")

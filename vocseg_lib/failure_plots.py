@@ -78,7 +78,7 @@ def crowding(table: pd.DataFrame, metric: str = "recall", axes: np.ndarray | Non
     """A metric of `by_crowding`'s table ("AP50" or "recall") against crowding, a panel for each way to measure it."""
     measures = list(dict.fromkeys(table["measure"]))
     axes = new_axes(len(measures), 2, (6.2, 3.9), axes)
-    chosen, said = table[table["metric"] == metric], []
+    chosen, said = table[(table["metric"] == metric) & ~table["bin"].str.contains(" - ", regex=False)], []
     for ax, measure in zip(axes, measures, strict=True):
         rows = chosen[chosen["measure"] == measure]
         wide = {name: rows.pivot(index="bin", columns="model", values=name) for name in ("value", "low", "high", "objects")}

@@ -40,6 +40,9 @@ class Gallery:
         self.folder = folder if folder.is_dir() and not _is_devkit(folder) else voc.find_devkit(folder) / "JPEGImages"
         first = next(iter(analyses.values())).scenes
         self.images = {image["id"]: image for image in first.images}
+        for image in first.images:
+            if not isinstance(image.get("file_name"), str):
+                raise ValueError(f"image {image['id']} of the ground truth has no file_name: its picture cannot be found")
         self.labels = {c["name"]: c["id"] for c in first.categories}
         self.objects = {image_id: [] for image_id in self.images}
         for place, annotation in enumerate(first.annotations):
@@ -96,6 +99,16 @@ class Gallery:
         if pixels.shape[:2] != size:
             raise ValueError(f"{path} has {pixels.shape[:2]} (height, width), the ground truth says {size}: it is another picture")
         return pixels
+
+    def window(self, case: pd.Series) -> tuple[int, int, int, int]:
+        """What is shown of the picture around a case: xyxy pixels, of its proportions, at least twice the sides of its box."""
+        image, (x, y, w, h) = self.images[case["image_id"]], box_of(self.entry(case))
+        width, height = image["width"], image["height"]
+        share = min(1.0, max(SHOWN * max(w / width, h / height), LEAST_SHOWN))
+        sides = round(share * width), round(share * height)
+        corner = (x + w / 2 - sides[0] / 2, y + h / 2 - sides[1] / 2)
+        x1, y1 = (round(min(max(0, at), all_of - side)) for at, side, all_of in zip(corner, sides, (width, height), strict=True))
+        return x1, y1, x1 + sides[0], y1 + sides[1]
 
     def chosen(self, **wanted: object) -> pd.DataFrame:
         """Cases with the given values of columns (`type="leakage"`, `model=...`, `**{"failed alone": True}`), worst first."""
@@ -195,9 +208,13 @@ class Gallery:
         title = f"{case['type']}: {case['model']}{alone}, on {self.name(case['image_id'])}"
         text = plots.textwrap.fill(self.sentence(case), 45 * (2 + len(self.analyses)))
         row.suptitle(f"{title}\n{text}", x=0.01, ha="left", fontsize=8.5)
-        axes, picture = row.subplots(1, 2 + len(self.analyses)), self.picture(case["image_id"])
-        x1, y1, x2, y2 = _window(box_of(self.entry(case)), picture.shape)
-        plots.layered(picture, [], axes[0]).set_title("image", fontsize=8)
+        axes, (x1, y1, x2, y2), note = row.subplots(1, 2 + len(self.analyses)), self.window(case), "image"
+        try:
+            picture = self.picture(case["image_id"])
+        except (OSError, ValueError) as error:
+            image = self.images[case["image_id"]]
+            picture, note = np.full((image["height"], image["width"], 3), 200, np.uint8), plots.textwrap.fill(str(error), 40)
+        plots.layered(picture, [], axes[0]).set_title(note, fontsize=8)
         axes[0].add_patch(plots.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor="white", linestyle="--"))
         plots.layered(picture, self.truth_layers(case), axes[1]).set_title("ground truth", fontsize=8)
         for ax, title in zip(axes[2:], self.analyses, strict=True):
@@ -208,16 +225,6 @@ class Gallery:
 
 def _is_devkit(folder: Path) -> bool:
     return any((folder / name).is_dir() for name in ("JPEGImages", "VOCdevkit", "VOC2012"))
-
-
-def _window(box: list[float], shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """What is shown of a picture around a box (xywh): xyxy, of the picture's proportions, at least twice the box's sides."""
-    (height, width), (x, y, w, h) = shape[:2], box
-    share = min(1.0, max(SHOWN * max(w / width, h / height), LEAST_SHOWN))
-    sides = round(share * width), round(share * height)
-    corner = (x + w / 2 - sides[0] / 2, y + h / 2 - sides[1] / 2)
-    x1, y1 = (round(min(max(0, at), whole - side)) for at, side, whole in zip(corner, sides, (width, height), strict=True))
-    return x1, y1, x1 + sides[0], y1 + sides[1]
 
 
 def _meet(first: list[float], second: list[float]) -> bool:

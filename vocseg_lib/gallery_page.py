@@ -27,8 +27,9 @@ WITH_PARTS = 2
 """Cases of a type and model for which the insides of the models are shown."""
 
 
-def export_page(gallery: Gallery, path: str | Path, most: int = 12, most_bytes: int = MOST_BYTES) -> Path:
-    """Write the worst `most` cases of each type and model, as many as fit into `most_bytes`, as one page; returns its path.
+def export_page(gallery: Gallery, path: str | Path, most: int = 12, most_bytes: int = MOST_BYTES) -> tuple[Path, str]:
+    """Write the worst `most` cases of each type and model, as many as fit into `most_bytes`, as one page; its path, and in words
+    what it holds.
 
     The worst ones of all types come first, so that what does not fit are the least bad. A picture that cannot be read is
     named on the page, its cases left out.
@@ -67,7 +68,7 @@ def export_page(gallery: Gallery, path: str | Path, most: int = 12, most_bytes: 
     template = (files("vocseg_lib") / "gallery_page.html").read_text(encoding="utf-8")
     with replacing(Path(path)) as beside:
         beside.write_text(template.replace("$DATA", text, 1), encoding="utf-8")
-    return Path(path)
+    return Path(path), about
 
 
 def _worst_first(gallery: Gallery, most: int) -> Iterator[tuple[int, pd.Series]]:
@@ -92,6 +93,7 @@ def _case(gallery: Gallery, row: pd.Series, with_parts: bool) -> dict:
         "alone": bool(row["failed alone"]),
         "image": str(row["image_id"]),
         "sentence": gallery.sentence(row),
+        "window": gallery.window(row),
         "truth": [_drawn(layer) for layer in gallery.truth_layers(row)],
         "found": {title: [_drawn(layer) for layer in gallery.found_layers(row, title)] for title in gallery.analyses},
         "parts": [[name, _map_source(values)] for name, values in gallery.parts(row)] if with_parts else [],

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from vocseg_lib.coco import checked_ground_truth, checked_results
 from vocseg_lib.failures.facts import FAILURES, OBJECT_FAILURES, SIZES, Facts, facts_of
-from vocseg_lib.failures.mask_failures import MASK_FAILURES, PLACES, Thresholds, measure
+from vocseg_lib.failures.mask_failures import MASK_FAILURES, Thresholds, measure
 from vocseg_lib.failures.repairs import counting, repaired_ap
 from vocseg_lib.failures.scenes import Scenes, open_scenes
 from vocseg_lib.failures.tide import ERRORS, RIGHT
@@ -118,6 +118,8 @@ class Analysis:
         return costs
 
 
+LOST_BY = {"leakage": "leakage", "boundary": "lost_at_boundary", "incomplete": "missing"}
+"""What of `measure` says how bad a failure with a right box is."""
 CASE_COLUMNS = ["family", "type", "image_id", "class", "size", "crowding", "score", "severity", "detection", "annotation", "place"]
 
 
@@ -137,7 +139,7 @@ def _severity(scenes: Scenes, cases: pd.DataFrame) -> Float[np.ndarray, " n"]:
         {
             "localisation": 1 - cases["iou_mask"],
             MASK_FAILURES[0]: cases["union_iou"] - cases["single_iou"],
-            **{name: cases[column] for name, column in PLACES.items()},
+            **{name: cases[column] for name, column in LOST_BY.items()},
         }
     )
     rows, columns = np.arange(len(cases)), lost.columns.get_indexer(cases["type"])

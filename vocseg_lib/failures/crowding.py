@@ -7,7 +7,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from vocseg_lib.coco import box_of
-from vocseg_lib.failures.scenes import Scene, Scenes, coco_matches, mean_ap
+from vocseg_lib.failures.scenes import Scene, Scenes, coco_matches, mean_ap, same_images
 from vocseg_lib.matching import Matches
 
 CROWDING = ("alone", "apart", "near", "overlapping")
@@ -83,15 +83,19 @@ def by_crowding(
 
     Columns: measure, bin, metric ("AP50" or "recall"), model, objects, value, and with `weights` (how often each image counts
     in each resample, see `uncertainty.resampled_weights`) low and high, the ends of the 95 % interval. With two models, rows
-    of the model "first - second" hold their difference, taken resample by resample. Models share their ground truth.
+    of the model "first - second" hold their difference, and rows of the bin "last - first" that of the most and the least
+    crowded, each taken resample by resample. Images without an object are among those with 1. Raises ValueError when models
+    are not about the same images.
     """
     first = next(iter(models.values()))
+    same_images(*models.values())
     once = np.ones((1, len(first.images)))
     drawn = once if weights is None else np.concatenate([once, weights])
     rows = []
     for measure, bins in crowding_bins(first, near).items():
+        by_bin = {}
         for name in bins:
-            values = {}
+            values = by_bin[name] = {}
             for title, scenes in models.items():
                 matches = coco_matches(scenes, kind, crowding_bins(scenes, near)[measure][name], AT_50)
                 values["AP50", title] = mean_ap(matches, drawn)[:, 0]
@@ -101,8 +105,11 @@ def by_crowding(
                 a, b = models
                 values |= {(metric, f"{a} - {b}"): values[metric, a] - values[metric, b] for metric in ("AP50", "recall")}
             for (metric, title), all_values in values.items():
-                low, high = interval(all_values[1:])
-                rows.append((measure, name, metric, title, objects, all_values[0], low, high))
+                rows.append((measure, name, metric, title, objects, all_values[0], *interval(all_values[1:])))
+        least, *_, most = by_bin
+        for metric, title in by_bin[most]:
+            change = by_bin[most][metric, title] - by_bin[least][metric, title]
+            rows.append((measure, f"{most} - {least}", metric, title, 0, change[0], *interval(change[1:])))
     return pd.DataFrame(rows, columns=["measure", "bin", "metric", "model", "objects", "value", "low", "high"])
 
 

@@ -20,18 +20,19 @@ PLACES = {"leakage": "lost_outside", "boundary": "lost_at_boundary", "incomplete
 """Where a failure with a right box loses its IoU."""
 LEAKAGE = ["leakage", "leaked_on_others"]
 LEAKAGE_BEFORE_CROP = [f"{name}_before_crop" for name in LEAKAGE]
-MEASURES = ["object_iou", "single_iou", "union_iou", "united", *LEAKAGE, *LEAKAGE_BEFORE_CROP, *PLACES.values()]
+MEASURES = ["object_iou", "single_iou", "union_iou", "united", *LEAKAGE, *LEAKAGE_BEFORE_CROP, "missing", *PLACES.values()]
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """From where on something counts as a failure; all are shares of 1."""
+    """From where on something counts as a failure; shares of 1, but for `least_band` and `near`."""
 
     covered: float = 0.5  # of an object, for it to be one of those that a mask unites
     united: float = 0.5  # IoU of a mask with what it unites
     gained: float = 0.05  # by how much that IoU exceeds the one with any single object
     right_box: float = 0.5  # IoU of the boxes of a detection and its object
     leaked: float = 0.2  # of a mask's pixels, outside its object
+    on_object: float = 0.5  # IoU below which more is wrong with a mask than its contour
     lost: float = 0.15  # of 1 - IoU, at the boundary or inside
     band: float = 0.05  # how far the boundary reaches to both sides, in sides of the object (the root of its pixels)
     least_band: int = 2  # pixels that it reaches at least
@@ -40,8 +41,9 @@ class Thresholds:
     def __post_init__(self):
         """Raises ValueError, naming it, for a threshold that is no such share."""
         for name, value in vars(self).items():
-            if not 0 <= value < np.inf or (value > 1 and name not in ("least_band", "near")):
-                raise ValueError(f"the threshold {name} is {value}: it has to be from 0 to 1")
+            most = {"least_band": 100, "near": 100}.get(name, 1)
+            if not isinstance(value, int | float) or not 0 <= value <= most:
+                raise ValueError(f"the threshold {name} is {value!r}: it has to be from 0 to {most}")
 
 
 def parse_thresholds(assignments: list[str]) -> Thresholds:
@@ -69,10 +71,12 @@ def measure(scenes: Scenes, thresholds: Thresholds | None = None) -> pd.DataFram
       `leaked_on_others_before_crop` are the same for the mask before its crop (`segmentation_uncropped`), where there is one.
     - 1 - IoU(D, G) in three parts, each over |D | G|: `lost_at_boundary` within the band along G's contour (`band`),
       `lost_inside` G deeper than that, `lost_outside` of G further away.
+    - `missing` = |G - D| / |D | G|: what is lost of G, in the band or inside; the rest of 1 - IoU lies outside of G.
     - `failure`: "" or the first that holds. *Localization failure*: D unites two or more objects, union_iou is at least
-      `united`, and larger than single_iou by more than `gained`. *Leakage*: leakage is at least `leaked`, and `lost_outside`
-      is the largest part. *Boundary* and *incomplete*: `lost_at_boundary` or `lost_inside` is the largest part and at least
-      `lost`.
+      `united`, and larger than single_iou by more than `gained`. With a right box and IoU(D, G) of at least `on_object`, by
+      the largest part: *leakage* when that is `lost_outside` and leakage is at least `leaked`, *boundary* or *incomplete*
+      when it is `lost_at_boundary` or `lost_inside` and at least `lost`. With less IoU, where a band says nothing: *leakage*
+      when more is lost outside of G than in it and leakage is at least `leaked`, else *incomplete*.
     """
     thresholds = thresholds or Thresholds()
     parts = [_measured(scenes, scene, thresholds) for scene in scenes.scenes]
@@ -104,6 +108,9 @@ def _measured(scenes: Scenes, scene: Scene, thresholds: Thresholds) -> dict[str,
     about = own[right].argmax(1)
     rows["object"][right], rows["object_iou"][right] = about, iou[right, about]
     bands = {int(j): _bands(objects[j], thresholds) for j in np.unique(about)}
+    rows["missing"][right] = (sizes[about] - shared[right, about]) / np.maximum(
+        areas[right] + sizes[about] - shared[right, about], 1
+    )
     for name, values in _parts(masks, shared, areas, sizes, right, about, bands).items():
         rows[name][right] = values
     uncropped = [scenes.detections[i].get(UNCROPPED) for i in scene.found[right]]
@@ -118,9 +125,12 @@ def _measured(scenes: Scenes, scene: Scene, thresholds: Thresholds) -> dict[str,
 def failure_names(rows: pd.DataFrame, thresholds: Thresholds) -> np.ndarray:
     """The failure of each row of `measure`, or ""."""
     parts = rows[list(PLACES.values())].fillna(0.0).to_numpy()
-    largest = np.array(list(PLACES))[parts.argmax(1)]
-    leaks = (largest == "leakage") & (rows["leakage"] >= thresholds.leaked)
-    loses = (largest != "leakage") & (parts.max(1) >= thresholds.lost)
+    lost_in, lost = rows["missing"].fillna(0.0), 1 - rows["object_iou"].fillna(1.0)
+    coarse = (lost <= 1 - thresholds.on_object).to_numpy()
+    outside = np.where(coarse, parts.argmax(1) == 0, lost - lost_in > lost_in)
+    largest = np.select([outside, coarse], ["leakage", np.array(list(PLACES))[parts.argmax(1)]], "incomplete")
+    leaks = outside & (rows["leakage"] >= thresholds.leaked)
+    loses = ~outside & (~coarse | (parts.max(1) >= thresholds.lost))
     gained = rows["union_iou"] - rows["single_iou"]
     unites = (rows["union_iou"] >= thresholds.united) & (gained > thresholds.gained)
     return np.select([unites, leaks | loses], [MASK_FAILURES[0], largest], "")

@@ -1,64 +1,84 @@
 """What if one thing were true? AP with classes, boxes or masks replaced by the truth, and the gap between two models in parts."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from math import factorial
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pycocotools import mask as coco_mask
 
 from vocseg_lib.coco import UNCROPPED, box_of
 from vocseg_lib.failures.crowding import interval
-from vocseg_lib.failures.scenes import Scene, Scenes, coco_matches, mean_ap, overlaps
-from vocseg_lib.failures.tide import BACKGROUND_IOU, FOREGROUND_IOU, errors_of
+from vocseg_lib.failures.scenes import MOST, Scene, Scenes, coco_matches, mean_ap, overlaps, same_images
+from vocseg_lib.failures.tide import CLASS, DUPLICATE, FOREGROUND_IOU, LOCALISATION, RIGHT, errors_of
 
 ORACLES = ("true classes", "no duplicates", "true boxes", "true masks", "no false alarms")
-REST = "objects nobody finds"
+REST = "objects without a detection"
 """What is left of a gap when all of `ORACLES` are true."""
 
 
-def about_of(scene: Scene) -> Int[np.ndarray, " n"]:
-    """The object that each detection is about, -1 for none: what it is right about or, by TIDE, a duplicate of or wrong on; else
-    the one that its mask or box overlaps most, by more than .1."""
-    about = errors_of(scene).about
-    if not len(scene.objects):
-        return np.full(len(scene.found), -1)
-    overlap = np.maximum(scene.iou["mask"], scene.iou["box"])
-    return np.where(about >= 0, about, np.where(overlap.max(1) > BACKGROUND_IOU, overlap.argmax(1), -1))
+@dataclass(frozen=True)
+class Assigned:
+    """Of each detection of a scene: the object that it is about (-1: none), whether it is a duplicate, and whether it is judged.
+
+    TIDE says what a mask is about, else what its box is: what it is right about, a duplicate of, or would be right about with
+    another class or a better mask (or box). Not judged are those below a score and those after the 100 best.
+    """
+
+    about: Int[np.ndarray, " n"]
+    duplicate: Bool[np.ndarray, " n"]
+    judged: Bool[np.ndarray, " n"]
 
 
-def with_truth(scenes: Scenes, oracles: frozenset[str] | set[str], about: list[np.ndarray] | None = None) -> Scenes:
-    """The scenes with some of `ORACLES` made true of the detections, each about its object (`about_of`).
+def assigned(scene: Scene, least_score: float = 0.0) -> Assigned:
+    """What each detection of at least a score is about."""
+    about = np.full(len(scene.found), -1)
+    judged = (scene.score >= least_score) & (np.arange(len(scene.found)) < MOST)
+    of_mask, of_box = (errors_of(scene, kind) for kind in ("mask", "box"))
+    for errors in (of_box, of_mask):  # the mask has the last word
+        known = judged & (errors.about >= 0) & np.isin(errors.code, (RIGHT, CLASS, LOCALISATION, DUPLICATE))
+        about[known] = errors.about[known]
+    return Assigned(about, judged & (of_mask.code == DUPLICATE), judged)
+
+
+def with_truth(scenes: Scenes, oracles: frozenset[str] | set[str], assignments: list[Assigned] | None = None) -> Scenes:
+    """The scenes with some of `ORACLES` made true of the detections, each about its object (see `assigned`; by default all).
 
     - *true classes*: the object's class. *True boxes*: the object's box, and the mask, before its crop where the prediction
-      file has that, cut to this box. *True masks*: the object's mask, cut to the box.
-    - *no false alarms*: without detections that are about nothing; *no duplicates*: without those whose mask is on an object
-      of their class (IoU at least .5) that a better one has taken, after the other changes.
+      file has that, cut to this box. *True masks*: the object's mask, cut to the box. As in TIDE one repair an object: what
+      comes second on an object by its repair is gone.
+    - *no duplicates*: without TIDE's duplicates; *no false alarms*: without detections that are about nothing.
+
+    Raises ValueError for an oracle that is none of these.
     """
-    about = about or [about_of(scene) for scene in scenes.scenes]
+    if unknown := set(oracles) - set(ORACLES):
+        raise ValueError(f"no oracle {', '.join(sorted(unknown))}; choose among {', '.join(ORACLES)}")
+    assignments = assignments or [assigned(scene) for scene in scenes.scenes]
 
     def change(scene: Scene) -> Scene:
-        target = about[scene.image]
-        known = target >= 0
-        if "true classes" in oracles and known.any():
-            scene = replace(scene, found_class=np.where(known, scene.object_class[target], scene.found_class))
-        if oracles & {"true boxes", "true masks"} and known.any():
-            scene = replace(scene, iou=_true_shapes(scenes, scene, target, oracles))
+        of_scene = assignments[scene.image]
+        target, known = of_scene.about, of_scene.about >= 0
+        kept = ~of_scene.duplicate if "no duplicates" in oracles else np.ones(len(known), dtype=bool)
         if "no false alarms" in oracles:
-            scene = scene.take(known)
-        if "no duplicates" in oracles and len(scene.objects):
-            scene = scene.take(~_duplicates(scene))
-        return scene
+            kept &= known | ~of_scene.judged
+        if known.any() and oracles & {"true classes", "true boxes", "true masks"}:
+            if "true classes" in oracles:
+                scene = replace(scene, found_class=np.where(known, scene.object_class[target], scene.found_class))
+            if oracles & {"true boxes", "true masks"}:
+                scene = replace(scene, iou=_true_shapes(scenes, scene, target, oracles))
+            kept &= ~(known & ~of_scene.duplicate & _second(scene, kept))
+        return scene.take(kept)
 
     return scenes.changed(change)
 
 
-def _duplicates(scene: Scene) -> np.ndarray:
+def _second(scene: Scene, kept: np.ndarray) -> Bool[np.ndarray, " n"]:
+    """Which of the detections that are kept are on an object of their class that a better one has taken."""
     own, taken = scene.own_iou("mask"), np.zeros(len(scene.objects), dtype=bool)
     second = np.zeros(len(scene.found), dtype=bool)
-    for row in np.flatnonzero(own.max(1) >= FOREGROUND_IOU):
+    for row in np.flatnonzero((own.max(1) >= FOREGROUND_IOU) & kept):
         free = np.where(taken, 0, own[row])
         if free.max() >= FOREGROUND_IOU:
             taken[free.argmax()] = True
@@ -87,34 +107,41 @@ def _true_shapes(scenes: Scenes, scene: Scene, target: np.ndarray, oracles: froz
     return iou
 
 
-def single_oracles(scenes: Scenes) -> pd.DataFrame:
-    """Mask AP, box AP and mask AP50 as they are, with each oracle alone, and with all (percent)."""
-    about = [about_of(scene) for scene in scenes.scenes]
+def single_oracles(scenes: Scenes, least_score: float = 0.0) -> pd.DataFrame:
+    """Mask AP, box AP and mask AP50 as they are, with each oracle alone, and with all (percent).
+
+    Detections below `least_score` stay as they are.
+    """
+    assignments = [assigned(scene, least_score) for scene in scenes.scenes]
     rows = {}
     for name, chosen in {"as it is": (), **{o: (o,) for o in ORACLES}, "all of it": ORACLES}.items():
-        changed = with_truth(scenes, set(chosen), about)
+        changed = with_truth(scenes, set(chosen), assignments)
         ap = {kind: mean_ap(coco_matches(changed, kind))[0, 0] for kind in ("mask", "box")}
         at_50 = mean_ap(coco_matches(changed, "mask", thresholds=np.array([0.5])))[0, 0]
         rows[name] = {"mask AP": ap["mask"], "box AP": ap["box"], "mask AP50": at_50}
     return pd.DataFrame(rows).T.rename_axis("what is true")
 
 
-def gap_parts(first: Scenes, second: Scenes, weights: Float[np.ndarray, "b i"] | None = None) -> pd.DataFrame:
+def gap_parts(
+    first: Scenes, second: Scenes, weights: Float[np.ndarray, "b i"] | None = None, least_score: float = 0.0
+) -> pd.DataFrame:
     """The gap in mask AP from the first model to the second in parts that add up: part, points, low, high.
 
     An oracle's part is by how much the gap closes when it is true of both models, as the mean over all orders in which the
     oracles can be made true one after the other (the Shapley value), so that none profits from its place. What is left
-    when all are true is due to `REST`. The last row is the gap itself. `weights` as in `crowding.by_crowding`.
+    when all are true is due to `REST`. The last row is the gap itself. Detections below `least_score` stay as they are.
+    `weights` as in `crowding.by_crowding`. Raises ValueError when the models are not about the same images.
     """
+    same_images(first, second)
     once = np.ones((1, len(first.images)))
     drawn = once if weights is None else np.concatenate([once, weights])
-    abouts = [[about_of(scene) for scene in scenes.scenes] for scenes in (first, second)]
+    assignments = [[assigned(scene, least_score) for scene in scenes.scenes] for scenes in (first, second)]
     gaps = {}
     for count in range(len(ORACLES) + 1):
         for chosen in combinations(ORACLES, count):
             ap = [
-                mean_ap(coco_matches(with_truth(scenes, set(chosen), about)), drawn)[:, 0]
-                for scenes, about in zip((first, second), abouts, strict=True)
+                mean_ap(coco_matches(with_truth(scenes, set(chosen), of_model)), drawn)[:, 0]
+                for scenes, of_model in zip((first, second), assignments, strict=True)
             ]
             gaps[frozenset(chosen)] = ap[1] - ap[0]
     parts = {name: np.zeros(len(drawn)) for name in ORACLES}

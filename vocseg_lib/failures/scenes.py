@@ -1,7 +1,7 @@
 """Images with their objects, what a model found there and how the two overlap; and AP from that, also after repairs."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -79,7 +79,7 @@ def open_scenes(ground_truth: dict, detections: list[dict]) -> Scenes:
 
     Raises ValueError when an object or a detection has no mask.
     """
-    for what, entries in (("object", ground_truth["annotations"]), ("detection", detections)):
+    for what, entries in (("object of the ground truth:", ground_truth["annotations"]), ("detection", detections)):
         for place, entry in enumerate(entries):
             if "segmentation" not in entry:
                 raise ValueError(f"{what} {place} has no mask (segmentation): failures of masks cannot be told from boxes alone")
@@ -202,6 +202,10 @@ def mean_ap(matches: Matches, weights: Float[np.ndarray, "b i"] | None = None) -
     return np.column_stack([np.where(there.any(1), mean, np.nan), by_class])
 
 
-def names_of(scenes: Scenes, classes: Iterable[int]) -> list[str]:
-    """Names of classes, given as places."""
-    return [scenes.categories[k]["name"] for k in classes]
+def same_images(*models: Scenes) -> None:
+    """Raises ValueError when models are not judged on the same images and classes."""
+    first = models[0]
+    for scenes in models[1:]:
+        for what in ("images", "categories"):
+            if [e["id"] for e in getattr(first, what)] != [e["id"] for e in getattr(scenes, what)]:
+                raise ValueError(f"the models are judged on different {what}: they cannot be compared")

@@ -36,8 +36,10 @@ def in_words(analysis: Analysis, case: pd.Series) -> str:
         loss = f"IoU {row['object_iou']:.2f}; {share} are lost in the band along the contour"
         return f"Right object, coarse contour: the {what} has {loss}."
     if case["type"] == "incomplete":
-        loss = f"{100 * row['lost_inside']:.0f} % inside the contour, IoU {row['object_iou']:.2f}"
-        return f"Right object, part of it not covered: the {what} lacks {loss}."
+        loss = (
+            f"{100 * row['missing']:.0f} of {100 * (1 - row['object_iou']):.0f} points are lost in it, IoU {row['object_iou']:.2f}"
+        )
+        return f"Right box, but the mask of the {what} leaves out a part of the object: {loss}."
     kind = "mask" if case["family"] == "TIDE, masks" else "box"
     of, single = f"{kind} of the {what}", f"IoU {row[f'iou_{kind}']:.2f}"
     return {
