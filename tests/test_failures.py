@@ -251,3 +251,12 @@ def test_the_worst_come_first():
     assert cases[cases["type"] == "leakage"]["image_id"].tolist() == [1, 3, 2]
     missed = analyse(truth(shape(FAR), shape(LEFT, 13), shape(RIGHT, 10, image=2), images=2), []).cases
     assert missed[missed["type"] == "missed alone"]["class"].tolist()[-1] == "person"  # the smallest
+
+
+def test_hundreds_of_detections_in_one_image():
+    content = truth(shape(LEFT), shape(RIGHT, 13))
+    found = [shape(m, k, 0.5 + s / 1000) for s in range(99) for m, k in ((LEFT, 15), (RIGHT, 13), (FAR, 10))]
+    analysis = analyse(content, found)
+    assert len(analysis.counted.detections) == 297
+    assert count(analysis, "TIDE, masks")["duplicate"] == 65  # of the 100 that TIDE looks at
+    assert analysis.table["count"].sum() > 0

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from vocseg_lib.masks import decode_rle, encode_rle, enlarge_masks, inside_boxes, paste_masks
+from vocseg_lib.masks import decode_rle, encode_rle, enlarge_masks, inside_boxes, mask_areas, paste_masks
 
 
 def test_rle_round_trip():
@@ -66,3 +66,11 @@ def test_enlarged_saturated_masks_are_equal_to_the_pixel():
 
 def test_no_masks_to_paste():
     assert paste_masks(torch.zeros(0, 28, 28), torch.zeros(0, 4), 40, 30).shape == (0, 40, 30)
+
+
+def test_areas_of_more_masks_than_pycocotools_takes_at_once():
+    masks = torch.zeros(300, 9, 9, dtype=torch.bool)
+    for k in range(300):
+        masks[k, : k % 9, :3] = True
+    assert mask_areas(encode_rle(masks)).tolist() == [3 * (k % 9) for k in range(300)]
+    assert mask_areas([]).shape == (0,)

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from pycocotools import mask as coco_mask
 from torch import nn
 
 from vocseg_lib.checkpoints import checksum, load_checkpoint
 from vocseg_lib.failures.crowding import interval
+from vocseg_lib.masks import mask_areas
 from vocseg_lib.metrics import SIZES, Evaluation, class_mean, coco_figures, evaluate
 from vocseg_lib.prediction import load_predictions, predict, save_predictions
 from vocseg_lib.runs import BEST, changed_fields, recorded_settings
@@ -93,5 +93,5 @@ def ablation_table(judged: dict[str, Evaluation], weights: Float[np.ndarray, "b 
 
 def empty_masks(evaluation: Evaluation) -> float:
     """Percent of the detections whose mask has no pixel; NaN without any."""
-    areas = coco_mask.area([d["segmentation"] for d in evaluation.detections]) if evaluation.detections else np.zeros(0)
-    return float(100 * np.mean(np.asarray(areas) == 0)) if len(areas) else float("nan")
+    areas = mask_areas([d["segmentation"] for d in evaluation.detections])
+    return float(100 * (areas == 0).mean()) if len(areas) else float("nan")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 TILE = 32
 """Pixels: the side of the squares in which masks are enlarged. Squares that a mask's box does not meet cost nothing."""
+AREAS_AT_ONCE = 200
 TILES_AT_ONCE = 256
 """So few that what they need stays in the processor's cache."""
 
@@ -26,6 +27,12 @@ def decode_rle(rles: list[dict]) -> Bool[np.ndarray, "n h w"]:
     if not rles:
         return np.zeros((0, 0, 0), dtype=bool)
     return coco_mask.decode(rles).transpose(2, 0, 1).astype(bool)
+
+
+def mask_areas(rles: list[dict]) -> Float[np.ndarray, " n"]:
+    """Pixels of masks given by run-length codes; some at a time, as pycocotools fails on more than 255."""
+    parts = [coco_mask.area(rles[start : start + AREAS_AT_ONCE]) for start in range(0, len(rles), AREAS_AT_ONCE)]
+    return np.concatenate([np.zeros(0), *parts])
 
 
 def inside_lines(

@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 
 from vocseg_lib.coco import UNCROPPED
 from vocseg_lib.failures.scenes import Scene, Scenes, overlaps
-from vocseg_lib.masks import decode_rle, encode_rle
+from vocseg_lib.masks import decode_rle, encode_rle, mask_areas
 
 MASK_FAILURES = ("localization failure", "leakage", "boundary", "incomplete")
 PLACES = {"leakage": "lost_outside", "boundary": "lost_at_boundary", "incomplete": "lost_inside"}
@@ -90,7 +90,7 @@ def _measured(scenes: Scenes, scene: Scene, thresholds: Thresholds) -> dict[str,
     void = image.get("void")
     outside_void = encode_rle(torch.from_numpy(coco_mask.decode(void)[None] == 0))[0] if void else None
     masks = without([scenes.detections[i]["segmentation"] for i in scene.found], outside_void)
-    shared, areas, sizes = pixels_shared(masks, objects), pixels(masks), pixels(objects)
+    shared, areas, sizes = pixels_shared(masks, objects), mask_areas(masks), mask_areas(objects)
     iou = shared / np.maximum(areas[:, None] + sizes - shared, 1)
     covered = (shared >= thresholds.covered * sizes) & (shared > 0)
     rows = {"image": np.full(count, scene.image), "found": scene.found, "object": np.full(count, -1)}
@@ -141,14 +141,9 @@ def without(masks: list[dict], outside_void: dict | None) -> list[dict]:
     return [coco_mask.merge([mask, outside_void], intersect=True) for mask in masks] if outside_void else masks
 
 
-def pixels(masks: list[dict]) -> Float[np.ndarray, " n"]:
-    """How many each mask has."""
-    return coco_mask.area(masks).astype(float) if masks else np.zeros(0)
-
-
 def pixels_shared(masks: list[dict], others: list[dict]) -> Float[np.ndarray, "n m"]:
     """How many each mask has in common with each of the others."""
-    return np.round(overlaps(masks, others, of_first=True) * pixels(masks)[:, None])
+    return np.round(overlaps(masks, others, of_first=True) * mask_areas(masks)[:, None])
 
 
 def _bands(rle: dict, thresholds: Thresholds) -> tuple[dict, dict]:
@@ -190,7 +185,7 @@ def _parts(
         rows = right[places]
         in_grown, in_shrunk = pixels_shared([masks[i] for i in rows], list(band)).T
         inside, union = shared[rows, j], areas[rows] + sizes[j] - shared[rows, j]
-        deep = pixels([band[1]])[0]
+        deep = mask_areas([band[1]])[0]
         lost = {"lost_outside": areas[rows] - in_grown, "lost_inside": deep - in_shrunk}
         lost["lost_at_boundary"] = (in_grown - inside) + (sizes[j] - inside) - lost["lost_inside"]
         for name, value in lost.items():
@@ -202,6 +197,6 @@ def _leakage(masks: list[dict], objects: list[dict], about: Int[np.ndarray, " r"
     """Share of each mask that lies outside its object, and that lies on another one."""
     if not masks:
         return np.zeros((0, 2))
-    areas, own = pixels(masks), pixels_shared(masks, objects)[np.arange(len(masks)), about]
+    areas, own = mask_areas(masks), pixels_shared(masks, objects)[np.arange(len(masks)), about]
     on_any = pixels_shared(masks, [coco_mask.merge(objects)])[:, 0]
     return np.column_stack([areas - own, on_any - own]) / np.maximum(areas, 1)[:, None]

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from pycocotools import mask as coco_mask
 
 from vocseg_lib.coco import box_of
+from vocseg_lib.masks import mask_areas
 from vocseg_lib.matching import Matches, average_precision
 
 AP_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -101,7 +102,6 @@ def open_scenes(ground_truth: dict, detections: list[dict]) -> Scenes:
         mine, theirs, regions = (places[image["id"]] for places in (found, objects, crowds))
         mine = _best_of_each_class(mine, [detections[i]["category_id"] for i in mine])
         iou, in_crowd = {}, {}
-        areas = coco_mask.area([detections[i]["segmentation"] for i in mine]) if mine else []
         for kind, form in forms.items():
             shapes = [form(detections[i]) for i in mine]
             iou[kind] = overlaps(shapes, [form(annotations[j]) for j in theirs])
@@ -112,7 +112,7 @@ def open_scenes(ground_truth: dict, detections: list[dict]) -> Scenes:
                 *(np.array(places, dtype=int) for places in (theirs, regions, mine)),
                 *(classes(*pair) for pair in ((annotations, theirs), (annotations, regions), (detections, mine))),
                 np.array([annotations[j]["area"] for j in theirs], dtype=float),
-                np.array(areas, dtype=float),
+                mask_areas([detections[i]["segmentation"] for i in mine]),
                 np.array([detections[i]["score"] for i in mine], dtype=float),
                 iou,
                 in_crowd,
