@@ -26,7 +26,8 @@ def _bars(values: pd.DataFrame, ax: Axes, low: pd.DataFrame | None = None, high:
             ax.errorbar(at, values[name], ends, fmt="none", ecolor="black", elinewidth=1, capsize=2)
     ax.set_xticks(np.arange(len(values)), [textwrap.fill(str(name), 12) for name in values.index], fontsize=8)
     ax.axhline(0, color="black", linewidth=0.8)
-    ax.legend(fontsize=8)
+    ax.margins(y=0.22)  # room for the legend
+    ax.legend(fontsize=8, loc="best")
     return ax
 
 
@@ -132,7 +133,7 @@ def waterfall(parts: pd.DataFrame, first: str, second: str, ap: tuple[float, flo
     ax.set_ylabel("mask AP (percent)")
     levels = np.r_[0, ap, ap[0] + rows["points"].cumsum()]
     ax.set_ylim(min(0, 1.2 * levels.min()), 1.2 * levels.max())
-    ax.legend(fontsize=8, loc="upper left")
+    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=3)
     largest = rows.loc[rows["points"].abs().idxmax()]
     gap = parts.set_index("part")["points"]["gap"]
     reading = f"The gap is {gap:+.1f} points; its largest part is {largest['part']} ({largest['points']:+.1f}). The parts add up."
