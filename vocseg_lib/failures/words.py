@@ -5,7 +5,6 @@ import pandas as pd
 from vocseg_lib.failures.analysis import Analysis
 from vocseg_lib.failures.facts import LOST
 from vocseg_lib.failures.mask_failures import MASK_FAILURES
-from vocseg_lib.failures.tide import ERRORS
 
 
 def in_words(analysis: Analysis, case: pd.Series) -> str:
@@ -62,7 +61,3 @@ def _missed(analysis: Analysis, case: pd.Series) -> str:
     if case["type"] == LOST:
         return f"A {case['class']} of {annotation['area']:.0f} pixels disappears in a mask that covers its neighbour too."
     return f"Not found: a {case['class']} of {annotation['area']:.0f} pixels; {place}."
-
-
-TITLES = {name: name for name in ERRORS} | {"class": "class (misclassification)", "duplicate": "duplicate (ghosting)"}
-"""What TIDE's names are in the paper's words."""
