@@ -11,6 +11,7 @@ import torch
 from vocseg_lib import bench, distributed, mini_voc, smoke, voc
 from vocseg_lib.bench import PARTS as BENCH_PARTS
 from vocseg_lib.estimate import GPUS, in_words
+from vocseg_lib.failures.analysis import overall
 from vocseg_lib.failures.mask_failures import parse_thresholds
 from vocseg_lib.files import read_json, write_json
 from vocseg_lib.gallery import Gallery
@@ -229,10 +230,9 @@ def show_failures(arguments: argparse.Namespace) -> None:
         raise ValueError("where are the pictures? Say --images DIR, as --data is COCO ground truth and no devkit")
     analyses = analysed_files(arguments.predictions, arguments.data, arguments.split, arguments.score, thresholds)
     for title, analysis in analyses.items():
-        table = analysis.table
-        overall = table[(table["class"] == "all") & (table["size"] == "all")].drop(columns=["class", "size"])
+        table = overall(analysis.table).drop(columns=["class", "size"])
         print(f"{title}: {len(analysis.counted.detections)} detections, {len(analysis.counted.objects)} objects")
-        print(overall.to_string(index=False, na_rep="", float_format="{:.2f}".format), "", sep="\n")
+        print(table.to_string(index=False, na_rep="", float_format="{:.2f}".format), "", sep="\n")
     if arguments.out:
         content = {
             title: {"table": a.table.to_dict("records"), "cases": a.cases.drop(columns="place").to_dict("records")}

@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import nn
 
 from vocseg_lib.checkpoints import checksum, load_checkpoint
-from vocseg_lib.failures.crowding import interval
 from vocseg_lib.masks import mask_areas
 from vocseg_lib.metrics import SIZES, Evaluation, class_mean, coco_figures, evaluate
 from vocseg_lib.prediction import load_predictions, predict, save_predictions
@@ -18,6 +17,7 @@ from vocseg_lib.runs import BEST, changed_fields, recorded_settings
 from vocseg_lib.study import Study
 from vocseg_lib.trained import build_model, default_device, header, training_options
 from vocseg_lib.training import train
+from vocseg_lib.uncertainty import and_itself, interval
 
 VARIANTS = {
     "crop and area": {},
@@ -38,10 +38,10 @@ def variant_model(study: Study, changes: dict) -> nn.Module:
 
 
 def train_variants(study: Study, share: float = SHARE, device: str | None = None) -> dict[str, Evaluation]:
-    """Each variant judged on val: the study's YOLACT, trained on with its loss for `share` of the recipe's iterations, on the
-       same images, in `results`/ablation, where that was not done yet.
-    Raises FileNotFoundError when
-       the study's YOLACT is not trained yet.
+    """Each variant judged on val: the study's YOLACT, trained on with its loss for `share` of the recipe's iterations.
+
+    On the same images, in `results`/ablation, where that was not done yet. Raises FileNotFoundError when the study's YOLACT is
+    not trained yet.
     """
     device = device or default_device()
     iterations = max(1, round(share * study.recipe.iterations))
@@ -74,8 +74,7 @@ def ablation_table(judged: dict[str, Evaluation], weights: Float[np.ndarray, "b 
     Columns: variant, size, objects, value, low, high, difference, difference_low, difference_high, empty; intervals of 95 %
     from `weights` (how often each image counts, a row a resample). `empty`: percent of all detections whose mask has no pixel.
     """
-    once = np.ones((1, weights.shape[1]))
-    drawn = np.concatenate([once, weights])
+    drawn = and_itself(weights, weights.shape[1])
     values = {
         (name, size): class_mean(coco_figures(evaluation.matches["mask"][size], drawn)["AP"])
         for name, evaluation in judged.items()

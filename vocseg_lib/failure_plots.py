@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from vocseg_lib.failures.analysis import FAMILIES
+from vocseg_lib.failures.analysis import FAMILIES, overall
 from vocseg_lib.failures.facts import SIZES
 from vocseg_lib.plots import COLOURS, colour_of, describe, describe_figure, new_ax, new_axes
 
@@ -33,8 +33,7 @@ def _bars(values: pd.DataFrame, ax: Axes, low: pd.DataFrame | None = None, high:
 
 def whole(table: pd.DataFrame, family: str, column: str) -> pd.Series:
     """A column of `Analysis.table` for all classes and sizes, by type."""
-    kept = table[(table["family"] == family) & (table["class"] == "all") & (table["size"] == "all")]
-    return kept.set_index("type")[column]
+    return overall(table[table["family"] == family]).set_index("type")[column]
 
 
 def failure_costs(tables: dict[str, pd.DataFrame], family: str = "TIDE, masks", axes: np.ndarray | None = None) -> np.ndarray:

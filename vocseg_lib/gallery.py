@@ -43,7 +43,7 @@ class Gallery:
         for image in first.images:
             if not isinstance(image.get("file_name"), str):
                 raise ValueError(f"image {image['id']} of the ground truth has no file_name: its picture cannot be found")
-        self.labels = {c["name"]: c["id"] for c in first.categories}
+        self.names = {c["id"]: c["name"] for c in first.categories}
         self.objects = {image_id: [] for image_id in self.images}
         for place, annotation in enumerate(first.annotations):
             self.objects[annotation["image_id"]].append(place)
@@ -164,8 +164,7 @@ class Gallery:
         return sorted(layers, key=lambda layer: layer.strong)
 
     def _layer(self, entry: dict, colour: str, strong: bool) -> Layer:
-        names = {value: key for key, value in self.labels.items()}
-        text = names[entry["category_id"]] + (f" {entry['score']:.2f}" if "score" in entry else "")
+        text = self.names[entry["category_id"]] + (f" {entry['score']:.2f}" if "score" in entry else "")
         return Layer(decode_rle([entry["segmentation"]])[0], box_of(entry), colour, text, strong)
 
     def parts(self, case: pd.Series) -> list[tuple[str, Tensor]]:

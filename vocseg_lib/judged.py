@@ -1,7 +1,9 @@
 """What there is to say of trained models and of prediction files from elsewhere: figures at each checkpoint, and costs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 from torch import Tensor
@@ -17,6 +19,7 @@ from vocseg_lib.speed import count_gflop, measure_speed
 from vocseg_lib.trained import load_run
 from vocseg_lib.uncertainty import bootstrap, bounded, resampled_weights
 
+Judged = TypeVar("Judged")
 PREDICTIONS = {"best": "predictions.json", "half": "predictions_half.json", "last": "predictions_last.json"}
 """Prediction files on all of val: of the best weights, of those half-way and of the last ones."""
 
@@ -36,17 +39,22 @@ def judged_files(
     files: Sequence[str | Path], data: str | Path, results: str | Path = "", split: str = "val"
 ) -> tuple[Path, dict[str, Evaluation]]:
     """Prediction files from elsewhere judged against a devkit or COCO ground truth: a folder for results, and by file name."""
+    return Path(results or Path("results") / "judged"), _of_each(files, data, split, evaluate)
+
+
+def _of_each(files: Sequence[str | Path], data: str | Path, split: str, judge: Callable[[dict, list], Judged]) -> dict[str, Judged]:
+    """What `judge` makes of ground truth and detections, by file name; a ValueError names the file."""
     truth, judged, paths = open_ground_truth(data, split), {}, [Path(str(file).strip()) for file in files]
     stems = [path.stem for path in paths]
     for path in paths:
         predictions = load_predictions(path)
         try:
             check_images(truth, predictions["header"])
-            found = evaluate(truth, predictions["detections"])
+            found = judge(truth, predictions["detections"])
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         judged[path.stem if stems.count(path.stem) == 1 else str(path)] = found
-    return Path(results or Path("results") / "judged"), judged
+    return judged
 
 
 def analysed_files(
@@ -57,14 +65,7 @@ def analysed_files(
     thresholds: Thresholds | None = None,
 ) -> dict[str, Analysis]:
     """What goes wrong in prediction files with masks, by file name; see `judged_files` and `failures.analyse`."""
-    _, judged = judged_files(files, data, split=split)
-    analyses = {}
-    for title, found in judged.items():
-        try:
-            analyses[title] = analyse(found.ground_truth, found.detections, score_threshold, thresholds)
-        except ValueError as error:
-            raise ValueError(f"{title}: {error}") from None
-    return analyses
+    return _of_each(files, data, split, partial(analyse, score_threshold=score_threshold, thresholds=thresholds))
 
 
 def measure_costs(run_folder: Path, images: list[Tensor], device: str, mixed_precision: bool = False) -> dict[str, float]:

@@ -67,6 +67,12 @@ def as_picture(image: torch.Tensor | np.ndarray) -> np.ndarray:
     return pixels.transpose(1, 2, 0) if pixels.shape[0] == 3 and pixels.shape[-1] != 3 else pixels
 
 
+def framed(ax: Axes, picture: np.ndarray) -> Axes:
+    """Cut to the picture [h, w, 3], without ticks."""
+    ax.set(xlim=(-0.5, picture.shape[1] - 0.5), ylim=(picture.shape[0] - 0.5, -0.5), xticks=[], yticks=[])
+    return ax
+
+
 def instances(
     image: torch.Tensor,
     masks: np.ndarray | torch.Tensor,
@@ -99,11 +105,7 @@ def instances(
             text += notes[i] if len(notes) else ""
             style = {"facecolor": colour, "edgecolor": "none", "pad": 1, "alpha": 0.85}
             ax.text(max(x1, 0), max(y1, 0), text, fontsize=7, color="white", va="top", bbox=style, clip_on=True)
-    ax.set_xlim(-0.5, picture.shape[1] - 0.5)
-    ax.set_ylim(picture.shape[0] - 0.5, -0.5)
-    ax.set_xticks([])
-    ax.set_yticks([])
-    return ax
+    return framed(ax, picture)
 
 
 def sample_maps(image: torch.Tensor, class_map: np.ndarray, object_map: np.ndarray, axes: np.ndarray | None = None) -> np.ndarray:
@@ -315,8 +317,4 @@ def layered(picture: np.ndarray, layers: Sequence[Layer], ax: Axes | None = None
         if layer.text:
             back = {"facecolor": layer.colour, "edgecolor": "none", "pad": 1, "alpha": 0.9 if layer.strong else 0.6}
             ax.text(max(x, 0), max(y, 0), layer.text, fontsize=6.5, color="black", va="top", bbox=back, clip_on=True)
-    ax.set_xlim(-0.5, picture.shape[1] - 0.5)
-    ax.set_ylim(picture.shape[0] - 0.5, -0.5)
-    ax.set_xticks([])
-    ax.set_yticks([])
-    return ax
+    return framed(ax, picture)

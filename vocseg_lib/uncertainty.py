@@ -57,6 +57,19 @@ def _other_figures(evaluation: Evaluation, kind: str, weights: Float[np.ndarray,
     return figures
 
 
+def and_itself(weights: Float[np.ndarray, "b i"] | None, images: int) -> Float[np.ndarray, "_ i"]:
+    """Each image once, as it is, in the first row, then the resamples, if there are some."""
+    once = np.ones((1, images))
+    return once if weights is None else np.concatenate([once, weights])
+
+
+def interval(values: Float[np.ndarray, " b"]) -> tuple[float, float]:
+    """Low and high end of the 95 % interval of values, those that are NaN left out; NaN for nothing."""
+    values = values[~np.isnan(values)]
+    tail = (100 - LEVEL) / 2
+    return tuple(np.percentile(values, [tail, 100 - tail]).tolist()) if len(values) else (np.nan, np.nan)
+
+
 def intervals(resamples: pd.DataFrame) -> pd.DataFrame:
     """Low and high end of the 95 % interval of each column of `bootstrap`'s table: kind, metric, class, low, high."""
     tail = (100 - LEVEL) / 200

@@ -118,6 +118,11 @@ class Analysis:
         return costs
 
 
+def overall(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `Analysis.table` for all classes and sizes."""
+    return table[(table["class"] == "all") & (table["size"] == "all")]
+
+
 LOST_BY = {"leakage": "leakage", "boundary": "lost_at_boundary", "incomplete": "missing"}
 """What of `measure` says how bad a failure with a right box is."""
 CASE_COLUMNS = ["family", "type", "image_id", "class", "size", "crowding", "score", "severity", "detection", "annotation", "place"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from vocseg_lib.failures.analysis import Analysis
+from vocseg_lib.failures.analysis import Analysis, overall
 from vocseg_lib.failures.mask_failures import LEAKAGE, LEAKAGE_BEFORE_CROP, MASK_FAILURES
 from vocseg_lib.failures.oracles import REST
 
@@ -77,9 +77,7 @@ def gap_claims(
 
 
 def _cost(analysis: Analysis, family: str, name: str) -> float:
-    table = analysis.table
-    kept = (table["family"] == family) & (table["type"] == name) & (table["class"] == "all") & (table["size"] == "all")
-    return float(table.loc[kept, "cost"].iloc[0])
+    return float(overall(analysis.table).set_index(["family", "type"])["cost"][family, name])
 
 
 def _mean(analysis: Analysis, column: str) -> float:

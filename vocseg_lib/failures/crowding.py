@@ -1,14 +1,13 @@
 """How crowded an object's place is, and how AP and recall depend on it: "too many objects in one spot"."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
 from vocseg_lib.coco import box_of
-from vocseg_lib.failures.scenes import Scene, Scenes, coco_matches, mean_ap, same_images
+from vocseg_lib.failures.scenes import Counting, Scene, Scenes, coco_matches, mean_ap, same_images
 from vocseg_lib.matching import Matches
+from vocseg_lib.uncertainty import and_itself, interval
 
 CROWDING = ("alone", "apart", "near", "overlapping")
 """No neighbour of its class in the image; one further away than `near`; one nearer; one whose box overlaps the object's."""
@@ -42,8 +41,8 @@ def crowding_of(scenes: Scenes, scene: Scene, near: float) -> Int[np.ndarray, " 
     return np.select([overlap > 0, distance <= near, distance < np.inf], [3, 2, 1], 0)
 
 
-def crowding_bins(scenes: Scenes, near: float) -> dict[str, dict[str, Callable]]:
-    """For each way to tell how crowded it is, the bins: what `coco_matches` counts in each.
+def crowding_bins(scenes: Scenes, near: float) -> dict[str, dict[str, Counting]]:
+    """For each way to tell how crowded it is, the bins: what `coco_matches` counts in each, for any model on these images.
 
     A detection on no object counts where the object of its class does that its box overlaps most (or is nearest to, in the
     order of the ground truth); where the image has none of its class, with the objects that are alone.
@@ -89,15 +88,13 @@ def by_crowding(
     """
     first = next(iter(models.values()))
     same_images(*models.values())
-    once = np.ones((1, len(first.images)))
-    drawn = once if weights is None else np.concatenate([once, weights])
-    rows = []
+    rows, drawn = [], and_itself(weights, len(first.images))
     for measure, bins in crowding_bins(first, near).items():
         by_bin = {}
-        for name in bins:
+        for name, counting in bins.items():
             values = by_bin[name] = {}
             for title, scenes in models.items():
-                matches = coco_matches(scenes, kind, crowding_bins(scenes, near)[measure][name], AT_50)
+                matches = coco_matches(scenes, kind, counting, AT_50)
                 values["AP50", title] = mean_ap(matches, drawn)[:, 0]
                 values["recall", title] = recall(matches, drawn)
                 objects = int(matches.objects.sum())
@@ -111,9 +108,3 @@ def by_crowding(
             change = by_bin[most][metric, title] - by_bin[least][metric, title]
             rows.append((measure, f"{most} - {least}", metric, title, 0, change[0], *interval(change[1:])))
     return pd.DataFrame(rows, columns=["measure", "bin", "metric", "model", "objects", "value", "low", "high"])
-
-
-def interval(values: Float[np.ndarray, " b"]) -> tuple[float, float]:
-    """The ends between which 95 % of what is no NaN lies; NaN for nothing."""
-    values = values[~np.isnan(values)]
-    return tuple(np.percentile(values, [2.5, 97.5]).tolist()) if len(values) else (np.nan, np.nan)

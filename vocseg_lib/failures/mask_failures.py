@@ -91,7 +91,8 @@ def _measured(scenes: Scenes, scene: Scene, thresholds: Thresholds) -> dict[str,
     outside_void = encode_rle(torch.from_numpy(coco_mask.decode(void)[None] == 0))[0] if void else None
     masks = without([scenes.detections[i]["segmentation"] for i in scene.found], outside_void)
     shared, areas, sizes = pixels_shared(masks, objects), mask_areas(masks), mask_areas(objects)
-    iou = shared / np.maximum(areas[:, None] + sizes - shared, 1)
+    unions = np.maximum(areas[:, None] + sizes - shared, 1)
+    iou = shared / unions
     covered = (shared >= thresholds.covered * sizes) & (shared > 0)
     rows = {"image": np.full(count, scene.image), "found": scene.found, "object": np.full(count, -1)}
     rows |= {name: np.full(count, np.nan) for name in MEASURES}
@@ -108,10 +109,8 @@ def _measured(scenes: Scenes, scene: Scene, thresholds: Thresholds) -> dict[str,
     about = own[right].argmax(1)
     rows["object"][right], rows["object_iou"][right] = about, iou[right, about]
     bands = {int(j): _bands(objects[j], thresholds) for j in np.unique(about)}
-    rows["missing"][right] = (sizes[about] - shared[right, about]) / np.maximum(
-        areas[right] + sizes[about] - shared[right, about], 1
-    )
-    for name, values in _parts(masks, shared, areas, sizes, right, about, bands).items():
+    rows["missing"][right] = (sizes[about] - shared[right, about]) / unions[right, about]
+    for name, values in _parts(masks, shared, unions, areas, sizes, right, about, bands).items():
         rows[name][right] = values
     uncropped = [scenes.detections[i].get(UNCROPPED) for i in scene.found[right]]
     known = np.array([k for k, mask in enumerate(uncropped) if mask], dtype=int)
@@ -172,6 +171,7 @@ def _spread(mask: Bool[np.ndarray, "h w"], reach: int) -> Bool[np.ndarray, "h w"
 def _parts(
     masks: list[dict],
     shared: np.ndarray,
+    unions: np.ndarray,
     areas: np.ndarray,
     sizes: np.ndarray,
     right: Int[np.ndarray, " r"],
@@ -184,12 +184,12 @@ def _parts(
         places = np.flatnonzero(about == j)
         rows = right[places]
         in_grown, in_shrunk = pixels_shared([masks[i] for i in rows], list(band)).T
-        inside, union = shared[rows, j], areas[rows] + sizes[j] - shared[rows, j]
+        inside = shared[rows, j]
         deep = mask_areas([band[1]])[0]
         lost = {"lost_outside": areas[rows] - in_grown, "lost_inside": deep - in_shrunk}
         lost["lost_at_boundary"] = (in_grown - inside) + (sizes[j] - inside) - lost["lost_inside"]
         for name, value in lost.items():
-            result[name][places] = value / np.maximum(union, 1)
+            result[name][places] = value / unions[rows, j]
     return result
 
 

@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, Int
 from pycocotools import mask as coco_mask
 
 from vocseg_lib.coco import UNCROPPED, box_of
-from vocseg_lib.failures.crowding import interval
 from vocseg_lib.failures.scenes import MOST, Scene, Scenes, coco_matches, mean_ap, overlaps, same_images
-from vocseg_lib.failures.tide import CLASS, DUPLICATE, FOREGROUND_IOU, LOCALISATION, RIGHT, errors_of
+from vocseg_lib.failures.tide import CLASS, DUPLICATE, FOREGROUND_IOU, LOCALISATION, RIGHT, errors_of, first_come
+from vocseg_lib.uncertainty import and_itself, interval
 
 ORACLES = ("true classes", "no duplicates", "true boxes", "true masks", "no false alarms")
 REST = "objects without a detection"
@@ -76,15 +76,8 @@ def with_truth(scenes: Scenes, oracles: frozenset[str] | set[str], assignments: 
 
 def _second(scene: Scene, kept: np.ndarray) -> Bool[np.ndarray, " n"]:
     """Which of the detections that are kept are on an object of their class that a better one has taken."""
-    own, taken = scene.own_iou("mask"), np.zeros(len(scene.objects), dtype=bool)
-    second = np.zeros(len(scene.found), dtype=bool)
-    for row in np.flatnonzero((own.max(1) >= FOREGROUND_IOU) & kept):
-        free = np.where(taken, 0, own[row])
-        if free.max() >= FOREGROUND_IOU:
-            taken[free.argmax()] = True
-        else:
-            second[row] = True
-    return second
+    own = scene.own_iou("mask")
+    return (own.max(1) >= FOREGROUND_IOU) & kept & (first_come(own, kept) < 0)
 
 
 def _true_shapes(scenes: Scenes, scene: Scene, target: np.ndarray, oracles: frozenset[str] | set[str]) -> dict[str, np.ndarray]:
@@ -133,8 +126,7 @@ def gap_parts(
     `weights` as in `crowding.by_crowding`. Raises ValueError when the models are not about the same images.
     """
     same_images(first, second)
-    once = np.ones((1, len(first.images)))
-    drawn = once if weights is None else np.concatenate([once, weights])
+    drawn = and_itself(weights, len(first.images))
     assignments = [[assigned(scene, least_score) for scene in scenes.scenes] for scenes in (first, second)]
     gaps = {}
     for count in range(len(ORACLES) + 1):

@@ -7,7 +7,7 @@ import pandas as pd
 
 from vocseg_lib.failures.facts import LOST, OBJECT_FAILURES, SIZES, Facts, size_of
 from vocseg_lib.failures.mask_failures import MASK_FAILURES
-from vocseg_lib.failures.scenes import Counting, Scene, Scenes, coco_matches, mean_ap
+from vocseg_lib.failures.scenes import Counting, Scene, Scenes, coco_matches, everything, mean_ap
 
 
 def repaired_ap(facts: Facts, name: str, size: str = "all") -> np.ndarray:
@@ -71,7 +71,7 @@ def counting(size: str, there: list[np.ndarray] | None = None) -> Counting:
     """What counts among objects of a size ("all" for all), of those that are there (by image; by default all)."""
 
     def of_scene(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-        wanted, counted = np.ones(len(scene.objects), dtype=bool), np.ones(len(scene.found), dtype=bool)
+        wanted, counted = everything(scene)
         if size != "all":
             place = list(SIZES).index(size)
             wanted, counted = size_of(scene.object_area) == place, size_of(scene.found_area) == place

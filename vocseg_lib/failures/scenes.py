@@ -11,6 +11,7 @@ from pycocotools import mask as coco_mask
 from vocseg_lib.coco import box_of
 from vocseg_lib.masks import mask_areas
 from vocseg_lib.matching import Matches, average_precision
+from vocseg_lib.metrics import class_mean
 
 AP_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """IoU thresholds over which COCO's AP is the mean."""
@@ -49,6 +50,10 @@ class Scene:
         """IoU with objects of the detection's class; 0 with others."""
         return np.where(self.same, self.iou[kind], 0.0)
 
+    def in_own_crowd(self, kind: str) -> Float[np.ndarray, " n"]:
+        """The largest share of each detection that lies in a crowd region of its class."""
+        return np.where(self.found_class[:, None] == self.crowd_class, self.in_crowd[kind], 0.0).max(1, initial=0.0)
+
     def take(self, rows: np.ndarray) -> "Scene":
         """The same with some of the detections, by place or by truth value."""
         parts = {name: getattr(self, name)[rows] for name in ("found", "found_class", "found_area", "score")}
@@ -58,6 +63,11 @@ class Scene:
 
 Counting = Callable[[Scene], tuple[Bool[np.ndarray, " m"], Bool[np.ndarray, " n"]]]
 """For a scene, which objects are to be found, and which detections count when they are on no object."""
+
+
+def everything(scene: Scene) -> tuple[Bool[np.ndarray, " m"], Bool[np.ndarray, " n"]]:
+    """All objects and all detections."""
+    return np.ones(len(scene.objects), dtype=bool), np.ones(len(scene.found), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -140,17 +150,17 @@ def _best_of_each_class(places: list[int], classes: list[int]) -> list[int]:
 def coco_matches(
     scenes: Scenes,
     kind: str = "mask",
-    counting: Counting | None = None,
+    counting: Counting = everything,
     thresholds: Float[np.ndarray, " t"] = AP_THRESHOLDS,
 ) -> Matches:
     """Which detections are right by COCO's rule: best score first, the best object of the class that is still free.
 
-    With `counting`, a detection on an object that is not to be found is neither right nor wrong, as for COCO's small, medium
+    By `counting`, a detection on an object that is not to be found is neither right nor wrong, as for COCO's small, medium
     and large.
     """
     image, category, score, right, ignored, there = [], [], [], [], [], []
     for scene in sorted(scenes.scenes, key=lambda scene: scenes.images[scene.image]["id"]):  # the order of equal scores in COCO
-        wanted, counted = counting(scene) if counting else (np.ones(len(scene.objects), bool), np.ones(len(scene.found), bool))
+        wanted, counted = counting(scene)
         there.append((scene.image, scene.object_class[wanted]))
         image.append(np.full(len(scene.found), scene.image))
         category.append(scene.found_class)
@@ -178,8 +188,7 @@ def _matched(
 ) -> tuple[Bool[np.ndarray, "t n"], Bool[np.ndarray, "t n"]]:
     """(right, ignored) of a scene's detections at each threshold."""
     right, ignored = (np.zeros((len(thresholds), len(scene.found)), dtype=bool) for _ in range(2))
-    on_crowd = np.where(scene.found_class[:, None] == scene.crowd_class, scene.in_crowd[kind], 0).max(1, initial=0)
-    ignored |= (on_crowd >= thresholds[:, None]) | ~counted
+    ignored |= (scene.in_own_crowd(kind) >= thresholds[:, None]) | ~counted
     own = scene.own_iou(kind)
     free = np.ones((len(thresholds), len(scene.objects)), dtype=bool)
     bonus, every = 2.0 * wanted, np.arange(len(thresholds))
@@ -197,9 +206,7 @@ def _matched(
 def mean_ap(matches: Matches, weights: Float[np.ndarray, "b i"] | None = None) -> Float[np.ndarray, "b _"]:
     """AP in percent, mean over the thresholds: first over all classes that have objects, then of each class (NaN without)."""
     by_class = 100 * average_precision(matches, weights).mean(1)
-    there = ~np.isnan(by_class)
-    mean = np.where(there, by_class, 0).sum(1) / np.maximum(there.sum(1), 1)
-    return np.column_stack([np.where(there.any(1), mean, np.nan), by_class])
+    return np.column_stack([class_mean(by_class), by_class])
 
 
 def same_images(*models: Scenes) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from vocseg_lib.failures.scenes import MOST, Counting, Scene, Scenes, count_objects
+from vocseg_lib.failures.scenes import MOST, Counting, Scene, Scenes, count_objects, everything
 from vocseg_lib.matching import Matches, average_precision
 
 ERRORS = ("class", "localisation", "both", "duplicate", "background", "missed")
@@ -44,19 +44,15 @@ def errors_of(scene: Scene, kind: str = "mask") -> SceneErrors:
     objects = len(scene.objects)
     found, repaired_by = np.zeros(objects, dtype=bool), np.full(objects, -1)
     judged = np.arange(count) < MOST
-    in_crowd = (np.where(scene.found_class[:, None] == scene.crowd_class, scene.in_crowd[kind], 0) > FOREGROUND_IOU).any(1)
+    in_crowd = scene.in_own_crowd(kind) > FOREGROUND_IOU
     if not objects:
         code[judged] = BACKGROUND
         return SceneErrors(code, about, in_crowd & judged, found, found, repaired_by)
     iou, own = scene.iou[kind], scene.own_iou(kind)
-    other, free = iou - own, own.copy()
-    wrong = judged.copy()
-    for row in np.flatnonzero((own.max(1) >= FOREGROUND_IOU) & judged):
-        best = free[row].argmax()
-        if free[row, best] >= FOREGROUND_IOU:
-            free[:, best] = 0
-            about[row], found[best], wrong[row] = best, True, False
-    taken = own * found
+    about = first_come(own, judged)
+    wrong = judged & (about < 0)
+    found[about[about >= 0]] = True
+    other, taken = iou - own, own * found
     tests = (
         (LOCALISATION, own, (own.max(1) >= BACKGROUND_IOU) & (own.max(1) <= FOREGROUND_IOU)),
         (CLASS, other, other.max(1) >= FOREGROUND_IOU),
@@ -74,6 +70,18 @@ def errors_of(scene: Scene, kind: str = "mask") -> SceneErrors:
         if not found[about[row]]:
             repaired_by[about[row]] = row
     return SceneErrors(code, about, in_crowd & (code != RIGHT), found, ~found & (repaired_by < 0), repaired_by)
+
+
+def first_come(own: Float[np.ndarray, "n m"], rows: Bool[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """The object that each of some detections takes, -1 for none: in their order, of those still free the one with the largest
+    IoU, from .5 on. `own`: IoU with objects of the detection's class."""
+    free, on = own.copy(), np.full(len(own), -1)
+    for row in np.flatnonzero((own.max(1) >= FOREGROUND_IOU) & rows):
+        best = free[row].argmax()
+        if free[row, best] >= FOREGROUND_IOU:
+            free[:, best] = 0
+            on[row] = best
+    return on
 
 
 @dataclass(frozen=True)
@@ -99,11 +107,11 @@ class Tide:
             parts.append(pd.DataFrame({"image": scene.image, **facts}))
         return pd.concat(parts, ignore_index=True)
 
-    def matches(self, repaired: str | None = None, counting: Counting | None = None) -> Matches:
+    def matches(self, repaired: str | None = None, counting: Counting = everything) -> Matches:
         """What is right and wrong, as it is or with all errors of one type repaired; see `coco_matches` for `counting`."""
         rows, counted, objects = self.rows, [], []
         for scene, errors in zip(self.scenes.scenes, self.errors, strict=True):
-            wanted, stray = counting(scene) if counting else (np.ones(len(scene.objects), bool), np.ones(len(scene.found), bool))
+            wanted, stray = counting(scene)
             there = wanted & ~errors.missed if repaired == "missed" else wanted
             objects.append((scene.image, scene.object_class[there]))
             counted.append(np.where(errors.about >= 0, np.append(wanted, False)[errors.about], stray)[:MOST])
@@ -132,7 +140,7 @@ class Tide:
         ap = tide_ap(self.matches())[0]
         return {name: max(0.0, float(tide_ap(self.matches(name))[0] - ap)) for name in ERRORS}
 
-    def costs(self, counting: Counting | None = None) -> dict[str, Float[np.ndarray, " _"]]:
+    def costs(self, counting: Counting = everything) -> dict[str, Float[np.ndarray, " _"]]:
         """The same over the classes that have objects, which are what AP is about: of all, then of each (NaN without objects)."""
         before = self.matches(counting=counting)
         classes = before.objects.any(0)
