@@ -1,4 +1,4 @@
-"""The command line: `python -m vocseg_lib fetch|verify|train|estimate|predict|evaluate|failures|export-coco|bench|smoke`."""
+"""The command line: `python -m vocseg_lib COMMAND`; `--help` lists the commands."""
 
 import argparse
 import math
@@ -92,12 +92,19 @@ def build_parser() -> argparse.ArgumentParser:
     verify.add_argument("devkit", **devkit)
     verify.add_argument("--splits", nargs="+", metavar="SPLIT", help="split lists to walk (default: train, val, trainval)")
 
+    importing = commands.add_parser("import-coco", help="write COCO annotations of one's own images as a devkit")
+    importing.add_argument("annotations", metavar="FILE", help="COCO annotations with masks, to train on (JSON)")
+    importing.add_argument("--val", default="", metavar="FILE", help="those to judge by (default: see README)")
+    importing.add_argument("--images", default="", metavar="DIR", help="folder of the images (default: beside the annotations)")
+    importing.add_argument("--out", required=True, metavar="DIR", help="devkit to write")
+
     recipe = argparse.ArgumentParser(add_help=False)
     recipe.add_argument("--profile", choices=PROFILES, default="quick", help="recipe to train by (default: %(default)s)")
     recipe.add_argument("--from", dest="source", metavar="RUN", help="the recipe, model and data of this run folder instead")
     recipe.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change the recipe, as in short_side=550")
     recipe.add_argument("--model", choices=MODELS, help="needed, unless --from says it")
-    recipe.add_argument("--data", default="", **devkit)
+    data = {"metavar": "DATA", "help": "VOC devkit, or COCO annotations (JSON), of which one is written into data/"}
+    recipe.add_argument("--data", default="", **data)
     recipe.add_argument("--results", default="", metavar="DIR", help="runs go to DIR/runs/MODEL (default: results/PROFILE)")
     recipe.add_argument("--weights", default="", metavar="FILE", help="backbone weights to start from (default: the profile's)")
 
@@ -264,6 +271,8 @@ def run(arguments: argparse.Namespace) -> int:
         problems = voc.verify(arguments.devkit, arguments.splits)
         print(*problems, f"{len(problems)} problems in {arguments.devkit}", sep="\n")
         return 1 if problems else 0
+    elif arguments.command == "import-coco":
+        print(voc.write_from_coco(arguments.annotations, arguments.out, arguments.val, arguments.images))
     elif arguments.command == "train":
         with distributed.joined(arguments.device) as here:
             train(arguments, here)

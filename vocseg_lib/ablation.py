@@ -15,7 +15,7 @@ from vocseg_lib.metrics import SIZES, Evaluation, class_mean, coco_figures, eval
 from vocseg_lib.prediction import load_predictions, predict, save_predictions
 from vocseg_lib.runs import BEST, changed_fields, recorded_settings
 from vocseg_lib.study import Study
-from vocseg_lib.trained import build_model, default_device, header, training_options
+from vocseg_lib.trained import default_device, header, training_options
 from vocseg_lib.training import train
 from vocseg_lib.uncertainty import and_itself, interval
 
@@ -32,7 +32,7 @@ SHARE = 1 / 8
 
 def variant_model(study: Study, changes: dict) -> nn.Module:
     """The study's trained YOLACT with a mask loss of its own."""
-    model = build_model(replace(study.recipe, weights=None, **changes), "yolact")
+    model = study.build("yolact", weights=None, **changes)
     model.load_state_dict(load_checkpoint(study.run_folder("yolact") / BEST)["model"])
     return model
 

@@ -80,6 +80,7 @@ def instances(
     labels: torch.Tensor | Sequence[int] = (),
     scores: torch.Tensor | Sequence[float] = (),
     notes: Sequence[str] = (),
+    class_names: Sequence[str] = CLASS_NAMES,
     ax: Axes | None = None,
 ) -> Axes:
     """An image with masks as tinted areas with contours, boxes (xyxy pixels), class names, scores and notes."""
@@ -101,14 +102,20 @@ def instances(
         colour = colours[i] if i < len(colours) else COLOURS[i % len(COLOURS)]
         ax.add_patch(Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.2))
         if len(labels):
-            text = CLASS_NAMES[int(labels[i]) - 1] + (f" {float(scores[i]):.2f}" if len(scores) else "")
+            text = class_names[int(labels[i]) - 1] + (f" {float(scores[i]):.2f}" if len(scores) else "")
             text += notes[i] if len(notes) else ""
             style = {"facecolor": colour, "edgecolor": "none", "pad": 1, "alpha": 0.85}
             ax.text(max(x1, 0), max(y1, 0), text, fontsize=7, color="white", va="top", bbox=style, clip_on=True)
     return framed(ax, picture)
 
 
-def sample_maps(image: torch.Tensor, class_map: np.ndarray, object_map: np.ndarray, axes: np.ndarray | None = None) -> np.ndarray:
+def sample_maps(
+    image: torch.Tensor,
+    class_map: np.ndarray,
+    object_map: np.ndarray,
+    class_names: Sequence[str] = CLASS_NAMES,
+    axes: np.ndarray | None = None,
+) -> np.ndarray:
     """An image beside its class map and its object map, in VOC's colours."""
     axes = new_axes(3, 3, (4, 3.6), axes)
     colours = palette()
@@ -119,7 +126,7 @@ def sample_maps(image: torch.Tensor, class_map: np.ndarray, object_map: np.ndarr
         ax.set_title(f"{name}: values {', '.join(map(str, np.unique(values)))}", fontsize=9)
         names = {0: "background", 255: "void"} | {k: f"object {k}" for k in range(1, 255)}
         if ax is axes[1]:
-            names |= dict(enumerate(CLASS_NAMES, 1))
+            names |= dict(enumerate(class_names, 1))
         handles = [Patch(color=colours[v] / 255, label=f"{v} {names[int(v)]}") for v in np.unique(values)]
         ax.legend(handles=handles, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=4)
     for ax in axes:
@@ -172,11 +179,13 @@ def objects_per_image(counts: Sequence[int], label: str = "images", ax: Axes | N
     return describe(ax, "Objects an image", reading)
 
 
-def augmented(samples: Sequence[tuple[torch.Tensor, dict]], axes: np.ndarray | None = None) -> np.ndarray:
+def augmented(
+    samples: Sequence[tuple[torch.Tensor, dict]], class_names: Sequence[str] = CLASS_NAMES, axes: np.ndarray | None = None
+) -> np.ndarray:
     """Draws of one augmented sample, masks and boxes on top."""
     axes = new_axes(len(samples), 4, (3, 2.8), axes)
     for ax, (image, target) in zip(axes, samples, strict=True):
-        instances(image, target["masks"], target["boxes"], target["labels"], ax=ax)
+        instances(image, target["masks"], target["boxes"], target["labels"], class_names=class_names, ax=ax)
         ax.set_title(f"{image.shape[2]} x {image.shape[1]} px, {len(target['labels'])} objects", fontsize=8)
     describe_figure(
         axes[0].figure,
@@ -273,12 +282,17 @@ def per_class_ap(tables: dict[str, pd.DataFrame], column: str = "mask_AP50", ax:
 
 
 def side_by_side(
-    image: torch.Tensor, panels: dict[str, dict], title: str = "", reading: str = "", axes: np.ndarray | None = None
+    image: torch.Tensor,
+    panels: dict[str, dict],
+    title: str = "",
+    reading: str = "",
+    class_names: Sequence[str] = CLASS_NAMES,
+    axes: np.ndarray | None = None,
 ) -> np.ndarray:
     """One image, several sets of instances: `panels` maps a name to the keywords of `instances`."""
     axes = new_axes(len(panels), len(panels), (4, 3.6), axes)
     for ax, (name, keywords) in zip(axes, panels.items(), strict=True):
-        instances(image, ax=ax, **keywords)
+        instances(image, class_names=class_names, ax=ax, **keywords)
         ax.set_title(name, fontsize=9)
     if title:
         describe_figure(axes[0].figure, title, reading)

@@ -4,6 +4,7 @@ import os
 import sys
 import tempfile
 import warnings
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -93,10 +94,19 @@ class Study:
         return voc.fingerprint(self.devkit)
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the devkit: see `voc.class_names`."""
+        return voc.class_names(self.devkit)
+
+    @property
     def halfway(self) -> int:
         """The iteration nearest to half of the training at which there is a score: the study's 6K."""
         every, end = self.recipe.score_every, self.recipe.iterations
         return min(end, max(1, round(end / 2 / every)) * every)
+
+    def build(self, model_name: str, **changes) -> nn.Module:
+        """A model for the devkit's classes as the recipe says, some of its fields changed."""
+        return build_model(replace(self.recipe, **changes), model_name, len(self.class_names))
 
     def run_folder(self, model_name: str) -> Path:
         """Where a model's training lives."""
@@ -163,10 +173,9 @@ class Study:
 
     def _new_model(self, model_name: str, train_set: voc.VocDataset, mirror: Path | None, device: str) -> nn.Module:
         """The model to train; for a training that starts, with a printed estimate of what it will take."""
-        recipe = self.recipe
         if any(os.path.isfile(folder / LAST) for folder in (self.run_folder(model_name), mirror) if folder):
-            return build_model(replace(recipe, weights=None), model_name)  # a checkpoint brings all weights
-        model = build_model(recipe, model_name)
+            return self.build(model_name, weights=None)  # a checkpoint brings all weights
+        model = self.build(model_name)
         if distributed.rank() == 0:
             found = self._estimate(model, train_set, device)
             print(f"{MODEL_TITLES[model_name]}: {in_words(found)}")
@@ -193,7 +202,7 @@ class Study:
     def estimate(self, model_name: str, device: str | None = None, gpu: str | None = None) -> dict:
         """What training a model will take on a device, or on a card of `estimate.GPUS`: see `estimate.estimate`."""
         train_set = self.dataset("train", self.recipe.augmentation, skip_bad=True)
-        model = build_model(replace(self.recipe, weights=None), model_name)
+        model = self.build(model_name, weights=None)
         return self._estimate(model, train_set, device or default_device(), gpu)
 
     def _launch(self, model_name: str, processes: int, flags: dict, watch: Callable[[Path], None] | None) -> dict:
@@ -224,7 +233,7 @@ class Study:
         dataset = self.dataset(split)
         dataset.names = [names] if isinstance(names, str) else list(names)
         folder = self.results / "by_heart" / f"{model_name}_{'_'.join(dataset.names)}"
-        model = build_model(self.recipe, model_name)
+        model = self.build(model_name)
         train(
             model,
             dataset,
@@ -268,7 +277,7 @@ class Study:
     def settings(self, model_name: str) -> dict:
         """What a training of a model depends on: goes into its folder, and has to be the same when it goes on."""
         recipe = {k: v for k, v in asdict(self.recipe).items() if k not in PROSE_FIELDS}
-        return {"model": model_name, **recipe, "data_fingerprint": self.fingerprint}
+        return {"model": model_name, **recipe, "class_names": list(self.class_names), "data_fingerprint": self.fingerprint}
 
     def predictions(self, model_name: str, checkpoint: str = "best") -> dict:
         """A model's prediction file on val, of its "best" weights, those "half" way or the "last".
@@ -317,13 +326,17 @@ def open_study(
 ) -> Study:
     """The study of a profile, or of a recipe: its data fetched or drawn when it is not there yet.
 
-    `data` is a devkit folder to use instead of the profile's own; `results` defaults to results/<profile>; `weights`
-    is a file of backbone weights to start from instead of the profile's; `changes` are other values of fields of the recipe.
+    `data` is a devkit folder to use instead of the profile's own, or COCO annotations (JSON), of which one is written into
+    data/; `results` defaults to results/<profile>; `weights` is a file of backbone weights to start from instead of the
+    profile's; `changes` are other values of fields of the recipe.
     """
     recipe = profile if isinstance(profile, Recipe) else get_recipe(profile)
     recipe = replace(recipe, **(changes or {}), **({"weights": str(weights)} if weights else {}))
     with distributed.first_here():
-        if data:
+        if str(data).endswith(".json"):
+            place = zlib.crc32(str(Path(data).resolve()).encode())
+            devkit = voc.write_from_coco(data, Path("data") / f"{Path(data).stem}_{place:08x}")
+        elif data:
             devkit = voc.find_devkit(data)
         elif recipe.data == "mini_voc":
             devkit = mini_voc.write(Path("data") / "mini_voc")

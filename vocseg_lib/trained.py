@@ -24,8 +24,11 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def build_model(recipe: Recipe, model_name: str) -> nn.Module:
-    """A model as its recipe says, weights drawn from the recipe's seed. Raises ValueError for an unknown name."""
+def build_model(recipe: Recipe, model_name: str, classes: int = len(CLASS_NAMES)) -> nn.Module:
+    """A model as its recipe says, for some classes (background not counted), weights drawn from the recipe's seed.
+
+    Raises ValueError for an unknown name.
+    """
     if model_name not in MODELS:
         raise ValueError(f"no model {model_name!r}; choose one of {', '.join(MODELS)}")
     shared = {
@@ -33,7 +36,7 @@ def build_model(recipe: Recipe, model_name: str) -> nn.Module:
         "weights": recipe.weights,
         "channels": recipe.channels,
         "compile": recipe.compile,
-        "num_classes": len(CLASS_NAMES) + 1,
+        "num_classes": classes + 1,
     }
     own = {
         "yolact": {
@@ -64,7 +67,8 @@ def load_run(run_folder: str | Path, device: str | None = None) -> tuple[nn.Modu
         if not (run_folder / name).is_file():
             raise FileNotFoundError(f"{run_folder / name} is missing: {run_folder} is not the folder of a training")
     settings = read_json(run_folder / "recipe.json")
-    model = build_model(replace(recipe_of(settings), weights=None), settings.get("model"))
+    recipe, classes = replace(recipe_of(settings), weights=None), len(settings.get("class_names", CLASS_NAMES))
+    model = build_model(recipe, settings.get("model"), classes)
     best = load_checkpoint(run_folder / BEST)
     best.pop("settings")
     model.load_state_dict(best.pop("model"))
@@ -128,7 +132,7 @@ def batch_norm_mode(recipe: Recipe) -> str:
 def training_options(recipe: Recipe) -> dict:
     """What a recipe says to `training.train`."""
     same = (
-        "iterations batch_size optimizer learning_rate momentum weight_decay schedule lr_drops warmup_iterations clip_norm "
-        "mixed_precision score_every patience checkpoint_every bad_share workers seed"
+        "iterations batch_size optimizer learning_rate body_share momentum weight_decay schedule lr_drops warmup_iterations "
+        "clip_norm mixed_precision score_every patience checkpoint_every bad_share workers seed"
     )
     return {name: getattr(recipe, name) for name in same.split()} | {"batch_norm": batch_norm_mode(recipe)}

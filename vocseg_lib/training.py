@@ -58,14 +58,21 @@ def learning_rate_factor(
 
 
 def build_optimizer(
-    model: nn.Module, name: str, learning_rate: float, momentum: float, weight_decay: float
+    model: nn.Module, name: str, learning_rate: float, momentum: float, weight_decay: float, body_share: float = 1.0
 ) -> torch.optim.Optimizer:
-    """ "sgd" or "adamw" over the parameters that learn. Raises ValueError for another name."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    """ "sgd" or "adamw" over the parameters that learn, those of the backbone's body with a share of the learning rate.
+
+    Each group says in `share` what share of the learning rate it gets. Raises ValueError for another name.
+    """
+    learning = [(part, p) for part, p in model.named_parameters() if p.requires_grad]
+    body = [p for part, p in learning if body_share != 1 and "body" in part.split(".")]
+    rest = [p for part, p in learning if body_share == 1 or "body" not in part.split(".")]
+    shares_of = ((rest, 1.0), (body, body_share))
+    groups = [{"params": p, "share": share, "lr": learning_rate * share} for p, share in shares_of if p]
     if name == "sgd":
-        return torch.optim.SGD(parameters, learning_rate, momentum=momentum, weight_decay=weight_decay)
+        return torch.optim.SGD(groups, learning_rate, momentum=momentum, weight_decay=weight_decay)
     if name == "adamw":
-        return torch.optim.AdamW(parameters, learning_rate, weight_decay=weight_decay)
+        return torch.optim.AdamW(groups, learning_rate, weight_decay=weight_decay)
     raise ValueError(f'no optimizer {name!r}; choose "sgd" or "adamw"')
 
 
@@ -78,6 +85,7 @@ def train(
     batch_size: int,
     optimizer: str = "sgd",
     learning_rate: float = 1e-3,
+    body_share: float = 1.0,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
     schedule: str = "step",
@@ -104,7 +112,8 @@ def train(
 ) -> dict:
     """Train, or continue the training that `run_folder` holds; returns what is known of it (see below).
 
-    `batch_size` is that of all processes together. `batch_norm`: "unfrozen", "frozen", or "precise": unfrozen, with
+    `batch_size` is that of all processes together. The backbone's body learns with `body_share` of the learning rate.
+    `batch_norm`: "unfrozen", "frozen", or "precise": unfrozen, with
     statistics taken anew over training images whenever the model is judged.
     `score(model, iteration)` is called in eval mode every `score_every` iterations and at the end; the weights with the highest
     `mask_AP50` are kept in `best.pt`, and training ends after `patience` scores without a higher one.
@@ -147,7 +156,7 @@ def train(
     torch.manual_seed(seed)
     run = TrainingState(
         model,
-        build_optimizer(model, optimizer, learning_rate, momentum, weight_decay),
+        build_optimizer(model, optimizer, learning_rate, momentum, weight_decay, body_share),
         run_folder,
         json.loads(json.dumps(settings or {})),
         torch.device(device),
@@ -196,7 +205,7 @@ def train(
             seconds = {"data_seconds": lap()}
             factor = learning_rate_factor(state["iteration"], iterations, schedule, lr_drops, warmup_iterations)
             for group in run.optimizer.param_groups:
-                group["lr"] = learning_rate * factor
+                group["lr"] = learning_rate * factor * group["share"]
             train_mode(model, frozen=batch_norm == "frozen")
             out_of_time = max_hours is not None and time.monotonic() - begun > 3600 * max_hours
             entry, out_of_time = run.step(images, targets, out_of_time, seconds, lap)

@@ -5,6 +5,7 @@ from vocseg_lib.voc.devkit import (
     BadSample,
     Sample,
     VocDataset,
+    class_names,
     coco_ground_truth,
     find_devkit,
     fingerprint,
@@ -12,6 +13,7 @@ from vocseg_lib.voc.devkit import (
     split_ids,
 )
 from vocseg_lib.voc.fetch import FetchError, fetch
+from vocseg_lib.voc.from_coco import write_from_coco
 from vocseg_lib.voc.verify import Problem, verify
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "Problem",
     "Sample",
     "VocDataset",
+    "class_names",
     "coco_ground_truth",
     "fetch",
     "find_devkit",
@@ -28,4 +31,5 @@ __all__ = [
     "read_sample",
     "split_ids",
     "verify",
+    "write_from_coco",
 ]

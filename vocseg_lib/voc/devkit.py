@@ -17,6 +17,10 @@ from vocseg_lib.boxes import masks_to_boxes
 from vocseg_lib.classes import CLASS_NAMES, VOID
 from vocseg_lib.masks import encode_rle
 
+CLASS_FILE = "class_names.txt"
+"""In a devkit with classes other than VOC's: their names, line k that of class value k."""
+NOT_CLASSES = ("__ignore__", "_background_", "background")
+"""Lines of such a file that stand for no class, as labelme writes them."""
 PARTS = ("JPEGImages", "SegmentationObject", "SegmentationClass")
 AGREEMENT = 0.95
 """Share of an object's pixels that must carry one class, and of a class's pixels that must belong to an object, for the
@@ -42,7 +46,7 @@ class BadSample(Exception):
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a devkit. Boxes are pixels, x2 and y2 exclusive; labels 1..20; void pixels are judged by nobody."""
+    """One image of a devkit. Boxes are pixels, x2 and y2 exclusive; labels count from 1; void pixels are judged by nobody."""
 
     name: str
     image: UInt8[Tensor, "3 h w"]
@@ -66,6 +70,29 @@ def find_devkit(folder: str | Path) -> Path:
         f"{folder} is not a VOC devkit: expected JPEGImages/, SegmentationObject/, SegmentationClass/ and "
         "ImageSets/Segmentation/ in it, or in VOCdevkit/VOC2012/ below it"
     )
+
+
+def class_names(devkit: Path) -> tuple[str, ...]:
+    """The names of a devkit's classes, label 1 first: the lines of its `class_names.txt`, or VOC's when it has none.
+
+    Raises ValueError, naming the file, when there is no name in it, one twice, or more than a map of bytes can tell apart.
+    """
+    path = devkit / CLASS_FILE
+    if not path.is_file():
+        return CLASS_NAMES
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file of class names: {error}") from None
+    names = tuple(line for line in lines if line and line not in NOT_CLASSES)
+    if not 0 < len(names) < VOID:
+        raise ValueError(f"{path} has {len(names)} class names: 1 to {VOID - 1} are expected, one a line")
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{path} has the class {name!r} twice")
+    if "all" in names:
+        raise ValueError(f"{path} has a class 'all', which is what tables call all classes together: rename it")
+    return names
 
 
 def split_ids(devkit: Path, split: str) -> list[str]:
@@ -118,22 +145,29 @@ def read_files(devkit: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndar
     return image, *maps
 
 
+def unknown_class(devkit: Path, value: int) -> str:
+    """What to say of a pixel whose class value is that of no class."""
+    classes = len(class_names(devkit))
+    whose = f"those of {CLASS_FILE}" if (devkit / CLASS_FILE).is_file() else "VOC's"
+    return f"has class value {value}, but {whose} are 0 to {classes} and {VOID} (other classes go into {devkit / CLASS_FILE})"
+
+
 def read_sample(devkit: Path, name: str) -> Sample:
     """Read one sample; the class of an instance is the class map's value on its pixels. Raises BadSample."""
     image, object_map, class_map = read_files(devkit, name)
-    counts = contingency(object_map, class_map)
+    counts, classes = contingency(object_map, class_map), len(class_names(devkit))
     path = devkit / "SegmentationClass" / f"{name}.png"
-    unknown = np.flatnonzero(counts[:, len(CLASS_NAMES) + 1 : VOID].sum(0)) + len(CLASS_NAMES) + 1
+    unknown = np.flatnonzero(counts[:, classes + 1 : VOID].sum(0)) + classes + 1
     if len(unknown):
-        raise BadSample(path, "unknown class", f"has class value {unknown[0]}, but VOC's are 0 to {len(CLASS_NAMES)} and {VOID}")
+        raise BadSample(path, "unknown class", unknown_class(devkit, int(unknown[0])))
     ids = np.flatnonzero(counts[1:VOID].sum(1)) + 1
-    known = counts[ids, 1 : len(CLASS_NAMES) + 1]
+    known = counts[ids, 1 : classes + 1]
     labels = known.argmax(1) + 1
     judged = counts[ids, :VOID].sum(1)
     agreeing = counts[ids, labels]
     for object_id in ids[(agreeing < AGREEMENT * judged) | (agreeing == 0)]:
         raise BadSample(path, "contradiction", f"gives object {object_id} of SegmentationObject no single class")
-    with_class, orphans = (c[..., 1 : len(CLASS_NAMES) + 1].sum() for c in (counts, counts[[0, VOID]]))
+    with_class, orphans = (c[..., 1 : classes + 1].sum() for c in (counts, counts[[0, VOID]]))
     if orphans > (1 - AGREEMENT) * with_class:
         raise BadSample(path, "contradiction", f"has {orphans} pixels with a class that are no object's in SegmentationObject")
     objects = torch.from_numpy(object_map)
@@ -149,8 +183,8 @@ def read_sample(devkit: Path, name: str) -> Sample:
 
 
 def fingerprint(devkit: Path) -> str:
-    """A checksum of the train and val lists, their images and their maps: tells one data set from another."""
-    checksum = 0
+    """A checksum of the train and val lists, their images and maps, and of classes that are not VOC's: tells data sets apart."""
+    checksum = zlib.crc32("\n".join(names).encode()) if (names := class_names(devkit)) != CLASS_NAMES else 0
     for name in (name for split in ("train", "val") for name in split_ids(devkit, split)):
         paths = (devkit / part / f"{name}{'.jpg' if part == 'JPEGImages' else '.png'}" for part in PARTS)
         for part in [name.encode(), *(path.read_bytes() for path in paths if path.is_file())]:
@@ -161,7 +195,7 @@ def fingerprint(devkit: Path) -> str:
 class VocDataset(torch.utils.data.Dataset):
     """A split of a devkit as `(image, target)` pairs of tv_tensors.
 
-    image: uint8 [3, H, W]. target: boxes float [n, 4] (pixels), labels int64 [n] (1..20), masks uint8 [n, H, W],
+    image: uint8 [3, H, W]. target: boxes float [n, 4] (pixels), labels int64 [n] (from 1), masks uint8 [n, H, W],
     image_id (line number in the split list, from 1), name, skipped (list of str: bad samples passed over).
 
     With `skip_bad`, a bad sample is replaced by the next good one of the list and named in `skipped`; without it,
@@ -172,6 +206,7 @@ class VocDataset(torch.utils.data.Dataset):
         self.devkit = find_devkit(devkit)
         self.split = split
         self.names = split_ids(self.devkit, split)
+        self.class_names = class_names(self.devkit)
         self.transform = transform
         self.skip_bad = skip_bad
         if not self.names:
@@ -240,7 +275,7 @@ def coco_ground_truth(devkit: str | Path, split: str, skip_bad: bool = False) ->
                     "iscrowd": 0,
                 }
             )
-    categories = [{"id": k, "name": name} for k, name in enumerate(CLASS_NAMES, 1)]
+    categories = [{"id": k, "name": name} for k, name in enumerate(dataset.class_names, 1)]
     return {
         "info": {"devkit": dataset.devkit.name, "split": split} | ({"skipped": skipped} if skipped else {}),
         "images": images,

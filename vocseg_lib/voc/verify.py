@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from vocseg_lib.classes import CLASS_NAMES, VOID
-from vocseg_lib.voc.devkit import BadSample, contingency, find_devkit, read_image, split_ids
+from vocseg_lib.classes import VOID
+from vocseg_lib.voc.devkit import BadSample, class_names, contingency, find_devkit, read_image, split_ids
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def verify_sample(devkit: Path, name: str) -> list[Problem]:
             problems.append(Problem("size mismatch", paths[folder], detail))
     maps = [pixels.get("SegmentationObject"), pixels.get("SegmentationClass")]
     if all(m is not None for m in maps) and maps[0].shape == maps[1].shape:
-        problems += [Problem(kind, paths[folder], text) for kind, folder, text in _check_maps(*maps)]
+        problems += [Problem(kind, paths[folder], text) for kind, folder, text in _check_maps(*maps, class_names(devkit))]
     return problems
 
 
@@ -94,13 +94,13 @@ def _check_whole(path: Path) -> None:
         raise BadSample(path, "undecodable", f"damaged image ({error})") from None
 
 
-def _check_maps(object_map: np.ndarray, class_map: np.ndarray) -> list[tuple[str, str, str]]:
+def _check_maps(object_map: np.ndarray, class_map: np.ndarray, classes: tuple[str, ...]) -> list[tuple[str, str, str]]:
     """(kind, folder, detail) of each disagreement between the two maps."""
     counts = contingency(object_map, class_map)
-    known = slice(1, len(CLASS_NAMES) + 1)
+    known = slice(1, len(classes) + 1)
     found = []
     for value in np.flatnonzero(counts.sum(0)):
-        if len(CLASS_NAMES) < value < VOID:
+        if len(classes) < value < VOID:
             found.append(("unknown class", "SegmentationClass", f"class value {value}, {counts[:, value].sum()} pixels"))
     objects = np.flatnonzero(counts[1:VOID].sum(1)) + 1
     if not len(objects):
@@ -109,7 +109,7 @@ def _check_maps(object_map: np.ndarray, class_map: np.ndarray) -> list[tuple[str
         label = counts[k, known].argmax() + 1
         wrong = counts[k].sum() - counts[k, label]
         if wrong or not counts[k, label]:
-            detail = f"object {k} covers {wrong} pixels that are not {CLASS_NAMES[label - 1]} in SegmentationClass"
+            detail = f"object {k} covers {wrong} pixels that are not {classes[label - 1]} in SegmentationClass"
             if not counts[k, label]:
                 detail = f"object {k} has no class in SegmentationClass"
             found.append(("contradiction", "SegmentationObject", detail))
