@@ -1,13 +1,16 @@
 # make study: set up and run the notebooks.  make test: set up and run the tests.  make bench: measure speed.
 PYTHON ?= python3
+# constraints-colab.txt: what Colab ships, in an environment of its own, .venv-colab.
+CONSTRAINTS ?= constraints.txt
 PROFILE ?= quick
 RESULTS ?= results/$(PROFILE)
 DATA ?=
 WEIGHTS ?=
 FRESH ?=
 
-BIN := .venv/bin
-READY := .venv/ready
+VENV := .venv$(patsubst constraints%.txt,%,$(notdir $(CONSTRAINTS)))
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
 
 # The data path is measured on real images where there are some.
 VOCSEG_SHARED ?= ../shared
@@ -17,10 +20,10 @@ BENCH_DATA = $(firstword $(DATA) $(wildcard $(VOCSEG_SHARED)/voc2012/VOCdevkit))
 
 setup: $(READY)
 
-$(READY): requirements.txt constraints.txt pyproject.toml
+$(READY): requirements.txt $(CONSTRAINTS) pyproject.toml
 	@rm -f $@
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements.txt -e '.[dev]'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -r requirements.txt -e '.[dev]'
 	@touch $@
 
 study: $(READY)

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
-from vocseg_lib import bench, distributed, mini_voc, smoke, voc
+from vocseg_lib import bench, distributed, mini_voc, report, smoke, voc
 from vocseg_lib.bench import PARTS as BENCH_PARTS
 from vocseg_lib.estimate import GPUS, in_words
 from vocseg_lib.failures.analysis import overall
@@ -19,6 +20,7 @@ from vocseg_lib.gallery_page import export_page
 from vocseg_lib.judged import analysed_files, judged_files
 from vocseg_lib.metrics import PAINT_THRESHOLD, metrics_table
 from vocseg_lib.models import MODELS, WeightsError
+from vocseg_lib.pictures import DRAWN_SCORE, Painter, draw_predictions
 from vocseg_lib.prediction import save_predictions
 from vocseg_lib.recipes import PROFILES, parse_changes
 from vocseg_lib.runs import RunningElsewhere
@@ -28,7 +30,7 @@ from vocseg_lib.training import NonFiniteLoss, TooManyBadSamples, WorkerDied
 from vocseg_lib.uncertainty import RESAMPLES, bootstrap, bounded, resampled_weights
 
 TRAINING_ERRORS = (NonFiniteLoss, RunningElsewhere, TooManyBadSamples, WorkerDied)
-USER_ERRORS = (OSError, ValueError, voc.BadSample, voc.FetchError, WeightsError, *TRAINING_ERRORS)
+USER_ERRORS = (OSError, ValueError, ModuleNotFoundError, voc.BadSample, voc.FetchError, WeightsError, *TRAINING_ERRORS)
 
 
 def device(value: str) -> str:
@@ -122,11 +124,18 @@ def build_parser() -> argparse.ArgumentParser:
     estimate = commands.add_parser("estimate", parents=[recipe], help="time and memory of a training, by arithmetic")
     estimate.add_argument("--gpu", choices=GPUS, help="reckon for this card (default: for the device here)")
 
-    predict = commands.add_parser("predict", help="write the prediction file of a trained model")
-    predict.add_argument("run", metavar="RUN", help="run folder of a training, such as results/quick/runs/yolact")
-    predict.add_argument("--data", required=True, **devkit)
-    predict.add_argument("--split", default="val", help="split to predict (default: %(default)s)")
-    predict.add_argument("--out", required=True, metavar="FILE", help="prediction file to write (JSON)")
+    predict = commands.add_parser("predict", help="draw a trained model's predictions, or write its prediction file of a devkit")
+    predict.add_argument("run", nargs="?", metavar="RUN", help="run folder of a training, such as results/quick/runs/yolact")
+    predict.add_argument("--weights", default="", metavar="RUN", help="the same")
+    predict.add_argument(
+        "--image", nargs="+", default=[], metavar="PATH", help="pictures, videos, or folders of them, to draw into"
+    )
+    predict.add_argument("--score", type=finite, default=DRAWN_SCORE, help="draw detections from it on (default: %(default)s)")
+    predict.add_argument("--data", default="", **devkit)
+    predict.add_argument("--split", default="val", help="split of the devkit to predict (default: %(default)s)")
+    predict.add_argument(
+        "--out", default="", metavar="PATH", help="folder for pictures (default: predictions), or prediction file (JSON)"
+    )
     predict.add_argument("--device", type=device, default=default_device(), help="cpu or cuda (default here: %(default)s)")
 
     judge = commands.add_parser("evaluate", help="judge a prediction file, from here or elsewhere: COCO's and VOC's AP, mean IoU")
@@ -164,6 +173,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--repeats", type=positive, default=9, help="timings a figure, of which the median is taken (default: %(default)s)"
     )
     bench.add_argument("--only", choices=BENCH_PARTS, default="", help="measure this part, and keep the other figures of --out")
+    reporting = commands.add_parser(
+        "report", help="what the notebooks found, as one JSON file with small figures, and pages filled from it"
+    )
+    reporting.add_argument("results", metavar="RESULTS", help="results folder of a study whose notebooks were run")
+    reporting.add_argument(
+        "--pages", action="store_true", help="fill docs/findings.md and README.md here from its report.json instead"
+    )
     smoke = commands.add_parser("smoke", help="a few iterations of both models in each precision: speed, memory, losses")
     smoke.add_argument("--profile", choices=PROFILES, default="paper", help="recipe (default: %(default)s)")
     smoke.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change the recipe, as in batch_size=16")
@@ -254,6 +270,31 @@ def show_failures(arguments: argparse.Namespace) -> None:
         print(about, page, sep="\n")
 
 
+def predict(arguments: argparse.Namespace) -> int:
+    """Draw what a trained model finds, or write its prediction file; 1 when no picture could be read."""
+    run = arguments.weights or arguments.run
+    if not run:
+        raise ValueError("with which model? Say --weights RUN, the run folder of a training")
+    if bool(arguments.image) == bool(arguments.data):
+        raise ValueError("of what? Say --image PATH, to draw into pictures, or --data DEVKIT, to write a prediction file")
+    if arguments.data:
+        if not arguments.out:
+            raise ValueError("where to? Say --out FILE, the prediction file to write")
+        save_predictions(arguments.out, predict_run(run, arguments.data, arguments.split, arguments.device))
+        print(arguments.out)
+        return 0
+    painter, read, skipped = Painter.of_run(run, arguments.score, arguments.device), 0, []
+    for file, written, said in draw_predictions(painter, arguments.image, arguments.out or "predictions"):
+        if written:
+            read += 1
+            tqdm.write(f"{file}: {said} -> {written}")
+        else:
+            skipped.append(said)
+    if skipped:
+        print(f"passed over {len(skipped)} files:", *skipped, sep="\n  ", file=sys.stderr)
+    return 0 if read else 1
+
+
 def without_nan(value: object) -> object:
     """None for what is not a number, which JSON does not have."""
     if isinstance(value, dict):
@@ -284,8 +325,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(smoke.measure(study, arguments.iterations, arguments.device, Path(arguments.out)).to_string(index=False))
         print(arguments.out)
     elif arguments.command == "predict":
-        save_predictions(arguments.out, predict_run(arguments.run, arguments.data, arguments.split, arguments.device))
-        print(arguments.out)
+        return predict(arguments)
     elif arguments.command == "bench":
         if arguments.table:
             print(bench.markdown(read_json(Path(arguments.table))))
@@ -297,6 +337,12 @@ def run(arguments: argparse.Namespace) -> int:
         print(bench.table(figures).round(3).fillna("").to_string(index=False))
         write_json(out, bench.report(figures))
         print(arguments.out)
+    elif arguments.command == "report":
+        folder = Path(arguments.results)
+        if arguments.pages:
+            print(*report.write_pages(read_json(folder / report.REPORT), Path()), sep="\n")
+        else:
+            print(*report.write(folder, report.collect(folder)), sep="\n")
     elif arguments.command == "export-coco":
         truth = voc.coco_ground_truth(arguments.devkit, arguments.split)
         write_json(Path(arguments.out), truth)

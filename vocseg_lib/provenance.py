@@ -1,6 +1,7 @@
 """Where a result comes from: the code, the versions and the machine behind it."""
 
 import json
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, distribution
@@ -34,7 +35,7 @@ def device_name(device: str | torch.device) -> str:
     return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else f"{platform.machine()} CPU"
 
 
-def surroundings(device: str | torch.device) -> dict[str, str]:
+def surroundings(device: str | torch.device) -> dict[str, str | int]:
     """Versions, device and commit."""
     return {
         "python": platform.python_version(),
@@ -45,4 +46,5 @@ def surroundings(device: str | torch.device) -> dict[str, str]:
         "commit": code_version(),
         "device": str(device),
         "device_name": device_name(device),
+        "cpu_cores": os.cpu_count(),
     }

@@ -1,0 +1,58 @@
+"""Reports hold what the results hold, and the pages what the report holds."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from jinja2 import UndefinedError
+from PIL import Image
+
+from vocseg_lib import report
+
+ROOT = Path(__file__).parents[1]
+PILOT = ROOT / "results" / "pilot" / report.REPORT
+
+
+def test_figures_with_intervals_as_text():
+    figure = {"value": 12.34, "low": 10.0, "high": 15.26}
+    assert (
+        report.fill("{{ figure | bounded }}, {{ figure | signed }}", {"figure": figure})
+        == "12.3 [10.0, 15.3], +12.3 [+10.0, +15.3]"
+    )
+    assert report.bounded({"value": -1.0, "low": None, "high": None}) == "-1.0"
+    with pytest.raises(UndefinedError):
+        report.fill("{{ figures.value }}", {"figure": figure})
+
+
+def test_plain_values_are_what_json_has():
+    value = {1: np.float64(1.23456), "b": [np.nan, np.int64(3), "text", (True,)]}
+    assert json.loads(json.dumps(report.plain(value), allow_nan=False)) == {"1": 1.2346, "b": [None, 3, "text", [True]]}
+
+
+def test_what_stands_between_marks_is_replaced():
+    text = "a\n<!-- pilot -->\nold\n<!-- /pilot -->\nb\n"
+    assert report.between_marks(text, "pilot", "new\n") == "a\n<!-- pilot -->\nnew\n<!-- /pilot -->\nb\n"
+    with pytest.raises(ValueError, match="no marks <!-- other -->"):
+        report.between_marks(text, "other", "new")
+
+
+def test_figures_are_made_small_enough(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (250, 400, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.png")
+    report.shrink(tmp_path / "large.png", tmp_path / "small.png", 40_000)
+    assert (tmp_path / "small.png").stat().st_size <= 40_000
+    with Image.open(tmp_path / "small.png") as image:
+        assert image.width / image.height == pytest.approx(1.6, rel=0.02)
+
+
+def test_the_last_score_by_then():
+    scores = [{"minutes": 10.0}, {"minutes": 30.0}, {"minutes": 50.0}]
+    assert report._at(scores, 44) == {"minutes": 30.0}
+    assert report._at(scores, 5) is None
+
+
+def test_a_table_by_its_keys():
+    table = pd.DataFrame({"size": ["all", "small", "all"], "type": ["a", "a", "b"], "cost": [1, 2, 3]})
+    assert report._rows(table, "type", "size") == {"a": {"all": {"cost": 1}, "small": {"cost": 2}}, "b": {"all": {"cost": 3}}}

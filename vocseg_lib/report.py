@@ -1,0 +1,196 @@
+"""What a study found as one JSON file, and the pages that are filled from it: no figure in them is typed by hand."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+from PIL import Image
+
+from vocseg_lib import mini_voc, voc
+from vocseg_lib.curves import overfitting, scores_of
+from vocseg_lib.failures.analysis import overall
+from vocseg_lib.files import read_json, replacing, write_json
+from vocseg_lib.judged import PREDICTIONS
+from vocseg_lib.recipes import PROSE_FIELDS, differences, get_recipe
+from vocseg_lib.runs import LOG, read_calls, read_log
+from vocseg_lib.study import MODEL_TITLES
+from vocseg_lib.trained import recipe_of
+
+REPORT = "report.json"
+VOC_IMAGES = {"train": 1_464, "val": 1_449}
+"""Of VOC 2012's splits for segmentation: what is judged on other images is a pilot."""
+FIGURES = (
+    "04_precision_recall_mask",
+    "04_ap_against_iteration",
+    "04_ap_against_time",
+    "04_differences",
+    "05_errors_of_masks",
+    "05_failures_of_pixels",
+    "05_sheet_localization_failure",
+    "06_waterfall",
+    "06_crowding_recall",
+    "06_oracles_mask",
+    "06_ablation",
+)
+"""Those of the notebooks that a report shows; what made them is in their names."""
+LARGEST_FIGURE = 300_000
+"""Bytes."""
+PEERS = (
+    {"model": "YOLACT", "what": "official code, AdamW 4e-4", "minutes": 44, "iterations": 2_527, "mask_AP": 4.2, "mask_AP50": 8.5},
+    {"model": "YOLACT", "what": "official code, SGD 6e-4", "minutes": 62, "iterations": 3_536, "mask_AP": 2.5, "mask_AP50": 5.0},
+    {"model": "Mask R-CNN", "what": "torchvision's, SGD 5e-3", "minutes": 31, "iterations": 547, "mask_AP": 2.1, "mask_AP50": 9.0},
+)
+"""Other code on the same images with the same backbone weights, batch 4 at 320 pixels, on 2 cores of another machine."""
+
+
+def collect(results: str | Path) -> dict:
+    """What the notebooks left in a results folder, for reports. Raises FileNotFoundError, naming what is missing."""
+    results = Path(results)
+    runs = {title: results / "runs" / name for name, title in MODEL_TITLES.items()}
+    table1 = pd.read_csv(results / "table1.csv")
+    models = {title: _training(folder, table1[table1["model"] == title]) for title, folder in runs.items()}
+    devkit = Path(read_calls(next(iter(runs.values())) / "run.json")[-1]["devkit"])
+    failures = pd.read_csv(results / "failures.csv", index_col=0).drop(columns="Unnamed: 1", errors="ignore")
+    metrics = pd.read_csv(results / "metrics.csv", header=[0, 1], index_col=[0, 1, 2]).xs("all", level="class")
+    gaps = pd.read_csv(results / "differences.csv").query("`class` == 'all'")
+    return plain(
+        {
+            "data": _data(devkit),
+            "models": models,
+            "metrics": {
+                title: {"_".join(key): row.to_dict() for key, row in metrics[title].iterrows()} for title in MODEL_TITLES.values()
+            },
+            "differences": {f"{row.kind}_{row.metric}": _bounds(row, "difference") for row in gaps.itertuples()},
+            "peers": [{**peer, "ours": _at(models[peer["model"]]["scores"], peer["minutes"])} for peer in PEERS],
+            "failures": {title: _rows(overall(failures.loc[title]), "family", "type") for title in MODEL_TITLES.values()},
+            "gap": {row.part: _bounds(row, "points") for row in pd.read_csv(results / "gap.csv").itertuples()},
+            "claims": pd.read_csv(results / "gap_claims.csv").to_dict("records"),
+            "crowding": _rows(pd.read_csv(results / "crowding.csv"), "metric", "model", "bin"),
+            "ablation": _rows(pd.read_csv(results / "ablation.csv"), "variant", "size"),
+        }
+    )
+
+
+def _training(run: Path, table1: pd.DataFrame) -> dict:
+    """How a model was trained, from its run folder, and what it costs and reaches, from Table 1."""
+    settings, calls, log = read_json(run / "recipe.json"), read_calls(run / "run.json"), read_log(run / LOG)
+    recipe, scores, last = recipe_of(settings), scores_of(log).reset_index(), calls[-1]
+    changed = {k: getattr(recipe, k) for k in differences(get_recipe(recipe.name), recipe).index if k != "weights"}
+    command = ["python", "-m", "vocseg_lib", "train", "--profile", recipe.name, "--model", settings["model"], "--data", "DEVKIT"]
+    if recipe.weights not in (None, "imagenet"):
+        settings["weights"] = Path(recipe.weights).name
+        command += ["--weights", settings["weights"]]
+    if changed:
+        command += ["--set", *(f"{name}={value}" for name, value in changed.items())]
+    kept = ["iteration", *(c for c in scores if c.startswith(("mask_", "box_")) or c == "val_loss")]
+    return {
+        "command": shlex.join(command),
+        "recipe": {k: v for k, v in settings.items() if k not in (*PROSE_FIELDS, "class_names")},
+        "iterations": recipe.iterations,
+        "minutes": float(scores["seconds"].iloc[-1] / 60),
+        "calls": len(calls),
+        "device": {k: last.get(k) for k in ("device", "device_name", "cpu_cores")},
+        "versions": {k: last[k] for k in ("python", "torch", "torchvision", "numpy", "vocseg_lib", "commit")},
+        "started": calls[0]["started"],
+        "scores": scores[kept].assign(minutes=scores["seconds"] / 60).to_dict("records"),
+        "overfitting": overfitting(log),
+        "table1": {row.quantity: _bounds(row, "value") for row in table1[table1["source"] == "ours"].itertuples()},
+        "checkpoints": [name for name, file in PREDICTIONS.items() if (run / file).is_file()],
+    }
+
+
+def _data(devkit: Path) -> dict:
+    """What was trained on and judged on, and whether that is VOC 2012 itself."""
+    images = {split: len(voc.split_ids(devkit, split)) for split in ("train", "val")}
+    truth = voc.coco_ground_truth(devkit, "val", skip_bad=True)
+    kind = "drawn" if (devkit / mini_voc.STAMP).is_file() else "VOC 2012" if images == VOC_IMAGES else "pilot"
+    return {"kind": kind, "images": images, "objects": len(truth["annotations"]), "classes": len(truth["categories"])}
+
+
+def _bounds(row: object, value: str) -> dict:
+    return {"value": getattr(row, value), "low": row.low, "high": row.high}
+
+
+def _at(scores: list[dict], minutes: float) -> dict | None:
+    """The last scores that a training had by then."""
+    return max((s for s in scores if s["minutes"] <= minutes), key=lambda s: s["minutes"], default=None)
+
+
+def _rows(table: pd.DataFrame, *keys: str) -> dict:
+    """A table as nested dicts by its key columns."""
+    if not keys:
+        return table.iloc[0].to_dict()
+    return {key: _rows(part.drop(columns=keys[0]), *keys[1:]) for key, part in table.groupby(keys[0], sort=False)}
+
+
+def plain(value: object) -> object:
+    """Numbers as JSON has them, rounded to what is read; None for what is none."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return None if value != value else round(value, 4)
+    return value
+
+
+def write(results: str | Path, report: dict) -> list[Path]:
+    """Write `report.json` and the report's figures, each small enough for a page, into a results folder; what was written."""
+    results = Path(results)
+    write_json(results / REPORT, report)
+    written = [results / REPORT]
+    for name in FIGURES:
+        source = results / "figures" / f"{name}.png"
+        if source.is_file():
+            shrink(source, results / f"{name}.png")
+            written.append(results / f"{name}.png")
+    return written
+
+
+def shrink(source: Path, target: Path, largest: int = LARGEST_FIGURE) -> None:
+    """A picture with at most 256 colours, and as much smaller as it takes to stay below `largest` bytes."""
+    with Image.open(source) as image:
+        picture = image.convert("RGB")
+    width = picture.width
+    while True:
+        small = picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
+        with replacing(target) as beside:
+            small.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(beside, format="PNG", optimize=True)
+        if target.stat().st_size <= largest:
+            return
+        width = int(0.85 * width)
+
+
+def fill(template: str, report: dict) -> str:
+    """A Jinja template with a report's figures. Raises jinja2's UndefinedError for one that the report does not have."""
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"bounded": bounded, "signed": lambda figure: bounded(figure, "+")}
+    return environment.from_string(template).render(report)
+
+
+def bounded(figure: dict, sign: str = "") -> str:
+    """A figure with its interval, as "12.3 [10.1, 14.9]"."""
+    low, high = (f"{figure[end]:{sign}.1f}" if figure[end] is not None else "" for end in ("low", "high"))
+    return f"{figure['value']:{sign}.1f}" + (f" [{low}, {high}]" if low else "")
+
+
+def between_marks(text: str, name: str, content: str) -> str:
+    """A text with new content between its marks `<!-- name -->` and `<!-- /name -->`. Raises ValueError without them."""
+    marks = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+    if not marks.search(text):
+        raise ValueError(f"there are no marks <!-- {name} --> and <!-- /{name} --> in the text")
+    return marks.sub(lambda found: found[1] + content.strip("\n") + found[2], text)
+
+
+def write_pages(report: dict, root: Path) -> list[Path]:
+    """Fill the findings and the README's part of a checkout; the files."""
+    findings, readme = root / "docs" / "findings.md", root / "README.md"
+    findings.write_text(fill((root / "docs" / "findings.md.jinja").read_text(), report))
+    part = fill((root / "docs" / "front_page.md.jinja").read_text(), report)
+    readme.write_text(between_marks(readme.read_text(), "pilot", part))
+    return [findings, readme]
