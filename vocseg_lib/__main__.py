@@ -96,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     importing = commands.add_parser("import-coco", help="write COCO annotations of one's own images as a devkit")
     importing.add_argument("annotations", metavar="FILE", help="COCO annotations with masks, to train on (JSON)")
-    importing.add_argument("--val", default="", metavar="FILE", help="those to judge by (default: see README)")
+    importing.add_argument("--val", default="", metavar="FILE", help="those to judge by (default: see docs/own_data.md)")
     importing.add_argument("--images", default="", metavar="DIR", help="folder of the images (default: beside the annotations)")
     importing.add_argument("--out", required=True, metavar="DIR", help="devkit to write")
 

@@ -361,7 +361,7 @@ def report(figures: dict[str, dict]) -> dict:
 
 
 def markdown(written: dict) -> str:
-    """The figures of a bench.json as the README's table."""
+    """The figures of a bench.json as the table of docs/speed.md."""
     if "details" not in written:
         raise ValueError("no figures of a bench: it has no `details`")
     head = "| | ours | to reach | official code |\n|---|---|---|---|\n"
