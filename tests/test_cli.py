@@ -2,12 +2,15 @@ import json
 import re
 
 import pytest
+from PIL import Image
 
 from vocseg_lib import __main__ as cli
 from vocseg_lib import mini_voc, voc
 from vocseg_lib.checkpoints import checksum, load_checkpoint
 from vocseg_lib.judged import judged_files
 from vocseg_lib.recipes import PROFILES
+
+COMMANDS = "fetch verify import-coco train estimate predict evaluate failures export-coco bench report smoke".split()
 
 
 def call(monkeypatch, capsys, *arguments):
@@ -32,7 +35,7 @@ def tiny_profile(monkeypatch):
 def test_help_reads_well(monkeypatch, capsys):
     code, out, _ = call(monkeypatch, capsys, "--help")
     assert code == 0
-    for command in ("fetch", "verify", "train", "estimate", "predict", "evaluate", "failures", "export-coco", "bench", "smoke"):
+    for command in COMMANDS:
         assert re.search(rf"^    {command}\s+\w", out, re.MULTILINE), command
         code, help_text, _ = call(monkeypatch, capsys, command, "--help")
         assert code == 0
@@ -73,6 +76,37 @@ def test_train_predict_evaluate(monkeypatch, capsys, devkit, tmp_path, tiny_prof
     assert re.search(r"mask +mean_IoU +\S+", out)
     metrics = json.loads((tmp_path / "m.json").read_text())
     assert metrics["mask_AP50"] == json.loads((run / "metrics.json").read_text())["mask_AP50"]
+
+
+def test_predictions_are_drawn_into_pictures(monkeypatch, capsys, devkit, tmp_path, tiny_profile):
+    same = ("--data", devkit, "--results", tmp_path, "--device", "cpu")
+    assert call(monkeypatch, capsys, "train", "--model", "mask_rcnn", *same)[0] == 0
+    run, pictures = tmp_path / "runs" / "mask_rcnn", sorted((devkit / "JPEGImages").iterdir())[:2]
+    (tmp_path / "notes.txt").write_text("no picture")
+    drawn = ("predict", "--weights", run / "best.pt", "--out", tmp_path / "drawn", "--score", "0", "--device", "cpu", "--image")
+    code, out, err = call(monkeypatch, capsys, *drawn, *pictures, tmp_path / "notes.txt")
+    assert code == 0
+    for picture in pictures:
+        assert re.search(rf"{picture}: .* -> {tmp_path / 'drawn' / picture.stem}.png", out)
+        with Image.open(picture) as before, Image.open(tmp_path / "drawn" / f"{picture.stem}.png") as after:
+            assert before.size == after.size
+    assert f"{tmp_path / 'notes.txt'} cannot be read as a picture" in err
+    code, _, err = call(monkeypatch, capsys, *drawn, tmp_path / "notes.txt")
+    assert code == 1
+    assert "passed over 1 files" in err
+
+
+def test_coco_annotations_are_imported(monkeypatch, capsys, devkit, tmp_path):
+    exported = [("export-coco", devkit, "--split", split, "--out", tmp_path / f"{split}.json") for split in ("train", "val")]
+    assert all(call(monkeypatch, capsys, *command)[0] == 0 for command in exported)
+    files = (tmp_path / "train.json", "--images", devkit / "JPEGImages", "--out", tmp_path / "devkit")
+    code, out, _ = call(monkeypatch, capsys, "import-coco", *files)
+    assert code == 0
+    assert str(tmp_path / "devkit") in out
+    assert voc.split_ids(tmp_path / "devkit", "val") == voc.split_ids(devkit, "val")
+    code, _, err = call(monkeypatch, capsys, "import-coco", tmp_path / "train.json", "--out", tmp_path / "other")
+    assert code == 2
+    assert "say where the images are" in err
 
 
 def test_a_training_is_stopped_continued_and_repeated(monkeypatch, capsys, devkit, tmp_path, tiny_profile):
@@ -144,6 +178,15 @@ def test_mistakes_get_one_line_and_exit_code_two(monkeypatch, capsys, devkit, tm
         ("train", "--model", "yolact", "--data", tmp_path / "nowhere"),
         ("predict", tmp_path, "--data", devkit, "--out", tmp_path / "p.json"),
         ("evaluate", "--predictions", tmp_path / "torn.json", "--data", devkit),
+        ("predict", "--image", tmp_path),
+        ("predict", tmp_path),
+        ("predict", tmp_path, "--image", tmp_path / "nowhere.jpg"),
+        ("predict", tmp_path, "--data", devkit),
+        ("predict", tmp_path, "--image", tmp_path, "--score", "high"),
+        ("import-coco", tmp_path / "torn.json", "--out", tmp_path / "devkit"),
+        ("import-coco", tmp_path / "nowhere.json", "--out", tmp_path / "devkit"),
+        ("train", "--model", "yolact", "--data", tmp_path / "torn.json"),
+        ("report", tmp_path / "nowhere"),
         ("evaluate", "--predictions", tmp_path / "nowhere.json", "--data", devkit),
         ("evaluate", "--predictions", tmp_path / "torn.json", "--data", devkit, "--split", "test"),
         ("train", "--model", "unet"),

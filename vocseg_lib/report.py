@@ -9,19 +9,16 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from vocseg_lib import mini_voc, voc
 from vocseg_lib.curves import overfitting, scores_of
 from vocseg_lib.failures.analysis import overall
 from vocseg_lib.files import read_json, replacing, write_json
 from vocseg_lib.judged import PREDICTIONS
 from vocseg_lib.recipes import PROSE_FIELDS, differences, get_recipe
 from vocseg_lib.runs import LOG, read_calls, read_log
-from vocseg_lib.study import MODEL_TITLES
+from vocseg_lib.study import MODEL_TITLES, Study, repeated
 from vocseg_lib.trained import recipe_of
 
 REPORT = "report.json"
-VOC_IMAGES = {"train": 1_464, "val": 1_449}
-"""Of VOC 2012's splits for segmentation: what is judged on other images is a pilot."""
 FIGURES = (
     "04_precision_recall_mask",
     "04_ap_against_iteration",
@@ -52,13 +49,13 @@ def collect(results: str | Path) -> dict:
     runs = {title: results / "runs" / name for name, title in MODEL_TITLES.items()}
     table1 = pd.read_csv(results / "table1.csv")
     models = {title: _training(folder, table1[table1["model"] == title]) for title, folder in runs.items()}
-    devkit = Path(read_calls(next(iter(runs.values())) / "run.json")[-1]["devkit"])
+    study, _ = repeated(next(iter(runs.values())), results=results)
     failures = pd.read_csv(results / "failures.csv", index_col=0).drop(columns="Unnamed: 1", errors="ignore")
     metrics = pd.read_csv(results / "metrics.csv", header=[0, 1], index_col=[0, 1, 2]).xs("all", level="class")
     gaps = pd.read_csv(results / "differences.csv").query("`class` == 'all'")
     return plain(
         {
-            "data": _data(devkit),
+            "data": _data(study),
             "models": models,
             "metrics": {
                 title: {"_".join(key): row.to_dict() for key, row in metrics[title].iterrows()} for title in MODEL_TITLES.values()
@@ -102,12 +99,11 @@ def _training(run: Path, table1: pd.DataFrame) -> dict:
     }
 
 
-def _data(devkit: Path) -> dict:
+def _data(study: Study) -> dict:
     """What was trained on and judged on, and whether that is VOC 2012 itself."""
-    images = {split: len(voc.split_ids(devkit, split)) for split in ("train", "val")}
-    truth = voc.coco_ground_truth(devkit, "val", skip_bad=True)
-    kind = "drawn" if (devkit / mini_voc.STAMP).is_file() else "VOC 2012" if images == VOC_IMAGES else "pilot"
-    return {"kind": kind, "images": images, "objects": len(truth["annotations"]), "classes": len(truth["categories"])}
+    images = {split: len(study.dataset(split)) for split in ("train", "val")}
+    objects = len(study.ground_truth["annotations"])
+    return {"kind": study.kind_of_data, "images": images, "objects": objects, "classes": len(study.class_names)}
 
 
 def _bounds(row: object, value: str) -> dict:

@@ -46,6 +46,8 @@ from vocseg_lib.transforms import AUGMENTATIONS, model_input
 MODEL_TITLES = {"yolact": "YOLACT", "mask_rcnn": "Mask R-CNN"}
 BY_HEART_LEARNING_RATE = 1e-3
 SPEED_IMAGES = 15
+VOC_IMAGES = {"train": 1_464, "val": 1_449}
+"""Of VOC 2012's splits for segmentation."""
 COUNTED_BATCHES, COUNTED_IMAGES = 4, 16
 """Training batches from which the estimate is made, and how many images of each are looked at."""
 
@@ -97,6 +99,15 @@ class Study:
     def class_names(self) -> tuple[str, ...]:
         """Of the devkit: see `voc.class_names`."""
         return voc.class_names(self.devkit)
+
+    @property
+    def kind_of_data(self) -> str:
+        """ "drawn", "VOC 2012", "pilot" (VOC's classes on other images than its splits) or "own" (other classes)."""
+        if (self.devkit / mini_voc.STAMP).is_file():
+            return "drawn"
+        if self.class_names != voc.CLASS_NAMES:
+            return "own"
+        return "VOC 2012" if all(len(self.dataset(s)) == count for s, count in VOC_IMAGES.items()) else "pilot"
 
     @property
     def halfway(self) -> int:
@@ -307,7 +318,7 @@ class Study:
         trained = [name for name in MODELS if (self.run_folder(name) / "metrics.json").is_file()]
         images = [model_input(self.val[i][0]) for i in range(min(len(self.val), SPEED_IMAGES))]
         parts, about = [table1.paper_rows()], f"recipe {self.recipe.name} on {len(self.val)} images of val"
-        about += ", drawn ones and not VOC's" if (self.devkit / mini_voc.STAMP).is_file() else f" in {self.devkit.name}"
+        about += {"drawn": ", drawn ones and not VOC's", "pilot": ", a pilot and not VOC 2012's val"}.get(self.kind_of_data, "")
         for name in reversed(trained):
             costs = measure_costs(self.run_folder(name), images, default_device(), self.recipe.mixed_precision)
             ap = checkpoint_ap(self.run_folder(name), self.ground_truth)
