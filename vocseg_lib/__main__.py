@@ -342,7 +342,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.pages:
             print(*report.write_pages(read_json(folder / report.REPORT), Path()), sep="\n")
         else:
-            print(*report.write(folder, report.collect(folder)), sep="\n")
+            print(*report.write(folder), sep="\n")
     elif arguments.command == "export-coco":
         truth = voc.coco_ground_truth(arguments.devkit, arguments.split)
         write_json(Path(arguments.out), truth)

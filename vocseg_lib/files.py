@@ -8,6 +8,12 @@ from pathlib import Path
 from typing import Any
 
 
+def workspace() -> Path:
+    """Where data/ and results/ go: here or, in the notebooks/ of a checkout, where a kernel starts, the checkout."""
+    here = Path()
+    return here.absolute().parent if here.absolute().name == "notebooks" and Path("../vocseg_lib").is_dir() else here
+
+
 @contextmanager
 def replacing(path: Path, keep: Path | None = None) -> Iterator[Path]:
     """A path beside `path` to write to; on success it is flushed to disk and takes `path`'s place, else it is removed.

@@ -100,11 +100,11 @@ class Gallery:
             raise ValueError(f"{path} has {pixels.shape[:2]} (height, width), the ground truth says {size}: it is another picture")
         return pixels
 
-    def window(self, case: pd.Series) -> tuple[int, int, int, int]:
-        """What is shown of the picture around a case: xyxy pixels, of its proportions, at least twice the sides of its box."""
+    def window(self, case: pd.Series, sides_of_box: float = SHOWN) -> tuple[int, int, int, int]:
+        """What is shown of the picture around a case: xyxy pixels, of its proportions, at least so many sides of its box."""
         image, (x, y, w, h) = self.images[case["image_id"]], box_of(self.entry(case))
         width, height = image["width"], image["height"]
-        share = min(1.0, max(SHOWN * max(w / width, h / height), LEAST_SHOWN))
+        share = min(1.0, max(sides_of_box * max(w / width, h / height), LEAST_SHOWN))
         sides = round(share * width), round(share * height)
         corner = (x + w / 2 - sides[0] / 2, y + h / 2 - sides[1] / 2)
         x1, y1 = (round(min(max(0, at), all_of - side)) for at, side, all_of in zip(corner, sides, (width, height), strict=True))
@@ -200,6 +200,24 @@ class Gallery:
             self._draw_row(case, row)
         counts = ", ".join(f"{title} {len(self.chosen(type=kind, model=title))}" for title in self.analyses)
         return plots.describe_figure(figure, f"{kind}: the worst {len(cases)}", f"Cases on these images: {counts}.")
+
+    def poster(self, case: pd.Series, score: float = 0.3) -> Figure:
+        """A case for those in a hurry: image, ground truth and what each model found there from a score on, a colour an object."""
+        annotations = next(iter(self.analyses.values())).scenes.annotations
+        found = {"ground truth": [annotations[place] for place in self.objects[case["image_id"]]]}
+        for title, analysis in self.analyses.items():
+            detections = (analysis.scenes.detections[place] for place in self.found[title][case["image_id"]])
+            found[title] = [d for d in detections if d["score"] >= score]
+        picture, (x1, y1, x2, y2) = self.picture(case["image_id"]), self.window(case, 1.25)
+        height = 3.4 * (y2 - y1) / (x2 - x1)
+        axes = plots.new_axes(1 + len(found), 1 + len(found), (3.4, height + 0.75), None)
+        plots.layered(picture, [], axes[0]).set_title("image", fontsize=12)
+        for ax, (title, entries) in zip(axes[1:], found.items(), strict=True):
+            layers = [self._layer(entry, COLOURS[k % 7], True) for k, entry in enumerate(entries)]
+            plots.layered(picture, layers[::-1], ax).set_title(f"{title}: {len(entries)}", fontsize=12)
+        for ax in axes:
+            ax.set(xlim=(x1 - 0.5, x2 - 0.5), ylim=(y2 - 0.5, y1 - 0.5))
+        return plots.describe_figure(axes[0].figure, f"{case['type']}: {case['model']}", self.sentence(case))
 
     def _draw_row(self, case: pd.Series, row: SubFigure) -> None:
         """Picture, ground truth and models, side by side, with the sentence above."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from vocseg_lib import voc
 from vocseg_lib.coco import check_images, checked_ground_truth
 from vocseg_lib.failures import Analysis, Thresholds, analyse
-from vocseg_lib.files import read_json
+from vocseg_lib.files import read_json, workspace
 from vocseg_lib.metrics import HEADLINE, Evaluation, evaluate
 from vocseg_lib.prediction import load_predictions
 from vocseg_lib.runs import LOG, read_log
@@ -39,7 +39,7 @@ def judged_files(
     files: Sequence[str | Path], data: str | Path, results: str | Path = "", split: str = "val"
 ) -> tuple[Path, dict[str, Evaluation]]:
     """Prediction files from elsewhere judged against a devkit or COCO ground truth: a folder for results, and by file name."""
-    return Path(results or Path("results") / "judged"), _of_each(files, data, split, evaluate)
+    return Path(results or workspace() / "results" / "judged"), _of_each(files, data, split, evaluate)
 
 
 def _of_each(files: Sequence[str | Path], data: str | Path, split: str, judge: Callable[[dict, list], Judged]) -> dict[str, Judged]:

@@ -7,19 +7,28 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
+from matplotlib.figure import Figure
 from PIL import Image
 
 from vocseg_lib.curves import overfitting, scores_of
+from vocseg_lib.failures import MASK_FAILURES, analyse
 from vocseg_lib.failures.analysis import overall
 from vocseg_lib.files import read_json, replacing, write_json
+from vocseg_lib.gallery import Gallery
 from vocseg_lib.judged import PREDICTIONS
+from vocseg_lib.plots import save
 from vocseg_lib.recipes import PROSE_FIELDS, differences, get_recipe
 from vocseg_lib.runs import LOG, read_calls, read_log
 from vocseg_lib.study import MODEL_TITLES, Study, repeated
 from vocseg_lib.trained import recipe_of
 
 REPORT = "report.json"
+FRONT_PAGE = "front_page"
 FIGURES = (
+    "01_stored_maps",
+    "02_assembly",
+    "03_training_yolact",
+    "03_training_mask_rcnn",
     "04_precision_recall_mask",
     "04_ap_against_iteration",
     "04_ap_against_time",
@@ -31,10 +40,12 @@ FIGURES = (
     "06_crowding_recall",
     "06_oracles_mask",
     "06_ablation",
+    FRONT_PAGE,
 )
 """Those of the notebooks that a report shows; what made them is in their names."""
 LARGEST_FIGURE = 300_000
 """Bytes."""
+POSTER_SCORE = 0.3
 PEERS = (
     {"model": "YOLACT", "what": "official code, AdamW 4e-4", "minutes": 44, "iterations": 2_527, "mask_AP": 4.2, "mask_AP50": 8.5},
     {"model": "YOLACT", "what": "official code, SGD 6e-4", "minutes": 62, "iterations": 3_536, "mask_AP": 2.5, "mask_AP50": 5.0},
@@ -43,9 +54,11 @@ PEERS = (
 """Other code on the same images with the same backbone weights, batch 4 at 320 pixels, on 2 cores of another machine."""
 
 
-def collect(results: str | Path) -> dict:
-    """What the notebooks left in a results folder, for reports. Raises FileNotFoundError, naming what is missing."""
-    results = Path(results)
+def collect(results: Path) -> tuple[dict, Figure]:
+    """What the notebooks left in a results folder, and the picture for its front page.
+
+    Raises FileNotFoundError, naming what is missing.
+    """
     runs = {title: results / "runs" / name for name, title in MODEL_TITLES.items()}
     table1 = pd.read_csv(results / "table1.csv")
     models = {title: _training(folder, table1[table1["model"] == title]) for title, folder in runs.items()}
@@ -53,7 +66,7 @@ def collect(results: str | Path) -> dict:
     failures = pd.read_csv(results / "failures.csv", index_col=0).drop(columns="Unnamed: 1", errors="ignore")
     metrics = pd.read_csv(results / "metrics.csv", header=[0, 1], index_col=[0, 1, 2]).xs("all", level="class")
     gaps = pd.read_csv(results / "differences.csv").query("`class` == 'all'")
-    return plain(
+    figures = plain(
         {
             "data": _data(study),
             "models": models,
@@ -69,6 +82,17 @@ def collect(results: str | Path) -> dict:
             "ablation": _rows(pd.read_csv(results / "ablation.csv"), "variant", "size"),
         }
     )
+    return figures, front_picture(study)
+
+
+def front_picture(study: Study) -> Figure:
+    """The worst localization failure, first of those where the other model got it right: see `Gallery.poster`."""
+    analyses = {title: analyse(e.ground_truth, e.detections, POSTER_SCORE) for title, e in study.evaluations().items()}
+    gallery = Gallery(analyses, study.devkit)
+    cases = gallery.chosen(type=MASK_FAILURES[0]).sort_values("failed alone", ascending=False, kind="stable")
+    if not len(cases):
+        raise ValueError("neither model has a localization failure to show")
+    return gallery.poster(cases.iloc[0], POSTER_SCORE)
 
 
 def _training(run: Path, table1: pd.DataFrame) -> dict:
@@ -135,9 +159,11 @@ def plain(value: object) -> object:
     return value
 
 
-def write(results: str | Path, report: dict) -> list[Path]:
-    """Write `report.json` and the report's figures, each small enough for a page, into a results folder; what was written."""
+def write(results: str | Path) -> list[Path]:
+    """Gather what the notebooks left in a results folder, as `report.json` and figures small enough for a page; the files."""
     results = Path(results)
+    report, picture = collect(results)
+    save(picture, results, FRONT_PAGE)
     write_json(results / REPORT, report)
     written = [results / REPORT]
     for name in FIGURES:

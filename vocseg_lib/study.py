@@ -20,7 +20,7 @@ from vocseg_lib.checkpoints import checksum, load_checkpoint
 from vocseg_lib.coco import restricted
 from vocseg_lib.distributed import run_streaming
 from vocseg_lib.estimate import estimate, in_words
-from vocseg_lib.files import read_json, write_json
+from vocseg_lib.files import read_json, workspace, write_json
 from vocseg_lib.judged import PREDICTIONS, checkpoint_ap, measure_costs
 from vocseg_lib.loading import Draws, spread
 from vocseg_lib.metrics import Evaluation, evaluate
@@ -346,14 +346,14 @@ def open_study(
     with distributed.first_here():
         if str(data).endswith(".json"):
             place = zlib.crc32(str(Path(data).resolve()).encode())
-            devkit = voc.write_from_coco(data, Path("data") / f"{Path(data).stem}_{place:08x}")
+            devkit = voc.write_from_coco(data, workspace() / "data" / f"{Path(data).stem}_{place:08x}")
         elif data:
             devkit = voc.find_devkit(data)
         elif recipe.data == "mini_voc":
-            devkit = mini_voc.write(Path("data") / "mini_voc")
+            devkit = mini_voc.write(workspace() / "data" / "mini_voc")
         else:
-            devkit = voc.fetch(Path("data") / "voc2012")
-    return Study(recipe, devkit, Path(results or Path("results") / recipe.name))
+            devkit = voc.fetch(workspace() / "data" / "voc2012")
+    return Study(recipe, devkit, Path(results or workspace() / "results" / recipe.name))
 
 
 def repeated(
@@ -378,7 +378,7 @@ def repeated(
         data = next((call["devkit"] for call in reversed(read_calls(run / "run.json")) if "devkit" in call), "")
         if data and not Path(data).is_dir():
             raise FileNotFoundError(f"{data}, the data of {run}, is not there: say where it is with --data")
-    study = open_study(recipe_of(settings), data, results or Path("results") / "repeat", changes=changes)
+    study = open_study(recipe_of(settings), data, results or workspace() / "results" / "repeat", changes=changes)
     before = settings.get("data_fingerprint")
     if before and before != (now := voc.fingerprint(study.devkit)):
         raise ValueError(f"{study.devkit} is not the data of {run}: its fingerprint is {now}, not {before}; see --data")
