@@ -16,7 +16,7 @@ from vocseg_lib.checkpoints import load_checkpoint
 from vocseg_lib.judged import checkpoint_ap
 from vocseg_lib.loading import Draws
 from vocseg_lib.recipes import get_recipe
-from vocseg_lib.runs import read_log
+from vocseg_lib.runs import ChangedSettings, read_log
 from vocseg_lib.study import Study
 from vocseg_lib.trained import build_model, load_run
 from vocseg_lib.training import NonFiniteLoss, TooManyBadSamples, WorkerDied, learning_rate_factor, train
@@ -354,6 +354,23 @@ def test_the_run_folder_is_all_that_is_needed(devkit, tmp_path):
     assert not model.training
     with pytest.raises(FileNotFoundError, match="not the folder of a training"):
         load_run(tmp_path)
+
+
+def test_a_finished_training_of_another_length_is_taken(devkit, tmp_path, capsys):
+    recipe = replace(QUICK, iterations=4, score_every=2, batch_size=2)
+    longer = Study(recipe, devkit, tmp_path).train("yolact")
+    shorter = Study(replace(recipe, iterations=2), devkit, tmp_path)
+    assert shorter.train("yolact") == longer
+    assert (
+        "holds a finished training of 4 iterations, which is taken; with accepted changes it goes on to 2"
+        in capsys.readouterr().out
+    )
+    with pytest.raises(ChangedSettings, match="seed"):
+        Study(replace(recipe, iterations=2, seed=1), devkit, tmp_path).train("yolact")
+    unfinished = Study(replace(recipe, iterations=20), devkit, tmp_path / "other")
+    unfinished.train("yolact", max_hours=1e-9)
+    with pytest.raises(ChangedSettings, match="iterations: 20 there, 4 now"):
+        Study(recipe, devkit, tmp_path / "other").train("yolact")
 
 
 def test_predictions_are_those_of_the_weights_and_settings_at_hand(devkit, tmp_path):

@@ -79,7 +79,7 @@ def training_curves(log: list[dict], title: str, iterations: int | None = None, 
         if name in scores:
             axes[3].plot(scores.index, scores[name], "o-", label=name.replace("_", " "), color=colour)
     axes[3].set_ylabel("AP on val (percent)")
-    iterations = iterations or (int(steps.index[-1]) if len(steps) else 1)
+    iterations = max(iterations or 1, int(steps.index[-1]) if len(steps) else 1)
     _mark_the_study(axes[3], iterations)
     for ax in axes:
         ax.set_xlim(0, 1.02 * iterations)
@@ -100,7 +100,7 @@ def ap_against_iteration(logs: dict[str, list[dict]], iterations: int | None = N
     """
     ax, peaks, last = _ap_lines(logs, "iteration", ax)
     ax.set_xlabel("iteration")
-    _mark_the_study(ax, iterations or last)
+    _mark_the_study(ax, max(iterations or 1, last))
     ax.legend(fontsize=8)
     said = "; ".join(f"{name} peaks at {at:.0f}" for name, at in peaks.items()) + " iterations."
     return describe(ax, "AP against iteration", said if peaks else NO_SCORES)

@@ -1,8 +1,6 @@
 """From a recipe to plain arguments: the one place where notebooks and the command line meet the library."""
 
 import os
-import sys
-import tempfile
 import warnings
 import zlib
 from collections.abc import Callable
@@ -11,14 +9,12 @@ from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
-import torch
 from torch import nn
 from torch.utils.data import Subset
 
 from vocseg_lib import distributed, mini_voc, table1, voc
 from vocseg_lib.checkpoints import checksum, load_checkpoint
 from vocseg_lib.coco import restricted
-from vocseg_lib.distributed import run_streaming
 from vocseg_lib.estimate import estimate, in_words
 from vocseg_lib.files import read_json, workspace, write_json
 from vocseg_lib.judged import PREDICTIONS, checkpoint_ap, measure_costs
@@ -29,7 +25,18 @@ from vocseg_lib.models import MODELS
 from vocseg_lib.prediction import load_predictions, predict, save_predictions, validation_loss
 from vocseg_lib.provenance import surroundings
 from vocseg_lib.recipes import PROSE_FIELDS, Recipe, get_recipe
-from vocseg_lib.runs import BEST, LAST, LOG, append_log, changed_fields, cut_log, earlier_recipes, read_calls, read_log
+from vocseg_lib.runs import (
+    BEST,
+    LAST,
+    LOG,
+    append_log,
+    changed_fields,
+    cut_log,
+    earlier_recipes,
+    read_calls,
+    read_log,
+    recorded_settings,
+)
 from vocseg_lib.trained import (
     batch_norm_mode,
     build_model,
@@ -38,6 +45,7 @@ from vocseg_lib.trained import (
     inside_of,
     judged_before,
     recipe_of,
+    train_in_processes,
     training_options,
 )
 from vocseg_lib.training import TooManyBadSamples, train
@@ -138,12 +146,15 @@ class Study:
 
         `processes` of this machine share each batch, with a GPU each where there are GPUs. `mirror` is a second results
         folder, kept up to date; when this one is gone, training goes on from there. For the rest, and for what is returned,
-        see `training.train`.
+        see `training.train`. A finished training that differs in `iterations` alone is taken as it is, unless changes are accepted.
         """
+        if not accept_changes and (finished := self._finished_otherwise(model_name)):
+            return finished.train(model_name, skip_bad, device, mirror=mirror, watch=watch)
         if processes > 1 and not distributed.launched():
             flags = {"--device": device or default_device(), "--max-hours": max_hours, "--mirror": mirror}
             flags |= {"--accept-changes": accept_changes, "--stop-on-bad": not skip_bad}
-            return self._launch(model_name, processes, flags, watch)
+            where = (self.devkit, self.results, self.run_folder(model_name))
+            return train_in_processes(self.recipe, model_name, *where, processes, flags, watch)
         device = device or default_device()
         recipe, folder, settings = self.recipe, self.run_folder(model_name), self.settings(model_name)
         mirror = Path(mirror) / "runs" / model_name if mirror else None
@@ -182,6 +193,18 @@ class Study:
                 self._judge(model_name, model, state, device)
         return state
 
+    def _finished_otherwise(self, model_name: str) -> "Study | None":
+        """The study with another number of iterations that a finished training in this folder had."""
+        folder = self.run_folder(model_name)
+        if not all((folder / name).is_file() for name in ("recipe.json", LOG, LAST)):
+            return None
+        settings, last = recorded_settings(folder) or {}, max(e["iteration"] for e in [{"iteration": 0}, *read_log(folder / LOG)])
+        if changed_fields(settings, self.settings(model_name)).keys() != {"iterations"} or last < settings["iterations"]:
+            return None
+        said = f"a finished training of {settings['iterations']} iterations, which is taken"
+        print(f"{folder} holds {said}; with accepted changes it goes on to {self.recipe.iterations}")
+        return replace(self, recipe=replace(self.recipe, iterations=settings["iterations"]))
+
     def _new_model(self, model_name: str, train_set: voc.VocDataset, mirror: Path | None, device: str) -> nn.Module:
         """The model to train; for a training that starts, with a printed estimate of what it will take."""
         if any(os.path.isfile(folder / LAST) for folder in (self.run_folder(model_name), mirror) if folder):
@@ -215,23 +238,6 @@ class Study:
         train_set = self.dataset("train", self.recipe.augmentation, skip_bad=True)
         model = self.build(model_name, weights=None)
         return self._estimate(model, train_set, device or default_device(), gpu)
-
-    def _launch(self, model_name: str, processes: int, flags: dict, watch: Callable[[Path], None] | None) -> dict:
-        """Train in several processes of this machine, started by torchrun."""
-        if flags["--device"].startswith("cuda") and torch.cuda.device_count() < processes:
-            raise ValueError(f"there are {torch.cuda.device_count()} GPUs here, not {processes}: take fewer processes")
-        if self.recipe.batch_size % processes:
-            raise ValueError(f"{processes} processes cannot share a batch of {self.recipe.batch_size} images alike")
-        with tempfile.TemporaryDirectory() as folder:
-            recipe = Path(folder) / "recipe.json"
-            write_json(recipe, {"model": model_name, **asdict(self.recipe)})
-            command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
-            command += ["-m", "vocseg_lib", "train", "--from", recipe, "--data", self.devkit, "--results", self.results]
-            command += [part for flag, value in flags.items() if value for part in ([flag] if value is True else [flag, value])]
-            log = self.run_folder(model_name) / LOG
-            run_streaming([str(part) for part in command], lambda: watch(log) if watch and log.is_file() else None)
-        state = load_checkpoint(self.run_folder(model_name) / LAST)
-        return {key: value for key, value in state.items() if key not in ("settings", "model", "optimizer", "scaler", "random")}
 
     def learn_by_heart(
         self, model_name: str, names: str | list[str], split: str = "val", steps: int = 120, device: str | None = None
@@ -287,7 +293,8 @@ class Study:
 
     def settings(self, model_name: str) -> dict:
         """What a training of a model depends on: goes into its folder, and has to be the same when it goes on."""
-        recipe = {k: v for k, v in asdict(self.recipe).items() if k not in PROSE_FIELDS}
+        fields = asdict(self.recipe).items()
+        recipe = {k: list(v) if isinstance(v, tuple) else v for k, v in fields if k not in PROSE_FIELDS}  # as JSON gives it back
         return {"model": model_name, **recipe, "class_names": list(self.class_names), "data_fingerprint": self.fingerprint}
 
     def predictions(self, model_name: str, checkpoint: str = "best") -> dict:

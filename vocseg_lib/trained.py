@@ -1,7 +1,9 @@
 """Models from recipes, and from the run folders of their trainings."""
 
+import sys
+import tempfile
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,11 +13,12 @@ from torch import Tensor, nn
 from vocseg_lib import voc
 from vocseg_lib.checkpoints import load_checkpoint
 from vocseg_lib.classes import CLASS_NAMES
-from vocseg_lib.files import read_json
+from vocseg_lib.distributed import run_streaming
+from vocseg_lib.files import read_json, write_json
 from vocseg_lib.models import MODELS
 from vocseg_lib.prediction import load_predictions, predict
 from vocseg_lib.recipes import FROZEN_BELOW, PROSE_FIELDS, Recipe
-from vocseg_lib.runs import BEST
+from vocseg_lib.runs import BEST, LAST, LOG
 from vocseg_lib.transforms import model_input
 
 
@@ -136,3 +139,30 @@ def training_options(recipe: Recipe) -> dict:
         "clip_norm mixed_precision score_every patience checkpoint_every bad_share workers seed"
     )
     return {name: getattr(recipe, name) for name in same.split()} | {"batch_norm": batch_norm_mode(recipe)}
+
+
+def train_in_processes(
+    recipe: Recipe,
+    model_name: str,
+    devkit: Path,
+    results: Path,
+    run_folder: Path,
+    processes: int,
+    flags: dict,
+    watch: Callable[[Path], None] | None,
+) -> dict:
+    """Train in several processes of this machine, started by torchrun, with `flags` of the command line; the state at the end."""
+    if flags["--device"].startswith("cuda") and torch.cuda.device_count() < processes:
+        raise ValueError(f"there are {torch.cuda.device_count()} GPUs here, not {processes}: take fewer processes")
+    if recipe.batch_size % processes:
+        raise ValueError(f"{processes} processes cannot share a batch of {recipe.batch_size} images alike")
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / "recipe.json"
+        write_json(written, {"model": model_name, **asdict(recipe)})
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
+        command += ["-m", "vocseg_lib", "train", "--from", written, "--data", devkit, "--results", results]
+        command += [part for flag, value in flags.items() if value for part in ([flag] if value is True else [flag, value])]
+        log = run_folder / LOG
+        run_streaming([str(part) for part in command], lambda: watch(log) if watch and log.is_file() else None)
+    state = load_checkpoint(run_folder / LAST)
+    return {key: value for key, value in state.items() if key not in ("settings", "model", "optimizer", "scaler", "random")}
