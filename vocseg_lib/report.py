@@ -16,11 +16,14 @@ from vocseg_lib.failures.analysis import overall
 from vocseg_lib.files import read_json, replacing, write_json
 from vocseg_lib.gallery import Gallery
 from vocseg_lib.judged import PREDICTIONS
+from vocseg_lib.metrics import evaluate
 from vocseg_lib.plots import save
-from vocseg_lib.recipes import PROSE_FIELDS, differences, get_recipe
+from vocseg_lib.recipes import PROSE_FIELDS, get_recipe
+from vocseg_lib.recipes import differences as recipe_differences
 from vocseg_lib.runs import LOG, read_calls, read_log
 from vocseg_lib.study import MODEL_TITLES, Study, repeated
 from vocseg_lib.trained import recipe_of
+from vocseg_lib.uncertainty import bootstrap, differences, resampled_weights
 
 REPORT = "report.json"
 FRONT_PAGE = "front_page"
@@ -47,11 +50,11 @@ LARGEST_FIGURE = 300_000
 """Bytes."""
 POSTER_SCORE = 0.3
 PEERS = (
-    {"model": "YOLACT", "what": "official code, AdamW 4e-4", "minutes": 44, "iterations": 2_527, "mask_AP": 4.2, "mask_AP50": 8.5},
-    {"model": "YOLACT", "what": "official code, SGD 6e-4", "minutes": 62, "iterations": 3_536, "mask_AP": 2.5, "mask_AP50": 5.0},
-    {"model": "Mask R-CNN", "what": "torchvision's, SGD 5e-3", "minutes": 31, "iterations": 547, "mask_AP": 2.1, "mask_AP50": 9.0},
+    {"model": "YOLACT", "what": "the official code, AdamW 4e-4", "minutes": 44, "iterations": 2_527, "file": "peer_yolact.json"},
+    {"model": "Mask R-CNN", "what": "torchvision's, SGD 5e-3", "minutes": 31, "iterations": 547, "file": "peer_mask_rcnn.json"},
 )
-"""Other code on the same images with the same backbone weights, batch 4 at 320 pixels, on 2 cores of another machine."""
+"""Other code, trained on the same images from the same backbone weights in batches of 4 at 320 pixels, on 2 cores of another
+machine; the files are what `evaluate --out` says of their predictions."""
 
 
 def collect(results: Path) -> tuple[dict, Figure]:
@@ -63,6 +66,8 @@ def collect(results: Path) -> tuple[dict, Figure]:
     table1 = pd.read_csv(results / "table1.csv")
     models = {title: _training(folder, table1[table1["model"] == title]) for title, folder in runs.items()}
     study, _ = repeated(next(iter(runs.values())), results=results)
+    for name, title in MODEL_TITLES.items():
+        models[title]["since"] = {since: _difference(study, (name, "last"), (name, since)) for since in ("half", "best")}
     failures = pd.read_csv(results / "failures.csv", index_col=0).drop(columns="Unnamed: 1", errors="ignore")
     metrics = pd.read_csv(results / "metrics.csv", header=[0, 1], index_col=[0, 1, 2]).xs("all", level="class")
     gaps = pd.read_csv(results / "differences.csv").query("`class` == 'all'")
@@ -73,8 +78,10 @@ def collect(results: Path) -> tuple[dict, Figure]:
             "metrics": {
                 title: {"_".join(key): row.to_dict() for key, row in metrics[title].iterrows()} for title in MODEL_TITLES.values()
             },
+            "half_way": _difference(study, *((name, "half") for name in MODEL_TITLES)),
             "differences": {f"{row.kind}_{row.metric}": _bounds(row, "difference") for row in gaps.itertuples()},
-            "peers": [{**peer, "ours": _at(models[peer["model"]]["scores"], peer["minutes"])} for peer in PEERS],
+            "peers": [_beside(peer, models, results) for peer in PEERS if (results / peer["file"]).is_file()],
+            "experiments": [_experiment(path.parent) for path in sorted(results.glob("experiments/*/runs/*/metrics.json"))],
             "failures": {title: _rows(overall(failures.loc[title]), "family", "type") for title in MODEL_TITLES.values()},
             "gap": {row.part: _bounds(row, "points") for row in pd.read_csv(results / "gap.csv").itertuples()},
             "claims": pd.read_csv(results / "gap_claims.csv").to_dict("records"),
@@ -95,21 +102,39 @@ def front_picture(study: Study) -> Figure:
     return gallery.poster(cases.iloc[0], POSTER_SCORE)
 
 
+def _experiment(run: Path) -> dict:
+    """A training beside the study's: its name, command and figures on all of val."""
+    settings, metrics = read_json(run / "recipe.json"), read_json(run / "metrics.json")
+    figures = {name: metrics[name] for name in ("mask_AP", "mask_AP50", "box_AP50", "train_minutes")}
+    return {"name": run.parents[1].name, "command": _command(settings), "settings": _without_paths(settings), **figures}
+
+
+def _without_paths(settings: dict) -> dict:
+    """Settings for a page: weights by the name of their file, without class names."""
+    named = {"weights": settings["weights"] and Path(settings["weights"]).name}
+    return {k: v for k, v in (settings | named).items() if k not in (*PROSE_FIELDS, "class_names")}
+
+
+def _command(settings: dict) -> str:
+    """What trains a model with these settings on DEVKIT."""
+    recipe = recipe_of(settings)
+    changed = {k: getattr(recipe, k) for k in recipe_differences(get_recipe(recipe.name), recipe).index if k != "weights"}
+    command = ["python", "-m", "vocseg_lib", "train", "--profile", recipe.name, "--model", settings["model"], "--data", "DEVKIT"]
+    if recipe.weights not in (None, "imagenet"):
+        command += ["--weights", Path(recipe.weights).name]
+    if changed:
+        command += ["--set", *(f"{name}={value}" for name, value in changed.items())]
+    return shlex.join(command)
+
+
 def _training(run: Path, table1: pd.DataFrame) -> dict:
     """How a model was trained, from its run folder, and what it costs and reaches, from Table 1."""
     settings, calls, log = read_json(run / "recipe.json"), read_calls(run / "run.json"), read_log(run / LOG)
     recipe, scores, last = recipe_of(settings), scores_of(log).reset_index(), calls[-1]
-    changed = {k: getattr(recipe, k) for k in differences(get_recipe(recipe.name), recipe).index if k != "weights"}
-    command = ["python", "-m", "vocseg_lib", "train", "--profile", recipe.name, "--model", settings["model"], "--data", "DEVKIT"]
-    if recipe.weights not in (None, "imagenet"):
-        settings["weights"] = Path(recipe.weights).name
-        command += ["--weights", settings["weights"]]
-    if changed:
-        command += ["--set", *(f"{name}={value}" for name, value in changed.items())]
     kept = ["iteration", *(c for c in scores if c.startswith(("mask_", "box_")) or c == "val_loss")]
     return {
-        "command": shlex.join(command),
-        "recipe": {k: v for k, v in settings.items() if k not in (*PROSE_FIELDS, "class_names")},
+        "command": _command(settings),
+        "recipe": _without_paths(settings),
         "iterations": recipe.iterations,
         "minutes": float(scores["seconds"].iloc[-1] / 60),
         "calls": len(calls),
@@ -123,6 +148,15 @@ def _training(run: Path, table1: pd.DataFrame) -> dict:
     }
 
 
+def _difference(study: Study, first: tuple[str, str], second: tuple[str, str]) -> dict:
+    """AP of one checkpoint (model, name) less that of another, paired, by figure."""
+    weights = resampled_weights(len(study.val))
+    judged = [evaluate(study.ground_truth, study.predictions(*checkpoint)["detections"]) for checkpoint in (first, second)]
+    resamples = tuple(bootstrap(evaluation, weights, headline=True) for evaluation in judged)
+    table = differences(*judged, resamples).query("`class` == 'all'")
+    return {f"{row.kind}_{row.metric}": _bounds(row, "difference") for row in table.itertuples()}
+
+
 def _data(study: Study) -> dict:
     """What was trained on and judged on, and whether that is VOC 2012 itself."""
     images = {split: len(study.dataset(split)) for split in ("train", "val")}
@@ -132,6 +166,14 @@ def _data(study: Study) -> dict:
 
 def _bounds(row: object, value: str) -> dict:
     return {"value": getattr(row, value), "low": row.low, "high": row.high}
+
+
+def _beside(peer: dict, models: dict, results: Path) -> dict:
+    """A peer's figures with their intervals, and our last scores by its minutes and by its iterations."""
+    table = pd.DataFrame(read_json(results / peer["file"])["table"])
+    figures = {f"{row.kind}_{row.metric}": _bounds(row, "value") for row in table[table["class"] == "all"].itertuples()}
+    scores = models[peer["model"]]["scores"]
+    return {**peer, "ours": _at(scores, peer["minutes"]), **{k: v for k, v in figures.items() if k in ("mask_AP", "mask_AP50")}}
 
 
 def _at(scores: list[dict], minutes: float) -> dict | None:
@@ -188,10 +230,15 @@ def shrink(source: Path, target: Path, largest: int = LARGEST_FIGURE) -> None:
         width = int(0.85 * width)
 
 
+CHANGE = {"value": "", "low": "_low", "high": "_high"}
+"""Of a row of the ablation: its difference to the model with both tricks."""
+
+
 def fill(template: str, report: dict) -> str:
     """A Jinja template with a report's figures. Raises jinja2's UndefinedError for one that the report does not have."""
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"bounded": bounded, "signed": lambda figure: bounded(figure, "+")}
+    environment.filters["change"] = lambda row: {key: row["difference" + end] for key, end in CHANGE.items()}
     return environment.from_string(template).render(report)
 
 
