@@ -1,6 +1,7 @@
 """Reports hold what the results hold, and the pages what the report holds."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -56,3 +57,47 @@ def test_the_last_score_by_then():
 def test_a_table_by_its_keys():
     table = pd.DataFrame({"size": ["all", "small", "all"], "type": ["a", "a", "b"], "cost": [1, 2, 3]})
     assert report._rows(table, "type", "size") == {"a": {"all": {"cost": 1}, "small": {"cost": 2}}, "b": {"all": {"cost": 3}}}
+
+
+@pytest.fixture
+def committed() -> dict:
+    """The pilot's report."""
+    if not PILOT.is_file():
+        pytest.skip("there is no report of a pilot")
+    return json.loads(PILOT.read_text())
+
+
+def test_the_pages_say_what_the_report_says(committed, tmp_path):
+    (tmp_path / "docs").mkdir()
+    for name in ("README.md", "docs/findings.md.jinja", "docs/front_page.md.jinja"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    for page in report.write_pages(committed, tmp_path):
+        assert page.read_text() == (ROOT / page.relative_to(tmp_path)).read_text(), page.name
+
+
+def test_a_pilot_is_called_one(committed):
+    assert committed["data"]["kind"] == "pilot"
+    assert "**pilot**" in report.fill((ROOT / "docs" / "front_page.md.jinja").read_text(), committed)
+
+
+def test_what_is_claimed_of_the_trainings_holds(committed):
+    assert {title: model["recipe"]["backbone"] for title, model in committed["models"].items()} == dict.fromkeys(
+        committed["models"], "mobilenet_v2"
+    )
+    recipes = [{k: v for k, v in m["recipe"].items() if k not in ("model", "iterations")} for m in committed["models"].values()]
+    assert recipes[0] == recipes[1]
+    for peer in committed["peers"]:
+        assert peer["ours"]["minutes"] <= peer["minutes"]
+        for figure in ("mask_AP", "mask_AP50"):
+            assert peer["ours"][figure] > peer[figure]["value"]
+    assert committed["metrics"]["YOLACT"]["mask_AP50"]["value"] > 10
+    assert committed["metrics"]["Mask R-CNN"]["mask_AP50"]["value"] > 15
+
+
+def test_pictures_of_the_pages_are_there_and_small():
+    pages = (ROOT / "README.md", ROOT / "docs" / "findings.md")
+    for page in (path for path in pages if path.is_file()):
+        for picture in re.findall(r'!\[[^\]]*\]\(([^)h][^)]*)\)|<img src="([^"]+)"', page.read_text()):
+            path = page.parent / next(filter(None, picture))
+            assert path.is_file(), path
+            assert path.stat().st_size <= report.LARGEST_FIGURE
