@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from vocseg_lib.classes import CLASS_NAMES
 from vocseg_lib.prediction import load_predictions
 from vocseg_lib.recipes import PROFILES
 from vocseg_lib.study import open_study
-from vocseg_lib.trained import load_run
+from vocseg_lib.trained import load_run, predict_run
 
 NAMES = ("bottle", "person", "woolly sheep")
 OF_VOC = {CLASS_NAMES.index("bottle") + 1: 1, CLASS_NAMES.index("person") + 1: 2, CLASS_NAMES.index("sheep") + 1: 3}
@@ -105,7 +106,7 @@ def test_voc_layout_without_problems(three_classes):
 
 
 @pytest.mark.parametrize("kind", ["voc", "coco"])
-def test_three_classes_go_through_the_same_notebooks(kind, three_classes, as_coco, tiny_profile, monkeypatch, tmp_path):
+def test_three_classes_go_through_the_same_notebooks(kind, three_classes, as_coco, devkit, tiny_profile, monkeypatch, tmp_path):
     """PROFILE and DATA are set, nothing else; the cells run as they stand."""
     monkeypatch.chdir(tmp_path)
     data = three_classes if kind == "voc" else as_coco
@@ -117,6 +118,7 @@ def test_three_classes_go_through_the_same_notebooks(kind, three_classes, as_coc
             if "parameters" in cell.metadata.get("tags", []):
                 shell.push({"PROFILE": "quick", "DATA": str(data), **extra})
     study = shell.user_ns["study"]
+    plt.close("all")
     assert study.class_names == NAMES
     for name in ("yolact", "mask_rcnn"):
         run = tmp_path / "results" / "quick" / "runs" / name
@@ -125,6 +127,8 @@ def test_three_classes_go_through_the_same_notebooks(kind, three_classes, as_coc
         assert load_predictions(run / "predictions.json")["header"]["recipe"]["class_names"] == list(NAMES)
         last = [v.shape[0] for k, v in model.named_parameters() if k.endswith(("head.classes.0.weight", "cls_score.weight"))]
         assert last in ([(len(NAMES) + 1) * 3], [len(NAMES) + 1])
+    with pytest.raises(ValueError, match=r"was trained on other classes \(bottle, person, woolly sheep\) than .* has \(aeroplane,"):
+        predict_run(run, devkit)
     assert set(shell.user_ns["table"]["model"]) >= {"YOLACT", "Mask R-CNN"}
 
 

@@ -95,9 +95,12 @@ def header(settings: dict, best: dict, dataset: voc.VocDataset) -> dict:
 
 
 def predict_run(run_folder: str | Path, devkit: str | Path, split: str = "val", device: str | None = None) -> dict:
-    """The prediction file of a trained model's best weights on a split of a devkit."""
+    """The prediction file of a trained model's best weights on a split of a devkit. Raises ValueError when it has other classes."""
     model, settings, best = load_run(run_folder, device)
-    dataset = voc.VocDataset(devkit, split)
+    dataset, classes = voc.VocDataset(devkit, split), tuple(settings.get("class_names", CLASS_NAMES))
+    if classes != dataset.class_names:
+        named = [", ".join(names[:4]) + (", ..." if len(names) > 4 else "") for names in (classes, dataset.class_names)]
+        raise ValueError(f"{run_folder} was trained on other classes ({named[0]}) than {dataset.devkit} has ({named[1]})")
     mixed_precision = settings.get("mixed_precision", False)
     facts = header(settings, best, dataset)
     return predict(model, dataset, facts, device or default_device(), mixed_precision, uncropped=True)
