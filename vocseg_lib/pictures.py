@@ -15,7 +15,7 @@ from tqdm import tqdm
 from vocseg_lib.classes import CLASS_NAMES
 from vocseg_lib.plots import COLOURS
 from vocseg_lib.precision import autocast
-from vocseg_lib.trained import default_device, load_run
+from vocseg_lib.trained import load_run
 from vocseg_lib.transforms import model_input
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -38,21 +38,21 @@ class Painter:
     class_names: Sequence[str] = CLASS_NAMES
     score: float = DRAWN_SCORE
     mixed_precision: bool = False
-    device: str = "cpu"
 
     @classmethod
     def of_run(cls, run_folder: str | Path, score: float = DRAWN_SCORE, device: str | None = None) -> "Painter":
         """With the best weights of a run folder, given as it or as its `best.pt`. Raises FileNotFoundError when it is none."""
-        device, folder = device or default_device(), Path(run_folder)
+        folder = Path(run_folder)
         model, settings, _ = load_run(folder.parent if folder.is_file() else folder, device)
         names = settings.get("class_names", CLASS_NAMES)
-        return cls(model, names, score, settings.get("mixed_precision", False), device)
+        return cls(model, names, score, settings.get("mixed_precision", False))
 
     @torch.inference_mode()
     def find(self, picture: UInt8[np.ndarray, "h w 3"]) -> dict[str, Tensor]:
         """Boxes, labels, scores and masks [n, h, w] of the detections from `score` on, best first, on the CPU."""
-        image = model_input(torch.from_numpy(picture.transpose(2, 0, 1).copy()), self.device)
-        with autocast(self.device, self.mixed_precision):
+        device = next((p.device for p in self.model.parameters()), "cpu")
+        image = model_input(torch.from_numpy(picture.transpose(2, 0, 1).copy()), device)
+        with autocast(device, self.mixed_precision):
             (found,) = self.model.eval()([image])
         sure = found["scores"] >= self.score
         return {key: found[key][sure].cpu() for key in ("boxes", "labels", "scores", "masks")}
