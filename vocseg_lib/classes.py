@@ -1,6 +1,10 @@
 """PASCAL VOC's class names and the colour map of its PNGs (VOC devkit, `VOClabelcolormap`)."""
 
+from functools import cache
+from pathlib import Path
+
 import numpy as np
+from PIL import Image
 
 CLASS_NAMES = (
     "aeroplane",
@@ -30,6 +34,14 @@ VOID = 255
 """Pixel value of "do not judge": object borders and objects too hard to label."""
 
 
+def save_map(path: Path, values: np.ndarray) -> None:
+    """Write class or object numbers, uint8 [h, w], as a PNG with VOC's colours."""
+    png = Image.fromarray(values)
+    png.putpalette(palette().ravel().tolist())
+    png.save(path)
+
+
+@cache
 def palette() -> np.ndarray:
     """VOC's 256 RGB colours, uint8 [256, 3]: the bits of the index, dealt to R, G and B from the highest bit down."""
     index = np.arange(256)

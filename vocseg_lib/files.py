@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,23 @@ def workspace() -> Path:
     """Where data/ and results/ go: here or, in the notebooks/ of a checkout, where a kernel starts, the checkout."""
     here = Path()
     return here.absolute().parent if here.absolute().name == "notebooks" and Path("../vocseg_lib").is_dir() else here
+
+
+def stamped_or_emptied(made: Path, stamp: str) -> bool:
+    """Whether the folder of the file `made`, written by us, holds what `stamp` says; if not, it is made anew, with `made` in it.
+
+    Raises FileExistsError when it holds other data.
+    """
+    folder = made.parent
+    if folder.exists():
+        if made.is_file() and made.read_text() == stamp:
+            return True
+        if not made.is_file() and any(folder.iterdir()):
+            raise FileExistsError(f"{folder} holds other data; choose another folder")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    made.touch()  # says whose folder this is, should the writing be cut off
+    return False
 
 
 @contextmanager

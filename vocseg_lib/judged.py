@@ -9,7 +9,7 @@ import pandas as pd
 from torch import Tensor
 
 from vocseg_lib import voc
-from vocseg_lib.coco import check_images, checked_ground_truth
+from vocseg_lib.coco import check_images
 from vocseg_lib.failures import Analysis, Thresholds, analyse
 from vocseg_lib.files import read_json, workspace
 from vocseg_lib.metrics import HEADLINE, Evaluation, evaluate
@@ -29,10 +29,7 @@ def open_ground_truth(data: str | Path, split: str = "val") -> dict:
     path = Path(data)
     if path.suffix != ".json" and not path.is_file():
         return voc.coco_ground_truth(path, split)
-    try:
-        return checked_ground_truth(read_json(path))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}".replace(f"{path}: {path}", str(path))) from None
+    return voc.read_coco(path)
 
 
 def judged_files(

@@ -5,7 +5,6 @@ borders. Scores on it say that the code works; they say nothing about VOC 2012.
 """
 
 import math
-import shutil
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from vocseg_lib.classes import CLASS_NAMES, VOID, palette
+from vocseg_lib.classes import CLASS_NAMES, VOID, save_map
+from vocseg_lib.files import stamped_or_emptied
 
 STAMP = "mini_voc.txt"
 """File in a drawn devkit that says how it was drawn."""
@@ -123,24 +123,16 @@ def write(folder: str | Path, train: int = 1_600, val: int = 80, seed: int = 0) 
     made = devkit / STAMP
     # The checksum of this file: a devkit drawn by another version of the code is not the same data.
     stamp = f"train={train} val={val} seed={seed} code={zlib.crc32(Path(__file__).read_bytes()):08x}\n"
-    if devkit.exists():
-        if made.is_file() and made.read_text() == stamp:
-            return devkit
-        if not made.is_file() and any(devkit.iterdir()):
-            raise FileExistsError(f"{devkit} holds other data; choose another folder for the drawn data set")
-        shutil.rmtree(devkit)
+    if stamped_or_emptied(made, stamp):
+        return devkit
     for part in ("JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets/Segmentation"):
         (devkit / part).mkdir(parents=True)
-    made.touch()  # says whose folder this is, should the writing be cut off
     names = [f"mini_{i:06d}" for i in range(train + val)]
-    colours = palette().ravel().tolist()
     for i, name in enumerate(tqdm(names, desc="draw mini VOC", unit="image")):
         image, object_map, class_map = draw_scene(np.random.default_rng([seed, i]), awkward=i % 100 if i % 100 < 2 else None)
         Image.fromarray(image).save(devkit / "JPEGImages" / f"{name}.jpg", quality=90)
         for folder_name, pixels in (("SegmentationObject", object_map), ("SegmentationClass", class_map)):
-            png = Image.fromarray(pixels)
-            png.putpalette(colours)
-            png.save(devkit / folder_name / f"{name}.png")
+            save_map(devkit / folder_name / f"{name}.png", pixels)
     for split, members in (("train", names[:train]), ("val", names[train:]), ("trainval", names)):
         (devkit / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("".join(f"{n}\n" for n in members))
     made.write_text(stamp)

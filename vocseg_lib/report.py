@@ -16,7 +16,7 @@ from vocseg_lib.failures.analysis import overall
 from vocseg_lib.files import read_json, replacing, write_json
 from vocseg_lib.gallery import Gallery
 from vocseg_lib.judged import PREDICTIONS
-from vocseg_lib.metrics import evaluate
+from vocseg_lib.metrics import Evaluation, evaluate
 from vocseg_lib.plots import save
 from vocseg_lib.recipes import PROSE_FIELDS, get_recipe
 from vocseg_lib.recipes import differences as recipe_differences
@@ -66,8 +66,9 @@ def collect(results: Path) -> tuple[dict, Figure]:
     table1 = pd.read_csv(results / "table1.csv")
     models = {title: _training(folder, table1[table1["model"] == title]) for title, folder in runs.items()}
     study, _ = repeated(next(iter(runs.values())), results=results)
+    judged = {(name, checkpoint): _judged(study, name, checkpoint) for name in MODEL_TITLES for checkpoint in PREDICTIONS}
     for name, title in MODEL_TITLES.items():
-        models[title]["since"] = {since: _difference(study, (name, "last"), (name, since)) for since in ("half", "best")}
+        models[title]["since"] = {since: _difference(judged[name, "last"], judged[name, since]) for since in ("half", "best")}
     failures = pd.read_csv(results / "failures.csv", index_col=0).drop(columns="Unnamed: 1", errors="ignore")
     metrics = pd.read_csv(results / "metrics.csv", header=[0, 1], index_col=[0, 1, 2]).xs("all", level="class")
     gaps = pd.read_csv(results / "differences.csv").query("`class` == 'all'")
@@ -78,7 +79,7 @@ def collect(results: Path) -> tuple[dict, Figure]:
             "metrics": {
                 title: {"_".join(key): row.to_dict() for key, row in metrics[title].iterrows()} for title in MODEL_TITLES.values()
             },
-            "half_way": _difference(study, *((name, "half") for name in MODEL_TITLES)),
+            "half_way": _difference(*(judged[name, "half"] for name in MODEL_TITLES)),
             "differences": {f"{row.kind}_{row.metric}": _bounds(row, "difference") for row in gaps.itertuples()},
             "peers": [_beside(peer, models, results) for peer in PEERS if (results / peer["file"]).is_file()],
             "experiments": [_experiment(path.parent) for path in sorted(results.glob("experiments/*/runs/*/metrics.json"))],
@@ -148,12 +149,15 @@ def _training(run: Path, table1: pd.DataFrame) -> dict:
     }
 
 
-def _difference(study: Study, first: tuple[str, str], second: tuple[str, str]) -> dict:
-    """AP of one checkpoint (model, name) less that of another, paired, by figure."""
-    weights = resampled_weights(len(study.val))
-    judged = [evaluate(study.ground_truth, study.predictions(*checkpoint)["detections"]) for checkpoint in (first, second)]
-    resamples = tuple(bootstrap(evaluation, weights, headline=True) for evaluation in judged)
-    table = differences(*judged, resamples).query("`class` == 'all'")
+def _judged(study: Study, model_name: str, checkpoint: str) -> tuple[Evaluation, pd.DataFrame]:
+    """A checkpoint's evaluation on val and its resamples, the same draws for all."""
+    evaluation = evaluate(study.ground_truth, study.predictions(model_name, checkpoint)["detections"])
+    return evaluation, bootstrap(evaluation, resampled_weights(len(study.val)), headline=True)
+
+
+def _difference(first: tuple[Evaluation, pd.DataFrame], second: tuple[Evaluation, pd.DataFrame]) -> dict:
+    """AP of one checkpoint less that of another, paired, by figure; both from `_judged`."""
+    table = differences(first[0], second[0], (first[1], second[1])).query("`class` == 'all'")
     return {f"{row.kind}_{row.metric}": _bounds(row, "difference") for row in table.itertuples()}
 
 
@@ -169,7 +173,7 @@ def _bounds(row: object, value: str) -> dict:
 
 
 def _beside(peer: dict, models: dict, results: Path) -> dict:
-    """A peer's figures with their intervals, and our last scores by its minutes and by its iterations."""
+    """A peer's figures with their intervals, and our last scores by its minutes."""
     table = pd.DataFrame(read_json(results / peer["file"])["table"])
     figures = {f"{row.kind}_{row.metric}": _bounds(row, "value") for row in table[table["class"] == "all"].itertuples()}
     scores = models[peer["model"]]["scores"]

@@ -13,7 +13,7 @@ from vocseg_lib.voc.devkit import (
     split_ids,
 )
 from vocseg_lib.voc.fetch import FetchError, fetch
-from vocseg_lib.voc.from_coco import write_from_coco
+from vocseg_lib.voc.from_coco import read_coco, write_from_coco
 from vocseg_lib.voc.verify import Problem, verify
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "fetch",
     "find_devkit",
     "fingerprint",
+    "read_coco",
     "read_sample",
     "split_ids",
     "verify",

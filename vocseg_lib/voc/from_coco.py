@@ -10,9 +10,9 @@ from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from vocseg_lib.classes import VOID, palette
+from vocseg_lib.classes import VOID, save_map
 from vocseg_lib.coco import checked_ground_truth
-from vocseg_lib.files import read_json
+from vocseg_lib.files import read_json, stamped_or_emptied
 from vocseg_lib.voc.devkit import CLASS_FILE, BadSample, read_image
 
 STAMP = "from_coco.txt"
@@ -47,15 +47,10 @@ def write_from_coco(
             raise ValueError(f"{file} has other categories than {annotations}")
     stamp = " ".join(f"{file.name}:{zlib.crc32(file.read_bytes()):08x}" for file in files) + f" images={images or ''}\n"
     made = out / STAMP
-    if out.exists():
-        if made.is_file() and made.read_text() == stamp:
-            return out
-        if not made.is_file() and any(out.iterdir()):
-            raise FileExistsError(f"{out} holds other data; choose another folder")
-        shutil.rmtree(out)
+    if stamped_or_emptied(made, stamp):
+        return out
     for part in ("JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets/Segmentation"):
         (out / part).mkdir(parents=True)
-    made.touch()  # says whose folder this is, should the writing be cut off
     (out / CLASS_FILE).write_text("".join(f"{name}\n" for name in names.values()), encoding="utf-8")
     written, bad = [], []
     for file, truth in zip(files, truths, strict=True):
@@ -106,11 +101,17 @@ def _validation_file(annotations: Path) -> Path | None:
     return None
 
 
-def _read(file: Path) -> dict:
+def read_coco(file: Path) -> dict:
+    """COCO ground truth from a file, checked: see `coco.checked_ground_truth`. Raises ValueError, naming the file."""
     try:
-        truth = checked_ground_truth(read_json(file))
+        return checked_ground_truth(read_json(file))
     except ValueError as error:
         raise ValueError(f"{file}: {error}".replace(f"{file}: {file}", str(file))) from None
+
+
+def _read(file: Path) -> dict:
+    """Ground truth that images can be written from."""
+    truth = read_coco(file)
     for index, image in enumerate(truth["images"]):
         if not isinstance(image.get("file_name"), str):
             raise ValueError(f"{file}: images[{index}] has no file_name")
@@ -130,7 +131,7 @@ def _category_names(truth: dict, file: Path) -> dict[int, str]:
 
 def _write_images(truth: dict, folder: Path, category_ids: list[int], out: Path, bad: list[str]) -> list[str]:
     """Write each image with its maps; the names written. What cannot be used is added to `bad`."""
-    of_image, labels, colours = defaultdict(list), {c: k for k, c in enumerate(category_ids, 1)}, palette().ravel().tolist()
+    of_image, labels = defaultdict(list), {c: k for k, c in enumerate(category_ids, 1)}
     for annotation in truth["annotations"]:
         of_image[annotation["image_id"]].append(annotation)
     written = []
@@ -145,9 +146,7 @@ def _write_images(truth: dict, folder: Path, category_ids: list[int], out: Path,
             bad.append(str(error))
             continue
         for part, pixels in (("SegmentationObject", object_map), ("SegmentationClass", class_map)):
-            png = Image.fromarray(pixels)
-            png.putpalette(colours)
-            png.save(out / part / f"{name}.png")
+            save_map(out / part / f"{name}.png", pixels)
         written.append(name)
     return written
 
