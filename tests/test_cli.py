@@ -1,5 +1,7 @@
 import json
 import re
+import shlex
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -30,6 +32,23 @@ def tiny_profile(monkeypatch):
     small = {"image_size": 64, "short_side": 64, "channels": 16, "proposals": 32, "rois_per_image": 16}
     tiny = replace(PROFILES["quick"], **small, iterations=2, batch_size=2, score_every=2)
     monkeypatch.setitem(PROFILES, "quick", tiny)
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))], ids=lambda p: p.name
+)
+def test_commands_that_the_pages_name_are_there(page):
+    text = page.read_text().replace("\\\n", " ")
+    makefile = (ROOT / "Makefile").read_text()
+    for command in re.findall(r"python -m vocseg_lib (\w[^`\n#]*)", text):
+        cli.build_parser().parse_args(shlex.split(command))
+    for target, settings in re.findall(r"(?:^|`)make ([a-z]+)((?: [A-Z]+=\S*)*)", text, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+        for name in re.findall(r"([A-Z]+)=", settings):
+            assert re.search(rf"^{name} \?=", makefile, re.MULTILINE), name
 
 
 def test_help_reads_well(monkeypatch, capsys):

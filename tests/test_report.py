@@ -48,10 +48,16 @@ def test_figures_are_made_small_enough(tmp_path):
         assert image.width / image.height == pytest.approx(1.6, rel=0.02)
 
 
-def test_the_last_score_by_then():
-    scores = [{"minutes": 10.0}, {"minutes": 30.0}, {"minutes": 50.0}]
-    assert report._at(scores, 44) == {"minutes": 30.0}
-    assert report._at(scores, 5) is None
+@pytest.mark.parametrize(("minutes", "iterations"), [(20.0, None), (26.0, 25), (30.0, 30), (99.0, 50)])
+def test_a_peer_stands_beside_what_we_had_in_its_time(tmp_path, minutes, iterations):
+    figures = {name: {"value": 1.0, "low": 0.5, "high": 2.0} for name in report.COMPARED}
+    trained = [{"model": model, "iterations": i, "minutes": float(i), **figures} for model, i in (("A", 25), ("B", 28), ("A", 30))]
+    rows = [{"kind": "mask", "metric": metric, "class": "all", **figures["mask_AP"]} for metric in ("AP", "AP50")]
+    (tmp_path / "peer.json").write_text(json.dumps({"table": rows}))
+    half = {"iterations": 50, "minutes": 50.0, **figures}
+    beside = report._beside({"model": "A", "minutes": minutes, "file": "peer.json"}, {"A": {"half": half}}, trained, tmp_path)
+    assert (beside["ours"] and beside["ours"]["iterations"]) == iterations
+    assert beside["mask_AP50"] == figures["mask_AP50"]
 
 
 def test_a_table_by_its_keys():
@@ -89,7 +95,7 @@ def test_what_is_claimed_of_the_trainings_holds(committed):
     for peer in committed["peers"]:
         assert peer["ours"]["minutes"] <= peer["minutes"]
         for figure in ("mask_AP", "mask_AP50"):
-            assert peer["ours"][figure] > peer[figure]["value"]
+            assert peer["ours"][figure]["value"] > peer[figure]["value"]
     assert committed["metrics"]["YOLACT"]["mask_AP50"]["value"] > 10
     assert committed["metrics"]["Mask R-CNN"]["mask_AP50"]["value"] > 15
 

@@ -16,14 +16,16 @@ from vocseg_lib.failures.analysis import overall
 from vocseg_lib.files import read_json, replacing, write_json
 from vocseg_lib.gallery import Gallery
 from vocseg_lib.judged import PREDICTIONS
-from vocseg_lib.metrics import Evaluation, evaluate
+from vocseg_lib.metrics import Evaluation, evaluate, metrics_table
 from vocseg_lib.plots import save
+from vocseg_lib.prediction import load_predictions
 from vocseg_lib.recipes import PROSE_FIELDS, get_recipe
 from vocseg_lib.recipes import differences as recipe_differences
 from vocseg_lib.runs import LOG, read_calls, read_log
 from vocseg_lib.study import MODEL_TITLES, Study, repeated
 from vocseg_lib.trained import recipe_of
 from vocseg_lib.uncertainty import bootstrap, differences, resampled_weights
+from vocseg_lib.uncertainty import bounded as with_intervals
 
 REPORT = "report.json"
 FRONT_PAGE = "front_page"
@@ -55,6 +57,7 @@ PEERS = (
 )
 """Other code, trained on the same images from the same backbone weights in batches of 4 at 320 pixels, on 2 cores of another
 machine; the files are what `evaluate --out` says of their predictions."""
+COMPARED = ("mask_AP", "mask_AP50")
 
 
 def collect(results: Path) -> tuple[dict, Figure]:
@@ -66,9 +69,15 @@ def collect(results: Path) -> tuple[dict, Figure]:
     table1 = pd.read_csv(results / "table1.csv")
     models = {title: _training(folder, table1[table1["model"] == title]) for title, folder in runs.items()}
     study, _ = repeated(next(iter(runs.values())), results=results)
-    judged = {(name, checkpoint): _judged(study, name, checkpoint) for name in MODEL_TITLES for checkpoint in PREDICTIONS}
+    judged = {
+        (name, checkpoint): _judged(study, study.predictions(name, checkpoint))
+        for name in MODEL_TITLES
+        for checkpoint in PREDICTIONS
+    }
     for name, title in MODEL_TITLES.items():
         models[title]["since"] = {since: _difference(judged[name, "last"], judged[name, since]) for since in ("half", "best")}
+        models[title]["half"] = _half_way(models[title], judged[name, "half"])
+    experiments = [_experiment(study, path.parent) for path in sorted(results.glob("experiments/*/runs/*/metrics.json"))]
     failures = pd.read_csv(results / "failures.csv", index_col=0).drop(columns="Unnamed: 1", errors="ignore")
     metrics = pd.read_csv(results / "metrics.csv", header=[0, 1], index_col=[0, 1, 2]).xs("all", level="class")
     gaps = pd.read_csv(results / "differences.csv").query("`class` == 'all'")
@@ -81,8 +90,8 @@ def collect(results: Path) -> tuple[dict, Figure]:
             },
             "half_way": _difference(*(judged[name, "half"] for name in MODEL_TITLES)),
             "differences": {f"{row.kind}_{row.metric}": _bounds(row, "difference") for row in gaps.itertuples()},
-            "peers": [_beside(peer, models, results) for peer in PEERS if (results / peer["file"]).is_file()],
-            "experiments": [_experiment(path.parent) for path in sorted(results.glob("experiments/*/runs/*/metrics.json"))],
+            "peers": [_beside(peer, models, experiments, results) for peer in PEERS if (results / peer["file"]).is_file()],
+            "experiments": experiments,
             "failures": {title: _rows(overall(failures.loc[title]), "family", "type") for title in MODEL_TITLES.values()},
             "gap": {row.part: _bounds(row, "points") for row in pd.read_csv(results / "gap.csv").itertuples()},
             "claims": pd.read_csv(results / "gap_claims.csv").to_dict("records"),
@@ -103,11 +112,24 @@ def front_picture(study: Study) -> Figure:
     return gallery.poster(cases.iloc[0], POSTER_SCORE)
 
 
-def _experiment(run: Path) -> dict:
-    """A training beside the study's: its name, command and figures on all of val."""
+def _experiment(study: Study, run: Path) -> dict:
+    """A training beside the study's: its name, command, length and figures on all of val, of its best weights."""
     settings, metrics = read_json(run / "recipe.json"), read_json(run / "metrics.json")
-    figures = {name: metrics[name] for name in ("mask_AP", "mask_AP50", "box_AP50", "train_minutes")}
-    return {"name": run.parents[1].name, "command": _command(settings), "settings": _without_paths(settings), **figures}
+    return {
+        "name": run.parents[1].name,
+        "model": MODEL_TITLES[settings["model"]],
+        "command": _command(settings),
+        "settings": _without_paths(settings),
+        "iterations": settings["iterations"],
+        "minutes": metrics["train_minutes"],
+        **_headline(*_judged(study, load_predictions(run / PREDICTIONS["best"]))),
+    }
+
+
+def _half_way(model: dict, judged: tuple[Evaluation, pd.DataFrame]) -> dict:
+    """A training's length and figures half-way."""
+    score = next(s for s in model["scores"] if s["iteration"] >= model["iterations"] // 2)
+    return {"iterations": score["iteration"], "minutes": score["minutes"], **_headline(*judged)}
 
 
 def _without_paths(settings: dict) -> dict:
@@ -145,14 +167,23 @@ def _training(run: Path, table1: pd.DataFrame) -> dict:
         "scores": scores[kept].assign(minutes=scores["seconds"] / 60).to_dict("records"),
         "overfitting": overfitting(log),
         "table1": {row.quantity: _bounds(row, "value") for row in table1[table1["source"] == "ours"].itertuples()},
-        "checkpoints": [name for name, file in PREDICTIONS.items() if (run / file).is_file()],
     }
 
 
-def _judged(study: Study, model_name: str, checkpoint: str) -> tuple[Evaluation, pd.DataFrame]:
-    """A checkpoint's evaluation on val and its resamples, the same draws for all."""
-    evaluation = evaluate(study.ground_truth, study.predictions(model_name, checkpoint)["detections"])
+def _judged(study: Study, predictions: dict) -> tuple[Evaluation, pd.DataFrame]:
+    """Predictions on val judged, and their resamples, the same draws for all."""
+    evaluation = evaluate(study.ground_truth, predictions["detections"])
     return evaluation, bootstrap(evaluation, resampled_weights(len(study.val)), headline=True)
+
+
+def _headline(evaluation: Evaluation, resamples: pd.DataFrame) -> dict:
+    """COCO's AP of what `_judged` gives, with intervals, by figure."""
+    return _of_all_classes(with_intervals(metrics_table(evaluation), resamples).dropna())
+
+
+def _of_all_classes(table: pd.DataFrame) -> dict:
+    """A tidy table's figures over all classes, by kind and metric."""
+    return {f"{row.kind}_{row.metric}": _bounds(row, "value") for row in table[table["class"] == "all"].itertuples()}
 
 
 def _difference(first: tuple[Evaluation, pd.DataFrame], second: tuple[Evaluation, pd.DataFrame]) -> dict:
@@ -172,17 +203,12 @@ def _bounds(row: object, value: str) -> dict:
     return {"value": getattr(row, value), "low": row.low, "high": row.high}
 
 
-def _beside(peer: dict, models: dict, results: Path) -> dict:
-    """A peer's figures with their intervals, and our last scores by its minutes."""
-    table = pd.DataFrame(read_json(results / peer["file"])["table"])
-    figures = {f"{row.kind}_{row.metric}": _bounds(row, "value") for row in table[table["class"] == "all"].itertuples()}
-    scores = models[peer["model"]]["scores"]
-    return {**peer, "ours": _at(scores, peer["minutes"]), **{k: v for k, v in figures.items() if k in ("mask_AP", "mask_AP50")}}
-
-
-def _at(scores: list[dict], minutes: float) -> dict | None:
-    """The last scores that a training had by then."""
-    return max((s for s in scores if s["minutes"] <= minutes), key=lambda s: s["minutes"], default=None)
+def _beside(peer: dict, models: dict, experiments: list[dict], results: Path) -> dict:
+    """A peer's figures, and those of our longest training of that model within its minutes: an experiment, or the study's half."""
+    ours = [models[peer["model"]]["half"], *(e for e in experiments if e["model"] == peer["model"])]
+    ours = [{k: o[k] for k in ("iterations", "minutes", *COMPARED)} for o in ours if o["minutes"] <= peer["minutes"]]
+    figures = _of_all_classes(pd.DataFrame(read_json(results / peer["file"])["table"]))
+    return {**peer, **{k: figures[k] for k in COMPARED}, "ours": max(ours, key=lambda o: o["minutes"], default=None)}
 
 
 def _rows(table: pd.DataFrame, *keys: str) -> dict:
