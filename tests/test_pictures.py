@@ -113,6 +113,17 @@ def test_a_video_is_drawn_frame_by_frame(painter, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["clip.mp4"]
 
 
+def test_a_video_that_ends_in_an_error_leaves_nothing(painter, tmp_path, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    write_video(tmp_path / "clip.mkv", 3, (40, 40))
+    monkeypatch.setattr(type(painter), "paint", fail)
+    with pytest.raises(MemoryError):
+        list(draw_predictions(painter, [tmp_path / "clip.mkv"], tmp_path / "out"))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_no_video_is_named(painter, tmp_path, monkeypatch):
     (tmp_path / "bad.mp4").write_text("no video")
     ((file, written, said),) = draw_predictions(painter, [tmp_path / "bad.mp4"], tmp_path / "out")

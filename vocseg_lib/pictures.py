@@ -161,12 +161,16 @@ def paint_video(painter: Painter, source: Path, target: Path) -> str:
     even = (width - width % 2, height - height % 2)  # as H.264 wants
     writer = imageio_ffmpeg.write_frames(str(beside), even, fps=about["fps"], macro_block_size=2, quality=7)
     writer.send(None)
-    for frame in tqdm(frames, source.name, count, unit="frame", leave=False):
-        picture = np.frombuffer(frame, np.uint8).reshape(height, width, 3)[: even[1], : even[0]]
-        writer.send(np.ascontiguousarray(painter.paint(picture)[0]))
-        written += 1
-    writer.close()
-    if not written:
-        raise UnreadablePicture(f"{source} has no frame that can be read")
-    beside.replace(target)
+    try:
+        for frame in tqdm(frames, source.name, count, unit="frame", leave=False):
+            picture = np.frombuffer(frame, np.uint8).reshape(height, width, 3)[: even[1], : even[0]]
+            writer.send(np.ascontiguousarray(painter.paint(picture)[0]))
+            written += 1
+        writer.close()
+        if not written:
+            raise UnreadablePicture(f"{source} has no frame that can be read")
+        beside.replace(target)
+    finally:
+        writer.close()
+        beside.unlink(missing_ok=True)
     return f"{written} frames of {even[0]} x {even[1]} pixels at {about['fps']:g} a second"
