@@ -57,6 +57,19 @@ def hand_made():
     return truth(*objects, images=8), found
 
 
+def test_costs_in_resamples(hand_made):
+    ground_truth, found = hand_made
+    analysis = analyse(ground_truth, found)
+    without_the_first = np.r_[0.0, np.ones(7)]
+    fewer = {key: [e for e in ground_truth[key] if e.get("image_id", e["id"]) != 1] for key in ("images", "annotations")}
+    fewer = analyse(ground_truth | fewer, [d for d in found if d["image_id"] != 1])
+    costs = analysis.resampled_costs(np.array([np.ones(8), without_the_first]))
+    for family, name in costs:
+        here, there = (count(a, family, "cost")[name] for a in (analysis, fewer))
+        assert costs[family, name].tolist() == pytest.approx([here, here, there]), (family, name)
+    assert costs["pixels", "localization failure"][0] > costs["pixels", "localization failure"][2] == 0
+
+
 def test_each_failure_is_counted_once(hand_made):
     analysis = analyse(*hand_made, score_threshold=0.1)
     assert count(analysis) == {

@@ -46,7 +46,7 @@ def assert_same(truth, found):
         assert ours.toolbox_costs == pytest.approx(costs, abs=1e-9)
         with_objects = {a["category_id"] for a in truth["annotations"] if not a["iscrowd"]}
         if {d["category_id"] for d in found} <= with_objects:
-            assert {name: cost[0] for name, cost in ours.costs().items()} == pytest.approx(costs, abs=1e-9)
+            assert {name: cost[0, 0] for name, cost in ours.costs().items()} == pytest.approx(costs, abs=1e-9)
         missed = sum(errors.missed.sum() for errors in ours.errors)
         codes = np.concatenate([errors.code for errors in ours.errors])
         ours_counted = {name: int((codes == k).sum()) for k, name in enumerate(ERRORS)} | {"missed": missed}
@@ -93,5 +93,5 @@ def test_a_class_without_objects_has_no_part_in_the_price():
     truth = checked_ground_truth(truth_of(entry(1, 3, (0, 0, 10, 10)), entry(1, 3, (10, 10, 8, 8))))
     found = [entry(1, 3, (0, 0, 10, 10), 0.9), entry(1, 7, (10, 10, 8, 3), 0.8)]  # the second: another class, too little
     ours = tide(open_scenes(truth, checked_results(truth, found)))
-    assert ours.costs()["both"][0] == 0
+    assert ours.costs()["both"][0, 0] == 0
     assert ours.toolbox_costs["both"] == pytest.approx(100 * 51 / 101 / 2)  # its class is gone, and with it a 0 from the mean

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 from PIL import Image
 
 from vocseg_lib.curves import overfitting, scores_of
-from vocseg_lib.failures import MASK_FAILURES, analyse
+from vocseg_lib.failures import MASK_FAILURES, Analysis, analyse
 from vocseg_lib.failures.analysis import overall
 from vocseg_lib.files import read_json, replacing, write_json
 from vocseg_lib.gallery import Gallery
@@ -24,7 +25,7 @@ from vocseg_lib.recipes import differences as recipe_differences
 from vocseg_lib.runs import LOG, read_calls, read_log
 from vocseg_lib.study import MODEL_TITLES, Study, repeated
 from vocseg_lib.trained import recipe_of
-from vocseg_lib.uncertainty import bootstrap, differences, resampled_weights
+from vocseg_lib.uncertainty import bootstrap, differences, interval, resampled_weights
 from vocseg_lib.uncertainty import bounded as with_intervals
 
 REPORT = "report.json"
@@ -78,7 +79,8 @@ def collect(results: Path) -> tuple[dict, Figure]:
         models[title]["since"] = {since: _difference(judged[name, "last"], judged[name, since]) for since in ("half", "best")}
         models[title]["half"] = _half_way(models[title], judged[name, "half"])
     experiments = [_experiment(study, path.parent) for path in sorted(results.glob("experiments/*/runs/*/metrics.json"))]
-    failures = pd.read_csv(results / "failures.csv", index_col=0).drop(columns="Unnamed: 1", errors="ignore")
+    analyses = {title: analyse(e.ground_truth, e.detections, POSTER_SCORE) for title, e in study.evaluations().items()}
+    failures, price_differences = _failures(analyses, pd.read_csv(results / "failures.csv", index_col=0))
     metrics = pd.read_csv(results / "metrics.csv", header=[0, 1], index_col=[0, 1, 2]).xs("all", level="class")
     gaps = pd.read_csv(results / "differences.csv").query("`class` == 'all'")
     figures = plain(
@@ -92,24 +94,44 @@ def collect(results: Path) -> tuple[dict, Figure]:
             "differences": {f"{row.kind}_{row.metric}": _bounds(row, "difference") for row in gaps.itertuples()},
             "peers": [_beside(peer, models, experiments, results) for peer in PEERS if (results / peer["file"]).is_file()],
             "experiments": experiments,
-            "failures": {title: _rows(overall(failures.loc[title]), "family", "type") for title in MODEL_TITLES.values()},
+            "failures": failures,
+            "failure_differences": price_differences,
             "gap": {row.part: _bounds(row, "points") for row in pd.read_csv(results / "gap.csv").itertuples()},
             "claims": pd.read_csv(results / "gap_claims.csv").to_dict("records"),
             "crowding": _rows(pd.read_csv(results / "crowding.csv"), "metric", "model", "bin"),
             "ablation": _rows(pd.read_csv(results / "ablation.csv"), "variant", "size"),
         }
     )
-    return figures, front_picture(study)
+    return figures, front_picture(Gallery(analyses, study.devkit))
 
 
-def front_picture(study: Study) -> Figure:
+def front_picture(gallery: Gallery) -> Figure:
     """The worst localization failure, first of those where the other model got it right: see `Gallery.poster`."""
-    analyses = {title: analyse(e.ground_truth, e.detections, POSTER_SCORE) for title, e in study.evaluations().items()}
-    gallery = Gallery(analyses, study.devkit)
     cases = gallery.chosen(type=MASK_FAILURES[0]).sort_values("failed alone", ascending=False, kind="stable")
     if not len(cases):
         raise ValueError("neither model has a localization failure to show")
     return gallery.poster(cases.iloc[0], POSTER_SCORE)
+
+
+def _failures(analyses: dict[str, Analysis], counted: pd.DataFrame) -> tuple[dict, dict]:
+    """By family and type: how often (`counted` by notebook 05) and at what cost, of each model; the costs' paired difference."""
+    weights = resampled_weights(len(next(iter(analyses.values())).scenes.images))
+    costs = {title: analysis.resampled_costs(weights) for title, analysis in analyses.items()}
+    first, second = costs.values()
+    counts = {title: overall(counted.loc[title]).set_index(["family", "type"])["count"] for title in costs}
+    of_each, difference = {title: {} for title in costs}, {}
+    for family, name in first:
+        for title, of_model in costs.items():
+            cost = _with_interval(of_model[family, name])
+            of_each[title].setdefault(family, {})[name] = {"count": counts[title][family, name], "cost": cost}
+        difference.setdefault(family, {})[name] = _with_interval(first[family, name] - second[family, name])
+    return of_each, difference
+
+
+def _with_interval(values: Float[np.ndarray, " b"]) -> dict:
+    """A figure as it is, first of `values`, and its interval over the resamples, the rest of them."""
+    low, high = interval(values[1:])
+    return {"value": values[0], "low": low, "high": high}
 
 
 def _experiment(study: Study, run: Path) -> dict:

@@ -14,6 +14,7 @@ from vocseg_lib.failures.repairs import counting, repaired_ap
 from vocseg_lib.failures.scenes import Scenes, open_scenes
 from vocseg_lib.failures.tide import ERRORS, RIGHT
 from vocseg_lib.metrics import KINDS
+from vocseg_lib.uncertainty import and_itself
 
 FAMILIES = {"TIDE, masks": "AP50", "TIDE, boxes": "AP50", "pixels": "AP"}
 """Of failures, and the figure whose points they cost: AP50 of masks or boxes, or COCO's AP of masks."""
@@ -105,17 +106,26 @@ class Analysis:
         return pd.DataFrame(rows, columns=["family", "type", "class", "size", "count", "rate", "cost", "toolbox_cost"])
 
     def _costs(self) -> dict[tuple[str, str, str, str], float]:
-        facts, costs = self.everything, {}
-        names = ["all", *(c["name"] for c in self.scenes.categories)]
+        costs, names = {}, ["all", *(c["name"] for c in self.scenes.categories)]
         for size in ("all", *SIZES):
-            before = repaired_ap(facts, "", size)
-            prices = {("pixels", name): repaired_ap(facts, name, size) - before for name in FAILURES}
-            for kind, family in zip(KINDS, FAMILIES, strict=False):
-                prices |= {(family, name): price for name, price in facts.tide[kind].costs(counting(size)).items()}
-            for (family, name), price in prices.items():
-                for of, value in zip(names if size == "all" else ["all"], price, strict=False):
+            for (family, name), price in self._prices(size).items():
+                for of, value in zip(names if size == "all" else ["all"], price[0], strict=False):
                     costs[family, name, of, size] = float(value)
         return costs
+
+    def resampled_costs(self, weights: Float[np.ndarray, "b i"]) -> dict[tuple[str, str], Float[np.ndarray, " _"]]:
+        """What failures cost over all classes and sizes, by family and type: as it is (see `table`), then in each resample."""
+        return {key: price[:, 0] for key, price in self._prices("all", and_itself(weights, len(self.scenes.images))).items()}
+
+    def _prices(
+        self, size: str, weights: Float[np.ndarray, "b i"] | None = None
+    ) -> dict[tuple[str, str], Float[np.ndarray, "b _"]]:
+        facts = self.everything
+        before = repaired_ap(facts, "", size, weights)
+        prices = {("pixels", name): repaired_ap(facts, name, size, weights) - before for name in FAILURES}
+        for kind, family in zip(KINDS, FAMILIES, strict=False):
+            prices |= {(family, name): price for name, price in facts.tide[kind].costs(counting(size), weights).items()}
+        return prices
 
 
 def overall(table: pd.DataFrame) -> pd.DataFrame:

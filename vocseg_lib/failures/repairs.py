@@ -4,21 +4,26 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from vocseg_lib.failures.facts import LOST, OBJECT_FAILURES, SIZES, Facts, size_of
 from vocseg_lib.failures.mask_failures import MASK_FAILURES
 from vocseg_lib.failures.scenes import Counting, Scene, Scenes, coco_matches, everything, mean_ap
 
 
-def repaired_ap(facts: Facts, name: str, size: str = "all") -> np.ndarray:
+def repaired_ap(
+    facts: Facts, name: str, size: str = "all", weights: Float[np.ndarray, "b i"] | None = None
+) -> Float[np.ndarray, "b _"]:
     """COCO's AP of masks (see `mean_ap`) among objects of a size, all failures of a type repaired ("": of none).
 
     Missed and lost objects are taken away, as in TIDE. For the rest see `repaired_masks`.
     """
+    scenes, there = facts.scenes, None
     if name in OBJECT_FAILURES:
-        there = facts.objects["state"] != name
-        return mean_ap(coco_matches(facts.scenes, "mask", counting(size, _by_image(facts, there))))[0]
-    return mean_ap(coco_matches(repaired_masks(facts, name) if name else facts.scenes, "mask", counting(size)))[0]
+        there = _by_image(facts, facts.objects["state"] != name)
+    elif name:
+        scenes = repaired_masks(facts, name)
+    return mean_ap(coco_matches(scenes, "mask", counting(size, there)), weights)
 
 
 def _by_image(facts: Facts, values: pd.Series) -> list[np.ndarray]:

@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float, Int
 
 from vocseg_lib.failures.scenes import MOST, Counting, Scene, Scenes, count_objects, everything
 from vocseg_lib.matching import Matches, average_precision
+from vocseg_lib.metrics import class_mean
+from vocseg_lib.uncertainty import and_itself
 
 ERRORS = ("class", "localisation", "both", "duplicate", "background", "missed")
 RIGHT, CLASS, LOCALISATION, BOTH, DUPLICATE, BACKGROUND = range(-1, 5)
@@ -137,15 +139,21 @@ class Tide:
 
         A class without objects that has detections counts as 0 there, so that a repair which takes these away raises the mean.
         """
-        ap = tide_ap(self.matches())[0]
-        return {name: max(0.0, float(tide_ap(self.matches(name))[0] - ap)) for name in ERRORS}
+        ap = tide_ap(self.matches())[0, 0]
+        return {name: max(0.0, float(tide_ap(self.matches(name))[0, 0] - ap)) for name in ERRORS}
 
-    def costs(self, counting: Counting = everything) -> dict[str, Float[np.ndarray, " _"]]:
-        """The same over the classes that have objects, which are what AP is about: of all, then of each (NaN without objects)."""
+    def costs(
+        self, counting: Counting = everything, weights: Float[np.ndarray, "b i"] | None = None
+    ) -> dict[str, Float[np.ndarray, "b _"]]:
+        """The same over the classes that have objects, which are what AP is about: of all, then of each (NaN without objects).
+
+        `weights` as in `average_precision`.
+        """
+        weights = and_itself(None, len(self.scenes.images)) if weights is None else weights
         before = self.matches(counting=counting)
-        classes = before.objects.any(0)
-        ap = tide_ap(before, classes)
-        return {name: np.maximum(tide_ap(self.matches(name, counting), classes) - ap, 0.0) for name in ERRORS}
+        classes = weights @ before.objects > 0
+        ap = tide_ap(before, classes, weights)
+        return {name: np.maximum(tide_ap(self.matches(name, counting), classes, weights) - ap, 0.0) for name in ERRORS}
 
 
 def tide(scenes: Scenes, kind: str = "mask") -> Tide:
@@ -153,14 +161,15 @@ def tide(scenes: Scenes, kind: str = "mask") -> Tide:
     return Tide(scenes, kind, [errors_of(scene, kind) for scene in scenes.scenes])
 
 
-def tide_ap(matches: Matches, classes: Bool[np.ndarray, " k"] | None = None) -> Float[np.ndarray, " _"]:
-    """AP in percent: of all `classes` (by default of all there are), then of each.
+def tide_ap(
+    matches: Matches, classes: Bool[np.ndarray, "b k"] | None = None, weights: Float[np.ndarray, "b i"] | None = None
+) -> Float[np.ndarray, "b _"]:
+    """AP in percent: of all `classes` (by default of all there are), then of each. `weights` as in `average_precision`.
 
     As in TIDE's toolbox, one without objects that has detections counts as 0, and is left out only when it has none either.
     """
-    by_class = 100 * average_precision(matches, points="tide")[0, 0]
-    by_class = np.where(np.isnan(by_class) & np.isin(np.arange(len(by_class)), matches.category), 0.0, by_class)
+    by_class = 100 * average_precision(matches, weights, points="tide")[:, 0]
+    by_class = np.where(np.isnan(by_class) & np.isin(np.arange(by_class.shape[1]), matches.category), 0.0, by_class)
     if classes is not None:
         by_class = np.where(classes, by_class, np.nan)
-    there = ~np.isnan(by_class)
-    return np.r_[by_class[there].mean() if there.any() else 0.0, by_class]
+    return np.column_stack([np.nan_to_num(class_mean(by_class)), by_class])
