@@ -136,8 +136,8 @@ PROFILES = {
         Recipe(
             name="laptop",
             command="make study PROFILE=laptop",
-            expected_time="not yet run",
-            expected_score="not yet run",
+            expected_time="under 2 hours a model on 2 CPU cores (in the pilot, for YOLACT with iterations=12000)",
+            expected_score="not yet run (the pilot, on other images: results/pilot/report.json)",
             backbone="mobilenet_v2",
             channels=128,  # twice as many iterations in the same time as with 256
             image_size=320,
