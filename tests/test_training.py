@@ -361,10 +361,7 @@ def test_a_finished_training_of_another_length_is_taken(devkit, tmp_path, capsys
     longer = Study(recipe, devkit, tmp_path).train("yolact")
     shorter = Study(replace(recipe, iterations=2), devkit, tmp_path)
     assert shorter.train("yolact") == longer
-    assert (
-        "holds a finished training of 4 iterations, which is taken; with accepted changes it goes on to 2"
-        in capsys.readouterr().out
-    )
+    assert "holds a finished training of 4 iterations, which is taken; accept changes for one of 2" in capsys.readouterr().out
     with pytest.raises(ChangedSettings, match="seed"):
         Study(replace(recipe, iterations=2, seed=1), devkit, tmp_path).train("yolact")
     unfinished = Study(replace(recipe, iterations=20), devkit, tmp_path / "other")

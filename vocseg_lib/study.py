@@ -202,7 +202,7 @@ class Study:
         if changed_fields(settings, self.settings(model_name)).keys() != {"iterations"} or last < settings["iterations"]:
             return None
         said = f"a finished training of {settings['iterations']} iterations, which is taken"
-        print(f"{folder} holds {said}; with accepted changes it goes on to {self.recipe.iterations}")
+        print(f"{folder} holds {said}; accept changes for one of {self.recipe.iterations}")
         return replace(self, recipe=replace(self.recipe, iterations=settings["iterations"]))
 
     def _new_model(self, model_name: str, train_set: voc.VocDataset, mirror: Path | None, device: str) -> nn.Module:
