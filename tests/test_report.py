@@ -33,8 +33,9 @@ def test_plain_values_are_what_json_has():
 
 
 def test_what_stands_between_marks_is_replaced():
-    text = "a\n<!-- pilot -->\nold\n<!-- /pilot -->\nb\n"
-    assert report.between_marks(text, "pilot", "new\n") == "a\n<!-- pilot -->\nnew\n<!-- /pilot -->\nb\n"
+    for old in ("", "old\n"):
+        text = f"a\n<!-- pilot -->\n{old}<!-- /pilot -->\nb\n"
+        assert report.between_marks(text, "pilot", "new\n") == "a\n<!-- pilot -->\nnew\n<!-- /pilot -->\nb\n"
     with pytest.raises(ValueError, match="no marks <!-- other -->"):
         report.between_marks(text, "other", "new")
 

@@ -303,10 +303,10 @@ def bounded(figure: dict, sign: str = "") -> str:
 
 def between_marks(text: str, name: str, content: str) -> str:
     """A text with new content between its marks `<!-- name -->` and `<!-- /name -->`. Raises ValueError without them."""
-    marks = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+    marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if not marks.search(text):
         raise ValueError(f"there are no marks <!-- {name} --> and <!-- /{name} --> in the text")
-    return marks.sub(lambda found: found[1] + content.strip("\n") + found[2], text)
+    return marks.sub(lambda found: found[1] + content.strip("\n") + "\n" + found[2], text)
 
 
 def write_pages(report: dict, root: Path) -> list[Path]:
