@@ -44,7 +44,7 @@ def run_notebook(name: str, extra: dict[str, str], parameters: dict[str, str], r
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--profile", default="quick", help="recipe: paper, t4, laptop or quick (default: %(default)s)")
+    parser.add_argument("--profile", default="quick", help="recipe: quick, laptop, t4, paper or official (default: %(default)s)")
     parser.add_argument("--data", default="", help="VOC devkit to use instead of the profile's own data")
     parser.add_argument("--results", default="", help="folder to write to (default: results/PROFILE)")
     parser.add_argument("--weights", default="", help="file of backbone weights to start from")
