@@ -45,4 +45,4 @@ smoke: $(READY)
 	$(BIN)/python -m vocseg_lib smoke --profile paper --data "$(BENCH_DATA)" --out results/gpu_smoke.json
 
 notebook: $(READY)
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks

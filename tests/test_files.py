@@ -1,4 +1,8 @@
-from vocseg_lib.files import workspace
+import pytest
+
+from vocseg_lib.files import located, workspace
+from vocseg_lib.judged import judged_files
+from vocseg_lib.pictures import files_in
 from vocseg_lib.study import open_study
 
 
@@ -10,3 +14,22 @@ def test_a_notebook_in_a_checkout_shares_data_and_results_with_the_command_line(
         monkeypatch.chdir(tmp_path / folder)
         assert workspace().resolve() == place.resolve()
         assert open_study("quick", devkit).results.resolve() == (place / "results" / "quick").resolve()
+
+
+def test_what_a_notebook_in_a_checkout_names_may_lie_in_the_checkout(tmp_path, monkeypatch, devkit):
+    """A path is looked for where the kernel starts first; results go to the checkout."""
+    for folder in ("notebooks", "vocseg_lib", "pictures"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "pictures" / "cat.jpg").touch()
+    (tmp_path / "mine").symlink_to(devkit)
+    (tmp_path / "found.json").write_text("[]")
+    monkeypatch.chdir(tmp_path / "notebooks")
+    study = open_study("quick", "mine", "results/mine")
+    assert (study.devkit.resolve(), study.results.resolve()) == (devkit.resolve(), tmp_path / "results" / "mine")
+    assert files_in(["pictures"])[0].samefile(tmp_path / "pictures" / "cat.jpg")
+    results, judged = judged_files(["found.json"], "mine", "results/judged")
+    assert (results.resolve(), list(judged)) == (tmp_path / "results" / "judged", ["found"])
+    (tmp_path / "notebooks" / "found.json").write_text("[]")
+    assert located("found.json").samefile("found.json")
+    with pytest.raises(FileNotFoundError, match=r"^nowhere is not there"):
+        files_in(["nowhere"])

@@ -15,6 +15,12 @@ def workspace() -> Path:
     return here.absolute().parent if here.absolute().name == "notebooks" and Path("../vocseg_lib").is_dir() else here
 
 
+def located(path: str | Path) -> Path:
+    """What someone names: a path from here or, where that leads to nothing, from the workspace."""
+    from_workspace = workspace() / path
+    return from_workspace if from_workspace.exists() and not Path(path).exists() else Path(path)
+
+
 def stamped_or_emptied(made: Path, stamp: str) -> bool:
     """Whether the folder of the file `made`, written by us, holds what `stamp` says; if not, it is made anew, with `made` in it.
 

@@ -14,6 +14,7 @@ from vocseg_lib import plots, voc
 from vocseg_lib.coco import UNCROPPED, box_of
 from vocseg_lib.failures import FOUND, MASK_FAILURES, TYPES, Analysis, in_words
 from vocseg_lib.failures.tide import BACKGROUND, ERRORS
+from vocseg_lib.files import located
 from vocseg_lib.masks import decode_rle
 from vocseg_lib.plots import COLOURS, Layer
 
@@ -36,7 +37,7 @@ class Gallery:
 
     def __init__(self, analyses: dict[str, Analysis], images: str | Path, insides: dict[str, Inside] | None = None):
         self.analyses, self.insides = analyses, insides or {}
-        folder = Path(images)
+        folder = located(images)
         self.folder = folder if folder.is_dir() and not _is_devkit(folder) else voc.find_devkit(folder) / "JPEGImages"
         first = next(iter(analyses.values())).scenes
         self.images = {image["id"]: image for image in first.images}

@@ -11,7 +11,7 @@ from torch import Tensor
 from vocseg_lib import voc
 from vocseg_lib.coco import check_images
 from vocseg_lib.failures import Analysis, Thresholds, analyse
-from vocseg_lib.files import read_json, workspace
+from vocseg_lib.files import located, read_json, workspace
 from vocseg_lib.metrics import HEADLINE, Evaluation, evaluate
 from vocseg_lib.prediction import load_predictions
 from vocseg_lib.runs import LOG, read_log
@@ -26,7 +26,7 @@ PREDICTIONS = {"best": "predictions.json", "half": "predictions_half.json", "las
 
 def open_ground_truth(data: str | Path, split: str = "val") -> dict:
     """COCO ground truth: of a split of a VOC devkit, or from a COCO JSON file. Raises ValueError, naming the file."""
-    path = Path(data)
+    path = located(data)
     if path.suffix != ".json" and not path.is_file():
         return voc.coco_ground_truth(path, split)
     return voc.read_coco(path)
@@ -36,12 +36,12 @@ def judged_files(
     files: Sequence[str | Path], data: str | Path, results: str | Path = "", split: str = "val"
 ) -> tuple[Path, dict[str, Evaluation]]:
     """Prediction files from elsewhere judged against a devkit or COCO ground truth: a folder for results, and by file name."""
-    return Path(results or workspace() / "results" / "judged"), _of_each(files, data, split, evaluate)
+    return workspace() / (results or "results/judged"), _of_each(files, data, split, evaluate)
 
 
 def _of_each(files: Sequence[str | Path], data: str | Path, split: str, judge: Callable[[dict, list], Judged]) -> dict[str, Judged]:
     """What `judge` makes of ground truth and detections, by file name; a ValueError names the file."""
-    truth, judged, paths = open_ground_truth(data, split), {}, [Path(str(file).strip()) for file in files]
+    truth, judged, paths = open_ground_truth(data, split), {}, [located(str(file).strip()) for file in files]
     stems = [path.stem for path in paths]
     for path in paths:
         predictions = load_predictions(path)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vocseg_lib.classes import CLASS_NAMES
+from vocseg_lib.files import located
 from vocseg_lib.plots import COLOURS
 from vocseg_lib.precision import autocast
 from vocseg_lib.trained import load_run
@@ -42,7 +43,7 @@ class Painter:
     @classmethod
     def of_run(cls, run_folder: str | Path, score: float = DRAWN_SCORE, device: str | None = None) -> "Painter":
         """With the best weights of a run folder, given as it or as its `best.pt`. Raises FileNotFoundError when it is none."""
-        folder = Path(run_folder)
+        folder = located(run_folder)
         model, settings, _ = load_run(folder.parent if folder.is_file() else folder, device)
         names = settings.get("class_names", CLASS_NAMES)
         return cls(model, names, score, settings.get("mixed_precision", False))
@@ -104,7 +105,7 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
 def files_in(paths: Sequence[str | Path]) -> list[Path]:
     """The files named, and those in the folders named, in the order of their names. Raises FileNotFoundError."""
     files = []
-    for path in map(Path, paths):
+    for path in map(located, paths):
         if not path.exists():
             raise FileNotFoundError(f"{path} is not there: --image takes pictures, videos and folders of them")
         inside = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")) if path.is_dir() else [path]

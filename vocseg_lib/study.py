@@ -16,7 +16,7 @@ from vocseg_lib import distributed, mini_voc, table1, voc
 from vocseg_lib.checkpoints import checksum, load_checkpoint
 from vocseg_lib.coco import restricted
 from vocseg_lib.estimate import estimate, in_words
-from vocseg_lib.files import read_json, workspace, write_json
+from vocseg_lib.files import located, read_json, workspace, write_json
 from vocseg_lib.judged import PREDICTIONS, checkpoint_ap, measure_costs
 from vocseg_lib.loading import Draws, spread
 from vocseg_lib.metrics import Evaluation, evaluate
@@ -349,7 +349,8 @@ def open_study(
     profile's; `changes` are other values of fields of the recipe.
     """
     recipe = profile if isinstance(profile, Recipe) else get_recipe(profile)
-    recipe = replace(recipe, **(changes or {}), **({"weights": str(weights)} if weights else {}))
+    recipe = replace(recipe, **(changes or {}), **({"weights": str(located(weights))} if weights else {}))
+    data = located(data) if data else ""
     with distributed.first_here():
         if str(data).endswith(".json"):
             place = zlib.crc32(str(Path(data).resolve()).encode())
@@ -360,7 +361,7 @@ def open_study(
             devkit = mini_voc.write(workspace() / "data" / "mini_voc")
         else:
             devkit = voc.fetch(workspace() / "data" / "voc2012")
-    return Study(recipe, devkit, Path(results or workspace() / "results" / recipe.name))
+    return Study(recipe, devkit, workspace() / (results or f"results/{recipe.name}"))
 
 
 def repeated(
@@ -385,7 +386,7 @@ def repeated(
         data = next((call["devkit"] for call in reversed(read_calls(run / "run.json")) if "devkit" in call), "")
         if data and not Path(data).is_dir():
             raise FileNotFoundError(f"{data}, the data of {run}, is not there: say where it is with --data")
-    study = open_study(recipe_of(settings), data, results or workspace() / "results" / "repeat", changes=changes)
+    study = open_study(recipe_of(settings), data, results or "results/repeat", changes=changes)
     before = settings.get("data_fingerprint")
     if before and before != (now := voc.fingerprint(study.devkit)):
         raise ValueError(f"{study.devkit} is not the data of {run}: its fingerprint is {now}, not {before}; see --data")
