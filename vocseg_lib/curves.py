@@ -94,15 +94,19 @@ def training_curves(log: list[dict], title: str, iterations: int | None = None, 
 
 
 def ap_against_iteration(logs: dict[str, list[dict]], iterations: int | None = None, ax: Axes | None = None) -> Axes:
-    """Mask AP50 on val against iteration, a line a model, with the study's marks.
+    """Mask AP50 on val against iteration, a line a model, with the study's marks where both trainings are of one length.
 
     `iterations` of the whole training put the marks where they belong, also when it was stopped early.
     """
     ax, peaks, last = _ap_lines(logs, "iteration", ax)
     ax.set_xlabel("iteration")
-    _mark_the_study(ax, max(iterations or 1, last))
-    ax.legend(fontsize=8)
+    same = last <= (iterations or last)
+    if same:
+        _mark_the_study(ax, iterations or last)
+    if peaks or same:
+        ax.legend(fontsize=8)
     said = "; ".join(f"{name} peaks at {at:.0f}" for name, at in peaks.items()) + " iterations."
+    said += "" if same else " The trainings are of different length: half-way is not the same place for both."
     return describe(ax, "AP against iteration", said if peaks else NO_SCORES)
 
 

@@ -117,7 +117,7 @@ def waterfall(parts: pd.DataFrame, first: str, second: str, ap: tuple[float, flo
     start, names = ap[0], [first, *rows["part"], second]
     ax.bar(0, ap[0], color=WHOLE, label="mask AP")
     for k, row in enumerate(rows.itertuples(), 1):
-        colour, label = (UP, f"better in {second}") if row.points >= 0 else (DOWN, f"better in {first}")
+        colour, label = (UP, "made true of both, the gap closes") if row.points >= 0 else (DOWN, "it widens")
         known = ax.get_legend_handles_labels()[1]
         ax.bar(k, row.points, bottom=start, color=colour, label=None if label in known else label)
         ends = f"\n[{row.low:+.1f}, {row.high:+.1f}]" if row.low == row.low else ""

@@ -291,8 +291,14 @@ def fill(template: str, report: dict) -> str:
     """A Jinja template with a report's figures. Raises jinja2's UndefinedError for one that the report does not have."""
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"bounded": bounded, "signed": lambda figure: bounded(figure, "+")}
+    environment.globals["within"] = within
     environment.filters["change"] = lambda row: {key: row["difference" + end] for key, end in CHANGE.items()}
     return environment.from_string(template).render(report)
+
+
+def within(model: dict, minutes: float) -> dict:
+    """The last score of a model in a report that was taken within so many minutes of training."""
+    return [score for score in model["scores"] if score["minutes"] <= minutes][-1]
 
 
 def bounded(figure: dict, sign: str = "") -> str:
