@@ -202,6 +202,7 @@ def test_mistakes_get_one_line_and_exit_code_two(monkeypatch, capsys, devkit, tm
         ("predict", tmp_path, "--image", tmp_path / "nowhere.jpg"),
         ("predict", tmp_path, "--data", devkit),
         ("predict", tmp_path, "--image", tmp_path, "--score", "high"),
+        ("predict", tmp_path, "--image", tmp_path, "--score", "3"),
         ("import-coco", tmp_path / "torn.json", "--out", tmp_path / "devkit"),
         ("import-coco", tmp_path / "nowhere.json", "--out", tmp_path / "devkit"),
         ("train", "--model", "yolact", "--data", tmp_path / "torn.json"),

@@ -50,6 +50,17 @@ def test_devkit_is_found_from_above(devkit):
         voc.split_ids(devkit, "test")
 
 
+def test_split_lists_as_editors_write_them(damageable):
+    """A byte order mark, blanks in names and around them, and the flag of VOC's lists of a class."""
+    first, second = voc.split_ids(damageable, "val")[:2]
+    for folder, ending in (("JPEGImages", "jpg"), ("SegmentationObject", "png"), ("SegmentationClass", "png")):
+        (damageable / folder / f"{second}.{ending}").rename(damageable / folder / f"my photo 1.{ending}")
+    path = damageable / "ImageSets" / "Segmentation" / "val.txt"
+    path.write_text(f"\ufeff{first}  1\r\n\nmy photo 1 \n", encoding="utf-8")
+    assert voc.split_ids(damageable, "val") == [first, "my photo 1"]
+    assert voc.VocDataset(damageable, "val")[1][1]["name"] == "my photo 1"
+
+
 def test_dataset_skips_bad_samples_only_when_told(damageable):
     first, second = voc.split_ids(damageable, "val")[:2]
     (damageable / "JPEGImages" / f"{first}.jpg").write_bytes(b"no image")

@@ -73,7 +73,8 @@ def test_waterfall_ends_where_the_second_model_is(analyses):
 def test_claims_are_answered_from_the_figures(analyses):
     weights = resampled_weights(20, 10)
     claims = gap_claims(analyses, *asked(analyses, weights))
-    assert list(claims) == ["the paper says", "our figures", "answer"]
+    assert list(claims) == ["the paper says", "our figures", "answer", "by"]
+    assert claims["by"].tolist().count("interval") == 3
     answers = dict(zip(claims["the paper says"].str.split().str[0], claims["answer"], strict=True))
     assert answers["Localization"] == YES
     assert answers["Misclassification"] == answers["Object"] == OPEN  # there was none

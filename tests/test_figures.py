@@ -101,6 +101,12 @@ def test_the_studys_marks_stay_when_a_training_stops_early():
     assert marks == ["YOLACT", "200: the study's 6K", "400: the study's 12K"]
 
 
+def test_trainings_of_different_length_have_no_half_way_in_common():
+    ax = curves.ap_against_iteration({"YOLACT": log_of(100), "Mask R-CNN": log_of(60)}, 60)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["YOLACT", "Mask R-CNN"]
+    assert "of different length" in ax.get_title(loc="left")
+
+
 def test_training_curves_can_be_drawn_from_the_first_moment_on():
     nan = float("nan")
     left_out = {"iteration": 1, "lr": 1, "left_out": "loss", "images": ["a"]}

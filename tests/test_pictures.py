@@ -79,6 +79,11 @@ def test_inputs_are_never_written_over(painter, tmp_path):
         list(draw_predictions(painter, [tmp_path / "a.png"], tmp_path))
     with pytest.raises(FileNotFoundError, match=r"nothing.png is not there"):
         list(draw_predictions(painter, [tmp_path / "nothing.png"], tmp_path / "out"))
+    with pytest.raises(ValueError, match=r"a.png is a file: pictures are written to a folder"):
+        list(draw_predictions(painter, [tmp_path / "a.png"], tmp_path / "a.png"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"empty holds no file"):
+        list(draw_predictions(painter, [tmp_path / "empty"], tmp_path / "out"))
 
 
 def test_pictures_are_read_upright_and_not_too_large(tmp_path):

@@ -65,6 +65,13 @@ def finite(value: str) -> float:
     return number
 
 
+def share(value: str) -> float:
+    """A number from 0 to 1."""
+    if not 0 <= (number := finite(value)) <= 1:
+        raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")
+    return number
+
+
 def positive(value: str) -> int:
     """A whole number of at least 1."""
     if not value.isdigit() or int(value) < 1:
@@ -130,7 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--image", nargs="+", default=[], metavar="PATH", help="pictures, videos, or folders of them, to draw into"
     )
-    predict.add_argument("--score", type=finite, default=DRAWN_SCORE, help="draw detections from it on (default: %(default)s)")
+    predict.add_argument("--score", type=share, default=DRAWN_SCORE, help="draw detections from it on (default: %(default)s)")
     predict.add_argument("--data", default="", **devkit)
     predict.add_argument("--split", default="val", help="split of the devkit to predict (default: %(default)s)")
     predict.add_argument(

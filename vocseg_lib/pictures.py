@@ -103,12 +103,17 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def files_in(paths: Sequence[str | Path]) -> list[Path]:
-    """The files named, and those in the folders named, in the order of their names. Raises FileNotFoundError."""
+    """The files named, and those in the folders named, in the order of their names.
+
+    Raises FileNotFoundError for what is not there, and ValueError for an empty folder.
+    """
     files = []
     for path in map(located, paths):
         if not path.exists():
             raise FileNotFoundError(f"{path} is not there: --image takes pictures, videos and folders of them")
         inside = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")) if path.is_dir() else [path]
+        if not inside:
+            raise ValueError(f"{path} holds no file: --image takes pictures, videos and folders of them, without those inside")
         files += inside
     return files
 
@@ -117,9 +122,11 @@ def draw_predictions(painter: Painter, paths: Sequence[str | Path], out: str | P
     """Draw predictions into pictures, videos and folders of them: yields each file, what was written and what was found.
 
     Pictures are written to the folder `out` as PNG, videos as MP4. A file that cannot be read yields itself, None and the reason.
-    Raises FileNotFoundError for a path that is not there, and ValueError when `out` is where an input lies.
+    Raises FileNotFoundError for a path that is not there, and ValueError when `out` is where an input lies, or a file.
     """
     files, out, taken = files_in(paths), Path(out), set()
+    if out.is_file():
+        raise ValueError(f"{out} is a file: pictures are written to a folder")
     for file in files:
         if file.resolve().parent == out.resolve():
             raise ValueError(f"{file} lies in {out}, where results go: choose another folder for them")

@@ -30,6 +30,8 @@ from vocseg_lib.uncertainty import bounded as with_intervals
 
 REPORT = "report.json"
 FRONT_PAGE = "front_page"
+TABLES = tuple(f"{name}.csv" for name in "table1 failures metrics differences gap gap_claims crowding ablation".split())
+"""That the notebooks leave."""
 FIGURES = (
     "01_stored_maps",
     "02_assembly",
@@ -66,6 +68,9 @@ def collect(results: Path) -> tuple[dict, Figure]:
 
     Raises FileNotFoundError, naming what is missing.
     """
+    for name in TABLES:
+        if not (results / name).is_file():
+            raise FileNotFoundError(f"{results / name} is missing: run all notebooks first, make study RESULTS={results}")
     runs = {title: results / "runs" / name for name, title in MODEL_TITLES.items()}
     table1 = pd.read_csv(results / "table1.csv")
     models = {title: _training(folder, table1[table1["model"] == title]) for title, folder in runs.items()}

@@ -74,7 +74,8 @@ def gap_claims(
         ),
         (
             "The difference between boxes and masks is the same for both, so the gap lies in the detector, not in the masks.",
-            f"box AP less mask AP: {_both(lost)}; in AP50 {_both(lost50)}; masks are {_part(part, 'true masks')}, the rest {detector:+.1f}",
+            f"box AP less mask AP: {_both(lost)}; in AP50 {_both(lost50)}; masks are {_part(part, 'true masks')}, "
+            f"the rest {detector:+.1f}",
             YES if same and abs(detector) > abs(part.loc["true masks", "points"]) else NO,
         ),
     ]

@@ -103,10 +103,12 @@ def split_ids(devkit: Path, split: str) -> list[str]:
         found = ", ".join(sorted(p.stem for p in lists.glob("*.txt"))) or "none"
         raise FileNotFoundError(f"{path}: no such split list; splits in this devkit: {found}")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file of image names: {error}") from None
-    return [line.split()[0] for line in lines if line.strip()]
+    # VOC's own lists of a class have a flag after the name; a name may have blanks, too.
+    whole = (devkit / "JPEGImages").joinpath
+    return [line if " " in line and whole(f"{line}.jpg").is_file() else line.split()[0] for line in lines if line]
 
 
 def read_image(path: Path, mode: str) -> np.ndarray:
