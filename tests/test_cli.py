@@ -12,7 +12,7 @@ from vocseg_lib.checkpoints import checksum, load_checkpoint
 from vocseg_lib.judged import judged_files
 from vocseg_lib.recipes import PROFILES
 
-COMMANDS = "fetch verify import-coco train estimate predict evaluate failures export-coco bench report smoke".split()
+COMMANDS = "fetch verify import-coco train estimate predict evaluate failures describe export-coco bench report smoke".split()
 
 
 def call(monkeypatch, capsys, *arguments):

@@ -11,10 +11,11 @@ from tqdm import tqdm
 
 from vocseg_lib import bench, distributed, mini_voc, report, smoke, voc
 from vocseg_lib.bench import PARTS as BENCH_PARTS
+from vocseg_lib.description import beside_truth
 from vocseg_lib.estimate import GPUS, in_words
 from vocseg_lib.failures.analysis import overall
 from vocseg_lib.failures.mask_failures import parse_thresholds
-from vocseg_lib.files import read_json, write_json
+from vocseg_lib.files import read_json, without_nan, write_json
 from vocseg_lib.gallery import Gallery
 from vocseg_lib.gallery_page import export_page
 from vocseg_lib.judged import analysed_files, judged_files
@@ -172,6 +173,14 @@ def build_parser() -> argparse.ArgumentParser:
     fails.add_argument("--gallery", default="", metavar="FILE", help="write the worst cases as an HTML page of its own")
     fails.add_argument("--images", default="", metavar="DIR", help="folder of the pictures (default: those of the devkit)")
 
+    words = commands.add_parser("describe", help="images in words, as predicted and as they are, and as scene graphs (JSON)")
+    words.add_argument("--predictions", required=True, metavar="FILE", help="prediction file with masks (JSON)")
+    words.add_argument("--data", required=True, metavar="DATA", help="VOC devkit, or COCO ground truth (JSON)")
+    words.add_argument("--split", default="val", help="split of a devkit (default: %(default)s)")
+    words.add_argument("--score", type=share, default=0.5, help="of what is described, at least (default: %(default)s)")
+    words.add_argument("--image", nargs="+", default=[], metavar="NAME", help="which images, by file name (default: all)")
+    words.add_argument("--out", default="", metavar="FILE", help="write the scene graphs as JSON")
+
     bench = commands.add_parser("bench", help="speed and memory, as ratios to torchvision's ResNet-50 body")
     bench.add_argument("--data", default="", metavar="DEVKIT", help="for the data path (default: drawn images)")
     bench.add_argument("--out", default="results/bench.json", metavar="FILE", help="figures as JSON (default: %(default)s)")
@@ -277,6 +286,24 @@ def show_failures(arguments: argparse.Namespace) -> None:
         print(about, page, sep="\n")
 
 
+def describe(arguments: argparse.Namespace) -> None:
+    """Print images in words, with what went wrong beside each sentence, and write their scene graphs."""
+    (analysis,) = analysed_files([arguments.predictions], arguments.data, arguments.split, arguments.score).values()
+    ids = {Path(image.get("file_name", str(image["id"]))).stem: image["id"] for image in analysis.scenes.images}
+    if unknown := [name for name in arguments.image if Path(name).stem not in ids]:
+        raise ValueError(f"{arguments.data} has no image {', '.join(unknown)} in its {arguments.split}")
+    graphs = {}
+    for name in (Path(name).stem for name in arguments.image or ids):
+        described, told = beside_truth(analysis, ids[name])
+        graphs[name] = {source: description.graph for source, description in described.items()}
+        for source, lines in told.groupby("source", sort=False):
+            wrong = [f"{line.sentence} [{line.failures}]" if line.failures else line.sentence for line in lines.itertuples()]
+            print(f"{name}, {source}: {' '.join(wrong)}")
+    if arguments.out:
+        write_json(Path(arguments.out), graphs)
+        print(arguments.out)
+
+
 def predict(arguments: argparse.Namespace) -> int:
     """Draw what a trained model finds, or write its prediction file; 1 when no picture could be read."""
     run = arguments.weights or arguments.run
@@ -300,15 +327,6 @@ def predict(arguments: argparse.Namespace) -> int:
     if skipped:
         print(f"passed over {len(skipped)} files:", *skipped, sep="\n  ", file=sys.stderr)
     return 0 if read else 1
-
-
-def without_nan(value: object) -> object:
-    """None for what is not a number, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [without_nan(item) for item in value]
-    return None if value is None or value != value else value
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -356,6 +374,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{len(truth['images'])} images, {len(truth['annotations'])} objects: {arguments.out}")
     elif arguments.command == "failures":
         show_failures(arguments)
+    elif arguments.command == "describe":
+        describe(arguments)
     else:
         judge(arguments)
     return 0

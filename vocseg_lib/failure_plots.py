@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from vocseg_lib.failures.analysis import FAMILIES, overall
 from vocseg_lib.failures.facts import SIZES
-from vocseg_lib.plots import COLOURS, colour_of, describe, describe_figure, new_ax, new_axes
+from vocseg_lib.plots import COLOURS, colour_of, describe, describe_figure, framed, new_ax, new_axes
 
 FEW = 10
 """Objects below which an AP says nothing."""
@@ -156,3 +156,25 @@ def ablation(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     overall = table[(table["size"] == "all") & (table["variant"] != variants[0])]
     said = [f"{r.variant} {r.difference:+.1f} [{r.difference_low:+.1f}, {r.difference_high:+.1f}]" for r in overall.itertuples()]
     return describe(ax, "What the two tricks of the mask loss buy", f"Against {variants[0]}: {'; '.join(said)} points.", 110)
+
+
+def in_words(picture: np.ndarray, told: pd.DataFrame, title: str, axes: np.ndarray | None = None) -> np.ndarray:
+    """A picture [h, w, 3] beside what is said of it (`description.beside_truth`'s table), a panel a source; sentences about
+    something that went wrong are coloured, with the failures in brackets."""
+    sources = list(dict.fromkeys(told["source"]))
+    axes = new_axes(1 + len(sources), 1 + len(sources), (4.6, 3.4), axes)
+    axes[0].imshow(picture)
+    framed(axes[0], picture)
+    for ax, source in zip(axes[1:], sources, strict=True):
+        ax.axis("off")
+        ax.set_title(source, fontsize=9, loc="left")
+        line = 1.0
+        for row in told[told["source"] == source].itertuples():
+            text = textwrap.fill(row.sentence + (f" [{row.failures}]" if row.failures else ""), 54)
+            ax.text(0, line, text, fontsize=8.5, va="top", color=COLOURS[1] if row.failures else "black", transform=ax.transAxes)
+            line -= 0.064 * (1 + text.count("\n"))
+    wrong = int((told["failures"] != "").sum())
+    describe_figure(
+        axes[0].figure, title, f"{wrong} of {len(told)} sentences are about something that went wrong; in brackets, what."
+    )
+    return axes

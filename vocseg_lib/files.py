@@ -83,3 +83,12 @@ def write_json(path: Path, content: Any) -> None:
     """Write JSON; non-finite numbers raise ValueError."""
     with replacing(path) as beside:
         beside.write_text(json.dumps(content, allow_nan=False))
+
+
+def without_nan(value: object) -> object:
+    """None for what is not a number, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_nan(item) for item in value]
+    return None if value is None or value != value else value
