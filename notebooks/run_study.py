@@ -21,6 +21,7 @@ RUNS = (
     ("04_precision_recall", {}),
     ("05_failure_gallery", {}),
     ("06_ap_gap", {}),
+    ("07_lineage", {}),
 )
 
 
@@ -48,25 +49,38 @@ def main() -> int:
     parser.add_argument("--data", default="", help="VOC devkit to use instead of the profile's own data")
     parser.add_argument("--results", default="", help="folder to write to (default: results/PROFILE)")
     parser.add_argument("--weights", default="", help="file of backbone weights to start from")
+    parser.add_argument("--only", default="", help="numbers of the notebooks to run, as in 04,07 (default: all)")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=N", help="other parameters, as in ITERATIONS=500 IMAGES=300")
     parser.add_argument("--fresh", action="store_true", help="forget earlier trainings in that folder and train anew")
     arguments = parser.parse_args()
+    wanted = arguments.only.replace(",", " ").split()
+    chosen = [run for run in RUNS if not wanted or run[0][:2] in wanted]
+    if unknown := sorted(set(wanted) - {name[:2] for name, _ in RUNS}):
+        parser.error(f"there is no notebook {', '.join(unknown)}; choose from {', '.join(sorted({name[:2] for name, _ in RUNS}))}")
+    changed = {}
+    for assignment in arguments.set:
+        name, _, number = assignment.partition("=")
+        if not number.isdigit():
+            parser.error(f"{assignment} sets no parameter to a whole number")
+        changed[name] = int(number)
     results = Path(arguments.results or ROOT / "results" / arguments.profile).resolve()
     if arguments.fresh:
-        for trained in ("runs", "by_heart", "ablation"):
+        for trained in ("runs", "by_heart", "ablation", "lineage"):
             shutil.rmtree(results / trained, ignore_errors=True)
     results.mkdir(parents=True, exist_ok=True)
-    parameters = {"PROFILE": arguments.profile, "RESULTS": str(results), "WEIGHTS": arguments.weights}
+    parameters = {"PROFILE": arguments.profile, "RESULTS": str(results), "WEIGHTS": arguments.weights, **changed}
     parameters["DATA"] = str(Path(arguments.data).resolve()) if arguments.data else ""
     start = time.monotonic()
-    for name, extra in RUNS:
+    for name, extra in chosen:
         try:
             run_notebook(name, extra, parameters, results)
         except (papermill.PapermillExecutionError, DeadKernelError) as error:
             print(f"{name} failed: {str(error).strip()}", file=sys.stderr)
             print(f"the notebook up to there: {results / name}*.ipynb", file=sys.stderr)
             return 1
-    print(f"\nTable 1 ({arguments.profile}, AP in percent)\n")
-    print((results / "table1.md").read_text())
+    if (results / "table1.md").is_file():
+        print(f"\nTable 1 ({arguments.profile}, AP in percent)\n")
+        print((results / "table1.md").read_text())
     print(f"\n{time.monotonic() - start:.0f} s. Pages: {results}/*.html\nPictures: {results / 'figures'}")
     return 0
 

@@ -1,6 +1,8 @@
 """What every notebook has to look like. That they run is shown by `make study`."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -22,8 +24,8 @@ def cells(notebook, kind):
     return [cell.source for cell in notebook.cells if cell.cell_type == kind]
 
 
-def test_the_six_are_there():
-    names = ["01_voc_data", "02_two_models", "03_train", "04_precision_recall", "05_failure_gallery", "06_ap_gap"]
+def test_the_seven_are_there():
+    names = ["01_voc_data", "02_two_models", "03_train", "04_precision_recall", "05_failure_gallery", "06_ap_gap", "07_lineage"]
     assert [p.stem for p in NOTEBOOKS] == names
 
 
@@ -79,3 +81,12 @@ def test_readme_has_the_badges_and_the_address():
         assert f"({COLAB}/blob/main/notebooks/{path.name})" in readme
     addresses = set(re.findall(r"https://github\.com/[\w-]+/vocseg\b", readme))
     assert addresses <= {REPOSITORY}
+
+
+@pytest.mark.parametrize(("asked", "said"), [(("--only", "04,99"), "no notebook 99"), (("--set", "IMAGES=few"), "IMAGES=few sets")])
+def test_the_runner_names_what_it_cannot_do(asked, said, tmp_path):
+    command = [sys.executable, ROOT / "notebooks" / "run_study.py", "--results", tmp_path / "results", *asked]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert not (tmp_path / "results").exists()

@@ -26,7 +26,7 @@ from vocseg_lib.prediction import save_predictions
 from vocseg_lib.recipes import PROFILES, parse_changes
 from vocseg_lib.runs import RunningElsewhere
 from vocseg_lib.study import Study, open_study, repeated
-from vocseg_lib.trained import default_device, predict_run
+from vocseg_lib.trained import LINEAGE, default_device, predict_run
 from vocseg_lib.training import NonFiniteLoss, TooManyBadSamples, WorkerDied
 from vocseg_lib.uncertainty import RESAMPLES, bootstrap, bounded, resampled_weights
 
@@ -112,7 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     recipe.add_argument("--profile", choices=PROFILES, default="quick", help="recipe to train by (default: %(default)s)")
     recipe.add_argument("--from", dest="source", metavar="RUN", help="the recipe, model and data of this run folder instead")
     recipe.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change the recipe, as in short_side=550")
-    recipe.add_argument("--model", choices=MODELS, help="needed, unless --from says it")
+    recipe.add_argument("--model", choices=(*MODELS, *LINEAGE), help="needed, unless --from says it")
     data = {"metavar": "DATA", "help": "VOC devkit, or COCO annotations (JSON), of which one is written into data/"}
     recipe.add_argument("--data", default="", **data)
     recipe.add_argument("--results", default="", metavar="DIR", help="runs go to DIR/runs/MODEL (default: results/PROFILE)")
@@ -364,7 +364,9 @@ def run(arguments: argparse.Namespace) -> int:
         print(arguments.out)
     elif arguments.command == "report":
         folder = Path(arguments.results)
-        if arguments.pages:
+        if arguments.pages and (folder / report.LINEAGE).is_file() and not (folder / report.REPORT).is_file():
+            print(*report.write_lineage_page(read_json(folder / report.LINEAGE), Path()), sep="\n")
+        elif arguments.pages:
             print(*report.write_pages(read_json(folder / report.REPORT), Path()), sep="\n")
         else:
             print(*report.write(folder), sep="\n")

@@ -28,7 +28,7 @@ from vocseg_lib.trained import recipe_of
 from vocseg_lib.uncertainty import bootstrap, differences, interval, resampled_weights
 from vocseg_lib.uncertainty import bounded as with_intervals
 
-REPORT = "report.json"
+REPORT, LINEAGE = "report.json", "lineage.json"
 FRONT_PAGE = "front_page"
 TABLES = tuple(f"{name}.csv" for name in "table1 failures metrics differences gap gap_claims crowding ablation".split())
 """That the notebooks leave."""
@@ -48,6 +48,9 @@ FIGURES = (
     "06_crowding_recall",
     "06_oracles_mask",
     "06_ablation",
+    "07_proposals",
+    "07_lineage",
+    "07_strip",
     FRONT_PAGE,
 )
 """Those of the notebooks that a report shows; what made them is in their names."""
@@ -260,12 +263,16 @@ def plain(value: object) -> object:
 
 
 def write(results: str | Path) -> list[Path]:
-    """Gather what the notebooks left in a results folder, as `report.json` and figures small enough for a page; the files."""
-    results = Path(results)
-    report, picture = collect(results)
-    save(picture, results, FRONT_PAGE)
-    write_json(results / REPORT, report)
-    written = [results / REPORT]
+    """Gather what the notebooks left in a results folder, as `report.json` and figures small enough for a page; the files.
+
+    Where notebook 07 alone has run, its `lineage.json` is the report.
+    """
+    results, written = Path(results), []
+    if not (results / LINEAGE).is_file() or (results / TABLES[0]).is_file():
+        report, picture = collect(results)
+        save(picture, results, FRONT_PAGE)
+        write_json(results / REPORT, report)
+        written.append(results / REPORT)
     for name in FIGURES:
         source = results / "figures" / f"{name}.png"
         if source.is_file():
@@ -327,3 +334,11 @@ def write_pages(report: dict, root: Path) -> list[Path]:
     part = fill((root / "docs" / "front_page.md.jinja").read_text(), report)
     readme.write_text(between_marks(readme.read_text(), "pilot", part))
     return [findings, readme]
+
+
+def write_lineage_page(lineage: dict, root: Path) -> list[Path]:
+    """Fill the lineage's part of a checkout from notebook 07's `lineage.json`; the files."""
+    page = root / "docs" / "lineage.md"
+    part = fill((root / "docs" / "lineage_pilot.md.jinja").read_text(), lineage)
+    page.write_text(between_marks(page.read_text(), "lineage", part))
+    return [page]

@@ -118,6 +118,14 @@ class Study:
         return "VOC 2012" if all(len(self.dataset(s)) == count for s, count in VOC_IMAGES.items()) else "pilot"
 
     @property
+    def about(self) -> str:
+        """What figures were taken with and on, to be said beside them."""
+        said = f"recipe {self.recipe.name} on {len(self.val)} images of val"
+        return said + {"drawn": ", drawn ones and not VOC's", "pilot": ", a pilot and not VOC 2012's val"}.get(
+            self.kind_of_data, ""
+        )
+
+    @property
     def halfway(self) -> int:
         """The iteration nearest to half of the training at which there is a score: the study's 6K."""
         every, end = self.recipe.score_every, self.recipe.iterations
@@ -212,7 +220,7 @@ class Study:
         model = self.build(model_name)
         if distributed.rank() == 0:
             found = self._estimate(model, train_set, device)
-            print(f"{MODEL_TITLES[model_name]}: {in_words(found)}")
+            print(f"{MODEL_TITLES.get(model_name, model_name)}: {in_words(found)}")
         return model
 
     def _estimate(self, model: nn.Module, train_set: voc.VocDataset, device: str, gpu: str | None = None) -> dict:
@@ -324,12 +332,11 @@ class Study:
         """Table 1, tidy (see `table1.COLUMNS`), ours and the paper's; also written to `table1.csv` and `table1.md`."""
         trained = [name for name in MODELS if (self.run_folder(name) / "metrics.json").is_file()]
         images = [model_input(self.val[i][0]) for i in range(min(len(self.val), SPEED_IMAGES))]
-        parts, about = [table1.paper_rows()], f"recipe {self.recipe.name} on {len(self.val)} images of val"
-        about += {"drawn": ", drawn ones and not VOC's", "pilot": ", a pilot and not VOC 2012's val"}.get(self.kind_of_data, "")
+        parts = [table1.paper_rows()]
         for name in reversed(trained):
             costs = measure_costs(self.run_folder(name), images, default_device(), self.recipe.mixed_precision)
             ap = checkpoint_ap(self.run_folder(name), self.ground_truth)
-            parts.insert(0, table1.rows_of(MODEL_TITLES[name], costs, ap, about))
+            parts.insert(0, table1.rows_of(MODEL_TITLES[name], costs, ap, self.about))
         table = pd.concat(parts, ignore_index=True)
         table1.save(table, self.results)
         return table

@@ -14,12 +14,15 @@ from vocseg_lib import voc
 from vocseg_lib.checkpoints import load_checkpoint
 from vocseg_lib.classes import CLASS_NAMES
 from vocseg_lib.distributed import run_streaming
-from vocseg_lib.files import read_json, write_json
+from vocseg_lib.files import read_json, workspace, write_json
 from vocseg_lib.models import MODELS
 from vocseg_lib.prediction import load_predictions, predict
 from vocseg_lib.recipes import FROZEN_BELOW, PROSE_FIELDS, Recipe
 from vocseg_lib.runs import BEST, LAST, LOG
 from vocseg_lib.transforms import model_input
+
+LINEAGE = ("fast_rcnn", "faster_rcnn", "semantic")
+"""Models of `models.lineage` that are trained like the two of the study."""
 
 
 def default_device() -> str:
@@ -32,15 +35,21 @@ def build_model(recipe: Recipe, model_name: str, classes: int = len(CLASS_NAMES)
 
     Raises ValueError for an unknown name.
     """
-    if model_name not in MODELS:
-        raise ValueError(f"no model {model_name!r}; choose one of {', '.join(MODELS)}")
-    shared = {
-        "backbone": recipe.backbone,
-        "weights": recipe.weights,
-        "channels": recipe.channels,
-        "compile": recipe.compile,
-        "num_classes": classes + 1,
-    }
+    if model_name not in (*MODELS, *LINEAGE):
+        raise ValueError(f"no model {model_name!r}; choose one of {', '.join((*MODELS, *LINEAGE))}")
+    base = {"backbone": recipe.backbone, "weights": recipe.weights, "num_classes": classes + 1}
+    shared = {**base, "channels": recipe.channels, "compile": recipe.compile}
+    two_stage = {"short_side": recipe.short_side, "proposals": recipe.proposals, "rois_per_image": recipe.rois_per_image}
+    torch.manual_seed(recipe.seed)
+    if model_name in LINEAGE:
+        from vocseg_lib.models import lineage  # needs more packages than the two models
+
+        if model_name == "semantic":
+            return lineage.Semantic(**base, image_size=recipe.image_size)
+        if model_name == "faster_rcnn":
+            return lineage.WithMasks(lineage.FasterRcnn(**shared, **two_stage))
+        search = lineage.SelectiveSearch(recipe.proposals, cache=workspace() / "data" / "proposals")
+        return lineage.WithMasks(lineage.FastRcnn(search, **shared, **two_stage))
     own = {
         "yolact": {
             "image_size": recipe.image_size,
@@ -50,13 +59,8 @@ def build_model(recipe: Recipe, model_name: str, classes: int = len(CLASS_NAMES)
             "normalise_by_area": recipe.normalise_by_area,
             "nms": recipe.nms,
         },
-        "mask_rcnn": {
-            "short_side": recipe.short_side,
-            "proposals": recipe.proposals,
-            "rois_per_image": recipe.rois_per_image,
-        },
+        "mask_rcnn": {**two_stage, "pooling": recipe.roi_pooling},
     }
-    torch.manual_seed(recipe.seed)
     return MODELS[model_name](**shared, **own[model_name])
 
 

@@ -20,6 +20,7 @@ from vocseg_lib import distributed
 from vocseg_lib.boxes import nearest_box
 from vocseg_lib.masks import paste_masks
 from vocseg_lib.models.backbones import build_backbone
+from vocseg_lib.models.pooling import POOLING
 from vocseg_lib.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 SHORT_SIDE, LONG_SIDE = 800, 1333
@@ -89,7 +90,8 @@ class MaskRcnn(TorchvisionMaskRCNN):
 
     Same contract as `Yolact`: losses in train mode; boxes, labels, scores and bool masks [n, H, W] in eval mode.
     Images are resized to a short side of `short_side` pixels, aspect kept; the best `proposals` are
-    looked at again (half as many in eval mode), of which `rois_per_image` are drawn for the loss. At 256 channels and
+    looked at again (half as many in eval mode), of which `rois_per_image` are drawn for the loss. `pooling`: "align", or
+    "pool" for Fast R-CNN's, which rounds. At 256 channels and
     800 pixels this is torchvision's `maskrcnn_resnet50_fpn` layer for layer. `compile` runs the backbone and its FPN, all
     that does not depend on what is found, through torch.compile.
     """
@@ -107,17 +109,22 @@ class MaskRcnn(TorchvisionMaskRCNN):
         score_threshold: float = 0.05,
         nms_iou: float = 0.5,
         max_detections: int = 100,
+        pooling: str = "align",
         compile: bool = False,
     ):
+        if pooling not in POOLING:
+            raise ValueError(f"no pooling {pooling!r}; choose one of {', '.join(POOLING)}")
         base = build_backbone(backbone, weights, freeze_batch_norm)
         stages = {name: str(k) for k, name in enumerate(base.stages)}
-        scale = short_side / SHORT_SIDE
+        scale, levels = short_side / SHORT_SIDE, list(stages.values())
         sizes = tuple((max(1, round(size * scale)),) for size in ANCHOR_SIZES)
         super().__init__(
             BackboneWithFPN(base.body, stages, list(base.channels), channels),
             rpn_anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes)),
+            box_roi_pool=POOLING[pooling](levels, 7, 2),
             box_head=TwoMLPHead(channels * 7**2, 4 * channels),
             box_predictor=FastRCNNPredictor(4 * channels, num_classes),
+            mask_roi_pool=POOLING[pooling](levels, 14, 2),
             mask_head=MaskRCNNHeads(channels, (channels,) * 4, 1),
             mask_predictor=MaskRCNNPredictor(channels, channels, num_classes),
             rpn_pre_nms_top_n_train=proposals,
@@ -149,10 +156,14 @@ class MaskRcnn(TorchvisionMaskRCNN):
             return self.postprocess(self.network(images))
         if targets is None:
             raise ValueError("targets are needed in train mode; call model.eval() to predict")
-        losses = super().forward(images, targets)
+        losses, shares = super().forward(images, targets), self.loss_shares()
+        rest = self.roi_heads.fg_bg_sampler.share
+        return {name.removeprefix("loss_"): loss * shares.get(name, rest) for name, loss in losses.items()}
+
+    def loss_shares(self) -> dict[str, Tensor]:
+        """Of the losses that are not over all regions drawn in the second stage: see `SharedSampler`."""
         of_rpn, of_heads = self.rpn.fg_bg_sampler, self.roi_heads.fg_bg_sampler
-        shares = {"loss_mask": of_heads.positive_share, "loss_objectness": of_rpn.share, "loss_rpn_box_reg": of_rpn.share}
-        return {name.removeprefix("loss_"): loss * shares.get(name, of_heads.share) for name, loss in losses.items()}
+        return {"loss_mask": of_heads.positive_share, "loss_objectness": of_rpn.share, "loss_rpn_box_reg": of_rpn.share}
 
     def network(self, images: list[Tensor]) -> dict:
         """Everything up to boxes and their small masks: `detections` a list of boxes (resized pixels), labels, scores

@@ -1,0 +1,278 @@
+"""What each step from classical ML to Mask R-CNN and YOLACT bought: every row a model, all judged alike.
+
+Needs the extra `lineage`. What was judged once is kept in `results`/lineage and taken from there.
+"""
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.data import Subset
+from torchvision.models.detection.transform import resize_boxes
+from torchvision.ops import nms
+from tqdm import tqdm
+
+from vocseg_lib.boxes import decode_boxes
+from vocseg_lib.checkpoints import checksum, load_checkpoint
+from vocseg_lib.files import read_json, without_nan, write_json
+from vocseg_lib.loading import spread
+from vocseg_lib.metrics import PAINT_THRESHOLD, evaluate, mean_iou
+from vocseg_lib.models.detection import to_pixels
+from vocseg_lib.models.lineage import CLASSIFIERS, HandMade, RegionDetector, SelectiveSearch, WarpedCnn, WithMasks
+from vocseg_lib.models.lineage.box_masks import MASKS
+from vocseg_lib.models.lineage.proposals import as_bytes, average_recall, not_remembering, recall_of
+from vocseg_lib.models.lineage.semantic import dense_crf
+from vocseg_lib.prediction import detections_to_coco, load_predictions, predict, save_predictions
+from vocseg_lib.provenance import surroundings
+from vocseg_lib.runs import BEST
+from vocseg_lib.speed import measure_speed
+from vocseg_lib.study import MODEL_TITLES, Study
+from vocseg_lib.trained import default_device, load_run
+from vocseg_lib.transforms import model_input
+from vocseg_lib.uncertainty import bootstrap, interval, resampled_weights
+
+COLUMNS = (
+    "model kind proposals mask_from iterations box_AP50 mask_AP50 mask_AP50_low mask_AP50_high mean_iou seconds_per_image "
+    "train_minutes parameters"
+).split()
+PAINTED = {"semantic": 0.0}
+"""From which score on detections are painted into a class map, to take mean IoU of it; a class map's components all are."""
+CRF_MASKS = "components after a CRF"
+MASKED = 30
+"""Boxes an image, the best ones, that get masks from them: GrabCut takes its time."""
+TIMED = 5
+"""Images that an image's seconds are the median of, without anything from a cache."""
+
+
+@torch.inference_mode()
+def rpn_proposals(model: nn.Module, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "p 4"]:
+    """What the RPN of a Mask R-CNN proposes, best first (pixels)."""
+    out = model.network([image])
+    return resize_boxes(out["proposals"][0].float(), out["resized"][0], out["image_sizes"][0])
+
+
+@torch.inference_mode()
+def scored_priors(model: nn.Module, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "p 4"]:
+    """A YOLACT's priors, moved to where it says, the least background first; of those that overlap by IoU 0.7, the first."""
+    out = model.network([image])
+    boxes = to_pixels(decode_boxes(out["box_offsets"][0], out["priors"]), *image.shape[-2:])
+    return boxes[nms(boxes, 1 - out["class_logits"][0].softmax(1)[:, 0], 0.7)]
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The rows, each made when it is asked for: a dict of `COLUMNS`, kept in `rows`.
+
+    Rows that look at proposals one by one learn from `images` images of train, evenly spread; every search gives at most
+    `proposals` boxes; what is trained by gradient is trained for `iterations`.
+    """
+
+    study: Study
+    images: int = 400
+    proposals: int = 200
+    iterations: int = 1_000
+    rows: dict[str, dict] = field(default_factory=dict)
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where it is kept."""
+        return self.study.results / "lineage"
+
+    @cached_property
+    def search(self) -> SelectiveSearch:
+        """Selective search, remembered."""
+        return SelectiveSearch(self.proposals, seed=self.study.recipe.seed, cache=self.folder / "cache")
+
+    @cached_property
+    def few(self) -> Subset:
+        """The images of train that are looked at region by region."""
+        train_set = self.study.dataset("train", skip_bad=True)
+        return Subset(train_set, spread(len(train_set), self.images))
+
+    @cached_property
+    def short(self) -> Study:
+        """The study with shorter trainings, without augmentation: proposals from outside are found once an image."""
+        recipe, n = self.study.recipe, self.iterations
+        changes = {"iterations": n, "augmentation": "none", "proposals": max(self.proposals, 1), "score_every": n, "patience": None}
+        changes["warmup_iterations"] = min(recipe.warmup_iterations, n // 5)
+        return replace(self.study, recipe=replace(recipe, **changes), results=self.folder)
+
+    def prepare(self) -> None:
+        """Search every image that is looked at region by region, and describe its proposals; what is there already is kept."""
+        features = HandMade(cache=self.folder / "cache")
+        for images, of_train in ((self.few, True), (self.study.val, False)):
+            for image, target in tqdm(images, "proposals of train" if of_train else "proposals of val", unit="image"):
+                image = model_input(image)
+                objects = target["boxes"].as_subclass(Tensor).float() if of_train else torch.zeros(0, 4)
+                features.of(as_bytes(image), torch.cat([objects, self.search(image)]).numpy())
+
+    def proposal_recall(self, counts: Sequence[int]) -> dict[str, dict[str, list[float]]]:
+        """Percent of val's objects that the first so many proposals cover, by measure and source: selective search, the RPN of the
+        study's Mask R-CNN and its YOLACT's priors, moved and sorted by score (the last two after NMS at IoU 0.7)."""
+        models = {name: load_run(self.study.run_folder(name))[0] for name in ("mask_rcnn", "yolact")}
+        sources = {
+            "selective search": self.search,
+            "Mask R-CNN's RPN": partial(rpn_proposals, models["mask_rcnn"]),
+            "YOLACT's priors, scored": partial(scored_priors, models["yolact"]),
+        }
+        found, objects = {source: [] for source in sources}, []
+        for image, target in tqdm(self.study.val, "proposals of val", unit="image"):
+            objects.append(target["boxes"].as_subclass(Tensor).float())
+            for source, propose in sources.items():
+                found[source].append(propose(model_input(image, default_device())).cpu())
+        measures = {f"recall at IoU {iou}": partial(recall_of, iou=iou) for iou in (0.5, 0.7)} | {"average recall": average_recall}
+        return {
+            name: {source: measure(boxes, objects, list(counts)).tolist() for source, boxes in found.items()}
+            for name, measure in measures.items()
+        }
+
+    def classical(self, classifier: str) -> dict:
+        """Selective search, features made by hand, one of `CLASSIFIERS`, the box as mask."""
+        features = HandMade(cache=self.folder / "cache")
+        return self._regions(f"HOG, colour, texture + {classifier}", "classical ML", classifier, features, fine_tune=0)
+
+    def rcnn(self) -> dict:
+        """R-CNN: each proposal warped through the backbone, which learns to name regions first; linear SVMs, box regression."""
+        recipe = self.study.recipe
+        torch.manual_seed(recipe.seed)
+        features = WarpedCnn(recipe.backbone, recipe.weights, recipe.image_size // 3, cache=self.folder / "cache")
+        return self._regions("R-CNN", "two stages", "linear SVM", features.to(default_device()), fine_tune=self.iterations)
+
+    def _regions(self, title: str, kind: str, classifier: str, features: HandMade | WarpedCnn, fine_tune: int) -> dict:
+        recipe, classes = self.study.recipe, len(self.study.class_names) + 1
+
+        def make() -> tuple[nn.Module, dict]:
+            model = RegionDetector(self.search, features, CLASSIFIERS[classifier](recipe.seed), classes, regress=bool(fine_tune))
+            if fine_tune:
+                rate = recipe.learning_rate * recipe.body_share
+                features.fine_tune(self.few, self.search, classes, fine_tune, rate, recipe.seed)
+            counts = model.fit(self.few, seed=recipe.seed)
+            lacking = ", ".join(self.study.class_names[k - 1] for k in counts["classes_without_objects"]) or "none"
+            print(
+                f"{title}: {counts['positives']} regions on objects, {counts['negatives']} and {counts['mined']} hard ones of "
+                f"background; images without proposals: {counts['images_without_proposals']}; classes without objects: {lacking}"
+            )
+            return WithMasks(model), {"iterations": fine_tune, **counts}
+
+        return self._row(title, kind, "selective search", "box", make, {"fine_tune": fine_tune})
+
+    def trained(self, name: str, title: str, kind: str, proposals: str, mask_from: str = "box") -> dict:
+        """A model of `trained.LINEAGE`, trained for `iterations`."""
+        self.short.train(name)
+        return self._of_run(self.short.run_folder(name), title, kind, proposals, mask_from)
+
+    def ours(self, name: str, mask_from: str = "") -> dict:
+        """The study's YOLACT or Mask R-CNN; with other masks in its boxes where `mask_from` says so."""
+        title = MODEL_TITLES[name] + (f", {mask_from} in its boxes" if mask_from else "")
+        kind, proposals = {"yolact": ("one stage", "priors"), "mask_rcnn": ("two stages", "RPN")}[name]
+        own = {"yolact": "prototypes", "mask_rcnn": "mask branch"}[name]
+        return self._of_run(self.study.run_folder(name), title, kind, proposals, mask_from or own)
+
+    def _of_run(self, run: Path, title: str, kind: str, proposals: str, mask_from: str) -> dict:
+        def make() -> tuple[nn.Module, dict]:
+            model, settings, _ = load_run(run)
+            if mask_from in MASKS:
+                model = WithMasks(model.model if isinstance(model, WithMasks) else model, mask_from, MASKED)
+            if mask_from == CRF_MASKS:
+                model.crf = dense_crf()
+            minutes = read_json(run / "metrics.json")["train_minutes"]
+            return model, {"iterations": settings["iterations"], "train_minutes": minutes}
+
+        best = checksum(load_checkpoint(run / BEST)["model"])
+        return self._row(title, kind, proposals, mask_from, make, {"best": best})
+
+    def true_boxes(self, mask_from: str) -> dict:
+        """Masks made from the ground truth's boxes: what a detector without a fault would have of them."""
+        title = f"ground truth's boxes, {mask_from}"
+
+        def judge() -> tuple[dict, dict]:
+            detections = []
+            for image, target in self.study.val:
+                found = {"boxes": target["boxes"].as_subclass(Tensor).float(), "labels": target["labels"]}
+                masks = MASKS[mask_from](as_bytes(model_input(image)), found["boxes"])
+                detections += detections_to_coco(target["image_id"], {**found, "scores": torch.ones(len(masks)), "masks": masks})
+            row = {"model": title, "kind": "oracle", "proposals": "ground truth", "mask_from": mask_from}
+            return {"header": {"model": title}, "detections": detections}, row
+
+        return self._kept(self._path(title), {}, judge)
+
+    def _row(
+        self,
+        title: str,
+        kind: str,
+        proposals: str,
+        mask_from: str,
+        make: Callable[[], tuple[nn.Module, dict]],
+        settings: dict,
+    ) -> dict:
+        """The row of what `make` gives: a model, and what there is to say of its training."""
+        recipe, device = self.study.recipe, default_device()
+
+        def judge() -> tuple[dict, dict]:
+            start = time.monotonic()
+            model, facts = make()
+            minutes = facts.pop("train_minutes", (time.monotonic() - start) / 60)
+            header = {"model": title, "data": {"devkit": self.study.devkit.name, "split": "val"}, "training": facts}
+            found = predict(model, self.study.val, header, device, recipe.mixed_precision)
+            images = [model_input(self.study.val[i][0]) for i in range(min(TIMED, len(self.study.val)))]
+            with not_remembering():
+                speed = measure_speed(model, images, device, 1, TIMED, recipe.mixed_precision)
+            row = {"model": title, "kind": kind, "proposals": proposals, "mask_from": mask_from, "iterations": facts["iterations"]}
+            row |= {"seconds_per_image": speed["seconds_per_image"], "train_minutes": minutes}
+            return found, row | {"parameters": sum(p.numel() for p in model.parameters())}
+
+        return self._kept(self._path(title), settings, judge)
+
+    def _path(self, title: str) -> Path:
+        return self.folder / "predictions" / f"{re.sub('[^a-z0-9]+', '_', title.lower()).strip('_')}.json"
+
+    def _kept(self, path: Path, settings: dict, judge: Callable[[], tuple[dict, dict]]) -> dict:
+        """The row in a prediction file, or a new one if there is none for these settings."""
+        settings = {**settings, "images": self.images, "proposals": self.proposals, **self.study.settings(path.stem)}
+        if path.is_file() and (header := load_predictions(path)["header"]).get("settings") == settings:
+            row = header["row"]
+        else:
+            found, row = judge()
+            judged = evaluate(self.study.ground_truth, found["detections"])
+            ap50 = bootstrap(judged, resampled_weights(len(self.study.val)), headline=True)["mask", "AP50", "all"]
+            painted = mean_iou(self.study.ground_truth, found["detections"], PAINTED.get(row["kind"], PAINT_THRESHOLD))
+            row |= {"box_AP50": judged.summary["box_AP50"], "mask_AP50": judged.summary["mask_AP50"]}
+            row |= dict(zip(("mask_AP50_low", "mask_AP50_high"), interval(ap50.to_numpy()), strict=True))
+            row |= {"mean_iou": float(painted.set_index("class")["value"]["all"])}
+            found["header"] |= {"settings": settings, "row": row}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_predictions(path, found)
+        self.rows[row["model"]] = row
+        return row
+
+    def table(self, **more: object) -> pd.DataFrame:
+        """All rows so far, in the order in which they were made; also written to `lineage.csv` and, with what they come from and
+        `more`, to `lineage.json`."""
+        table = pd.DataFrame(list(self.rows.values()), columns=COLUMNS)
+        table.to_csv(self.study.results / "lineage.csv", index=False)
+        device, train_set = default_device(), self.study.dataset("train")
+        about = {
+            "about": self.study.about,
+            "data": self.study.kind_of_data,
+            "images_of_train": len(train_set),
+            "seed": self.study.recipe.seed,
+        }
+        about |= {name: getattr(self, name) for name in ("images", "proposals", "iterations")}
+        about |= {"train_hours": float(table["train_minutes"].drop_duplicates().sum() / 60), **surroundings(device)}
+        write_json(self.study.results / "lineage.json", without_nan({**about, "rows": table.to_dict("records"), **more}))
+        return table
+
+    def objects(self, image_id: int) -> list[dict]:
+        """The annotations of an image of val."""
+        return [a for a in self.study.ground_truth["annotations"] if a["image_id"] == image_id]
+
+    def detections(self, title: str) -> list[dict]:
+        """A row's detections on val."""
+        return load_predictions(self._path(title))["detections"]

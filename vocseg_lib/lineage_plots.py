@@ -1,0 +1,95 @@
+"""Figures of notebook 07: what each step bought, proposals on their own, and one image through all rows."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+
+from vocseg_lib.masks import decode_rle
+from vocseg_lib.plots import COLOURS, describe, describe_figure, instances, new_ax, new_axes
+
+KINDS = ("classical ML", "two stages", "one stage", "semantic")
+LINE = ("R-CNN", "Fast R-CNN", "Faster R-CNN", "Mask R-CNN", "YOLACT")
+"""The steps that the line in `ap_against_seconds` leads along, after the best of classical ML."""
+
+
+def ap_against_seconds(table: pd.DataFrame, about: str = "", ax: Axes | None = None) -> Axes:
+    """Mask AP50 against seconds an image (logarithmic) of the rows of a lineage table, the line led from step to step."""
+    ax = new_ax(ax, (8, 5))
+    rows = table[table["seconds_per_image"].notna()].set_index("model")
+    for kind, colour in zip(KINDS, COLOURS, strict=False):
+        mine = rows[rows["kind"] == kind]
+        ends = np.clip([mine["mask_AP50"] - mine["mask_AP50_low"], mine["mask_AP50_high"] - mine["mask_AP50"]], 0, None)
+        ax.errorbar(mine["seconds_per_image"], mine["mask_AP50"], ends, fmt="o", color=colour, elinewidth=0.8, label=kind)
+    first = rows[rows["kind"] == KINDS[0]]["mask_AP50"]
+    steps = [name for name in ([first.idxmax()] if len(first) else []) + list(LINE) if name in rows.index]
+    for before, after in pairwise(steps):
+        ends = [tuple(rows.loc[name, ["seconds_per_image", "mask_AP50"]]) for name in (after, before)]
+        ax.annotate("", *ends, arrowprops={"arrowstyle": "->", "color": "grey", "linewidth": 0.8})
+    apart = rows["mask_AP50"].where(rows["kind"] == KINDS[0]).rank(method="first").sub(3).fillna(0)  # they lie close
+    for name, row in rows.iterrows():
+        side = {"ha": "right", "xytext": (-6, 9 * apart[name])} if row["kind"] == KINDS[0] else {"xytext": (5, 4)}
+        ax.annotate(short(name), (row["seconds_per_image"], row["mask_AP50"]), textcoords="offset points", fontsize=7, **side)
+    ax.set(xscale="log", xlabel="seconds an image, everything included", ylabel="mask AP50 (percent), 95 % interval")
+    ax.set_xlim(3 * rows["seconds_per_image"].max(), rows["seconds_per_image"].min() / 2)  # room for the names
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8)
+    reading = "Up is better, right is faster; arrows go from one step to the next."
+    return describe(ax, "What each step bought", reading + _sentence(about), 90)
+
+
+def proposal_recall(
+    recalls: dict[str, dict[str, Sequence[float]]],
+    counts: Sequence[int],
+    about: str = "",
+    axes: np.ndarray | None = None,
+) -> np.ndarray:
+    """Recall against the number of proposals an image: a panel a measure, `recalls[measure][source]` a value a count."""
+    axes = new_axes(len(recalls), len(recalls), (4, 3.4), axes)
+    for ax, (measure, of_source) in zip(axes, recalls.items(), strict=True):
+        for k, (source, values) in enumerate(of_source.items()):
+            ax.plot(counts, values, "o-", markersize=3, color=COLOURS[k], label=source)
+        ax.set(xscale="log", ylim=(0, 100), xlabel="proposals an image", ylabel="percent of objects", title=measure)
+        ax.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    last = {source: values[-1] for source, values in next(iter(recalls.values())).items()}
+    said = ", ".join(f"{source} {value:.0f} %" for source, value in last.items())
+    reading = f"With at most {counts[-1]} an image, {next(iter(recalls))}: {said}." + _sentence(about)
+    describe_figure(axes[0].figure, "Where objects may be", reading)
+    return axes
+
+
+def strip(
+    image: torch.Tensor,
+    found: dict[str, list[dict]],
+    class_names: Sequence[str],
+    score: float = 0.3,
+    axes: np.ndarray | None = None,
+) -> np.ndarray:
+    """One image, and what each row finds in it with at least a score: `found` maps titles to COCO results on that image."""
+    axes = new_axes(len(found), 4, (3.2, 2.9), axes)
+    for ax, (title, detections) in zip(axes, found.items(), strict=True):
+        sure = [d for d in detections if d.get("score", 1.0) >= score]
+        masks = decode_rle([d["segmentation"] for d in sure]) if sure else np.zeros((0, *image.shape[-2:]), bool)
+        instances(image, masks, labels=[d["category_id"] for d in sure], boxes=_corners(sure), class_names=class_names, ax=ax)
+        ax.set_title(short(title), fontsize=8)
+    describe_figure(axes[0].figure, "One image through all rows", f"Detections with a score of at least {score}.")
+    return axes
+
+
+def short(title: str) -> str:
+    """A row's title where there is little room."""
+    return title.removeprefix("HOG, colour, texture + ")
+
+
+def _sentence(about: str) -> str:
+    return f" {about[0].upper()}{about[1:]}." if about else ""
+
+
+def _corners(detections: list[dict]) -> np.ndarray:
+    boxes = np.array([d["bbox"] for d in detections], dtype=float).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes

@@ -1,0 +1,130 @@
+"""Where an object may be, before anything is known of classes."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from vocseg_lib.boxes import box_iou
+from vocseg_lib.files import replacing
+
+SMALLEST_SIDE = 8
+"""Pixels: smaller images have no regions to merge."""
+
+
+def as_bytes(image: Float[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """The RGB picture that a model was given (0..1)."""
+    return (image.detach().cpu() * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+
+
+class Cached:
+    """A function of an image (and of boxes in it) to an array, kept on disk by what it is of; a broken file is made anew.
+
+    Without a folder nothing is kept. `setting` tells apart what different settings make of the same image.
+    """
+
+    remembers = True
+
+    def __init__(self, function: Callable[..., np.ndarray], folder: str | Path | None, setting: str):
+        self.function, self.folder, self.setting = function, folder and Path(folder), setting
+
+    def __call__(self, picture: UInt8[np.ndarray, "h w 3"], *more: np.ndarray) -> np.ndarray:
+        if self.folder is None or not Cached.remembers:
+            return self.function(picture, *more)
+        key = hashlib.sha1(f"{self.setting} {picture.shape}".encode())
+        for part in (picture, *more):
+            key.update(np.ascontiguousarray(part))
+        path = self.folder / f"{key.hexdigest()[:24]}.npy"
+        try:
+            return np.load(path)
+        except (OSError, ValueError, EOFError):
+            made = self.function(picture, *more)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as beside, open(beside, "wb") as file:
+                np.save(file, made)
+            return made
+
+
+@contextmanager
+def not_remembering() -> Iterator[None]:
+    """Within, everything is worked out anew, as it takes to be timed."""
+    Cached.remembers = False
+    try:
+        yield
+    finally:
+        Cached.remembers = True
+
+
+class SelectiveSearch:
+    """Selective search (Uijlings et al. 2013, its fast mode), OpenCV's: boxes [p, 4] (xyxy pixels) of an image in 0..1.
+
+    The image is searched at a short side of at most `short_side` pixels, which is what its time goes with. OpenCV's order depends
+    on a random number that cannot be set; ours, as in the paper a random number times the place in the hierarchy (here: the rank by
+    size), comes from `seed`. At most `count` boxes; none for an image that is too small.
+    """
+
+    def __init__(self, count: int = 500, short_side: int = 200, seed: int = 0, cache: str | Path | None = None):
+        self.count, self.short_side, self.seed = count, short_side, seed
+        self.find = Cached(self._find, cache, f"selective search {short_side} {seed}")
+
+    def __call__(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "p 4"]:
+        return torch.from_numpy(self.find(as_bytes(image))[: self.count])
+
+    def _find(self, picture: np.ndarray) -> Float[np.ndarray, "p 4"]:
+        height, width = picture.shape[:2]
+        if min(height, width) < SMALLEST_SIDE:
+            return np.zeros((0, 4), np.float32)
+        scale = min(1.0, self.short_side / min(height, width))
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
+        search.setBaseImage(cv2.cvtColor(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR))
+        search.switchToSelectiveSearchFast()
+        found = np.asarray(search.process(), dtype=np.float32).reshape(-1, 4)
+        found[:, 2:] += found[:, :2]
+        found *= np.array([width / size[0], height / size[1]] * 2, dtype=np.float32)
+        found = np.unique(found, axis=0)
+        area = (found[:, 2] - found[:, 0]) * (found[:, 3] - found[:, 1])
+        found = found[np.argsort(-area, kind="stable")]
+        rank = np.random.default_rng(self.seed).random(len(found)) * np.arange(1, len(found) + 1)
+        return found[np.argsort(rank, kind="stable")]
+
+
+def matched(boxes: Float[Tensor, "p 4"], target: dict) -> tuple[Float[Tensor, " p"], Int[Tensor, " p"], Float[Tensor, "p 4"]]:
+    """For each box the IoU with the object that it overlaps most, that one's label and its box; 0 and zeros without objects."""
+    objects = torch.cat([target["boxes"].as_subclass(Tensor).float(), torch.zeros(1, 4)])
+    labels = torch.cat([target["labels"], torch.zeros(1, dtype=torch.int64)])
+    iou, about = box_iou(boxes, objects).max(1)
+    return iou, labels[about], objects[about]
+
+
+def recall_of(
+    proposals: list[Float[Tensor, "_ 4"]], objects: list[Float[Tensor, "_ 4"]], counts: list[int], iou: float
+) -> Float[np.ndarray, " c"]:
+    """Percent of the objects that one of the first so many proposals of their image covers with an IoU of at least `iou`.
+
+    Average recall is the mean over IoU .5 to .95 (Hosang et al. 2015). NaN when there is no object.
+    """
+    best = _best_so_far(proposals, objects, counts)
+    return 100 * (best >= iou).float().mean(1).numpy()
+
+
+def average_recall(
+    proposals: list[Float[Tensor, "_ 4"]], objects: list[Float[Tensor, "_ 4"]], counts: list[int]
+) -> Float[np.ndarray, " c"]:
+    """Recall in percent, the mean over IoU .5, .55 to .95 (Hosang et al. 2015; COCO's AR)."""
+    return np.mean([recall_of(proposals, objects, counts, iou) for iou in np.linspace(0.5, 0.95, 10)], axis=0)
+
+
+def _best_so_far(proposals: list[Tensor], objects: list[Tensor], counts: list[int]) -> Float[Tensor, "c n"]:
+    """The best IoU with each object of all images among the first proposals."""
+    parts = []
+    for mine, theirs in zip(proposals, objects, strict=True):
+        iou = torch.cat([torch.zeros(1, len(theirs)), box_iou(mine.float(), theirs.float())]).cummax(0).values
+        parts.append(iou[torch.tensor(counts).clamp(max=len(mine))])
+    return torch.cat(parts, 1)

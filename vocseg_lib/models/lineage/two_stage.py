@@ -1,0 +1,61 @@
+"""Fast R-CNN (arXiv 1504.08083) and Faster R-CNN (arXiv 1506.01497): Mask R-CNN without what it added, on the same pyramid."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torchvision.models.detection.transform import resize_boxes
+
+from vocseg_lib.models.mask_rcnn import MaskRcnn
+
+
+class FasterRcnn(MaskRcnn):
+    """Mask R-CNN without its mask branch, and with RoI pooling for RoIAlign. Gives boxes, labels, scores; no masks."""
+
+    def __init__(self, num_classes: int = 21, pooling: str = "pool", **options):
+        super().__init__(num_classes, pooling=pooling, **options)
+        self.roi_heads.mask_roi_pool = self.roi_heads.mask_head = self.roi_heads.mask_predictor = None
+
+    def postprocess(self, out: dict) -> list[dict]:
+        """Scale boxes to the image."""
+        rows = zip(out["detections"], out["resized"], out["image_sizes"], strict=True)
+        return [
+            {"boxes": resize_boxes(found["boxes"].float(), *sizes), "labels": found["labels"], "scores": found["scores"].float()}
+            for found, *sizes in rows
+        ]
+
+
+class Given(nn.Module):
+    """In the place of the RPN: proposals that were found before, scaled to the resized images. Has no loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.proposals: list[tuple[Tensor, tuple[int, int]]] = []
+
+    def forward(self, images, features: dict, targets: list[dict] | None = None) -> tuple[list[Tensor], dict]:
+        sizes = zip(self.proposals, images.image_sizes, strict=True)
+        return [resize_boxes(boxes, size, resized).to(images.tensors) for (boxes, size), resized in sizes], {}
+
+
+class FastRcnn(FasterRcnn):
+    """Faster R-CNN with proposals from outside: `search(image)` gives boxes [p, 4] (xyxy pixels) for an image in 0..1."""
+
+    def __init__(self, search: Callable[[Tensor], Tensor], num_classes: int = 21, pooling: str = "pool", **options):
+        super().__init__(num_classes, pooling, **options)
+        self.search, self.rpn = search, Given()
+
+    def forward(self, images: list[Tensor], targets: list[dict] | None = None) -> dict[str, Tensor] | list[dict]:
+        if self.training:
+            self._look(images)
+        return super().forward(images, targets)
+
+    def network(self, images: list[Tensor]) -> dict:
+        """As Mask R-CNN's; proposals are searched first."""
+        self._look(images)
+        return super().network(images)
+
+    def _look(self, images: list[Tensor]) -> None:
+        self.rpn.proposals = [(self.search(image), tuple(image.shape[-2:])) for image in images]
+
+    def loss_shares(self) -> dict[str, Tensor | float]:
+        """Without those of an RPN."""
+        return {}
