@@ -6,6 +6,8 @@ PROFILE ?= quick
 RESULTS ?= results/$(PROFILE)
 DATA ?=
 WEIGHTS ?=
+NOTEBOOKS ?=
+SET ?=
 FRESH ?=
 
 VENV := .venv$(patsubst constraints%.txt,%,$(notdir $(CONSTRAINTS)))
@@ -27,10 +29,11 @@ $(READY): requirements.txt $(CONSTRAINTS) pyproject.toml
 	@touch $@
 
 study: $(READY)
-	$(BIN)/python notebooks/run_study.py --profile "$(PROFILE)" --data "$(DATA)" --results "$(RESULTS)" --weights "$(WEIGHTS)" $(if $(FRESH),--fresh)
+	$(BIN)/python notebooks/run_study.py --profile "$(PROFILE)" --data "$(DATA)" --results "$(RESULTS)" --weights "$(WEIGHTS)" --only "$(NOTEBOOKS)" $(if $(SET),--set $(SET)) $(if $(FRESH),--fresh)
 
+# Two processes with a thread each are faster than one with two.
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
