@@ -108,3 +108,16 @@ def test_pictures_of_the_pages_are_there_and_small():
             path = page.parent / next(filter(None, picture))
             assert path.is_file(), path
             assert path.stat().st_size <= report.LARGEST_FIGURE
+
+
+def test_the_lineages_page_holds_what_its_file_holds(tmp_path):
+    file = ROOT / "results" / "lineage" / report.LINEAGE
+    if not file.is_file():
+        pytest.skip("there is no pilot of the lineage")
+    lineage = json.loads(file.read_text())
+    assert "not VOC 2012's" in lineage["about"]
+    (tmp_path / "docs").mkdir()
+    for name in ("lineage.md", "lineage_pilot.md.jinja"):
+        (tmp_path / "docs" / name).write_text((ROOT / "docs" / name).read_text())
+    (page,) = report.write_lineage_page(lineage, tmp_path)
+    assert page.read_text() == (ROOT / "docs" / "lineage.md").read_text()
