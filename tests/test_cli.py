@@ -45,9 +45,10 @@ def test_commands_that_the_pages_name_are_there(page):
     makefile = (ROOT / "Makefile").read_text()
     for command in re.findall(r"python -m vocseg_lib (\w[^`\n#]*)", text):
         cli.build_parser().parse_args(shlex.split(command))
-    for target, settings in re.findall(r"(?:^|`)make ([a-z]+)((?: [A-Z]+=\S*)*)", text, re.MULTILINE):
+    setting = r' ([A-Z]+)=(?:"[^"]*"|\S*)'
+    for target, settings in re.findall(rf"(?:^|`)make ([a-z]+)((?:{setting.replace('(', '(?:', 1)})*)", text, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-        for name in re.findall(r"([A-Z]+)=", settings):
+        for name in re.findall(setting, settings):
             assert re.search(rf"^{name} \?=", makefile, re.MULTILINE), name
 
 
