@@ -347,4 +347,5 @@ def test_rows_are_judged_once_and_kept(devkit, tmp_path):
     assert table["model"].tolist() == [again["model"], whole["model"]]
     assert (tmp_path / "lineage.csv").is_file()
     assert lineage.detections(again["model"])
+    assert 2 <= len(lineage.objects(lineage.telling_image())) <= 4
     assert Lineage(study, images=5, proposals=30).classical("linear SVM") != rows[0]  # other settings: judged anew

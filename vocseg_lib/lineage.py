@@ -269,6 +269,14 @@ class Lineage:
         write_json(self.study.results / "lineage.json", without_nan({**about, "rows": table.to_dict("records"), **more}))
         return table
 
+    def telling_image(self) -> int:
+        """The image of val whose smallest object is the largest, of those with two to four objects, where there are some."""
+        smallest = {}
+        for image in self.study.ground_truth["images"]:
+            areas = [a["area"] for a in self.objects(image["id"])]
+            smallest[image["id"]] = (2 <= len(areas) <= 4, min(areas, default=0))
+        return max(smallest, key=smallest.get)
+
     def objects(self, image_id: int) -> list[dict]:
         """The annotations of an image of val."""
         return [a for a in self.study.ground_truth["annotations"] if a["image_id"] == image_id]

@@ -70,7 +70,7 @@ def strip(
     axes: np.ndarray | None = None,
 ) -> np.ndarray:
     """One image, and what each row finds in it with at least a score: `found` maps titles to COCO results on that image."""
-    axes = new_axes(len(found), 4, (3.2, 2.9), axes)
+    axes = new_axes(len(found), 4, (3.2, 3.2 * image.shape[-2] / image.shape[-1] + 0.3), axes)
     for ax, (title, detections) in zip(axes, found.items(), strict=True):
         sure = [d for d in detections if d.get("score", 1.0) >= score]
         masks = decode_rle([d["segmentation"] for d in sure]) if sure else np.zeros((0, *image.shape[-2:]), bool)
