@@ -286,8 +286,8 @@ def test_images_that_nothing_can_be_learned_from(two):
         model.fit(Blank(40, 0), progress=False)
     with pytest.raises(ValueError, match="nothing beside"):
         model.fit(Blank(6, 1), progress=False)
-    both = torch.utils.data.ConcatDataset([two, Blank(6, 1)])
-    assert model.fit(both, progress=False)["images_without_proposals"] == 1
+    more = torch.utils.data.ConcatDataset([two, Blank(6, 1), Blank(6, 0), Blank(40, 0)])
+    assert model.fit(more, progress=False)["images_without_proposals"] >= 2
     (found,) = WithMasks(model).eval()([torch.zeros(3, 6, 6)])
     assert found["masks"].shape == (0, 6, 6)
     with pytest.raises(ValueError, match="choose one of box, GrabCut"):

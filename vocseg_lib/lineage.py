@@ -100,7 +100,8 @@ class Lineage:
     def short(self) -> Study:
         """The study with shorter trainings, without augmentation: proposals from outside are found once an image."""
         recipe, n = self.study.recipe, self.iterations
-        changes = {"iterations": n, "augmentation": "none", "proposals": max(self.proposals, 1), "score_every": n, "patience": None}
+        # A recipe's proposals are those in training; in prediction it is half of them.
+        changes = {"iterations": n, "augmentation": "none", "proposals": 2 * self.proposals, "score_every": n, "patience": None}
         changes["warmup_iterations"] = min(recipe.warmup_iterations, n // 5)
         return replace(self.study, recipe=replace(recipe, **changes), results=self.folder)
 
@@ -178,8 +179,8 @@ class Lineage:
     def _of_run(self, run: Path, title: str, kind: str, proposals: str, mask_from: str) -> dict:
         def make() -> tuple[nn.Module, dict]:
             model, settings, _ = load_run(run)
-            if mask_from in MASKS:
-                model = WithMasks(model.model if isinstance(model, WithMasks) else model, mask_from, MASKED)
+            if mask_from in MASKS and not isinstance(model, WithMasks):
+                model = WithMasks(model, mask_from, MASKED)
             if mask_from == CRF_MASKS:
                 model.crf = dense_crf()
             minutes = read_json(run / "metrics.json")["train_minutes"]

@@ -48,7 +48,8 @@ def build_model(recipe: Recipe, model_name: str, classes: int = len(CLASS_NAMES)
             return lineage.Semantic(**base, image_size=recipe.image_size)
         if model_name == "faster_rcnn":
             return lineage.WithMasks(lineage.FasterRcnn(**shared, **two_stage))
-        search = lineage.SelectiveSearch(recipe.proposals, cache=workspace() / "data" / "proposals")
+        # As many as Mask R-CNN and Faster R-CNN have in prediction.
+        search = lineage.SelectiveSearch(recipe.proposals // 2, seed=recipe.seed, cache=workspace() / "data" / "proposals")
         return lineage.WithMasks(lineage.FastRcnn(search, **shared, **two_stage))
     own = {
         "yolact": {

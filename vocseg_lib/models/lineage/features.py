@@ -54,7 +54,8 @@ class HandMade:
         warped = (
             cv2.resize(picture[y1:y2, x1:x2], (self.side, self.side), interpolation=cv2.INTER_AREA) for x1, y1, x2, y2 in boxes
         )
-        shape = np.array([self.hog.compute(region) for region in warped], np.float32).reshape(len(boxes), -1)
+        shape = np.array([self.hog.compute(region) for region in warped], np.float32)
+        shape = shape.reshape(len(boxes), self.hog.getDescriptorSize())
         lab = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB) // (256 // self.bins)
         colours = [self._histograms(lab[..., channel], self.bins, boxes) for channel in range(3)]
         grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
@@ -104,6 +105,8 @@ class WarpedCnn(nn.Module):
     @torch.inference_mode()
     def of(self, picture: UInt8[np.ndarray, "h w 3"], boxes: Float[np.ndarray, "p 4"]) -> Float[np.ndarray, "p f"]:
         """Features of the regions of a picture."""
+        if self.cache is None or not Cached.remembers:
+            return self._of(picture, boxes).astype(np.float32)
         weights = zlib.crc32(b"".join(v.cpu().numpy().tobytes() for v in self.state_dict().values()))
         return Cached(self._of, self.cache, f"warped {self.side} {weights}")(picture, boxes).astype(np.float32)
 
