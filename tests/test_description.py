@@ -142,8 +142,9 @@ def test_what_is_alone_is_placed_by_its_nearest_neighbour_once():
 
 @pytest.mark.parametrize("instances", [[], [instance(1)]])
 def test_nothing(instances):
-    told = describe(instances, NAMES)
+    told = describe(instances, NAMES, {"width": 160, "height": 120})
     assert (str(told), told.graph["objects"], told.graph["relations"]) == ("There is nothing.", [], [])
+    assert told.graph["image"] == {"width": 160, "height": 120}
 
 
 def test_a_wrong_sentence_leads_to_its_failure():

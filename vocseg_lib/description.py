@@ -53,17 +53,19 @@ class Description:
         return json.dumps(self.graph)
 
 
-def describe(instances: list[dict], names: dict[int, str]) -> Description:
-    """An image's instances, COCO results or annotations with run-length coded masks, in words; `names` maps category ids.
+def describe(instances: list[dict], names: dict[int, str], image: dict | None = None) -> Description:
+    """An image's instances, COCO results or annotations with run-length coded masks, in words; `names` maps category ids, `image`
+    has the width and height of one in which there may be nothing.
 
     The largest object comes first; empty masks are nothing. What lies in front of what is read off the place where their boxes
     meet: the front one has most of its pixels. Objects that touch nothing are placed by their nearest neighbour.
     """
+    size = {key: (image or {}).get(key) for key in ("width", "height")}
     masks = torch.from_numpy(decode_rle([instance["segmentation"] for instance in instances]))
     areas = masks.flatten(1).sum(1) if len(instances) else torch.zeros(0)
     order = [i for i in areas.argsort(descending=True, stable=True).tolist() if areas[i]]
     if not order:
-        return Description(["There is nothing."], [[]], {"image": {}, "objects": [], "relations": []})
+        return Description(["There is nothing."], [[]], {"image": size, "objects": [], "relations": []})
     instances, masks = [instances[i] for i in order], masks[order]
     height, width = masks.shape[1:]
     boxes, share = masks_to_boxes(masks), (100 * areas[order] / (height * width)).tolist()
@@ -84,16 +86,16 @@ def describe(instances: list[dict], names: dict[int, str]) -> Description:
         )
     relations = _relations(masks, boxes)
     called = [o["id"] if counts[name] > 1 else f"the {name}" for o, name in zip(objects, classes, strict=True)]
-    sentences, about = [_counted(counts)], [order]
+    sentences, named = [_counted(counts)], [order]
     for i, (o, name) in enumerate(zip(objects, called, strict=True)):
         sentences.append(f"{_capital(name)} is {o['size']} ({_percent(o['percent'])} % of the image), {o['position']}.")
-        about.append([order[i]])
+        named.append([order[i]])
     for first, relation, second, facts in relations:
         measured = "".join(f", overlap {v} %" if k == "overlap" else f", {v} pixels away" for k, v in facts.items() if v)
         sentences.append(f"{_capital(called[first])} {_verb(relation)} {called[second]}{measured}.")
-        about.append([order[first], order[second]])
+        named.append([order[first], order[second]])
     linked = [{"subject": objects[i]["id"], "relation": r, "object": objects[j]["id"], **facts} for i, r, j, facts in relations]
-    return Description(sentences, about, {"image": {"width": width, "height": height}, "objects": objects, "relations": linked})
+    return Description(sentences, named, {"image": {"width": width, "height": height}, "objects": objects, "relations": linked})
 
 
 def _counted(counts: Counter) -> str:
@@ -214,7 +216,7 @@ def beside_truth(analysis: Analysis, image_id: int) -> tuple[dict[str, Descripti
     }
     described, rows = {}, []
     for source, (column, places, entries) in sources.items():
-        told = described[source] = describe([entries[i] for i in places], names)
+        told = described[source] = describe([entries[i] for i in places], names, scenes.images[scene.image])
         for sentence, about in zip(told.sentences, told.about, strict=True):
             wrong = cases[cases[column].isin(places[about])]
             why = [in_words(analysis, case) for _, case in wrong.iterrows()]

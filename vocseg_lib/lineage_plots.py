@@ -66,6 +66,7 @@ def strip(
     image: torch.Tensor,
     found: dict[str, list[dict]],
     class_names: Sequence[str],
+    about: str = "",
     score: float = 0.3,
     axes: np.ndarray | None = None,
 ) -> np.ndarray:
@@ -76,7 +77,8 @@ def strip(
         masks = decode_rle([d["segmentation"] for d in sure]) if sure else np.zeros((0, *image.shape[-2:]), bool)
         instances(image, masks, labels=[d["category_id"] for d in sure], boxes=_corners(sure), class_names=class_names, ax=ax)
         ax.set_title(short(title), fontsize=8)
-    describe_figure(axes[0].figure, "One image through all rows", f"Detections with a score of at least {score}.")
+    reading = f"Detections with a score of at least {score}; some rows may have none." + _sentence(about)
+    describe_figure(axes[0].figure, "One image through all rows", reading)
     return axes
 
 
