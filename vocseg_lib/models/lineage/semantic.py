@@ -27,7 +27,8 @@ class Semantic(nn.Module):
     """DeepLabV3's head (arXiv 1706.05587) on the last map of a backbone; images become squares of `image_size` pixels.
 
     Train: one loss, cross-entropy over all pixels. Eval: the components of each class as instances, with the mean probability
-    as score; `class_map(image)` gives the classes themselves. With `crf`, a dense CRF (package `pydensecrf`) sharpens them.
+    as score; `class_map(image)` gives the classes themselves. Void counts as background in training, which wants two images or
+    more a batch unless batch norm is frozen. With `crf`, a dense CRF (package `pydensecrf`) sharpens them.
     """
 
     def __init__(
