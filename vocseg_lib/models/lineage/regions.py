@@ -117,7 +117,7 @@ class RegionDetector(nn.Module):
         out = []
         for image in images:
             boxes = self.proposals(image)
-            found = self.features.of(as_bytes(image), boxes.numpy()) if len(boxes) else np.zeros((0, 1), np.float32)
+            found = self.features.of(as_bytes(image), boxes.numpy())
             scores = self._probabilities(found) if len(boxes) else np.zeros((0, self.num_classes))
             out.append({"boxes": boxes, "features": found, "scores": torch.from_numpy(scores).float(), "size": image.shape[-2:]})
         return out
