@@ -1,6 +1,9 @@
+import json
+
+import numpy as np
 import pytest
 
-from vocseg_lib.files import located, workspace
+from vocseg_lib.files import located, without_nan, workspace
 from vocseg_lib.judged import judged_files
 from vocseg_lib.pictures import files_in
 from vocseg_lib.study import open_study
@@ -33,3 +36,9 @@ def test_what_a_notebook_in_a_checkout_names_may_lie_in_the_checkout(tmp_path, m
     assert located("found.json").samefile("found.json")
     with pytest.raises(FileNotFoundError, match=r"^nowhere is not there"):
         files_in(["nowhere"])
+
+
+def test_json_gets_what_it_has():
+    value = {1: np.float64(1.23456), "b": [np.nan, np.int64(3), "text", (True,)]}
+    assert json.loads(json.dumps(without_nan(value), allow_nan=False)) == {"1": 1.23456, "b": [None, 3, "text", [True]]}
+    assert without_nan(value, digits=2)["1"] == 1.23

@@ -27,11 +27,6 @@ def test_figures_with_intervals_as_text():
         report.fill("{{ figures.value }}", {"figure": figure})
 
 
-def test_plain_values_are_what_json_has():
-    value = {1: np.float64(1.23456), "b": [np.nan, np.int64(3), "text", (True,)]}
-    assert json.loads(json.dumps(report.plain(value), allow_nan=False)) == {"1": 1.2346, "b": [None, 3, "text", [True]]}
-
-
 def test_what_stands_between_marks_is_replaced():
     for old in ("", "old\n"):
         text = f"a\n<!-- pilot -->\n{old}<!-- /pilot -->\nb\n"

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 def workspace() -> Path:
     """Where data/ and results/ go: here or, in the notebooks/ of a checkout, where a kernel starts, the checkout."""
@@ -85,10 +87,14 @@ def write_json(path: Path, content: Any) -> None:
         beside.write_text(json.dumps(content, allow_nan=False))
 
 
-def without_nan(value: object) -> object:
-    """None for what is not a number, which JSON does not have."""
+def without_nan(value: object, digits: int | None = None) -> object:
+    """A value as JSON has it: None for what is not a number, Python's numbers for numpy's, rounded to `digits` if any."""
     if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [without_nan(item) for item in value]
-    return None if value is None or value != value else value
+        return {str(key): without_nan(item, digits) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item, digits) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and (value != value or digits is not None):
+        return None if value != value else round(value, digits)
+    return value

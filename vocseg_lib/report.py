@@ -14,7 +14,7 @@ from PIL import Image
 from vocseg_lib.curves import overfitting, scores_of
 from vocseg_lib.failures import MASK_FAILURES, Analysis, analyse
 from vocseg_lib.failures.analysis import overall
-from vocseg_lib.files import read_json, replacing, write_json
+from vocseg_lib.files import read_json, replacing, without_nan, write_json
 from vocseg_lib.gallery import Gallery
 from vocseg_lib.judged import PREDICTIONS
 from vocseg_lib.metrics import Evaluation, evaluate, metrics_table
@@ -91,7 +91,7 @@ def collect(results: Path) -> tuple[dict, Figure]:
     failures, price_differences = _failures(analyses, pd.read_csv(results / "failures.csv", index_col=0))
     metrics = pd.read_csv(results / "metrics.csv", header=[0, 1], index_col=[0, 1, 2]).xs("all", level="class")
     gaps = pd.read_csv(results / "differences.csv").query("`class` == 'all'")
-    figures = plain(
+    figures = without_nan(
         {
             "data": _data(study),
             "models": models,
@@ -108,7 +108,8 @@ def collect(results: Path) -> tuple[dict, Figure]:
             "claims": pd.read_csv(results / "gap_claims.csv").to_dict("records"),
             "crowding": _rows(pd.read_csv(results / "crowding.csv"), "metric", "model", "bin"),
             "ablation": _rows(pd.read_csv(results / "ablation.csv"), "variant", "size"),
-        }
+        },
+        digits=4,
     )
     return figures, front_picture(Gallery(analyses, study.devkit))
 
@@ -247,19 +248,6 @@ def _rows(table: pd.DataFrame, *keys: str) -> dict:
     if not keys:
         return table.iloc[0].to_dict()
     return {key: _rows(part.drop(columns=keys[0]), *keys[1:]) for key, part in table.groupby(keys[0], sort=False)}
-
-
-def plain(value: object) -> object:
-    """Numbers as JSON has them, rounded to what is read; None for what is none."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float):
-        return None if value != value else round(value, 4)
-    return value
 
 
 def write(results: str | Path) -> list[Path]:
