@@ -51,7 +51,7 @@ def test_counts_sizes_and_positions():
         "The motorbike is large (58 % of the image), in the middle.",
         "Person 1 is small (2 % of the image), at the top right.",
         "Person 2 is small (0.5 % of the image), at the top left.",
-        "The sheep is small (0.0 % of the image), at the top.",
+        "The sheep is small (under 0.1 % of the image), at the top.",
     ]
     assert told.about[:3] == [[1, 2, 0, 3], [1], [2]]
     assert json.loads(json.dumps(told.graph)) == told.graph
@@ -145,6 +145,20 @@ def test_nothing(instances):
     told = describe(instances, NAMES, {"width": 160, "height": 120})
     assert (str(told), told.graph["objects"], told.graph["relations"]) == ("There is nothing.", [], [])
     assert told.graph["image"] == {"width": 160, "height": 120}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"category_id": 9}, "category 9 of instance 1 has no name"),
+        ({"segmentation": None}, "instance 1 has no run-length coded mask"),
+        ({"segmentation": [[0, 0, 5, 0, 5, 5]]}, "instance 1 has no run-length coded mask"),
+        ({"segmentation": encode_rle(torch.ones(1, 60, 80, dtype=torch.bool))[0]}, "80 x 60, 160 x 120 pixels"),
+    ],
+)
+def test_what_cannot_be_described_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        describe([instance(1, (0, 0, 9, 9)), {**instance(2, (0, 0, 9, 9)), **change}], NAMES)
 
 
 def test_a_wrong_sentence_leads_to_its_failure():

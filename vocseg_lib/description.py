@@ -58,8 +58,10 @@ def describe(instances: list[dict], names: dict[int, str], image: dict | None = 
     has the width and height of one in which there may be nothing.
 
     The largest object comes first; empty masks are nothing. What lies in front of what is read off the place where their boxes
-    meet: the front one has most of its pixels. Objects that touch nothing are placed by their nearest neighbour.
+    meet: the front one has most of its pixels. Objects that touch nothing are placed by their nearest neighbour. Raises ValueError
+    for an instance without a mask, or of a category without a name, and for masks of different images.
     """
+    _check(instances, names)
     size = {key: (image or {}).get(key) for key in ("width", "height")}
     masks = torch.from_numpy(decode_rle([instance["segmentation"] for instance in instances]))
     areas = masks.flatten(1).sum(1) if len(instances) else torch.zeros(0)
@@ -98,6 +100,18 @@ def describe(instances: list[dict], names: dict[int, str], image: dict | None = 
     return Description(sentences, named, {"image": {"width": width, "height": height}, "objects": objects, "relations": linked})
 
 
+def _check(instances: list[dict], names: dict[int, str]) -> None:
+    for i, instance in enumerate(instances):
+        if instance["category_id"] not in names:
+            raise ValueError(f"category {instance['category_id']} of instance {i} has no name; there are {names}")
+        if "counts" not in (instance.get("segmentation") or ()):
+            raise ValueError(f"instance {i} has no run-length coded mask (segmentation with size and counts)")
+    sizes = {tuple(instance["segmentation"]["size"]) for instance in instances}
+    if len(sizes) > 1:
+        listed = ", ".join(f"{width} x {height}" for height, width in sorted(sizes))
+        raise ValueError(f"these instances have masks of {listed} pixels: describe one image at a time")
+
+
 def _counted(counts: Counter) -> str:
     parts = [_number(count, name) for name, count in counts.items()]
     return _capital(", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]) + "."
@@ -119,7 +133,7 @@ def _number(count: int, name: str) -> str:
 
 
 def _percent(value: float) -> str:
-    return f"{value:.0f}" if value >= 1 else f"{value:.1f}"
+    return f"{value:.0f}" if value >= 1 else f"{value:.1f}" if value >= 0.1 else "under 0.1"
 
 
 def _capital(text: str) -> str:
