@@ -294,6 +294,15 @@ def test_images_that_nothing_can_be_learned_from(two):
         WithMasks(model, "polygon")
 
 
+def test_a_batch_that_a_model_can_learn_nothing_from_by_itself():
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "masks": torch.zeros(0, 6, 6)}
+    losses = FastRcnn(SelectiveSearch(), **TWO_STAGE).train()([torch.zeros(3, 6, 6)], [nothing])
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    semantic = Semantic(**SMALL, image_size=32).train()
+    with pytest.raises(ValueError, match="raise batch_size"):
+        semantic([torch.zeros(3, 6, 6)], [nothing])
+
+
 def test_what_networks_propose(image):
     torch.manual_seed(0)
     height, width = image.shape[1:]

@@ -52,6 +52,8 @@ class Semantic(nn.Module):
             return self.postprocess(self.network(images))
         if targets is None:
             raise ValueError("targets are needed in train mode; call model.eval() to predict")
+        if len(images) < 2 and any(part.training for part in self.head.modules() if isinstance(part, nn.BatchNorm2d)):
+            raise ValueError("DeepLabV3's head needs two images or more in a batch, unless batch norm is frozen: raise batch_size")
         logits = self._logits(images)
         truth = torch.stack([self._resized(semantic_map(t)[None, None].float(), "nearest")[0, 0].long() for t in targets])
         logits = F.interpolate(logits, truth.shape[-2:], mode="bilinear", align_corners=False)

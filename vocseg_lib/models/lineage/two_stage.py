@@ -25,15 +25,21 @@ class FasterRcnn(MaskRcnn):
 
 
 class Given(nn.Module):
-    """In the place of the RPN: proposals that were found before, scaled to the resized images. Has no loss."""
+    """In the place of the RPN: proposals that were found before, scaled to the resized images. Has no loss.
+
+    Where none were found, the whole image is one: a loss over no regions is no number.
+    """
 
     def __init__(self):
         super().__init__()
         self.proposals: list[tuple[Tensor, tuple[int, int]]] = []
 
     def forward(self, images, features: dict, targets: list[dict] | None = None) -> tuple[list[Tensor], dict]:
-        sizes = zip(self.proposals, images.image_sizes, strict=True)
-        return [resize_boxes(boxes, size, resized).to(images.tensors) for (boxes, size), resized in sizes], {}
+        given = []
+        for (boxes, (height, width)), resized in zip(self.proposals, images.image_sizes, strict=True):
+            boxes = boxes if len(boxes) else boxes.new_tensor([[0, 0, width, height]])
+            given.append(resize_boxes(boxes, (height, width), resized).to(images.tensors))
+        return given, {}
 
 
 class FastRcnn(FasterRcnn):
