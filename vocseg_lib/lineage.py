@@ -164,10 +164,12 @@ class Lineage:
 
         return self._row(title, kind, "selective search", "box", make, {"fine_tune": fine_tune})
 
-    def trained(self, name: str, title: str, kind: str, proposals: str, mask_from: str = "box") -> dict:
-        """A model of `trained.LINEAGE`, trained for `iterations`."""
-        self.short.train(name)
-        return self._of_run(self.short.run_folder(name), title, kind, proposals, mask_from)
+    def trained(self, name: str, title: str, kind: str, proposals: str, mask_from: str = "box", **changes) -> dict:
+        """A model trained as all of them are here: `iterations`, no augmentation; with `changes` of the recipe."""
+        recipe = replace(self.short.recipe, **changes)
+        study = replace(self.short, recipe=recipe, results=self.folder / "_".join(changes.values()))
+        study.train(name)
+        return self._of_run(study.run_folder(name), title, kind, proposals, mask_from)
 
     def ours(self, name: str, mask_from: str = "") -> dict:
         """The study's YOLACT or Mask R-CNN; with other masks in its boxes where `mask_from` says so."""
