@@ -321,11 +321,12 @@ def test_figures_say_how_to_read_them():
     rows = [{**row, "model": name} for name in ("R-CNN", "Fast R-CNN")]
     rows += [{**row, "model": f"HOG, colour, texture + {name}", "kind": "classical ML"} for name in ("linear SVM", "random forest")]
     rows += [{**row, "model": "ground truth's boxes, box", "kind": "oracle", "seconds_per_image": float("nan")}]
-    ax = lineage_plots.ap_against_seconds(pd.DataFrame(rows), "a pilot")
+    steps = pd.DataFrame({"before": ["HOG, colour, texture + linear SVM", "R-CNN"], "after": ["R-CNN", "Fast R-CNN"]})
+    ax = lineage_plots.ap_against_seconds(pd.DataFrame(rows), steps, "a pilot")
     assert ax.get_title(loc="left").endswith("A pilot.")
     written = [text.get_text() for text in ax.texts if text.get_text()]
     assert written == ["R-CNN", "Fast R-CNN", "linear SVM", "random forest"]
-    assert sum(text.arrow_patch is not None for text in ax.texts) == 2  # the best classical one to R-CNN, and on to Fast R-CNN
+    assert sum(text.arrow_patch is not None for text in ax.texts) == 2
     recalls = {name: {"selective search": [10.0, 60.0]} for name in ("recall at IoU 0.5", "average recall")}
     axes = lineage_plots.proposal_recall(recalls, [1, 100])
     assert "With at most 100 an image, recall at IoU 0.5: selective search 60 %." in axes[0].figure.get_suptitle()
@@ -358,3 +359,18 @@ def test_rows_are_judged_once_and_kept(devkit, tmp_path):
     assert lineage.detections(again["model"])
     assert 2 <= len(lineage.objects(lineage.telling_image())) <= 4
     assert Lineage(study, images=5, proposals=30).classical("linear SVM") != rows[0]  # other settings: judged anew
+
+
+def test_what_a_step_bought_by_hand(devkit, tmp_path):
+    """Nothing is found by the first of two rows, everything by the second, in a quarter of the time."""
+    lineage = Lineage(open_study("quick", devkit, tmp_path))
+    every = [{**a, "score": 1.0} for a in lineage.study.ground_truth["annotations"]]
+    for title, detections, seconds in (("R-CNN", [], 0.4), ("Fast R-CNN", every, 0.1)):
+        row = {"model": title, "kind": "two stages", "seconds_per_image": seconds}
+        found = {"header": {"model": title}, "detections": detections}
+        lineage._kept(lineage._path(title), {}, lambda found=found, row=row: (found, row))
+    (step,) = lineage.steps().to_dict("records")
+    assert (step["step"], step["before"], step["after"]) == ("one pass an image, one loss", "R-CNN", "Fast R-CNN")
+    changes = {f"{kind}_AP50{end}": 100 for kind in ("box", "mask") for end in ("", "_low", "_high")}
+    assert {name: round(step[name], 6) for name in changes} == changes
+    assert step["seconds"] == 0.25

@@ -26,44 +26,35 @@ VARIANTS = {
     "neither": {"crop_in_training": False, "normalise_by_area": False},
 }
 """What is switched off in each; the first is the paper's loss."""
-POOLING = {"RoIAlign": {"roi_pooling": "align"}, "RoI pooling": {"roi_pooling": "pool"}}
-"""Mask R-CNN's switch: what the rounding of regions to whole cells costs."""
 SHARE = 1 / 8
 """Of the recipe's iterations that each variant gets."""
 
 
-def variant_model(study: Study, changes: dict, model_name: str = "yolact") -> nn.Module:
-    """A trained model of the study with other settings."""
-    model = study.build(model_name, weights=None, **changes)
-    model.load_state_dict(load_checkpoint(study.run_folder(model_name) / BEST)["model"])
+def variant_model(study: Study, changes: dict) -> nn.Module:
+    """The study's trained YOLACT with a mask loss of its own."""
+    model = study.build("yolact", weights=None, **changes)
+    model.load_state_dict(load_checkpoint(study.run_folder("yolact") / BEST)["model"])
     return model
 
 
-def train_variants(
-    study: Study,
-    share: float = SHARE,
-    device: str | None = None,
-    variants: dict[str, dict] = VARIANTS,
-    model_name: str = "yolact",
-) -> dict[str, Evaluation]:
-    """Each variant judged on val: the study's model, trained on with its settings for `share` of the recipe's iterations.
+def train_variants(study: Study, share: float = SHARE, device: str | None = None) -> dict[str, Evaluation]:
+    """Each variant judged on val: the study's YOLACT, trained on with its loss for `share` of the recipe's iterations.
 
-    On the same images, in `results`/ablation, where that was not done yet. Raises FileNotFoundError when the model is not
-    trained yet.
+    On the same images, in `results`/ablation, where that was not done yet. Raises FileNotFoundError when the study's YOLACT is
+    not trained yet.
     """
     device = device or default_device()
     iterations = max(1, round(share * study.recipe.iterations))
     recipe = replace(study.recipe, iterations=iterations, warmup_iterations=min(study.recipe.warmup_iterations, iterations // 5))
-    best = study.run_folder(model_name) / BEST
-    if not best.is_file():
-        raise FileNotFoundError(f"{best} is missing: run 03_train with MODEL={model_name!r} first")
-    start = checksum(load_checkpoint(best)["model"])
+    if not (study.run_folder("yolact") / BEST).is_file():
+        raise FileNotFoundError(f"{study.run_folder('yolact') / BEST} is missing: run 03_train with MODEL='yolact' first")
+    start = checksum(load_checkpoint(study.run_folder("yolact") / BEST)["model"])
     judged = {}
-    for name, changes in variants.items():
+    for name, changes in VARIANTS.items():
         folder = study.results / "ablation" / name.replace(" ", "_")
-        model = variant_model(study, changes, model_name)
+        model = variant_model(study, changes)
         options = training_options(recipe) | {"patience": None, "score_every": iterations, "checkpoint_every": iterations}
-        settings = {**study.settings(model_name), **changes, "iterations": iterations, "start": start}
+        settings = {**study.settings("yolact"), **changes, "iterations": iterations, "start": start}
         if changed_fields(recorded_settings(folder) or settings, settings):  # of another detector, or another recipe
             shutil.rmtree(folder)
         train(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -23,7 +24,7 @@ from vocseg_lib.boxes import decode_boxes
 from vocseg_lib.checkpoints import checksum, load_checkpoint
 from vocseg_lib.files import read_json, without_nan, write_json
 from vocseg_lib.loading import spread
-from vocseg_lib.metrics import PAINT_THRESHOLD, evaluate, mean_iou
+from vocseg_lib.metrics import PAINT_THRESHOLD, Evaluation, evaluate, mean_iou
 from vocseg_lib.models.detection import to_pixels
 from vocseg_lib.models.lineage import CLASSIFIERS, HandMade, RegionDetector, SelectiveSearch, WarpedCnn, WithMasks
 from vocseg_lib.models.lineage.box_masks import MASKS
@@ -36,12 +37,24 @@ from vocseg_lib.speed import measure_speed
 from vocseg_lib.study import MODEL_TITLES, Study
 from vocseg_lib.trained import default_device, load_run
 from vocseg_lib.transforms import model_input
-from vocseg_lib.uncertainty import bootstrap, interval, resampled_weights
+from vocseg_lib.uncertainty import and_itself, bootstrap, interval, resampled_weights
 
 COLUMNS = (
     "model kind proposals mask_from iterations box_AP50 mask_AP50 mask_AP50_low mask_AP50_high mean_iou seconds_per_image "
     "train_minutes parameters"
 ).split()
+SHORT = "Mask R-CNN, short"
+POOLED = "Mask R-CNN with RoI pooling, short"
+STEPS = {
+    "R-CNN": "learned features",
+    "Fast R-CNN": "one pass an image, one loss",
+    "Faster R-CNN": "learned proposals",
+    POOLED: "a mask branch",
+    SHORT: "RoIAlign",
+    "Mask R-CNN": "the recipe's training",
+    "YOLACT": "one stage",
+}
+"""Rows that are each a step on from the one before, the first from the best of classical ML; and what the step is."""
 PAINTED = {"semantic": 0.0}
 """From which score on detections are painted into a class map, to take mean IoU of it; a class map's components all are."""
 CRF_MASKS = "components after a CRF"
@@ -255,6 +268,24 @@ class Lineage:
         self.rows[row["model"]] = row
         return row
 
+    def steps(self) -> pd.DataFrame:
+        """What each of `STEPS` whose rows are there changed: step, before, after, the difference of box and mask AP50 with 95 %
+        intervals over the same drawn images (`_low`, `_high`), and `seconds`, after's an image over before's."""
+        images, titles = len(self.study.val), [title for title in STEPS if title in self.rows]
+        classical = [row for row in self.rows.values() if row["kind"] == "classical ML"]
+        titles = [row["model"] for row in sorted(classical, key=lambda row: row["mask_AP50"])[-1:]] + titles
+        drawn, rows = and_itself(resampled_weights(images), images), []
+        ap = {title: bootstrap(self.judged(title), drawn, headline=True) for title in titles}
+        for before, after in pairwise(titles):
+            row = {"step": STEPS[after], "before": before, "after": after}
+            for kind in ("box", "mask"):
+                change = (ap[after] - ap[before])[kind, "AP50", "all"].to_numpy()
+                row |= {f"{kind}_AP50": change[0]}
+                row |= dict(zip((f"{kind}_AP50_low", f"{kind}_AP50_high"), interval(change[1:]), strict=True))
+            seconds = [self.rows[title]["seconds_per_image"] for title in (before, after)]
+            rows.append({**row, "seconds": seconds[1] / seconds[0]})
+        return pd.DataFrame(rows)
+
     def table(self, **more: object) -> pd.DataFrame:
         """All rows so far, in the order in which they were made; also written to `lineage.csv` and, with what they come from and
         `more`, to `lineage.json`."""
@@ -287,3 +318,7 @@ class Lineage:
     def detections(self, title: str) -> list[dict]:
         """A row's detections on val."""
         return load_predictions(self._path(title))["detections"]
+
+    def judged(self, title: str) -> Evaluation:
+        """A row's detections on val, judged."""
+        return evaluate(self.study.ground_truth, self.detections(title))

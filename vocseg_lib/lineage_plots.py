@@ -1,7 +1,6 @@
 """Figures of notebook 07: what each step bought, proposals on their own, and one image through all rows."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -12,22 +11,18 @@ from vocseg_lib.masks import decode_rle
 from vocseg_lib.plots import COLOURS, describe, describe_figure, instances, new_ax, new_axes
 
 KINDS = ("classical ML", "two stages", "one stage", "semantic")
-LINE = ("R-CNN", "Fast R-CNN", "Faster R-CNN", "Mask R-CNN", "YOLACT")
-"""The steps that the line in `ap_against_seconds` leads along, after the best of classical ML."""
 
 
-def ap_against_seconds(table: pd.DataFrame, about: str = "", ax: Axes | None = None) -> Axes:
-    """Mask AP50 against seconds an image (logarithmic) of the rows of a lineage table, the line led from step to step."""
+def ap_against_seconds(table: pd.DataFrame, steps: pd.DataFrame, about: str = "", ax: Axes | None = None) -> Axes:
+    """Mask AP50 against seconds an image (logarithmic) of the rows of a lineage table, and arrows along `Lineage.steps`."""
     ax = new_ax(ax, (8, 5))
     rows = table[table["seconds_per_image"].notna()].set_index("model")
     for kind, colour in zip(KINDS, COLOURS, strict=False):
         mine = rows[rows["kind"] == kind]
         ends = np.clip([mine["mask_AP50"] - mine["mask_AP50_low"], mine["mask_AP50_high"] - mine["mask_AP50"]], 0, None)
         ax.errorbar(mine["seconds_per_image"], mine["mask_AP50"], ends, fmt="o", color=colour, elinewidth=0.8, label=kind)
-    first = rows[rows["kind"] == KINDS[0]]["mask_AP50"]
-    steps = [name for name in ([first.idxmax()] if len(first) else []) + list(LINE) if name in rows.index]
-    for before, after in pairwise(steps):
-        ends = [tuple(rows.loc[name, ["seconds_per_image", "mask_AP50"]]) for name in (after, before)]
+    for step in steps.itertuples():
+        ends = [tuple(rows.loc[name, ["seconds_per_image", "mask_AP50"]]) for name in (step.after, step.before)]
         ax.annotate("", *ends, arrowprops={"arrowstyle": "->", "color": "grey", "linewidth": 0.8})
     apart = rows["mask_AP50"].where(rows["kind"] == KINDS[0]).rank(method="first").sub(3).fillna(0)  # they lie close
     for name, row in rows.iterrows():
