@@ -5,7 +5,9 @@ Needs the extra `lineage`. What was judged once is kept in `results`/lineage and
 
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import pairwise
@@ -121,11 +123,17 @@ class Lineage:
     def prepare(self) -> None:
         """Search every image that is looked at region by region, and describe its proposals; what is there already is kept."""
         features = HandMade(cache=self.folder / "cache")
-        for images, of_train in ((self.few, True), (self.study.val, False)):
-            for image, target in tqdm(images, "proposals of train" if of_train else "proposals of val", unit="image"):
-                image = model_input(image)
-                objects = target["boxes"].as_subclass(Tensor).float() if of_train else torch.zeros(0, 4)
-                features.of(as_bytes(image), torch.cat([objects, self.search(image)]).numpy())
+
+        def look(i: int, images: Subset) -> None:
+            image, target = images[i]
+            image = model_input(image)
+            objects = target["boxes"].as_subclass(Tensor).float() if images is self.few else torch.zeros(0, 4)
+            features.of(as_bytes(image), torch.cat([objects, self.search(image)]).numpy())
+
+        for images, split in ((self.few, "train"), (self.study.val, "val")):
+            with ThreadPoolExecutor() as pool:
+                found = pool.map(partial(look, images=images), range(len(images)))
+                deque(tqdm(found, f"proposals of {split}", len(images), unit="image"), maxlen=0)
 
     def proposal_recall(self, counts: Sequence[int]) -> dict[str, dict[str, list[float]]]:
         """Percent of val's objects that the first so many proposals cover, by measure and source: selective search, the RPN of the

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 import cv2
 import numpy as np
@@ -30,6 +31,7 @@ class Cached:
     """
 
     remembers = True
+    one_writes = Lock()
 
     def __init__(self, function: Callable[..., np.ndarray], folder: str | Path | None, setting: str):
         self.function, self.folder, self.setting = function, folder and Path(folder), setting
@@ -46,7 +48,7 @@ class Cached:
         except (OSError, ValueError, EOFError):
             made = self.function(picture, *more)
             self.folder.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as beside, open(beside, "wb") as file:
+            with Cached.one_writes, replacing(path) as beside, open(beside, "wb") as file:
                 np.save(file, made)
             return made
 

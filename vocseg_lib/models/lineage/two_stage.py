@@ -1,6 +1,7 @@
 """Fast R-CNN (arXiv 1504.08083) and Faster R-CNN (arXiv 1506.01497): Mask R-CNN without what it added, on the same pyramid."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from torch import Tensor, nn
 from torchvision.models.detection.transform import resize_boxes
@@ -60,7 +61,9 @@ class FastRcnn(FasterRcnn):
         return super().network(images)
 
     def _look(self, images: list[Tensor]) -> None:
-        self.rpn.proposals = [(self.search(image), tuple(image.shape[-2:])) for image in images]
+        with ThreadPoolExecutor() as pool:
+            found = pool.map(self.search, images)
+        self.rpn.proposals = [(boxes, tuple(image.shape[-2:])) for boxes, image in zip(found, images, strict=True)]
 
     def loss_shares(self) -> dict[str, Tensor | float]:
         """Without those of an RPN."""
