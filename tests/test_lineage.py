@@ -145,7 +145,8 @@ def test_pooling_rounds_and_align_does_not():
         pooled[name] = pool(features, [boxes], [(40, 40)])[:, 0, 0]
     assert pooled["pool"].tolist() == [[4, 6], [4, 6]]  # the largest of columns 2 to 4 and of 4 to 6; a pixel changes nothing
     assert pooled["align"].tolist() == [[3, 5], [3.25, 5.25]]  # the mean between; a pixel is a quarter of a cell
-    with pytest.raises(ValueError, match="choose one of align, pool"):
+    assert pooled["round"].tolist() == [[3, 5], [3, 5]]
+    with pytest.raises(ValueError, match="choose one of align, pool, round"):
         MaskRcnn(**TWO_STAGE, pooling="max")
 
 

@@ -46,13 +46,14 @@ COLUMNS = (
     "train_minutes parameters"
 ).split()
 SHORT = "Mask R-CNN, short"
-POOLED = "Mask R-CNN with RoI pooling, short"
+POOLED, ROUNDED = "Mask R-CNN with RoI pooling, short", "Mask R-CNN with rounded RoIAlign, short"
 STEPS = {
     "R-CNN": "learned features",
     "Fast R-CNN": "one pass an image, one loss",
     "Faster R-CNN": "learned proposals",
     POOLED: "a mask branch",
-    SHORT: "RoIAlign",
+    ROUNDED: "RoIAlign's mean for RoI pooling's maximum",
+    SHORT: "no rounding of regions",
     "Mask R-CNN": "the recipe's training",
     "YOLACT": "one stage",
 }

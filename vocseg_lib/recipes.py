@@ -16,7 +16,7 @@ CHOICES = {
     "schedule": ("step", "cosine"),
     "batch_norm": ("unfrozen", "frozen", "precise", "official"),
     "nms": ("fast", "standard"),
-    "roi_pooling": ("align", "pool"),
+    "roi_pooling": ("align", "pool", "round"),
     "augmentation": ("ssd", "light", "none"),
 }
 RANGES = {
@@ -52,7 +52,7 @@ class Recipe:
     short_side: int = 800  # pixels; Mask R-CNN's own size (its paper, sec. 3.1), as the study names none; 550 gives it YOLACT's
     proposals: int = 2_000  # Mask R-CNN's, an image in training; half of it in prediction (FPN paper, sec. 5.2)
     rois_per_image: int = 512  # regions an image in Mask R-CNN's loss (FPN paper; Mask R-CNN, sec. 3.1)
-    roi_pooling: str = "align"  # Mask R-CNN's: "align", or "pool", which rounds regions to whole cells (its paper, sec. 3)
+    roi_pooling: str = "align"  # Mask R-CNN's; "pool" and "round" round regions to whole cells (its paper, sec. 3)
     batch_size: int = 2  # images (the study)
     iterations: int = 12_000  # parameter updates (the study)
     optimizer: str = "sgd"  # "sgd" or "adamw" (the study: SGD)

@@ -90,10 +90,10 @@ class MaskRcnn(TorchvisionMaskRCNN):
 
     Same contract as `Yolact`: losses in train mode; boxes, labels, scores and bool masks [n, H, W] in eval mode.
     Images are resized to a short side of `short_side` pixels, aspect kept; the best `proposals` are
-    looked at again (half as many in eval mode), of which `rois_per_image` are drawn for the loss. `pooling`: "align", or
-    "pool" for Fast R-CNN's, which rounds. At 256 channels and
-    800 pixels this is torchvision's `maskrcnn_resnet50_fpn` layer for layer. `compile` runs the backbone and its FPN, all
-    that does not depend on what is found, through torch.compile.
+    looked at again (half as many in eval mode), of which `rois_per_image` are drawn for the loss. `pooling` is one of
+    `pooling.POOLING`: "align", "pool" for Fast R-CNN's, or "round" between the two. At 256 channels and 800 pixels this is
+    torchvision's `maskrcnn_resnet50_fpn` layer for layer. `compile` runs the backbone and its FPN, all that does not depend on
+    what is found, through torch.compile.
     """
 
     def __init__(

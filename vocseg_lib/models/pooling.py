@@ -23,4 +23,13 @@ class MultiScaleRoIPool(MultiScaleRoIAlign):
         return pooled
 
 
-POOLING = {"align": MultiScaleRoIAlign, "pool": MultiScaleRoIPool}
+class MultiScaleRoIRound(MultiScaleRoIAlign):
+    """RoIAlign of regions whose borders are rounded to whole cells first: what is left of RoI pooling without its maximum."""
+
+    def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        cell = 1 / boxes[0].new_tensor(self.scales)[self.map_levels(boxes), None]
+        rounded = (torch.cat(boxes) / cell).round() * cell
+        return super().forward(x, list(rounded.split([len(of_image) for of_image in boxes])), image_shapes)
+
+
+POOLING = {"align": MultiScaleRoIAlign, "pool": MultiScaleRoIPool, "round": MultiScaleRoIRound}
