@@ -15,7 +15,7 @@ KINDS = ("classical ML", "two stages", "one stage", "semantic")
 
 def ap_against_seconds(table: pd.DataFrame, steps: pd.DataFrame, about: str = "", ax: Axes | None = None) -> Axes:
     """Mask AP50 against seconds an image (logarithmic) of the rows of a lineage table, and arrows along `Lineage.steps`."""
-    ax = new_ax(ax, (8, 5))
+    ax = new_ax(ax, (9, 5))
     rows = table[table["seconds_per_image"].notna()].set_index("model")
     for kind, colour in zip(KINDS, COLOURS, strict=False):
         mine = rows[rows["kind"] == kind]
@@ -24,15 +24,15 @@ def ap_against_seconds(table: pd.DataFrame, steps: pd.DataFrame, about: str = ""
     for step in steps.itertuples():
         ends = [tuple(rows.loc[name, ["seconds_per_image", "mask_AP50"]]) for name in (step.after, step.before)]
         ax.annotate("", *ends, arrowprops={"arrowstyle": "->", "color": "grey", "linewidth": 0.8})
-    apart = rows["mask_AP50"].where(rows["kind"] == KINDS[0]).rank(method="first").sub(3).fillna(0)  # they lie close
-    for name, row in rows.iterrows():
-        on_the_left = row["kind"] == KINDS[0] or "box in its boxes" in name  # where there is room
-        side = {"ha": "right", "xytext": (-6, 9 * apart[name])} if on_the_left else {"xytext": (5, 4)}
-        ax.annotate(short(name), (row["seconds_per_image"], row["mask_AP50"]), textcoords="offset points", fontsize=7, **side)
+    for number, (_, row) in enumerate(rows.iterrows(), 1):
+        place = (row["seconds_per_image"], row["mask_AP50"])
+        ax.annotate(str(number), place, textcoords="offset points", xytext=(4, 3), fontsize=8)
+    listed = "\n".join(f"{number}  {short(name)}" for number, name in enumerate(rows.index, 1))
+    ax.text(1.02, 1, listed, transform=ax.transAxes, va="top", fontsize=8, linespacing=1.4)
     ax.set(xscale="log", xlabel="seconds an image, everything included", ylabel="mask AP50 (percent), 95 % interval")
-    ax.set_xlim(3 * rows["seconds_per_image"].max(), rows["seconds_per_image"].min() / 2)  # room for the names
+    ax.invert_xaxis()
     ax.grid(alpha=0.3)
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc="lower left", bbox_to_anchor=(1.01, 0), frameon=False)
     reading = "Up is better, right is faster; arrows go from one step to the next."
     return describe(ax, "What each step bought", reading + _sentence(about), 90)
 
