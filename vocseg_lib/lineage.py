@@ -5,7 +5,6 @@ Needs the extra `lineage`. What was judged once is kept in `results`/lineage and
 
 import re
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -134,7 +133,8 @@ class Lineage:
         for images, split in ((self.few, "train"), (self.study.val, "val")):
             with ThreadPoolExecutor() as pool:
                 found = pool.map(partial(look, images=images), range(len(images)))
-                deque(tqdm(found, f"proposals of {split}", len(images), unit="image"), maxlen=0)
+                for _ in tqdm(found, f"proposals of {split}", len(images), unit="image"):
+                    pass
 
     def proposal_recall(self, counts: Sequence[int]) -> dict[str, dict[str, list[float]]]:
         """Percent of val's objects that the first so many proposals cover, by measure and source: selective search, the RPN of the
