@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from vocseg_lib.masks import decode_rle
 from vocseg_lib.plots import COLOURS, describe, describe_figure, instances, new_ax, new_axes
@@ -31,6 +32,9 @@ def ap_against_seconds(table: pd.DataFrame, steps: pd.DataFrame, about: str = ""
     ax.text(1.02, 1, listed, transform=ax.transAxes, va="top", fontsize=8, linespacing=1.4)
     ax.set(xscale="log", xlabel="seconds an image, everything included", ylabel="mask AP50 (percent), 95 % interval")
     ax.invert_xaxis()
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8, loc="lower left", bbox_to_anchor=(1.01, 0), frameon=False)
     reading = "Up is better, right is faster; arrows go from one step to the next."
