@@ -278,14 +278,15 @@ class Lineage:
         return row
 
     def steps(self) -> pd.DataFrame:
-        """What each of `STEPS` whose rows are there changed: step, before, after, the difference of box and mask AP50 with 95 %
-        intervals over the same drawn images (`_low`, `_high`), and `seconds`, after's an image over before's."""
-        images, titles = len(self.study.val), [title for title in STEPS if title in self.rows]
+        """What each of `STEPS` changed, where its row and the one before are there: step, before, after, the difference of box and
+        mask AP50 with 95 % intervals over the same resampled images (`_low`, `_high`), and `seconds`, after's over before's."""
         classical = [row for row in self.rows.values() if row["kind"] == "classical ML"]
-        titles = [row["model"] for row in sorted(classical, key=lambda row: row["mask_AP50"])[-1:]] + titles
-        drawn, rows = and_itself(resampled_weights(images), images), []
-        ap = {title: bootstrap(self.judged(title), drawn, headline=True) for title in titles}
-        for before, after in pairwise(titles):
+        best = [row["model"] for row in sorted(classical, key=lambda row: row["mask_AP50"])[-1:]]
+        pairs = [pair for pair in pairwise([*best, *STEPS]) if self.rows.keys() >= set(pair)]
+        images, rows = len(self.study.val), []
+        drawn = and_itself(resampled_weights(images), images)
+        ap = {title: bootstrap(self.judged(title), drawn, headline=True) for title in dict.fromkeys(sum(pairs, ()))}
+        for before, after in pairs:
             row = {"step": STEPS[after], "before": before, "after": after}
             for kind in ("box", "mask"):
                 change = (ap[after] - ap[before])[kind, "AP50", "all"].to_numpy()
