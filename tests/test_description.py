@@ -10,7 +10,7 @@ import torch
 
 from vocseg_lib import failure_plots, voc
 from vocseg_lib.__main__ import main
-from vocseg_lib.description import beside_truth, describe
+from vocseg_lib.description import beside_truth, describe, worth_telling
 from vocseg_lib.failures import analyse
 from vocseg_lib.masks import encode_rle
 
@@ -131,6 +131,12 @@ def test_where_what_touches_nothing_is(box, said, distance):
     assert relation(instance(3, box), instance(2, (60, 40, 100, 80))) == (said, {"distance": distance})
 
 
+def test_boxes_that_overlap_say_nothing_of_sides():
+    """A sheep in the middle of a ring that does not touch it."""
+    ring = instance(4, (20, 20, 140, 100), without=(40, 40, 120, 80))
+    assert relation(instance(3, (75, 55, 85, 65)), ring) == ("near", {})
+
+
 def test_what_is_alone_is_placed_by_its_nearest_neighbour_once():
     row = [instance(1, (0, 0, 20, 20)), instance(2, (30, 0, 49, 20)), instance(3, (100, 0, 118, 20))]
     relations = describe(row, NAMES).graph["relations"]
@@ -151,6 +157,7 @@ def test_nothing(instances):
     ("change", "message"),
     [
         ({"category_id": 9}, "category 9 of instance 1 has no name"),
+        ({"category_id": None}, "category None of instance 1 has no name"),
         ({"segmentation": None}, "instance 1 has no run-length coded mask"),
         ({"segmentation": [[0, 0, 5, 0, 5, 5]]}, "instance 1 has no run-length coded mask"),
         ({"segmentation": encode_rle(torch.ones(1, 60, 80, dtype=torch.bool))[0]}, "80 x 60, 160 x 120 pixels"),
@@ -159,6 +166,13 @@ def test_nothing(instances):
 def test_what_cannot_be_described_is_named(change, message):
     with pytest.raises(ValueError, match=message):
         describe([instance(1, (0, 0, 9, 9)), {**instance(2, (0, 0, 9, 9)), **change}], NAMES)
+    with pytest.raises(ValueError, match="detections_to_coco"):
+        describe([{"boxes": torch.zeros(0, 4), "masks": torch.zeros(0, 9, 9)}], NAMES)
+
+
+def test_a_score_that_is_no_number_is_none_in_json():
+    graphs = [json.loads(describe([instance(1, (0, 0, 9, 9), score=score)], NAMES).json) for score in (0.5, float("nan"), None)]
+    assert [graph["objects"][0].get("score", "not there") for graph in graphs] == [0.5, None, "not there"]
 
 
 def test_a_wrong_sentence_leads_to_its_failure():
@@ -178,11 +192,19 @@ def test_a_wrong_sentence_leads_to_its_failure():
     assert described["as predicted"].sentences[0] == "A person."
     assert described["as it is"].sentences[0] == "A motorbike and a sheep."
     failures = told.set_index(["source", "sentence"])["failures"]
-    assert failures["as predicted", "A person."] == "class"
+    assert failures["as predicted", "A person."] == "class, missed alone"  # and no sheep, which it should have counted
     assert failures["as it is", "The sheep is small (4 % of the image), at the top right."] == "missed alone"
     assert told["why"][0].startswith("Misclassified: the mask of the person of score 0.90 is on a motorbike")
     with pytest.raises(ValueError, match="no image 8"):
         beside_truth(analysis, 8)
+    _, told = beside_truth(analyse(truth, found, score_threshold=0.95), 7)
+    assert told["sentence"][0] == "There is nothing."
+    assert told["failures"][0] == "missed alone"
+    right = analyse(truth, [{**a, "score": 0.9} for a in objects], score_threshold=0.5)
+    _, told = beside_truth(right, 7)
+    assert set(told["failures"]) == {""}
+    assert worth_telling({"wrong": analysis, "right": right}) == [("wrong", 7)]
+    assert worth_telling({"right": right}) == [("right", 7)]
 
 
 def test_the_command_line_describes_a_prediction_file(devkit, tmp_path, monkeypatch, capsys):

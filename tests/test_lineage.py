@@ -44,13 +44,13 @@ TWO_STAGE = {**SMALL, "short_side": 144, "channels": 64, "proposals": 128, "rois
 
 @pytest.fixture(scope="module")
 def two(devkit) -> Subset:
-    """Two images with objects that are large enough to be searched for."""
-    return Subset(voc.VocDataset(devkit, "train"), [0, 1])
+    """Two images with three objects each, of 1.7 to 9.4 percent of it."""
+    return Subset(voc.VocDataset(devkit, "train"), [4, 5])
 
 
 @pytest.fixture(scope="module")
 def truth(devkit) -> dict:
-    return restricted(voc.coco_ground_truth(devkit, "train"), {1, 2})
+    return restricted(voc.coco_ground_truth(devkit, "train"), {5, 6})
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_two_images_are_learned_region_by_region(classifier, two, truth, tmp_pat
     counts = model.fit(two, progress=False)
     assert counts["images_without_proposals"] == 0
     assert len(counts["classes_without_objects"]) == 20 - len({a["category_id"] for a in truth["annotations"]})
-    assert judged(WithMasks(model), two, truth) > 49
+    assert judged(WithMasks(model), two, truth) > 70
 
 
 def test_two_images_are_learned_by_rcnn(two, truth):
@@ -202,27 +202,33 @@ def test_two_images_are_learned_by_rcnn(two, truth):
     assert not np.allclose(before, after)
     model = RegionDetector(search, features, CLASSIFIERS["linear SVM"](0), 21, regress=True)
     model.fit(two, progress=False)
-    assert judged(WithMasks(model), two, truth) > 49
-    (found,) = WithMasks(model, "GrabCut").eval()([model_input(two[0][0])])
-    assert found["masks"].shape == (len(found["boxes"]), *two[0][0].shape[1:])
+    assert judged(WithMasks(model), two, truth) > 70
+    for boxed in (model, FasterRcnn(**TWO_STAGE, score_threshold=0.0)):  # also with gradients, as models are called by hand
+        (found,) = WithMasks(boxed, "GrabCut", 5).eval()([model_input(two[0][0])])
+        assert found["masks"].shape == (len(found["boxes"]), *two[0][0].shape[1:])
+        assert len(found["boxes"])
 
 
-@pytest.mark.parametrize("name", ["fast", "faster", "semantic"])
+@pytest.mark.parametrize("name", ["fast", "faster", "pool", "round", "semantic"])
 def test_two_images_are_learned_by_gradient(name, two, truth, tmp_path):
     torch.manual_seed(0)
     model = {
         "fast": lambda: WithMasks(FastRcnn(SelectiveSearch(cache=tmp_path / "cache"), **TWO_STAGE)),
         "faster": lambda: WithMasks(FasterRcnn(**TWO_STAGE)),
-        "semantic": lambda: Semantic(**SMALL, image_size=160),
+        "pool": lambda: MaskRcnn(**TWO_STAGE, pooling="pool"),
+        "round": lambda: MaskRcnn(**TWO_STAGE, pooling="round"),
+        "semantic": lambda: Semantic(**SMALL, image_size=320),
     }[name]()
     options = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.0, "schedule": "cosine", "clip_norm": 20.0}
     train(model, two, tmp_path / "run", iterations=80, batch_size=2, warmup_iterations=10, **options)
     if name == "semantic":
         for image, target in two:
-            right = model.eval().class_map(model_input(image)) == semantic_map(target)
-            assert right.float().mean() > 0.9
+            found, there = model.eval().class_map(model_input(image)), semantic_map(target)
+            on_objects = there > 0
+            assert (found == there)[on_objects].float().mean() > 0.7
+            assert (found == there)[~on_objects].float().mean() > 0.9
     else:
-        assert judged(model, two, truth) > 49
+        assert judged(model, two, truth) > 70
 
 
 def test_a_class_map_counts_nothing():

@@ -289,11 +289,14 @@ def show_failures(arguments: argparse.Namespace) -> None:
 def describe(arguments: argparse.Namespace) -> None:
     """Print images in words, with what went wrong beside each sentence, and write their scene graphs."""
     (analysis,) = analysed_files([arguments.predictions], arguments.data, arguments.split, arguments.score).values()
-    ids = {Path(image.get("file_name", str(image["id"]))).stem: image["id"] for image in analysis.scenes.images}
-    if unknown := [name for name in arguments.image if Path(name).stem not in ids]:
+    ids = {str(Path(image.get("file_name", str(image["id"]))).with_suffix("")): image["id"] for image in analysis.scenes.images}
+    asked = [Path(name).with_suffix("") for name in arguments.image or ids]
+    # By the whole name, or by the last part of it.
+    meant = {image: [name for name in ids if str(image) == name or image.name == name.split("/")[-1]] for image in asked}
+    if unknown := [str(image) for image, names in meant.items() if not names]:
         raise ValueError(f"{arguments.data} has no image {', '.join(unknown)} in its {arguments.split}")
     graphs = {}
-    for name in (Path(name).stem for name in arguments.image or ids):
+    for name in dict.fromkeys(name for names in meant.values() for name in names):
         described, told = beside_truth(analysis, ids[name])
         graphs[name] = {source: description.graph for source, description in described.items()}
         for source, lines in told.groupby("source", sort=False):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vocseg_lib.boxes import box_area, box_intersection, masks_to_boxes
 from vocseg_lib.failures import Analysis, in_words
+from vocseg_lib.files import without_nan
 from vocseg_lib.masks import decode_rle
 
 SIZES = {"small": 5.0, "medium": 25.0, "large": math.inf}
@@ -28,7 +29,16 @@ SAME_PLACE = 0.5
 """IoU of masks from which they are about the same thing."""
 COUNTS = "no one two three four five six seven eight nine ten eleven twelve".split()
 SPELT = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
-PLURALS = {"sheep": "sheep", "mouse": "mice", "knife": "knives", "skis": "skis", "scissors": "scissors"}
+PLURALS = {
+    "man": "men",
+    "woman": "women",
+    "child": "children",
+    "sheep": "sheep",
+    "mouse": "mice",
+    "knife": "knives",
+    "skis": "skis",
+    "scissors": "scissors",
+}
 ROWS, COLUMNS = ("top", "", "bottom"), ("left", "", "right")
 
 
@@ -50,7 +60,7 @@ class Description:
     @property
     def json(self) -> str:
         """The graph as text, to paste into a language model."""
-        return json.dumps(self.graph)
+        return json.dumps(without_nan(self.graph))
 
 
 def describe(instances: list[dict], names: dict[int, str], image: dict | None = None) -> Description:
@@ -79,7 +89,7 @@ def describe(instances: list[dict], names: dict[int, str], image: dict | None = 
             {
                 "id": f"{name} {seen[name]}" if counts[name] > 1 else name,
                 "class": names[instance["category_id"]],
-                **({"score": round(instance["score"], 3)} if "score" in instance else {}),
+                **({} if instance.get("score") is None else {"score": round(instance["score"], 3)}),
                 "box": [round(side) for side in box.tolist()],
                 "percent": round(percent, 1),
                 "size": next(size for size, most in SIZES.items() if percent < most),
@@ -93,7 +103,9 @@ def describe(instances: list[dict], names: dict[int, str], image: dict | None = 
         sentences.append(f"{_capital(name)} is {o['size']} ({_percent(o['percent'])} % of the image), {o['position']}.")
         named.append([order[i]])
     for first, relation, second, facts in relations:
-        measured = "".join(f", overlap {v} %" if k == "overlap" else f", {v} pixels away" for k, v in facts.items() if v)
+        measured = "".join(
+            f", overlap {v} %" if k == "overlap" else f", {v} pixel{'s' if v > 1 else ''} away" for k, v in facts.items() if v
+        )
         sentences.append(f"{_capital(called[first])} {_verb(relation)} {called[second]}{measured}.")
         named.append([order[first], order[second]])
     linked = [{"subject": objects[i]["id"], "relation": r, "object": objects[j]["id"], **facts} for i, r, j, facts in relations]
@@ -102,6 +114,8 @@ def describe(instances: list[dict], names: dict[int, str], image: dict | None = 
 
 def _check(instances: list[dict], names: dict[int, str]) -> None:
     for i, instance in enumerate(instances):
+        if not isinstance(instance, dict) or "category_id" not in instance:
+            raise ValueError(f"instance {i} has no category_id: detections of a model become instances by `detections_to_coco`")
         if instance["category_id"] not in names:
             raise ValueError(f"category {instance['category_id']} of instance {i} has no name; there are {names}")
         if "counts" not in (instance.get("segmentation") or ()):
@@ -173,8 +187,9 @@ def _relations(masks: Bool[Tensor, "n h w"], boxes: Float[Tensor, "n 4"]) -> lis
     alone = set(range(len(masks))) - touching
     nearest = {min((p for p in pairs if i in p), key=lambda p: math.hypot(*gaps[p])) for i in alone if pairs}
     for larger, smaller in sorted(nearest):
-        facts = {"distance": round(math.hypot(*gaps[larger, smaller]))}
-        found.append((smaller, _direction(boxes[smaller], boxes[larger]), larger, facts))
+        pixels = round(math.hypot(*gaps[larger, smaller]))
+        relation = _direction(boxes[smaller], boxes[larger]) if pixels else "near"  # by boxes, which say nothing where they overlap
+        found.append((smaller, relation, larger, {"distance": pixels} if pixels else {}))
     return found
 
 
@@ -201,11 +216,9 @@ def _gap(first: Float[Tensor, "4"], second: Float[Tensor, "4"]) -> tuple[float, 
 
 
 def _direction(box: Float[Tensor, "4"], other: Float[Tensor, "4"]) -> str:
-    """On which side of the other a box lies, by where they are furthest apart, or else by their centres."""
+    """On which side of the other a box lies, by where they are furthest apart."""
     across, down = _gap(box, other)
     x, y = ((box[:2] + box[2:] - other[:2] - other[2:]) / 2).tolist()
-    if (across, down) == (0, 0):
-        across, down = abs(x), abs(y)
     if across >= down:
         return "left of" if x < 0 else "right of"
     return "above" if y < 0 else "below"
@@ -213,7 +226,8 @@ def _direction(box: Float[Tensor, "4"], other: Float[Tensor, "4"]) -> str:
 
 def beside_truth(analysis: Analysis, image_id: int) -> tuple[dict[str, Description], pd.DataFrame]:
     """An image in words "as predicted", by the detections that an analysis counts, and "as it is"; and both sentence by sentence
-    with what went wrong with the objects that it names: source, sentence, failures (types), why (a sentence on each).
+    with what went wrong with the objects that it names: source, sentence, failures (types), why (a sentence on each). What was
+    missed is about the first sentence of what was predicted, which counts.
 
     Raises ValueError for an image that the ground truth does not have.
     """
@@ -232,7 +246,24 @@ def beside_truth(analysis: Analysis, image_id: int) -> tuple[dict[str, Descripti
     for source, (column, places, entries) in sources.items():
         told = described[source] = describe([entries[i] for i in places], names, scenes.images[scene.image])
         for sentence, about in zip(told.sentences, told.about, strict=True):
-            wrong = cases[cases[column].isin(places[about])]
+            counts = source == "as predicted" and sentence == told.sentences[0]
+            wrong = cases[cases[column].isin(places[about]) | (counts & (cases["detection"] < 0))]
             why = [in_words(analysis, case) for _, case in wrong.iterrows()]
             rows.append((source, sentence, ", ".join(dict.fromkeys(wrong["type"])), " ".join(dict.fromkeys(why))))
     return described, pd.DataFrame(rows, columns=["source", "sentence", "failures", "why"])
+
+
+def worth_telling(analyses: dict[str, Analysis], count: int = 3, most: int = 8) -> list[tuple[str, int]]:
+    """Of which images (title, image id) to tell, each once: those with the most failures, of those in which something, and no more
+    than `most` objects, was found and is; others where there are too few of them."""
+    ranked = []
+    for title, analysis in analyses.items():
+        scenes, failures = analysis.counted.scenes, Counter(analysis.cases["image_id"])
+        for scene in scenes.scenes:
+            image_id = scenes.images[scene.image]["id"]
+            telling = 0 < len(scene.found) <= most and 0 < len(scene.objects) <= most
+            ranked.append((not telling, -failures[image_id], image_id, title))
+    chosen = {}
+    for _, _, image_id, title in sorted(ranked):
+        chosen.setdefault(image_id, title)
+    return [(title, image_id) for image_id, title in chosen.items()][:count]

@@ -83,6 +83,6 @@ class WithMasks(nn.Module):
         """The model's detections, the best `max_masks` of them, with masks bool [n, H, W]."""
         results = []
         for found, image in zip(self.model.postprocess(out[0]), out[1], strict=True):
-            best = {name: found[name][: self.max_masks].cpu() for name in ("boxes", "labels", "scores")}
+            best = {name: found[name][: self.max_masks].detach().cpu() for name in ("boxes", "labels", "scores")}
             results.append({**best, "masks": MASKS[self.mask_from](as_bytes(image), best["boxes"])})
         return results
