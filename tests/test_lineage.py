@@ -294,7 +294,9 @@ def test_images_that_nothing_can_be_learned_from(two):
     with pytest.raises(ValueError, match="nothing beside"):
         model.fit(Blank(6, 1), progress=False)
     more = torch.utils.data.ConcatDataset([two, Blank(6, 1), Blank(6, 0), Blank(40, 0)])
-    assert model.fit(more, progress=False)["images_without_proposals"] >= 2
+    counts = model.fit(more, progress=False)
+    assert counts["images_without_proposals"] >= 2
+    assert counts["images_passed_over"] == 0
     (found,) = WithMasks(model).eval()([torch.zeros(3, 6, 6)])
     assert found["masks"].shape == (0, 6, 6)
     with pytest.raises(ValueError, match="choose one of box, GrabCut"):
@@ -308,6 +310,13 @@ def test_a_batch_that_a_model_can_learn_nothing_from_by_itself():
     semantic = Semantic(**SMALL, image_size=32).train()
     with pytest.raises(ValueError, match="raise batch_size"):
         semantic([torch.zeros(3, 6, 6)], [nothing])
+
+
+def test_images_that_cannot_be_read_are_counted(damageable):
+    images = voc.VocDataset(damageable, "train", skip_bad=True)
+    (images.devkit / "JPEGImages" / f"{images.names[3]}.jpg").write_bytes(b"no picture")
+    counts = RegionDetector(SelectiveSearch(), HandMade(), CLASSIFIERS["linear SVM"](0), 21).fit(images, progress=False)
+    assert counts["images_passed_over"] == 1
 
 
 def test_what_networks_propose(image):
@@ -366,6 +375,10 @@ def test_rows_are_judged_once_and_kept(devkit, tmp_path):
     assert lineage.detections(again["model"])
     assert 2 <= len(lineage.objects(lineage.telling_image())) <= 4
     assert Lineage(study, images=5, proposals=30).classical("linear SVM") != rows[0]  # other settings: judged anew
+    with pytest.raises(ValueError, match="images and iterations of a lineage must be at least 1"):
+        Lineage(study, images=-3, iterations=0)
+    with pytest.raises(ValueError, match="choose one of linear SVM"):
+        lineage.classical("perceptron")
 
 
 def test_what_a_step_bought_by_hand(devkit, tmp_path):

@@ -253,7 +253,7 @@ def beside_truth(analysis: Analysis, image_id: int) -> tuple[dict[str, Descripti
     return described, pd.DataFrame(rows, columns=["source", "sentence", "failures", "why"])
 
 
-def worth_telling(analyses: dict[str, Analysis], count: int = 3, most: int = 8) -> list[tuple[str, int]]:
+def worth_telling(analyses: dict[str, Analysis], count: int = 3, most: int = 4) -> list[tuple[str, int]]:
     """Of which images (title, image id) to tell, each once: those with the most failures, of those in which something, and no more
     than `most` objects, was found and is; others where there are too few of them."""
     ranked = []

@@ -168,11 +168,12 @@ def in_words(picture: np.ndarray, told: pd.DataFrame, title: str, axes: np.ndarr
     for ax, source in zip(axes[1:], sources, strict=True):
         ax.axis("off")
         ax.set_title(source, fontsize=9, loc="left")
-        line = 1.0
+        down = 0
         for row in told[told["source"] == source].itertuples():
             text = textwrap.fill(row.sentence + (f" [{row.failures}]" if row.failures else ""), 54)
-            ax.text(0, line, text, fontsize=8.5, va="top", color=COLOURS[1] if row.failures else "black", transform=ax.transAxes)
-            line -= 0.064 * (1 + text.count("\n"))
+            place = {"xycoords": "axes fraction", "xytext": (0, -down), "textcoords": "offset points"}
+            ax.annotate(text, (0, 1), fontsize=8.5, va="top", color=COLOURS[1] if row.failures else "black", **place)
+            down += 4 + 11 * (1 + text.count("\n"))
     wrong = int((told["failures"] != "").sum())
     describe_figure(
         axes[0].figure, title, f"{wrong} of {len(told)} sentences are about something that went wrong; in brackets, what."

@@ -51,7 +51,7 @@ STEPS = {
     "Fast R-CNN": "one pass an image, one loss",
     "Faster R-CNN": "learned proposals",
     POOLED: "a mask branch",
-    ROUNDED: "RoIAlign's mean for RoI pooling's maximum",
+    ROUNDED: "RoIAlign of rounded regions",
     SHORT: "no rounding of regions",
     "Mask R-CNN": "the recipe's training",
     "YOLACT": "one stage",
@@ -94,6 +94,10 @@ class Lineage:
     proposals: int = 200
     iterations: int = 1_000
     rows: dict[str, dict] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if least := [name for name in ("images", "proposals", "iterations") if getattr(self, name) < 1]:
+            raise ValueError(f"{' and '.join(least)} of a lineage must be at least 1")
 
     @cached_property
     def folder(self) -> Path:
@@ -169,6 +173,8 @@ class Lineage:
         return self._regions("R-CNN", "two stages", "linear SVM", features.to(default_device()), fine_tune=self.iterations)
 
     def _regions(self, title: str, kind: str, classifier: str, features: HandMade | WarpedCnn, fine_tune: int) -> dict:
+        if classifier not in CLASSIFIERS:
+            raise ValueError(f"no classifier {classifier!r}; choose one of {', '.join(CLASSIFIERS)}")
         recipe, classes = self.study.recipe, len(self.study.class_names) + 1
 
         def make() -> tuple[nn.Module, dict]:
@@ -180,7 +186,8 @@ class Lineage:
             lacking = ", ".join(self.study.class_names[k - 1] for k in counts["classes_without_objects"]) or "none"
             print(
                 f"{title}: {counts['positives']} regions on objects, {counts['negatives']} and {counts['mined']} hard ones of "
-                f"background; images without proposals: {counts['images_without_proposals']}; classes without objects: {lacking}"
+                f"background; images without proposals: {counts['images_without_proposals']}; images that could not be read, their "
+                f"neighbours in their place: {counts['images_passed_over']}; classes without objects: {lacking}"
             )
             return WithMasks(model), {"iterations": fine_tune, **counts}
 
@@ -189,7 +196,8 @@ class Lineage:
     def trained(self, name: str, title: str, kind: str, proposals: str, mask_from: str = "box", **changes) -> dict:
         """A model trained as all of them are here: `iterations`, no augmentation; with `changes` of the recipe."""
         recipe = replace(self.short.recipe, **changes)
-        study = replace(self.short, recipe=recipe, results=self.folder / "_".join(changes.values()))
+        folder = self.folder / "_".join(map(str, (self.iterations, self.proposals, *changes.values())))
+        study = replace(self.short, recipe=recipe, results=folder)
         study.train(name)
         return self._of_run(study.run_folder(name), title, kind, proposals, mask_from)
 

@@ -24,7 +24,8 @@ class MultiScaleRoIPool(MultiScaleRoIAlign):
 
 
 class MultiScaleRoIRound(MultiScaleRoIAlign):
-    """RoIAlign of regions whose borders are rounded to whole cells first: what is left of RoI pooling without its maximum."""
+    """RoIAlign of regions whose borders are rounded to whole cells first: between RoI pooling, which rounds the parts of a region,
+    too, and takes the maximum of each, and RoIAlign."""
 
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         cell = 1 / boxes[0].new_tensor(self.scales)[self.map_levels(boxes), None]

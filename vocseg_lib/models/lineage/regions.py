@@ -68,16 +68,18 @@ class RegionDetector(nn.Module):
         """Learn from a data set of (image, target): draw negatives, classify, mine hard negatives once, classify, regress.
 
         Up to so many `negatives` an image are drawn, and as many hard ones `mined`. Returns counts: positives, negatives,
-        mined, and images without proposals and classes (labels) without an object, of which nothing was learned.
+        mined, images without proposals and classes (labels) without an object, of which nothing was learned, and images that the
+        data set passed over.
         Raises ValueError when there is no object at all, or nothing beside objects.
         """
         random, rows, regions = np.random.default_rng(seed), [], []
-        bare, seen = 0, np.zeros(self.num_classes, dtype=bool)
+        bare, passed_over, seen = 0, 0, np.zeros(self.num_classes, dtype=bool)
         for i in tqdm(range(len(dataset)), "features", unit="image", disable=not progress):
             image, target = dataset[i]
             image = model_input(image)
             proposed = self.proposals(image)
             bare += not len(proposed)
+            passed_over += len(target.get("skipped", ()))
             boxes = torch.cat([target["boxes"].as_subclass(Tensor).float(), proposed])
             iou, labels, about = matched(boxes, target)
             seen[target["labels"].numpy()] = True
@@ -106,7 +108,8 @@ class RegionDetector(nn.Module):
             self.regressors = {k: Ridge(1.0).fit(x[y == k], moved[y[y > 0] == k]) for k in np.unique(y[y > 0]).tolist()}
         lacking = [int(k) for k in range(1, self.num_classes) if not seen[k]]
         counts = {"positives": int((y > 0).sum()), "negatives": int((y == 0).sum()), "mined": len(hard)}
-        return {**counts, "images_without_proposals": int(bare), "classes_without_objects": lacking}
+        bare = {"images_without_proposals": int(bare), "images_passed_over": passed_over}
+        return {**counts, **bare, "classes_without_objects": lacking}
 
     def forward(self, images: list[Tensor], targets: list[dict] | None = None) -> list[dict]:
         return self.postprocess(self.network(images))
