@@ -238,8 +238,11 @@ def test_sentences_beside_the_picture():
         ],
         columns=["source", "sentence", "failures", "why"],
     )
-    axes = failure_plots.in_words(np.zeros((40, 60, 3), np.uint8), told, "a scene")
-    assert [ax.get_title(loc="left") for ax in axes[1:]] == ["as predicted", "as it is"]
+    objects = {"as predicted": [{"id": "person", "box": [1, 2, 9, 9]}, {"id": "bus", "box": [5, 5, 50, 30]}], "as it is": []}
+    axes = failure_plots.in_words(np.zeros((40, 60, 3), np.uint8), objects, told, "a scene")
+    assert [ax.get_title(loc="left") for ax in axes[::2]] == ["as predicted", "as it is"]
+    assert [text.get_text() for text in axes[0].texts] == ["person", "bus"]
+    assert [text.get_text() for text in axes[3].texts] == ["Two buses."]
     assert [text.get_color() != "black" for text in axes[1].texts] == [True, False]
     assert axes[1].texts[0].get_text().endswith("[class]")
     assert "1 of 3 sentences" in axes[0].figure.get_suptitle()

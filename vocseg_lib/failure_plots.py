@@ -4,11 +4,12 @@ import textwrap
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.axes import Axes
 
 from vocseg_lib.failures.analysis import FAMILIES, overall
 from vocseg_lib.failures.facts import SIZES
-from vocseg_lib.plots import COLOURS, colour_of, describe, describe_figure, framed, new_ax, new_axes
+from vocseg_lib.plots import COLOURS, colour_of, describe, describe_figure, instances, new_ax, new_axes
 
 FEW = 10
 """Objects below which an AP says nothing."""
@@ -158,22 +159,25 @@ def ablation(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return describe(ax, "What the two tricks of the mask loss buy", f"Against {variants[0]}: {'; '.join(said)} points.", 110)
 
 
-def in_words(picture: np.ndarray, told: pd.DataFrame, title: str, axes: np.ndarray | None = None) -> np.ndarray:
-    """A picture [h, w, 3] beside what is said of it (`description.beside_truth`'s table), a panel a source; sentences about
-    something that went wrong are coloured, with the failures in brackets."""
-    sources = list(dict.fromkeys(told["source"]))
-    axes = new_axes(1 + len(sources), 1 + len(sources), (4.6, 3.4), axes)
-    axes[0].imshow(picture)
-    framed(axes[0], picture)
-    for ax, source in zip(axes[1:], sources, strict=True):
+def in_words(
+    picture: np.ndarray, objects: dict[str, list[dict]], told: pd.DataFrame, title: str, axes: np.ndarray | None = None
+) -> np.ndarray:
+    """A picture [h, w, 3] and what is said of it, `description.beside_truth`'s table: for each source the picture with its
+    `objects` (of the scene's graph) by name, and its sentences; those about something that went wrong are coloured, with the
+    failures in brackets."""
+    said = [f"{row.sentence} [{row.failures}]" if row.failures else row.sentence for row in told.itertuples()]
+    told = told.assign(text=[textwrap.fill(sentence, 54) for sentence in said])
+    told["down"] = told["text"].str.count("\n").mul(11).add(15).groupby(told["source"]).cumsum()  # points
+    axes = new_axes(2 * len(objects), 2, (5, max(2.8, (told["down"].max() + 50) / 72)), axes)
+    for pictured, ax, (source, of_source) in zip(axes[::2], axes[1::2], objects.items(), strict=True):
+        names, numbers = [o["id"] for o in of_source], range(1, len(of_source) + 1)
+        image, boxes = torch.tensor(picture).permute(2, 0, 1), [o["box"] for o in of_source]
+        instances(image, np.zeros((0, *picture.shape[:2])), boxes, numbers, class_names=names, ax=pictured)
+        pictured.set_title(source, fontsize=9, loc="left")
         ax.axis("off")
-        ax.set_title(source, fontsize=9, loc="left")
-        down = 0
         for row in told[told["source"] == source].itertuples():
-            text = textwrap.fill(row.sentence + (f" [{row.failures}]" if row.failures else ""), 54)
-            place = {"xycoords": "axes fraction", "xytext": (0, -down), "textcoords": "offset points"}
-            ax.annotate(text, (0, 1), fontsize=8.5, va="top", color=COLOURS[1] if row.failures else "black", **place)
-            down += 4 + 11 * (1 + text.count("\n"))
+            place = {"xycoords": "axes fraction", "xytext": (0, -row.down), "textcoords": "offset points", "va": "bottom"}
+            ax.annotate(row.text, (0, 1), fontsize=8.5, color=COLOURS[1] if row.failures else "black", **place).set_in_layout(False)
     wrong = int((told["failures"] != "").sum())
     describe_figure(
         axes[0].figure, title, f"{wrong} of {len(told)} sentences are about something that went wrong; in brackets, what."
