@@ -186,8 +186,8 @@ class Lineage:
             lacking = ", ".join(self.study.class_names[k - 1] for k in counts["classes_without_objects"]) or "none"
             print(
                 f"{title}: {counts['positives']} regions on objects, {counts['negatives']} and {counts['mined']} hard ones of "
-                f"background; images without proposals: {counts['images_without_proposals']}; images that could not be read, their "
-                f"neighbours in their place: {counts['images_passed_over']}; classes without objects: {lacking}"
+                f"background; images without proposals: {counts['images_without_proposals']}, that cannot be read (the next one is "
+                f"taken): {counts['images_passed_over']}; classes without objects: {lacking}"
             )
             return WithMasks(model), {"iterations": fine_tune, **counts}
 
