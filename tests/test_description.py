@@ -10,7 +10,7 @@ import torch
 
 from vocseg_lib import failure_plots, voc
 from vocseg_lib.__main__ import main
-from vocseg_lib.description import beside_truth, describe, worth_telling
+from vocseg_lib.description import beside_truth, describe, meant_by, worth_telling
 from vocseg_lib.failures import analyse
 from vocseg_lib.masks import encode_rle
 
@@ -227,6 +227,12 @@ def test_the_command_line_describes_a_prediction_file(devkit, tmp_path, monkeypa
     monkeypatch.setattr("sys.argv", ["vocseg_lib", *map(str, asked), "nowhere"])
     assert main() == 2
     assert "no image nowhere" in capsys.readouterr().err
+
+
+def test_images_are_asked_for_by_whole_or_last_name():
+    names = ["a/x", "b/x", "y.v2"]
+    asked = {"x": ["a/x", "b/x"], "x.jpg": ["a/x", "b/x"], "y.v2": ["y.v2"], "y.v2.png": ["y.v2"], "z": []}
+    assert {image: meant_by(image, names) for image in asked} == asked
 
 
 def test_sentences_beside_the_picture():

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from vocseg_lib import bench, distributed, mini_voc, report, smoke, voc
 from vocseg_lib.bench import PARTS as BENCH_PARTS
-from vocseg_lib.description import beside_truth
+from vocseg_lib.description import beside_truth, meant_by
 from vocseg_lib.estimate import GPUS, in_words
 from vocseg_lib.failures.analysis import overall
 from vocseg_lib.failures.mask_failures import parse_thresholds
@@ -290,13 +290,11 @@ def describe(arguments: argparse.Namespace) -> None:
     """Print images in words, with what went wrong beside each sentence, and write their scene graphs."""
     (analysis,) = analysed_files([arguments.predictions], arguments.data, arguments.split, arguments.score).values()
     ids = {str(Path(image.get("file_name", str(image["id"]))).with_suffix("")): image["id"] for image in analysis.scenes.images}
-    asked = [Path(name).with_suffix("") for name in arguments.image or ids]
-    # By the whole name, or by the last part of it.
-    meant = {image: [name for name in ids if str(image) == name or image.name == name.split("/")[-1]] for image in asked}
-    if unknown := [str(image) for image, names in meant.items() if not names]:
+    meant = {asked: meant_by(asked, ids) for asked in arguments.image}
+    if unknown := [asked for asked, names in meant.items() if not names]:
         raise ValueError(f"{arguments.data} has no image {', '.join(unknown)} in its {arguments.split}")
     graphs = {}
-    for name in dict.fromkeys(name for names in meant.values() for name in names):
+    for name in dict.fromkeys(name for names in meant.values() for name in names) or ids:
         described, told = beside_truth(analysis, ids[name])
         graphs[name] = {source: description.graph for source, description in described.items()}
         for source, lines in told.groupby("source", sort=False):

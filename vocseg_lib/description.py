@@ -3,8 +3,10 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -267,3 +269,10 @@ def worth_telling(analyses: dict[str, Analysis], count: int = 3, most: int = 4) 
     for _, _, image_id, title in sorted(ranked):
         chosen.setdefault(image_id, title)
     return [(title, image_id) for image_id, title in chosen.items()][:count]
+
+
+def meant_by(asked: str, names: Iterable[str]) -> list[str]:
+    """Of images' names without ending those that someone asks for, with an ending or without, by the whole or the last part."""
+    forms = {asked, str(Path(asked).with_suffix(""))}
+    last = {Path(form).name for form in forms}
+    return [name for name in names if name in forms or Path(name).name in last]
