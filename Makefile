@@ -18,7 +18,7 @@ READY := $(VENV)/ready
 VOCSEG_SHARED ?= ../shared
 BENCH_DATA = $(firstword $(DATA) $(wildcard $(VOCSEG_SHARED)/voc2012/VOCdevkit))
 
-.PHONY: setup study test lint bench smoke notebook
+.PHONY: setup study test lint bench gpu-check notebook
 
 setup: $(READY)
 
@@ -29,7 +29,7 @@ $(READY): requirements.txt $(CONSTRAINTS) pyproject.toml
 	@touch $@
 
 study: $(READY)
-	$(BIN)/python notebooks/run_study.py --profile "$(PROFILE)" --data "$(DATA)" --results "$(RESULTS)" --weights "$(WEIGHTS)" --only "$(NOTEBOOKS)" $(if $(SET),--set $(SET)) $(if $(FRESH),--fresh)
+	$(BIN)/python tools/run_notebooks.py --profile "$(PROFILE)" --data "$(DATA)" --results "$(RESULTS)" --weights "$(WEIGHTS)" --only "$(NOTEBOOKS)" $(if $(SET),--set $(SET)) $(if $(FRESH),--fresh)
 
 # Two processes with a thread each are faster than one with two.
 test: $(READY)
@@ -41,11 +41,11 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 bench: $(READY)
-	$(BIN)/python -m vocseg_lib bench --data "$(BENCH_DATA)" --out results/bench.json
+	$(BIN)/python -m benchmarks.bench --data "$(BENCH_DATA)" --out results/bench.json
 
 # What a GPU makes of both models at the study's settings.
-smoke: $(READY)
-	$(BIN)/python -m vocseg_lib smoke --profile paper --data "$(BENCH_DATA)" --out results/gpu_smoke.json
+gpu-check: $(READY)
+	$(BIN)/python -m benchmarks.gpu_check --profile paper --data "$(BENCH_DATA)" --out results/gpu_check.json
 
 notebook: $(READY)
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vocseg_lib.losses import _forced_priors, hard_negatives, match_priors, semantic_loss, yolact_loss
-from vocseg_lib.models.anchors import prior_boxes
+from vocseg_lib.models.priors import prior_boxes
 
 PRIORS = prior_boxes([(18, 18), (9, 9), (5, 5), (3, 3), (2, 2)])
 

@@ -6,9 +6,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from vocseg_lib import distributed
-from vocseg_lib.boxes import box_area, box_intersection, box_iou, cxcywh_to_xyxy, encode_boxes
-from vocseg_lib.masks import inside_boxes
+from vocseg_lib.utils import distributed
+from vocseg_lib.utils.boxes import box_area, box_intersection, box_iou, cxcywh_to_xyxy, encode_boxes
+from vocseg_lib.utils.masks import inside_boxes
 
 CLASS_WEIGHT, BOX_WEIGHT, MASK_WEIGHT, SEMANTIC_WEIGHT = 1.0, 1.5, 6.125, 1.0
 POSITIVE_IOU, NEGATIVE_IOU = 0.5, 0.4

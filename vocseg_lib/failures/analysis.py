@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from vocseg_lib.coco import checked_ground_truth, checked_results
-from vocseg_lib.failures.facts import FAILURES, OBJECT_FAILURES, SIZES, Facts, facts_of
-from vocseg_lib.failures.mask_failures import MASK_FAILURES, Thresholds, measure
-from vocseg_lib.failures.repairs import counting, repaired_ap
-from vocseg_lib.failures.scenes import Scenes, open_scenes
+from vocseg_lib.data.coco import checked_ground_truth, checked_results
+from vocseg_lib.failures.fixes import counting, repaired_ap
+from vocseg_lib.failures.mask_errors import MASK_FAILURES, Thresholds, measure
+from vocseg_lib.failures.tables import FAILURES, OBJECT_FAILURES, SIZES, Facts, facts_of
 from vocseg_lib.failures.tide import ERRORS, RIGHT
-from vocseg_lib.metrics import KINDS
-from vocseg_lib.uncertainty import and_itself
+from vocseg_lib.metrics.bootstrap import and_itself
+from vocseg_lib.metrics.coco_eval import KINDS
+from vocseg_lib.metrics.matching import Scenes, open_scenes
 
 FAMILIES = {"TIDE, masks": "AP50", "TIDE, boxes": "AP50", "pixels": "AP"}
 """Of failures, and the figure whose points they cost: AP50 of masks or boxes, or COCO's AP of masks."""
@@ -126,11 +126,6 @@ class Analysis:
         for kind, family in zip(KINDS, FAMILIES, strict=False):
             prices |= {(family, name): price for name, price in facts.tide[kind].costs(counting(size), weights).items()}
         return prices
-
-
-def overall(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `Analysis.table` for all classes and sizes."""
-    return table[(table["class"] == "all") & (table["size"] == "all")]
 
 
 LOST_BY = {"leakage": "leakage", "boundary": "lost_at_boundary", "incomplete": "missing"}

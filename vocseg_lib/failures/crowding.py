@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from vocseg_lib.coco import box_of
-from vocseg_lib.failures.scenes import Counting, Scene, Scenes, coco_matches, mean_ap, same_images
-from vocseg_lib.matching import Matches
-from vocseg_lib.uncertainty import and_itself, interval
+from vocseg_lib.data.coco import box_of
+from vocseg_lib.metrics.average_precision import Matches
+from vocseg_lib.metrics.bootstrap import and_itself, interval
+from vocseg_lib.metrics.matching import Counting, Scene, Scenes, coco_matches, mean_ap, same_images
 
 CROWDING = ("alone", "apart", "near", "overlapping")
 """No neighbour of its class in the image; one further away than `near`; one nearer; one whose box overlaps the object's."""

@@ -9,10 +9,10 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from pycocotools import mask as coco_mask
 
-from vocseg_lib.coco import UNCROPPED, box_of
-from vocseg_lib.failures.scenes import MOST, Scene, Scenes, coco_matches, mean_ap, overlaps, same_images
+from vocseg_lib.data.coco import UNCROPPED, box_of
 from vocseg_lib.failures.tide import CLASS, DUPLICATE, FOREGROUND_IOU, LOCALISATION, RIGHT, errors_of, first_come
-from vocseg_lib.uncertainty import and_itself, interval
+from vocseg_lib.metrics.bootstrap import and_itself, interval
+from vocseg_lib.metrics.matching import MOST, Scene, Scenes, coco_matches, mean_ap, overlaps, same_images
 
 ORACLES = ("true classes", "no duplicates", "true boxes", "true masks", "no false alarms")
 REST = "objects without a detection"

@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from vocseg_lib.failures.scenes import MOST, Counting, Scene, Scenes, count_objects, everything
-from vocseg_lib.matching import Matches, average_precision
-from vocseg_lib.metrics import class_mean
-from vocseg_lib.uncertainty import and_itself
+from vocseg_lib.metrics.average_precision import Matches, average_precision, class_mean
+from vocseg_lib.metrics.bootstrap import and_itself
+from vocseg_lib.metrics.matching import MOST, Counting, Scene, Scenes, count_objects, everything
 
 ERRORS = ("class", "localisation", "both", "duplicate", "background", "missed")
 RIGHT, CLASS, LOCALISATION, BOTH, DUPLICATE, BACKGROUND = range(-1, 5)

@@ -12,7 +12,7 @@ from torch import nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock
 
-from vocseg_lib.models.folding import BatchNorm2d, fold_batch_norm
+from vocseg_lib.models.speedups import BatchNorm2d, fold_batch_norm
 
 
 class WeightsError(RuntimeError):

@@ -16,12 +16,12 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 from torchvision.ops.poolers import initLevelMapper
 
-from vocseg_lib import distributed
-from vocseg_lib.boxes import nearest_box
-from vocseg_lib.masks import paste_masks
+from vocseg_lib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from vocseg_lib.models.backbones import build_backbone
-from vocseg_lib.models.pooling import POOLING
-from vocseg_lib.transforms import IMAGENET_MEAN, IMAGENET_STD
+from vocseg_lib.models.roi_pooling import POOLING
+from vocseg_lib.utils import distributed
+from vocseg_lib.utils.boxes import nearest_box
+from vocseg_lib.utils.masks import paste_masks
 
 SHORT_SIDE, LONG_SIDE = 800, 1333
 STRIDES = (4, 8, 16, 32)

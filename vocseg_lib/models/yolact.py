@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.transforms.v2.functional import normalize
 
-from vocseg_lib.boxes import nearest_box
+from vocseg_lib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from vocseg_lib.losses import yolact_loss
-from vocseg_lib.models.anchors import ASPECT_RATIOS, PASCAL_SCALES, prior_boxes
 from vocseg_lib.models.backbones import build_backbone
-from vocseg_lib.models.convolutions import SparseGradientConv, UpsampledConv
-from vocseg_lib.models.detection import NMS, assemble_masks, detect, mask_logits, to_pixels
-from vocseg_lib.transforms import IMAGENET_MEAN, IMAGENET_STD
+from vocseg_lib.models.postprocess import NMS, assemble_masks, detect, mask_logits, to_pixels
+from vocseg_lib.models.priors import ASPECT_RATIOS, PASCAL_SCALES, prior_boxes
+from vocseg_lib.models.speedups import SparseGradientConv, UpsampledConv
+from vocseg_lib.utils.boxes import nearest_box
 
 PROTOTYPES = 32
 

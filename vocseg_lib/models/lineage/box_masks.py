@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from vocseg_lib.masks import inside_boxes
 from vocseg_lib.models.lineage.features import whole_pixels
 from vocseg_lib.models.lineage.proposals import as_bytes
+from vocseg_lib.utils.masks import inside_boxes
 
 AROUND = 0.3
 """Of a box's sides: how much around it GrabCut sees, which is background to it."""

@@ -17,9 +17,9 @@ from torchvision.ops import roi_align
 from torchvision.transforms.v2.functional import normalize
 from tqdm import tqdm
 
+from vocseg_lib.data.transforms import IMAGENET_MEAN, IMAGENET_STD, model_input
 from vocseg_lib.models.backbones import build_backbone
 from vocseg_lib.models.lineage.proposals import Cached, matched
-from vocseg_lib.transforms import IMAGENET_MEAN, IMAGENET_STD, model_input
 
 REGIONS = 16
 CONTEXT = 16

@@ -10,10 +10,13 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.models.detection.transform import resize_boxes
+from torchvision.ops import nms
 
-from vocseg_lib.boxes import box_iou
-from vocseg_lib.files import replacing
+from vocseg_lib.models.postprocess import to_pixels
+from vocseg_lib.utils.boxes import box_iou, decode_boxes
+from vocseg_lib.utils.files import replacing
 
 SMALLEST_SIDE = 8
 """Pixels: smaller images have no regions to merge."""
@@ -130,3 +133,18 @@ def _best_so_far(proposals: list[Tensor], objects: list[Tensor], counts: list[in
         iou = torch.cat([torch.zeros(1, len(theirs)), box_iou(mine.float(), theirs.float())]).cummax(0).values
         parts.append(iou[torch.tensor(counts).clamp(max=len(mine))])
     return torch.cat(parts, 1)
+
+
+@torch.inference_mode()
+def rpn_proposals(model: nn.Module, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "p 4"]:
+    """What the RPN of a Mask R-CNN proposes, best first (pixels)."""
+    out = model.network([image])
+    return resize_boxes(out["proposals"][0].float(), out["resized"][0], out["image_sizes"][0])
+
+
+@torch.inference_mode()
+def scored_priors(model: nn.Module, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "p 4"]:
+    """A YOLACT's priors, moved to where it says, the least background first; of those that overlap by IoU 0.7, the first."""
+    out = model.network([image])
+    boxes = to_pixels(decode_boxes(out["box_offsets"][0], out["priors"]), *image.shape[-2:])
+    return boxes[nms(boxes, 1 - out["class_logits"][0].softmax(1)[:, 0], 0.7)]

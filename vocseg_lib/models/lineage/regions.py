@@ -18,9 +18,9 @@ from torch.utils.data import Dataset
 from torchvision.ops import batched_nms
 from tqdm import tqdm
 
-from vocseg_lib.boxes import decode_boxes, encode_boxes
+from vocseg_lib.data.transforms import model_input
 from vocseg_lib.models.lineage.proposals import as_bytes, matched
-from vocseg_lib.transforms import model_input
+from vocseg_lib.utils.boxes import decode_boxes, encode_boxes
 
 POSITIVE, NEGATIVE = 0.6, 0.3
 """IoU with an object from which a proposal is taught as it, and below which as background (R-CNN paper, appendix B and C)."""
@@ -28,7 +28,6 @@ MARGIN = 4.0
 """An SVM's scores are sigmoid(4 x distance): 0.02 and 0.98 on its margins."""
 VARIANCE = 0.8
 """Share of the features' variance that is kept for classifiers that want few of them."""
-
 CLASSIFIERS: dict[str, Callable[[int], BaseEstimator]] = {
     "linear SVM": lambda seed: LinearSVC(C=0.1, class_weight="balanced", random_state=seed),
     "logistic regression": lambda seed: LogisticRegression(C=1.0, class_weight="balanced", max_iter=300),

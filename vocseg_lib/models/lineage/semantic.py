@@ -13,10 +13,10 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.transforms.v2.functional import normalize
 
-from vocseg_lib.boxes import masks_to_boxes
+from vocseg_lib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from vocseg_lib.models.backbones import build_backbone
 from vocseg_lib.models.lineage.proposals import as_bytes
-from vocseg_lib.transforms import IMAGENET_MEAN, IMAGENET_STD
+from vocseg_lib.utils.boxes import masks_to_boxes
 
 CRF_ROUNDS = 5
 SMALLEST_COMPONENT = 16

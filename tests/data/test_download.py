@@ -1,0 +1,190 @@
+"""Downloads against a server on this machine; nothing here reaches out."""
+
+from vocseg_lib.data.download import FetchError
+from vocseg_lib.data.download import fetch
+from vocseg_lib.data.voc import find_devkit
+import hashlib
+import http.server
+import io
+import tarfile
+import threading
+
+import pytest
+
+from vocseg_lib.data.download import TAR_NAME
+
+FOLDERS = ("JPEGImages", "SegmentationObject", "SegmentationClass", "ImageSets/Segmentation")
+
+
+def make_tar(extra=()):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for folder in FOLDERS:
+            member = tarfile.TarInfo(f"VOCdevkit/VOC2012/{folder}/file")
+            member.size = 30_000
+            tar.addfile(member, io.BytesIO(b"x" * 30_000))
+        for member in extra:
+            tar.addfile(member, io.BytesIO(b"evil" * 10))
+    return buffer.getvalue()
+
+
+class Server:
+    """Serves /whole (with ranges), /norange, /cut (breaks off half-way), /wrong and 404 for the rest."""
+
+    def __init__(self, archive):
+        outer = self
+        self.requests = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                wanted = self.headers.get("Range")
+                outer.requests.append((self.path, wanted))
+                if self.path.startswith("/missing"):
+                    return self.send_error(404)
+                bodies = {"/wrong": b"w" * len(archive), "/page": b"<html>moved</html>", "/short": b"short"}
+                body = bodies.get(self.path, archive)
+                start = 0
+                if wanted and self.path not in ("/norange", "/page", "/short"):
+                    start = int(wanted.removeprefix("bytes=").rstrip("-"))
+                    if start >= len(body):
+                        return self.send_error(416)
+                    self.send_response(206)
+                else:
+                    self.send_response(200)
+                body = body[start:]
+                self.send_header("Content-Type", "text/html" if self.path == "/page" else "application/x-tar")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body[: len(body) // 2] if self.path.startswith("/cut") else body)
+
+            def log_message(self, *arguments):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def url(self, path):
+        return f"http://127.0.0.1:{self.server.server_port}/{path}"
+
+
+@pytest.fixture
+def archive():
+    return make_tar()
+
+
+@pytest.fixture
+def server(archive):
+    server = Server(archive)
+    yield server
+    server.server.shutdown()
+    server.server.server_close()
+
+
+def md5(data):
+    return hashlib.md5(data).hexdigest()
+
+
+def fetch(folder, server, archive, *paths):
+    return fetch(folder, [server.url(p) for p in paths], md5(archive), timeout_s=5)
+
+
+def test_mirrors_in_turn_until_one_is_right(tmp_path, server, archive):
+    found = fetch(tmp_path, server, archive, "missing", "wrong", "whole", "never")
+    assert found == tmp_path / "VOCdevkit" / "VOC2012"
+    assert [path for path, _ in server.requests] == ["/missing", "/wrong", "/whole"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["VOCdevkit", TAR_NAME])
+
+
+def test_a_broken_download_goes_on_at_the_next_mirror_and_the_next_call(tmp_path, server, archive):
+    with pytest.raises(FetchError, match="broke off"):
+        fetch(tmp_path, server, archive, "cut")
+    part = tmp_path / (TAR_NAME + ".part")
+    half = part.stat().st_size
+    assert 0 < half < len(archive)
+    fetch(tmp_path, server, archive, "whole")
+    assert server.requests[-1] == ("/whole", f"bytes={half}-")
+
+
+def test_a_server_without_ranges_sends_it_all_again(tmp_path, server, archive):
+    (tmp_path / (TAR_NAME + ".part")).write_bytes(archive[:1000])
+    fetch(tmp_path, server, archive, "norange")
+    assert len(server.requests) == 1
+
+
+def test_a_damaged_part_is_thrown_away(tmp_path, server, archive):
+    (tmp_path / (TAR_NAME + ".part")).write_bytes(b"damage" * 100)
+    fetch(tmp_path, server, archive, "whole")
+    assert server.requests == [("/whole", "bytes=600-"), ("/whole", None)]
+
+
+def test_a_part_that_is_too_long_is_thrown_away(tmp_path, server, archive):
+    (tmp_path / (TAR_NAME + ".part")).write_bytes(archive + b"more")
+    fetch(tmp_path, server, archive, "whole")
+    assert server.requests[-1] == ("/whole", None)
+
+
+def test_nothing_is_done_twice(tmp_path, server, archive):
+    (tmp_path / TAR_NAME).write_bytes(archive)
+    devkit = fetch(tmp_path, server, archive, "whole")
+    (devkit / "mark").touch()
+    assert fetch(tmp_path, server, archive, "whole") == devkit
+    assert (devkit / "mark").exists()
+    assert server.requests == []
+
+
+def test_an_unpacking_that_was_cut_off_starts_anew(tmp_path, server, archive):
+    (tmp_path / "VOCdevkit.unpacking" / "VOCdevkit").mkdir(parents=True)
+    devkit = fetch(tmp_path, server, archive, "whole")
+    assert (devkit / "JPEGImages" / "file").stat().st_size == 30_000
+
+
+def link_outside():
+    member = tarfile.TarInfo("VOCdevkit/link")
+    member.type, member.linkname = tarfile.SYMTYPE, "../../../outside"
+    return member
+
+
+def file_outside():
+    member = tarfile.TarInfo("../../outside")
+    member.size = 40
+    return member
+
+
+@pytest.mark.parametrize("member", [link_outside, file_outside])
+def test_archives_that_lead_outside_are_refused(tmp_path, member):
+    evil = make_tar([member()])
+    folder = tmp_path / "deep" / "data"
+    folder.mkdir(parents=True)
+    (folder / TAR_NAME).write_bytes(evil)
+    with pytest.raises(tarfile.FilterError):
+        fetch(folder, [], md5(evil))
+    assert not (tmp_path / "outside").exists()
+    assert not (folder / "VOCdevkit").exists()
+
+
+def test_when_all_mirrors_fail_the_error_lists_them(tmp_path, server, archive):
+    with pytest.raises(FetchError) as caught:
+        fetch(tmp_path, server, archive, "missing", "wrong")
+    assert "404" in str(caught.value)
+    assert "MD5 differs" in str(caught.value)
+    assert "Call again to continue" in str(caught.value)
+
+
+def test_an_answer_that_is_not_the_archive_costs_no_byte(tmp_path, server, archive):
+    part = tmp_path / (TAR_NAME + ".part")
+    part.write_bytes(archive[:1000])
+    with pytest.raises(FetchError) as caught:
+        fetch(tmp_path, server, archive, "page", "short")
+    assert "web page" in str(caught.value)
+    assert "fewer than the 1000" in str(caught.value)
+    assert part.read_bytes() == archive[:1000]
+
+
+def test_another_year_is_not_voc2012_and_half_a_devkit_is_not_one(tmp_path, server, archive):
+    for part in FOLDERS:
+        (tmp_path / "VOCdevkit" / "VOC2007" / part).mkdir(parents=True)
+    assert fetch(tmp_path, server, archive, "whole").name == "VOC2012"
+    assert find_devkit(tmp_path).name == "VOC2012"
+    (tmp_path / "half" / "VOCdevkit" / "VOC2012" / "JPEGImages").mkdir(parents=True)
+    with pytest.raises(FetchError, match="not whole"):
+        fetch(tmp_path / "half", server, archive, "whole")

@@ -1,0 +1,237 @@
+"""Number by number against the official YOLACT: every case in the files of $VOCSEG_FIXTURES (default ../shared/fixtures)."""
+
+import hashlib
+import json
+import math
+import os
+import re
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from vocseg_lib.losses import hard_negatives, match_priors, yolact_loss
+from vocseg_lib.models.postprocess import assemble_masks, detect, fast_nms, mask_logits, to_pixels
+from vocseg_lib.models.priors import prior_boxes
+from vocseg_lib.utils.boxes import box_iou, cxcywh_to_xyxy, decode_boxes, encode_boxes
+from vocseg_lib.utils.masks import inside_boxes, inside_lines
+
+FOLDER = Path(os.environ.get("VOCSEG_FIXTURES", Path(__file__).parents[3] / "shared" / "fixtures"))
+OUR_NAMES = {"B": "box", "C": "class", "M": "mask", "S": "semantic"}
+RELATIVE = 1e-4
+INPUTS = ("loc*", "conf*", "mask*|coef*", "priors*")
+"""Of the detection step."""
+
+
+def contents(pattern: str) -> dict[str, dict]:
+    """What the files hold whose names match, by file."""
+    return {
+        path.stem: json.loads(path.read_text()) if path.suffix == ".json" else torch.load(path, weights_only=True)
+        for path in sorted(FOLDER.glob(pattern))
+    }
+
+
+def value(case: dict, names: str, default: object = None) -> object:
+    """The case's value under the first key that is one of these names ("a*|b"); with a star, it has to be a tensor."""
+    for pattern in names.split("|"):
+        for key, found in case.items():
+            if key == pattern or ("*" in pattern and isinstance(found, Tensor) and fnmatch(str(key), pattern)):
+                return found
+    return default
+
+
+def dicts_with(part: object, *keys: str, name: str = "") -> dict[str, dict]:
+    """Every dict in `part`, at any depth and in lists too, that has these keys ("a*|b": either), by its path."""
+    if isinstance(part, list | tuple):
+        part = dict(enumerate(part))
+    if not isinstance(part, dict):
+        return {}
+    here = {name: part} if all(value(part, key) is not None for key in keys) else {}
+    return here | {k: v for key, below in part.items() for k, v in dicts_with(below, *keys, name=f"{name}/{key}").items()}
+
+
+def each(pattern: str, *keys: str):
+    """Run a test on every case that has these keys; skip it, with the reason, when there is none."""
+    found = dicts_with(contents(pattern), *keys)
+    none = pytest.param(None, marks=pytest.mark.skip(reason=f"nothing in {FOLDER} has {', '.join(keys)}; set VOCSEG_FIXTURES"))
+    return pytest.mark.parametrize("case", found.values() or [none], ids=[path.strip("/") for path in found] or ["none"])
+
+
+def close(ours: Tensor, theirs: Tensor, relative: float = RELATIVE) -> bool:
+    """Relative to the size of theirs, as a whole."""
+    return (ours - theirs).norm() <= relative * theirs.norm() + 1e-12
+
+
+def without_crowds(case: dict) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor] | None]:
+    """Boxes, labels, masks and crowd boxes as `yolact_loss` takes them; the crowds come last in an image's targets."""
+    crowds = [0] * len(case["targets"]) if case.get("num_crowds") is None else case["num_crowds"]
+    ends = [len(t) - int(n) for t, n in zip(case["targets"], crowds, strict=True)]
+    boxes = [t[:end, :4] for t, end in zip(case["targets"], ends, strict=True)]
+    labels = [t[:end, 4].long() + 1 for t, end in zip(case["targets"], ends, strict=True)]
+    masks = [m[:end] for m, end in zip(case["masks"], ends, strict=True)]
+    crowd_boxes = [t[end:, :4] for t, end in zip(case["targets"], ends, strict=True)]
+    return boxes, labels, masks, crowd_boxes if any(map(len, crowd_boxes)) else None
+
+
+def padded(tensors: list[Tensor]) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
+
+
+@each("*.pt", "predictions", "targets", "losses")
+def test_loss_terms_and_gradients(case):
+    p = {key: value.clone().requires_grad_(key != "priors") for key, value in case["predictions"].items()}
+    boxes, labels, masks, crowd_boxes = without_crowds(case)
+    if case.get("randperm_seed") is not None:
+        torch.manual_seed(case["randperm_seed"])
+    losses = yolact_loss(
+        p["conf"],
+        p["loc"],
+        p["mask"],
+        p["proto"],
+        p["priors"],
+        boxes,
+        labels,
+        masks,
+        p.get("segm"),
+        crowd_boxes,
+        masks_to_train=case.get("masks_to_train", 100),
+    )
+    theirs = {OUR_NAMES[key]: float(value) for key, value in case["losses"].items()}
+    assert {key: loss.item() for key, loss in losses.items()} == pytest.approx(theirs, rel=RELATIVE)
+    sum(losses.values()).backward()
+    for key, gradient in case.get("grads_total_loss", {}).items():
+        assert close(p[key].grad, gradient), f"gradient with regard to {key}"
+    for key, norm in case.get("grad_norm_total_loss", {}).items():
+        assert p[key].grad.norm().item() == pytest.approx(norm, rel=RELATIVE), f"norm of the gradient with regard to {key}"
+
+
+@each("*.pt", "predictions", "targets", "match")
+def test_matching_and_mined_negatives(case):
+    boxes, labels, _, crowd_boxes = without_crowds(case)
+    crowds = None if crowd_boxes is None else padded(crowd_boxes)
+    classes, objects = match_priors(case["predictions"]["priors"], padded(boxes), padded(labels), crowds)
+    assert torch.equal(classes, case["match"]["conf_t"].long())
+    positive = classes > 0
+    if "idx_t" in case["match"]:
+        assert torch.equal(objects[positive], case["match"]["idx_t"].long()[positive])
+    for i, theirs in enumerate(case["match"].get("loc_t_positive", [])):
+        matched = boxes[i][objects[i, positive[i]]]
+        assert close(encode_boxes(matched, case["predictions"]["priors"][positive[i]]), theirs)
+    if "ohem_selected" in case:
+        selected = positive | hard_negatives(case["predictions"]["conf"], classes)
+        assert torch.equal(selected, case["ohem_selected"])
+
+
+@each("*.pt", "boxes", "scores", "fast_nms")
+def test_fast_nms(case):
+    settings = case.get("iou_threshold", 0.5), case.get("top_k", 200), case.get("max_num_detections", 100)
+    for key in (key for key in case if key.startswith("fast_nms")):
+        threshold = re.search(r"second_threshold_([\d.]+)", key)
+        kept, classes, scores = fast_nms(
+            case["boxes"], case["scores"].T, *settings, float(threshold[1]) if threshold else -math.inf
+        )
+        assert torch.equal(kept, case[key]["kept_input_index"])
+        assert torch.equal(classes, case[key]["classes"])
+        assert torch.equal(scores, case[key]["scores"])
+        assert torch.equal(case["boxes"][kept], case[key]["boxes"])
+
+
+@each("*.pt", "encode", "decode", "jaccard_gt_vs_priors")
+def test_boxes(case):
+    priors = case["priors_cxcywh"]
+    assert close(encode_boxes(case["gt_xyxy"], priors), case["encode"])
+    assert close(decode_boxes(case["loc"], priors), case["decode"])
+    assert torch.allclose(box_iou(case["gt_xyxy"], cxcywh_to_xyxy(priors)), case["jaccard_gt_vs_priors"], atol=1e-6)
+
+
+@each("*.pt", "masks_hwn", "boxes_rel_xyxy")
+@pytest.mark.parametrize("padding", [0, 1])
+def test_crop(case, padding):
+    masks, boxes = case["masks_hwn"], case["boxes_rel_xyxy"]
+    height, width = masks.shape[:2]
+    ours = masks * inside_boxes(boxes, height, width, padding).permute(1, 2, 0)
+    assert torch.equal(ours, case[f"out_padding{padding}"])
+    if padding == 1 and "sanitize_x_cast_false_pad1" in case:
+        low, high = case["sanitize_x_cast_false_pad1"][:, :, None]
+        columns = torch.arange(width)
+        assert torch.equal(inside_lines(boxes, height, width, 1)[1], (columns >= low) & (columns < high))
+
+
+@each("*.pt", "proto_hwk", "coeffs_nk")
+def test_assembled_masks(case):
+    prototypes, coefficients, boxes = case["proto_hwk"], case["coeffs_nk"], case["boxes_rel_xyxy"]
+    height, width = prototypes.shape[:2]
+    assembled = mask_logits(prototypes, coefficients).sigmoid()
+    assert torch.allclose(assembled, case["sigmoid_hwn"].permute(2, 0, 1), atol=1e-5)
+    cropped = case["cropped_hwn"].permute(2, 0, 1)
+    assert torch.allclose(assembled * inside_boxes(boxes, height, width), cropped, atol=1e-5)
+    # At the prototypes' own size nothing is resampled.
+    same_pixels(assemble_masks(prototypes, coefficients, boxes, height, width), cropped > 0.5)
+    if "postprocess" in case:
+        to_image_size(case["postprocess"], prototypes, coefficients, boxes)
+
+
+def same_pixels(ours: Tensor, theirs: Tensor) -> None:
+    """Equal, up to one pixel in a hundred thousand that rounding carries over the threshold."""
+    assert ours.shape == theirs.shape
+    assert (ours != theirs).sum() <= 1e-5 * theirs.numel()
+
+
+def to_image_size(case: dict, prototypes: Tensor, coefficients: Tensor, boxes: Tensor) -> None:
+    """What the official `postprocess` returns for an image: whole pixels of boxes and masks."""
+    theirs = case["masks_bool"].bool()
+    if len(theirs) != len(boxes) and theirs.shape[-1] == len(boxes):
+        theirs = theirs.permute(2, 0, 1)
+    height, width = theirs.shape[1:]
+    same_pixels(assemble_masks(prototypes, coefficients, boxes, height, width), theirs)
+    # Theirs lets a box that lies wholly outside point out of the image.
+    limit = torch.tensor([width, height, width, height])
+    assert torch.equal(to_pixels(boxes, height, width).long(), case["boxes_long"].long().clamp(min=0).minimum(limit))
+
+
+@each("*.pt", "detect")
+def test_the_whole_detection_step(case):
+    inputs = dicts_with(case["detect"], *INPUTS)
+    assert inputs, f"found no loc, conf, mask and priors under detect: {list(case['detect'])}"
+    for path, given in inputs.items():
+        # What came out stands beside what went in, or around it.
+        holder = max((p for p in dicts_with(case["detect"]) if path.startswith(p) and detections(case["detect"], p)), key=len)
+        compare_detections(given, detections(case["detect"], holder), dicts_with(case["detect"])[holder])
+
+
+def detections(part: dict, path: str) -> list[dict]:
+    """What came out, an image each."""
+    return list(dicts_with(dicts_with(part)[path], "box*", "score*", "class*").values())
+
+
+def compare_detections(given: dict, expected: list[dict], settings: dict) -> None:
+    *batch, priors = (value(given, names) for names in INPUTS)
+    batch = [x if x.dim() == 3 else x[None] for x in batch]
+    for loc, conf, coefficients, theirs in zip(*batch, expected, strict=True):
+        scores = conf if conf.min() >= 0 and torch.allclose(conf.sum(-1), torch.ones(len(conf)), atol=1e-3) else conf.softmax(-1)
+        boxes, classes, found, kept = detect(
+            scores[:, 1:],
+            loc,
+            coefficients,
+            priors,
+            value(settings, "conf_thresh|nms_conf_thresh|score_threshold", 0.05),
+            "fast",
+            value(settings, "iou_threshold|nms_thresh", 0.5),
+            value(settings, "max_num_detections", 100),
+        )
+        assert torch.equal(classes, value(theirs, "class*").long())
+        assert torch.allclose(found, value(theirs, "score*"), atol=1e-6)
+        assert torch.allclose(boxes, value(theirs, "box*"), atol=1e-5)
+        coefficients_kept = value(theirs, "coef*|mask*")
+        if coefficients_kept is not None and coefficients_kept.shape == kept.shape:
+            assert torch.equal(kept, coefficients_kept)
+
+
+@each("*.json", "sha256_float32")
+def test_priors(case):
+    sizes = [(n, n) for n in case["feature_sizes"]]
+    priors = prior_boxes(sizes, case["scales"], case["aspect_ratios"], case["use_square_anchors"])
+    assert len(priors) == case["count"]
+    assert hashlib.sha256(priors.numpy().tobytes()).hexdigest() == case["sha256_float32"]

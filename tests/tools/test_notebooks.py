@@ -1,0 +1,92 @@
+"""What every notebook has to look like. That they run is shown by `make study`."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+COLAB = "https://colab.research.google.com/github/" + REPOSITORY.removeprefix("https://github.com/")
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda p: p.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4), request.param
+
+
+def cells(notebook, kind):
+    return [cell.source for cell in notebook.cells if cell.cell_type == kind]
+
+
+def test_the_seven_are_there():
+    names = ["01_voc_data", "02_two_models", "03_train", "04_precision_recall", "05_failure_gallery", "06_ap_gap", "07_lineage"]
+    assert [p.stem for p in NOTEBOOKS] == names
+
+
+def test_skeleton(notebook):
+    nb, path = notebook
+    nbformat.validate(nb)
+    first, last = nb.cells[0].source, nb.cells[-1].source
+    assert first.startswith(f"# {path.stem[:2]} · ")
+    assert f"({COLAB}/blob/main/notebooks/{path.name})" in first
+    assert first.count("**The question:**") == 1
+    assert all(word in first for word in ("*Needs*", "*Takes*", "*You will see*"))
+    assert "## What we learned" in last
+    following = sorted(p.name for p in NOTEBOOKS if p.name > path.name)
+    assert not following or f"({following[0]})" in last
+    code = cells(nb, "code")
+    assert code[0].startswith("try:\n    import vocseg_lib\nexcept ImportError:\n    %pip install -q git+" + REPOSITORY)
+    tagged = [cell for cell in nb.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    assert re.match(r'PROFILE = "t4"  # @param \["t4", "paper", "official", "laptop", "quick"\]', tagged[0].source)
+    assert ("MODEL = " in tagged[0].source) == (path.stem == "03_train")
+    imports = next(source for source in code if "from vocseg_lib" in source)
+    assert imports.splitlines()[-1] == "pd.Series(asdict(get_recipe(PROFILE)), name=PROFILE).to_frame()"
+
+
+def test_cells_are_short_plain_and_explained(notebook):
+    nb, _ = notebook
+    code, prose = cells(nb, "code"), cells(nb, "markdown")
+    assert len(prose) >= len(code)
+    for source in code:
+        assert len(source.splitlines()) <= 12, source
+        assert max(map(len, source.splitlines())) <= 115, source
+        assert not re.search(r"^\s*(def|class|async def) ", source, re.MULTILINE), source
+        assert "if CI" not in source
+
+
+def test_no_outputs(notebook):
+    nb, _ = notebook
+    for cell in nb.cells:
+        assert cell.get("outputs", []) == []
+        assert cell.get("execution_count") is None
+
+
+def test_every_figure_is_saved_under_its_notebooks_number(notebook):
+    nb, path = notebook
+    names = re.findall(r"plots\.save\([^\n]*?, (?:study\.)?results, f?\"([^\"]+)\"", "\n".join(cells(nb, "code")))
+    assert names
+    assert all(name.startswith(path.stem[:2] + "_") for name in names)
+
+
+def test_readme_has_the_badges_and_the_address():
+    readme = (ROOT / "README.md").read_text()
+    for path in NOTEBOOKS:
+        assert f"({COLAB}/blob/main/notebooks/{path.name})" in readme
+    addresses = set(re.findall(r"https://github\.com/[\w-]+/vocseg\b", readme))
+    assert addresses <= {REPOSITORY}
+
+
+@pytest.mark.parametrize(("asked", "said"), [(("--only", "04,99"), "no notebook 99"), (("--set", "IMAGES=few"), "IMAGES=few sets")])
+def test_the_runner_names_what_it_cannot_do(asked, said, tmp_path):
+    command = [sys.executable, ROOT / "tools" / "run_notebooks.py", "--results", tmp_path / "results", *asked]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert not (tmp_path / "results").exists()

@@ -1,0 +1,75 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.helpers.models import small, target
+from vocseg_lib.models import MODELS
+from vocseg_lib.utils import device
+
+
+def test_native_half_precision_only(monkeypatch):
+    for capability, dtype in (((7, 5), torch.float16), ((6, 1), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
+        assert device.half_precision("cuda") is dtype
+    for supported in (False, True):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda s=supported: s)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        assert device.half_precision("cpu") is (torch.bfloat16 if supported else None)
+    assert device.half_precision("mps") is None
+
+
+def test_off_changes_nothing():
+    with device.autocast("cpu", False):
+        assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_models_work_in_half_precision(name, dtype, monkeypatch):
+    monkeypatch.setattr(device, "half_precision", lambda device: dtype)
+    model, images, targets = small(name, score_threshold=0.0), [torch.rand(3, 50, 70)] * 2, [target(50, 70)] * 2
+    torch.manual_seed(1)
+    expected = sum(model.train()(images, targets).values())
+    torch.manual_seed(1)
+    with device.autocast("cpu", True):
+        losses = model(images, targets)
+    total = sum(losses.values())
+    assert total.dtype == torch.float32
+    assert total.item() == pytest.approx(expected.item(), rel=0.05)
+    total.backward()
+    assert all(p.grad.dtype == torch.float32 for p in model.parameters() if p.grad is not None)
+    with torch.inference_mode(), device.autocast("cpu", True):
+        (found,) = model.eval()(images[:1])
+    assert found["masks"].dtype == torch.bool
+    assert found["boxes"].dtype == found["scores"].dtype == torch.float32
+
+
+COMPILED = """
+import torch
+from vocseg_lib.models import Yolact
+
+options = {"backbone": "tiny", "weights": None, "channels": 16, "image_size": 64}
+torch.manual_seed(0)
+plain, compiled = Yolact(**options), Yolact(**options, compile=True)
+compiled.load_state_dict(plain.state_dict())
+images = [torch.rand(3, 50, 70)]
+results = []
+for model in (plain, compiled):
+    with torch.inference_mode():
+        evaluated = model.eval().network(images)
+    trained = model.train().network(images)
+    (trained["class_logits"].square().mean() + trained["prototypes"].square().mean()).backward()
+    gradients = [p.grad for name, p in model.named_parameters() if "box" not in name and "coefficients" not in name]
+    results.append([evaluated["class_logits"], evaluated["prototypes"], *gradients])
+for a, b in zip(*results, strict=True):
+    assert (a - b).norm() <= 1e-3 * b.norm() + 1e-6, (a - b).norm() / b.norm()
+print("equal")
+"""
+
+
+def test_compiled_equals_plain():
+    # In a process of its own: shapes are not checked there, and torch.compile does not trace the checks.
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", COMPILED], capture_output=True, text=True)
+    assert done.stdout.strip() == "equal", done.stderr[-2000:]

@@ -1,0 +1,1 @@
+"""Training, prediction, checkpoints and run folders."""

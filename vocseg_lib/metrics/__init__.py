@@ -1,0 +1,1 @@
+"""COCO and VOC metrics of prediction files, their intervals and calibration."""

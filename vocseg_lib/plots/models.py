@@ -1,0 +1,54 @@
+"""Figures of the inside of a model: prototypes, coefficients, mask assembly."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+
+from vocseg_lib.plots.images import as_picture
+from vocseg_lib.plots.style import COLOURS, describe, describe_figure, new_ax, new_axes
+
+
+def prototypes(maps: torch.Tensor, axes: np.ndarray | None = None) -> np.ndarray:
+    """Prototypes [h, w, k] of one image, each scaled to its own range."""
+    axes = new_axes(maps.shape[-1], 8, (1.25, 1.35), axes)
+    for k, ax in enumerate(axes):
+        ax.imshow(maps[..., k].detach().cpu().numpy(), cmap="viridis")
+        ax.set_title(str(k), fontsize=7)
+        ax.axis("off")
+    describe_figure(
+        axes[0].figure,
+        "YOLACT's prototypes",
+        "Masks that belong to the whole image, not to an object; dark is zero, bright each map's own highest.",
+    )
+    return axes
+
+
+def coefficients(values: torch.Tensor | Sequence[torch.Tensor], names: Sequence[str], ax: Axes | None = None) -> Axes:
+    """Mask coefficients (-1..1) of a few detections, a group of bars a prototype."""
+    ax = new_ax(ax, (10, 3))
+    width = 0.8 / len(values)
+    for i, (row, name) in enumerate(zip(values, names, strict=True)):
+        ax.bar(np.arange(len(row)) + i * width, row.detach().cpu().numpy(), width, label=name, color=COLOURS[i])
+    ax.axhline(0, color="black", linewidth=0.8)
+    ax.set_xlabel("prototype")
+    ax.set_ylabel("coefficient (no unit)")
+    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
+    return describe(ax, "Coefficients", "Each detection adds (above 0) and subtracts (below 0) prototypes in its own way.", 110)
+
+
+def stages(
+    pictures: Sequence[np.ndarray | torch.Tensor], titles: Sequence[str], title: str, reading: str, axes: np.ndarray | None = None
+) -> np.ndarray:
+    """Steps of one computation, left to right: maps with a colour bar, RGB pictures as they are."""
+    axes = new_axes(len(pictures), len(pictures), (3.1, 3.2), axes)
+    for ax, picture, name in zip(axes, pictures, titles, strict=True):
+        pixels = np.asarray(picture)
+        shown = ax.imshow(as_picture(pixels), cmap="viridis")
+        if pixels.ndim == 2:
+            ax.figure.colorbar(shown, ax=ax, shrink=0.7)
+        ax.set_title(name, fontsize=9)
+        ax.axis("off")
+    describe_figure(axes[0].figure, title, reading)
+    return axes

@@ -1,0 +1,1 @@
+"""This study: recipes, runs, results, Table 1, the command line."""

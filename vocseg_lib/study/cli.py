@@ -1,0 +1,192 @@
+"""The command line: `python -m vocseg_lib COMMAND`; `--help` lists the commands."""
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from tqdm import tqdm
+
+from vocseg_lib.data.coco_convert import coco_ground_truth, write_from_coco
+from vocseg_lib.data.download import FetchError, fetch
+from vocseg_lib.data.verify import verify
+from vocseg_lib.data.voc import BadSample
+from vocseg_lib.engine.predict import save_predictions
+from vocseg_lib.engine.profile import in_words
+from vocseg_lib.engine.run_folder import RunningElsewhere
+from vocseg_lib.engine.train import NonFiniteLoss, TooManyBadSamples, WorkerDied
+from vocseg_lib.failures.mask_errors import parse_thresholds
+from vocseg_lib.failures.scene_text import beside_truth, meant_by
+from vocseg_lib.failures.tables import overall
+from vocseg_lib.metrics.bootstrap import bootstrap, bounded, resampled_weights
+from vocseg_lib.metrics.coco_eval import metrics_table
+from vocseg_lib.models import MODELS
+from vocseg_lib.models.backbones import WeightsError
+from vocseg_lib.plots.gallery import Gallery
+from vocseg_lib.plots.gallery_page import export_page
+from vocseg_lib.plots.pictures import draw_predictions
+from vocseg_lib.study.open import open_study, repeated
+from vocseg_lib.study.recipes import parse_changes
+from vocseg_lib.study.results import analysed_files, judged_files
+from vocseg_lib.study.run import load_painter, predict_run
+from vocseg_lib.study.study import Study
+from vocseg_lib.utils import distributed
+from vocseg_lib.utils.files import without_nan, write_json
+
+TRAINING_ERRORS = (NonFiniteLoss, RunningElsewhere, TooManyBadSamples, WorkerDied)
+USER_ERRORS = (OSError, ValueError, ModuleNotFoundError, BadSample, FetchError, WeightsError, *TRAINING_ERRORS)
+
+
+def open_for_training(arguments: argparse.Namespace) -> tuple[Study, str]:
+    """The study and the name of the model that `train` or `estimate` is asked for."""
+    changes = parse_changes(arguments.set) | ({"weights": arguments.weights} if arguments.weights else {})
+    if arguments.source:
+        study, model_name = repeated(arguments.source, arguments.data, arguments.results, changes)
+        return study, arguments.model or model_name
+    if not arguments.model:
+        raise ValueError(f"which model? Say --model {' or --model '.join(MODELS)}")
+    return open_study(arguments.profile, arguments.data, arguments.results, changes=changes), arguments.model
+
+
+def train(arguments: argparse.Namespace, device: str) -> None:
+    study, model_name = open_for_training(arguments)
+    state = study.train(
+        model_name,
+        skip_bad=not arguments.stop_on_bad,
+        device=device,
+        max_hours=arguments.max_hours,
+        mirror=arguments.mirror,
+        accept_changes=arguments.accept_changes,
+    )
+    if distributed.rank():
+        return
+    best = state["best"]
+    if best:
+        print(f"{model_name}: best mask AP50 {best['mask_AP50']:.1f} at iteration {best['iteration']}")
+    if state["stopped"] == "max_hours":
+        print(f"stopped after {arguments.max_hours:g} h at iteration {state['iteration']}; the same command goes on from there")
+    elif state["stopped"] == "patience":
+        print(f"stopped at iteration {state['iteration']}: no better score for {study.recipe.patience} times")
+    print(f"run folder: {study.run_folder(model_name)}")
+
+
+def judge(arguments: argparse.Namespace) -> None:
+    """Print a prediction file's figures, and write them."""
+    _, judged = judged_files([arguments.predictions], arguments.data, split=arguments.split)
+    (result,) = judged.values()
+    table = metrics_table(result, arguments.score)
+    if arguments.resamples:
+        weights = resampled_weights(len(result.ground_truth["images"]), arguments.resamples)
+        table = bounded(table, bootstrap(result, weights))
+    print(result.per_class.round(1).to_string(index=False), "", sep="\n")
+    overall = table[table["class"] == "all"].drop(columns="class")
+    print(overall.to_string(index=False, na_rep="", float_format="{:.2f}".format))
+    if arguments.out:
+        figures = {f"{row.kind}_{row.metric}": row.value for row in overall.itertuples()}
+        content = {**figures, "per_class": result.per_class.to_dict("records"), "table": table.to_dict("records")}
+        write_json(Path(arguments.out), without_nan(content))
+        print(arguments.out)
+
+
+def show_failures(arguments: argparse.Namespace) -> None:
+    """Print what goes wrong in one or two prediction files, and write it."""
+    if len(arguments.predictions) > 2:
+        raise ValueError(f"{len(arguments.predictions)} prediction files: one or two can be shown beside one another")
+    if len(set(arguments.predictions)) < len(arguments.predictions):
+        raise ValueError(f"--predictions has {arguments.predictions[0]} twice: nothing could be told apart")
+    thresholds = parse_thresholds(arguments.set)
+    images = arguments.images or ("" if arguments.data.endswith(".json") else arguments.data)
+    if arguments.gallery and not images:
+        raise ValueError("where are the pictures? Say --images DIR, as --data is COCO ground truth and no devkit")
+    analyses = analysed_files(arguments.predictions, arguments.data, arguments.split, arguments.score, thresholds)
+    for title, analysis in analyses.items():
+        table = overall(analysis.table).drop(columns=["class", "size"])
+        print(f"{title}: {len(analysis.counted.detections)} detections, {len(analysis.counted.objects)} objects")
+        print(table.to_string(index=False, na_rep="", float_format="{:.2f}".format), "", sep="\n")
+    if arguments.out:
+        content = {
+            title: {"table": a.table.to_dict("records"), "cases": a.cases.drop(columns="place").to_dict("records")}
+            for title, a in analyses.items()
+        }
+        write_json(
+            Path(arguments.out), without_nan({"thresholds": asdict(thresholds), "score": arguments.score, "models": content})
+        )
+        print(arguments.out)
+    if arguments.gallery:
+        page, about = export_page(Gallery(analyses, images), arguments.gallery)
+        print(about, page, sep="\n")
+
+
+def describe(arguments: argparse.Namespace) -> None:
+    """Print images in words, with what went wrong beside each sentence, and write their scene graphs."""
+    (analysis,) = analysed_files([arguments.predictions], arguments.data, arguments.split, arguments.score).values()
+    ids = {str(Path(image.get("file_name", str(image["id"]))).with_suffix("")): image["id"] for image in analysis.scenes.images}
+    meant = {asked: meant_by(asked, ids) for asked in arguments.image}
+    if unknown := [asked for asked, names in meant.items() if not names]:
+        raise ValueError(f"{arguments.data} has no image {', '.join(unknown)} in its {arguments.split}")
+    graphs = {}
+    for name in dict.fromkeys(name for names in meant.values() for name in names) or ids:
+        described, told = beside_truth(analysis, ids[name])
+        graphs[name] = {source: description.graph for source, description in described.items()}
+        for source, lines in told.groupby("source", sort=False):
+            wrong = [f"{line.sentence} [{line.failures}]" if line.failures else line.sentence for line in lines.itertuples()]
+            print(f"{name}, {source}: {' '.join(wrong)}")
+    if arguments.out:
+        write_json(Path(arguments.out), graphs)
+        print(arguments.out)
+
+
+def predict(arguments: argparse.Namespace) -> int:
+    """Draw what a trained model finds, or write its prediction file; 1 when no picture could be read."""
+    run = arguments.weights or arguments.run
+    if not run:
+        raise ValueError("with which model? Say --weights RUN, the run folder of a training")
+    if bool(arguments.image) == bool(arguments.data):
+        raise ValueError("of what? Say --image PATH, to draw into pictures, or --data DEVKIT, to write a prediction file")
+    if arguments.data:
+        if not arguments.out:
+            raise ValueError("where to? Say --out FILE, the prediction file to write")
+        save_predictions(arguments.out, predict_run(run, arguments.data, arguments.split, arguments.device))
+        print(arguments.out)
+        return 0
+    painter, read, skipped = load_painter(run, arguments.score, arguments.device), 0, []
+    for file, written, said in draw_predictions(painter, arguments.image, arguments.out or "predictions"):
+        if written:
+            read += 1
+            tqdm.write(f"{file}: {said} -> {written}")
+        else:
+            skipped.append(said)
+    if skipped:
+        print(f"passed over {len(skipped)} files:", *skipped, sep="\n  ", file=sys.stderr)
+    return 0 if read else 1
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do what the command line says; the exit code."""
+    if arguments.command == "fetch":
+        print(fetch(arguments.folder))
+    elif arguments.command == "verify":
+        problems = verify(arguments.devkit, arguments.splits)
+        print(*problems, f"{len(problems)} problems in {arguments.devkit}", sep="\n")
+        return 1 if problems else 0
+    elif arguments.command == "import-coco":
+        print(write_from_coco(arguments.annotations, arguments.out, arguments.val, arguments.images))
+    elif arguments.command == "train":
+        with distributed.joined(arguments.device) as here:
+            train(arguments, here)
+    elif arguments.command == "estimate":
+        study, model_name = open_for_training(arguments)
+        print(f"{model_name}: {in_words(study.estimate(model_name, gpu=arguments.gpu))}")
+    elif arguments.command == "predict":
+        return predict(arguments)
+    elif arguments.command == "export-coco":
+        truth = coco_ground_truth(arguments.devkit, arguments.split)
+        write_json(Path(arguments.out), truth)
+        print(f"{len(truth['images'])} images, {len(truth['annotations'])} objects: {arguments.out}")
+    elif arguments.command == "failures":
+        show_failures(arguments)
+    elif arguments.command == "describe":
+        describe(arguments)
+    else:
+        judge(arguments)
+    return 0

@@ -1,0 +1,1 @@
+"""Boxes, masks, RLE, files, devices: knows nothing of the study."""
