@@ -21,27 +21,27 @@ from tqdm import tqdm
 from benchmarks.cases import (
     HEIGHT,
     WIDTH,
-    drawn_results,
     log_uniform_boxes,
     make_yolact,
     naive_augmentation,
     plain_masks,
     plain_path,
     relative_error,
+    synthetic_results,
     train_step,
     training_batch,
 )
 from vocseg_lib.data import synthetic
-from vocseg_lib.data.coco import checked_ground_truth, checked_results
-from vocseg_lib.data.loader import Draws, load_batches
+from vocseg_lib.data.coco import validate_ground_truth, validate_results
+from vocseg_lib.data.loader import SeededSamples, load_batches
 from vocseg_lib.data.transforms import SsdAugmentation
 from vocseg_lib.data.voc import VocDataset, find_devkit
-from vocseg_lib.failures.analysis import analyse
+from vocseg_lib.failures.analysis import analyze
 from vocseg_lib.failures.crowding import by_crowding
 from vocseg_lib.failures.oracles import single_oracles
-from vocseg_lib.metrics.coco_eval import KINDS, backends, evaluate, judged_by
-from vocseg_lib.utils.device import autocast, memory_kept, peak_memory_gb
-from vocseg_lib.utils.environment import code_version
+from vocseg_lib.metrics.coco_eval import IOU_TYPES, backends, evaluate, run_coco_eval
+from vocseg_lib.utils.device import autocast, keep_freed_memory, peak_memory_gb
+from vocseg_lib.utils.environment import git_commit
 from vocseg_lib.utils.files import read_json, write_json
 from vocseg_lib.utils.masks import paste_masks
 
@@ -70,7 +70,7 @@ OFFICIAL = {
 """What dbolya/yolact took on a quiet machine with 2 cores, in the same unit."""
 
 
-def alternate(first: Callable, second: Callable, repeats: int) -> tuple[float, float]:
+def time_alternating(first: Callable, second: Callable, repeats: int) -> tuple[float, float]:
     """Median seconds of both, run in turn `repeats` times after a warm-up of two turns."""
     seconds = []
     for _ in range(repeats + 2):
@@ -112,7 +112,7 @@ def measure_training(body: Callable, repeats: int) -> Iterator[tuple[str, dict]]
     with torch.no_grad():
         losses, plain = (torch.stack(list(m(*batch).values())) for m in (model, plain_path(model)))
     check = {"check": "losses equal to convolution and batch norm apart", "error": relative_error(losses, plain)}
-    with memory_kept():  # as `train` does
+    with keep_freed_memory():  # as `train` does
         step = ratio(body, train_step(model, False), repeats)
         step_bf16 = ratio(body, train_step(model, True), repeats)
     yield "yolact_train_step", step | check
@@ -131,7 +131,7 @@ def measure_paste(repeats: int) -> dict:
 
     with torch.inference_mode():
         error = (ours() != theirs()).float().mean().item()
-        slow, fast = alternate(theirs, ours, 3 * repeats)
+        slow, fast = time_alternating(theirs, ours, 3 * repeats)
     return {"value": slow / fast, "seconds": fast, "base_seconds": slow, "check": "pixels equal to torchvision's", "error": error}
 
 
@@ -145,7 +145,7 @@ def measure_peak() -> dict:
 def peak_gb() -> float:
     """Two training steps, then the most memory that this process ever had, in GB."""
     step = train_step(make_yolact(train=True), False)
-    with memory_kept():  # as `train` does
+    with keep_freed_memory():  # as `train` does
         step()
         step()
     return peak_memory_gb()
@@ -157,12 +157,12 @@ def measure_data(devkit: str | Path, repeats: int) -> Iterator[tuple[str, dict]]
     turns = repeats + 2
 
     def batches(dataset: VocDataset) -> Callable[[], None]:
-        loader = iter(load_batches(Draws(dataset, 0), [range(i * BATCH, (i + 1) * BATCH) for i in range(turns)]))
+        loader = iter(load_batches(SeededSamples(dataset, 0), [range(i * BATCH, (i + 1) * BATCH) for i in range(turns)]))
         return lambda: next(loader)
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    slow, fast = alternate(batches(naive), batches(ours), repeats)
+    slow, fast = time_alternating(batches(naive), batches(ours), repeats)
     torch.set_num_threads(threads)
     data = f"{devkit}, batches of {BATCH}, SSD augmentation"
     yield "data_images_per_second_per_core", {"value": BATCH / fast, "seconds": fast, "check": data}
@@ -174,39 +174,39 @@ def measure_data(devkit: str | Path, repeats: int) -> Iterator[tuple[str, dict]]
 
 def measure_evaluation(devkit: str | Path, repeats: int) -> dict:
     """Judging masks and boxes of a VOC-val-sized prediction file by the fastest evaluator, over pycocotools."""
-    truth, found = drawn_results(devkit)
-    truth = checked_ground_truth(truth)
-    found = checked_results(truth, found)
+    truth, found = synthetic_results(devkit)
+    truth = validate_ground_truth(truth)
+    found = validate_results(truth, found)
     fast, reference = backends()[0], "pycocotools"
     tables = [evaluate(truth, found, name).table for name in (fast, reference)]
     error = float((tables[0]["value"] - tables[1]["value"]).abs().max())
 
     def judge(name: str) -> Callable[[], list]:
-        return lambda: [judged_by(truth, found, kind, name) for kind in KINDS]
+        return lambda: [run_coco_eval(truth, found, kind, name) for kind in IOU_TYPES]
 
-    slow, seconds = alternate(judge(reference), judge(fast), repeats)
+    slow, seconds = time_alternating(judge(reference), judge(fast), repeats)
     check = f"figures of {fast} equal to pycocotools', {len(truth['images'])} images, {len(found)} detections"
     return {"value": slow / seconds, "seconds": seconds, "base_seconds": slow, "check": check, "error": error}
 
 
 def measure_failures(devkit: str | Path, repeats: int) -> Iterator[tuple[str, dict]]:
     """All that `failures` says of a VOC-val-sized prediction file, against pycocotools' evaluation of the same file."""
-    truth, found = drawn_results(devkit)
-    truth = checked_ground_truth(truth)
-    found = checked_results(truth, found)
+    truth, found = synthetic_results(devkit)
+    truth = validate_ground_truth(truth)
+    found = validate_results(truth, found)
 
     def everything() -> None:
-        analysis = analyse(truth, found)
+        analysis = analyze(truth, found)
         tables = analysis.table, analysis.cases, single_oracles(analysis.scenes)
         by_crowding({"drawn": analysis.scenes}, analysis.thresholds.near)
         if any(table.empty for table in tables):
             raise RuntimeError("nothing was found to fail")
 
     def judge() -> None:
-        for kind in KINDS:
-            judged_by(truth, found, kind, "pycocotools")
+        for kind in IOU_TYPES:
+            run_coco_eval(truth, found, kind, "pycocotools")
 
-    base, seconds = alternate(judge, everything, max(1, repeats // 3))
+    base, seconds = time_alternating(judge, everything, max(1, repeats // 3))
     what = f"{len(truth['images'])} images, {len(found)} detections: TIDE, pixels, cases, crowding, oracles"
     yield "failures_seconds_per_1000_images", {"value": 1000 * seconds / len(truth["images"]), "seconds": seconds, "check": what}
     facts = {"seconds": seconds, "base_seconds": base, "check": "over pycocotools' evaluation of masks and boxes of the same file"}
@@ -214,7 +214,7 @@ def measure_failures(devkit: str | Path, repeats: int) -> Iterator[tuple[str, di
 
 
 def ratio(body: Callable, measured: Callable, repeats: int) -> dict:
-    base, seconds = alternate(body, measured, repeats)
+    base, seconds = time_alternating(body, measured, repeats)
     return {"value": seconds / base, "seconds": seconds, "base_seconds": base}
 
 
@@ -242,7 +242,7 @@ def measure(devkit: str | Path, repeats: int = 9, only: str = "") -> dict[str, d
         for name, figure in chain.from_iterable(measured() for part, measured in parts.items() if only in ("", part)):
             if figure.get("error", 0) > TOLERANCE:
                 raise RuntimeError(f"{name}: {figure['check']}? error {figure['error']:.1e}, allowed {TOLERANCE:.0e}")
-            figures[name] = {**figure, "commit": code_version()}
+            figures[name] = {**figure, "commit": git_commit()}
             bar.update()
             bar.set_postfix({name: round(figure["value"], 2)})
     return figures
@@ -260,7 +260,7 @@ def table(figures: dict[str, dict]) -> pd.DataFrame:
 def report(figures: dict[str, dict]) -> dict:
     """What goes into bench.json: the value of each figure, `details` and the machine beside them."""
     machine = {"machine": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "commit": code_version()}
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "commit": git_commit()}
     return {name: figure["value"] for name, figure in figures.items()} | {"details": figures, **machine, **versions}
 
 

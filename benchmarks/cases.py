@@ -20,7 +20,7 @@ from vocseg_lib.models.postprocess import detect, mask_logits
 from vocseg_lib.models.speedups import BatchNorm2d, FoldingConv2d
 from vocseg_lib.models.yolact import Yolact
 from vocseg_lib.utils.device import autocast
-from vocseg_lib.utils.masks import inside_boxes
+from vocseg_lib.utils.masks import box_mask
 from vocseg_lib.utils.rle import encode_rle
 
 HEIGHT, WIDTH = 375, 500
@@ -51,7 +51,7 @@ def plain_masks(out: dict) -> Tensor:
     prototypes = out["prototypes"][0]
     scores = out["class_logits"][0].softmax(-1)[:, 1:]
     boxes, *_, coefficients = detect(scores, out["box_offsets"][0], out["coefficients"][0], out["priors"])
-    cropped = mask_logits(prototypes, coefficients).sigmoid() * inside_boxes(boxes, *prototypes.shape[:2])
+    cropped = mask_logits(prototypes, coefficients).sigmoid() * box_mask(boxes, *prototypes.shape[:2])
     return F.interpolate(cropped[None], (HEIGHT, WIDTH), mode="bilinear")[0] > 0.5
 
 
@@ -107,7 +107,9 @@ def naive_augmentation() -> Callable:
     return v2.Compose([*steps, drop_lost_objects])
 
 
-def drawn_results(devkit: str | Path, images: int = EVALUATED_IMAGES, detections: int = EVALUATED_DETECTIONS) -> tuple[dict, list]:
+def synthetic_results(
+    devkit: str | Path, images: int = EVALUATED_IMAGES, detections: int = EVALUATED_DETECTIONS
+) -> tuple[dict, list]:
     """COCO ground truth of as many images, a devkit's val over and over, and detections: its objects, moved, many wrong."""
     truth = coco_ground_truth(devkit, "val")
     random, kept, objects, found = np.random.default_rng(0), [], [], []

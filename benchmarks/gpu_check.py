@@ -20,7 +20,7 @@ from vocseg_lib.study.recipes import PROFILES, parse_changes
 from vocseg_lib.study.run import build_model, default_device, training_options
 from vocseg_lib.study.study import Study
 from vocseg_lib.utils.device import peak_memory_gb
-from vocseg_lib.utils.environment import surroundings
+from vocseg_lib.utils.environment import environment_info
 from vocseg_lib.utils.files import write_json
 
 MODES = {
@@ -44,7 +44,7 @@ def measure(study: Study, iterations: int, device: str, out: Path, modes: Sequen
     for model_name in MODELS:
         for mode in modes or MODES:
             rows.append({"model": model_name, "mode": mode, **_measure_run(study, model_name, mode, iterations, device)})
-            write_json(out, {**facts, **surroundings(device), "runs": rows})
+            write_json(out, {**facts, **environment_info(device), "runs": rows})
     return pd.DataFrame(rows).drop(columns="losses", errors="ignore")
 
 

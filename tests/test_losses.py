@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vocseg_lib.losses import _forced_priors, hard_negatives, match_priors, semantic_loss, yolact_loss
+from vocseg_lib.losses import _forced_priors, match_priors, mine_hard_negatives, semantic_loss, yolact_loss
 from vocseg_lib.models.priors import prior_boxes
 
 PRIORS = prior_boxes([(18, 18), (9, 9), (5, 5), (3, 3), (2, 2)])
@@ -42,7 +42,7 @@ def test_three_hardest_negatives_for_each_positive():
     classes = torch.tensor([[1, 0, 0, 0, 0, 0, -1]])
     logits = torch.zeros(1, 7, 2)
     logits[0, :, 1] = torch.tensor([0.0, 5.0, 1.0, 4.0, 2.0, 3.0, 9.0])
-    assert hard_negatives(logits, classes)[0].tolist() == [False, True, False, True, False, True, False]
+    assert mine_hard_negatives(logits, classes)[0].tolist() == [False, True, False, True, False, True, False]
 
 
 def test_zero_logits_give_the_known_values():
@@ -168,7 +168,7 @@ def test_more_positives_than_masks_to_train_are_drawn_and_rescaled():
 def test_crop_and_area_can_be_switched():
     boxes, labels, mask = square_object()
     losses = {
-        (crop, area): yolact_loss(*zeros(), PRIORS, [boxes], [labels], [mask], crop=crop, normalise_by_area=area)["mask"].item()
+        (crop, area): yolact_loss(*zeros(), PRIORS, [boxes], [labels], [mask], crop=crop, normalize_by_area=area)["mask"].item()
         for crop in (True, False)
         for area in (True, False)
     }

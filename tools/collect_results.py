@@ -13,23 +13,23 @@ from PIL import Image
 
 from vocseg_lib.engine.predict import load_predictions
 from vocseg_lib.engine.resume import LOG
-from vocseg_lib.engine.run_folder import read_calls, read_log
-from vocseg_lib.failures.analysis import Analysis, analyse
+from vocseg_lib.engine.run_folder import read_log, read_sessions
+from vocseg_lib.failures.analysis import Analysis, analyze
 from vocseg_lib.failures.mask_errors import MASK_FAILURES
-from vocseg_lib.failures.tables import overall
-from vocseg_lib.metrics.bootstrap import bootstrap, differences, interval, resampled_weights
+from vocseg_lib.failures.tables import coverage_of_boxes
+from vocseg_lib.metrics.bootstrap import bootstrap, bootstrap_weights, interval, paired_differences
 from vocseg_lib.metrics.bootstrap import bounded as add_intervals
 from vocseg_lib.metrics.coco_eval import Evaluation, evaluate, metrics_table
 from vocseg_lib.plots.gallery import Gallery
 from vocseg_lib.plots.style import save
 from vocseg_lib.plots.training import overfitting, scores_of
-from vocseg_lib.study.open import repeated
+from vocseg_lib.study.open import reproduce
 from vocseg_lib.study.recipes import PROSE_FIELDS, get_recipe
 from vocseg_lib.study.recipes import differences as recipe_differences
 from vocseg_lib.study.results import PREDICTIONS
 from vocseg_lib.study.run import recipe_of
 from vocseg_lib.study.study import MODEL_TITLES, Study
-from vocseg_lib.utils.files import read_json, replacing, without_nan, write_json
+from vocseg_lib.utils.files import atomic_write, read_json, to_jsonable, write_json
 
 REPORT, LINEAGE = "report.json", "lineage.json"
 FRONT_PAGE = "front_page"
@@ -80,7 +80,7 @@ def collect(results: Path) -> tuple[dict, Figure]:
     runs = {title: results / "runs" / name for name, title in MODEL_TITLES.items()}
     table1 = pd.read_csv(results / "table1.csv")
     models = {title: _training(folder, table1[table1["model"] == title]) for title, folder in runs.items()}
-    study, _ = repeated(next(iter(runs.values())), results=results)
+    study, _ = reproduce(next(iter(runs.values())), results=results)
     judged = {
         (name, checkpoint): _judged(study, study.predictions(name, checkpoint))
         for name in MODEL_TITLES
@@ -90,11 +90,11 @@ def collect(results: Path) -> tuple[dict, Figure]:
         models[title]["since"] = {since: _difference(judged[name, "last"], judged[name, since]) for since in ("half", "best")}
         models[title]["half"] = _half_way(models[title], judged[name, "half"])
     experiments = [_experiment(study, path.parent) for path in sorted(results.glob("experiments/*/runs/*/metrics.json"))]
-    analyses = {title: analyse(e.ground_truth, e.detections, POSTER_SCORE) for title, e in study.evaluations().items()}
+    analyses = {title: analyze(e.ground_truth, e.detections, POSTER_SCORE) for title, e in study.evaluations().items()}
     failures, price_differences = _failures(analyses, pd.read_csv(results / "failures.csv", index_col=0))
     metrics = pd.read_csv(results / "metrics.csv", header=[0, 1], index_col=[0, 1, 2]).xs("all", level="class")
     gaps = pd.read_csv(results / "differences.csv").query("`class` == 'all'")
-    figures = without_nan(
+    figures = to_jsonable(
         {
             "data": _data(study),
             "models": models,
@@ -119,18 +119,18 @@ def collect(results: Path) -> tuple[dict, Figure]:
 
 def front_picture(gallery: Gallery) -> Figure:
     """The worst localization failure, first of those where the other model got it right: see `Gallery.poster`."""
-    cases = gallery.chosen(type=MASK_FAILURES[0]).sort_values("failed alone", ascending=False, kind="stable")
+    cases = gallery.select(type=MASK_FAILURES[0]).sort_values("only this model", ascending=False, kind="stable")
     if not len(cases):
         raise ValueError("neither model has a localization failure to show")
-    return gallery.poster(cases.iloc[0], POSTER_SCORE)
+    return gallery.side_by_side(cases.iloc[0], POSTER_SCORE)
 
 
 def _failures(analyses: dict[str, Analysis], counted: pd.DataFrame) -> tuple[dict, dict]:
     """By family and type: how often (`counted` by notebook 05) and at what cost, of each model; the costs' paired difference."""
-    weights = resampled_weights(len(next(iter(analyses.values())).scenes.images))
+    weights = bootstrap_weights(len(next(iter(analyses.values())).scenes.images))
     costs = {title: analysis.resampled_costs(weights) for title, analysis in analyses.items()}
     first, second = costs.values()
-    counts = {title: overall(counted.loc[title]).set_index(["family", "type"])["count"] for title in costs}
+    counts = {title: coverage_of_boxes(counted.loc[title]).set_index(["family", "type"])["count"] for title in costs}
     of_each, difference = {title: {} for title in costs}, {}
     for family, name in first:
         for title, of_model in costs.items():
@@ -186,7 +186,7 @@ def _command(settings: dict) -> str:
 
 def _training(run: Path, table1: pd.DataFrame) -> dict:
     """How a model was trained, from its run folder, and what it costs and reaches, from Table 1."""
-    settings, calls, log = read_json(run / "recipe.json"), read_calls(run / "run.json"), read_log(run / LOG)
+    settings, calls, log = read_json(run / "recipe.json"), read_sessions(run / "run.json"), read_log(run / LOG)
     recipe, scores, last = recipe_of(settings), scores_of(log).reset_index(), calls[-1]
     kept = ["iteration", *(c for c in scores if c.startswith(("mask_", "box_")) or c == "val_loss")]
     return {
@@ -208,7 +208,7 @@ def _training(run: Path, table1: pd.DataFrame) -> dict:
 def _judged(study: Study, predictions: dict) -> tuple[Evaluation, pd.DataFrame]:
     """Predictions on val judged, and their resamples, the same draws for all."""
     evaluation = evaluate(study.ground_truth, predictions["detections"])
-    return evaluation, bootstrap(evaluation, resampled_weights(len(study.val)), headline=True)
+    return evaluation, bootstrap(evaluation, bootstrap_weights(len(study.val)), headline=True)
 
 
 def _headline(evaluation: Evaluation, resamples: pd.DataFrame) -> dict:
@@ -223,7 +223,7 @@ def _of_all_classes(table: pd.DataFrame) -> dict:
 
 def _difference(first: tuple[Evaluation, pd.DataFrame], second: tuple[Evaluation, pd.DataFrame]) -> dict:
     """AP of one checkpoint less that of another, paired, by figure; both from `_judged`."""
-    table = differences(first[0], second[0], (first[1], second[1])).query("`class` == 'all'")
+    table = paired_differences(first[0], second[0], (first[1], second[1])).query("`class` == 'all'")
     return {f"{row.kind}_{row.metric}": _bounds(row, "difference") for row in table.itertuples()}
 
 
@@ -279,7 +279,7 @@ def shrink(source: Path, target: Path, largest: int = LARGEST_FIGURE) -> None:
     width = picture.width
     while True:
         small = picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
-        with replacing(target) as beside:
+        with atomic_write(target) as beside:
             small.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(beside, format="PNG", optimize=True)
         if target.stat().st_size <= largest:
             return

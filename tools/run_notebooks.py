@@ -65,7 +65,7 @@ def main() -> int:
         changed[name] = int(number)
     results = Path(arguments.results or ROOT / "results" / arguments.profile).resolve()
     if arguments.fresh:
-        for trained in ("runs", "by_heart", "ablation", "lineage"):
+        for trained in ("runs", "overfit", "ablation", "lineage"):
             shutil.rmtree(results / trained, ignore_errors=True)
     results.mkdir(parents=True, exist_ok=True)
     parameters = {"PROFILE": arguments.profile, "RESULTS": str(results), "WEIGHTS": arguments.weights, **changed}

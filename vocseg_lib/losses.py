@@ -8,15 +8,15 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vocseg_lib.utils import distributed
 from vocseg_lib.utils.boxes import box_area, box_intersection, box_iou, cxcywh_to_xyxy, encode_boxes
-from vocseg_lib.utils.masks import inside_boxes
+from vocseg_lib.utils.masks import box_mask
 
 CLASS_WEIGHT, BOX_WEIGHT, MASK_WEIGHT, SEMANTIC_WEIGHT = 1.0, 1.5, 6.125, 1.0
 POSITIVE_IOU, NEGATIVE_IOU = 0.5, 0.4
-CROWD_SHARE = 0.7
+CROWD_IOF = 0.7
 """A background prior with a larger share of its area in a crowd box becomes neutral."""
 NEGATIVES_PER_POSITIVE = 3
 MASKS_TO_TRAIN = 100
-NEUTRAL, BACKGROUND = -1, 0
+IGNORE, BACKGROUND = -1, 0
 
 
 def match_priors(
@@ -39,11 +39,11 @@ def match_priors(
     best_iou[image, forced[image, number]] = 1
     objects[image, forced[image, number]] = number
     classes = labels.gather(1, objects)
-    classes[best_iou < POSITIVE_IOU] = NEUTRAL
+    classes[best_iou < POSITIVE_IOU] = IGNORE
     classes[best_iou < NEGATIVE_IOU] = BACKGROUND
     if crowd_boxes is not None:
         in_crowd = box_intersection(crowd_boxes, corners).amax(1) / box_area(corners)
-        classes[(classes == BACKGROUND) & (in_crowd > CROWD_SHARE)] = NEUTRAL
+        classes[(classes == BACKGROUND) & (in_crowd > CROWD_IOF)] = IGNORE
     return classes, objects
 
 
@@ -67,7 +67,7 @@ def _forced_priors(iou: Float[Tensor, "b n p"]) -> Int[Tensor, "b n"]:
         iou[taken.nonzero()[:, 0], :, prior[taken]] = -1
 
 
-def hard_negatives(logits: Float[Tensor, "b p c"], classes: Int[Tensor, "b p"]) -> Bool[Tensor, "b p"]:
+def mine_hard_negatives(logits: Float[Tensor, "b p c"], classes: Int[Tensor, "b p"]) -> Bool[Tensor, "b p"]:
     """The background priors that look least like background, three for each positive, image by image (SSD, sec. 2.2)."""
     difficulty = torch.logsumexp(logits.detach(), -1) - logits.detach()[..., 0]
     order = difficulty.masked_fill_(classes != BACKGROUND, 0).argsort(1, descending=True)
@@ -88,7 +88,7 @@ def yolact_loss(
     semantic_logits: Float[Tensor, "b c-1 hs ws"] | None = None,
     crowd_boxes: list[Float[Tensor, "_ 4"]] | None = None,
     crop: bool = True,
-    normalise_by_area: bool = True,
+    normalize_by_area: bool = True,
     masks_to_train: int = MASKS_TO_TRAIN,
 ) -> dict[str, Tensor]:
     """Weighted loss terms `class`, `box`, `mask` and, with semantic logits, `semantic`; their sum is the loss.
@@ -104,18 +104,18 @@ def yolact_loss(
     classes, objects = match_priors(priors, padded_boxes, padded_labels, padded_crowds)
     positive = classes > 0
     # Processes average their gradients: what each divides by is its share of the positives of all.
-    count = distributed.mean(positive.sum().float()).clamp(min=1 / distributed.world_size())
+    count = distributed.all_reduce_mean(positive.sum().float()).clamp(min=1 / distributed.world_size())
 
-    selected = positive | hard_negatives(class_logits, classes)
+    selected = positive | mine_hard_negatives(class_logits, classes)
     class_loss = F.cross_entropy(class_logits[selected], classes[selected], reduction="sum")
 
     image, prior = positive.nonzero(as_tuple=True)
     wanted = encode_boxes(padded_boxes[image, objects[positive]], priors[prior])
     box_loss = F.smooth_l1_loss(box_offsets[positive], wanted, reduction="sum")
 
-    chosen = drawn_positives(positive, masks_to_train)
+    chosen = sample_positives(positive, masks_to_train)
     mask_losses = [
-        mask_loss(coefficients[i, k], prototypes[i], objects[i, k], b, m, crop, normalise_by_area) * scale
+        mask_loss(coefficients[i, k], prototypes[i], objects[i, k], b, m, crop, normalize_by_area) * scale
         for i, ((k, scale), b, m) in enumerate(zip(chosen, boxes, masks, strict=True))
     ]
     losses = {
@@ -133,7 +133,7 @@ def downsample(masks: UInt8[Tensor, "n _ _"], height: int, width: int) -> Float[
     return (F.interpolate(masks[None].float(), (height, width), mode="bilinear", align_corners=False)[0] > 0.5).float()
 
 
-def drawn_positives(positive: Bool[Tensor, "b p"], most: int) -> list[tuple[Int[Tensor, " _"], float]]:
+def sample_positives(positive: Bool[Tensor, "b p"], most: int) -> list[tuple[Int[Tensor, " _"], float]]:
     """The positives of each image whose masks are trained, `most` at random where there are more, and how much each stands for.
 
     Random numbers are drawn for the images of all processes, so that they do not depend on how these share the batch.
@@ -141,7 +141,7 @@ def drawn_positives(positive: Bool[Tensor, "b p"], most: int) -> list[tuple[Int[
     chosen = [row.nonzero()[:, 0] for row in positive]
     counts = [len(row) for row in chosen]
     offset = distributed.rank() * len(counts)
-    for i, total in enumerate(distributed.everyones_counts(counts, positive.device)):
+    for i, total in enumerate(distributed.all_gather_counts(counts, positive.device)):
         if total > most:
             drawn = torch.randperm(total, device=positive.device)[:most]
             if 0 <= i - offset < len(chosen):
@@ -156,12 +156,12 @@ def mask_loss(
     boxes: Float[Tensor, "n 4"],
     masks: UInt8[Tensor, "n _ _"],
     crop: bool = True,
-    normalise_by_area: bool = True,
+    normalize_by_area: bool = True,
 ) -> Float[Tensor, ""]:
     """Sum over an image's positives of the pixel-wise BCE of their assembled masks (YOLACT paper, sec. 3.1).
 
     `objects` says whose mask each positive has to draw. With `crop`, only pixels in the ground-truth box count (padded by
-    one), else all. `normalise_by_area` divides by the area of the box in prototype pixels, so that small objects weigh as
+    one), else all. `normalize_by_area` divides by the area of the box in prototype pixels, so that small objects weigh as
     much as large ones; else by that of the whole grid.
     """
     height, width = prototypes.shape[:2]
@@ -169,8 +169,8 @@ def mask_loss(
         return coefficients.sum() * 0 + prototypes.sum() * 0
     logits = coefficients @ prototypes.flatten(0, 1).T
     target = downsample(masks, height, width).flatten(1)
-    inside = inside_boxes(boxes, height, width).flatten(1) if crop else torch.ones_like(target)
-    area = box_area(boxes) if normalise_by_area else torch.ones_like(boxes[:, 0])
+    inside = box_mask(boxes, height, width).flatten(1) if crop else torch.ones_like(target)
+    area = box_area(boxes) if normalize_by_area else torch.ones_like(boxes[:, 0])
     weight = inside / (area * height * width)[:, None]
     return F.binary_cross_entropy_with_logits(logits, target[objects], weight[objects], reduction="sum")
 

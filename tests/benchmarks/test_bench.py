@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from benchmarks.bench import TOLERANCE, alternate, measure, measure_data, measure_paste, report, table
+from benchmarks.bench import TOLERANCE, measure, measure_data, measure_paste, report, table, time_alternating
 from benchmarks.cases import plain_path, relative_error
 from vocseg_lib.models.speedups import BatchNorm2d, FoldingConv2d
 from vocseg_lib.models.yolact import Yolact
@@ -11,7 +11,7 @@ from vocseg_lib.models.yolact import Yolact
 
 def test_alternate_gives_medians_in_turn():
     calls = []
-    alternate(lambda: calls.append("a"), lambda: calls.append("b"), repeats=7)
+    time_alternating(lambda: calls.append("a"), lambda: calls.append("b"), repeats=7)
     assert calls == ["a", "b"] * 9  # two turns to warm up
 
 

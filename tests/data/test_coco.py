@@ -1,6 +1,3 @@
-from vocseg_lib.data.coco_convert import coco_ground_truth
-from vocseg_lib.data.voc import read_sample
-from vocseg_lib.data.voc import split_ids
 import copy
 import json
 
@@ -10,13 +7,11 @@ import torch
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from vocseg_lib.data.coco import check_images
-from vocseg_lib.data.coco import checked_ground_truth
-from vocseg_lib.data.coco import checked_results
-from vocseg_lib.utils.rle import pixels_coded
-from vocseg_lib.utils.rle import decode_rle
-from vocseg_lib.utils.rle import encode_rle
+from vocseg_lib.data.coco import check_images, validate_ground_truth, validate_results
+from vocseg_lib.data.coco_convert import coco_ground_truth
+from vocseg_lib.data.voc import read_sample, split_ids
 from vocseg_lib.metrics.coco_eval import evaluate
+from vocseg_lib.utils.rle import decode_rle, encode_rle, rle_pixel_counts
 
 
 def truth_and_found():
@@ -41,9 +36,9 @@ def test_codes_of_random_masks_cover_their_image():
     random = np.random.default_rng(0)
     masks = [np.asfortranarray(random.random(random.integers(1, 90, 2)) < random.random(), dtype=np.uint8) for _ in range(200)]
     codes = [coco_mask.encode(mask)["counts"] for mask in masks]
-    assert pixels_coded(codes).tolist() == [mask.size for mask in masks]
-    assert pixels_coded([]).tolist() == []
-    assert pixels_coded([b"", codes[0]]).tolist() == [0, masks[0].size]
+    assert rle_pixel_counts(codes).tolist() == [mask.size for mask in masks]
+    assert rle_pixel_counts([]).tolist() == []
+    assert rle_pixel_counts([b"", codes[0]]).tolist() == [0, masks[0].size]
 
 
 def test_codes_that_are_torn_or_of_other_bytes_are_seen():
@@ -51,13 +46,13 @@ def test_codes_that_are_torn_or_of_other_bytes_are_seen():
     mask = np.asfortranarray(random.random((40, 50)) < 0.5, dtype=np.uint8)
     code = coco_mask.encode(mask)["counts"]
     for cut in range(1, 40):
-        assert pixels_coded([code[:-cut]])[0] != mask.size
-    assert pixels_coded([b"\x00", b"~~~", b"oooooooooooo0", b"P0"]).tolist()[:3] == [-1, -1, -1]
+        assert rle_pixel_counts([code[:-cut]])[0] != mask.size
+    assert rle_pixel_counts([b"\x00", b"~~~", b"oooooooooooo0", b"P0"]).tolist()[:3] == [-1, -1, -1]
 
 
 def test_every_form_of_a_mask_is_read():
     truth, found = truth_and_found()
-    (plain,) = checked_results(truth, found[:1])
+    (plain,) = validate_results(truth, found[:1])
     mask = decode_rle([plain["segmentation"]])[0]
     runs = np.diff(np.r_[0, np.flatnonzero(np.diff(mask.T.ravel().astype(int))) + 1, mask.size]).tolist()
     forms = [
@@ -66,7 +61,7 @@ def test_every_form_of_a_mask_is_read():
         [[5, 5, 20, 5, 20, 20, 5, 20]],
     ]
     for form in forms:
-        (read,) = checked_results(truth, [{**found[0], "segmentation": form}])
+        (read,) = validate_results(truth, [{**found[0], "segmentation": form}])
         assert np.array_equal(decode_rle([read["segmentation"]])[0], mask), form
 
 
@@ -144,13 +139,13 @@ def test_ground_truth_that_cannot_be_judged_by_is_named(message):
 
 def test_ground_truth_in_other_forms_is_made_good():
     truth, _ = truth_and_found()
-    plain = checked_ground_truth(truth)
+    plain = validate_ground_truth(truth)
     assert [a["id"] for a in plain["annotations"]] == [1, 2]  # id 0 never matches in pycocotools
     bare = copy.deepcopy(truth)
     for annotation in bare["annotations"]:
         del annotation["area"], annotation["bbox"], annotation["iscrowd"]
         annotation["ignore"] = 1
-    (first, _) = checked_ground_truth(bare)["annotations"]
+    (first, _) = validate_ground_truth(bare)["annotations"]
     assert (first["area"], first["bbox"], first["iscrowd"]) == (225, [5, 5, 15, 15], 0)
     assert "ignore" not in first
 
@@ -179,5 +174,5 @@ def test_an_exported_devkit_is_valid_coco_and_comes_back(devkit, tmp_path):
         assert [a["area"] for a in annotations] == sample.masks.sum((1, 2)).tolist()
         void = coco.loadImgs(image_id)[0].get("void")
         assert np.array_equal(coco_mask.decode(void) if void else np.zeros(sample.void.shape), sample.void.numpy())
-    read = checked_ground_truth(json.loads((tmp_path / "coco.json").read_text()))
+    read = validate_ground_truth(json.loads((tmp_path / "coco.json").read_text()))
     assert read == truth

@@ -1,15 +1,5 @@
 """Data of one's own: other classes and counts, in VOC's layout or as COCO annotations, through the same study."""
 
-from vocseg_lib.data import synthetic
-from vocseg_lib.data.coco_convert import coco_ground_truth
-from vocseg_lib.data.coco_convert import write_from_coco
-from vocseg_lib.data.verify import verify
-from vocseg_lib.data.voc import BadSample
-from vocseg_lib.data.voc import VocDataset
-from vocseg_lib.data.voc import class_names
-from vocseg_lib.data.voc import fingerprint
-from vocseg_lib.data.voc import read_sample
-from vocseg_lib.data.voc import split_ids
 import json
 import shutil
 from dataclasses import replace
@@ -22,12 +12,15 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 
+from vocseg_lib.data import synthetic
 from vocseg_lib.data.classes import CLASS_NAMES
+from vocseg_lib.data.coco_convert import coco_ground_truth, write_from_coco
+from vocseg_lib.data.verify import verify
+from vocseg_lib.data.voc import BadSample, VocDataset, class_names, fingerprint, read_sample, split_ids
 from vocseg_lib.engine.predict import load_predictions
-from vocseg_lib.study.recipes import PROFILES
 from vocseg_lib.study.open import open_study
-from vocseg_lib.study.run import load_run
-from vocseg_lib.study.run import predict_run
+from vocseg_lib.study.recipes import PROFILES
+from vocseg_lib.study.run import load_run, predict_run
 
 NAMES = ("bottle", "person", "woolly sheep")
 OF_VOC = {CLASS_NAMES.index("bottle") + 1: 1, CLASS_NAMES.index("person") + 1: 2, CLASS_NAMES.index("sheep") + 1: 3}
@@ -75,7 +68,7 @@ def as_coco(three_classes, tmp_path_factory) -> Path:
 @pytest.fixture
 def tiny_profile(monkeypatch):
     small = {"image_size": 64, "short_side": 64, "channels": 16, "proposals": 32, "rois_per_image": 16}
-    monkeypatch.setitem(PROFILES, "quick", replace(PROFILES["quick"], **small, iterations=4, batch_size=2, score_every=2))
+    monkeypatch.setitem(PROFILES, "quick", replace(PROFILES["quick"], **small, iterations=4, batch_size=2, eval_every=2))
 
 
 def test_names_come_from_the_devkit(three_classes, devkit):

@@ -1,8 +1,5 @@
 """Downloads against a server on this machine; nothing here reaches out."""
 
-from vocseg_lib.data.download import FetchError
-from vocseg_lib.data.download import fetch
-from vocseg_lib.data.voc import find_devkit
 import hashlib
 import http.server
 import io
@@ -11,7 +8,9 @@ import threading
 
 import pytest
 
-from vocseg_lib.data.download import TAR_NAME
+from vocseg_lib.data import download
+from vocseg_lib.data.download import TAR_NAME, FetchError
+from vocseg_lib.data.voc import find_devkit
 
 FOLDERS = ("JPEGImages", "SegmentationObject", "SegmentationClass", "ImageSets/Segmentation")
 
@@ -85,7 +84,7 @@ def md5(data):
 
 
 def fetch(folder, server, archive, *paths):
-    return fetch(folder, [server.url(p) for p in paths], md5(archive), timeout_s=5)
+    return download.fetch(folder, [server.url(p) for p in paths], md5(archive), timeout_s=5)
 
 
 def test_mirrors_in_turn_until_one_is_right(tmp_path, server, archive):
@@ -157,7 +156,7 @@ def test_archives_that_lead_outside_are_refused(tmp_path, member):
     folder.mkdir(parents=True)
     (folder / TAR_NAME).write_bytes(evil)
     with pytest.raises(tarfile.FilterError):
-        fetch(folder, [], md5(evil))
+        download.fetch(folder, [], md5(evil))
     assert not (tmp_path / "outside").exists()
     assert not (folder / "VOCdevkit").exists()
 

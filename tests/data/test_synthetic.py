@@ -1,13 +1,12 @@
-from vocseg_lib.data import synthetic
-from vocseg_lib.data.verify import verify
-from vocseg_lib.data.voc import read_sample
-from vocseg_lib.data.voc import split_ids
 import hashlib
 
 import numpy as np
 import pytest
 
+from vocseg_lib.data import synthetic
 from vocseg_lib.data.classes import VOID
+from vocseg_lib.data.verify import verify
+from vocseg_lib.data.voc import read_sample, split_ids
 
 
 def digest(folder):

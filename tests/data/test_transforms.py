@@ -1,4 +1,3 @@
-from vocseg_lib.data.voc import VocDataset
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -6,12 +5,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from vocseg_lib.data.transforms import AUGMENTATIONS, SMALLEST_SIDE, SsdAugmentation, draw_crop, draw_window
+from vocseg_lib.data.voc import VocDataset
 from vocseg_lib.utils.boxes import masks_to_boxes
-from vocseg_lib.data.transforms import AUGMENTATIONS
-from vocseg_lib.data.transforms import SMALLEST_SIDE
-from vocseg_lib.data.transforms import SsdAugmentation
-from vocseg_lib.data.transforms import draw_crop
-from vocseg_lib.data.transforms import draw_window
 
 
 def sample(height, width, objects):

@@ -1,14 +1,12 @@
 """Each kind of damage is made in a copy of a good devkit and has to be named."""
 
-from vocseg_lib.data.verify import verify
-from vocseg_lib.data.voc import BadSample
-from vocseg_lib.data.voc import read_sample
-from vocseg_lib.data.voc import split_ids
 import numpy as np
 import pytest
 from PIL import Image
 
 from vocseg_lib.data.classes import palette
+from vocseg_lib.data.verify import verify
+from vocseg_lib.data.voc import BadSample, read_sample, split_ids
 
 
 def change_map(path, change):

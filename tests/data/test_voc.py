@@ -1,16 +1,11 @@
-from vocseg_lib.data.coco_convert import coco_ground_truth
-from vocseg_lib.data.voc import BadSample
-from vocseg_lib.data.voc import VocDataset
-from vocseg_lib.data.voc import find_devkit
-from vocseg_lib.data.voc import read_sample
-from vocseg_lib.data.voc import split_ids
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from vocseg_lib.data.classes import CLASS_NAMES
-from vocseg_lib.data.classes import palette
+from vocseg_lib.data.classes import CLASS_NAMES, palette
+from vocseg_lib.data.coco_convert import coco_ground_truth
+from vocseg_lib.data.voc import BadSample, VocDataset, find_devkit, read_sample, split_ids
 from vocseg_lib.utils.rle import decode_rle
 
 

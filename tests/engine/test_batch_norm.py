@@ -4,7 +4,7 @@ from torch import nn
 
 from tests.helpers.trainings import run
 from vocseg_lib.data.voc import VocDataset
-from vocseg_lib.engine.batch_norm import norms, precise_statistics, train_mode
+from vocseg_lib.engine.batch_norm import batch_norm_layers, precise_statistics, set_train_mode
 from vocseg_lib.engine.checkpoint import load_checkpoint
 from vocseg_lib.engine.predict import predict, validation_loss
 from vocseg_lib.engine.run_folder import read_log
@@ -12,7 +12,11 @@ from vocseg_lib.study.run import build_model
 
 
 def statistics(model):
-    return [value.clone() for norm in norms(model) for value in (norm.running_mean, norm.running_var, norm.num_batches_tracked)]
+    return [
+        value.clone()
+        for norm in batch_norm_layers(model)
+        for value in (norm.running_mean, norm.running_var, norm.num_batches_tracked)
+    ]
 
 
 def equal(ours, theirs):
@@ -61,11 +65,11 @@ def test_one_argument_freezes_batch_norm(name, devkit, tmp_path):
     model, _ = run(name, devkit, tmp_path, iterations=2, batch_norm="frozen")
     untouched = build_model(QUICK, name)
     assert equal(statistics(model), statistics(untouched))
-    for norm, other in zip(norms(model), norms(untouched), strict=True):
+    for norm, other in zip(batch_norm_layers(model), batch_norm_layers(untouched), strict=True):
         assert torch.equal(norm.weight, other.weight)
         assert torch.equal(norm.bias, other.bias)
     assert not equal(list(model.parameters()), list(untouched.parameters()))
-    assert all(not norm.training for norm in norms(train_mode(model, frozen=True)))
+    assert all(not norm.training for norm in batch_norm_layers(set_train_mode(model, frozen=True)))
 
 
 def test_precise_weights_are_judged_and_kept_and_training_does_not_notice(devkit, tmp_path):
@@ -79,7 +83,7 @@ def test_precise_weights_are_judged_and_kept_and_training_does_not_notice(devkit
         return score
 
     for mode in ("unfrozen", "precise"):
-        run("yolact", devkit, tmp_path / mode, batch_norm=mode, score=score_into(mode), score_every=3)
+        run("yolact", devkit, tmp_path / mode, batch_norm=mode, score=score_into(mode), eval_every=3)
     losses = [[e["loss"] for e in read_log(tmp_path / mode / "log.jsonl") if "loss" in e] for mode in ("unfrozen", "precise")]
     assert losses[0] == losses[1]
     lasts = [load_checkpoint(tmp_path / mode / "last.pt")["model"] for mode in ("unfrozen", "precise")]

@@ -14,9 +14,17 @@ from vocseg_lib.data import synthetic
 from vocseg_lib.data.voc import VocDataset, split_ids
 from vocseg_lib.engine.checkpoint import load_checkpoint
 from vocseg_lib.engine.run_folder import read_log
-from vocseg_lib.engine.train import shares, train
+from vocseg_lib.engine.train import rank_batches, train
 from vocseg_lib.study.study import Study
-from vocseg_lib.utils.distributed import alone, everyones, gathered, mean, of_first, rank, world_size
+from vocseg_lib.utils.distributed import (
+    all_gather_object,
+    all_reduce_mean,
+    broadcast_object,
+    interleave_shards,
+    rank,
+    single_process,
+    world_size,
+)
 from vocseg_lib.utils.files import read_json, write_json
 
 RECIPE = replace(
@@ -28,8 +36,8 @@ RECIPE = replace(
     learning_rate=1e-4,
     warmup_iterations=0,
     batch_norm="frozen",
-    score_every=2,
-    score_images=5,
+    eval_every=2,
+    eval_images=5,
     checkpoint_every=2,
     semantic_loss=True,
     workers=1,
@@ -45,11 +53,11 @@ def torchrun(folder, devkit, recipe, model, *options, results="two"):
 
 def test_alone_everything_is_what_it_was():
     value = torch.ones(2)
-    assert mean(value) is value
-    assert (world_size(), rank(), everyones(3), of_first(3), gathered([1, 2])) == (1, 0, [3], 3, [1, 2])
-    with alone():
+    assert all_reduce_mean(value) is value
+    assert (world_size(), rank(), all_gather_object(3), broadcast_object(3), interleave_shards([1, 2])) == (1, 0, [3], 3, [1, 2])
+    with single_process():
         assert world_size() == 1
-    assert shares(1, 3, 4) == [range(4, 8), range(8, 12)]
+    assert rank_batches(1, 3, 4) == [range(4, 8), range(8, 12)]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +92,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(model, odd, tmp_path):
 
 @pytest.mark.parametrize("model", ["yolact", "mask_rcnn"])
 def test_two_processes_take_over_from_one_and_back(model, odd, tmp_path):
-    recipe = replace(RECIPE, augmentation="none", score_every=4)
+    recipe = replace(RECIPE, augmentation="none", eval_every=4)
     Study(recipe, odd, tmp_path / "one").train(model, device="cpu")
     parts = tmp_path / "parts"
     for k in range(2):
@@ -100,7 +108,7 @@ def test_two_processes_take_over_from_one_and_back(model, odd, tmp_path):
 
 def test_two_machines_that_share_no_disk(odd, tmp_path):
     """Only the first has the run folder; the second is told what it needs, also to go on."""
-    recipe = replace(RECIPE, augmentation="none", score_every=4)
+    recipe = replace(RECIPE, augmentation="none", eval_every=4)
     write_json(tmp_path / "recipe.json", {"model": "yolact", **asdict(recipe)})
     for max_hours in ("0.000000001", "1"):
         with socket.socket() as free:
@@ -128,7 +136,7 @@ def test_study_starts_the_processes_itself_and_bad_samples_of_both_are_named(dam
     names = split_ids(damageable, "train")
     for bad in names[:3]:
         (damageable / "JPEGImages" / f"{bad}.jpg").write_bytes(b"torn")
-    recipe = replace(RECIPE, bad_share=0.5, iterations=4, mixed_precision=False)
+    recipe = replace(RECIPE, max_bad_fraction=0.5, iterations=4, mixed_precision=False)
     state = Study(recipe, damageable, tmp_path).train("yolact", device="cpu", processes=2)
     assert state["iteration"] == 4
     assert len(state["skipped"]) >= 3

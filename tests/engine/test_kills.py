@@ -52,11 +52,11 @@ def training(name: str, devkit: Path, folder: Path) -> dict:
         learning_rate=1e-3,
         schedule="cosine",
         warmup_iterations=4,
-        clip_norm=20.0,
+        max_grad_norm=20.0,
         mixed_precision=half,
         batch_norm="precise" if half else "unfrozen",
         score=score,
-        score_every=7,
+        eval_every=7,
         checkpoint_every=2,
         settings={"model": name},
     )
@@ -90,7 +90,7 @@ def killed_at(place: str, call: int, *arguments) -> None:
 
         files.os.fsync = fsync_and_die
     else:
-        move = files.move
+        move = files.durable_rename
 
         def move_and_die(path, target):
             if place == "before renaming":
@@ -99,7 +99,7 @@ def killed_at(place: str, call: int, *arguments) -> None:
             if place == "after renaming":
                 die_at_last()
 
-        files.move = move_and_die
+        files.durable_rename = move_and_die
     training(*arguments)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.helpers.trainings import QUICK
 from vocseg_lib.data.voc import VocDataset
-from vocseg_lib.engine.batch_norm import norms
+from vocseg_lib.engine.batch_norm import batch_norm_layers
 from vocseg_lib.engine.profile import GPUS, STEP_OVER_FORWARD, convolution_speed, count, estimate, extremes, in_words
 from vocseg_lib.study.recipes import get_recipe
 from vocseg_lib.study.run import build_model
@@ -63,7 +63,7 @@ def test_skipped_convolutions_count_like_real_ones(devkit, monkeypatch):
 
 
 def test_memory_and_time_by_hand(sample):
-    options = {"iterations": 1000, "batch_size": 4, "gpu": "t4", "scores": 2, "score_images": 30}
+    options = {"iterations": 1000, "batch_size": 4, "gpu": "t4", "scores": 2, "eval_images": 30}
     found = estimate(OneConvolution(), [[sample, sample], [sample] * 3], **options)
     flops, stored, weights = 2 * 32 * 40 * 8 * 3 * 9, 4 * 32 * 40 * 11, 3 * 8 * 9
     assert found["weights_gb"] == pytest.approx(4 * weights * 3 / 1e9)  # weights, gradients, momentum
@@ -90,7 +90,7 @@ def test_counting_changes_nothing(name, devkit):
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert model.training
-    assert all(norm.training for norm in norms(model))
+    assert all(norm.training for norm in batch_norm_layers(model))
 
 
 def test_frozen_batch_norm_keeps_no_activation(devkit):

@@ -21,8 +21,8 @@ from tests.helpers.trainings import ignoring_time, run
 from vocseg_lib.data.voc import VocDataset
 from vocseg_lib.engine import mirror, train_state
 from vocseg_lib.engine.checkpoint import checksum, load_checkpoint, save_checkpoint
-from vocseg_lib.engine.resume import MIRROR_TRIES, ChangedSettings, earlier_recipes
-from vocseg_lib.engine.run_folder import RunningElsewhere, held, read_log
+from vocseg_lib.engine.resume import MIRROR_TRIES, ChangedConfig, earlier_recipes
+from vocseg_lib.engine.run_folder import RunningElsewhere, read_log, run_lock
 from vocseg_lib.engine.train import train
 from vocseg_lib.utils.files import write_json
 
@@ -100,7 +100,7 @@ def test_without_any_usable_checkpoint_nothing_is_thrown_away(devkit, tmp_path):
 
 
 def test_lost_best_weights_are_found_again(devkit, tmp_path):
-    options = {"settings": {"seed": 0}, "score": lambda model, iteration: {"mask_AP50": 1.0}, "score_every": 2}
+    options = {"settings": {"seed": 0}, "score": lambda model, iteration: {"mask_AP50": 1.0}, "eval_every": 2}
     run("yolact", devkit, tmp_path, **options)
     (tmp_path / "best.pt").write_bytes(b"torn")
     with pytest.warns(UserWarning, match="best weights are lost"):
@@ -138,7 +138,7 @@ def test_a_file_that_may_not_grow_leaves_the_old_checkpoint(tmp_path):
 
 def test_a_changed_recipe_is_named_and_needs_a_yes(devkit, tmp_path):
     run("yolact", devkit, tmp_path, iterations=4, settings={"learning_rate": 1, "seed": 0})
-    with pytest.raises(ChangedSettings, match="learning_rate: 1 there, 2 now") as caught:
+    with pytest.raises(ChangedConfig, match="learning_rate: 1 there, 2 now") as caught:
         run("yolact", devkit, tmp_path, settings={"learning_rate": 2, "seed": 0})
     assert "seed" not in str(caught.value)
     assert "accept_changes" in str(caught.value)
@@ -164,7 +164,7 @@ def test_a_mirror_has_all_that_it_takes_to_go_on_elsewhere(whole, devkit, tmp_pa
     with pytest.warns(UserWarning, match=f"The one in {drive} is used"):
         run("yolact", devkit, here, settings={"seed": 0}, mirror=drive)
     assert weights(here) == weights(whole)
-    with pytest.raises(ChangedSettings, match="drive"):
+    with pytest.raises(ChangedConfig, match="drive"):
         run("yolact", devkit, tmp_path / "new", settings={"seed": 1}, mirror=drive)
 
 
@@ -194,9 +194,9 @@ def test_a_run_folder_is_no_mirror_of_itself(devkit, tmp_path):
 def test_a_mirror_cut_off_before_its_best_weights_came(devkit, tmp_path):
     """Its last.pt knows of better weights than its best.pt holds: those are the best there are."""
     scores = iter([1.0, 3.0, 2.0, 2.5])
-    options = {"score_every": 2, "score": lambda model, iteration: {"mask_AP50": next(scores)}}
+    options = {"eval_every": 2, "score": lambda model, iteration: {"mask_AP50": next(scores)}}
     run("yolact", devkit, tmp_path / "early", iterations=2, settings={"seed": 0}, **options)
-    run("yolact", devkit, tmp_path / "late", iterations=4, settings={"seed": 0}, score_every=4, score=options["score"])
+    run("yolact", devkit, tmp_path / "late", iterations=4, settings={"seed": 0}, eval_every=4, score=options["score"])
     (tmp_path / "early" / "best.pt").replace(tmp_path / "late" / "best.pt")
     with pytest.warns(UserWarning, match=r"best\.pt is not yet that of iteration 4"):
         _, state = run("yolact", devkit, tmp_path / "late", settings={"seed": 0}, **options)
@@ -213,7 +213,7 @@ def test_a_folder_is_trained_in_by_one_process_at_a_time(devkit, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["running"]
     other.kill()
     other.wait()
-    with held(tmp_path):
+    with run_lock(tmp_path):
         assert (tmp_path / "running").is_file()
     assert not list(tmp_path.iterdir())
 
@@ -337,7 +337,7 @@ def test_a_torn_recipe_is_taken_from_the_checkpoint(whole, devkit, tmp_path):
     for content in ("", "[]"):
         (tmp_path / "recipe.json").write_text(content)
         with pytest.warns(UserWarning, match=r"recipe\.json.*The settings in the checkpoints are used"):
-            with pytest.raises(ChangedSettings, match="seed: 0 there, 1 now"):
+            with pytest.raises(ChangedConfig, match="seed: 0 there, 1 now"):
                 run("yolact", devkit, tmp_path, settings={"seed": 1})
     with pytest.warns(UserWarning, match=r"recipe\.json"):
         run("yolact", devkit, tmp_path, settings={"seed": 0})
@@ -365,7 +365,7 @@ def test_damaged_lines_of_a_log_cost_no_others(whole, tmp_path):
 
 
 def test_a_foreign_best_is_not_used(devkit, tmp_path):
-    options = {"score_every": 2, "score": lambda model, iteration: {"mask_AP50": 1.0}}
+    options = {"eval_every": 2, "score": lambda model, iteration: {"mask_AP50": 1.0}}
     run("yolact", devkit, tmp_path / "other", iterations=4, settings={"seed": 9}, **options)
     for source in (tmp_path / "other" / "best.pt", tmp_path / "other" / "last.pt"):
         run("yolact", devkit, tmp_path / source.stem, iterations=4, settings={"seed": 0}, **options)
@@ -404,7 +404,7 @@ def test_weights_that_do_not_fit_changed_settings_leave_all_as_it_was(whole, dev
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     model = small("yolact", semantic=True)
     options = {"iterations": 6, "batch_size": 2, "settings": {"seed": 0, "semantic_loss": True}, "accept_changes": True}
-    with pytest.raises(ChangedSettings, match=r"do not fit the changed settings \(semantic_loss\)"):
+    with pytest.raises(ChangedConfig, match=r"do not fit the changed settings \(semantic_loss\)"):
         train(model, VocDataset(devkit, "train"), tmp_path, **options)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
     with pytest.raises(ValueError, match="no schedule 'foo'"):

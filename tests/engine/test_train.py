@@ -13,12 +13,12 @@ from torch import nn
 from tests.helpers.models import small
 from tests.helpers.trainings import QUICK, ignoring_time, run
 from vocseg_lib.data.coco_convert import coco_ground_truth
-from vocseg_lib.data.loader import Draws
+from vocseg_lib.data.loader import SeededSamples
 from vocseg_lib.data.transforms import light_augmentation
 from vocseg_lib.data.voc import BadSample, VocDataset, split_ids
 from vocseg_lib.engine.checkpoint import load_checkpoint
-from vocseg_lib.engine.optim import learning_rate_factor
-from vocseg_lib.engine.resume import ChangedSettings
+from vocseg_lib.engine.optim import lr_factor
+from vocseg_lib.engine.resume import ChangedConfig
 from vocseg_lib.engine.run_folder import read_log
 from vocseg_lib.engine.train import NonFiniteLoss, TooManyBadSamples, WorkerDied, train
 from vocseg_lib.study.recipes import get_recipe
@@ -28,14 +28,14 @@ from vocseg_lib.study.study import Study
 
 
 def test_schedules_by_hand():
-    step = [learning_rate_factor(i, 10, "step", (4, 8), 0) for i in (0, 3, 4, 7, 8)]
+    step = [lr_factor(i, 10, "step", (4, 8), 0) for i in (0, 3, 4, 7, 8)]
     assert step == pytest.approx([1, 1, 0.1, 0.1, 0.01])
-    cosine = [learning_rate_factor(i, 10, "cosine", (), 0) for i in (0, 5, 10)]
+    cosine = [lr_factor(i, 10, "cosine", (), 0) for i in (0, 5, 10)]
     assert cosine == pytest.approx([1, 0.5, 0])
-    warm = [learning_rate_factor(i, 10, "step", (), 4) for i in (0, 2, 4)]
+    warm = [lr_factor(i, 10, "step", (), 4) for i in (0, 2, 4)]
     assert warm == pytest.approx([0.1, 0.55, 1])
     with pytest.raises(ValueError, match="schedule"):
-        learning_rate_factor(0, 10, "linear", (), 0)
+        lr_factor(0, 10, "linear", (), 0)
 
 
 def test_draws_are_a_function_of_seed_and_number_and_cover_each_epoch():
@@ -46,7 +46,7 @@ def test_draws_are_a_function_of_seed_and_number_and_cover_each_epoch():
         def __getitem__(self, index):
             return index, torch.rand(()).item()
 
-    draws = Draws(Echo(), seed=3)
+    draws = SeededSamples(Echo(), seed=3)
     state = torch.get_rng_state()
     row = [draws[k] for k in range(15)]
     assert torch.equal(torch.get_rng_state(), state)
@@ -55,7 +55,7 @@ def test_draws_are_a_function_of_seed_and_number_and_cover_each_epoch():
         assert sorted(index for index, _ in row[5 * epoch : 5 * epoch + 5]) == list(range(5))
     assert len({value for _, value in row}) == 15
     assert [index for index, _ in row[:5]] != [index for index, _ in row[5:10]]
-    assert row != [Draws(Echo(), seed=4)[k] for k in range(15)]
+    assert row != [SeededSamples(Echo(), seed=4)[k] for k in range(15)]
 
 
 def test_a_finished_training_does_nothing(devkit, tmp_path):
@@ -107,11 +107,11 @@ def test_a_batch_without_a_finite_loss_is_left_out_named_and_kept(devkit, tmp_pa
 def test_many_in_a_row_stop_the_training_and_leave_a_good_checkpoint(devkit, tmp_path):
     dataset = VocDataset(devkit, "train")
     with pytest.raises(NonFiniteLoss, match="3 updates in a row") as caught:
-        train(Explodes(2, 4, 5, 6), dataset, tmp_path, iterations=9, batch_size=2, checkpoint_every=1, give_up_after=3)
+        train(Explodes(2, 4, 5, 6), dataset, tmp_path, iterations=9, batch_size=2, checkpoint_every=1, max_skipped_updates=3)
     assert sum(name in str(caught.value) for name in dataset.names) == 2
     last = load_checkpoint(tmp_path / "last.pt")
     assert last["iteration"] == 3  # none is written while updates are left out: the weights may be what is wrong
-    assert last["in_a_row"] == 0
+    assert last["consecutive_skips"] == 0
     assert torch.isfinite(last["model"]["weight"])
 
 
@@ -130,7 +130,7 @@ def test_fp16_gradients_are_clipped_in_their_own_scale(devkit, tmp_path, monkeyp
     for name, dtype in (("half", torch.float16), ("full", torch.float32)):
         for module in ("utils.device", "engine.train_state"):
             monkeypatch.setattr(f"vocseg_lib.{module}.half_precision", lambda device, dtype=dtype: dtype)
-        options = {"mixed_precision": name == "half", "iterations": 12, "learning_rate": 1e-12, "clip_norm": 1.0}
+        options = {"mixed_precision": name == "half", "iterations": 12, "learning_rate": 1e-12, "max_grad_norm": 1.0}
         run("yolact", devkit, tmp_path / name, **options)
         norms[name] = [entry.get("gradient_norm") for entry in read_log(tmp_path / name / "log.jsonl")]
     pairs = [pair for pair in zip(norms["half"], norms["full"], strict=True) if pair[0]]  # the others overflowed
@@ -180,7 +180,7 @@ def test_bad_samples_are_passed_over_counted_and_listed(damageable, tmp_path, ca
     bad = split_ids(damageable, "train")[4]
     (damageable / "JPEGImages" / f"{bad}.jpg").write_bytes(b"torn")
     strict = VocDataset(damageable, "train")
-    options = {"iterations": 14, "batch_size": 2, "learning_rate": 0.0, "bad_share": 0.1}
+    options = {"iterations": 14, "batch_size": 2, "learning_rate": 0.0, "max_bad_fraction": 0.1}
     with pytest.raises(BadSample, match=bad):
         train(Explodes(), strict, tmp_path / "strict", **options)
     with pytest.raises(BadSample, match=bad):
@@ -192,14 +192,14 @@ def test_bad_samples_are_passed_over_counted_and_listed(damageable, tmp_path, ca
     assert bad in capsys.readouterr().out
     assert sum("skipped" in entry for entry in read_log(tmp_path / "skip" / "log.jsonl")) == 2
     with pytest.raises(TooManyBadSamples, match=f"1 of 14 samples cannot be read; allowed is a share of 5%(?s:.*){bad}") as caught:
-        train(Explodes(), VocDataset(damageable, "train", skip_bad=True), tmp_path / "few", **{**options, "bad_share": 0.05})
-    assert "bad_share" in str(caught.value)
+        train(Explodes(), VocDataset(damageable, "train", skip_bad=True), tmp_path / "few", **{**options, "max_bad_fraction": 0.05})
+    assert "max_bad_fraction" in str(caught.value)
 
 
 def test_a_bad_sample_is_the_same_one_wherever_the_data_lie(damageable, tmp_path):
     bad = split_ids(damageable, "train")[4]
     (damageable / "JPEGImages" / f"{bad}.jpg").write_bytes(b"torn")
-    options = {"batch_size": 2, "learning_rate": 0.0, "bad_share": 0.1}
+    options = {"batch_size": 2, "learning_rate": 0.0, "max_bad_fraction": 0.1}
     train(Explodes(), VocDataset(damageable, "train", skip_bad=True), tmp_path / "run", iterations=14, **options)
     moved = Path(shutil.move(damageable, tmp_path / "moved"))
     state = train(Explodes(), VocDataset(moved, "train", skip_bad=True), tmp_path / "run", iterations=28, **options)
@@ -218,13 +218,13 @@ def test_a_bad_image_of_val_is_left_out_of_judging_and_named(damage, damageable,
         object_map.unlink()
     else:
         Image.open(object_map).resize((7, 5)).save(object_map)
-    recipe = replace(QUICK, iterations=2, score_every=2, batch_size=2, bad_share=0.4)
+    recipe = replace(QUICK, iterations=2, eval_every=2, batch_size=2, max_bad_fraction=0.4)
     with pytest.warns(UserWarning, match=f"1 of 3 images of val cannot be read and are left out: .*{names[1]}"):
         Study(recipe, damageable, tmp_path).train("yolact")
     images = json.loads((tmp_path / "runs" / "yolact" / "predictions.json").read_text())["header"]["images"]
     assert [(image["id"], image["name"]) for image in images] == [(1, names[0]), (3, names[2])]
     with pytest.raises(TooManyBadSamples, match="1 of 3 images of val cannot be read; allowed is a share of 5%"):
-        Study(replace(recipe, bad_share=0.05), damageable, tmp_path / "strict").train("yolact")
+        Study(replace(recipe, max_bad_fraction=0.05), damageable, tmp_path / "strict").train("yolact")
 
 
 def test_best_weights_are_those_of_the_best_score(devkit, tmp_path):
@@ -237,7 +237,7 @@ def test_best_weights_are_those_of_the_best_score(devkit, tmp_path):
         torch.rand(3)  # must not disturb the training's random numbers
         return {"mask_AP50": next(scores)}
 
-    options = {"iterations": 6, "batch_size": 1, "score": score, "score_every": 2, "learning_rate": 0.1}
+    options = {"iterations": 6, "batch_size": 1, "score": score, "eval_every": 2, "learning_rate": 0.1}
     state = train(Explodes(), VocDataset(devkit, "train"), tmp_path, **options)
     assert state["best"] == {"iteration": 4, "mask_AP50": 30.0}
     assert load_checkpoint(tmp_path / "best.pt")["model"]["weight"].item() == seen[1]
@@ -245,12 +245,12 @@ def test_best_weights_are_those_of_the_best_score(devkit, tmp_path):
 
 
 def test_numbers_that_count_something_are_checked(devkit, tmp_path):
-    for wrong in ({"batch_size": 0}, {"iterations": 0}, {"score_every": 0}, {"checkpoint_every": -1}):
+    for wrong in ({"batch_size": 0}, {"iterations": 0}, {"eval_every": 0}, {"checkpoint_every": -1}):
         ((name, value),) = wrong.items()
         with pytest.raises(ValueError, match=f"{name} is {value}"):
             train(Explodes(), VocDataset(devkit, "train"), tmp_path, **{"iterations": 1, "batch_size": 1, **wrong})
-    with pytest.raises(ValueError, match="clip_norm is -1"):
-        train(Explodes(), VocDataset(devkit, "train"), tmp_path, iterations=1, batch_size=1, clip_norm=-1)
+    with pytest.raises(ValueError, match="max_grad_norm is -1"):
+        train(Explodes(), VocDataset(devkit, "train"), tmp_path, iterations=1, batch_size=1, max_grad_norm=-1)
 
 
 class Plain(nn.Module):
@@ -274,7 +274,7 @@ def test_any_model_under_the_contract_can_be_trained(devkit, tmp_path):
 
 def test_patience_ends_a_training_and_a_finished_one_stays_so(devkit, tmp_path):
     scores = iter([10.0, 30.0, 20.0, 25.0])
-    options = {"batch_size": 1, "score_every": 2, "patience": 2, "checkpoint_every": 100}
+    options = {"batch_size": 1, "eval_every": 2, "patience": 2, "checkpoint_every": 100}
     dataset = VocDataset(devkit, "train")
     state = train(
         Explodes(), dataset, tmp_path, iterations=20, score=lambda model, iteration: {"mask_AP50": next(scores)}, **options
@@ -316,7 +316,7 @@ def test_four_images_are_learned_by_heart(name, some_devkit, tmp_path):
     from vocseg_lib.engine.predict import predict
     from vocseg_lib.metrics.coco_eval import evaluate
 
-    model = study.learn_by_heart(name, chosen, steps=220 if name == "yolact" else 120)
+    model = study.overfit(name, chosen, steps=220 if name == "yolact" else 120)
     dataset = study.dataset("val")
     dataset.names = chosen
     kept = {image["id"]: k for k, image in enumerate(crowded[:4], 1)}
@@ -327,7 +327,7 @@ def test_four_images_are_learned_by_heart(name, some_devkit, tmp_path):
 
 
 def test_the_run_folder_is_all_that_is_needed(devkit, tmp_path):
-    study = Study(replace(QUICK, iterations=4, score_every=2, batch_size=2), devkit, tmp_path)
+    study = Study(replace(QUICK, iterations=4, eval_every=2, batch_size=2), devkit, tmp_path)
     study.train("yolact")
     folder = study.run_folder("yolact")
     (folder / "predictions.json").unlink()
@@ -348,16 +348,16 @@ def test_the_run_folder_is_all_that_is_needed(devkit, tmp_path):
 
 
 def test_a_finished_training_of_another_length_is_taken(devkit, tmp_path, capsys):
-    recipe = replace(QUICK, iterations=4, score_every=2, batch_size=2)
+    recipe = replace(QUICK, iterations=4, eval_every=2, batch_size=2)
     longer = Study(recipe, devkit, tmp_path).train("yolact")
     shorter = Study(replace(recipe, iterations=2), devkit, tmp_path)
     assert shorter.train("yolact") == longer
     assert "holds a finished training of 4 iterations, which is taken; accept changes for one of 2" in capsys.readouterr().out
-    with pytest.raises(ChangedSettings, match="seed"):
+    with pytest.raises(ChangedConfig, match="seed"):
         Study(replace(recipe, iterations=2, seed=1), devkit, tmp_path).train("yolact")
     unfinished = Study(replace(recipe, iterations=20), devkit, tmp_path / "other")
     unfinished.train("yolact", max_hours=1e-9)
-    with pytest.raises(ChangedSettings, match="iterations: 20 there, 4 now"):
+    with pytest.raises(ChangedConfig, match="iterations: 20 there, 4 now"):
         Study(recipe, devkit, tmp_path / "other").train("yolact")
 
 
@@ -368,7 +368,7 @@ def test_predictions_are_those_of_the_weights_and_settings_at_hand(devkit, tmp_p
         metrics = json.loads((folder / "metrics.json").read_text())
         return study.predictions("yolact")["header"], metrics["judged"]
 
-    folder, recipe = tmp_path / "runs" / "yolact", replace(QUICK, iterations=2, score_every=2, batch_size=2)
+    folder, recipe = tmp_path / "runs" / "yolact", replace(QUICK, iterations=2, eval_every=2, batch_size=2)
     first = judged(recipe)
     assert judged(recipe) == first
     for file in ("metrics.json", "predictions.json"):
@@ -385,18 +385,18 @@ def test_predictions_are_those_of_the_weights_and_settings_at_hand(devkit, tmp_p
 
 def test_while_ap_is_equal_the_lower_loss_on_val_is_the_better_score(devkit, tmp_path):
     losses = iter([3.0, 2.0, 2.5])
-    options = {"iterations": 3, "batch_size": 1, "score_every": 1, "learning_rate": 0.1}
+    options = {"iterations": 3, "batch_size": 1, "eval_every": 1, "learning_rate": 0.1}
     score = lambda model, iteration: {"mask_AP50": 0.0, "val_loss": next(losses)}  # noqa: E731
     state = train(Explodes(), VocDataset(devkit, "train"), tmp_path, score=score, **options)
     assert state["best"] == {"iteration": 2, "mask_AP50": 0.0, "val_loss": 2.0}
-    assert state["scores_since_best"] == 1
+    assert state["evals_since_best"] == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_mixed_precision_resumes(dtype, devkit, tmp_path, monkeypatch):
     monkeypatch.setattr("vocseg_lib.utils.device.half_precision", lambda device: dtype)
     monkeypatch.setattr("vocseg_lib.engine.train_state.half_precision", lambda device: dtype)
-    options = {"batch_size": 2, "optimizer": "adamw", "learning_rate": 1e-3, "clip_norm": 20.0, "mixed_precision": True}
+    options = {"batch_size": 2, "optimizer": "adamw", "learning_rate": 1e-3, "max_grad_norm": 20.0, "mixed_precision": True}
     dataset = VocDataset(devkit, "train", light_augmentation())
     train(small("yolact"), dataset, tmp_path / "a", iterations=6, checkpoint_every=3, **options)
     for stop in (3, 6):

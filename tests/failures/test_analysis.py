@@ -9,13 +9,13 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.helpers.random_sets import judged_sets
 from tests.helpers.shapes import mask_of, shape, truth
-from vocseg_lib.data.coco import checked_ground_truth, checked_results
-from vocseg_lib.failures.analysis import analyse
-from vocseg_lib.failures.explain import in_words
+from vocseg_lib.data.coco import validate_ground_truth, validate_results
+from vocseg_lib.failures.analysis import analyze
+from vocseg_lib.failures.explain import explain_failure
 from vocseg_lib.failures.mask_errors import Thresholds
 from vocseg_lib.failures.tables import FAILURES, FOUND, LOST, SIZES, TYPES
 from vocseg_lib.metrics.coco_eval import evaluate
-from vocseg_lib.metrics.matching import coco_matches, mean_ap, open_scenes
+from vocseg_lib.metrics.matching import evaluate_images, match_coco, mean_ap
 
 LEFT, RIGHT, FAR = mask_of((5, 5, 20, 20)), mask_of((25, 5, 20, 20)), mask_of((5, 40, 12, 12))
 
@@ -61,10 +61,10 @@ def hand_made():
 
 def test_costs_in_resamples(hand_made):
     ground_truth, found = hand_made
-    analysis = analyse(ground_truth, found)
+    analysis = analyze(ground_truth, found)
     without_the_first = np.r_[0.0, np.ones(7)]
     fewer = {key: [e for e in ground_truth[key] if e.get("image_id", e["id"]) != 1] for key in ("images", "annotations")}
-    fewer = analyse(ground_truth | fewer, [d for d in found if d["image_id"] != 1])
+    fewer = analyze(ground_truth | fewer, [d for d in found if d["image_id"] != 1])
     costs = analysis.resampled_costs(np.array([np.ones(8), without_the_first]))
     for family, name in costs:
         here, there = (count(a, family, "cost")[name] for a in (analysis, fewer))
@@ -73,7 +73,7 @@ def test_costs_in_resamples(hand_made):
 
 
 def test_each_failure_is_counted_once(hand_made):
-    analysis = analyse(*hand_made, score_threshold=0.1)
+    analysis = analyze(*hand_made, score_threshold=0.1)
     assert count(analysis) == {
         "localization failure": 1,
         "leakage": 1,
@@ -86,7 +86,7 @@ def test_each_failure_is_counted_once(hand_made):
     masks = {"class": 1, "localisation": 0, "both": 0, "duplicate": 1, "background": 1, "missed": 3}
     assert count(analysis, "TIDE, masks") == masks
     assert count(analysis, "TIDE, boxes") == masks
-    assert count(analyse(*hand_made), "TIDE, masks")["background"] == 2
+    assert count(analyze(*hand_made), "TIDE, masks")["background"] == 2
     assert count(analysis, **{"class": "horse"})["missed alone"] == 1
     assert count(analysis, size="small")["localization failure"] == 1
     assert count(analysis, size="large")["localization failure"] == 0
@@ -96,12 +96,14 @@ def test_each_failure_is_counted_once(hand_made):
 
 
 def test_cases_say_where_and_what(hand_made):
-    analysis = analyse(*hand_made, score_threshold=0.1)
+    analysis = analyze(*hand_made, score_threshold=0.1)
     cases = analysis.cases[analysis.cases["family"] != "TIDE, boxes"].set_index("type")
     assert set(TYPES) - {"localisation", "both"} <= set(cases.index)
     images = {kind: cases.loc[[kind], "image_id"].tolist() for kind in ("localization failure", "leakage", "missed alone", "class")}
     assert images == {"localization failure": [1], "leakage": [2], "missed alone": [6], "class": [7]}
-    words = {kind: in_words(analysis, cases.loc[[kind]].iloc[0].rename_axis("x").pipe(with_type, kind)) for kind in cases.index}
+    words = {
+        kind: explain_failure(analysis, cases.loc[[kind]].iloc[0].rename_axis("x").pipe(with_type, kind)) for kind in cases.index
+    }
     assert words["localization failure"].startswith(
         "Foreground, not an object: the mask of the person of score 0.90 covers 2 objects"
     )
@@ -123,13 +125,13 @@ def with_type(row, kind):
 
 def test_a_repair_brings_back_what_it_should():
     both = truth(shape(LEFT), shape(RIGHT))
-    one_for_both = analyse(both, [shape(LEFT | RIGHT, score=0.9)])
-    before = mean_ap(coco_matches(one_for_both.scenes))[0, 0]
+    one_for_both = analyze(both, [shape(LEFT | RIGHT, score=0.9)])
+    before = mean_ap(match_coco(one_for_both.scenes))[0, 0]
     assert before == pytest.approx(100 * 51 / 101 / 10)  # right at IoU .5 alone, about one of the two
     costs = count(one_for_both, column="cost")
     assert costs["localization failure"] == pytest.approx(100 - before)
     assert costs[LOST] == pytest.approx(10 - before)  # without the lost object, all there is was found, at IoU .5
-    coarse = analyse(truth(shape(LEFT)), [shape(mask_of((7, 7, 16, 16)), score=0.9)])
+    coarse = analyze(truth(shape(LEFT)), [shape(mask_of((7, 7, 16, 16)), score=0.9)])
     assert count(coarse, column="cost")["boundary"] == pytest.approx(100 - 30)  # IoU .64: right at .5, .55 and .6
     assert count(coarse, column="cost", size="small")["boundary"] == pytest.approx(70)
     assert count(coarse, column="cost")["leakage"] == 0
@@ -137,52 +139,52 @@ def test_a_repair_brings_back_what_it_should():
 
 def test_thresholds_move_what_counts(hand_made):
     strict = Thresholds(leaked=0.6, lost=0.5, united=0.99, gained=0.5, near=0.0)
-    counted = count(analyse(*hand_made, 0.1, strict))
+    counted = count(analyze(*hand_made, 0.1, strict))
     assert counted["leakage"] == counted["boundary"] == counted["incomplete"] == counted["localization failure"] == 0
-    assert count(analyse(*hand_made, 0.1, Thresholds(near=0.0)))["missed in a crowd"] == 1  # they touch
+    assert count(analyze(*hand_made, 0.1, Thresholds(near=0.0)))["missed in a crowd"] == 1  # they touch
     apart = truth(shape(LEFT), shape(FAR))
-    assert count(analyse(apart, [shape(LEFT, score=0.9)]))["missed alone"] == 1
-    assert count(analyse(apart, [shape(LEFT, score=0.9)], thresholds=Thresholds(near=2.0)))["missed in a crowd"] == 1
+    assert count(analyze(apart, [shape(LEFT, score=0.9)]))["missed alone"] == 1
+    assert count(analyze(apart, [shape(LEFT, score=0.9)], thresholds=Thresholds(near=2.0)))["missed in a crowd"] == 1
 
 
 def test_perfect_predictions_fail_nowhere_and_none_miss_all(hand_made):
     content, _ = hand_made
-    perfect = analyse(content, [{**a, "score": 1.0} for a in content["annotations"]])
+    perfect = analyze(content, [{**a, "score": 1.0} for a in content["annotations"]])
     assert perfect.cases.empty
     assert set(perfect.counted.objects["state"]) == {FOUND}
     assert perfect.table["cost"].dropna().abs().max() == 0
-    nothing = analyse(content, [])
+    nothing = analyze(content, [])
     assert nothing.counted.objects["state"].str.startswith("missed").all()
     assert count(nothing, "TIDE, masks")["missed"] == len(content["annotations"])
 
 
 def test_empty_ground_truth_and_images_without_objects():
-    alone = analyse(truth(images=2), [shape(LEFT, score=0.9)])
+    alone = analyze(truth(images=2), [shape(LEFT, score=0.9)])
     assert count(alone, "TIDE, masks")["background"] == 1
     assert alone.counted.objects.empty
-    assert not analyse(truth(shape(LEFT, image=2), images=2), [shape(LEFT, score=0.9, image=1)]).cases.empty
+    assert not analyze(truth(shape(LEFT, image=2), images=2), [shape(LEFT, score=0.9, image=1)]).cases.empty
 
 
 def test_boxes_alone_are_refused_by_name():
     boxes = [{"image_id": 1, "category_id": 15, "score": 0.5, "bbox": [0, 0, 5, 5]}]
     with pytest.raises(ValueError, match="detection 0 has no mask"):
-        analyse(truth(shape(LEFT)), boxes)
+        analyze(truth(shape(LEFT)), boxes)
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(judged_sets(void=True))
 def test_ap_is_cocos_and_tables_hold_together_on_random_sets(pair):
     content, found = pair
-    content = checked_ground_truth(content)
-    found = checked_results(content, found)
+    content = validate_ground_truth(content)
+    found = validate_results(content, found)
     if not any("segmentation" in d for d in found):
         return
-    scenes = open_scenes(content, found)
+    scenes = evaluate_images(content, found)
     result = evaluate(content, found, "pycocotools")
     for kind in ("mask", "box"):
-        ours = mean_ap(coco_matches(scenes, kind))[0, 0]
+        ours = mean_ap(match_coco(scenes, kind))[0, 0]
         assert ours == pytest.approx(result.summary[f"{kind}_AP"], abs=1e-9, nan_ok=True)
-    analysis = analyse(content, found, score_threshold=0.3)
+    analysis = analyze(content, found, score_threshold=0.3)
     table, facts = analysis.table, analysis.counted
     assert len(facts.detections) <= sum(d["score"] >= 0.3 for d in found)
     by_size = table[(table["class"] == "all") & (table["size"] != "all")].groupby(["family", "type"])["count"].sum()
@@ -193,14 +195,14 @@ def test_ap_is_cocos_and_tables_hold_together_on_random_sets(pair):
         list(FAILURES[-3:])
     ].tolist()
     for _, case in analysis.cases.head(40).iterrows():
-        assert in_words(analysis, case).endswith(".")
+        assert explain_failure(analysis, case).endswith(".")
 
 
 def test_real_predictions_show_each_failure(shared):
     content = json.loads((shared / "predictions" / "voc2012_val_gt.json").read_text())
     seen = {}
     for path in sorted((shared / "predictions").glob("*_mobilenet320.json")):
-        analysis = analyse(content, json.loads(path.read_text()), score_threshold=0.1)
+        analysis = analyze(content, json.loads(path.read_text()), score_threshold=0.1)
         for name, number in analysis.cases[analysis.cases["family"] != "TIDE, boxes"]["type"].value_counts().items():
             seen[name] = seen.get(name, 0) + number
         sizes = analysis.counted.objects["size"].value_counts()
@@ -212,12 +214,12 @@ def test_real_predictions_show_each_failure(shared):
 def test_masks_before_the_crop_are_checked():
     content = truth(shape(LEFT))
     found = shape(LEFT, score=0.9, uncropped=torch.ones(60, 60, dtype=torch.bool))
-    assert np.isfinite(analyse(content, [found]).measured["leakage_before_crop"].item())
+    assert np.isfinite(analyze(content, [found]).measured["leakage_before_crop"].item())
     torn = {**found, "segmentation_uncropped": {**found["segmentation_uncropped"], "counts": "0"}}
     with pytest.raises(ValueError, match="segmentation_uncropped of detection 0 has a mask whose run-length code is damaged"):
-        analyse(content, [torn])
+        analyze(content, [torn])
     with pytest.raises(ValueError, match="segmentation_uncropped of detection 0 has a mask of size"):
-        analyse(content, [{**found, "segmentation_uncropped": {"size": [5, 5], "counts": "0"}}])
+        analyze(content, [{**found, "segmentation_uncropped": {"size": [5, 5], "counts": "0"}}])
 
 
 def test_price_of_tides_errors_by_class_and_size():
@@ -228,7 +230,7 @@ def test_price_of_tides_errors_by_class_and_size():
         shape(LEFT, side["person"], 0.5, image=2),  # a small horse, taken for a person
         shape(large, side["horse"], 0.9, image=3),
     ]
-    analysis = analyse(truth(*objects, images=3), found)
+    analysis = analyze(truth(*objects, images=3), found)
     half = 100 * 51 / 101  # one of two horses
 
     def cost(**scope):
@@ -246,7 +248,7 @@ def test_price_of_coarse_masks_by_class_and_size():
     large, coarse = mask_of((5, 5, 50, 50)), mask_of((7, 7, 16, 16))
     objects = [shape(LEFT, 15), shape(LEFT, 13, image=2), shape(large, 13, image=3)]
     found = [shape(LEFT, 15, 0.9), shape(coarse, 13, 0.9, image=2), shape(large, 13, 0.8, image=3)]
-    analysis = analyse(truth(*objects, images=3), found)
+    analysis = analyze(truth(*objects, images=3), found)
     by_class = {name: count(analysis, column="cost", **{"class": name})["boundary"] for name in ("person", "horse")}
     assert by_class["person"] == 0
     assert by_class["horse"] > 20
@@ -259,19 +261,19 @@ def test_the_worst_come_first():
     leaks = [mask_of((5, 5, 20 + more, 20)) for more in (8, 16, 12)]
     objects = [shape(LEFT, image=k) for k in (1, 2, 3)]
     found = [shape(leak, 15, 0.9, box=(5, 5, 20, 20), image=k) for k, leak in enumerate(leaks, 1)]
-    cases = analyse(truth(*objects, images=3), found).cases
+    cases = analyze(truth(*objects, images=3), found).cases
     assert cases[cases["type"] == "leakage"]["image_id"].tolist() == [2, 3, 1]
     surer = [{**d, "score": s} for d, s in zip(found, (0.9, 0.1, 0.2), strict=True)]
-    cases = analyse(truth(*objects, images=3), surer).cases
+    cases = analyze(truth(*objects, images=3), surer).cases
     assert cases[cases["type"] == "leakage"]["image_id"].tolist() == [1, 3, 2]
-    missed = analyse(truth(shape(FAR), shape(LEFT, 13), shape(RIGHT, 10, image=2), images=2), []).cases
+    missed = analyze(truth(shape(FAR), shape(LEFT, 13), shape(RIGHT, 10, image=2), images=2), []).cases
     assert missed[missed["type"] == "missed alone"]["class"].tolist()[-1] == "person"  # the smallest
 
 
 def test_hundreds_of_detections_in_one_image():
     content = truth(shape(LEFT), shape(RIGHT, 13))
     found = [shape(m, k, 0.5 + s / 1000) for s in range(99) for m, k in ((LEFT, 15), (RIGHT, 13), (FAR, 10))]
-    analysis = analyse(content, found)
+    analysis = analyze(content, found)
     assert len(analysis.counted.detections) == 297
     assert count(analysis, "TIDE, masks")["duplicate"] == 65  # of the 100 that TIDE looks at
     assert analysis.table["count"].sum() > 0

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 
 from tests.helpers.shapes import mask_of, shape, truth
-from vocseg_lib.data.coco import checked_results
+from vocseg_lib.data.coco import validate_results
 from vocseg_lib.failures.crowding import COUNTS, CROWDING, by_crowding, crowding_of, neighbours
-from vocseg_lib.metrics.bootstrap import resampled_weights
+from vocseg_lib.metrics.bootstrap import bootstrap_weights
 from vocseg_lib.metrics.coco_eval import evaluate
-from vocseg_lib.metrics.matching import open_scenes
+from vocseg_lib.metrics.matching import evaluate_images
 
 NEAR = 0.25
 
 
 def scenes_of(content, found):
-    return open_scenes(content, checked_results(content, found))
+    return evaluate_images(content, validate_results(content, found))
 
 
 def test_neighbours_by_hand():
@@ -69,7 +69,7 @@ def test_all_bins_together_are_all_objects(shared):
     found = json.loads((shared / "predictions" / "mask_rcnn_torchvision_mobilenet320.json").read_text())
     result = evaluate(content, found)
     scenes = scenes_of(result.ground_truth, result.detections)
-    weights = resampled_weights(len(content["images"]), 100)
+    weights = bootstrap_weights(len(content["images"]), 100)
     table = by_crowding({"a": scenes, "b": scenes}, NEAR, weights)
     bins = table[~table["bin"].str.contains(" - ")]
     assert bins.groupby(["measure", "metric", "model"])["objects"].sum().unique().tolist() == [len(content["annotations"])]
@@ -88,7 +88,7 @@ def test_all_bins_together_are_all_objects(shared):
     for scene, place in zip(scenes.scenes, places, strict=True):
         taken = set()
         for row in range(len(scene.found)):
-            own = [(-1 if j in taken else scene.own_iou("mask")[row, j]) for j in range(len(place))]
+            own = [(-1 if j in taken else scene.same_class_iou("mask")[row, j]) for j in range(len(place))]
             if own and max(own) >= 0.5:
                 taken.add(int(np.argmax(own)))
         hits[scene.image] = sum(place[j] for j in taken)

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from tests.helpers.shapes import SIDE, mask_of, shape, truth
-from vocseg_lib.data.coco import checked_ground_truth, checked_results
+from vocseg_lib.data.coco import validate_ground_truth, validate_results
 from vocseg_lib.failures.mask_errors import PLACES, Thresholds, measure
-from vocseg_lib.metrics.matching import open_scenes
+from vocseg_lib.metrics.matching import evaluate_images
 from vocseg_lib.utils.rle import decode_rle
 
 
 def measured(objects, found, void=None, **changes):
     content = truth(*objects, void=void)
-    return measure(open_scenes(content, checked_results(content, found)), Thresholds(**changes))
+    return measure(evaluate_images(content, validate_results(content, found)), Thresholds(**changes))
 
 
 LEFT, RIGHT = mask_of((10, 10, 20, 30)), mask_of((30, 10, 20, 30))
@@ -137,9 +137,9 @@ def test_a_threshold_that_cannot_be_is_named():
 
 
 def test_parts_equal_pixels_counted_one_by_one(shared):
-    content = checked_ground_truth(json.loads((shared / "predictions" / "voc2012_val_gt.json").read_text()))
+    content = validate_ground_truth(json.loads((shared / "predictions" / "voc2012_val_gt.json").read_text()))
     found = json.loads((shared / "predictions" / "mask_rcnn_torchvision_mobilenet320.json").read_text())
-    scenes = open_scenes(content, checked_results(content, found[:400]))
+    scenes = evaluate_images(content, validate_results(content, found[:400]))
     rows = measure(scenes)
     thresholds = replace(Thresholds())
     right = rows[rows["object"] >= 0]

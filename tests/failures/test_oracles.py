@@ -9,20 +9,20 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.helpers.random_sets import judged_sets
 from tests.helpers.shapes import SIDE, mask_of, shape, truth
-from vocseg_lib.data.coco import checked_ground_truth, checked_results, restricted
+from vocseg_lib.data.coco import subset, validate_ground_truth, validate_results
 from vocseg_lib.failures.oracles import ORACLES, REST, gap_parts, single_oracles, with_truth
-from vocseg_lib.metrics.bootstrap import resampled_weights
-from vocseg_lib.metrics.matching import coco_matches, mean_ap, open_scenes
+from vocseg_lib.metrics.bootstrap import bootstrap_weights
+from vocseg_lib.metrics.matching import evaluate_images, match_coco, mean_ap
 
 SQUARE, OTHER = mask_of((10, 10, 20, 20)), mask_of((35, 10, 20, 20))
 
 
 def scenes_of(content, found):
-    return open_scenes(content, checked_results(content, found))
+    return evaluate_images(content, validate_results(content, found))
 
 
 def ap(content, found, *oracles, kind="mask"):
-    return mean_ap(coco_matches(with_truth(scenes_of(content, found), set(oracles)), kind))[0, 0]
+    return mean_ap(match_coco(with_truth(scenes_of(content, found), set(oracles)), kind))[0, 0]
 
 
 def test_true_classes():
@@ -73,14 +73,14 @@ def test_single_oracles_of_perfect_and_of_no_predictions():
 @given(judged_sets(most=5))
 def test_parts_add_up_on_random_sets(pair):
     content, found = pair
-    content = checked_ground_truth(content)
+    content = validate_ground_truth(content)
     if not any(not a["iscrowd"] for a in content["annotations"]):
         return
     first, second = (scenes_of(content, found[k::2]) for k in range(2))
     parts = gap_parts(first, second).set_index("part")["points"]
     assert list(parts.index) == [*ORACLES, REST, "gap"]
     assert parts.drop("gap").sum() == pytest.approx(parts["gap"], abs=1e-9)
-    expected = mean_ap(coco_matches(second))[0, 0] - mean_ap(coco_matches(first))[0, 0]
+    expected = mean_ap(match_coco(second))[0, 0] - mean_ap(match_coco(first))[0, 0]
     assert parts["gap"] == pytest.approx(expected, abs=1e-9)
     assert (gap_parts(first, first)["points"] == 0).all()
 
@@ -97,11 +97,11 @@ def test_a_gap_of_one_kind_has_one_part():
 
 
 def test_intervals_and_oracles_on_real_predictions(shared):
-    content = checked_ground_truth(json.loads((shared / "predictions" / "voc2012_val_gt.json").read_text()))
-    content = restricted(content, range(1, 41))
+    content = validate_ground_truth(json.loads((shared / "predictions" / "voc2012_val_gt.json").read_text()))
+    content = subset(content, range(1, 41))
     files = sorted((shared / "predictions").glob("*_mobilenet320.json"))
     scenes = [scenes_of(content, [d for d in json.loads(path.read_text()) if d["image_id"] <= 40]) for path in files]
-    parts = gap_parts(*scenes, resampled_weights(len(content["images"]), 20)).set_index("part")
+    parts = gap_parts(*scenes, bootstrap_weights(len(content["images"]), 20)).set_index("part")
     assert (parts["low"] <= parts["high"]).all()
     assert parts["points"].drop("gap").sum() == pytest.approx(parts["points"]["gap"], abs=1e-9)
     for one in scenes:

@@ -11,8 +11,8 @@ import torch
 from vocseg_lib.__main__ import main
 from vocseg_lib.data.classes import CLASS_NAMES
 from vocseg_lib.data.coco_convert import coco_ground_truth
-from vocseg_lib.failures.analysis import analyse
-from vocseg_lib.failures.scene_text import beside_truth, describe, meant_by, worth_telling
+from vocseg_lib.failures.analysis import analyze
+from vocseg_lib.failures.scene_text import describe, describe_with_errors, most_telling_images, resolve_image_names
 from vocseg_lib.plots import failures
 from vocseg_lib.utils.rle import encode_rle
 
@@ -189,8 +189,8 @@ def test_a_wrong_sentence_leads_to_its_failure():
         "annotations": objects,
     }
     found = [instance(1, motorbike, image_id=7, score=0.9), instance(3, (0, 0, 9, 9), image_id=7, score=0.2)]
-    analysis = analyse(truth, found, score_threshold=0.5)
-    described, told = beside_truth(analysis, 7)
+    analysis = analyze(truth, found, score_threshold=0.5)
+    described, told = describe_with_errors(analysis, 7)
     assert described["as predicted"].sentences[0] == "A person."
     assert described["as it is"].sentences[0] == "A motorbike and a sheep."
     failures = told.set_index(["source", "sentence"])["failures"]
@@ -198,15 +198,15 @@ def test_a_wrong_sentence_leads_to_its_failure():
     assert failures["as it is", "The sheep is small (4 % of the image), at the top right."] == "missed alone"
     assert told["why"][0].startswith("Misclassified: the mask of the person of score 0.90 is on a motorbike")
     with pytest.raises(ValueError, match="no image 8"):
-        beside_truth(analysis, 8)
-    _, told = beside_truth(analyse(truth, found, score_threshold=0.95), 7)
+        describe_with_errors(analysis, 8)
+    _, told = describe_with_errors(analyze(truth, found, score_threshold=0.95), 7)
     assert told["sentence"][0] == "There is nothing."
     assert told["failures"][0] == "missed alone"
-    right = analyse(truth, [{**a, "score": 0.9} for a in objects], score_threshold=0.5)
-    _, told = beside_truth(right, 7)
+    right = analyze(truth, [{**a, "score": 0.9} for a in objects], score_threshold=0.5)
+    _, told = describe_with_errors(right, 7)
     assert set(told["failures"]) == {""}
-    assert worth_telling({"wrong": analysis, "right": right}) == [("wrong", 7)]
-    assert worth_telling({"right": right}) == [("right", 7)]
+    assert most_telling_images({"wrong": analysis, "right": right}) == [("wrong", 7)]
+    assert most_telling_images({"right": right}) == [("right", 7)]
 
 
 def test_the_command_line_describes_a_prediction_file(devkit, tmp_path, monkeypatch, capsys):
@@ -234,7 +234,7 @@ def test_the_command_line_describes_a_prediction_file(devkit, tmp_path, monkeypa
 def test_images_are_asked_for_by_whole_or_last_name():
     names = ["a/x", "b/x", "y.v2"]
     asked = {"x": ["a/x", "b/x"], "x.jpg": ["a/x", "b/x"], "y.v2": ["y.v2"], "y.v2.png": ["y.v2"], "z": []}
-    assert {image: meant_by(image, names) for image in asked} == asked
+    assert {image: resolve_image_names(image, names) for image in asked} == asked
 
 
 def test_sentences_beside_the_picture():
@@ -247,7 +247,7 @@ def test_sentences_beside_the_picture():
         columns=["source", "sentence", "failures", "why"],
     )
     objects = {"as predicted": [{"id": "person", "box": [1, 2, 9, 9]}, {"id": "bus", "box": [5, 5, 50, 30]}], "as it is": []}
-    axes = failures.in_words(np.zeros((40, 60, 3), np.uint8), objects, told, "a scene")
+    axes = failures.explain_largest(np.zeros((40, 60, 3), np.uint8), objects, told, "a scene")
     assert [ax.get_title(loc="left") for ax in axes[::2]] == ["as predicted", "as it is"]
     assert [text.get_text() for text in axes[0].texts] == ["person", "bus"]
     assert [text.get_text() for text in axes[3].texts] == ["Two buses."]

@@ -9,9 +9,9 @@ from tidecv import TIDE, Data
 
 from tests.helpers.coco import entry, truth_of
 from tests.helpers.random_sets import judged_sets
-from vocseg_lib.data.coco import box_of, checked_ground_truth, checked_results
+from vocseg_lib.data.coco import bbox_xywh, validate_ground_truth, validate_results
 from vocseg_lib.failures.tide import ERRORS, tide
-from vocseg_lib.metrics.matching import open_scenes
+from vocseg_lib.metrics.matching import evaluate_images
 
 SHORT_NAMES = {"Cls": "class", "Loc": "localisation", "Both": "both", "Dupe": "duplicate", "Bkg": "background", "Miss": "missed"}
 
@@ -25,7 +25,7 @@ def toolbox(truth, found, kind):
         add = objects.add_ignore_region if a["iscrowd"] else objects.add_ground_truth
         add(a["image_id"], a["category_id"], a["bbox"], a["segmentation"])
     for d in found:
-        results.add_detection(d["image_id"], d["category_id"], d["score"], box_of(d), d["segmentation"])
+        results.add_detection(d["image_id"], d["category_id"], d["score"], bbox_xywh(d), d["segmentation"])
     judge = TIDE(mode=TIDE.MASK if kind == "mask" else TIDE.BOX)
     run = judge.evaluate(objects, results, name="run")
     counts = {error.short_name: count for error, count in run.count_errors().items()}
@@ -34,16 +34,16 @@ def toolbox(truth, found, kind):
 
 
 def assert_same(truth, found):
-    truth = checked_ground_truth(truth)
-    found = checked_results(truth, found)
-    scenes = open_scenes(truth, found)
+    truth = validate_ground_truth(truth)
+    found = validate_results(truth, found)
+    scenes = evaluate_images(truth, found)
     for kind in ("mask", "box"):
         try:
             costs, counts = toolbox(truth, found, kind)
         except ZeroDivisionError:  # the toolbox cannot say what an AP of no class is
             continue
         ours = tide(scenes, kind)
-        assert ours.toolbox_costs == pytest.approx(costs, abs=1e-9)
+        assert ours.dap_as_tidecv == pytest.approx(costs, abs=1e-9)
         with_objects = {a["category_id"] for a in truth["annotations"] if not a["iscrowd"]}
         if {d["category_id"] for d in found} <= with_objects:
             assert {name: cost[0, 0] for name, cost in ours.costs().items()} == pytest.approx(costs, abs=1e-9)
@@ -82,16 +82,16 @@ def test_each_error_by_hand():
         entry(2, 3, (12, 0, 6, 6), 0.6),
         entry(2, 7, (12, 12, 6, 2), 0.5),
     ]
-    truth = checked_ground_truth(truth)
-    first, second = tide(open_scenes(truth, checked_results(truth, found))).errors[:2]
+    truth = validate_ground_truth(truth)
+    first, second = tide(evaluate_images(truth, validate_results(truth, found))).errors[:2]
     assert [ERRORS[code] if code >= 0 else "right" for code in first.code] == ["right", "duplicate", "class"]
     assert [ERRORS[code] for code in second.code] == ["localisation", "background", "both"]
     assert second.missed.tolist() == [False, True]
 
 
 def test_a_class_without_objects_has_no_part_in_the_price():
-    truth = checked_ground_truth(truth_of(entry(1, 3, (0, 0, 10, 10)), entry(1, 3, (10, 10, 8, 8))))
+    truth = validate_ground_truth(truth_of(entry(1, 3, (0, 0, 10, 10)), entry(1, 3, (10, 10, 8, 8))))
     found = [entry(1, 3, (0, 0, 10, 10), 0.9), entry(1, 7, (10, 10, 8, 3), 0.8)]  # the second: another class, too little
-    ours = tide(open_scenes(truth, checked_results(truth, found)))
+    ours = tide(evaluate_images(truth, validate_results(truth, found)))
     assert ours.costs()["both"][0, 0] == 0
-    assert ours.toolbox_costs["both"] == pytest.approx(100 * 51 / 101 / 2)  # its class is gone, and with it a 0 from the mean
+    assert ours.dap_as_tidecv["both"] == pytest.approx(100 * 51 / 101 / 2)  # its class is gone, and with it a 0 from the mean

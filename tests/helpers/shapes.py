@@ -3,7 +3,7 @@
 import torch
 
 from tests.helpers.coco import truth_of
-from vocseg_lib.data.coco import checked_ground_truth
+from vocseg_lib.data.coco import validate_ground_truth
 from vocseg_lib.utils.rle import encode_rle
 
 SIDE = 60
@@ -36,4 +36,4 @@ def truth(*objects, void=None, images=1):
         image |= {"height": SIDE, "width": SIDE}
     if void is not None:
         content["images"][0]["void"] = encode_rle(void[None])[0]
-    return checked_ground_truth(content)
+    return validate_ground_truth(content)

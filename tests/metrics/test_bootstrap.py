@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 
 from tests.helpers.random_sets import judged_sets
-from vocseg_lib.metrics.bootstrap import bootstrap, difference_in_words, differences, intervals, resampled_weights
+from vocseg_lib.metrics.bootstrap import bootstrap, bootstrap_weights, explain_difference, intervals, paired_differences
 from vocseg_lib.metrics.coco_eval import evaluate, metrics_table
 
 KEYS = ["kind", "metric", "class"]
@@ -30,7 +30,7 @@ def test_a_resample_is_what_judging_its_images_gives(judged):
     truth, found = judged
     for number, detection in enumerate(found):  # without ties: theirs come image by image, each time that it is drawn
         detection["score"] = 1 - number / 1_000
-    weights = resampled_weights(len(truth["images"]), 3, seed=5)
+    weights = bootstrap_weights(len(truth["images"]), 3, seed=5)
     resampled = bootstrap(evaluate(truth, found), weights)
     for row in range(3):
         table = metrics_table(evaluate(*drawn(truth, found, weights[row]))).set_index(KEYS)["value"]
@@ -48,12 +48,12 @@ def test_each_image_once_gives_the_figures_themselves(shared):
     table = metrics_table(ours).set_index(KEYS)["value"]
     assert once.loc[0].to_numpy() == pytest.approx(table[list(once)].to_numpy(), abs=1e-9, nan_ok=True)
 
-    weights = resampled_weights(len(truth["images"]), 200)
+    weights = bootstrap_weights(len(truth["images"]), 200)
     samples = [bootstrap(e, weights) for e in (ours, theirs)]
     ends = intervals(samples[0]).set_index(KEYS).dropna()
     assert (ends["low"] <= ends["high"]).all()
-    gaps = differences(ours, theirs, tuple(samples)).set_index(KEYS)
-    itself = differences(ours, ours, (samples[0], samples[0]))
+    gaps = paired_differences(ours, theirs, tuple(samples)).set_index(KEYS)
+    itself = paired_differences(ours, ours, (samples[0], samples[0]))
     assert not itself["shown"].any()
     assert (itself[["difference", "low", "high"]].dropna() == 0).all(axis=None)
     assert gaps.loc[("mask", "AP75", "all"), "shown"]
@@ -66,14 +66,14 @@ def test_each_image_once_gives_the_figures_themselves(shared):
 
 def test_what_is_not_shown_is_said_so():
     row = pd.Series({"kind": "mask", "metric": "AP50", "class": "all", "difference": 1.0, "low": -2.0, "high": 4.0, "shown": False})
-    assert difference_in_words(row, "A", "B").startswith("mask AP50: no difference shown between A and B: +1.0 points")
-    assert "A is better than B" in difference_in_words(pd.Series({**row, "low": 0.5, "shown": True}), "A", "B")
+    assert explain_difference(row, "A", "B").startswith("mask AP50: no difference shown between A and B: +1.0 points")
+    assert "A is better than B" in explain_difference(pd.Series({**row, "low": 0.5, "shown": True}), "A", "B")
     worse = {**row, "difference": -3.0, "low": -5.0, "high": -1.0, "shown": True, "class": "cat"}
-    assert "mask AP50 of cat: B is better than A" in difference_in_words(pd.Series(worse), "A", "B")
+    assert "mask AP50 of cat: B is better than A" in explain_difference(pd.Series(worse), "A", "B")
 
 
 def test_resamples_hold_as_many_images_and_repeat():
-    weights = resampled_weights(50, 20)
+    weights = bootstrap_weights(50, 20)
     assert (weights.sum(1) == 50).all()
-    assert np.array_equal(weights, resampled_weights(50, 20))
-    assert not np.array_equal(weights, resampled_weights(50, 20, seed=1))
+    assert np.array_equal(weights, bootstrap_weights(50, 20))
+    assert not np.array_equal(weights, bootstrap_weights(50, 20, seed=1))

@@ -29,7 +29,7 @@ def test_best_f1_and_recall_by_hand():
 def test_no_threshold_is_better_than_the_best(judged):
     evaluation = evaluate(*judged)
     for row in best_f1(evaluation, "mask", 0.5).itertuples():
-        place = evaluation.places[row[1]]
+        place = evaluation.category_index[row[1]]
         scores, right, objects = evaluation.matches["mask"]["all"].counted(0.5, place)
         tries = [2 * right[scores >= s].sum() / ((scores >= s).sum() + objects) for s in scores]
         assert row.F1 == pytest.approx(max(tries, default=0))

@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from tests.helpers.coco import entry, rectangle, truth_of
 from tests.helpers.random_sets import judged_sets
 from vocseg_lib.data.coco_convert import coco_ground_truth
-from vocseg_lib.metrics.coco_eval import KINDS, SIZES, backends, evaluate, metrics_table
+from vocseg_lib.metrics.coco_eval import IOU_TYPES, SIZES, backends, evaluate, metrics_table
 from vocseg_lib.metrics.semantic import mean_iou
 from vocseg_lib.utils.rle import encode_rle
 
@@ -89,7 +89,7 @@ def overall(evaluation, kind):
 def test_the_twelve_figures_are_pycocotools(judged):
     truth, found = judged
     evaluation = evaluate(truth, found)
-    for kind, coco_kind in KINDS.items():
+    for kind, coco_kind in IOU_TYPES.items():
         if found:  # pycocotools cannot load none
             assert overall(evaluation, kind) == pytest.approx(by_the_book(truth, found, coco_kind), abs=1e-9, nan_ok=True)
 
@@ -100,7 +100,7 @@ def test_the_twelve_figures_are_pycocotools(judged):
 def test_backends_are_equal_to_the_last_bit(judged):
     ours, reference = (evaluate(*judged, backend=name) for name in ("hotcoco", "pycocotools"))
     pd.testing.assert_frame_equal(ours.table, reference.table, check_exact=True)
-    for kind in KINDS:
+    for kind in IOU_TYPES:
         assert np.array_equal(ours.precision[kind], reference.precision[kind])
         assert np.array_equal(ours.scores[kind], reference.scores[kind])
         for size in SIZES:
@@ -178,5 +178,5 @@ def test_equals_pycocotools_used_by_the_book(shared, name):
     detections = json.loads((shared / "predictions" / f"{name}.json").read_text())
     truth = json.loads(truth.read_text())
     ours = evaluate(truth, detections)
-    for kind, coco_kind in KINDS.items():
+    for kind, coco_kind in IOU_TYPES.items():
         assert np.array_equal(overall(ours, kind), by_the_book(truth, detections, coco_kind))

@@ -6,7 +6,7 @@ from pycocotools import mask as coco_mask
 from tests.helpers.coco import entry, truth_of
 from tests.helpers.fifteen_objects import AP_11, AP_ALL, FOUND, OBJECTS
 from tests.helpers.random_sets import judged_sets
-from vocseg_lib.data.coco import checked_ground_truth, checked_results
+from vocseg_lib.data.coco import validate_ground_truth, validate_results
 from vocseg_lib.metrics.average_precision import average_precision
 from vocseg_lib.metrics.coco_eval import evaluate, metrics_table
 from vocseg_lib.metrics.matching import voc_matches
@@ -61,8 +61,8 @@ def test_the_published_example():
     images = [{"id": i, "height": 200, "width": 200} for i in OBJECTS]
     objects = [entry_of(i, box) for i, boxes in OBJECTS.items() for box in boxes]
     found = [entry_of(i, box, score=score) for i, rows in FOUND.items() for score, *box in rows]
-    truth = checked_ground_truth({"images": images, "annotations": objects, "categories": [{"id": 1, "name": "object"}]})
-    matches = voc_matches(truth, checked_results(truth, found), (0.3,), "box")
+    truth = validate_ground_truth({"images": images, "annotations": objects, "categories": [{"id": 1, "name": "object"}]})
+    matches = voc_matches(truth, validate_results(truth, found), (0.3,), "box")
     assert (len(objects), len(found)) == (15, 24)
     assert 100 * average_precision(matches, points="all").item() == pytest.approx(AP_ALL, abs=0.01)
     assert 100 * average_precision(matches, points="11").item() == pytest.approx(AP_11, abs=0.01)
@@ -73,7 +73,7 @@ def test_the_published_example():
 @given(judged_sets())
 def test_equals_an_independent_loop(judged):
     truth, found = judged
-    truth = checked_ground_truth(truth)
+    truth = validate_ground_truth(truth)
     matches = voc_matches(truth, found, (0.5, 0.7))
     for points in ("all", "11"):
         ap = average_precision(matches, points=points)[0]

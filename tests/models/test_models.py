@@ -5,7 +5,7 @@ from torch import nn
 from tests.helpers.models import small, target
 from vocseg_lib.models import MODELS
 from vocseg_lib.models.backbones import WeightsError, build_backbone
-from vocseg_lib.models.mask_rcnn import MaskRcnn
+from vocseg_lib.models.mask_rcnn import MaskRCNN
 from vocseg_lib.models.postprocess import fast_nms, standard_nms
 from vocseg_lib.models.yolact import Yolact
 
@@ -89,8 +89,8 @@ def test_regions_are_pooled_at_the_same_scale_whatever_came_first(monkeypatch):
     plain, padded = (small("mask_rcnn", score_threshold=0.0).train() for _ in range(2))
     with monkeypatch.context() as patch, torch.no_grad():
         patch.setattr("vocseg_lib.utils.distributed.world_size", lambda: 2)
-        patch.setattr("vocseg_lib.utils.distributed.everyones_counts", lambda counts, device: [96, 96, 192, 160])
-        patch.setattr("vocseg_lib.utils.distributed.mean", lambda value: value)
+        patch.setattr("vocseg_lib.utils.distributed.all_gather_counts", lambda counts, device: [96, 96, 192, 160])
+        patch.setattr("vocseg_lib.utils.distributed.all_reduce_mean", lambda value: value)
         features = padded.backbone.eval()(padded.transform([image])[0].tensors)
         padded.roi_heads.box_roi_pool(features, [torch.tensor([[0.0, 0, 90, 90]])], [(96, 96)])
         padded.roi_heads.mask_roi_pool(features, [torch.tensor([[0.0, 0, 90, 90]])], [(96, 96)])
@@ -105,7 +105,7 @@ def test_published_sizes():
     yolact = Yolact(weights=None, semantic=True)
     assert sum(p.numel() for p in yolact.parameters()) == 30_734_623
     assert sum(p.numel() for p in Yolact(weights=None).parameters()) == 30_729_483
-    assert round(sum(p.numel() for p in MaskRcnn(weights=None).parameters()) / 1e6, 2) == 44.08
+    assert round(sum(p.numel() for p in MaskRCNN(weights=None).parameters()) / 1e6, 2) == 44.08
     with torch.inference_mode():
         out = yolact.eval().network([torch.rand(3, 375, 500)])
     assert out["class_logits"].shape == (1, 19_248, 21)
@@ -118,7 +118,7 @@ def test_mask_rcnn_at_full_width_is_torchvisions():
     from torchvision.models.detection import maskrcnn_resnet50_fpn
 
     theirs = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=21).state_dict()
-    ours = MaskRcnn(weights=None).state_dict()
+    ours = MaskRCNN(weights=None).state_dict()
     # Theirs has frozen batch norm, which counts no batches.
     assert {k: v.shape for k, v in ours.items() if "num_batches" not in k} == {
         k: v.shape for k, v in theirs.items() if "num_batches" not in k
@@ -154,7 +154,7 @@ def detect_with(images, **options):
 def test_switches_reach_the_loss_and_the_detection():
     images, targets = [torch.rand(3, 96, 96)], [target(96, 96)]
     losses = small("yolact").train()(images, targets)
-    for switch in ({"crop_in_training": False}, {"normalise_by_area": False}):
+    for switch in ({"crop_in_training": False}, {"normalize_by_area": False}):
         assert small("yolact", **switch).train()(images, targets)["mask"].item() != losses["mask"].item()
     assert small("yolact", semantic=True).train()(images, targets).keys() - losses.keys() == {"semantic"}
     found, uncropped, kept = (
@@ -237,7 +237,7 @@ def test_fast_nms_keeps_the_official_order_among_equal_scores(levels, monkeypatc
     boxes = torch.rand(300, 2, 2, generator=generator).sort(1).values.flatten(1)
     scores = (torch.rand(300, 5, generator=generator) * levels).floor() / levels  # zeros among them
     ours = fast_nms(boxes, scores, 0.5, 200, 100)
-    monkeypatch.setattr("vocseg_lib.models.postprocess._best_of_each_class", official_order)
+    monkeypatch.setattr("vocseg_lib.models.postprocess._topk_per_class", official_order)
     theirs = fast_nms(boxes, scores, 0.5, 200, 100)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
@@ -257,7 +257,7 @@ def test_inside_shows_the_nearest_detection(name, titles):
         (found,) = model([image])
     k = len(found["scores"]) - 1
     box, label = found["boxes"][k], int(found["labels"][k])
-    maps = model.inside(image, box, label)
+    maps = model.explain_mask(image, box, label)
     assert len(maps) == titles
     if name == "yolact":
         with torch.inference_mode():
@@ -267,4 +267,4 @@ def test_inside_shows_the_nearest_detection(name, titles):
     else:
         assert maps[0][1].shape == (28, 28)
     nothing = small(name, score_threshold=1.0).eval()
-    assert nothing.inside(image, box, label) == []
+    assert nothing.explain_mask(image, box, label) == []

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 
 from tests.helpers.shapes import mask_of, shape, truth
-from vocseg_lib.failures.analysis import analyse
+from vocseg_lib.failures.analysis import analyze
 from vocseg_lib.failures.crowding import by_crowding
 from vocseg_lib.failures.oracles import gap_parts, single_oracles
-from vocseg_lib.metrics.bootstrap import resampled_weights
+from vocseg_lib.metrics.bootstrap import bootstrap_weights
 from vocseg_lib.plots import failures
 from vocseg_lib.study.claims import NO, OPEN, YES, gap_claims
 
@@ -28,7 +28,7 @@ def analyses():
     content = truth(*(one for pair in pairs for one in pair), *alone, images=20)
     united = [shape(left | right, score=0.9, image=k) for k in range(1, 16)] + [{**a, "score": 0.9} for a in alone]
     apart = [{**a, "score": 0.9} for a in content["annotations"]]
-    return {"YOLACT": analyse(content, united), "Mask R-CNN": analyse(content, apart)}
+    return {"YOLACT": analyze(content, united), "Mask R-CNN": analyze(content, apart)}
 
 
 def asked(analyses, weights=None):
@@ -39,7 +39,7 @@ def asked(analyses, weights=None):
 
 def test_figures_have_labels_and_a_reading(analyses):
     tables = {title: analysis.table for title, analysis in analyses.items()}
-    oracles, parts, crowding = asked(analyses, resampled_weights(20, 10))
+    oracles, parts, crowding = asked(analyses, bootstrap_weights(20, 10))
     ablation = pd.DataFrame(
         [(v, s, n, 20.0, 15.0, 25.0, -3.0, -5.0, -1.0) for v in ("both", "none") for s, n in (("all", 30), ("large", 2))],
         columns=["variant", "size", "objects", "value", "low", "high", "difference", "difference_low", "difference_high"],
@@ -73,7 +73,7 @@ def test_waterfall_ends_where_the_second_model_is(analyses):
 
 
 def test_claims_are_answered_from_the_figures(analyses):
-    weights = resampled_weights(20, 10)
+    weights = bootstrap_weights(20, 10)
     claims = gap_claims(analyses, *asked(analyses, weights))
     assert list(claims) == ["the paper says", "our figures", "answer", "by"]
     assert claims["by"].tolist().count("interval") == 3
@@ -92,10 +92,10 @@ def answers_of(first, second, images=20):
     square = mask_of((5, 5, 20, 20))
     content = truth(*(shape(square, image=k) for k in range(1, images + 1)), images=images)
     analyses = {
-        title: analyse(content, [shape(square, label, 0.9, image=k) for k, label in enumerate(labels, 1) if label])
+        title: analyze(content, [shape(square, label, 0.9, image=k) for k, label in enumerate(labels, 1) if label])
         for title, labels in (("YOLACT", first), ("Mask R-CNN", second))
     }
-    claims = gap_claims(analyses, *asked(analyses, resampled_weights(images, 50)))
+    claims = gap_claims(analyses, *asked(analyses, bootstrap_weights(images, 50)))
     return dict(zip(claims["the paper says"].str.split().str[0], claims["answer"], strict=True))
 
 
@@ -115,6 +115,6 @@ def test_a_gap_of_masks_is_no_gap_of_the_detector(analyses):
     content = truth(*(shape(square, image=k) for k in range(1, 11)), images=10)
     found = [shape(square, score=0.9, image=k) for k in range(1, 11)]
     blurred = [shape(coarse, score=0.9, box=(5, 5, 20, 20), image=k) for k in range(1, 11)]
-    pair = {"YOLACT": analyse(content, blurred), "Mask R-CNN": analyse(content, found)}
+    pair = {"YOLACT": analyze(content, blurred), "Mask R-CNN": analyze(content, found)}
     claims = gap_claims(pair, *asked(pair))
     assert claims["answer"].tolist()[-2:] == [NO, NO]

@@ -61,8 +61,8 @@ def is_labelled(ax):
 def test_charts_have_labels_legend_and_a_reading(judged):
     truth, found = judged
     results = {title: evaluate(truth, detections) for title, detections in found.items()}
-    weights = bootstrap.resampled_weights(len(truth["images"]), 20)
-    gaps = bootstrap.differences(*results.values(), tuple(bootstrap.bootstrap(r, weights) for r in results.values()))
+    weights = bootstrap.bootstrap_weights(len(truth["images"]), 20)
+    gaps = bootstrap.paired_differences(*results.values(), tuple(bootstrap.bootstrap(r, weights) for r in results.values()))
     counts = pd.DataFrame({"train": [3, 9], "val": [1, 2]}, index=["cat", "person"])
     charts = [
         class_counts(counts),
@@ -133,14 +133,14 @@ def test_a_live_picture_is_redrawn_in_place_and_not_too_often(tmp_path, monkeypa
         drawn.append(path)
         return plt.figure()
 
-    live = widgets.LivePicture(draw)
+    live = widgets.LivePlot(draw)
     live.update(tmp_path)
     picture = live.widget.value
     live.update(tmp_path)
     assert drawn == [tmp_path]
     assert bytes(picture).startswith(b"\x89PNG")
     monkeypatch.setattr(widgets, "REDRAW_SECONDS", 0.0)
-    live = widgets.LivePicture(draw)
+    live = widgets.LivePlot(draw)
     live.update(tmp_path)
     live.update(tmp_path)
     assert len(drawn) == 3
@@ -210,7 +210,7 @@ def test_precision_recall_figures_say_what_they_show(judged):
     assert [ax.get_title() for ax in figures["Areas (AP) at IoU 0.5"]] == ["IoU 0.5", "IoU 0.75"]
     labels = [text.get_text() for text in figures["Areas (AP) at IoU 0.5"][0].get_legend().get_texts()]
     assert labels == [f"{title}: AP {results[title].summary['mask_AP50']:.1f} %" for title in results]
-    assert len(figures["Mean over classes of that F1"]) == len(results["YOLACT"].places)
+    assert len(figures["Mean over classes of that F1"]) == len(results["YOLACT"].category_index)
 
 
 def test_nothing_found_can_be_drawn(judged):

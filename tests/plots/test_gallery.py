@@ -1,4 +1,4 @@
-"""The gallery: who failed alone, what is drawn, and the page in a browser."""
+"""The gallery: who only this model, what is drawn, and the page in a browser."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.helpers.shapes import SIDE, mask_of, shape, truth
 from vocseg_lib.data.coco_convert import coco_ground_truth
-from vocseg_lib.failures.analysis import analyse
+from vocseg_lib.failures.analysis import analyze
 from vocseg_lib.failures.tables import TYPES
 from vocseg_lib.plots.gallery import BLAMED, LOST, TARGET, Gallery
 from vocseg_lib.plots.gallery_page import export_page, outline
@@ -48,7 +48,7 @@ def analyses():
         shape(FAR, 15, 0.6, image=3),
     ]
     other = [shape(LEFT, 15, 0.9), shape(RIGHT, 15, 0.9), shape(LEFT, 13, 0.9, image=2)]
-    return {"YOLACT": analyse(content, one), "Mask R-CNN": analyse(content, other)}
+    return {"YOLACT": analyze(content, one), "Mask R-CNN": analyze(content, other)}
 
 
 def maps(image_id, box, label):
@@ -57,33 +57,33 @@ def maps(image_id, box, label):
 
 def test_cases_of_both_models_and_who_failed_alone(analyses, pictures):
     gallery = Gallery(analyses, pictures)
-    found = gallery.cases.set_index(["model", "type"])["failed alone"]
+    found = gallery.cases.set_index(["model", "type"])["only this model"]
     assert found.to_dict() == {
         ("YOLACT", "localization failure"): True,
         ("YOLACT", "duplicate"): True,
         ("YOLACT", "background"): True,
         ("Mask R-CNN", "missed alone"): True,
     }
-    assert not Gallery({"YOLACT": analyses["YOLACT"]}, pictures).cases["failed alone"].any()
+    assert not Gallery({"YOLACT": analyses["YOLACT"]}, pictures).cases["only this model"].any()
     both = Gallery({"a": analyses["YOLACT"], "b": analyses["YOLACT"]}, pictures).cases
-    assert both.set_index("type")["failed alone"]["background"].tolist() == [False, False]
-    assert gallery.chosen(model="YOLACT", type="duplicate", **{"class": "horse"})["image_id"].tolist() == [2]
-    assert gallery.chosen(size="large").empty
+    assert both.set_index("type")["only this model"]["background"].tolist() == [False, False]
+    assert gallery.select(model="YOLACT", type="duplicate", **{"class": "horse"})["image_id"].tolist() == [2]
+    assert gallery.select(size="large").empty
 
 
 def test_what_is_drawn(analyses, pictures):
     gallery = Gallery(analyses, pictures, {"YOLACT": maps})
-    case = gallery.chosen(type="localization failure").iloc[0]
+    case = gallery.select(type="localization failure").iloc[0]
     assert [layer.colour for layer in gallery.truth_layers(case)] == [TARGET, TARGET]
     layers = gallery.found_layers(case, "YOLACT")
     assert [(layer.colour, layer.dotted) for layer in layers if layer.strong] == [(BLAMED, False)]
     assert any(layer.dotted and layer.mask.all() for layer in layers)  # what there was before the crop
     figure = gallery.draw(case)
     texts = [text.get_text() for text in figure.findobj(plt.Text)]
-    assert any("which failed alone, on 1" in text and "covers 2 objects" in text for text in texts)
+    assert any("which only this model, on 1" in text and "covers 2 objects" in text for text in texts)
     for title in ("image", "ground truth", "YOLACT", "Mask R-CNN", "YOLACT:\na map", "person 0.90"):
         assert title in texts
-    missed = gallery.chosen(type="missed alone").iloc[0]
+    missed = gallery.select(type="missed alone").iloc[0]
     (layer,) = (layer for layer in gallery.found_layers(missed, "Mask R-CNN") if layer.text.startswith("missed"))
     assert (layer.colour, layer.dotted, layer.text) == (LOST, True, "missed person")
     assert not any(layer.text.startswith("missed") for layer in gallery.found_layers(missed, "YOLACT"))
@@ -108,9 +108,9 @@ def test_pictures_that_are_not_there_or_others_are_named(analyses, pictures, dev
     nameless = truth(shape(LEFT))
     del nameless["images"][0]["file_name"]
     with pytest.raises(ValueError, match="image 1 of the ground truth has no file_name"):
-        Gallery({"x": analyse(nameless, [])}, pictures)
+        Gallery({"x": analyze(nameless, [])}, pictures)
     content = coco_ground_truth(devkit, "val")
-    assert Gallery({"x": analyse(content, [])}, devkit.parents[1]).picture(1).ndim == 3
+    assert Gallery({"x": analyze(content, [])}, devkit.parents[1]).picture(1).ndim == 3
 
 
 def test_outlines_are_the_masks_edges():
@@ -170,7 +170,7 @@ def test_page_opens_and_filters_in_a_browser(analyses, pictures, tmp_path, brows
     browser.get(export_page(gallery, tmp_path / "page.html")[0].as_uri())
     count = browser.find_element(By.ID, "count")
     assert count.text == "4 of 4 cases"
-    assert articles()[0] == "localization failure: YOLACT, which failed alone, on 1"
+    assert articles()[0] == "localization failure: YOLACT, which only this model, on 1"
     first = browser.find_element(By.TAG_NAME, "article")
     assert len(first.find_elements(By.CSS_SELECTOR, ".panels svg")) == 4
     assert all(
@@ -182,7 +182,7 @@ def test_page_opens_and_filters_in_a_browser(analyses, pictures, tmp_path, brows
     model = Select(browser.find_element(By.NAME, "model"))
     model.select_by_value("Mask R-CNN")
     assert count.text == "1 of 4 cases"
-    assert articles() == ["missed alone: Mask R-CNN, which failed alone, on 2"]
+    assert articles() == ["missed alone: Mask R-CNN, which only this model, on 2"]
     Select(browser.find_element(By.NAME, "type")).select_by_value("duplicate")
     assert (count.text, articles()) == ("0 of 4 cases", [])
     model.select_by_value("all")

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from vocseg_lib.plots.pictures import LONGEST_SIDE, Painter, UnreadablePicture, draw_predictions, painted, read_picture
+from vocseg_lib.plots.pictures import LONGEST_SIDE, UnreadablePicture, Visualizer, draw_instances, draw_predictions, read_picture
 
 NAMES = ("cup", "plate")
 
@@ -25,7 +25,7 @@ class FindsTheBrightest(nn.Module):
 
 @pytest.fixture
 def painter():
-    return Painter(FindsTheBrightest(), NAMES)
+    return Visualizer(FindsTheBrightest(), NAMES)
 
 
 def bright_square(width=60, height=40):
@@ -44,14 +44,14 @@ def test_what_is_drawn_lies_where_it_was_found(painter):
     changed = (drawn != picture).any(2)
     assert changed[5:25, 10:30].all()
     assert not changed[30:].any()
-    low = Painter(FindsTheBrightest(), NAMES, score=0.1)
+    low = Visualizer(FindsTheBrightest(), NAMES, score=0.1)
     assert len(low.find(picture)["labels"]) == 2
 
 
 def test_nothing_found_leaves_the_picture_as_it_is(painter):
     found = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0), "scores": torch.zeros(0)}
     picture = bright_square()
-    assert (painted(picture, {**found, "masks": torch.zeros(0, 40, 60, dtype=torch.bool)}) == picture).all()
+    assert (draw_instances(picture, {**found, "masks": torch.zeros(0, 40, 60, dtype=torch.bool)}) == picture).all()
 
 
 def test_a_folder_of_pictures_with_what_cannot_be_read(painter, tmp_path):

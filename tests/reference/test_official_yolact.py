@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from vocseg_lib.losses import hard_negatives, match_priors, yolact_loss
-from vocseg_lib.models.postprocess import assemble_masks, detect, fast_nms, mask_logits, to_pixels
+from vocseg_lib.losses import match_priors, mine_hard_negatives, yolact_loss
+from vocseg_lib.models.postprocess import assemble_masks, detect, fast_nms, mask_logits, scale_boxes
 from vocseg_lib.models.priors import prior_boxes
 from vocseg_lib.utils.boxes import box_iou, cxcywh_to_xyxy, decode_boxes, encode_boxes
-from vocseg_lib.utils.masks import inside_boxes, inside_lines
+from vocseg_lib.utils.masks import box_mask, box_rows_and_columns
 
 FOLDER = Path(os.environ.get("VOCSEG_FIXTURES", Path(__file__).parents[3] / "shared" / "fixtures"))
 OUR_NAMES = {"B": "box", "C": "class", "M": "mask", "S": "semantic"}
@@ -120,7 +120,7 @@ def test_matching_and_mined_negatives(case):
         matched = boxes[i][objects[i, positive[i]]]
         assert close(encode_boxes(matched, case["predictions"]["priors"][positive[i]]), theirs)
     if "ohem_selected" in case:
-        selected = positive | hard_negatives(case["predictions"]["conf"], classes)
+        selected = positive | mine_hard_negatives(case["predictions"]["conf"], classes)
         assert torch.equal(selected, case["ohem_selected"])
 
 
@@ -151,12 +151,12 @@ def test_boxes(case):
 def test_crop(case, padding):
     masks, boxes = case["masks_hwn"], case["boxes_rel_xyxy"]
     height, width = masks.shape[:2]
-    ours = masks * inside_boxes(boxes, height, width, padding).permute(1, 2, 0)
+    ours = masks * box_mask(boxes, height, width, padding).permute(1, 2, 0)
     assert torch.equal(ours, case[f"out_padding{padding}"])
     if padding == 1 and "sanitize_x_cast_false_pad1" in case:
         low, high = case["sanitize_x_cast_false_pad1"][:, :, None]
         columns = torch.arange(width)
-        assert torch.equal(inside_lines(boxes, height, width, 1)[1], (columns >= low) & (columns < high))
+        assert torch.equal(box_rows_and_columns(boxes, height, width, 1)[1], (columns >= low) & (columns < high))
 
 
 @each("*.pt", "proto_hwk", "coeffs_nk")
@@ -166,7 +166,7 @@ def test_assembled_masks(case):
     assembled = mask_logits(prototypes, coefficients).sigmoid()
     assert torch.allclose(assembled, case["sigmoid_hwn"].permute(2, 0, 1), atol=1e-5)
     cropped = case["cropped_hwn"].permute(2, 0, 1)
-    assert torch.allclose(assembled * inside_boxes(boxes, height, width), cropped, atol=1e-5)
+    assert torch.allclose(assembled * box_mask(boxes, height, width), cropped, atol=1e-5)
     # At the prototypes' own size nothing is resampled.
     same_pixels(assemble_masks(prototypes, coefficients, boxes, height, width), cropped > 0.5)
     if "postprocess" in case:
@@ -188,7 +188,7 @@ def to_image_size(case: dict, prototypes: Tensor, coefficients: Tensor, boxes: T
     same_pixels(assemble_masks(prototypes, coefficients, boxes, height, width), theirs)
     # Theirs lets a box that lies wholly outside point out of the image.
     limit = torch.tensor([width, height, width, height])
-    assert torch.equal(to_pixels(boxes, height, width).long(), case["boxes_long"].long().clamp(min=0).minimum(limit))
+    assert torch.equal(scale_boxes(boxes, height, width).long(), case["boxes_long"].long().clamp(min=0).minimum(limit))
 
 
 @each("*.pt", "detect")

@@ -9,7 +9,7 @@ import torch
 from tests.helpers.shapes import mask_of, shape, truth
 from vocseg_lib.engine.checkpoint import load_checkpoint
 from vocseg_lib.engine.run_folder import read_log
-from vocseg_lib.metrics.bootstrap import resampled_weights
+from vocseg_lib.metrics.bootstrap import bootstrap_weights
 from vocseg_lib.metrics.coco_eval import SIZES, evaluate
 from vocseg_lib.study.ablation import VARIANTS, ablation_table, train_variants, variant_model
 from vocseg_lib.study.recipes import PROFILES
@@ -19,7 +19,7 @@ from vocseg_lib.study.study import Study
 @pytest.fixture
 def study(devkit, tmp_path):
     small = {"image_size": 64, "short_side": 64, "channels": 16, "batch_size": 2}
-    recipe = replace(PROFILES["quick"], **small, iterations=6, score_every=6, checkpoint_every=6)
+    recipe = replace(PROFILES["quick"], **small, iterations=6, eval_every=6, checkpoint_every=6)
     return Study(recipe, devkit, tmp_path)
 
 
@@ -63,13 +63,13 @@ def test_table_by_hand():
         "all of it": evaluate(content, [shape(small, score=0.9), shape(medium, score=0.8)]),
         "no small ones": evaluate(content, [shape(medium, score=0.8)]),
     }
-    table = ablation_table(judged, resampled_weights(1, 10)).set_index(["variant", "size"])
+    table = ablation_table(judged, bootstrap_weights(1, 10)).set_index(["variant", "size"])
     assert table["objects"].loc["all of it"].to_dict() == {"all": 2, "small": 1, "medium": 1, "large": 0}
     assert table.loc[("no small ones", "small"), ["value", "difference", "difference_low"]].tolist() == [0, -100, -100]
     assert table.loc[("no small ones", "medium"), ["value", "low", "high", "difference"]].tolist() == [100, 100, 100, 0]
     assert table.loc[("all of it", "all"), "value"] == 100
     assert table["empty"].unique().tolist() == [0]
     hollow = {"one of two": evaluate(content, [shape(small, score=0.9), shape(medium & False, score=0.8, box=(15, 15, 40, 40))])}
-    assert ablation_table(hollow, resampled_weights(1, 2))["empty"].unique().tolist() == [50]
+    assert ablation_table(hollow, bootstrap_weights(1, 2))["empty"].unique().tolist() == [50]
     assert np.isnan(table["value"]["all of it"]["large"])
     assert set(table.index.get_level_values("size")) == set(SIZES)

@@ -13,7 +13,7 @@ from vocseg_lib.data.voc import split_ids
 from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
 from vocseg_lib.study.cli_options import build_parser
 from vocseg_lib.study.recipes import PROFILES
-from vocseg_lib.study.results import judged_files
+from vocseg_lib.study.results import evaluate_files
 
 COMMANDS = "fetch verify import-coco train estimate predict evaluate failures describe export-coco bench report smoke".split()
 
@@ -33,7 +33,7 @@ def tiny_profile(monkeypatch):
     from dataclasses import replace
 
     small = {"image_size": 64, "short_side": 64, "channels": 16, "proposals": 32, "rois_per_image": 16}
-    tiny = replace(PROFILES["quick"], **small, iterations=2, batch_size=2, score_every=2)
+    tiny = replace(PROFILES["quick"], **small, iterations=2, batch_size=2, eval_every=2)
     monkeypatch.setitem(PROFILES, "quick", tiny)
 
 
@@ -227,9 +227,9 @@ def test_mistakes_get_one_line_and_exit_code_two(monkeypatch, capsys, devkit, tm
         ("train", "--model", "yolact", "--data", devkit, "--set", "optimizer=foo"),
         ("estimate", "--model", "yolact", "--data", devkit, "--set", "optimizer=foo"),
         ("train", "--model", "yolact", "--data", devkit, "--set", "schedule=foo"),
-        ("train", "--model", "yolact", "--data", devkit, "--set", "lr_drops=5"),
-        ("train", "--model", "yolact", "--data", devkit, "--set", "lr_drops=('a',)"),
-        ("train", "--model", "yolact", "--data", devkit, "--set", "bad_share=-1"),
+        ("train", "--model", "yolact", "--data", devkit, "--set", "lr_milestones=5"),
+        ("train", "--model", "yolact", "--data", devkit, "--set", "lr_milestones=('a',)"),
+        ("train", "--model", "yolact", "--data", devkit, "--set", "max_bad_fraction=-1"),
         ("train", "--model", "yolact", "--data", devkit, "--set", "learning_rate=1e400"),
         ("train", "--model", "yolact", "--data", devkit, "--set", "learning_rate=0"),
         ("train", "--model", "yolact", "--data", devkit, "--set", "image_size=1"),
@@ -278,7 +278,7 @@ def test_predictions_from_elsewhere_are_judged_by_a_devkit_or_its_export(monkeyp
     assert "mask" not in out
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "p.json").write_text(json.dumps(found))
-    _, judged = judged_files([tmp_path / "p.json", tmp_path / "more" / "p.json"], devkit)
+    _, judged = evaluate_files([tmp_path / "p.json", tmp_path / "more" / "p.json"], devkit)
     assert [evaluation.kinds for evaluation in judged.values()] == [["box"], ["mask", "box"]]
 
 

@@ -11,29 +11,29 @@ import torch
 from torch.utils.data import Subset
 
 from vocseg_lib.data.classes import CLASS_NAMES
-from vocseg_lib.data.coco import restricted
+from vocseg_lib.data.coco import subset
 from vocseg_lib.data.coco_convert import coco_ground_truth
 from vocseg_lib.data.transforms import model_input
 from vocseg_lib.data.voc import VocDataset
 from vocseg_lib.engine.predict import predict
 from vocseg_lib.engine.train import train
 from vocseg_lib.metrics.coco_eval import evaluate
-from vocseg_lib.models.lineage.box_masks import WithMasks, filled, grabcut
-from vocseg_lib.models.lineage.features import HandMade, WarpedCnn
+from vocseg_lib.models.lineage.box_masks import MasksFromBoxes, box_masks, grabcut
+from vocseg_lib.models.lineage.features import HandCraftedFeatures, RCNNFeatures
 from vocseg_lib.models.lineage.proposals import (
-    Cached,
+    DiskCache,
     SelectiveSearch,
-    as_bytes,
     average_recall,
-    not_remembering,
-    recall_of,
+    cache_disabled,
+    proposal_recall,
     rpn_proposals,
     scored_priors,
+    to_uint8_hwc,
 )
 from vocseg_lib.models.lineage.regions import CLASSIFIERS, RegionDetector
-from vocseg_lib.models.lineage.semantic import Semantic, semantic_map
-from vocseg_lib.models.lineage.two_stage import FasterRcnn, FastRcnn
-from vocseg_lib.models.mask_rcnn import MaskRcnn
+from vocseg_lib.models.lineage.semantic import DeepLabV3Components, semantic_map
+from vocseg_lib.models.lineage.two_stage import FasterRCNN, FastRCNN
+from vocseg_lib.models.mask_rcnn import MaskRCNN
 from vocseg_lib.models.roi_pooling import POOLING
 from vocseg_lib.models.yolact import Yolact
 from vocseg_lib.plots import lineage
@@ -54,7 +54,7 @@ def two(devkit) -> Subset:
 
 @pytest.fixture(scope="module")
 def truth(devkit) -> dict:
-    return restricted(coco_ground_truth(devkit, "train"), {5, 6})
+    return subset(coco_ground_truth(devkit, "train"), {5, 6})
 
 
 @pytest.fixture
@@ -103,18 +103,18 @@ def test_what_is_kept_on_disk_is_what_would_be_made(image, tmp_path):
     kept.write_bytes(kept.read_bytes()[:50])  # a kill, a full disk
     assert torch.equal(search(image), fresh)
     assert torch.equal(search(image), fresh)
-    features, boxes = HandMade(cache=tmp_path), fresh.numpy()
-    made = HandMade().of(as_bytes(image), boxes)
+    features, boxes = HandCraftedFeatures(cache=tmp_path), fresh.numpy()
+    made = HandCraftedFeatures().of(to_uint8_hwc(image), boxes)
     assert made.shape == (len(boxes), 900 + 3 * 8 + 10)
-    assert np.array_equal(features.of(as_bytes(image), boxes), made)
-    assert np.array_equal(features.of(as_bytes(image), boxes), made)
+    assert np.array_equal(features.of(to_uint8_hwc(image), boxes), made)
+    assert np.array_equal(features.of(to_uint8_hwc(image), boxes), made)
     assert len(list(tmp_path.iterdir())) == 2
     calls = []
-    counting = Cached(lambda picture: calls.append(1) or np.zeros(1), tmp_path, "counted")
+    counting = DiskCache(lambda picture: calls.append(1) or np.zeros(1), tmp_path, "counted")
     for _ in range(2):
-        counting(as_bytes(image))
-    with not_remembering():
-        counting(as_bytes(image))
+        counting(to_uint8_hwc(image))
+    with cache_disabled():
+        counting(to_uint8_hwc(image))
     assert len(calls) == 2
 
 
@@ -122,7 +122,7 @@ def test_histograms_of_regions_by_hand():
     """The left half is black, the right half white: a region over both has as much of the one as of the other."""
     picture = np.zeros((40, 40, 3), np.uint8)
     picture[:, 20:] = 255
-    lightness = HandMade().of(picture, np.array([[0, 0, 20, 40], [10, 0, 30, 40]], np.float32))[:, 900:908]
+    lightness = HandCraftedFeatures().of(picture, np.array([[0, 0, 20, 40], [10, 0, 30, 40]], np.float32))[:, 900:908]
     assert np.count_nonzero(lightness[0]) == 1
     first, last = lightness[1][[0, 7]]
     assert first == last > 0
@@ -132,10 +132,10 @@ def test_recall_by_hand():
     """Two objects; the first proposal covers one by 0.6, the third the other whole."""
     objects = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]])
     proposals = torch.tensor([[0.0, 0, 10, 6], [50, 50, 60, 60], [20, 20, 30, 30]])
-    assert recall_of([proposals], [objects], [1, 2, 3, 9], 0.5).tolist() == [50, 50, 100, 100]
-    assert recall_of([proposals], [objects], [1, 3], 0.7).tolist() == [0, 50]
+    assert proposal_recall([proposals], [objects], [1, 2, 3, 9], 0.5).tolist() == [50, 50, 100, 100]
+    assert proposal_recall([proposals], [objects], [1, 3], 0.7).tolist() == [0, 50]
     assert average_recall([proposals], [objects], [1, 3]) == pytest.approx([15, 65])  # IoU 0.5, 0.55, 0.6: three of ten
-    assert recall_of([torch.zeros(0, 4)], [objects], [1], 0.5).tolist() == [0]
+    assert proposal_recall([torch.zeros(0, 4)], [objects], [1], 0.5).tolist() == [0]
 
 
 def test_pooling_rounds_and_align_does_not():
@@ -151,12 +151,12 @@ def test_pooling_rounds_and_align_does_not():
     assert pooled["align"].tolist() == [[3, 5], [3.25, 5.25]]  # the mean between; a pixel is a quarter of a cell
     assert pooled["round"].tolist() == [[3, 5], [3, 5]]
     with pytest.raises(ValueError, match="choose one of align, pool, round"):
-        MaskRcnn(**TWO_STAGE, pooling="max")
+        MaskRCNN(**TWO_STAGE, pooling="max")
 
 
 def test_filled_boxes_by_hand():
     boxes = torch.tensor([[1.0, 2, 4, 4], [0, 0, 8, 6], [2.4, 2.4, 2.6, 2.6]])
-    masks = filled(np.zeros((6, 8, 3), np.uint8), boxes)
+    masks = box_masks(np.zeros((6, 8, 3), np.uint8), boxes)
     expected = torch.zeros(3, 6, 8, dtype=torch.bool)
     expected[0, 2:4, 1:4] = expected[1] = expected[2, 2, 2] = True
     assert torch.equal(masks, expected)
@@ -172,14 +172,14 @@ def test_grabcut_stays_in_its_box_and_finds_what_is_in_it(two):
     assert mask.sum() < 1.1 * 20 * 25
     for image, target in two:
         boxes = torch.cat([target["boxes"].as_subclass(torch.Tensor) + shift for shift in (0, 7.3, -5.5)]).clamp(min=0)
-        picture = as_bytes(model_input(image))
-        masks, whole = grabcut(picture, boxes), filled(picture, boxes)
+        picture = to_uint8_hwc(model_input(image))
+        masks, whole = grabcut(picture, boxes), box_masks(picture, boxes)
         assert not (masks & ~whole).any()
         assert torch.equal(masks.flatten(1).any(1), whole.flatten(1).any(1))
         assert torch.equal(grabcut(picture, boxes), masks)
     flat = np.zeros((30, 30, 3), np.uint8)  # no colours to tell apart, no background, no room
     odd = torch.tensor([[5.0, 5, 20, 20], [0, 0, 30, 30], [3, 3, 5, 5], [28, 28, 40, 40]])
-    assert (grabcut(flat, odd) == filled(flat, odd)).all()
+    assert (grabcut(flat, odd) == box_masks(flat, odd)).all()
     assert grabcut(flat, torch.zeros(0, 4)).shape == (0, 30, 30)
 
 
@@ -190,25 +190,25 @@ def judged(model, two, truth) -> float:
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
 def test_two_images_are_learned_region_by_region(classifier, two, truth, tmp_path_factory):
     cache = tmp_path_factory.getbasetemp() / "regions"
-    model = RegionDetector(SelectiveSearch(cache=cache), HandMade(cache=cache), CLASSIFIERS[classifier](0), 21)
+    model = RegionDetector(SelectiveSearch(cache=cache), HandCraftedFeatures(cache=cache), CLASSIFIERS[classifier](0), 21)
     counts = model.fit(two, progress=False)
     assert counts["images_without_proposals"] == 0
     assert len(counts["classes_without_objects"]) == 20 - len({a["category_id"] for a in truth["annotations"]})
-    assert judged(WithMasks(model), two, truth) > 70
+    assert judged(MasksFromBoxes(model), two, truth) > 70
 
 
 def test_two_images_are_learned_by_rcnn(two, truth):
     torch.manual_seed(0)
-    search, features = SelectiveSearch(), WarpedCnn("tiny", None, side=64)
-    before = features.of(as_bytes(model_input(two[0][0])), np.array([[0, 0, 60, 60]], np.float32))
+    search, features = SelectiveSearch(), RCNNFeatures("tiny", None, side=64)
+    before = features.of(to_uint8_hwc(model_input(two[0][0])), np.array([[0, 0, 60, 60]], np.float32))
     features.fine_tune(two, search, 21, 30, 1e-3)
-    after = features.of(as_bytes(model_input(two[0][0])), np.array([[0, 0, 60, 60]], np.float32))
+    after = features.of(to_uint8_hwc(model_input(two[0][0])), np.array([[0, 0, 60, 60]], np.float32))
     assert not np.allclose(before, after)
     model = RegionDetector(search, features, CLASSIFIERS["linear SVM"](0), 21, regress=True)
     model.fit(two, progress=False)
-    assert judged(WithMasks(model), two, truth) > 70
-    for boxed in (model, FasterRcnn(**TWO_STAGE, score_threshold=0.0)):  # also with gradients, as models are called by hand
-        (found,) = WithMasks(boxed, "GrabCut", 5).eval()([model_input(two[0][0])])
+    assert judged(MasksFromBoxes(model), two, truth) > 70
+    for boxed in (model, FasterRCNN(**TWO_STAGE, score_threshold=0.0)):  # also with gradients, as models are called by hand
+        (found,) = MasksFromBoxes(boxed, "GrabCut", 5).eval()([model_input(two[0][0])])
         assert found["masks"].shape == (len(found["boxes"]), *two[0][0].shape[1:])
         assert len(found["boxes"])
 
@@ -217,13 +217,13 @@ def test_two_images_are_learned_by_rcnn(two, truth):
 def test_two_images_are_learned_by_gradient(name, two, truth, tmp_path):
     torch.manual_seed(0)
     model = {
-        "fast": lambda: WithMasks(FastRcnn(SelectiveSearch(cache=tmp_path / "cache"), **TWO_STAGE)),
-        "faster": lambda: WithMasks(FasterRcnn(**TWO_STAGE)),
-        "pool": lambda: MaskRcnn(**TWO_STAGE, pooling="pool"),
-        "round": lambda: MaskRcnn(**TWO_STAGE, pooling="round"),
-        "semantic": lambda: Semantic(**SMALL, image_size=320),
+        "fast": lambda: MasksFromBoxes(FastRCNN(SelectiveSearch(cache=tmp_path / "cache"), **TWO_STAGE)),
+        "faster": lambda: MasksFromBoxes(FasterRCNN(**TWO_STAGE)),
+        "pool": lambda: MaskRCNN(**TWO_STAGE, pooling="pool"),
+        "round": lambda: MaskRCNN(**TWO_STAGE, pooling="round"),
+        "semantic": lambda: DeepLabV3Components(**SMALL, image_size=320),
     }[name]()
-    options = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.0, "schedule": "cosine", "clip_norm": 20.0}
+    options = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.0, "schedule": "cosine", "max_grad_norm": 20.0}
     train(model, two, tmp_path / "run", iterations=80, batch_size=2, warmup_iterations=10, **options)
     if name == "semantic":
         for image, target in two:
@@ -237,7 +237,7 @@ def test_two_images_are_learned_by_gradient(name, two, truth, tmp_path):
 
 def test_a_class_map_counts_nothing():
     """Two objects of a class that touch are one component; one that is apart, or of another class, is its own."""
-    model, logits = Semantic(**SMALL, image_size=32).eval(), torch.zeros(1, 21, 40, 60)
+    model, logits = DeepLabV3Components(**SMALL, image_size=32).eval(), torch.zeros(1, 21, 40, 60)
     logits[0, 0] = 1
     logits[0, 5, 5:15, 5:25] = 9  # two of 10 x 10 side by side
     logits[0, 5, 25:35, 5:15] = 9
@@ -259,7 +259,7 @@ def test_a_crf_follows_the_picture():
     image[:, truth] = 0.9
     overlap = []
     for crf in (False, True):
-        (probability,) = Semantic(**SMALL, image_size=64, crf=crf).eval().probabilities((logits, [image]))
+        (probability,) = DeepLabV3Components(**SMALL, image_size=64, crf=crf).eval().probabilities((logits, [image]))
         found = probability.argmax(0) == 5
         overlap.append(float((found & truth).sum() / (found | truth).sum()))
     assert overlap[0] < 0.8
@@ -269,7 +269,7 @@ def test_a_crf_follows_the_picture():
 def test_a_crf_without_its_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydensecrf", None)
     with pytest.raises(ModuleNotFoundError, match="pip install pydensecrf2"):
-        Semantic(**SMALL, image_size=64, crf=True)
+        DeepLabV3Components(**SMALL, image_size=64, crf=True)
 
 
 class Blank(torch.utils.data.Dataset):
@@ -292,7 +292,7 @@ class Blank(torch.utils.data.Dataset):
 
 
 def test_images_that_nothing_can_be_learned_from(two):
-    model = RegionDetector(SelectiveSearch(), HandMade(), CLASSIFIERS["linear SVM"](0), 21)
+    model = RegionDetector(SelectiveSearch(), HandCraftedFeatures(), CLASSIFIERS["linear SVM"](0), 21)
     with pytest.raises(ValueError, match="no object"):
         model.fit(Blank(40, 0), progress=False)
     with pytest.raises(ValueError, match="nothing beside"):
@@ -301,17 +301,17 @@ def test_images_that_nothing_can_be_learned_from(two):
     counts = model.fit(more, progress=False)
     assert counts["images_without_proposals"] >= 2
     assert counts["images_passed_over"] == 0
-    (found,) = WithMasks(model).eval()([torch.zeros(3, 6, 6)])
+    (found,) = MasksFromBoxes(model).eval()([torch.zeros(3, 6, 6)])
     assert found["masks"].shape == (0, 6, 6)
     with pytest.raises(ValueError, match="choose one of box, GrabCut"):
-        WithMasks(model, "polygon")
+        MasksFromBoxes(model, "polygon")
 
 
 def test_a_batch_that_a_model_can_learn_nothing_from_by_itself():
     nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "masks": torch.zeros(0, 6, 6)}
-    losses = FastRcnn(SelectiveSearch(), **TWO_STAGE).train()([torch.zeros(3, 6, 6)], [nothing])
+    losses = FastRCNN(SelectiveSearch(), **TWO_STAGE).train()([torch.zeros(3, 6, 6)], [nothing])
     assert all(torch.isfinite(loss) for loss in losses.values())
-    semantic = Semantic(**SMALL, image_size=32).train()
+    semantic = DeepLabV3Components(**SMALL, image_size=32).train()
     with pytest.raises(ValueError, match="raise batch_size"):
         semantic([torch.zeros(3, 6, 6)], [nothing])
 
@@ -319,14 +319,14 @@ def test_a_batch_that_a_model_can_learn_nothing_from_by_itself():
 def test_images_that_cannot_be_read_are_counted(damageable):
     images = VocDataset(damageable, "train", skip_bad=True)
     (images.devkit / "JPEGImages" / f"{images.names[3]}.jpg").write_bytes(b"no picture")
-    counts = RegionDetector(SelectiveSearch(), HandMade(), CLASSIFIERS["linear SVM"](0), 21).fit(images, progress=False)
+    counts = RegionDetector(SelectiveSearch(), HandCraftedFeatures(), CLASSIFIERS["linear SVM"](0), 21).fit(images, progress=False)
     assert counts["images_passed_over"] == 1
 
 
 def test_what_networks_propose(image):
     torch.manual_seed(0)
     height, width = image.shape[1:]
-    rpn = rpn_proposals(MaskRcnn(**TWO_STAGE).eval(), image)
+    rpn = rpn_proposals(MaskRCNN(**TWO_STAGE).eval(), image)
     priors = scored_priors(Yolact(**SMALL, image_size=160, channels=64).eval(), image)
     for boxes in (rpn, priors):
         assert len(boxes) > 10

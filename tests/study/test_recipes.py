@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from vocseg_lib.study.recipes import PROFILES, PROSE_FIELDS, Recipe, differences, get_recipe, parse_changes
+from vocseg_lib.study.recipes import PROFILES, PROSE_FIELDS, Recipe, get_recipe, parse_changes, recipe_changes
 
 
 def test_paper_is_the_study():
@@ -21,7 +21,7 @@ def test_paper_is_the_study():
         "batch_norm": "unfrozen",
         "crop_in_training": True,
         "crop_in_inference": True,
-        "normalise_by_area": True,
+        "normalize_by_area": True,
         "mixed_precision": False,
         "semantic_loss": False,
         "augmentation": "ssd",
@@ -53,7 +53,7 @@ def test_official_is_yolacts_pascal_schedule():
     pascal = {
         "batch_size": 8,
         "iterations": 120_000,
-        "lr_drops": (60_000, 100_000),
+        "lr_milestones": (60_000, 100_000),
         "learning_rate": 1e-3,
         "warmup_iterations": 500,
         "weight_decay": 5e-4,
@@ -65,18 +65,25 @@ def test_official_is_yolacts_pascal_schedule():
 
 def test_differences_are_all_of_them_and_say_what_they_are():
     paper, official = get_recipe("paper"), get_recipe("official")
-    table = differences(paper, official)
+    table = recipe_changes(paper, official)
     assert table.loc["iterations"].tolist()[:2] == [12_000, 120_000]
     assert table["what it is"].str.len().min() > 5
     for field in dataclasses.fields(Recipe):
         differs = getattr(paper, field.name) != getattr(official, field.name)
         assert (field.name in table.index) is (differs and field.name not in ("name", *PROSE_FIELDS))
-    assert differences(paper, paper).empty
+    assert recipe_changes(paper, paper).empty
 
 
 def test_changes_are_parsed_and_checked():
-    texts = ["short_side=550", "learning_rate=1", "patience=None", "lr_drops=(1, 2)", "mixed_precision=True", "weights=a/b.pth"]
-    wanted = {"short_side": 550, "learning_rate": 1, "patience": None, "lr_drops": (1, 2), "mixed_precision": True}
+    texts = [
+        "short_side=550",
+        "learning_rate=1",
+        "patience=None",
+        "lr_milestones=(1, 2)",
+        "mixed_precision=True",
+        "weights=a/b.pth",
+    ]
+    wanted = {"short_side": 550, "learning_rate": 1, "patience": None, "lr_milestones": (1, 2), "mixed_precision": True}
     assert parse_changes(texts) == {**wanted, "weights": "a/b.pth"}
     for wrong in ("short_side", "size=3", "short_side=large", "batch_size=2.5", "batch_size=None", "schedule=3", "compile=1"):
         with pytest.raises(ValueError, match=wrong.split("=")[0]):
@@ -94,5 +101,5 @@ def test_t4_scales_its_learning_rate_with_its_batch():
     t4, official = get_recipe("t4"), get_recipe("official")
     assert t4.learning_rate / official.learning_rate == t4.batch_size / official.batch_size
     assert t4.mixed_precision
-    assert t4.clip_norm
+    assert t4.max_grad_norm
     assert t4.short_side == t4.image_size

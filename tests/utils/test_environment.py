@@ -20,9 +20,9 @@ def test_the_commit_of_a_checkout_and_whether_it_was_changed(tmp_path, monkeypat
     git(tmp_path, "commit", "-qm", "one")
     git(tmp_path, "tag", "v1")
     commit = git(tmp_path, "rev-parse", "HEAD")
-    assert environment.code_version() == commit
+    assert environment.git_commit() == commit
     module.write_text("2")
-    assert environment.code_version() == f"{commit}-dirty"
+    assert environment.git_commit() == f"{commit}-dirty"
 
 
 def test_the_commit_that_pip_installed_from_a_repository(tmp_path, monkeypatch):
@@ -31,7 +31,7 @@ def test_the_commit_that_pip_installed_from_a_repository(tmp_path, monkeypatch):
     installed.mkdir()
     (installed / "METADATA").write_text(f"Name: vocseg_lib\nVersion: {__version__}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert environment.code_version() == __version__
+    assert environment.git_commit() == __version__
     origin = {"url": "https://example.org/a", "vcs_info": {"vcs": "git", "commit_id": "a" * 40}}
     (installed / "direct_url.json").write_text(json.dumps(origin))
-    assert environment.code_version() == "a" * 40
+    assert environment.git_commit() == "a" * 40

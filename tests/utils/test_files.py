@@ -5,8 +5,8 @@ import pytest
 
 from vocseg_lib.plots.pictures import files_in
 from vocseg_lib.study.open import open_study
-from vocseg_lib.study.results import judged_files
-from vocseg_lib.utils.files import located, without_nan, workspace
+from vocseg_lib.study.results import evaluate_files
+from vocseg_lib.utils.files import project_root, resolve_path, to_jsonable
 
 
 def test_a_notebook_in_a_checkout_shares_data_and_results_with_the_command_line(tmp_path, monkeypatch, devkit):
@@ -15,7 +15,7 @@ def test_a_notebook_in_a_checkout_shares_data_and_results_with_the_command_line(
         (tmp_path / folder).mkdir(parents=True)
     for folder, place in ((".", tmp_path), ("notebooks", tmp_path), ("elsewhere/notebooks", tmp_path / "elsewhere/notebooks")):
         monkeypatch.chdir(tmp_path / folder)
-        assert workspace().resolve() == place.resolve()
+        assert project_root().resolve() == place.resolve()
         assert open_study("quick", devkit).results.resolve() == (place / "results" / "quick").resolve()
 
 
@@ -30,15 +30,15 @@ def test_what_a_notebook_in_a_checkout_names_may_lie_in_the_checkout(tmp_path, m
     study = open_study("quick", "mine", "results/mine")
     assert (study.devkit.resolve(), study.results.resolve()) == (devkit.resolve(), tmp_path / "results" / "mine")
     assert files_in(["pictures"])[0].samefile(tmp_path / "pictures" / "cat.jpg")
-    results, judged = judged_files(["found.json"], "mine", "results/judged")
+    results, judged = evaluate_files(["found.json"], "mine", "results/judged")
     assert (results.resolve(), list(judged)) == (tmp_path / "results" / "judged", ["found"])
     (tmp_path / "notebooks" / "found.json").write_text("[]")
-    assert located("found.json").samefile("found.json")
+    assert resolve_path("found.json").samefile("found.json")
     with pytest.raises(FileNotFoundError, match=r"^nowhere is not there"):
         files_in(["nowhere"])
 
 
 def test_json_gets_what_it_has():
     value = {1: np.float64(1.23456), "b": [np.nan, np.int64(3), "text", (True,)]}
-    assert json.loads(json.dumps(without_nan(value), allow_nan=False)) == {"1": 1.23456, "b": [None, 3, "text", [True]]}
-    assert without_nan(value, digits=2)["1"] == 1.23
+    assert json.loads(json.dumps(to_jsonable(value), allow_nan=False)) == {"1": 1.23456, "b": [None, 3, "text", [True]]}
+    assert to_jsonable(value, digits=2)["1"] == 1.23

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from vocseg_lib.utils.masks import enlarge_masks, inside_boxes, paste_masks
+from vocseg_lib.utils.masks import box_mask, paste_masks, upsample_masks
 from vocseg_lib.utils.rle import decode_rle, encode_rle, mask_areas
 
 
@@ -17,14 +17,14 @@ def test_rle_round_trip():
 
 def test_inside_boxes_by_hand():
     boxes = torch.tensor([[0.2, 0.2, 0.6, 0.4], [0.6, 0.4, 0.2, 0.2], [-1.0, 0.5, 2.0, 3.0], [0.5, 0.5, 0.5, 0.5]])
-    inside = inside_boxes(boxes, 10, 10, padding=0)
+    inside = box_mask(boxes, 10, 10, padding=0)
     expected = torch.zeros(10, 10, dtype=torch.bool)
     expected[2:4, 2:6] = True
     assert torch.equal(inside[0], expected)
     assert torch.equal(inside[1], expected)  # swapped corners are put in order
     assert inside[2].sum() == 50
     assert not inside[3].any()
-    assert inside_boxes(boxes, 10, 10, padding=1)[0].nonzero().aminmax(dim=0).max.tolist() == [4, 6]
+    assert box_mask(boxes, 10, 10, padding=1)[0].nonzero().aminmax(dim=0).max.tolist() == [4, 6]
 
 
 @settings(deadline=None, max_examples=30)
@@ -50,8 +50,8 @@ def test_enlarged_in_boxes_equals_interpolated_everywhere(seed, height, width, s
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(6, side, side + 3, generator=generator) * 5
     boxes = torch.rand(6, 4, generator=generator) * 1.6 - 0.3  # swapped corners and boxes out of the image among them
-    inside = inside_boxes(boxes, side, side + 3) if cropped else torch.ones(6, side, side + 3, dtype=torch.bool)
-    ours = enlarge_masks(logits, boxes if cropped else None, height, width)
+    inside = box_mask(boxes, side, side + 3) if cropped else torch.ones(6, side, side + 3, dtype=torch.bool)
+    ours = upsample_masks(logits, boxes if cropped else None, height, width)
     theirs = interpolated(logits, inside, height, width)
     close_call = (theirs - 0.5).abs() < 1e-5
     assert torch.equal(ours | close_call, (theirs > 0.5) | close_call)
@@ -60,9 +60,9 @@ def test_enlarged_in_boxes_equals_interpolated_everywhere(seed, height, width, s
 def test_enlarged_saturated_masks_are_equal_to_the_pixel():
     boxes = torch.tensor([[0.1, 0.2, 0.8, 0.9], [0.0, 0.0, 1.0, 1.0], [0.5, 0.5, 0.52, 0.52]])
     logits = torch.full((3, 138, 138), 60.0)
-    ours = enlarge_masks(logits, boxes, 375, 500)
-    assert torch.equal(ours, interpolated(logits, inside_boxes(boxes, 138, 138), 375, 500) > 0.5)
-    assert enlarge_masks(logits[:0], boxes[:0], 375, 500).shape == (0, 375, 500)
+    ours = upsample_masks(logits, boxes, 375, 500)
+    assert torch.equal(ours, interpolated(logits, box_mask(boxes, 138, 138), 375, 500) > 0.5)
+    assert upsample_masks(logits[:0], boxes[:0], 375, 500).shape == (0, 375, 500)
 
 
 def test_no_masks_to_paste():

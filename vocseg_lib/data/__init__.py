@@ -1,6 +1,9 @@
 """PASCAL VOC on disk: read a devkit, fetch VOC 2012, verify every file."""
 
 from vocseg_lib.data.classes import CLASS_NAMES
+from vocseg_lib.data.coco_convert import coco_ground_truth, read_coco, write_from_coco
+from vocseg_lib.data.download import FetchError, fetch
+from vocseg_lib.data.verify import Problem, verify
 from vocseg_lib.data.voc import (
     BadSample,
     Sample,
@@ -11,9 +14,6 @@ from vocseg_lib.data.voc import (
     read_sample,
     split_ids,
 )
-from vocseg_lib.data.download import FetchError, fetch
-from vocseg_lib.data.coco_convert import coco_ground_truth, read_coco, write_from_coco
-from vocseg_lib.data.verify import Problem, verify
 
 __all__ = [
     "CLASS_NAMES",

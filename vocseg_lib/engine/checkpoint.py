@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vocseg_lib.utils.files import replacing
+from vocseg_lib.utils.files import atomic_write
 
 
 def checksum(content: Any) -> str:
@@ -43,7 +43,7 @@ def save_checkpoint(path: Path, content: dict, keep: Path | None = None) -> None
     whole = io.BytesIO()
     torch.save({**content, "checksum": checksum(content)}, whole)
     try:
-        with replacing(path, keep) as beside:
+        with atomic_write(path, keep) as beside:
             beside.write_bytes(whole.getbuffer())
     except OSError as error:
         raise OSError(

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 
-from vocseg_lib.utils.files import replacing
+from vocseg_lib.utils.files import atomic_write
 
 LAST, PREVIOUS, KEPT = "last.pt", "previous.pt", "kept"
 SUFFIXES = (".json", ".jsonl", ".pt")
@@ -30,7 +30,7 @@ def copy_changed(folder: Path, target: Path, copied: dict[Path, tuple], suffixes
             state = facts.st_size, facts.st_mtime_ns
             if copied.get(name) == state:
                 continue
-            with replacing(target / name, keep=target / PREVIOUS if path.name == LAST else None) as beside:
+            with atomic_write(target / name, keep=target / PREVIOUS if path.name == LAST else None) as beside:
                 with beside.open("wb") as file:
                     shutil.copyfileobj(source, file, 2**20)
         copied[name] = state

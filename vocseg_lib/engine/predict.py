@@ -8,12 +8,12 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from vocseg_lib.data.coco import UNCROPPED
-from vocseg_lib.data.loader import load_batches, random_state_kept, to_device
+from vocseg_lib.data.loader import load_batches, preserve_rng_state, to_device
 from vocseg_lib.data.transforms import model_input
-from vocseg_lib.engine.batch_norm import train_mode
+from vocseg_lib.engine.batch_norm import set_train_mode
 from vocseg_lib.utils import distributed
 from vocseg_lib.utils.device import autocast
-from vocseg_lib.utils.environment import code_version
+from vocseg_lib.utils.environment import git_commit
 from vocseg_lib.utils.files import read_json, write_json
 from vocseg_lib.utils.rle import encode_rle
 
@@ -65,9 +65,9 @@ def predict(
     model.train(was_training)
     if crops:
         model.uncropped_masks = False
-    found = distributed.gathered(found)
+    found = distributed.interleave_shards(found)
     return {
-        "header": {**(header or {}), "commit": code_version(), "images": [facts for facts, _ in found]},
+        "header": {**(header or {}), "commit": git_commit(), "images": [facts for facts, _ in found]},
         "detections": [detection for _, detections in found for detection in detections],
     }
 
@@ -87,18 +87,18 @@ def validation_loss(
     in. Several processes share the batches, and each gets the mean over all.
     """
     was_training = model.training
-    train_mode(model.to(device), frozen=True)
+    set_train_mode(model.to(device), frozen=True)
     starts = range(distributed.rank() * batch_size, len(dataset), distributed.world_size() * batch_size)
     batches = [range(start, min(start + batch_size, len(dataset))) for start in starts]
     rows = []
-    with random_state_kept(device), distributed.alone():
+    with preserve_rng_state(device), distributed.single_process():
         for batch in load_batches(dataset, batches, workers):
             torch.manual_seed(0)
             with autocast(device, mixed_precision):
                 losses = {name: loss.item() for name, loss in model(*to_device(*batch, device)).items()}
             rows.append({"loss": sum(losses.values()), **losses})
     model.train(was_training)
-    rows = distributed.gathered(rows)
+    rows = distributed.interleave_shards(rows)
     return {f"val_{name}": sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 

@@ -11,10 +11,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from vocseg_lib.data.loader import collate, random_state_kept, to_device
-from vocseg_lib.engine.batch_norm import norms, train_mode
+from vocseg_lib.data.loader import collate, preserve_rng_state, to_device
+from vocseg_lib.engine.batch_norm import batch_norm_layers, set_train_mode
 from vocseg_lib.utils import distributed
-from vocseg_lib.utils.device import autocast, autocast_to, half_precision, memory_size_gb
+from vocseg_lib.utils.device import autocast, autocast_to, half_precision, total_memory_gb
 
 STEP_OVER_FORWARD = 3
 """Operations of an update over those of its forward pass: backward takes the gradients of inputs and of weights."""
@@ -63,11 +63,11 @@ def count(model: nn.Module, samples: Sequence, frozen: bool, half: torch.dtype |
 
     was_training = model.training
     before = [buffer.clone() for buffer in model.buffers()]
-    train_mode(model, frozen)
+    set_train_mode(model, frozen)
     counter = FlopCounterMode(display=False)
     with (
-        distributed.alone(),
-        random_state_kept(device),
+        distributed.single_process(),
+        preserve_rng_state(device),
         SkippedConvolutions(),
         counter,
         saved_tensors_hooks(keep, lambda tensor: tensor),
@@ -117,7 +117,7 @@ def estimate(
     batch_norm: str = "unfrozen",
     mixed_precision: bool = False,
     scores: int = 0,
-    score_images: int = 0,
+    eval_images: int = 0,
     processes: int = 1,
     device: str | torch.device = "cpu",
     gpu: str | None = None,
@@ -136,7 +136,7 @@ def estimate(
     half = (torch.float16 if gpu else half_precision(device)) if mixed_precision else None
     counts = torch.stack([count(model, extremes(batch), frozen, half, device) for batch in batches])
     flops, activation_bytes = counts[:, 0].mean().item(), counts[:, 1].max().item()
-    still = {id(p) for norm in norms(model) for p in norm.parameters()} if frozen else set()
+    still = {id(p) for norm in batch_norm_layers(model) for p in norm.parameters()} if frozen else set()
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) not in still)
     total = sum(p.numel() for p in model.parameters())
     state_bytes = 4 * (total + (1 + STATES[optimizer]) * learning) + (2 * total if half else 0)
@@ -144,9 +144,9 @@ def estimate(
     if gpu:
         speed, memory = GPUS[gpu]["flops"][half or torch.float32], GPUS[gpu]["memory_gb"]
     else:
-        speed, memory = convolution_speed(device, half), memory_size_gb(device)
+        speed, memory = convolution_speed(device, half), total_memory_gb(device)
     batch_size = batch_size / processes
-    images = STEP_OVER_FORWARD * batch_size * iterations + scores * score_images / processes
+    images = STEP_OVER_FORWARD * batch_size * iterations + scores * eval_images / processes
     return {
         "device": GPUS[gpu]["name"] if gpu else str(device),
         "tflop_per_iteration": STEP_OVER_FORWARD * batch_size * flops / 1e12,

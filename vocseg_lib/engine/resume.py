@@ -8,20 +8,20 @@ from pathlib import Path
 
 from vocseg_lib.engine.checkpoint import load_checkpoint
 from vocseg_lib.engine.mirror import KEPT, LAST, PREVIOUS, SUFFIXES, copy_changed
-from vocseg_lib.utils.files import move, read_json, write_json
+from vocseg_lib.utils.files import durable_rename, read_json, write_json
 
 BEST, LOG, EARLIER_RECIPES = "best.pt", "log.jsonl", "earlier_recipes.json"
-NEEDED = ("settings", "model", "optimizer", "scaler", "random", "iteration", "best")
+REQUIRED_KEYS = ("settings", "model", "optimizer", "scaler", "random", "iteration", "best")
 """What there is in a checkpoint that a training goes on from."""
 MIRROR_TRIES, MIRROR_PAUSE_SECONDS = 3, 1.0
 """How often a mirror is read at the start before training goes on without it."""
 
 
-class ChangedSettings(ValueError):
+class ChangedConfig(ValueError):
     """The run folder holds a training with other settings; the message names them."""
 
 
-def recorded_settings(folder: Path) -> dict | None:
+def read_config(folder: Path) -> dict | None:
     """The settings in a run folder's `recipe.json` or, where that is torn, in its checkpoints; None without either."""
     path = folder / "recipe.json"
     if not path.is_file():
@@ -36,7 +36,7 @@ def recorded_settings(folder: Path) -> dict | None:
     warnings.warn(f"{reason}. The settings in the checkpoints are used", stacklevel=2)
     for name in (LAST, PREVIOUS):
         try:
-            return load_checkpoint(folder / name, NEEDED)["settings"]
+            return load_checkpoint(folder / name, REQUIRED_KEYS)["settings"]
         except (FileNotFoundError, ValueError):
             continue
     return None
@@ -47,16 +47,16 @@ def earlier_recipes(folder: Path) -> list[dict]:
     return _read_list(folder / EARLIER_RECIPES, ("until", "settings"))
 
 
-def known_settings(folder: Path, settings: dict, accept_changes: bool = False) -> list[dict]:
+def accepted_configs(folder: Path, settings: dict, accept_changes: bool = False) -> list[dict]:
     """The settings that the checkpoints of a run folder may have: `settings`, those recorded and those before them.
 
     Raises ChangedSettings, naming the fields, when `settings` and those recorded differ, unless that is accepted.
     """
-    recorded = recorded_settings(folder)
-    changed = changed_fields(recorded, settings) if recorded is not None else {}
+    recorded = read_config(folder)
+    changed = config_changes(recorded, settings) if recorded is not None else {}
     if changed and not accept_changes:
         lines = "\n".join(f"  {k}: {before!r} there, {now!r} now" for k, (before, now) in changed.items())
-        raise ChangedSettings(
+        raise ChangedConfig(
             f"{folder} holds a training with other settings:\n{lines}\n"
             "Accept the changes (accept_changes=True, --accept-changes) to go on from its weights with the new ones, choose "
             "another folder, or delete this one to train anew."
@@ -64,14 +64,14 @@ def known_settings(folder: Path, settings: dict, accept_changes: bool = False) -
     return [settings, recorded or settings, *(entry["settings"] for entry in earlier_recipes(folder))]
 
 
-def changed_fields(before: dict, now: dict) -> dict[str, tuple]:
+def config_changes(before: dict, now: dict) -> dict[str, tuple]:
     """What differs between settings: field to (before, now)."""
     return {k: (before.get(k), now.get(k)) for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)}
 
 
-def record_settings(folder: Path, settings: dict, iteration: int) -> None:
+def write_config(folder: Path, settings: dict, iteration: int) -> None:
     """Write `recipe.json`; other settings that it had until this iteration go to `earlier_recipes.json` first."""
-    recorded = recorded_settings(folder)
+    recorded = read_config(folder)
     if recorded is not None and recorded != settings:
         write_json(folder / EARLIER_RECIPES, [*earlier_recipes(folder), {"until": iteration, "settings": recorded}])
     write_json(folder / "recipe.json", settings)
@@ -86,7 +86,7 @@ def newest_checkpoint(folder: Path, known: list[dict]) -> dict | None:
     unusable = {}
     for path in (folder / LAST, folder / PREVIOUS):
         try:
-            content = load_checkpoint(path, NEEDED)
+            content = load_checkpoint(path, REQUIRED_KEYS)
             if content["settings"] not in known:
                 raise ValueError(f"{path} is of another training: its settings are not those in {folder / 'recipe.json'}")
         except (FileNotFoundError, NotADirectoryError):
@@ -106,7 +106,7 @@ def _set_aside(path: Path) -> str:
     """Rename a file that cannot be used; what became of it."""
     aside = path.with_name(path.name + ".unusable")
     try:
-        move(path, aside)
+        durable_rename(path, aside)
     except OSError as error:
         return f"left where it is ({error})"
     return f"kept as {aside.name}"
@@ -114,7 +114,7 @@ def _set_aside(path: Path) -> str:
 
 def resume(folder: Path, mirror: Path | None, settings: dict, accept_changes: bool = False) -> dict | None:
     """The newest checkpoint of a run folder or of its mirror, whose files then are copied to the folder."""
-    known = known_settings(folder, settings, accept_changes)
+    known = accepted_configs(folder, settings, accept_changes)
     mirrored = _mirrored(mirror, known, accept_changes) if mirror else None
     try:
         content = newest_checkpoint(folder, known)
@@ -136,9 +136,9 @@ def _mirrored(mirror: Path, known: list[dict], accept_changes: bool) -> dict | N
     """The newest checkpoint of a mirror; None, with a warning, when it cannot be read."""
     for tries_left in range(MIRROR_TRIES - 1, -1, -1):
         try:
-            accepted = accept_changes or recorded_settings(mirror) in known
-            return newest_checkpoint(mirror, [*known, *known_settings(mirror, known[0], accepted)])
-        except ChangedSettings:
+            accepted = accept_changes or read_config(mirror) in known
+            return newest_checkpoint(mirror, [*known, *accepted_configs(mirror, known[0], accepted)])
+        except ChangedConfig:
             raise
         except (OSError, ValueError) as error:
             if tries_left and isinstance(error, OSError):
@@ -148,7 +148,7 @@ def _mirrored(mirror: Path, known: list[dict], accept_changes: bool) -> dict | N
     return None
 
 
-def keep_further(mirror: Path, iteration: int) -> str | None:
+def preserve_newer_mirror(mirror: Path, iteration: int) -> str | None:
     """Set aside what a mirror has of a training that is further on than `iteration`, or cannot be read: it was not resumed.
 
     Says what was kept where; None when there was nothing to keep. Raises OSError when it cannot be read or moved now.
@@ -156,7 +156,7 @@ def keep_further(mirror: Path, iteration: int) -> str | None:
     reason = None
     for path in (mirror / LAST, mirror / PREVIOUS):
         try:
-            found = load_checkpoint(path, NEEDED)["iteration"]
+            found = load_checkpoint(path, REQUIRED_KEYS)["iteration"]
         except FileNotFoundError:
             continue
         except ValueError as error:

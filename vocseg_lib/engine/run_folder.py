@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vocseg_lib.engine.resume import _read_list
-from vocseg_lib.utils.files import replacing, write_json
+from vocseg_lib.utils.files import atomic_write, write_json
 
 
 class RunningElsewhere(RuntimeError):
@@ -44,16 +44,16 @@ def read_log(path: str | Path) -> list[dict]:
     return entries
 
 
-def cut_log(path: Path, iteration: int) -> None:
+def truncate_log(path: Path, iteration: int) -> None:
     """Drop what a killed training logged after its last checkpoint: it will be logged again."""
     if path.is_file():
         kept = [entry for entry in read_log(path) if entry["iteration"] <= iteration]
-        with replacing(path) as beside:
+        with atomic_write(path) as beside:
             beside.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def run_lock(folder: Path) -> Iterator[None]:
     """Within, no other process of this machine trains in a run folder. Raises RunningElsewhere when one does already."""
     if os.name != "posix":
         yield
@@ -78,12 +78,12 @@ def held(folder: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def read_calls(path: Path) -> list[dict]:
+def read_sessions(path: Path) -> list[dict]:
     """The calls of a training in its `run.json`; a file that is torn is left out, with a warning."""
     return _read_list(path, ("started",), "calls")
 
 
-def record_call(path: Path, facts: dict) -> None:
+def append_session(path: Path, facts: dict) -> None:
     """Add a call of a training to its `run.json`: what it ran on, and when."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    write_json(path, {"calls": [*read_calls(path), {"started": started, **facts}]})
+    write_json(path, {"calls": [*read_sessions(path), {"started": started, **facts}]})

@@ -15,16 +15,16 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from vocseg_lib.data.loader import Draws, load_batches, random_state_kept
-from vocseg_lib.engine.batch_norm import MODES, norms, precise_statistics, train_mode
+from vocseg_lib.data.loader import SeededSamples, load_batches, preserve_rng_state
+from vocseg_lib.engine.batch_norm import MODES, batch_norm_layers, precise_statistics, set_train_mode
 from vocseg_lib.engine.mirror import mirrored
-from vocseg_lib.engine.optim import build_optimizer, learning_rate_factor
-from vocseg_lib.engine.resume import LOG, keep_further, record_settings, resume
-from vocseg_lib.engine.run_folder import cut_log, held, record_call
+from vocseg_lib.engine.optim import build_optimizer, lr_factor
+from vocseg_lib.engine.resume import LOG, preserve_newer_mirror, resume, write_config
+from vocseg_lib.engine.run_folder import append_session, run_lock, truncate_log
 from vocseg_lib.engine.train_state import TrainingState
 from vocseg_lib.utils import distributed
-from vocseg_lib.utils.device import memory_kept, peak_memory_gb
-from vocseg_lib.utils.environment import surroundings
+from vocseg_lib.utils.device import keep_freed_memory, peak_memory_gb
+from vocseg_lib.utils.environment import environment_info
 
 PRECISE_IMAGES = 200
 """Training images over which "precise" batch norm takes its statistics."""
@@ -51,24 +51,24 @@ def train(
     batch_size: int,
     optimizer: str = "sgd",
     learning_rate: float = 1e-3,
-    body_share: float = 1.0,
+    backbone_lr_mult: float = 1.0,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
     schedule: str = "step",
-    lr_drops: tuple[int, ...] = (),
+    lr_milestones: tuple[int, ...] = (),
     warmup_iterations: int = 0,
-    clip_norm: float | None = None,
+    max_grad_norm: float | None = None,
     mixed_precision: bool = False,
     batch_norm: str = "unfrozen",
     score: Callable[[nn.Module, int], dict[str, float]] | None = None,
-    score_every: int = 1_000,
+    eval_every: int = 1_000,
     patience: int | None = None,
     checkpoint_every: int = 250,
     max_hours: float | None = None,
     mirror: str | Path | None = None,
     accept_changes: bool = False,
-    bad_share: float = 0.05,
-    give_up_after: int = 10,
+    max_bad_fraction: float = 0.05,
+    max_skipped_updates: int = 10,
     watch: Callable[[Path], None] | None = None,
     workers: int = 0,
     seed: int = 0,
@@ -78,13 +78,13 @@ def train(
 ) -> dict:
     """Train, or continue the training that `run_folder` holds; returns what is known of it (see below).
 
-    `batch_size` is that of all processes together. The backbone's body learns with `body_share` of the learning rate.
+    `batch_size` is that of all processes together. The backbone's body learns with `backbone_lr_mult` of the learning rate.
     `batch_norm`: "unfrozen", "frozen", or "precise": unfrozen, with
     statistics taken anew over training images whenever the model is judged.
-    `score(model, iteration)` is called in eval mode every `score_every` iterations and at the end; the weights with the highest
+    `score(model, iteration)` is called in eval mode every `eval_every` iterations and at the end; the weights with the highest
     `mask_AP50` are kept in `best.pt`, and training ends after `patience` scores without a higher one.
     `max_hours` of this call end it with a checkpoint. `mirror` is a second folder that gets all that the run folder gets.
-    Bad samples that the data set passes over are counted and logged, up to a `bad_share` of the data set. A batch whose loss
+    Bad samples that the data set passes over are counted and logged, up to a `max_bad_fraction` of the data set. A batch whose loss
     or gradient is not finite is left out and kept in `left_out/`; so are, without being kept, updates whose gradient
     overflows in fp16. `watch(log)` is called with the path of the log whenever there is something new to show.
 
@@ -92,10 +92,10 @@ def train(
     line an iteration, a line a score), `last.pt`, `previous.pt` and `best.pt`.
 
     Returns `iteration`; `seconds` of loading and updates, without scoring and checkpoints; `best` (its scores and
-    iteration); `scores_since_best`; `skipped` (bad samples and how often they came up); `overflows` and `left_out` (updates
+    iteration); `evals_since_best`; `skipped` (bad samples and how often they came up); `overflows` and `left_out` (updates
     left out in fp16, and for other reasons); `stopped`: None, "patience" or "max_hours".
 
-    Raises NonFiniteLoss after `give_up_after` updates left out in a row, TooManyBadSamples, WorkerDied, ChangedSettings when
+    Raises NonFiniteLoss after `max_skipped_updates` updates left out in a row, TooManyBadSamples, WorkerDied, ChangedSettings when
     the folder holds a training with other settings, RunningElsewhere when another process trains in it, and OSError when a file
     cannot be written.
     """
@@ -104,39 +104,39 @@ def train(
     mirror = Path(mirror) if mirror and first else None
     if mirror and Path(os.path.abspath(mirror)).is_relative_to(os.path.abspath(run_folder)):
         raise ValueError(f"the mirror lies in {run_folder} itself: choose another folder")
-    counts = {"iterations": iterations, "batch_size": batch_size, "score_every": score_every, "checkpoint_every": checkpoint_every}
+    counts = {"iterations": iterations, "batch_size": batch_size, "eval_every": eval_every, "checkpoint_every": checkpoint_every}
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name} is {count}: it has to be at least 1")
-    if clip_norm is not None and not clip_norm > 0:
-        raise ValueError(f"clip_norm is {clip_norm}: it has to be above 0, or None")
+    if max_grad_norm is not None and not max_grad_norm > 0:
+        raise ValueError(f"max_grad_norm is {max_grad_norm}: it has to be above 0, or None")
     if batch_norm not in MODES:
         raise ValueError(f"no batch norm {batch_norm!r}; choose one of {', '.join(MODES)}")
     if batch_size % distributed.world_size():
         raise ValueError(f"{distributed.world_size()} processes cannot share a batch of {batch_size} images alike")
-    learning_rate_factor(0, iterations, schedule, lr_drops, warmup_iterations)  # an unknown schedule is named before all else
+    lr_factor(0, iterations, schedule, lr_milestones, warmup_iterations)  # an unknown schedule is named before all else
     model.to(device)
     if batch_norm == "frozen":
-        for norm in norms(model):
+        for norm in batch_norm_layers(model):
             norm.requires_grad_(False)
     torch.manual_seed(seed)
     run = TrainingState(
         model,
-        build_optimizer(model, optimizer, learning_rate, momentum, weight_decay, body_share),
+        build_optimizer(model, optimizer, learning_rate, momentum, weight_decay, backbone_lr_mult),
         run_folder,
         json.loads(json.dumps(settings or {})),
         torch.device(device),
         mixed_precision,
-        clip_norm,
+        max_grad_norm,
     )
-    with held(run_folder) if first else nullcontext():
-        run.restore(distributed.of_first(resume(run_folder, mirror, run.settings, accept_changes) if first else None))
+    with run_lock(run_folder) if first else nullcontext():
+        run.restore(distributed.broadcast_object(resume(run_folder, mirror, run.settings, accept_changes) if first else None))
         if first:
-            record_settings(run_folder, run.settings, run.state["iteration"])
-    state, draws = run.state, Draws(dataset, seed)
+            write_config(run_folder, run.settings, run.state["iteration"])
+    state, draws = run.state, SeededSamples(dataset, seed)
 
     def is_over() -> bool:
-        return state["iteration"] >= iterations or bool(patience and state["scores_since_best"] >= patience)
+        return state["iteration"] >= iterations or bool(patience and state["evals_since_best"] >= patience)
 
     def show() -> None:
         try:
@@ -145,8 +145,8 @@ def train(
             warnings.warn(f"the training cannot be shown: {error!r}. It goes on", stacklevel=2)
 
     def judge() -> None:
-        few = load_batches(draws, shares(0, math.ceil(PRECISE_IMAGES / batch_size), batch_size), workers)
-        with random_state_kept(device), precise_statistics(model, few, run.losses) if batch_norm == "precise" else nullcontext():
+        few = load_batches(draws, rank_batches(0, math.ceil(PRECISE_IMAGES / batch_size), batch_size), workers)
+        with preserve_rng_state(device), precise_statistics(model, few, run.losses) if batch_norm == "precise" else nullcontext():
             run.judge(score)
 
     if is_over():
@@ -154,48 +154,48 @@ def train(
             judge()
             run.save()
         return {**state, "stopped": "patience" if state["iteration"] < iterations else None}
-    batches = load_batches(draws, shares(state["iteration"], iterations, batch_size), workers)
+    batches = load_batches(draws, rank_batches(state["iteration"], iterations, batch_size), workers)
     bar = tqdm(batches, "train", iterations, initial=state["iteration"], unit="it", mininterval=1, disable=not first)
     with (
-        held(run_folder) if first else nullcontext(),
-        memory_kept(),
-        mirrored(run_folder, mirror, before=partial(keep_further, iteration=state["iteration"])) as update_mirror,
+        run_lock(run_folder) if first else nullcontext(),
+        keep_freed_memory(),
+        mirrored(run_folder, mirror, before=partial(preserve_newer_mirror, iteration=state["iteration"])) as update_mirror,
         _workers_watched(),
     ):
         if first:
-            cut_log(run_folder / LOG, state["iteration"])
+            truncate_log(run_folder / LOG, state["iteration"])
             call = {"from_iteration": state["iteration"], "seed": seed, "processes": distributed.world_size()}
-            record_call(run_folder / "run.json", {**call, **surroundings(device), **(notes or {})})
+            append_session(run_folder / "run.json", {**call, **environment_info(device), **(notes or {})})
         lap = _stopwatch()
         for images, targets in bar:
             seconds = {"data_seconds": lap()}
-            factor = learning_rate_factor(state["iteration"], iterations, schedule, lr_drops, warmup_iterations)
+            factor = lr_factor(state["iteration"], iterations, schedule, lr_milestones, warmup_iterations)
             for group in run.optimizer.param_groups:
                 group["lr"] = learning_rate * factor * group["share"]
-            train_mode(model, frozen=batch_norm == "frozen")
+            set_train_mode(model, frozen=batch_norm == "frozen")
             out_of_time = max_hours is not None and time.monotonic() - begun > 3600 * max_hours
             entry, out_of_time = run.step(images, targets, out_of_time, seconds, lap)
             state["iteration"] += 1
             state["seconds"] += sum(seconds.values())
             run.log({"iteration": state["iteration"], "lr": learning_rate * factor, **entry, **seconds})
             bar.set_postfix_str(_now(entry, seconds, device), refresh=False)
-            if state["in_a_row"] >= give_up_after:
+            if state["consecutive_skips"] >= max_skipped_updates:
                 raise NonFiniteLoss(
-                    f"{give_up_after} updates in a row had to be left out, the last one because of {entry['left_out']} on images "
-                    f"{', '.join(entry['images'])}; see {run_folder / 'left_out'}. Try a lower learning rate or clip_norm"
+                    f"{max_skipped_updates} updates in a row had to be left out, the last one because of {entry['left_out']} on images "
+                    f"{', '.join(entry['images'])}; see {run_folder / 'left_out'}. Try a lower learning rate or max_grad_norm"
                 )
-            if len(state["skipped"]) > bad_share * len(dataset):
+            if len(state["skipped"]) > max_bad_fraction * len(dataset):
                 raise TooManyBadSamples(
-                    f"{len(state['skipped'])} of {len(dataset)} samples cannot be read; allowed is a share of {bad_share:.0%} "
-                    "(bad_share). They are:\n  " + "\n  ".join(sorted(state["skipped"]))
+                    f"{len(state['skipped'])} of {len(dataset)} samples cannot be read; allowed is a share of {max_bad_fraction:.0%} "
+                    "(max_bad_fraction). They are:\n  " + "\n  ".join(sorted(state["skipped"]))
                 )
-            judged = score and (state["iteration"] == iterations or state["iteration"] % score_every == 0)
+            judged = score and (state["iteration"] == iterations or state["iteration"] % eval_every == 0)
             if judged:
                 bar.set_description("judge on val")
                 judge()
                 bar.set_description("train", refresh=False)
             over = is_over() or out_of_time
-            if over or (not state["in_a_row"] and (judged or state["iteration"] % checkpoint_every == 0)):
+            if over or (not state["consecutive_skips"] and (judged or state["iteration"] % checkpoint_every == 0)):
                 run.save()  # while updates are left out, the weights may be what is wrong: keep those before
                 update_mirror()
                 if watch and first:
@@ -209,7 +209,7 @@ def train(
     return {**state, "stopped": None if ended else "patience" if is_over() else "max_hours"}
 
 
-def shares(start: int, stop: int, batch_size: int) -> list[range]:
+def rank_batches(start: int, stop: int, batch_size: int) -> list[range]:
     """The draws of this process in iterations `start` to `stop`: an equal share of each batch."""
     size = batch_size // distributed.world_size()
     offset = distributed.rank() * size

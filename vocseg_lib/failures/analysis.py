@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from vocseg_lib.data.coco import checked_ground_truth, checked_results
-from vocseg_lib.failures.fixes import counting, repaired_ap
+from vocseg_lib.data.coco import validate_ground_truth, validate_results
+from vocseg_lib.failures.fixes import ap_with_fix, counting
 from vocseg_lib.failures.mask_errors import MASK_FAILURES, Thresholds, measure
-from vocseg_lib.failures.tables import FAILURES, OBJECT_FAILURES, SIZES, Facts, facts_of
+from vocseg_lib.failures.tables import FAILURES, OBJECT_FAILURES, SIZES, FailureTables, build_tables
 from vocseg_lib.failures.tide import ERRORS, RIGHT
-from vocseg_lib.metrics.bootstrap import and_itself
-from vocseg_lib.metrics.coco_eval import KINDS
-from vocseg_lib.metrics.matching import Scenes, open_scenes
+from vocseg_lib.metrics.bootstrap import prepend_point_estimate
+from vocseg_lib.metrics.coco_eval import IOU_TYPES
+from vocseg_lib.metrics.matching import DatasetEval, evaluate_images
 
 FAMILIES = {"TIDE, masks": "AP50", "TIDE, boxes": "AP50", "pixels": "AP"}
 """Of failures, and the figure whose points they cost: AP50 of masks or boxes, or COCO's AP of masks."""
@@ -24,7 +24,7 @@ FAMILIES = {"TIDE, masks": "AP50", "TIDE, boxes": "AP50", "pixels": "AP"}
 class Analysis:
     """One model's failures. Counts and cases are of detections of at least `score_threshold`, costs in AP of all detections."""
 
-    scenes: Scenes
+    scenes: DatasetEval
     score_threshold: float = 0.0
     thresholds: Thresholds = field(default_factory=Thresholds)
 
@@ -34,18 +34,18 @@ class Analysis:
         return measure(self.scenes, self.thresholds)
 
     @cached_property
-    def everything(self) -> Facts:
+    def everything(self) -> FailureTables:
         """Of all detections."""
-        return facts_of(self.scenes, self.measured, self.thresholds)
+        return build_tables(self.scenes, self.measured, self.thresholds)
 
     @cached_property
-    def counted(self) -> Facts:
+    def counted(self) -> FailureTables:
         """Of those that are sure enough to be counted."""
         kept = np.concatenate([scene.score >= self.score_threshold for scene in self.scenes.scenes])
         if kept.all():
             return self.everything
         sure = self.scenes.changed(lambda scene: scene.take(scene.score >= self.score_threshold))
-        return facts_of(sure, self.measured[kept].reset_index(drop=True), self.thresholds)
+        return build_tables(sure, self.measured[kept].reset_index(drop=True), self.thresholds)
 
     @cached_property
     def cases(self) -> pd.DataFrame:
@@ -60,7 +60,7 @@ class Analysis:
         failed = found[found["failure"] != ""]
         parts.append(failed.assign(family="pixels", type=failed["failure"], annotation=failed["target"]))
         missed = facts.objects.assign(detection=-1, place=-1)
-        for kind, family in zip(KINDS, errors, strict=True):
+        for kind, family in zip(IOU_TYPES, errors, strict=True):
             none = np.concatenate([errors.missed for errors in facts.tide[kind].errors])
             parts.append(missed[none].assign(family=family, type="missed"))
         missed = missed[missed["state"].isin(OBJECT_FAILURES)]
@@ -76,15 +76,15 @@ class Analysis:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """Failures of each type: family, type, class, size ("all" for all), count, rate, cost, toolbox_cost.
+        """Failures of each type: family, type, class, size ("all" for all), count, rate, cost, dap_as_tidecv.
 
         `rate` is percent of the counted detections, for what is missed or lost of the objects. `cost`: points of AP (see
-        `FAMILIES`) that come back when all failures of the type are repaired, and nothing else. `toolbox_cost`: what TIDE's
+        `FAMILIES`) that come back when all failures of the type are repaired, and nothing else. `dap_as_tidecv`: what TIDE's
         toolbox says, for all classes and sizes; it differs where there are detections of classes that have no object.
         """
         facts, costs = self.counted, self._costs()
         names = [c["name"] for c in self.scenes.categories]
-        of_toolbox = {family: self.everything.tide[kind].toolbox_costs for kind, family in zip(KINDS, FAMILIES, strict=False)}
+        of_toolbox = {family: self.everything.tide[kind].dap_as_tidecv for kind, family in zip(IOU_TYPES, FAMILIES, strict=False)}
         of = {"detections": facts.detections, "objects": facts.objects}
         scopes = [("all", "all"), *(("all", size) for size in SIZES), *((name, "all") for name in names)]
         types = [(family, name) for family in list(FAMILIES)[:2] for name in ERRORS] + [("pixels", name) for name in FAILURES]
@@ -103,7 +103,7 @@ class Analysis:
                 rate = 100 * count / total if total else np.nan
                 toolbox = of_toolbox[family][name] if (class_name, size) == ("all", "all") and family in of_toolbox else np.nan
                 rows.append((family, name, class_name, size, count, rate, costs[family, name, class_name, size], toolbox))
-        return pd.DataFrame(rows, columns=["family", "type", "class", "size", "count", "rate", "cost", "toolbox_cost"])
+        return pd.DataFrame(rows, columns=["family", "type", "class", "size", "count", "rate", "cost", "dap_as_tidecv"])
 
     def _costs(self) -> dict[tuple[str, str, str, str], float]:
         costs, names = {}, ["all", *(c["name"] for c in self.scenes.categories)]
@@ -115,15 +115,17 @@ class Analysis:
 
     def resampled_costs(self, weights: Float[np.ndarray, "b i"]) -> dict[tuple[str, str], Float[np.ndarray, " _"]]:
         """What failures cost over all classes and sizes, by family and type: as it is (see `table`), then in each resample."""
-        return {key: price[:, 0] for key, price in self._prices("all", and_itself(weights, len(self.scenes.images))).items()}
+        return {
+            key: price[:, 0] for key, price in self._prices("all", prepend_point_estimate(weights, len(self.scenes.images))).items()
+        }
 
     def _prices(
         self, size: str, weights: Float[np.ndarray, "b i"] | None = None
     ) -> dict[tuple[str, str], Float[np.ndarray, "b _"]]:
         facts = self.everything
-        before = repaired_ap(facts, "", size, weights)
-        prices = {("pixels", name): repaired_ap(facts, name, size, weights) - before for name in FAILURES}
-        for kind, family in zip(KINDS, FAMILIES, strict=False):
+        before = ap_with_fix(facts, "", size, weights)
+        prices = {("pixels", name): ap_with_fix(facts, name, size, weights) - before for name in FAILURES}
+        for kind, family in zip(IOU_TYPES, FAMILIES, strict=False):
             prices |= {(family, name): price for name, price in facts.tide[kind].costs(counting(size), weights).items()}
         return prices
 
@@ -133,17 +135,17 @@ LOST_BY = {"leakage": "leakage", "boundary": "lost_at_boundary", "incomplete": "
 CASE_COLUMNS = ["family", "type", "image_id", "class", "size", "crowding", "score", "severity", "detection", "annotation", "place"]
 
 
-def analyse(ground_truth: dict, detections: list, score_threshold: float = 0.0, thresholds: Thresholds | None = None) -> Analysis:
+def analyze(ground_truth: dict, detections: list, score_threshold: float = 0.0, thresholds: Thresholds | None = None) -> Analysis:
     """What goes wrong in COCO results with masks, against COCO ground truth; both are checked.
 
     Raises ValueError naming the entry that cannot be judged (see `coco.checked_results`), or that has no mask.
     """
-    ground_truth = checked_ground_truth(ground_truth)
-    scenes = open_scenes(ground_truth, checked_results(ground_truth, detections))
+    ground_truth = validate_ground_truth(ground_truth)
+    scenes = evaluate_images(ground_truth, validate_results(ground_truth, detections))
     return Analysis(scenes, score_threshold, thresholds or Thresholds())
 
 
-def _severity(scenes: Scenes, cases: pd.DataFrame) -> Float[np.ndarray, " n"]:
+def _severity(scenes: DatasetEval, cases: pd.DataFrame) -> Float[np.ndarray, " n"]:
     """How bad cases of a type are beside one another: the score times what is lost; for missed objects their share of the image."""
     lost = pd.DataFrame(
         {

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from vocseg_lib.data.coco import box_of
+from vocseg_lib.data.coco import bbox_xywh
 from vocseg_lib.metrics.average_precision import Matches
-from vocseg_lib.metrics.bootstrap import and_itself, interval
-from vocseg_lib.metrics.matching import Counting, Scene, Scenes, coco_matches, mean_ap, same_images
+from vocseg_lib.metrics.bootstrap import interval, prepend_point_estimate
+from vocseg_lib.metrics.matching import DatasetEval, ImageEval, Selection, match_coco, mean_ap, same_images
 
 CROWDING = ("alone", "apart", "near", "overlapping")
 """No neighbour of its class in the image; one further away than `near`; one nearer; one whose box overlaps the object's."""
@@ -34,29 +34,29 @@ def neighbours(
     return np.where(theirs, distance, np.inf).min(1, initial=np.inf), np.where(theirs, overlap, 0).max(1, initial=0)
 
 
-def crowding_of(scenes: Scenes, scene: Scene, near: float) -> Int[np.ndarray, " m"]:
+def crowding_of(scenes: DatasetEval, scene: ImageEval, near: float) -> Int[np.ndarray, " m"]:
     """Each object's place in `CROWDING`; `near`: see `Thresholds`."""
-    boxes = np.array([box_of(scenes.annotations[j]) for j in scene.objects], dtype=float).reshape(-1, 4)
+    boxes = np.array([bbox_xywh(scenes.annotations[j]) for j in scene.objects], dtype=float).reshape(-1, 4)
     distance, overlap = neighbours(boxes, scene.object_class)
     return np.select([overlap > 0, distance <= near, distance < np.inf], [3, 2, 1], 0)
 
 
-def crowding_bins(scenes: Scenes, near: float) -> dict[str, dict[str, Counting]]:
-    """For each way to tell how crowded it is, the bins: what `coco_matches` counts in each, for any model on these images.
+def crowding_bins(scenes: DatasetEval, near: float) -> dict[str, dict[str, Selection]]:
+    """For each way to tell how crowded it is, the bins: what `match_coco` counts in each, for any model on these images.
 
     A detection on no object counts where the object of its class does that its box overlaps most (or is nearest to, in the
     order of the ground truth); where the image has none of its class, with the objects that are alone.
     """
     labels = [crowding_of(scenes, scene, near) for scene in scenes.scenes]
 
-    def by_neighbour(scene: Scene, place: int) -> tuple[np.ndarray, np.ndarray]:
+    def by_neighbour(scene: ImageEval, place: int) -> tuple[np.ndarray, np.ndarray]:
         own = labels[scene.image]
         if not len(own):
             return own == place, np.full(len(scene.found), place == 0)
         nearest = np.where(scene.same, scene.iou["box"], -1).argmax(1)
         return own == place, np.where(scene.same.any(1), own[nearest], 0) == place
 
-    def by_count(scene: Scene, least: float, most: float) -> tuple[np.ndarray, np.ndarray]:
+    def by_count(scene: ImageEval, least: float, most: float) -> tuple[np.ndarray, np.ndarray]:
         inside = least <= max(1, len(scene.objects)) <= most
         return np.full(len(scene.objects), inside), np.full(len(scene.found), inside)
 
@@ -76,7 +76,7 @@ def recall(matches: Matches, weights: Float[np.ndarray, "b i"]) -> Float[np.ndar
 
 
 def by_crowding(
-    models: dict[str, Scenes], near: float, weights: Float[np.ndarray, "b i"] | None = None, kind: str = "mask"
+    models: dict[str, DatasetEval], near: float, weights: Float[np.ndarray, "b i"] | None = None, kind: str = "mask"
 ) -> pd.DataFrame:
     """AP50 and recall at IoU .5 against crowding, a row a measure, bin, metric and model, with the difference of two models.
 
@@ -88,13 +88,13 @@ def by_crowding(
     """
     first = next(iter(models.values()))
     same_images(*models.values())
-    rows, drawn = [], and_itself(weights, len(first.images))
+    rows, drawn = [], prepend_point_estimate(weights, len(first.images))
     for measure, bins in crowding_bins(first, near).items():
         by_bin = {}
         for name, counting in bins.items():
             values = by_bin[name] = {}
             for title, scenes in models.items():
-                matches = coco_matches(scenes, kind, counting, AT_50)
+                matches = match_coco(scenes, kind, counting, AT_50)
                 values["AP50", title] = mean_ap(matches, drawn)[:, 0]
                 values["recall", title] = recall(matches, drawn)
                 objects = int(matches.objects.sum())

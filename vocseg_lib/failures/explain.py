@@ -7,7 +7,7 @@ from vocseg_lib.failures.mask_errors import MASK_FAILURES
 from vocseg_lib.failures.tables import LOST
 
 
-def in_words(analysis: Analysis, case: pd.Series) -> str:
+def explain_failure(analysis: Analysis, case: pd.Series) -> str:
     """The sentence on one row of `Analysis.cases`."""
     what = f"{case['class']} of score {case['score']:.2f}"
     if case["detection"] < 0:

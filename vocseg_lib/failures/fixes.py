@@ -7,12 +7,12 @@ import pandas as pd
 from jaxtyping import Float
 
 from vocseg_lib.failures.mask_errors import MASK_FAILURES
-from vocseg_lib.failures.tables import LOST, OBJECT_FAILURES, SIZES, Facts, size_of
-from vocseg_lib.metrics.matching import Counting, Scene, Scenes, coco_matches, everything, mean_ap
+from vocseg_lib.failures.tables import LOST, OBJECT_FAILURES, SIZES, FailureTables, size_of
+from vocseg_lib.metrics.matching import DatasetEval, ImageEval, Selection, match_coco, mean_ap, select_all
 
 
-def repaired_ap(
-    facts: Facts, name: str, size: str = "all", weights: Float[np.ndarray, "b i"] | None = None
+def ap_with_fix(
+    facts: FailureTables, name: str, size: str = "all", weights: Float[np.ndarray, "b i"] | None = None
 ) -> Float[np.ndarray, "b _"]:
     """COCO's AP of masks (see `mean_ap`) among objects of a size, all failures of a type repaired ("": of none).
 
@@ -23,16 +23,16 @@ def repaired_ap(
         there = _by_image(facts, facts.objects["state"] != name)
     elif name:
         scenes = repaired_masks(facts, name)
-    return mean_ap(coco_matches(scenes, "mask", counting(size, there)), weights)
+    return mean_ap(match_coco(scenes, "mask", counting(size, there)), weights)
 
 
-def _by_image(facts: Facts, values: pd.Series) -> list[np.ndarray]:
+def _by_image(facts: FailureTables, values: pd.Series) -> list[np.ndarray]:
     """Values of all objects, split by image."""
     ends = np.cumsum([len(scene.objects) for scene in facts.scenes.scenes])
     return np.split(values.to_numpy(), ends[:-1])
 
 
-def repaired_masks(facts: Facts, name: str) -> Scenes:
+def repaired_masks(facts: FailureTables, name: str) -> DatasetEval:
     """The scenes in which each mask that fails in a way is that of the object which the failure is about.
 
     For a localization failure that is one of the united objects, and each other one of the detection's class that is lost
@@ -41,7 +41,7 @@ def repaired_masks(facts: Facts, name: str) -> Scenes:
     failed = dict(list(facts.detections[facts.detections["failure"] == name].groupby("image")))
     lost = _by_image(facts, facts.objects["state"] == LOST)
 
-    def repair(scene: Scene) -> Scene:
+    def repair(scene: ImageEval) -> ImageEval:
         if scene.image not in failed:
             return scene
         rows = failed[scene.image]
@@ -63,7 +63,7 @@ def repaired_masks(facts: Facts, name: str) -> Scenes:
     return facts.scenes.changed(repair)
 
 
-def _with_copies(scene: Scene, places: np.ndarray, objects: np.ndarray) -> Scene:
+def _with_copies(scene: ImageEval, places: np.ndarray, objects: np.ndarray) -> ImageEval:
     """With copies of the detections at places, each with the mask of an object, right after what they were copied from."""
     rows = np.r_[np.arange(len(scene.found)), places]
     more = scene.take(rows)
@@ -72,11 +72,11 @@ def _with_copies(scene: Scene, places: np.ndarray, objects: np.ndarray) -> Scene
     return more.take(np.argsort(rows, kind="stable"))
 
 
-def counting(size: str, there: list[np.ndarray] | None = None) -> Counting:
+def counting(size: str, there: list[np.ndarray] | None = None) -> Selection:
     """What counts among objects of a size ("all" for all), of those that are there (by image; by default all)."""
 
-    def of_scene(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-        wanted, counted = everything(scene)
+    def of_scene(scene: ImageEval) -> tuple[np.ndarray, np.ndarray]:
+        wanted, counted = select_all(scene)
         if size != "all":
             place = list(SIZES).index(size)
             wanted, counted = size_of(scene.object_area) == place, size_of(scene.found_area) == place

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from pycocotools import mask as coco_mask
 
 from vocseg_lib.data.coco import UNCROPPED
-from vocseg_lib.metrics.matching import Scene, Scenes, overlaps
+from vocseg_lib.metrics.matching import DatasetEval, ImageEval, overlaps
 from vocseg_lib.utils.rle import decode_rle, encode_rle, mask_areas
 
 MASK_FAILURES = ("localization failure", "leakage", "boundary", "incomplete")
@@ -61,7 +61,7 @@ def parse_thresholds(assignments: list[str]) -> Thresholds:
     return Thresholds(**values)
 
 
-def measure(scenes: Scenes, thresholds: Thresholds | None = None) -> pd.DataFrame:
+def measure(scenes: DatasetEval, thresholds: Thresholds | None = None) -> pd.DataFrame:
     """What the pixels say of each detection, a row each, in the order of the scenes and of their detections.
 
     - `united`: the objects G of which the mask covers at least half (|D & G| / |G| >= `covered`), a tuple of places in the
@@ -84,7 +84,7 @@ def measure(scenes: Scenes, thresholds: Thresholds | None = None) -> pd.DataFram
     return rows.assign(failure=failure_names(rows, thresholds))
 
 
-def _measured(scenes: Scenes, scene: Scene, thresholds: Thresholds) -> dict[str, np.ndarray]:
+def _measured(scenes: DatasetEval, scene: ImageEval, thresholds: Thresholds) -> dict[str, np.ndarray]:
     image, count = scenes.images[scene.image], len(scene.found)
     objects = [scenes.annotations[j]["segmentation"] for j in scene.objects]
     void = image.get("void")
@@ -102,7 +102,7 @@ def _measured(scenes: Scenes, scene: Scene, thresholds: Thresholds) -> dict[str,
     for row in np.flatnonzero(covered.sum(1) > 1):
         union = coco_mask.merge([objects[j] for j in rows["united"][row]])
         rows["union_iou"][row] = overlaps([masks[row]], [union])[0, 0]
-    own = scene.own_iou("box")
+    own = scene.same_class_iou("box")
     right = np.flatnonzero(own.max(1, initial=0) >= thresholds.right_box)
     if not len(right):
         return rows

@@ -9,10 +9,10 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from pycocotools import mask as coco_mask
 
-from vocseg_lib.data.coco import UNCROPPED, box_of
-from vocseg_lib.failures.tide import CLASS, DUPLICATE, FOREGROUND_IOU, LOCALISATION, RIGHT, errors_of, first_come
-from vocseg_lib.metrics.bootstrap import and_itself, interval
-from vocseg_lib.metrics.matching import MOST, Scene, Scenes, coco_matches, mean_ap, overlaps, same_images
+from vocseg_lib.data.coco import UNCROPPED, bbox_xywh
+from vocseg_lib.failures.tide import CLASS, DUPLICATE, FOREGROUND_IOU, LOCALISATION, RIGHT, classify_errors, greedy_match
+from vocseg_lib.metrics.bootstrap import interval, prepend_point_estimate
+from vocseg_lib.metrics.matching import MAX_DETECTIONS, DatasetEval, ImageEval, match_coco, mean_ap, overlaps, same_images
 
 ORACLES = ("true classes", "no duplicates", "true boxes", "true masks", "no false alarms")
 REST = "objects without a detection"
@@ -32,18 +32,18 @@ class Assigned:
     judged: Bool[np.ndarray, " n"]
 
 
-def assigned(scene: Scene, least_score: float = 0.0) -> Assigned:
+def assigned(scene: ImageEval, least_score: float = 0.0) -> Assigned:
     """What each detection of at least a score is about."""
     about = np.full(len(scene.found), -1)
-    judged = (scene.score >= least_score) & (np.arange(len(scene.found)) < MOST)
-    of_mask, of_box = (errors_of(scene, kind) for kind in ("mask", "box"))
+    judged = (scene.score >= least_score) & (np.arange(len(scene.found)) < MAX_DETECTIONS)
+    of_mask, of_box = (classify_errors(scene, kind) for kind in ("mask", "box"))
     for errors in (of_box, of_mask):  # the mask has the last word
         known = judged & (errors.about >= 0) & np.isin(errors.code, (RIGHT, CLASS, LOCALISATION, DUPLICATE))
         about[known] = errors.about[known]
     return Assigned(about, judged & (of_mask.code == DUPLICATE), judged)
 
 
-def with_truth(scenes: Scenes, oracles: frozenset[str] | set[str], assignments: list[Assigned] | None = None) -> Scenes:
+def with_truth(scenes: DatasetEval, oracles: frozenset[str] | set[str], assignments: list[Assigned] | None = None) -> DatasetEval:
     """The scenes with some of `ORACLES` made true of the detections, each about its object (see `assigned`; by default all).
 
     - *true classes*: the object's class. *True boxes*: the object's box, and the mask, before its crop where the prediction
@@ -57,7 +57,7 @@ def with_truth(scenes: Scenes, oracles: frozenset[str] | set[str], assignments: 
         raise ValueError(f"no oracle {', '.join(sorted(unknown))}; choose among {', '.join(ORACLES)}")
     assignments = assignments or [assigned(scene) for scene in scenes.scenes]
 
-    def change(scene: Scene) -> Scene:
+    def change(scene: ImageEval) -> ImageEval:
         of_scene = assignments[scene.image]
         target, known = of_scene.about, of_scene.about >= 0
         kept = ~of_scene.duplicate if "no duplicates" in oracles else np.ones(len(known), dtype=bool)
@@ -74,20 +74,22 @@ def with_truth(scenes: Scenes, oracles: frozenset[str] | set[str], assignments: 
     return scenes.changed(change)
 
 
-def _second(scene: Scene, kept: np.ndarray) -> Bool[np.ndarray, " n"]:
+def _second(scene: ImageEval, kept: np.ndarray) -> Bool[np.ndarray, " n"]:
     """Which of the detections that are kept are on an object of their class that a better one has taken."""
-    own = scene.own_iou("mask")
-    return (own.max(1) >= FOREGROUND_IOU) & kept & (first_come(own, kept) < 0)
+    own = scene.same_class_iou("mask")
+    return (own.max(1) >= FOREGROUND_IOU) & kept & (greedy_match(own, kept) < 0)
 
 
-def _true_shapes(scenes: Scenes, scene: Scene, target: np.ndarray, oracles: frozenset[str] | set[str]) -> dict[str, np.ndarray]:
+def _true_shapes(
+    scenes: DatasetEval, scene: ImageEval, target: np.ndarray, oracles: frozenset[str] | set[str]
+) -> dict[str, np.ndarray]:
     """IoU of masks and boxes when boxes, masks or both of what is about an object are its own."""
     image, known = scenes.images[scene.image], np.flatnonzero(target >= 0)
     objects = [scenes.annotations[j] for j in scene.objects]
-    truth, truth_boxes = [o["segmentation"] for o in objects], [box_of(o) for o in objects]
+    truth, truth_boxes = [o["segmentation"] for o in objects], [bbox_xywh(o) for o in objects]
     found = [scenes.detections[scene.found[i]] for i in known]
     true_box = "true boxes" in oracles
-    boxes = [truth_boxes[target[i]] if true_box else box_of(d) for i, d in zip(known, found, strict=True)]
+    boxes = [truth_boxes[target[i]] if true_box else bbox_xywh(d) for i, d in zip(known, found, strict=True)]
     if "true masks" in oracles:
         masks = [truth[target[i]] for i in known]
     else:
@@ -100,7 +102,7 @@ def _true_shapes(scenes: Scenes, scene: Scene, target: np.ndarray, oracles: froz
     return iou
 
 
-def single_oracles(scenes: Scenes, least_score: float = 0.0) -> pd.DataFrame:
+def single_oracles(scenes: DatasetEval, least_score: float = 0.0) -> pd.DataFrame:
     """Mask AP, box AP and mask AP50 as they are, with each oracle alone, and with all (percent).
 
     Detections below `least_score` stay as they are.
@@ -109,14 +111,14 @@ def single_oracles(scenes: Scenes, least_score: float = 0.0) -> pd.DataFrame:
     rows = {}
     for name, chosen in {"as it is": (), **{o: (o,) for o in ORACLES}, "all of it": ORACLES}.items():
         changed = with_truth(scenes, set(chosen), assignments)
-        ap = {kind: mean_ap(coco_matches(changed, kind))[0, 0] for kind in ("mask", "box")}
-        at_50 = mean_ap(coco_matches(changed, "mask", thresholds=np.array([0.5])))[0, 0]
+        ap = {kind: mean_ap(match_coco(changed, kind))[0, 0] for kind in ("mask", "box")}
+        at_50 = mean_ap(match_coco(changed, "mask", thresholds=np.array([0.5])))[0, 0]
         rows[name] = {"mask AP": ap["mask"], "box AP": ap["box"], "mask AP50": at_50}
     return pd.DataFrame(rows).T.rename_axis("what is true")
 
 
 def gap_parts(
-    first: Scenes, second: Scenes, weights: Float[np.ndarray, "b i"] | None = None, least_score: float = 0.0
+    first: DatasetEval, second: DatasetEval, weights: Float[np.ndarray, "b i"] | None = None, least_score: float = 0.0
 ) -> pd.DataFrame:
     """The gap in mask AP from the first model to the second in parts that add up: part, points, low, high.
 
@@ -126,13 +128,13 @@ def gap_parts(
     `weights` as in `crowding.by_crowding`. Raises ValueError when the models are not about the same images.
     """
     same_images(first, second)
-    drawn = and_itself(weights, len(first.images))
+    drawn = prepend_point_estimate(weights, len(first.images))
     assignments = [[assigned(scene, least_score) for scene in scenes.scenes] for scenes in (first, second)]
     gaps = {}
     for count in range(len(ORACLES) + 1):
         for chosen in combinations(ORACLES, count):
             ap = [
-                mean_ap(coco_matches(with_truth(scenes, set(chosen), of_model)), drawn)[:, 0]
+                mean_ap(match_coco(with_truth(scenes, set(chosen), of_model)), drawn)[:, 0]
                 for scenes, of_model in zip((first, second), assignments, strict=True)
             ]
             gaps[frozenset(chosen)] = ap[1] - ap[0]

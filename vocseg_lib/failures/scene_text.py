@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vocseg_lib.failures.analysis import Analysis
-from vocseg_lib.failures.explain import in_words
+from vocseg_lib.failures.explain import explain_failure
 from vocseg_lib.utils.boxes import box_area, box_intersection, masks_to_boxes
-from vocseg_lib.utils.files import without_nan
+from vocseg_lib.utils.files import to_jsonable
 from vocseg_lib.utils.rle import decode_rle
 
 SIZES = {"small": 5.0, "medium": 25.0, "large": math.inf}
@@ -63,7 +63,7 @@ class Description:
     @property
     def json(self) -> str:
         """The graph as text, to paste into a language model."""
-        return json.dumps(without_nan(self.graph))
+        return json.dumps(to_jsonable(self.graph))
 
 
 def describe(instances: list[dict], names: dict[int, str], image: dict | None = None) -> Description:
@@ -227,7 +227,7 @@ def _direction(box: Float[Tensor, "4"], other: Float[Tensor, "4"]) -> str:
     return "above" if y < 0 else "below"
 
 
-def beside_truth(analysis: Analysis, image_id: int) -> tuple[dict[str, Description], pd.DataFrame]:
+def describe_with_errors(analysis: Analysis, image_id: int) -> tuple[dict[str, Description], pd.DataFrame]:
     """An image in words "as predicted", by the detections that an analysis counts, and "as it is"; and both sentence by sentence
     with what went wrong with the objects that it names: source, sentence, failures (types), why (a sentence on each). What was
     missed is about the first sentence of what was predicted, which counts.
@@ -251,12 +251,12 @@ def beside_truth(analysis: Analysis, image_id: int) -> tuple[dict[str, Descripti
         for sentence, about in zip(told.sentences, told.about, strict=True):
             counts = source == "as predicted" and sentence == told.sentences[0]
             wrong = cases[cases[column].isin(places[about]) | (counts & (cases["detection"] < 0))]
-            why = [in_words(analysis, case) for _, case in wrong.iterrows()]
+            why = [explain_failure(analysis, case) for _, case in wrong.iterrows()]
             rows.append((source, sentence, ", ".join(dict.fromkeys(wrong["type"])), " ".join(dict.fromkeys(why))))
     return described, pd.DataFrame(rows, columns=["source", "sentence", "failures", "why"])
 
 
-def worth_telling(analyses: dict[str, Analysis], count: int = 3, most: int = 4) -> list[tuple[str, int]]:
+def most_telling_images(analyses: dict[str, Analysis], count: int = 3, most: int = 4) -> list[tuple[str, int]]:
     """Of which images (title, image id) to tell, each once: those with the most failures, of those in which something, and no more
     than `most` objects, was found and is; others where there are too few of them."""
     ranked = []
@@ -272,7 +272,7 @@ def worth_telling(analyses: dict[str, Analysis], count: int = 3, most: int = 4) 
     return [(title, image_id) for image_id, title in chosen.items()][:count]
 
 
-def meant_by(asked: str, names: Iterable[str]) -> list[str]:
+def resolve_image_names(asked: str, names: Iterable[str]) -> list[str]:
     """Of images' names without ending those that someone asks for, with an ending or without, by the whole or the last part."""
     forms = {asked, str(Path(asked).with_suffix(""))}
     last = {Path(form).name for form in forms}

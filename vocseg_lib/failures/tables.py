@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from vocseg_lib.failures.crowding import CROWDING, crowding_of
 from vocseg_lib.failures.mask_errors import MASK_FAILURES, MEASURES, Thresholds
 from vocseg_lib.failures.tide import ERRORS, Tide, tide
-from vocseg_lib.metrics.coco_eval import KINDS
-from vocseg_lib.metrics.matching import Scene, Scenes
+from vocseg_lib.metrics.coco_eval import IOU_TYPES
+from vocseg_lib.metrics.matching import DatasetEval, ImageEval
 
 MISSED = ("missed in a crowd", "missed alone")
 """An object that no detection is right about, nor would be with another class or a better mask. In a crowd: its box overlaps
@@ -29,7 +29,7 @@ SIZE_NAMES = np.array(list(SIZES), dtype=object)
 
 
 @dataclass(frozen=True)
-class Facts:
+class FailureTables:
     """What there is to say of one set of detections, a row each in `detections` and of each object in `objects`.
 
     `detections`: image (place), row (in the scene), detection (in the list), class, size, crowding, score, error_mask and
@@ -38,16 +38,16 @@ class Facts:
     `measure` says. `objects`: image, row, annotation, class, size, crowding, state.
     """
 
-    scenes: Scenes
+    scenes: DatasetEval
     tide: dict[str, Tide]
     detections: pd.DataFrame
     objects: pd.DataFrame
 
 
-def facts_of(scenes: Scenes, measured: pd.DataFrame, thresholds: Thresholds) -> Facts:
+def build_tables(scenes: DatasetEval, measured: pd.DataFrame, thresholds: Thresholds) -> FailureTables:
     """Everything about some detections; `measured` has their rows of `measure`."""
     names = np.array([c["name"] for c in scenes.categories], dtype=object)
-    errors = {kind: tide(scenes, kind) for kind in KINDS}
+    errors = {kind: tide(scenes, kind) for kind in IOU_TYPES}
     detections, objects, start = [], [], 0
     for scene, *theirs in zip(scenes.scenes, errors["mask"].errors, errors["box"].errors, strict=True):
         of_mask = theirs[0]
@@ -66,8 +66,8 @@ def facts_of(scenes: Scenes, measured: pd.DataFrame, thresholds: Thresholds) -> 
                 "size": np.where(on_object, _at(size, of_mask.about), SIZE_NAMES[size_of(scene.found_area)]),
                 "crowding": np.where(on_object, _at(crowding, of_mask.about), "no object"),
                 "score": scene.score,
-                **{f"error_{kind}": of.code for kind, of in zip(KINDS, theirs, strict=True)},
-                **{f"iou_{kind}": _iou_about(scene.iou[kind], of.about) for kind, of in zip(KINDS, theirs, strict=True)},
+                **{f"error_{kind}": of.code for kind, of in zip(IOU_TYPES, theirs, strict=True)},
+                **{f"iou_{kind}": _iou_about(scene.iou[kind], of.about) for kind, of in zip(IOU_TYPES, theirs, strict=True)},
                 "annotation": np.where(on_object, _at(scene.objects, of_mask.about), -1),
                 "failure": failure,
                 "target": _targets(scene, rows),
@@ -86,10 +86,10 @@ def facts_of(scenes: Scenes, measured: pd.DataFrame, thresholds: Thresholds) -> 
     tables = (
         pd.DataFrame({key: np.concatenate([part[key] for part in parts]) for key in parts[0]}) for parts in (detections, objects)
     )
-    return Facts(scenes, errors, *tables)
+    return FailureTables(scenes, errors, *tables)
 
 
-def _targets(scene: Scene, rows: pd.DataFrame) -> Int[np.ndarray, " n"]:
+def _targets(scene: ImageEval, rows: pd.DataFrame) -> Int[np.ndarray, " n"]:
     """The annotation that each failure of `measure` is about: of what a mask unites the best, of its class if one is."""
     targets = np.full(len(rows), -1)
     for place, row in enumerate(rows.itertuples()):
@@ -117,6 +117,6 @@ def _iou_about(iou: Float[np.ndarray, "n m"], about: Int[np.ndarray, " n"]) -> F
     return np.where(about >= 0, iou[np.arange(len(about)), about], largest) if iou.shape[1] else largest
 
 
-def overall(table: pd.DataFrame) -> pd.DataFrame:
+def coverage_of_boxes(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of `Analysis.table` for all classes and sizes."""
     return table[(table["class"] == "all") & (table["size"] == "all")]

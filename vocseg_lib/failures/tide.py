@@ -8,8 +8,8 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from vocseg_lib.metrics.average_precision import Matches, average_precision, class_mean
-from vocseg_lib.metrics.bootstrap import and_itself
-from vocseg_lib.metrics.matching import MOST, Counting, Scene, Scenes, count_objects, everything
+from vocseg_lib.metrics.bootstrap import prepend_point_estimate
+from vocseg_lib.metrics.matching import MAX_DETECTIONS, DatasetEval, ImageEval, Selection, count_objects, select_all
 
 ERRORS = ("class", "localisation", "both", "duplicate", "background", "missed")
 RIGHT, CLASS, LOCALISATION, BOTH, DUPLICATE, BACKGROUND = range(-1, 5)
@@ -19,7 +19,7 @@ FOREGROUND_IOU, BACKGROUND_IOU = 0.5, 0.1
 
 
 @dataclass(frozen=True)
-class SceneErrors:
+class ImageErrors:
     """What each detection of a scene is (a code; RIGHT for none), the place in the scene of the object that it is about (-1),
     and which objects are missed."""
 
@@ -31,7 +31,7 @@ class SceneErrors:
     repaired_by: Int[np.ndarray, " m"]
 
 
-def errors_of(scene: Scene, kind: str = "mask") -> SceneErrors:
+def classify_errors(scene: ImageEval, kind: str = "mask") -> ImageErrors:
     """TIDE's errors of one image; of detections after the 100 best nothing is said (RIGHT, about nothing).
 
     Best score first, a detection takes the free object of its class with the largest IoU, from .5 on, and is right. One
@@ -44,13 +44,13 @@ def errors_of(scene: Scene, kind: str = "mask") -> SceneErrors:
     code, about = np.full(count, RIGHT), np.full(count, -1)
     objects = len(scene.objects)
     found, repaired_by = np.zeros(objects, dtype=bool), np.full(objects, -1)
-    judged = np.arange(count) < MOST
+    judged = np.arange(count) < MAX_DETECTIONS
     in_crowd = scene.in_own_crowd(kind) > FOREGROUND_IOU
     if not objects:
         code[judged] = BACKGROUND
-        return SceneErrors(code, about, in_crowd & judged, found, found, repaired_by)
-    iou, own = scene.iou[kind], scene.own_iou(kind)
-    about = first_come(own, judged)
+        return ImageErrors(code, about, in_crowd & judged, found, found, repaired_by)
+    iou, own = scene.iou[kind], scene.same_class_iou(kind)
+    about = greedy_match(own, judged)
     wrong = judged & (about < 0)
     found[about[about >= 0]] = True
     other, taken = iou - own, own * found
@@ -70,10 +70,10 @@ def errors_of(scene: Scene, kind: str = "mask") -> SceneErrors:
     for row in np.flatnonzero((code == LOCALISATION) | (code == CLASS))[::-1]:  # so that the best score stays
         if not found[about[row]]:
             repaired_by[about[row]] = row
-    return SceneErrors(code, about, in_crowd & (code != RIGHT), found, ~found & (repaired_by < 0), repaired_by)
+    return ImageErrors(code, about, in_crowd & (code != RIGHT), found, ~found & (repaired_by < 0), repaired_by)
 
 
-def first_come(own: Float[np.ndarray, "n m"], rows: Bool[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+def greedy_match(own: Float[np.ndarray, "n m"], rows: Bool[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """The object that each of some detections takes, -1 for none: in their order, of those still free the one with the largest
     IoU, from .5 on. `own`: IoU with objects of the detection's class."""
     free, on = own.copy(), np.full(len(own), -1)
@@ -89,9 +89,9 @@ def first_come(own: Float[np.ndarray, "n m"], rows: Bool[np.ndarray, " n"]) -> I
 class Tide:
     """TIDE's errors of all images, for masks or boxes at IoU .5."""
 
-    scenes: Scenes
+    scenes: DatasetEval
     kind: str
-    errors: list[SceneErrors]
+    errors: list[ImageErrors]
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -99,7 +99,7 @@ class Tide:
         that a repair gives it (`repaired`, -1 when it would be dropped)."""
         parts = []
         for scene, errors in zip(self.scenes.scenes, self.errors, strict=True):
-            n = min(len(scene.found), MOST)
+            n = min(len(scene.found), MAX_DETECTIONS)
             repaired = np.full(len(scene.found), -1)
             there = errors.repaired_by >= 0
             repaired[errors.repaired_by[there]] = scene.object_class[there]
@@ -108,14 +108,14 @@ class Tide:
             parts.append(pd.DataFrame({"image": scene.image, **facts}))
         return pd.concat(parts, ignore_index=True)
 
-    def matches(self, repaired: str | None = None, counting: Counting = everything) -> Matches:
-        """What is right and wrong, as it is or with all errors of one type repaired; see `coco_matches` for `counting`."""
+    def matches(self, repaired: str | None = None, counting: Selection = select_all) -> Matches:
+        """What is right and wrong, as it is or with all errors of one type repaired; see `match_coco` for `counting`."""
         rows, counted, objects = self.rows, [], []
         for scene, errors in zip(self.scenes.scenes, self.errors, strict=True):
             wanted, stray = counting(scene)
             there = wanted & ~errors.missed if repaired == "missed" else wanted
             objects.append((scene.image, scene.object_class[there]))
-            counted.append(np.where(errors.about >= 0, np.append(wanted, False)[errors.about], stray)[:MOST])
+            counted.append(np.where(errors.about >= 0, np.append(wanted, False)[errors.about], stray)[:MAX_DETECTIONS])
         rows = rows[np.concatenate(counted)]
         if repaired:  # as in the toolbox, what is wrong comes before what is right among equal scores
             rows = rows.sort_values("code", key=lambda code: code == RIGHT, kind="stable")
@@ -133,7 +133,7 @@ class Tide:
         return Matches(np.array([FOREGROUND_IOU]), *ids, *facts, count_objects(self.scenes, objects))
 
     @cached_property
-    def toolbox_costs(self) -> dict[str, float]:
+    def dap_as_tidecv(self) -> dict[str, float]:
         """Points of AP50 that each type of error costs, by name: dAP as TIDE's toolbox has it.
 
         A class without objects that has detections counts as 0 there, so that a repair which takes these away raises the mean.
@@ -142,22 +142,22 @@ class Tide:
         return {name: max(0.0, float(tide_ap(self.matches(name))[0, 0] - ap)) for name in ERRORS}
 
     def costs(
-        self, counting: Counting = everything, weights: Float[np.ndarray, "b i"] | None = None
+        self, counting: Selection = select_all, weights: Float[np.ndarray, "b i"] | None = None
     ) -> dict[str, Float[np.ndarray, "b _"]]:
         """The same over the classes that have objects, which are what AP is about: of all, then of each (NaN without objects).
 
         `weights` as in `average_precision`.
         """
-        weights = and_itself(None, len(self.scenes.images)) if weights is None else weights
+        weights = prepend_point_estimate(None, len(self.scenes.images)) if weights is None else weights
         before = self.matches(counting=counting)
         classes = weights @ before.objects > 0
         ap = tide_ap(before, classes, weights)
         return {name: np.maximum(tide_ap(self.matches(name, counting), classes, weights) - ap, 0.0) for name in ERRORS}
 
 
-def tide(scenes: Scenes, kind: str = "mask") -> Tide:
+def tide(scenes: DatasetEval, kind: str = "mask") -> Tide:
     """TIDE's errors of one model's "mask" or "box"."""
-    return Tide(scenes, kind, [errors_of(scene, kind) for scene in scenes.scenes])
+    return Tide(scenes, kind, [classify_errors(scene, kind) for scene in scenes.scenes])
 
 
 def tide_ap(

@@ -64,12 +64,12 @@ def average_precision(
         for t in range(len(matches.thresholds)):
             ignored, right = matches.ignored[t, found], matches.right[t, found] & ~matches.ignored[t, found]
             all_until = (weight * ~ignored).cumsum(1) if ignored.any() else until
-            ap = _area(weight[:, right], all_until[:, right], objects[:, k], POINTS[points])
+            ap = _interpolated_ap(weight[:, right], all_until[:, right], objects[:, k], POINTS[points])
             result[there, t, k] = ap[there]
     return result
 
 
-def _area(
+def _interpolated_ap(
     right: Float[np.ndarray, "b n"],
     all_until: Float[np.ndarray, "b n"],
     objects: Float[np.ndarray, " b"],

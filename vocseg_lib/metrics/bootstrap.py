@@ -7,8 +7,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from vocseg_lib.metrics.average_precision import class_mean
-from vocseg_lib.metrics.coco_eval import SIZES, Evaluation, coco_figures, metrics_table
-from vocseg_lib.metrics.voc_eval import voc_figures
+from vocseg_lib.metrics.coco_eval import SIZES, Evaluation, coco_metrics, metrics_table
+from vocseg_lib.metrics.voc_eval import voc_metrics
 
 RESAMPLES = 1_000
 LEVEL = 95.0
@@ -19,7 +19,7 @@ CHUNK = 250
 """Resamples at a time, so that what they need stays small."""
 
 
-def resampled_weights(images: int, resamples: int = RESAMPLES, seed: int = 0) -> Float[np.ndarray, "b i"]:
+def bootstrap_weights(images: int, resamples: int = RESAMPLES, seed: int = 0) -> Float[np.ndarray, "b i"]:
     """How often each image comes up when as many as there are get drawn with replacement, a row a resample."""
     generator = np.random.default_rng(seed)
     return generator.multinomial(images, np.full(images, 1 / images), size=resamples).astype(float)
@@ -40,26 +40,26 @@ def _figures(
     evaluation: Evaluation, weights: Float[np.ndarray, "b i"], headline: bool
 ) -> Iterator[tuple[tuple[str, str, str], np.ndarray]]:
     for kind, by_size in evaluation.matches.items():
-        figures = coco_figures(by_size["all"], weights)
+        figures = coco_metrics(by_size["all"], weights)
         if not headline:
             figures |= _other_figures(evaluation, kind, weights)
         for metric, values in figures.items():
             yield (kind, metric, "all"), class_mean(values)
-            for name, k in evaluation.places.items():
+            for name, k in evaluation.category_index.items():
                 yield (kind, metric, name), values[:, k]
 
 
 def _other_figures(evaluation: Evaluation, kind: str, weights: Float[np.ndarray, "b i"]) -> dict[str, np.ndarray]:
     by_size = evaluation.matches[kind]
-    figures = {f"AP_{size}": coco_figures(by_size[size], weights)["AP"] for size in SIZES[1:]}
-    figures |= voc_figures(evaluation.voc_matches[kind], weights)
+    figures = {f"AP_{size}": coco_metrics(by_size[size], weights)["AP"] for size in SIZES[1:]}
+    figures |= voc_metrics(evaluation.voc_matches[kind], weights)
     if kind == "mask":
-        void = coco_figures(evaluation.without_void.matches["mask"]["all"], weights)
+        void = coco_metrics(evaluation.without_void.matches["mask"]["all"], weights)
         figures |= {f"{name}_without_void": values for name, values in void.items()}
     return figures
 
 
-def and_itself(weights: Float[np.ndarray, "b i"] | None, images: int) -> Float[np.ndarray, "_ i"]:
+def prepend_point_estimate(weights: Float[np.ndarray, "b i"] | None, images: int) -> Float[np.ndarray, "_ i"]:
     """Each image once, as it is, in the first row, then the resamples, if there are some."""
     once = np.ones((1, images))
     return once if weights is None else np.concatenate([once, weights])
@@ -78,22 +78,22 @@ def intervals(resamples: pd.DataFrame) -> pd.DataFrame:
     return resamples.quantile([tail, 1 - tail]).T.set_axis(["low", "high"], axis=1).reset_index()
 
 
-def bounded(table: pd.DataFrame, resamples: pd.DataFrame) -> pd.DataFrame:
+def add_intervals(table: pd.DataFrame, resamples: pd.DataFrame) -> pd.DataFrame:
     """A table of figures (kind, metric, class, value) with `low` and `high` beside them; NaN for those without an interval."""
     return table.merge(intervals(resamples), on=KEYS, how="left")
 
 
-def with_intervals(evaluations: dict[str, Evaluation], resamples: dict[str, pd.DataFrame]) -> pd.DataFrame:
+def intervals_table(evaluations: dict[str, Evaluation], resamples: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Every figure of each model (by title) as value, low and high, by kind, metric and class; AR and mean IoU have no interval."""
-    tables = {title: bounded(metrics_table(e), resamples[title]).set_index(KEYS) for title, e in evaluations.items()}
+    tables = {title: add_intervals(metrics_table(e), resamples[title]).set_index(KEYS) for title, e in evaluations.items()}
     return pd.concat(tables, axis=1)
 
 
-def differences(first: Evaluation, second: Evaluation, resamples: tuple[pd.DataFrame, pd.DataFrame]) -> pd.DataFrame:
+def paired_differences(first: Evaluation, second: Evaluation, resamples: tuple[pd.DataFrame, pd.DataFrame]) -> pd.DataFrame:
     """`first` - `second` of every AP, with its interval: kind, metric, class, difference, low, high, shown.
 
     `resamples` are both models' tables of `bootstrap` for the same weights: each row is the same draw of images, so what
-    makes images hard for both cancels out. A difference is `shown` when its interval does not hold 0.
+    makes images hard for both cancels out. A difference is `shorten` when its interval does not hold 0.
     """
     values = metrics_table(first).merge(metrics_table(second), on=KEYS, suffixes=("_first", "_second"))
     values["difference"] = values["value_first"] - values["value_second"]
@@ -102,8 +102,8 @@ def differences(first: Evaluation, second: Evaluation, resamples: tuple[pd.DataF
     return table.assign(shown=(table["low"] > 0) | (table["high"] < 0))
 
 
-def difference_in_words(row: pd.Series, first: str, second: str) -> str:
-    """One row of `differences` as a sentence."""
+def explain_difference(row: pd.Series, first: str, second: str) -> str:
+    """One row of `paired_differences` as a sentence."""
     name = f"{row['kind']} {row['metric']}" + ("" if row["class"] == "all" else f" of {row['class']}")
     gap = f"{row['difference']:+.1f} points ({LEVEL:g} % interval {row['low']:+.1f} to {row['high']:+.1f})"
     if not row["shown"]:

@@ -16,7 +16,7 @@ def best_f1(evaluation: Evaluation, kind: str = "mask", iou: float = 0.5) -> pd.
     The highest such threshold where several are as good. A class without detections has score NaN and F1 0.
     """
     rows = []
-    for name, place in evaluation.places.items():
+    for name, place in evaluation.category_index.items():
         scores, right, objects = evaluation.matches[kind]["all"].counted(iou, place)
         found = right.cumsum()
         last = np.r_[scores[1:] != scores[:-1], True][: len(scores)]  # a threshold takes all of one score, or none
@@ -32,7 +32,7 @@ def best_f1(evaluation: Evaluation, kind: str = "mask", iou: float = 0.5) -> pd.
 def recall_at(evaluation: Evaluation, score: float, kind: str = "mask", iou: float = 0.5) -> float:
     """Recall (0..1) of the detections with at least a score, mean over classes."""
     recalls = []
-    for place in evaluation.places.values():
+    for place in evaluation.category_index.values():
         scores, right, objects = evaluation.matches[kind]["all"].counted(iou, place)
         recalls.append(right[scores >= score].sum() / objects)
     return float(np.mean(recalls)) if recalls else float("nan")

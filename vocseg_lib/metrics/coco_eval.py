@@ -16,20 +16,20 @@ import pycocotools.cocoeval
 from jaxtyping import Float
 from pycocotools import mask as coco_mask
 
-from vocseg_lib.data.coco import box_of, checked_ground_truth, checked_results
+from vocseg_lib.data.coco import bbox_xywh, validate_ground_truth, validate_results
 from vocseg_lib.metrics.average_precision import Matches, average_precision, class_mean
 from vocseg_lib.metrics.matching import voc_matches
-from vocseg_lib.metrics.semantic import PAINT_THRESHOLD, mean_iou, without_void
-from vocseg_lib.metrics.voc_eval import AP_VOL_THRESHOLDS, voc_figures
+from vocseg_lib.metrics.semantic import SEMANTIC_SCORE, mean_iou, without_void
+from vocseg_lib.metrics.voc_eval import AP_VOL_THRESHOLDS, voc_metrics
 
-KINDS = {"mask": "segm", "box": "bbox"}
+IOU_TYPES = {"mask": "segm", "box": "bbox"}
 SIZES = ("all", "small", "medium", "large")
 """COCO's: below 32^2 and above 96^2 pixels are small and large. Of an object its mask's area; of a detection its box's, when it
 comes with one (as `COCO.loadRes` has it), else its mask's."""
-JUDGED_KEYS = {"images": ("id", "height", "width"), "categories": ("id", "name")}
+EVALUATED_KEYS = {"images": ("id", "height", "width"), "categories": ("id", "name")}
 ANNOTATION_KEYS = ("id", "image_id", "category_id", "segmentation", "bbox", "area", "iscrowd")
 """What evaluators get of an entry: other fields are nobody's business there."""
-MOST = (1, 10, 100)
+MAX_DETECTIONS = (1, 10, 100)
 """Detections an image that count."""
 HEADLINE = ("AP", "AP50", "AP75")
 
@@ -59,12 +59,12 @@ class Evaluation:
     @property
     def kinds(self) -> list[str]:
         """What was judged: masks and boxes, or boxes alone."""
-        return list(self.judges)
+        return list(self.coco_evals)
 
     @cached_property
     def matches(self) -> dict[str, dict[str, Matches]]:
         """Which detections are right: kind to size of object ("all", "small", "medium", "large") to matches."""
-        return {kind: _matches(judge) for kind, judge in self.judges.items()}
+        return {kind: _matches(judge) for kind, judge in self.coco_evals.items()}
 
     @cached_property
     def voc_matches(self) -> dict[str, Matches]:
@@ -93,8 +93,8 @@ def evaluate(ground_truth: dict, detections: list, backend: str | None = None) -
     backend = backend or backends()[0]
     if backend not in backends():
         raise ValueError(f"no evaluator {backend!r}; installed: {', '.join(backends())}")
-    ground_truth = checked_ground_truth(ground_truth)
-    return _evaluate(ground_truth, checked_results(ground_truth, detections), backend)
+    ground_truth = validate_ground_truth(ground_truth)
+    return _evaluate(ground_truth, validate_results(ground_truth, detections), backend)
 
 
 def _evaluate(ground_truth: dict, detections: list[dict], backend: str) -> Evaluation:
@@ -104,8 +104,8 @@ def _evaluate(ground_truth: dict, detections: list[dict], backend: str) -> Evalu
     names = [categories[i]["name"] for i in judged]
     instances = [int(counts[categories[i]["id"]]) for i in judged]
     rows, precision, scores, judges = [], {}, {}, {}
-    for kind in kinds_of(ground_truth, detections):
-        judge = judges[kind] = judged_by(ground_truth, detections, kind, backend)
+    for kind in iou_types_of(ground_truth, detections):
+        judge = judges[kind] = run_coco_eval(ground_truth, detections, kind, backend)
         found = {name: np.asarray(judge.eval[name])[..., judged, :, :] for name in ("precision", "recall", "scores")}
         precision[kind], scores[kind] = found["precision"][..., 0, -1], found["scores"][..., 0, -1]
         for metric, values in _figures(found["precision"], found["recall"]).items():
@@ -129,13 +129,13 @@ def _evaluate(ground_truth: dict, detections: list[dict], backend: str) -> Evalu
     )
 
 
-def kinds_of(ground_truth: dict, detections: list[dict]) -> list[str]:
+def iou_types_of(ground_truth: dict, detections: list[dict]) -> list[str]:
     """What can be judged: masks and boxes, or boxes alone."""
     with_masks = all("segmentation" in entry for entry in (*ground_truth["annotations"], *detections))
     return ["mask", "box"] if with_masks else ["box"]
 
 
-def metrics_table(evaluation: Evaluation, score_threshold: float = PAINT_THRESHOLD) -> pd.DataFrame:
+def metrics_table(evaluation: Evaluation, score_threshold: float = SEMANTIC_SCORE) -> pd.DataFrame:
     """Every figure as a row: kind, metric, class, value (percent).
 
     Beside those of `Evaluation.table`: VOC's AP^r `voc_AP50`, `voc_AP70` (all points), `voc_AP50_11`, `voc_AP70_11` (11 points)
@@ -144,10 +144,10 @@ def metrics_table(evaluation: Evaluation, score_threshold: float = PAINT_THRESHO
     """
     parts = [evaluation.table]
     for kind, matches in evaluation.voc_matches.items():
-        figures = voc_figures(matches)
+        figures = voc_metrics(matches)
         for metric, values in figures.items():
             rows = [(kind, metric, "all", float(class_mean(values)[0]))]
-            rows += [(kind, metric, name, values[0, k]) for name, k in evaluation.places.items()]
+            rows += [(kind, metric, name, values[0, k]) for name, k in evaluation.category_index.items()]
             parts.append(pd.DataFrame(rows, columns=evaluation.table.columns))
     if "mask" in evaluation.kinds:
         void = evaluation.without_void.table
@@ -157,7 +157,7 @@ def metrics_table(evaluation: Evaluation, score_threshold: float = PAINT_THRESHO
     return pd.concat(parts).sort_values("kind", ascending=False, kind="stable", ignore_index=True)  # masks first
 
 
-def coco_figures(matches: Matches, weights: Float[np.ndarray, "b i"] | None = None) -> dict[str, Float[np.ndarray, "b k"]]:
+def coco_metrics(matches: Matches, weights: Float[np.ndarray, "b i"] | None = None) -> dict[str, Float[np.ndarray, "b k"]]:
     """COCO's AP, AP50 and AP75, in percent, from matches at IoU .5 to .95."""
     ap = 100 * average_precision(matches, weights)
     return {"AP": ap.mean(1), "AP50": ap[:, 0], "AP75": ap[:, 5]}
@@ -168,11 +168,11 @@ def _figures(precision: np.ndarray, recall: np.ndarray) -> dict[str, np.ndarray]
     figures = {"AP": precision[..., 0, -1], "AP50": precision[:1, ..., 0, -1], "AP75": precision[5:6, ..., 0, -1]}
     figures |= {f"AP_{size}": precision[..., i, -1] for i, size in enumerate(SIZES) if i}
     figures = {name: values.reshape(math.prod(values.shape[:-1]), values.shape[-1]) for name, values in figures.items()}
-    figures |= {f"AR{most}": recall[..., 0, i] for i, most in enumerate(MOST)}
+    figures |= {f"AR{most}": recall[..., 0, i] for i, most in enumerate(MAX_DETECTIONS)}
     return figures | {f"AR_{size}": recall[..., i, -1] for i, size in enumerate(SIZES) if i}
 
 
-def judged_by(ground_truth: dict, detections: list[dict], kind: str, backend: str) -> Any:
+def run_coco_eval(ground_truth: dict, detections: list[dict], kind: str, backend: str) -> Any:
     """COCOeval of a backend over checked entries, for "mask" or "box", after `evaluate` and `accumulate`."""
     if backend == "hotcoco":
         import hotcoco
@@ -180,11 +180,11 @@ def judged_by(ground_truth: dict, detections: list[dict], kind: str, backend: st
         tools = SimpleNamespace(COCO=hotcoco.COCO, COCOeval=hotcoco.COCOeval)
     else:
         tools = SimpleNamespace(COCO=_coco, COCOeval=pycocotools.cocoeval.COCOeval)
-    needed = {key: [{k: e[k] for k in keys} for e in ground_truth[key]] for key, keys in JUDGED_KEYS.items()}
+    needed = {key: [{k: e[k] for k in keys} for e in ground_truth[key]] for key, keys in EVALUATED_KEYS.items()}
     truth = [{k: v for k, v in a.items() if k in ANNOTATION_KEYS} for a in ground_truth["annotations"]]
     found = [_as_annotation(i, d) for i, d in enumerate(detections, 1)]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        judge = tools.COCOeval(*(tools.COCO({**needed, "annotations": entries}) for entries in (truth, found)), KINDS[kind])
+        judge = tools.COCOeval(*(tools.COCO({**needed, "annotations": entries}) for entries in (truth, found)), IOU_TYPES[kind])
         judge.evaluate()
         judge.accumulate()
     return judge
@@ -198,7 +198,7 @@ def _coco(dataset: dict) -> pycocotools.coco.COCO:
 
 
 def _as_annotation(annotation_id: int, detection: dict) -> dict:
-    box = box_of(detection)
+    box = bbox_xywh(detection)
     area = box[2] * box[3] if "bbox" in detection else float(coco_mask.area(detection["segmentation"]))
     facts = {key: detection[key] for key in ("image_id", "category_id", "score", "segmentation") if key in detection}
     return {**facts, "bbox": box, "id": annotation_id, "area": area, "iscrowd": 0}

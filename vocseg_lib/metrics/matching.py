@@ -10,18 +10,18 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from pycocotools import mask as coco_mask
 
-from vocseg_lib.data.coco import box_of
+from vocseg_lib.data.coco import bbox_xywh
 from vocseg_lib.metrics.average_precision import Matches, average_precision, class_mean
 from vocseg_lib.utils.rle import mask_areas
 
 AP_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """IoU thresholds over which COCO's AP is the mean."""
-MOST = 100
+MAX_DETECTIONS = 100
 """Detections an image and class that COCO judges, best first."""
 
 
 @dataclass(frozen=True)
-class Scene:
+class ImageEval:
     """One image: `m` objects, `c` crowd regions, `n` detections, best score first.
 
     `objects` and `crowds` are places in `ground_truth["annotations"]`, `found` in the list of detections (-1 for one that a
@@ -47,7 +47,7 @@ class Scene:
         """Which detections are of the class of which objects."""
         return self.found_class[:, None] == self.object_class
 
-    def own_iou(self, kind: str) -> Float[np.ndarray, "n m"]:
+    def same_class_iou(self, kind: str) -> Float[np.ndarray, "n m"]:
         """IoU with objects of the detection's class; 0 with others."""
         return np.where(self.same, self.iou[kind], 0.0)
 
@@ -62,31 +62,31 @@ class Scene:
         return replace(self, **parts)
 
 
-Counting = Callable[[Scene], tuple[Bool[np.ndarray, " m"], Bool[np.ndarray, " n"]]]
+Selection = Callable[[ImageEval], tuple[Bool[np.ndarray, " m"], Bool[np.ndarray, " n"]]]
 """For a scene, which objects are to be found, and which detections count when they are on no object."""
 
 
-def everything(scene: Scene) -> tuple[Bool[np.ndarray, " m"], Bool[np.ndarray, " n"]]:
+def select_all(scene: ImageEval) -> tuple[Bool[np.ndarray, " m"], Bool[np.ndarray, " n"]]:
     """All objects and all detections."""
     return np.ones(len(scene.objects), dtype=bool), np.ones(len(scene.found), dtype=bool)
 
 
 @dataclass(frozen=True)
-class Scenes:
+class DatasetEval:
     """All images of a ground truth with the detections of one model, checked. Classes are places in `categories`."""
 
     images: list[dict]
     categories: list[dict]
     annotations: list[dict]
     detections: list[dict]
-    scenes: list[Scene]
+    scenes: list[ImageEval]
 
-    def changed(self, change: Callable[[Scene], Scene]) -> "Scenes":
+    def changed(self, change: Callable[[ImageEval], ImageEval]) -> "Scenes":
         """With a change made in each image."""
         return replace(self, scenes=[change(scene) for scene in self.scenes])
 
 
-def open_scenes(ground_truth: dict, detections: list[dict]) -> Scenes:
+def evaluate_images(ground_truth: dict, detections: list[dict]) -> DatasetEval:
     """Scenes from checked COCO ground truth and results with masks (`coco.checked_ground_truth`, `coco.checked_results`).
 
     Raises ValueError when an object or a detection has no mask.
@@ -103,7 +103,7 @@ def open_scenes(ground_truth: dict, detections: list[dict]) -> Scenes:
         (crowds if annotation["iscrowd"] else objects)[annotation["image_id"]].append(index)
     for index in sorted(range(len(detections)), key=lambda i: -detections[i]["score"]):
         found[detections[index]["image_id"]].append(index)
-    forms = {"mask": lambda e: e["segmentation"], "box": box_of}
+    forms = {"mask": lambda e: e["segmentation"], "box": bbox_xywh}
 
     def classes(entries: list[dict], places: list[int]) -> np.ndarray:
         return np.array([place[entries[i]["category_id"]] for i in places], dtype=int)
@@ -118,7 +118,7 @@ def open_scenes(ground_truth: dict, detections: list[dict]) -> Scenes:
             iou[kind] = overlaps(shapes, [form(annotations[j]) for j in theirs])
             in_crowd[kind] = overlaps(shapes, [form(annotations[j]) for j in regions], of_first=True)
         scenes.append(
-            Scene(
+            ImageEval(
                 number,
                 *(np.array(places, dtype=int) for places in (theirs, regions, mine)),
                 *(classes(*pair) for pair in ((annotations, theirs), (annotations, regions), (detections, mine))),
@@ -129,11 +129,11 @@ def open_scenes(ground_truth: dict, detections: list[dict]) -> Scenes:
                 in_crowd,
             )
         )
-    return Scenes(ground_truth["images"], categories, annotations, detections, scenes)
+    return DatasetEval(ground_truth["images"], categories, annotations, detections, scenes)
 
 
 def overlaps(first: list, second: list, of_first: bool = False) -> Float[np.ndarray, "n m"]:
-    """IoU of each mask (run-length code) or box (xywh) with each; `of_first`: intersection over the area of the first."""
+    """IoU of each mask (run-length code) or box (xywh) with each; `broadcast_object`: intersection over the area of the first."""
     if not first or not second:
         return np.zeros((len(first), len(second)))
     return np.asarray(coco_mask.iou(first, second, [of_first] * len(second)), dtype=float)
@@ -143,15 +143,15 @@ def _best_of_each_class(places: list[int], classes: list[int]) -> list[int]:
     counts, kept = defaultdict(int), []
     for place, name in zip(places, classes, strict=True):
         counts[name] += 1
-        if counts[name] <= MOST:
+        if counts[name] <= MAX_DETECTIONS:
             kept.append(place)
     return kept
 
 
-def coco_matches(
-    scenes: Scenes,
+def match_coco(
+    scenes: DatasetEval,
     kind: str = "mask",
-    counting: Counting = everything,
+    counting: Selection = select_all,
     thresholds: Float[np.ndarray, " t"] = AP_THRESHOLDS,
 ) -> Matches:
     """Which detections are right by COCO's rule: best score first, the best object of the class that is still free.
@@ -176,7 +176,7 @@ def coco_matches(
     return Matches(thresholds, *ids, *facts, count_objects(scenes, there))
 
 
-def count_objects(scenes: Scenes, there: list[tuple[int, np.ndarray]]) -> Int[np.ndarray, "i k"]:
+def count_objects(scenes: DatasetEval, there: list[tuple[int, np.ndarray]]) -> Int[np.ndarray, "i k"]:
     """How many objects each image has of each class, from pairs of an image and the classes of its objects."""
     counts = np.zeros((len(scenes.images), len(scenes.categories)), dtype=np.int64)
     images = np.repeat([image for image, _ in there], [len(classes) for _, classes in there])
@@ -185,12 +185,12 @@ def count_objects(scenes: Scenes, there: list[tuple[int, np.ndarray]]) -> Int[np
 
 
 def _matched(
-    scene: Scene, kind: str, wanted: np.ndarray, counted: np.ndarray, thresholds: np.ndarray
+    scene: ImageEval, kind: str, wanted: np.ndarray, counted: np.ndarray, thresholds: np.ndarray
 ) -> tuple[Bool[np.ndarray, "t n"], Bool[np.ndarray, "t n"]]:
     """(right, ignored) of a scene's detections at each threshold."""
     right, ignored = (np.zeros((len(thresholds), len(scene.found)), dtype=bool) for _ in range(2))
     ignored |= (scene.in_own_crowd(kind) >= thresholds[:, None]) | ~counted
-    own = scene.own_iou(kind)
+    own = scene.same_class_iou(kind)
     free = np.ones((len(thresholds), len(scene.objects)), dtype=bool)
     bonus, every = 2.0 * wanted, np.arange(len(thresholds))
     for row in np.flatnonzero(own.max(1, initial=0) >= thresholds[0]):
@@ -210,7 +210,7 @@ def mean_ap(matches: Matches, weights: Float[np.ndarray, "b i"] | None = None) -
     return np.column_stack([class_mean(by_class), by_class])
 
 
-def same_images(*models: Scenes) -> None:
+def same_images(*models: DatasetEval) -> None:
     """Raises ValueError when models are not judged on the same images and classes."""
     first = models[0]
     for scenes in models[1:]:
@@ -227,11 +227,11 @@ def voc_matches(
 
     One that is on no object but on a crowd region (VOC: a difficult object) does not count. `kind`: "mask" or "box".
     """
-    form = {"mask": itemgetter("segmentation"), "box": box_of}[kind]
+    form = {"mask": itemgetter("segmentation"), "box": bbox_xywh}[kind]
     image_ids, category_ids = (tuple(sorted(e["id"] for e in ground_truth[k])) for k in ("images", "categories"))
     image_place, category_place = ({entry: i for i, entry in enumerate(ids)} for ids in (image_ids, category_ids))
-    objects = _by_place(ground_truth["annotations"], image_place, category_place)
-    found = _by_place(detections, image_place, category_place)
+    objects = _group_by_image_and_category(ground_truth["annotations"], image_place, category_place)
+    found = _group_by_image_and_category(detections, image_place, category_place)
     count = np.zeros((len(image_ids), len(category_ids)), dtype=np.int64)
     best, on, crowded = np.zeros(len(detections)), np.full(len(detections), -1), np.zeros(len(detections))
     crowds = np.array([bool(a["iscrowd"]) for a in ground_truth["annotations"]], dtype=bool)
@@ -268,7 +268,9 @@ def voc_matches(
     return Matches(np.array(thresholds, dtype=float), image_ids, category_ids, *columns, right, ignored, count)
 
 
-def _by_place(entries: list[dict], images: dict[int, int], categories: dict[int, int]) -> dict[tuple[int, int], np.ndarray]:
+def _group_by_image_and_category(
+    entries: list[dict], images: dict[int, int], categories: dict[int, int]
+) -> dict[tuple[int, int], np.ndarray]:
     """Indices of entries by image and category, best score first."""
     if not entries:
         return {}

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from pycocotools import mask as coco_mask
 
-PAINT_THRESHOLD = 0.5
+SEMANTIC_SCORE = 0.5
 """Score from which a detection is painted into the class map."""
 
 
@@ -27,7 +27,7 @@ def without_void(ground_truth: dict, detections: list[dict]) -> list[dict]:
     return kept
 
 
-def mean_iou(ground_truth: dict, detections: list[dict], score_threshold: float = PAINT_THRESHOLD) -> pd.DataFrame:
+def mean_iou(ground_truth: dict, detections: list[dict], score_threshold: float = SEMANTIC_SCORE) -> pd.DataFrame:
     """Semantic segmentation's measure, over background and classes: detections painted into one class map, best score on top.
 
     Void pixels count for nobody. Rows of kind "mask", metric "mean_IoU", class, value (percent); a class that is in neither
@@ -44,7 +44,7 @@ def mean_iou(ground_truth: dict, detections: list[dict], score_threshold: float 
     confusion = np.zeros((size, size), dtype=np.int64)
     for image in ground_truth["images"]:
         shape = image["height"], image["width"]
-        truth, found = (_painted(by_image[image["id"]], value, shape) for by_image in (truth_of, found_of))
+        truth, found = (_class_map(by_image[image["id"]], value, shape) for by_image in (truth_of, found_of))
         pairs = truth.astype(np.int64) * size + found
         if "void" in image:
             pairs = pairs[coco_mask.decode(image["void"]) == 0]
@@ -56,7 +56,7 @@ def mean_iou(ground_truth: dict, detections: list[dict], score_threshold: float 
     return pd.DataFrame([overall, *rows], columns=["kind", "metric", "class", "value"])
 
 
-def _painted(entries: list[dict], value: dict[int, int], shape: tuple[int, int]) -> np.ndarray:
+def _class_map(entries: list[dict], value: dict[int, int], shape: tuple[int, int]) -> np.ndarray:
     """A class map [h, w] with the masks of entries painted one over the other."""
     pixels = np.zeros(shape, dtype=np.uint16)
     for entry in entries:

@@ -48,7 +48,7 @@ class AnySizeTransform(GeneralizedRCNNTransform):
 
     def batch_images(self, images: list[Tensor], size_divisible: int = 32) -> Tensor:
         if self.training and distributed.world_size() > 1:  # all are padded to the largest of the whole batch
-            sizes = distributed.everyones_counts([side for image in images for side in image.shape[-2:]], images[0].device)
+            sizes = distributed.all_gather_counts([side for image in images for side in image.shape[-2:]], images[0].device)
             height, width = images[0].shape[-2:]
             images = [F.pad(images[0], (0, max(sizes[1::2]) - width, 0, max(sizes[::2]) - height)), *images[1:]]
         return super().batch_images(images, size_divisible).contiguous(memory_format=torch.channels_last)
@@ -65,7 +65,7 @@ class SharedSampler(BalancedPositiveNegativeSampler):
         found = [((labels >= 1).nonzero()[:, 0], (labels == 0).nonzero()[:, 0]) for labels in matched_idxs]
         counts = [(len(positive), len(negative)) for positive, negative in found]
         device = matched_idxs[0].device
-        everyones = distributed.everyones_counts([count for pair in counts for count in pair], device)
+        everyones = distributed.all_gather_counts([count for pair in counts for count in pair], device)
         offset = distributed.rank() * len(found)
         masks = [], []
         for i, totals in enumerate(zip(everyones[::2], everyones[1::2], strict=True)):
@@ -82,10 +82,10 @@ class SharedSampler(BalancedPositiveNegativeSampler):
 
     @staticmethod
     def _share(count: Tensor) -> Tensor:
-        return count / distributed.mean(count).clamp(min=torch.finfo().tiny)
+        return count / distributed.all_reduce_mean(count).clamp(min=torch.finfo().tiny)
 
 
-class MaskRcnn(TorchvisionMaskRCNN):
+class MaskRCNN(TorchvisionMaskRCNN):
     """Mask R-CNN with an FPN over C2..C5 and every layer trained; batch norm unfrozen unless asked.
 
     Same contract as `Yolact`: losses in train mode; boxes, labels, scores and bool masks [n, H, W] in eval mode.
@@ -189,7 +189,7 @@ class MaskRcnn(TorchvisionMaskRCNN):
         return results
 
     @torch.inference_mode()
-    def inside(self, image: Tensor, box: Tensor, label: int) -> list[tuple[str, Tensor]]:
+    def explain_mask(self, image: Tensor, box: Tensor, label: int) -> list[tuple[str, Tensor]]:
         """How the detection that is nearest to a box (xyxy pixels) of a label came about: its region's 28 x 28 mask. Eval mode
         only."""
         out = self.network([image])

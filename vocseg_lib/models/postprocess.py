@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from vocseg_lib.utils.boxes import box_iou, decode_boxes
-from vocseg_lib.utils.masks import enlarge_masks
+from vocseg_lib.utils.masks import upsample_masks
 
 CANDIDATES_PER_CLASS = 200
 
@@ -48,7 +48,7 @@ def fast_nms(
     best first. Unlike in standard NMS, boxes that are dropped still drop others: that is what makes it one matrix
     operation. Scores must be above `min_score`; as in the official code, by default all are.
     """
-    ranked, order = _best_of_each_class(scores, top_k)
+    ranked, order = _topk_per_class(scores, top_k)
     overlap = box_iou(boxes[order], boxes[order]).triu_(diagonal=1)
     survives = (overlap <= iou).all(1) & (ranked > min_score)
     classes, position = survives.nonzero(as_tuple=True)
@@ -64,7 +64,7 @@ def standard_nms(
     min_score: float = -math.inf,
 ) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"], Float[Tensor, " m"]]:
     """Standard NMS on the same candidates as `fast_nms`: only boxes that are kept drop others."""
-    ranked, order = _best_of_each_class(scores, top_k)
+    ranked, order = _topk_per_class(scores, top_k)
     classes, position = (ranked > min_score).nonzero(as_tuple=True)
     index, found = order[classes, position], ranked[classes, position]
     kept = batched_nms(boxes[index], found, classes, iou)
@@ -74,7 +74,7 @@ def standard_nms(
 NMS = {"fast": fast_nms, "standard": standard_nms}
 
 
-def _best_of_each_class(scores: Float[Tensor, "n c"], top_k: int) -> tuple[Float[Tensor, "c k"], Int[Tensor, "c k"]]:
+def _topk_per_class(scores: Float[Tensor, "n c"], top_k: int) -> tuple[Float[Tensor, "c k"], Int[Tensor, "c k"]]:
     """Sorted, equal scores in the order of their boxes, as the official code's sort leaves them; topk alone keeps no order."""
     # The bits of floats that are not negative are ordered as they are; below them, earlier boxes count for more.
     bits = scores.T.float().contiguous().view(torch.int32).to(torch.int64)
@@ -104,10 +104,10 @@ def assemble_masks(
     crop: bool = True,
 ) -> Bool[Tensor, "n {height} {width}"]:
     """sigmoid of `mask_logits`, cropped with the predicted box (relative xyxy), scaled to the image, > .5 (sec. 3.1)."""
-    return enlarge_masks(mask_logits(prototypes, coefficients), boxes if crop else None, height, width)
+    return upsample_masks(mask_logits(prototypes, coefficients), boxes if crop else None, height, width)
 
 
-def to_pixels(boxes: Float[Tensor, "n 4"], height: int, width: int) -> Float[Tensor, "n 4"]:
+def scale_boxes(boxes: Float[Tensor, "n 4"], height: int, width: int) -> Float[Tensor, "n 4"]:
     """Relative xyxy boxes in pixels: corners put in order, cut to the image."""
     boxes = boxes * boxes.new_tensor([width, height, width, height])
     low, high = torch.minimum(boxes[:, :2], boxes[:, 2:]), torch.maximum(boxes[:, :2], boxes[:, 2:])

@@ -12,7 +12,7 @@ from torchvision.transforms.v2.functional import normalize
 from vocseg_lib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from vocseg_lib.losses import yolact_loss
 from vocseg_lib.models.backbones import build_backbone
-from vocseg_lib.models.postprocess import NMS, assemble_masks, detect, mask_logits, to_pixels
+from vocseg_lib.models.postprocess import NMS, assemble_masks, detect, mask_logits, scale_boxes
 from vocseg_lib.models.priors import ASPECT_RATIOS, PASCAL_SCALES, prior_boxes
 from vocseg_lib.models.speedups import SparseGradientConv, UpsampledConv
 from vocseg_lib.utils.boxes import nearest_box
@@ -28,7 +28,7 @@ def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, relu: bool = T
     return nn.Sequential(layer, nn.ReLU(inplace=True)) if relu else nn.Sequential(layer)
 
 
-class Pyramid(nn.Module):
+class FPN(nn.Module):
     """YOLACT's FPN: bilinear top-down, 3x3 + ReLU on P3..P5, stride-2 convolutions without ReLU for P6 and P7."""
 
     def __init__(self, inputs: Sequence[int], channels: int):
@@ -62,7 +62,7 @@ class ProtoNet(nn.Module):
         return last(UpsampledConv.apply(self.before(p3), doubled[0].weight, doubled[0].bias))
 
 
-class Head(nn.Module):
+class PredictionHead(nn.Module):
     """Class logits, box offsets and coefficients for each prior; one head for all levels (sec. 4)."""
 
     def __init__(self, channels: int, num_classes: int, priors_per_cell: int):
@@ -107,7 +107,7 @@ class Yolact(nn.Module):
         semantic: bool = False,
         crop_in_training: bool = True,
         crop_in_inference: bool = True,
-        normalise_by_area: bool = True,
+        normalize_by_area: bool = True,
         nms: str = "fast",
         nms_iou: float = 0.5,
         score_threshold: float = 0.05,
@@ -121,12 +121,12 @@ class Yolact(nn.Module):
             raise ValueError(f"no NMS {nms!r}; choose one of {', '.join(NMS)}")
         base = build_backbone(backbone, weights, freeze_batch_norm)
         self.body = IntermediateLayerGetter(base.body, {name: name for name in base.stages[1:]})
-        self.pyramid = Pyramid(base.channels[1:], channels)
+        self.pyramid = FPN(base.channels[1:], channels)
         self.protonet = ProtoNet(channels)
-        self.head = Head(channels, num_classes, len(ASPECT_RATIOS))
+        self.head = PredictionHead(channels, num_classes, len(ASPECT_RATIOS))
         self.semantic = conv(channels, num_classes - 1, 1, relu=False) if semantic else None
         self.image_size, self.scales, self.square_priors = image_size, tuple(scales), square_priors
-        self.loss_options = {"crop": crop_in_training, "normalise_by_area": normalise_by_area}
+        self.loss_options = {"crop": crop_in_training, "normalize_by_area": normalize_by_area}
         self.detect_options = {
             "score_threshold": score_threshold,
             "nms": nms,
@@ -212,11 +212,11 @@ class Yolact(nn.Module):
             result["masks"] = assemble_masks(*shape, self.crop_in_inference)
             if self.uncropped_masks:
                 result["uncropped_masks"] = assemble_masks(*shape, crop=False)
-            results.append({"boxes": to_pixels(boxes, height, width), **result})
+            results.append({"boxes": scale_boxes(boxes, height, width), **result})
         return results
 
     @torch.inference_mode()
-    def inside(self, image: Tensor, box: Tensor, label: int, strongest: int = 4) -> list[tuple[str, Tensor]]:
+    def explain_mask(self, image: Tensor, box: Tensor, label: int, strongest: int = 4) -> list[tuple[str, Tensor]]:
         """How the detection that is nearest to a box (xyxy pixels) of a label came about, as titled maps [h, w]: the prototypes
         that weigh most in it, times their coefficients, and their sum after the sigmoid, before the crop. Eval mode only.
         """

@@ -1,13 +1,21 @@
 """Every figure, the gallery and its page, and drawing on pictures."""
 
 from vocseg_lib.plots.data import augmented, class_counts, object_sizes, objects_per_image, sample_maps
-from vocseg_lib.plots.failures import ablation, costs_by_size, crowding, failure_costs, in_words, oracles, waterfall, whole
+from vocseg_lib.plots.failures import ablation, costs_by_size, crowding, explain_largest, failure_costs, oracles, waterfall, whole
 from vocseg_lib.plots.gallery import Gallery
 from vocseg_lib.plots.gallery_page import FILTERS, export_page, outline
 from vocseg_lib.plots.images import Layer, as_picture, boxes_on_image, framed, instances, layered, outlined, side_by_side
 from vocseg_lib.plots.lineage import ap_against_seconds, proposal_recall, short, strip
 from vocseg_lib.plots.models import coefficients, prototypes, stages
-from vocseg_lib.plots.pictures import Painter, UnreadablePicture, draw_predictions, files_in, paint_video, painted, read_picture
+from vocseg_lib.plots.pictures import (
+    UnreadablePicture,
+    Visualizer,
+    draw_instances,
+    draw_predictions,
+    files_in,
+    paint_video,
+    read_picture,
+)
 from vocseg_lib.plots.precision_recall import (
     by_class,
     family,
@@ -18,17 +26,17 @@ from vocseg_lib.plots.precision_recall import (
     per_class_ap,
     reliability,
 )
-from vocseg_lib.plots.style import colour_of, describe, describe_figure, new_ax, new_axes, save
+from vocseg_lib.plots.style import color_of, describe, describe_figure, new_ax, new_axes, save
 from vocseg_lib.plots.training import ap_against_iteration, ap_against_time, overfitting, scores_of, steps_of, training_curves
-from vocseg_lib.plots.widgets import LivePicture, as_png, browse
+from vocseg_lib.plots.widgets import LivePlot, as_png, browse
 
 __all__ = [
     "FILTERS",
     "Gallery",
     "Layer",
-    "LivePicture",
-    "Painter",
+    "LivePlot",
     "UnreadablePicture",
+    "Visualizer",
     "ablation",
     "ap_against_iteration",
     "ap_against_seconds",
@@ -41,18 +49,19 @@ __all__ = [
     "by_class",
     "class_counts",
     "coefficients",
-    "colour_of",
+    "color_of",
     "costs_by_size",
     "crowding",
     "describe",
     "describe_figure",
+    "draw_instances",
     "draw_predictions",
+    "explain_largest",
     "export_page",
     "failure_costs",
     "family",
     "files_in",
     "framed",
-    "in_words",
     "instances",
     "iso_f1",
     "layered",
@@ -67,7 +76,6 @@ __all__ = [
     "overall",
     "overfitting",
     "paint_video",
-    "painted",
     "paired_differences",
     "per_class_ap",
     "proposal_recall",

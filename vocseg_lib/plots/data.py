@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from vocseg_lib.data.classes import CLASS_NAMES, palette
 from vocseg_lib.plots.images import as_picture, instances
-from vocseg_lib.plots.style import COLOURS, describe, describe_figure, new_ax, new_axes
+from vocseg_lib.plots.style import COLORS, describe, describe_figure, new_ax, new_axes
 
 
 def sample_maps(
@@ -44,7 +44,7 @@ def sample_maps(
 
 def class_counts(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Instances a class (index: class name) for each split (columns), as bars."""
-    ax = counts.plot.bar(ax=new_ax(ax, (9, 3.8)), color=list(COLOURS), width=0.8)
+    ax = counts.plot.bar(ax=new_ax(ax, (9, 3.8)), color=list(COLORS), width=0.8)
     top, total = counts.sum(1).idxmax(), counts.to_numpy().sum()
     ax.set_ylabel("instances")
     ax.set_xlabel("class")
@@ -58,7 +58,7 @@ def object_sizes(areas: Sequence[float], ax: Axes | None = None) -> Axes:
     """How large objects are: histogram of the square root of the mask area, pixels, with COCO's size limits."""
     ax = new_ax(ax)
     sides = np.sqrt(np.asarray(areas, dtype=float))
-    ax.hist(sides, bins=np.geomspace(max(sides.min(), 1), sides.max() + 1, 30), color=COLOURS[0], label="objects")
+    ax.hist(sides, bins=np.geomspace(max(sides.min(), 1), sides.max() + 1, 30), color=COLORS[0], label="objects")
     ax.set_xscale("log")
     for side, style, name in ((32, "--", "small | medium (32 px)"), (96, ":", "medium | large (96 px)")):
         ax.axvline(side, color="black", linestyle=style, label=name)
@@ -74,7 +74,7 @@ def objects_per_image(counts: Sequence[int], label: str = "images", ax: Axes | N
     """How many objects share an image."""
     ax = new_ax(ax)
     values = np.asarray(counts)
-    ax.hist(values, bins=np.arange(values.max() + 2) - 0.5, color=COLOURS[2], rwidth=0.9, label=label)
+    ax.hist(values, bins=np.arange(values.max() + 2) - 0.5, color=COLORS[2], rwidth=0.9, label=label)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("objects in the image")

@@ -8,13 +8,13 @@ import torch
 from matplotlib.axes import Axes
 
 from vocseg_lib.failures.analysis import FAMILIES
-from vocseg_lib.failures.tables import SIZES, overall
+from vocseg_lib.failures.tables import SIZES, coverage_of_boxes
 from vocseg_lib.plots.images import instances
-from vocseg_lib.plots.style import COLOURS, colour_of, describe, describe_figure, new_ax, new_axes
+from vocseg_lib.plots.style import COLORS, color_of, describe, describe_figure, new_ax, new_axes
 
 FEW = 10
 """Objects below which an AP says nothing."""
-UP, DOWN, WHOLE = COLOURS[2], COLOURS[3], COLOURS[7]
+UP, DOWN, WHOLE = COLORS[2], COLORS[3], COLORS[7]
 
 
 def _bars(values: pd.DataFrame, ax: Axes, low: pd.DataFrame | None = None, high: pd.DataFrame | None = None) -> Axes:
@@ -22,7 +22,7 @@ def _bars(values: pd.DataFrame, ax: Axes, low: pd.DataFrame | None = None, high:
     width = 0.8 / max(1, len(values.columns))
     for k, name in enumerate(values):
         at = np.arange(len(values)) + (k - (len(values.columns) - 1) / 2) * width
-        ax.bar(at, values[name], width, label=name, color=colour_of(name, k))
+        ax.bar(at, values[name], width, label=name, color=color_of(name, k))
         if low is not None and high is not None:
             ends = np.clip([values[name] - low[name], high[name] - values[name]], 0, None)
             ax.errorbar(at, values[name], ends, fmt="none", ecolor="black", elinewidth=1, capsize=2)
@@ -35,7 +35,7 @@ def _bars(values: pd.DataFrame, ax: Axes, low: pd.DataFrame | None = None, high:
 
 def whole(table: pd.DataFrame, family: str, column: str) -> pd.Series:
     """A column of `Analysis.table` for all classes and sizes, by type."""
-    return overall(table[table["family"] == family]).set_index("type")[column]
+    return coverage_of_boxes(table[table["family"] == family]).set_index("type")[column]
 
 
 def failure_costs(tables: dict[str, pd.DataFrame], family: str = "TIDE, masks", axes: np.ndarray | None = None) -> np.ndarray:
@@ -160,7 +160,7 @@ def ablation(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return describe(ax, "What the two tricks of the mask loss buy", f"Against {variants[0]}: {'; '.join(said)} points.", 110)
 
 
-def in_words(
+def explain_largest(
     picture: np.ndarray, objects: dict[str, list[dict]], told: pd.DataFrame, title: str, axes: np.ndarray | None = None
 ) -> np.ndarray:
     """A picture [h, w, 3] and what is said of it, `description.beside_truth`'s table: for each source the picture with its
@@ -178,7 +178,7 @@ def in_words(
         ax.axis("off")
         for row in told[told["source"] == source].itertuples():
             place = {"xycoords": "axes fraction", "xytext": (0, -row.down), "textcoords": "offset points", "va": "bottom"}
-            ax.annotate(row.text, (0, 1), fontsize=8.5, color=COLOURS[1] if row.failures else "black", **place).set_in_layout(False)
+            ax.annotate(row.text, (0, 1), fontsize=8.5, color=COLORS[1] if row.failures else "black", **place).set_in_layout(False)
     wrong = int((told["failures"] != "").sum())
     describe_figure(
         axes[0].figure, title, f"{wrong} of {len(told)} sentences are about something that went wrong; in brackets, what."

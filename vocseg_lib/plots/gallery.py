@@ -13,19 +13,19 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
-from vocseg_lib.data.coco import UNCROPPED, box_of
+from vocseg_lib.data.coco import UNCROPPED, bbox_xywh
 from vocseg_lib.data.voc import find_devkit
 from vocseg_lib.failures.analysis import Analysis
-from vocseg_lib.failures.explain import in_words
+from vocseg_lib.failures.explain import explain_failure
 from vocseg_lib.failures.mask_errors import MASK_FAILURES
 from vocseg_lib.failures.tables import FOUND, TYPES
 from vocseg_lib.failures.tide import BACKGROUND, ERRORS
 from vocseg_lib.plots.images import Layer, layered
-from vocseg_lib.plots.style import COLOURS, describe_figure, new_axes
-from vocseg_lib.utils.files import located
+from vocseg_lib.plots.style import COLORS, describe_figure, new_axes
+from vocseg_lib.utils.files import resolve_path
 from vocseg_lib.utils.rle import decode_rle
 
-BLAMED, TARGET, OTHERS, LOST = COLOURS[1], COLOURS[2], COLOURS[5], COLOURS[6]
+BLAMED, TARGET, OTHERS, LOST = COLORS[1], COLORS[2], COLORS[5], COLORS[6]
 """Colours of the detection that a case is about, of the object that it should have been, of all others, of missed objects."""
 NEIGHBOURS = 6
 """Detections near a case that are drawn, the best ones."""
@@ -44,7 +44,7 @@ class Gallery:
 
     def __init__(self, analyses: dict[str, Analysis], images: str | Path, insides: dict[str, Inside] | None = None):
         self.analyses, self.insides = analyses, insides or {}
-        folder = located(images)
+        folder = resolve_path(images)
         self.folder = folder if folder.is_dir() and not _is_devkit(folder) else find_devkit(folder) / "JPEGImages"
         first = next(iter(analyses.values())).scenes
         self.images = {image["id"]: image for image in first.images}
@@ -71,7 +71,7 @@ class Gallery:
         cases = cases[cases["type"].isin(TYPES) & (cases["family"] != "TIDE, boxes")].copy()
         cases.insert(0, "model", title)
         others = [name for name in self.analyses if name != title]
-        cases["failed alone"] = self._right_about(others[0], cases) if others else False
+        cases["only this model"] = self._right_about(others[0], cases) if others else False
         return cases
 
     def _right_about(self, other: str, cases: pd.DataFrame) -> np.ndarray:
@@ -85,8 +85,8 @@ class Gallery:
         theirs, ours = (self.analyses[name].scenes.detections for name in (other, cases["model"].iat[0] if len(cases) else other))
         for row in np.flatnonzero(cases["type"] == ERRORS[BACKGROUND]):
             alarms = false_alarms.get(images[cases["image_id"].iat[row]], ())
-            box = box_of(ours[cases["detection"].iat[row]])
-            found.iat[row] = not any(_meet(box, box_of(theirs[i])) for i in alarms)
+            box = bbox_xywh(ours[cases["detection"].iat[row]])
+            found.iat[row] = not any(_meet(box, bbox_xywh(theirs[i])) for i in alarms)
         return found.to_numpy()
 
     def name(self, image_id: int) -> str:
@@ -110,7 +110,7 @@ class Gallery:
 
     def window(self, case: pd.Series, sides_of_box: float = SHOWN) -> tuple[int, int, int, int]:
         """What is shown of the picture around a case: xyxy pixels, of its proportions, at least so many sides of its box."""
-        image, (x, y, w, h) = self.images[case["image_id"]], box_of(self.entry(case))
+        image, (x, y, w, h) = self.images[case["image_id"]], bbox_xywh(self.entry(case))
         width, height = image["width"], image["height"]
         share = min(1.0, max(sides_of_box * max(w / width, h / height), LEAST_SHOWN))
         sides = round(share * width), round(share * height)
@@ -118,8 +118,8 @@ class Gallery:
         x1, y1 = (round(min(max(0, at), all_of - side)) for at, side, all_of in zip(corner, sides, (width, height), strict=True))
         return x1, y1, x1 + sides[0], y1 + sides[1]
 
-    def chosen(self, **wanted: object) -> pd.DataFrame:
-        """Cases with the given values of columns (`type="leakage"`, `model=...`, `**{"failed alone": True}`), worst first."""
+    def select(self, **wanted: object) -> pd.DataFrame:
+        """Cases with the given values of columns (`type="leakage"`, `model=...`, `**{"only this model": True}`), worst first."""
         kept = np.ones(len(self.cases), dtype=bool)
         for column, value in wanted.items():
             kept &= (self.cases[column] == value).to_numpy()
@@ -127,7 +127,7 @@ class Gallery:
 
     def sentence(self, case: pd.Series) -> str:
         """What went wrong, with the numbers."""
-        return in_words(self.analyses[case["model"]], case)
+        return explain_failure(self.analyses[case["model"]], case)
 
     def entry(self, case: pd.Series) -> dict:
         """The detection that a case is about, else the object."""
@@ -140,11 +140,11 @@ class Gallery:
         layers = []
         for place in self.objects[case["image_id"]]:
             entry = annotations[place]
-            blamed = place in (case["annotation"], *self.united(case))
+            blamed = place in (case["annotation"], *self.covered_objects(case))
             layers.append(self._layer(entry, TARGET if blamed else OTHERS, blamed))
         return layers
 
-    def united(self, case: pd.Series) -> list[int]:
+    def covered_objects(self, case: pd.Series) -> list[int]:
         """The annotations that the mask of a localization failure unites."""
         if case["type"] != MASK_FAILURES[0]:
             return []
@@ -154,8 +154,8 @@ class Gallery:
 
     def found_layers(self, case: pd.Series, title: str) -> list[Layer]:
         """What a model found where a case is: neighbours, then what is to blame, or what was missed."""
-        analysis, layers, box = self.analyses[title], [], box_of(self.entry(case))
-        there = [i for i in self.found[title][case["image_id"]] if _meet(box, box_of(analysis.scenes.detections[i]))]
+        analysis, layers, box = self.analyses[title], [], bbox_xywh(self.entry(case))
+        there = [i for i in self.found[title][case["image_id"]] if _meet(box, bbox_xywh(analysis.scenes.detections[i]))]
         for rank, place in enumerate(there):
             blamed = title == case["model"] and bool(place == case["detection"])
             if rank >= NEIGHBOURS and not blamed:
@@ -173,12 +173,12 @@ class Gallery:
 
     def _layer(self, entry: dict, colour: str, strong: bool) -> Layer:
         text = self.names[entry["category_id"]] + (f" {entry['score']:.2f}" if "score" in entry else "")
-        return Layer(decode_rle([entry["segmentation"]])[0], box_of(entry), colour, text, strong)
+        return Layer(decode_rle([entry["segmentation"]])[0], bbox_xywh(entry), colour, text, strong)
 
-    def parts(self, case: pd.Series) -> list[tuple[str, Tensor]]:
+    def mask_terms(self, case: pd.Series) -> list[tuple[str, Tensor]]:
         """How each model whose inside is known got to its nearest detection, as titled maps [h, w]."""
         entry = self.entry(case)
-        x, y, w, h = box_of(entry)
+        x, y, w, h = bbox_xywh(entry)
         box, label = torch.tensor([x, y, x + w, y + h]), entry["category_id"]
         found = []
         for title, inside in self.insides.items():
@@ -187,7 +187,7 @@ class Gallery:
 
     def draw(self, case: pd.Series) -> Figure:
         """One case: picture, ground truth, both models, below them what is known of their insides; the sentence as title."""
-        parts = self.parts(case)
+        parts = self.mask_terms(case)
         panels = 2 + len(self.analyses)
         figure = plt.figure(figsize=(3.4 * panels, 3.9 + 2.0 * bool(parts)), layout="constrained")
         rows = figure.subfigures(2 if parts else 1, 1, height_ratios=(1.75, 1) if parts else None, squeeze=False)[:, 0]
@@ -200,16 +200,16 @@ class Gallery:
 
     def sheet(self, kind: str, count: int = 3) -> Figure:
         """The worst cases of a type, each on another image, a row each: contact sheet."""
-        cases, panels = self.chosen(type=kind).drop_duplicates("image_id"), 2 + len(self.analyses)
+        cases, panels = self.select(type=kind).drop_duplicates("image_id"), 2 + len(self.analyses)
         rank = cases.groupby("model").cumcount()  # so that each model comes up
         cases = cases.loc[rank.sort_values(kind="stable").index[:count]]
         figure = plt.figure(figsize=(3.0 * panels, 0.5 + 2.9 * max(1, len(cases))), layout="constrained")
         for row, (_, case) in zip(figure.subfigures(max(1, len(cases)), 1, squeeze=False)[:, 0], cases.iterrows(), strict=False):
             self._draw_row(case, row)
-        counts = ", ".join(f"{title} {len(self.chosen(type=kind, model=title))}" for title in self.analyses)
+        counts = ", ".join(f"{title} {len(self.select(type=kind, model=title))}" for title in self.analyses)
         return describe_figure(figure, f"{kind}: the worst {len(cases)}", f"Cases on these images: {counts}.")
 
-    def poster(self, case: pd.Series, score: float = 0.3) -> Figure:
+    def side_by_side(self, case: pd.Series, score: float = 0.3) -> Figure:
         """A case for those in a hurry: image, ground truth and what each model found there from a score on, a colour an object."""
         annotations = next(iter(self.analyses.values())).scenes.annotations
         found = {"ground truth": [annotations[place] for place in self.objects[case["image_id"]]]}
@@ -221,7 +221,7 @@ class Gallery:
         axes = new_axes(1 + len(found), 1 + len(found), (3.4, height + 0.75), None)
         layered(picture, [], axes[0]).set_title("image", fontsize=12)
         for ax, (title, entries) in zip(axes[1:], found.items(), strict=True):
-            layers = [self._layer(entry, COLOURS[k % 7], True) for k, entry in enumerate(entries)]
+            layers = [self._layer(entry, COLORS[k % 7], True) for k, entry in enumerate(entries)]
             layered(picture, layers[::-1], ax).set_title(f"{title}: {len(entries)}", fontsize=12)
         for ax in axes:
             ax.set(xlim=(x1 - 0.5, x2 - 0.5), ylim=(y2 - 0.5, y1 - 0.5))
@@ -229,7 +229,7 @@ class Gallery:
 
     def _draw_row(self, case: pd.Series, row: SubFigure) -> None:
         """Picture, ground truth and models, side by side, with the sentence above."""
-        alone = ", which failed alone" if case["failed alone"] else ""
+        alone = ", which only this model" if case["only this model"] else ""
         title = f"{case['type']}: {case['model']}{alone}, on {self.name(case['image_id'])}"
         text = textwrap.fill(self.sentence(case), 45 * (2 + len(self.analyses)))
         row.suptitle(f"{title}\n{text}", x=0.01, ha="left", fontsize=8.5)

@@ -19,7 +19,7 @@ from vocseg_lib.failures.tables import MISSED
 from vocseg_lib.failures.tide import ERRORS
 from vocseg_lib.plots.gallery import BLAMED, LOST, OTHERS, TARGET, Gallery
 from vocseg_lib.plots.images import Layer
-from vocseg_lib.utils.files import replacing
+from vocseg_lib.utils.files import atomic_write
 
 ROLES = {BLAMED: "blamed", TARGET: "target", OTHERS: "others", LOST: "lost"}
 FILTERS = ("model", "type", "class", "size", "crowding")
@@ -68,14 +68,14 @@ def export_page(gallery: Gallery, path: str | Path, most: int = 12, most_bytes: 
     }
     text = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")  # so that nothing in it ends its script
     template = (files("vocseg_lib") / "gallery_page.html").read_text(encoding="utf-8")
-    with replacing(Path(path)) as beside:
+    with atomic_write(Path(path)) as beside:
         beside.write_text(template.replace("$DATA", text, 1), encoding="utf-8")
     return Path(path), about
 
 
 def _worst_first(gallery: Gallery, most: int) -> Iterator[tuple[int, pd.Series]]:
     """(rank within its type and model, case), by rank."""
-    cases = gallery.chosen()
+    cases = gallery.select()
     rank = cases.groupby(["type", "model"]).cumcount()
     order = pd.DataFrame({"rank": rank, "type": cases["type"].map(ORDER.index)})[rank < most]
     for row in order.sort_values(["rank", "type"], kind="stable").itertuples():
@@ -92,13 +92,13 @@ def _case(gallery: Gallery, row: pd.Series, with_parts: bool) -> dict:
     facts = {name: row[name] for name in FILTERS}
     return {
         **facts,
-        "alone": bool(row["failed alone"]),
+        "alone": bool(row["only this model"]),
         "image": str(row["image_id"]),
         "sentence": gallery.sentence(row),
         "window": gallery.window(row),
         "truth": [_drawn(layer) for layer in gallery.truth_layers(row)],
         "found": {title: [_drawn(layer) for layer in gallery.found_layers(row, title)] for title in gallery.analyses},
-        "parts": [[name, _map_source(values)] for name, values in gallery.parts(row)] if with_parts else [],
+        "parts": [[name, _map_source(values)] for name, values in gallery.mask_terms(row)] if with_parts else [],
     }
 
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
 from vocseg_lib.data.classes import CLASS_NAMES
-from vocseg_lib.plots.style import COLOURS, describe, describe_figure, new_ax, new_axes
+from vocseg_lib.plots.style import COLORS, describe, describe_figure, new_ax, new_axes
 
 
 def as_picture(image: torch.Tensor | np.ndarray) -> np.ndarray:
@@ -42,7 +42,7 @@ def instances(
         picture = picture / 255
     shown = picture.astype(float).copy()
     masks = np.asarray(masks).astype(bool)
-    colours = [plt.matplotlib.colors.to_rgb(COLOURS[i % len(COLOURS)]) for i in range(len(masks))]
+    colours = [plt.matplotlib.colors.to_rgb(COLORS[i % len(COLORS)]) for i in range(len(masks))]
     for mask, colour in zip(masks, colours, strict=True):
         shown[mask] = 0.55 * shown[mask] + 0.45 * np.array(colour)
     ax.imshow(np.clip(shown, 0, 1))
@@ -51,7 +51,7 @@ def instances(
             ax.contour(mask, levels=[0.5], colors=[colour], linewidths=1.5)
     for i, box in enumerate(np.asarray(boxes).reshape(-1, 4)):
         x1, y1, x2, y2 = box
-        colour = colours[i] if i < len(colours) else COLOURS[i % len(COLOURS)]
+        colour = colours[i] if i < len(colours) else COLORS[i % len(COLORS)]
         ax.add_patch(Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.2))
         if len(labels):
             text = class_names[int(labels[i]) - 1] + (f" {float(scores[i]):.2f}" if len(scores) else "")
@@ -66,8 +66,8 @@ def boxes_on_image(image: torch.Tensor, boxes: np.ndarray | torch.Tensor, title:
     ax = new_ax(ax, (5, 4))
     ax.imshow(as_picture(image))
     for x1, y1, x2, y2 in np.asarray(boxes):
-        ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=COLOURS[4], linewidth=0.8, alpha=0.7))
-    ax.legend(handles=[Patch(fill=False, edgecolor=COLOURS[4], label=f"{len(boxes)} boxes")], fontsize=8, loc="lower right")
+        ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=COLORS[4], linewidth=0.8, alpha=0.7))
+    ax.legend(handles=[Patch(fill=False, edgecolor=COLORS[4], label=f"{len(boxes)} boxes")], fontsize=8, loc="lower right")
     ax.set_xlim(0, image.shape[2])
     ax.set_ylim(image.shape[1], 0)
     ax.axis("off")
@@ -79,7 +79,7 @@ def outlined(image: torch.Tensor, box: torch.Tensor | np.ndarray) -> np.ndarray:
     picture = as_picture(image).copy()
     height, width = picture.shape[:2]
     x1, y1, x2, y2 = (int(v) for v in torch.as_tensor(box).cpu().numpy().clip(0, [width - 1, height - 1] * 2).round())
-    colour = np.array(plt.matplotlib.colors.to_rgb(COLOURS[4])) * (255 if picture.dtype == np.uint8 else 1)
+    colour = np.array(plt.matplotlib.colors.to_rgb(COLORS[4])) * (255 if picture.dtype == np.uint8 else 1)
     picture[[y1, y2], x1 : x2 + 1] = colour
     picture[y1 : y2 + 1, [x1, x2]] = colour
     return picture

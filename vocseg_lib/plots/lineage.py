@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from vocseg_lib.plots.images import instances
-from vocseg_lib.plots.style import COLOURS, describe, describe_figure, new_ax, new_axes
+from vocseg_lib.plots.style import COLORS, describe, describe_figure, new_ax, new_axes
 from vocseg_lib.utils.rle import decode_rle
 
 KINDS = ("classical ML", "two stages", "one stage", "semantic")
@@ -19,7 +19,7 @@ def ap_against_seconds(table: pd.DataFrame, steps: pd.DataFrame, about: str = ""
     """Mask AP50 against seconds an image (logarithmic) of the rows of a lineage table, and arrows along `Lineage.steps`."""
     ax = new_ax(ax, (9, 5))
     rows = table[table["seconds_per_image"].notna()].set_index("model")
-    for kind, colour in zip(KINDS, COLOURS, strict=False):
+    for kind, colour in zip(KINDS, COLORS, strict=False):
         mine = rows[rows["kind"] == kind]
         ends = np.clip([mine["mask_AP50"] - mine["mask_AP50_low"], mine["mask_AP50_high"] - mine["mask_AP50"]], 0, None)
         ax.errorbar(mine["seconds_per_image"], mine["mask_AP50"], ends, fmt="o", color=colour, elinewidth=0.8, label=kind)
@@ -52,7 +52,7 @@ def proposal_recall(
     axes = new_axes(len(recalls), len(recalls), (4, 3.4), axes)
     for ax, (measure, of_source) in zip(axes, recalls.items(), strict=True):
         for k, (source, values) in enumerate(of_source.items()):
-            ax.plot(counts, values, "o-", markersize=3, color=COLOURS[k], label=source)
+            ax.plot(counts, values, "o-", markersize=3, color=COLORS[k], label=source)
         ax.set(xscale="log", ylim=(0, 100), xlabel="proposals an image", ylabel="percent of objects", title=measure)
         ax.grid(alpha=0.3)
     axes[0].legend(fontsize=8)

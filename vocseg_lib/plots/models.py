@@ -7,7 +7,7 @@ import torch
 from matplotlib.axes import Axes
 
 from vocseg_lib.plots.images import as_picture
-from vocseg_lib.plots.style import COLOURS, describe, describe_figure, new_ax, new_axes
+from vocseg_lib.plots.style import COLORS, describe, describe_figure, new_ax, new_axes
 
 
 def prototypes(maps: torch.Tensor, axes: np.ndarray | None = None) -> np.ndarray:
@@ -30,7 +30,7 @@ def coefficients(values: torch.Tensor | Sequence[torch.Tensor], names: Sequence[
     ax = new_ax(ax, (10, 3))
     width = 0.8 / len(values)
     for i, (row, name) in enumerate(zip(values, names, strict=True)):
-        ax.bar(np.arange(len(row)) + i * width, row.detach().cpu().numpy(), width, label=name, color=COLOURS[i])
+        ax.bar(np.arange(len(row)) + i * width, row.detach().cpu().numpy(), width, label=name, color=COLORS[i])
     ax.axhline(0, color="black", linewidth=0.8)
     ax.set_xlabel("prototype")
     ax.set_ylabel("coefficient (no unit)")

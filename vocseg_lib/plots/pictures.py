@@ -14,16 +14,16 @@ from tqdm import tqdm
 
 from vocseg_lib.data.classes import CLASS_NAMES
 from vocseg_lib.data.transforms import model_input
-from vocseg_lib.plots.style import COLOURS
+from vocseg_lib.plots.style import COLORS
 from vocseg_lib.utils.device import autocast
-from vocseg_lib.utils.files import located
+from vocseg_lib.utils.files import resolve_path
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 LONGEST_SIDE = 1_600
 """Pixels: larger pictures are shrunk to it, as masks of their full size would fill the memory."""
 DRAWN_SCORE = 0.3
 TINT = 0.45
-RGB = tuple(tuple(bytes.fromhex(colour.removeprefix("#"))) for colour in COLOURS)
+RGB = tuple(tuple(bytes.fromhex(colour.removeprefix("#"))) for colour in COLORS)
 
 
 class UnreadablePicture(ValueError):
@@ -31,7 +31,7 @@ class UnreadablePicture(ValueError):
 
 
 @dataclass(frozen=True)
-class Painter:
+class Visualizer:
     """A trained model that draws what it finds, from a score on, into pictures."""
 
     model: nn.Module
@@ -52,7 +52,7 @@ class Painter:
     def paint(self, picture: UInt8[np.ndarray, "h w 3"]) -> tuple[UInt8[np.ndarray, "h w 3"], dict[str, Tensor]]:
         """A copy of a picture with the detections drawn into it, and the detections."""
         found = self.find(picture)
-        return painted(picture, found, self.class_names), found
+        return draw_instances(picture, found, self.class_names), found
 
     def words(self, found: dict[str, Tensor]) -> str:
         """Detections as "person 0.93, dog 0.52"."""
@@ -60,7 +60,7 @@ class Painter:
         return ", ".join(f"{self.class_names[label - 1]} {score:.2f}" for label, score in pairs) or "nothing"
 
 
-def painted(
+def draw_instances(
     picture: UInt8[np.ndarray, "h w 3"], found: dict[str, Tensor], class_names: Sequence[str] = CLASS_NAMES
 ) -> UInt8[np.ndarray, "h w 3"]:
     """A copy of a picture with masks tinted and outlined, boxes, class names and scores; a colour an object."""
@@ -99,7 +99,7 @@ def files_in(paths: Sequence[str | Path]) -> list[Path]:
     Raises FileNotFoundError for what is not there, and ValueError for an empty folder.
     """
     files = []
-    for path in map(located, paths):
+    for path in map(resolve_path, paths):
         if not path.exists():
             raise FileNotFoundError(f"{path} is not there: --image takes pictures, videos and folders of them")
         inside = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")) if path.is_dir() else [path]
@@ -109,7 +109,7 @@ def files_in(paths: Sequence[str | Path]) -> list[Path]:
     return files
 
 
-def draw_predictions(painter: Painter, paths: Sequence[str | Path], out: str | Path) -> Iterator[tuple]:
+def draw_predictions(painter: Visualizer, paths: Sequence[str | Path], out: str | Path) -> Iterator[tuple]:
     """Draw predictions into pictures, videos and folders of them: yields each file, what was written and what was found.
 
     Pictures are written to the folder `out` as PNG, videos as MP4. A file that cannot be read yields itself, None and the reason.
@@ -140,7 +140,7 @@ def draw_predictions(painter: Painter, paths: Sequence[str | Path], out: str | P
             yield file, None, str(error)
 
 
-def paint_video(painter: Painter, source: Path, target: Path) -> str:
+def paint_video(painter: Visualizer, source: Path, target: Path) -> str:
     """Draw predictions into each frame of a video and write it as MP4 (H.264); what was done, in words.
 
     Raises UnreadablePicture when no frame can be read, and ModuleNotFoundError, saying what to install, without imageio-ffmpeg.

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from vocseg_lib.metrics.calibration import BINS, best_f1, calibration, calibration_error, class_mean_curve, recall_at
 from vocseg_lib.metrics.coco_eval import Evaluation
-from vocseg_lib.plots.style import COLOURS, MODEL_COLOURS, colour_of, describe, describe_figure, new_ax, new_axes
+from vocseg_lib.plots.style import COLORS, MODEL_COLOURS, color_of, describe, describe_figure, new_ax, new_axes
 
 RECALLS = np.linspace(0, 1, 101)
 MARKED_SCORES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -47,7 +47,7 @@ def overall(
     ap = {}
     for ax, iou in zip(axes, ious, strict=True):
         for i, (name, evaluation) in enumerate(evaluations.items()):
-            curve, colour = class_mean_curve(evaluation, kind, iou), colour_of(name, i)
+            curve, colour = class_mean_curve(evaluation, kind, iou), color_of(name, i)
             ap[name, iou] = 100 * curve.mean()
             ax.plot(RECALLS, curve, color=colour, label=f"{name}: AP {ap[name, iou]:.1f} %")
             for score in MARKED_SCORES:
@@ -68,7 +68,7 @@ def masks_beside_boxes(evaluations: dict[str, Evaluation], axes: np.ndarray | No
     axes = new_axes(len(evaluations), 2, (5.2, 4.4), axes)
     gaps = []
     for ax, (name, evaluation) in zip(axes, evaluations.items(), strict=True):
-        for iou, colour in ((0.5, COLOURS[0]), (0.75, COLOURS[1])):
+        for iou, colour in ((0.5, COLORS[0]), (0.75, COLORS[1])):
             area = {}
             for kind in evaluation.precision:
                 curve = class_mean_curve(evaluation, kind, iou)
@@ -108,13 +108,13 @@ def by_class(
     evaluations: dict[str, Evaluation], kind: str = "mask", iou: float = 0.5, axes: np.ndarray | None = None
 ) -> np.ndarray:
     """A small panel a class: each model's curve, and on it the score threshold with the best F1."""
-    names = list(next(iter(evaluations.values())).places)
+    names = list(next(iter(evaluations.values())).category_index)
     axes = new_axes(max(1, len(names)), 5, (2.6, 2.3), axes)
     tables = {title: best_f1(evaluation, kind, iou).set_index("class") for title, evaluation in evaluations.items()}
     row = round((iou - 0.5) / 0.05)
     for k, (ax, name) in enumerate(zip(axes, names, strict=False)):  # without any class, one empty panel
         for i, (title, evaluation) in enumerate(evaluations.items()):
-            colour = colour_of(title, i)
+            colour = color_of(title, i)
             ax.plot(RECALLS, evaluation.precision[kind][row, :, k], color=colour, linewidth=1)
             best = tables[title].loc[name]
             if best["F1"] > 0:
@@ -132,7 +132,7 @@ def by_class(
         ax.set_xlabel("recall", fontsize=7)
     for ax in axes[::5]:
         ax.set_ylabel("precision", fontsize=7)
-    handles = [Line2D([], [], color=colour_of(t, i), label=t) for i, t in enumerate(evaluations)]
+    handles = [Line2D([], [], color=color_of(t, i), label=t) for i, t in enumerate(evaluations)]
     axes[0].figure.legend(handles=handles, fontsize=8, loc="upper right", ncols=len(handles))
     means = ", ".join(f"{title} {table['F1'].mean():.2f}" for title, table in tables.items())
     reading = f"Dots: the score threshold (the number beside it) with the best F1. Mean over classes of that F1: {means}."
@@ -149,7 +149,7 @@ def reliability(
     errors = []
     for i, (name, evaluation) in enumerate(evaluations.items()):
         try:
-            table, colour = calibration(evaluation, kind, iou), colour_of(name, i)
+            table, colour = calibration(evaluation, kind, iou), color_of(name, i)
         except ValueError as error:
             errors.append(f"none for {name}, whose {error}")
             continue
@@ -204,7 +204,7 @@ def per_class_ap(tables: dict[str, pd.DataFrame], column: str = "mask_AP50", ax:
         return describe(ax, "AP a class", "There is no class to judge.")
     gap = joined.iloc[:, 0] - joined.iloc[:, -1]
     joined = joined.loc[gap.sort_values().index]
-    joined.plot.bar(ax=ax, color=[colour_of(name, i) for i, name in enumerate(joined)], width=0.8)
+    joined.plot.bar(ax=ax, color=[color_of(name, i) for i, name in enumerate(joined)], width=0.8)
     ax.set_xlabel("class, sorted by the gap between the models")
     ax.set_ylabel(f"{column.replace('_', ' ')} (percent)")
     ax.tick_params(axis="x", labelrotation=60)

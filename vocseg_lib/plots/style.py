@@ -8,14 +8,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#999999")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#999999")
 """Okabe and Ito's colours, told apart by colour-blind readers too."""
-MODEL_COLOURS = {"YOLACT": COLOURS[0], "Mask R-CNN": COLOURS[1]}
+MODEL_COLOURS = {"YOLACT": COLORS[0], "Mask R-CNN": COLORS[1]}
 
 
-def colour_of(name: str, place: int) -> str:
+def color_of(name: str, place: int) -> str:
     """A model's colour: its own, or one of those that are nobody's."""
-    return MODEL_COLOURS.get(name, COLOURS[2 + place % (len(COLOURS) - 2)])
+    return MODEL_COLOURS.get(name, COLORS[2 + place % (len(COLORS) - 2)])
 
 
 def describe(ax: Axes, title: str, reading: str, wrap: int = 70) -> Axes:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from vocseg_lib.plots.style import COLOURS, MODEL_COLOURS, describe, describe_figure, new_ax, new_axes
+from vocseg_lib.plots.style import COLORS, MODEL_COLOURS, describe, describe_figure, new_ax, new_axes
 
 STUDY_HALF, STUDY_END = "6K", "12K"
 """Where the study looked at AP: half way, and at its last iteration."""
@@ -67,15 +67,15 @@ def training_curves(log: list[dict], title: str, iterations: int | None = None, 
     window = max(1, len(steps) // 50)
     terms = steps.drop(columns=[c for c in NOT_TERMS if c in steps]).rolling(window, min_periods=1).mean()
     for i, name in enumerate(terms):
-        colour = "black" if name == "loss" else COLOURS[i - 1]
+        colour = "black" if name == "loss" else COLORS[i - 1]
         axes[0].plot(terms.index, terms[name], label=name, color=colour)
         if f"val_{name}" in scores:
             axes[1].plot(scores.index, scores[f"val_{name}"], "o-", label=name, color=colour)
     axes[0].set_ylabel(f"loss on train (mean of {window})")
     axes[1].set_ylabel("loss on val (batch norm in eval)")
-    axes[2].plot(steps.index, steps["lr"], color=COLOURS[0], label="learning rate")
+    axes[2].plot(steps.index, steps["lr"], color=COLORS[0], label="learning rate")
     axes[2].set_ylabel("learning rate")
-    for name, colour in (("mask_AP50", COLOURS[0]), ("mask_AP", COLOURS[5]), ("box_AP50", COLOURS[1]), ("box_AP", COLOURS[4])):
+    for name, colour in (("mask_AP50", COLORS[0]), ("mask_AP", COLORS[5]), ("box_AP50", COLORS[1]), ("box_AP", COLORS[4])):
         if name in scores:
             axes[3].plot(scores.index, scores[name], "o-", label=name.replace("_", " "), color=colour)
     axes[3].set_ylabel("AP on val (percent)")

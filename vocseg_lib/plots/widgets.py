@@ -21,7 +21,7 @@ def as_png(figure: Figure) -> bytes:
     return png.getvalue()
 
 
-class LivePicture:
+class LivePlot:
     """A picture that is drawn anew in its place while a cell runs: show `widget`, then call `update`."""
 
     def __init__(self, draw: Callable[[Path], Figure]):

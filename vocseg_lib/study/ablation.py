@@ -11,20 +11,20 @@ from torch import nn
 
 from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
 from vocseg_lib.engine.predict import load_predictions, predict, save_predictions
-from vocseg_lib.engine.resume import BEST, changed_fields, recorded_settings
+from vocseg_lib.engine.resume import BEST, config_changes, read_config
 from vocseg_lib.engine.train import train
 from vocseg_lib.metrics.average_precision import class_mean
-from vocseg_lib.metrics.bootstrap import and_itself, interval
-from vocseg_lib.metrics.coco_eval import SIZES, Evaluation, coco_figures, evaluate
-from vocseg_lib.study.run import default_device, header, training_options
+from vocseg_lib.metrics.bootstrap import interval, prepend_point_estimate
+from vocseg_lib.metrics.coco_eval import SIZES, Evaluation, coco_metrics, evaluate
+from vocseg_lib.study.run import default_device, prediction_header, training_options
 from vocseg_lib.study.study import Study
 from vocseg_lib.utils.rle import mask_areas
 
 VARIANTS = {
     "crop and area": {},
     "no crop": {"crop_in_training": False},
-    "no area": {"normalise_by_area": False},
-    "neither": {"crop_in_training": False, "normalise_by_area": False},
+    "no area": {"normalize_by_area": False},
+    "neither": {"crop_in_training": False, "normalize_by_area": False},
 }
 """What is switched off in each; the first is the paper's loss."""
 SHARE = 1 / 8
@@ -54,16 +54,16 @@ def train_variants(study: Study, share: float = SHARE, device: str | None = None
     for name, changes in VARIANTS.items():
         folder = study.results / "ablation" / name.replace(" ", "_")
         model = variant_model(study, changes)
-        options = training_options(recipe) | {"patience": None, "score_every": iterations, "checkpoint_every": iterations}
+        options = training_options(recipe) | {"patience": None, "eval_every": iterations, "checkpoint_every": iterations}
         settings = {**study.settings("yolact"), **changes, "iterations": iterations, "start": start}
-        if changed_fields(recorded_settings(folder) or settings, settings):  # of another detector, or another recipe
+        if config_changes(read_config(folder) or settings, settings):  # of another detector, or another recipe
             shutil.rmtree(folder)
         train(
             model, study.dataset("train", recipe.augmentation, skip_bad=True), folder, **options, settings=settings, device=device
         )
         path = folder / "predictions.json"
         if not path.is_file():
-            facts = header(settings, {"iteration": iterations}, study.dataset("val"))
+            facts = prediction_header(settings, {"iteration": iterations}, study.dataset("val"))
             save_predictions(path, predict(model, study.val, facts, device, recipe.mixed_precision))
         judged[name] = evaluate(study.ground_truth, load_predictions(path)["detections"])
     return judged
@@ -75,9 +75,9 @@ def ablation_table(judged: dict[str, Evaluation], weights: Float[np.ndarray, "b 
     Columns: variant, size, objects, value, low, high, difference, difference_low, difference_high, empty; intervals of 95 %
     from `weights` (how often each image counts, a row a resample). `empty`: percent of all detections whose mask has no pixel.
     """
-    drawn = and_itself(weights, weights.shape[1])
+    drawn = prepend_point_estimate(weights, weights.shape[1])
     values = {
-        (name, size): class_mean(coco_figures(evaluation.matches["mask"][size], drawn)["AP"])
+        (name, size): class_mean(coco_metrics(evaluation.matches["mask"][size], drawn)["AP"])
         for name, evaluation in judged.items()
         for size in SIZES
     }

@@ -6,8 +6,8 @@ import pandas as pd
 from vocseg_lib.failures.analysis import Analysis
 from vocseg_lib.failures.mask_errors import LEAKAGE, LEAKAGE_BEFORE_CROP, MASK_FAILURES
 from vocseg_lib.failures.oracles import REST
-from vocseg_lib.failures.tables import overall
-from vocseg_lib.metrics.matching import coco_matches, mean_ap
+from vocseg_lib.failures.tables import coverage_of_boxes
+from vocseg_lib.metrics.matching import match_coco, mean_ap
 
 YES, NO, OPEN = "so it is here", "not so here", "not shown here"
 BY_INTERVAL = (0, 2, 3)
@@ -85,11 +85,11 @@ def gap_claims(
 
 
 def _cost(analysis: Analysis, family: str, name: str) -> float:
-    return float(overall(analysis.table).set_index(["family", "type"])["cost"][family, name])
+    return float(coverage_of_boxes(analysis.table).set_index(["family", "type"])["cost"][family, name])
 
 
 def _box_ap50(analysis: Analysis) -> float:
-    return float(mean_ap(coco_matches(analysis.scenes, "box", thresholds=np.array([0.5])))[0, 0])
+    return float(mean_ap(match_coco(analysis.scenes, "box", thresholds=np.array([0.5])))[0, 0])
 
 
 def _mean(analysis: Analysis, column: str) -> float:

@@ -16,22 +16,22 @@ from vocseg_lib.engine.profile import in_words
 from vocseg_lib.engine.run_folder import RunningElsewhere
 from vocseg_lib.engine.train import NonFiniteLoss, TooManyBadSamples, WorkerDied
 from vocseg_lib.failures.mask_errors import parse_thresholds
-from vocseg_lib.failures.scene_text import beside_truth, meant_by
-from vocseg_lib.failures.tables import overall
-from vocseg_lib.metrics.bootstrap import bootstrap, bounded, resampled_weights
+from vocseg_lib.failures.scene_text import describe_with_errors, resolve_image_names
+from vocseg_lib.failures.tables import coverage_of_boxes
+from vocseg_lib.metrics.bootstrap import add_intervals, bootstrap, bootstrap_weights
 from vocseg_lib.metrics.coco_eval import metrics_table
 from vocseg_lib.models import MODELS
 from vocseg_lib.models.backbones import WeightsError
 from vocseg_lib.plots.gallery import Gallery
 from vocseg_lib.plots.gallery_page import export_page
 from vocseg_lib.plots.pictures import draw_predictions
-from vocseg_lib.study.open import open_study, repeated
+from vocseg_lib.study.open import open_study, reproduce
 from vocseg_lib.study.recipes import parse_changes
-from vocseg_lib.study.results import analysed_files, judged_files
-from vocseg_lib.study.run import load_painter, predict_run
+from vocseg_lib.study.results import analyze_files, evaluate_files
+from vocseg_lib.study.run import load_visualizer, predict_run
 from vocseg_lib.study.study import Study
 from vocseg_lib.utils import distributed
-from vocseg_lib.utils.files import without_nan, write_json
+from vocseg_lib.utils.files import to_jsonable, write_json
 
 TRAINING_ERRORS = (NonFiniteLoss, RunningElsewhere, TooManyBadSamples, WorkerDied)
 USER_ERRORS = (OSError, ValueError, ModuleNotFoundError, BadSample, FetchError, WeightsError, *TRAINING_ERRORS)
@@ -41,7 +41,7 @@ def open_for_training(arguments: argparse.Namespace) -> tuple[Study, str]:
     """The study and the name of the model that `train` or `estimate` is asked for."""
     changes = parse_changes(arguments.set) | ({"weights": arguments.weights} if arguments.weights else {})
     if arguments.source:
-        study, model_name = repeated(arguments.source, arguments.data, arguments.results, changes)
+        study, model_name = reproduce(arguments.source, arguments.data, arguments.results, changes)
         return study, arguments.model or model_name
     if not arguments.model:
         raise ValueError(f"which model? Say --model {' or --model '.join(MODELS)}")
@@ -72,19 +72,19 @@ def train(arguments: argparse.Namespace, device: str) -> None:
 
 def judge(arguments: argparse.Namespace) -> None:
     """Print a prediction file's figures, and write them."""
-    _, judged = judged_files([arguments.predictions], arguments.data, split=arguments.split)
+    _, judged = evaluate_files([arguments.predictions], arguments.data, split=arguments.split)
     (result,) = judged.values()
     table = metrics_table(result, arguments.score)
     if arguments.resamples:
-        weights = resampled_weights(len(result.ground_truth["images"]), arguments.resamples)
-        table = bounded(table, bootstrap(result, weights))
+        weights = bootstrap_weights(len(result.ground_truth["images"]), arguments.resamples)
+        table = add_intervals(table, bootstrap(result, weights))
     print(result.per_class.round(1).to_string(index=False), "", sep="\n")
     overall = table[table["class"] == "all"].drop(columns="class")
     print(overall.to_string(index=False, na_rep="", float_format="{:.2f}".format))
     if arguments.out:
         figures = {f"{row.kind}_{row.metric}": row.value for row in overall.itertuples()}
         content = {**figures, "per_class": result.per_class.to_dict("records"), "table": table.to_dict("records")}
-        write_json(Path(arguments.out), without_nan(content))
+        write_json(Path(arguments.out), to_jsonable(content))
         print(arguments.out)
 
 
@@ -98,9 +98,9 @@ def show_failures(arguments: argparse.Namespace) -> None:
     images = arguments.images or ("" if arguments.data.endswith(".json") else arguments.data)
     if arguments.gallery and not images:
         raise ValueError("where are the pictures? Say --images DIR, as --data is COCO ground truth and no devkit")
-    analyses = analysed_files(arguments.predictions, arguments.data, arguments.split, arguments.score, thresholds)
+    analyses = analyze_files(arguments.predictions, arguments.data, arguments.split, arguments.score, thresholds)
     for title, analysis in analyses.items():
-        table = overall(analysis.table).drop(columns=["class", "size"])
+        table = coverage_of_boxes(analysis.table).drop(columns=["class", "size"])
         print(f"{title}: {len(analysis.counted.detections)} detections, {len(analysis.counted.objects)} objects")
         print(table.to_string(index=False, na_rep="", float_format="{:.2f}".format), "", sep="\n")
     if arguments.out:
@@ -109,7 +109,7 @@ def show_failures(arguments: argparse.Namespace) -> None:
             for title, a in analyses.items()
         }
         write_json(
-            Path(arguments.out), without_nan({"thresholds": asdict(thresholds), "score": arguments.score, "models": content})
+            Path(arguments.out), to_jsonable({"thresholds": asdict(thresholds), "score": arguments.score, "models": content})
         )
         print(arguments.out)
     if arguments.gallery:
@@ -119,14 +119,14 @@ def show_failures(arguments: argparse.Namespace) -> None:
 
 def describe(arguments: argparse.Namespace) -> None:
     """Print images in words, with what went wrong beside each sentence, and write their scene graphs."""
-    (analysis,) = analysed_files([arguments.predictions], arguments.data, arguments.split, arguments.score).values()
+    (analysis,) = analyze_files([arguments.predictions], arguments.data, arguments.split, arguments.score).values()
     ids = {str(Path(image.get("file_name", str(image["id"]))).with_suffix("")): image["id"] for image in analysis.scenes.images}
-    meant = {asked: meant_by(asked, ids) for asked in arguments.image}
+    meant = {asked: resolve_image_names(asked, ids) for asked in arguments.image}
     if unknown := [asked for asked, names in meant.items() if not names]:
         raise ValueError(f"{arguments.data} has no image {', '.join(unknown)} in its {arguments.split}")
     graphs = {}
     for name in dict.fromkeys(name for names in meant.values() for name in names) or ids:
-        described, told = beside_truth(analysis, ids[name])
+        described, told = describe_with_errors(analysis, ids[name])
         graphs[name] = {source: description.graph for source, description in described.items()}
         for source, lines in told.groupby("source", sort=False):
             wrong = [f"{line.sentence} [{line.failures}]" if line.failures else line.sentence for line in lines.itertuples()]
@@ -149,7 +149,7 @@ def predict(arguments: argparse.Namespace) -> int:
         save_predictions(arguments.out, predict_run(run, arguments.data, arguments.split, arguments.device))
         print(arguments.out)
         return 0
-    painter, read, skipped = load_painter(run, arguments.score, arguments.device), 0, []
+    painter, read, skipped = load_visualizer(run, arguments.score, arguments.device), 0, []
     for file, written, said in draw_predictions(painter, arguments.image, arguments.out or "predictions"):
         if written:
             read += 1
@@ -172,7 +172,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.command == "import-coco":
         print(write_from_coco(arguments.annotations, arguments.out, arguments.val, arguments.images))
     elif arguments.command == "train":
-        with distributed.joined(arguments.device) as here:
+        with distributed.process_group(arguments.device) as here:
             train(arguments, here)
     elif arguments.command == "estimate":
         study, model_name = open_for_training(arguments)

@@ -7,7 +7,7 @@ import torch
 
 from vocseg_lib.engine.profile import GPUS
 from vocseg_lib.metrics.bootstrap import RESAMPLES
-from vocseg_lib.metrics.semantic import PAINT_THRESHOLD
+from vocseg_lib.metrics.semantic import SEMANTIC_SCORE
 from vocseg_lib.models import MODELS
 from vocseg_lib.plots.pictures import DRAWN_SCORE
 from vocseg_lib.study.recipes import PROFILES
@@ -130,9 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
     judge.add_argument("--predictions", required=True, metavar="FILE", help="prediction file, or COCO results (JSON)")
     judge.add_argument("--data", required=True, metavar="DATA", help="VOC devkit, or COCO ground truth (JSON)")
     judge.add_argument("--split", default="val", help="split of the devkit that was predicted (default: %(default)s)")
-    judge.add_argument(
-        "--score", type=float, default=PAINT_THRESHOLD, help="of what is painted for mean IoU (default: %(default)s)"
-    )
+    judge.add_argument("--score", type=float, default=SEMANTIC_SCORE, help="of what is painted for mean IoU (default: %(default)s)")
     judge.add_argument(
         "--resamples", type=natural, default=RESAMPLES, help="of the bootstrap for the intervals; 0: none (default: %(default)s)"
     )

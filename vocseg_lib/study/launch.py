@@ -16,7 +16,7 @@ from vocseg_lib.study.recipes import Recipe
 from vocseg_lib.utils.files import write_json
 
 
-def run_streaming(command: list[str], heard: Callable[[], None]) -> None:
+def run_subprocess(command: list[str], heard: Callable[[], None]) -> None:
     """Run a command and pass on what it says, as it says it; `heard` is called each time.
 
     Raises RuntimeError with its last words when it fails.
@@ -31,7 +31,7 @@ def run_streaming(command: list[str], heard: Callable[[], None]) -> None:
         raise RuntimeError(f"{' '.join(command)} failed:\n{said.decode(errors='replace')}")
 
 
-def train_in_processes(
+def launch_torchrun(
     recipe: Recipe,
     model_name: str,
     devkit: Path,
@@ -53,6 +53,6 @@ def train_in_processes(
         command += ["-m", "vocseg_lib", "train", "--from", written, "--data", devkit, "--results", results]
         command += [part for flag, value in flags.items() if value for part in ([flag] if value is True else [flag, value])]
         log = run_folder / LOG
-        run_streaming([str(part) for part in command], lambda: watch(log) if watch and log.is_file() else None)
+        run_subprocess([str(part) for part in command], lambda: watch(log) if watch and log.is_file() else None)
     state = load_checkpoint(run_folder / LAST)
     return {key: value for key, value in state.items() if key not in ("settings", "model", "optimizer", "scaler", "random")}

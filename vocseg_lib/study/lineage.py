@@ -18,32 +18,32 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 from tqdm import tqdm
 
-from vocseg_lib.data.loader import spread
+from vocseg_lib.data.loader import evenly_spaced
 from vocseg_lib.data.transforms import model_input
 from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
 from vocseg_lib.engine.predict import detections_to_coco, load_predictions, predict, save_predictions
 from vocseg_lib.engine.profile import measure_speed
 from vocseg_lib.engine.resume import BEST
-from vocseg_lib.metrics.bootstrap import and_itself, bootstrap, interval, resampled_weights
+from vocseg_lib.metrics.bootstrap import bootstrap, bootstrap_weights, interval, prepend_point_estimate
 from vocseg_lib.metrics.coco_eval import Evaluation, evaluate
-from vocseg_lib.metrics.semantic import PAINT_THRESHOLD, mean_iou
-from vocseg_lib.models.lineage.box_masks import MASKS, WithMasks
-from vocseg_lib.models.lineage.features import HandMade, WarpedCnn
+from vocseg_lib.metrics.semantic import SEMANTIC_SCORE, mean_iou
+from vocseg_lib.models.lineage.box_masks import MASKS, MasksFromBoxes
+from vocseg_lib.models.lineage.features import HandCraftedFeatures, RCNNFeatures
 from vocseg_lib.models.lineage.proposals import (
     SelectiveSearch,
-    as_bytes,
     average_recall,
-    not_remembering,
-    recall_of,
+    cache_disabled,
+    proposal_recall,
     rpn_proposals,
     scored_priors,
+    to_uint8_hwc,
 )
 from vocseg_lib.models.lineage.regions import CLASSIFIERS, RegionDetector
 from vocseg_lib.models.lineage.semantic import dense_crf
 from vocseg_lib.study.run import default_device, load_run
 from vocseg_lib.study.study import MODEL_TITLES, Study
-from vocseg_lib.utils.environment import surroundings
-from vocseg_lib.utils.files import read_json, without_nan, write_json
+from vocseg_lib.utils.environment import environment_info
+from vocseg_lib.utils.files import read_json, to_jsonable, write_json
 
 SHORT = "Mask R-CNN, short"
 POOLED, ROUNDED = "Mask R-CNN with RoI pooling, short", "Mask R-CNN with rounded RoIAlign, short"
@@ -104,26 +104,26 @@ class Lineage:
     def few(self) -> Subset:
         """The images of train that are looked at region by region."""
         train_set = self.study.dataset("train", skip_bad=True)
-        return Subset(train_set, spread(len(train_set), self.images))
+        return Subset(train_set, evenly_spaced(len(train_set), self.images))
 
     @cached_property
     def short(self) -> Study:
         """The study with shorter trainings, without augmentation: proposals from outside are found once an image."""
         recipe, n = self.study.recipe, self.iterations
         # A recipe's proposals are those in training; in prediction it is half of them.
-        changes = {"iterations": n, "augmentation": "none", "proposals": 2 * self.proposals, "score_every": n, "patience": None}
+        changes = {"iterations": n, "augmentation": "none", "proposals": 2 * self.proposals, "eval_every": n, "patience": None}
         changes["warmup_iterations"] = min(recipe.warmup_iterations, n // 5)
         return replace(self.study, recipe=replace(recipe, **changes), results=self.folder)
 
     def prepare(self) -> None:
         """Search every image that is looked at region by region, and describe its proposals; what is there already is kept."""
-        features = HandMade(cache=self.folder / "cache")
+        features = HandCraftedFeatures(cache=self.folder / "cache")
 
         def look(i: int, images: Subset) -> None:
             image, target = images[i]
             image = model_input(image)
             objects = target["boxes"].as_subclass(Tensor).float() if images is self.few else torch.zeros(0, 4)
-            features.of(as_bytes(image), torch.cat([objects, self.search(image)]).numpy())
+            features.of(to_uint8_hwc(image), torch.cat([objects, self.search(image)]).numpy())
 
         for images, split in ((self.few, "train"), (self.study.val, "val")):
             with ThreadPoolExecutor() as pool:
@@ -145,7 +145,9 @@ class Lineage:
             objects.append(target["boxes"].as_subclass(Tensor).float())
             for source, propose in sources.items():
                 found[source].append(propose(model_input(image, default_device())).cpu())
-        measures = {f"recall at IoU {iou}": partial(recall_of, iou=iou) for iou in (0.5, 0.7)} | {"average recall": average_recall}
+        measures = {f"recall at IoU {iou}": partial(proposal_recall, iou=iou) for iou in (0.5, 0.7)} | {
+            "average recall": average_recall
+        }
         return {
             name: {source: measure(boxes, objects, list(counts)).tolist() for source, boxes in found.items()}
             for name, measure in measures.items()
@@ -153,17 +155,19 @@ class Lineage:
 
     def classical(self, classifier: str) -> dict:
         """Selective search, features made by hand, one of `CLASSIFIERS`, the box as mask."""
-        features = HandMade(cache=self.folder / "cache")
+        features = HandCraftedFeatures(cache=self.folder / "cache")
         return self._regions(f"HOG, colour, texture + {classifier}", "classical ML", classifier, features, fine_tune=0)
 
     def rcnn(self) -> dict:
         """R-CNN: each proposal warped through the backbone, which learns to name regions first; linear SVMs, box regression."""
         recipe = self.study.recipe
         torch.manual_seed(recipe.seed)
-        features = WarpedCnn(recipe.backbone, recipe.weights, recipe.image_size // 3, cache=self.folder / "cache")
+        features = RCNNFeatures(recipe.backbone, recipe.weights, recipe.image_size // 3, cache=self.folder / "cache")
         return self._regions("R-CNN", "two stages", "linear SVM", features.to(default_device()), fine_tune=self.iterations)
 
-    def _regions(self, title: str, kind: str, classifier: str, features: HandMade | WarpedCnn, fine_tune: int) -> dict:
+    def _regions(
+        self, title: str, kind: str, classifier: str, features: HandCraftedFeatures | RCNNFeatures, fine_tune: int
+    ) -> dict:
         if classifier not in CLASSIFIERS:
             raise ValueError(f"no classifier {classifier!r}; choose one of {', '.join(CLASSIFIERS)}")
         recipe, classes = self.study.recipe, len(self.study.class_names) + 1
@@ -171,7 +175,7 @@ class Lineage:
         def make() -> tuple[nn.Module, dict]:
             model = RegionDetector(self.search, features, CLASSIFIERS[classifier](recipe.seed), classes, regress=bool(fine_tune))
             if fine_tune:
-                rate = recipe.learning_rate * recipe.body_share
+                rate = recipe.learning_rate * recipe.backbone_lr_mult
                 features.fine_tune(self.few, self.search, classes, fine_tune, rate, recipe.seed)
             counts = model.fit(self.few, seed=recipe.seed)
             lacking = ", ".join(self.study.class_names[k - 1] for k in counts["classes_without_objects"]) or "none"
@@ -180,7 +184,7 @@ class Lineage:
                 f"background; images without proposals: {counts['images_without_proposals']}, that cannot be read (the next one is "
                 f"taken): {counts['images_passed_over']}; classes without objects: {lacking}"
             )
-            return WithMasks(model), {"iterations": fine_tune, **counts}
+            return MasksFromBoxes(model), {"iterations": fine_tune, **counts}
 
         return self._row(title, kind, "selective search", "box", make, {"fine_tune": fine_tune})
 
@@ -202,8 +206,8 @@ class Lineage:
     def _of_run(self, run: Path, title: str, kind: str, proposals: str, mask_from: str) -> dict:
         def make() -> tuple[nn.Module, dict]:
             model, settings, _ = load_run(run)
-            if mask_from in MASKS and not isinstance(model, WithMasks):
-                model = WithMasks(model, mask_from, MASKED)
+            if mask_from in MASKS and not isinstance(model, MasksFromBoxes):
+                model = MasksFromBoxes(model, mask_from, MASKED)
             if mask_from == CRF_MASKS:
                 model.crf = dense_crf()
             minutes = read_json(run / "metrics.json")["train_minutes"]
@@ -220,7 +224,7 @@ class Lineage:
             detections = []
             for image, target in self.study.val:
                 found = {"boxes": target["boxes"].as_subclass(Tensor).float(), "labels": target["labels"]}
-                masks = MASKS[mask_from](as_bytes(model_input(image)), found["boxes"])
+                masks = MASKS[mask_from](to_uint8_hwc(model_input(image)), found["boxes"])
                 detections += detections_to_coco(target["image_id"], {**found, "scores": torch.ones(len(masks)), "masks": masks})
             row = {"model": title, "kind": "oracle", "proposals": "ground truth", "mask_from": mask_from}
             return {"header": {"model": title}, "detections": detections}, row
@@ -246,7 +250,7 @@ class Lineage:
             header = {"model": title, "data": {"devkit": self.study.devkit.name, "split": "val"}, "training": facts}
             found = predict(model, self.study.val, header, device, recipe.mixed_precision)
             images = [model_input(self.study.val[i][0]) for i in range(min(TIMED, len(self.study.val)))]
-            with not_remembering():
+            with cache_disabled():
                 speed = measure_speed(model, images, device, 1, TIMED, recipe.mixed_precision)
             row = {"model": title, "kind": kind, "proposals": proposals, "mask_from": mask_from, "iterations": facts["iterations"]}
             row |= {"seconds_per_image": speed["seconds_per_image"], "train_minutes": minutes}
@@ -265,8 +269,8 @@ class Lineage:
         else:
             found, row = judge()
             judged = evaluate(self.study.ground_truth, found["detections"])
-            ap50 = bootstrap(judged, resampled_weights(len(self.study.val)), headline=True)["mask", "AP50", "all"]
-            painted = mean_iou(self.study.ground_truth, found["detections"], PAINTED.get(row["kind"], PAINT_THRESHOLD))
+            ap50 = bootstrap(judged, bootstrap_weights(len(self.study.val)), headline=True)["mask", "AP50", "all"]
+            painted = mean_iou(self.study.ground_truth, found["detections"], PAINTED.get(row["kind"], SEMANTIC_SCORE))
             row |= {"box_AP50": judged.summary["box_AP50"], "mask_AP50": judged.summary["mask_AP50"]}
             row |= dict(zip(("mask_AP50_low", "mask_AP50_high"), interval(ap50.to_numpy()), strict=True))
             row |= {"mean_iou": float(painted.set_index("class")["value"]["all"])}
@@ -283,7 +287,7 @@ class Lineage:
         best = [row["model"] for row in sorted(classical, key=lambda row: row["mask_AP50"])[-1:]]
         pairs = [pair for pair in pairwise([*best, *STEPS]) if self.rows.keys() >= set(pair)]
         images, rows = len(self.study.val), []
-        drawn = and_itself(resampled_weights(images), images)
+        drawn = prepend_point_estimate(bootstrap_weights(images), images)
         ap = {title: bootstrap(self.judged(title), drawn, headline=True) for title in dict.fromkeys(sum(pairs, ()))}
         for before, after in pairs:
             row = {"step": STEPS[after], "before": before, "after": after}
@@ -308,8 +312,8 @@ class Lineage:
             "seed": self.study.recipe.seed,
         }
         about |= {name: getattr(self, name) for name in ("images", "proposals", "iterations")}
-        about |= {"train_hours": float(table["train_minutes"].drop_duplicates().sum() / 60), **surroundings(device)}
-        write_json(self.study.results / "lineage.json", without_nan({**about, "rows": table.to_dict("records"), **more}))
+        about |= {"train_hours": float(table["train_minutes"].drop_duplicates().sum() / 60), **environment_info(device)}
+        write_json(self.study.results / "lineage.json", to_jsonable({**about, "rows": table.to_dict("records"), **more}))
         return table
 
     def telling_image(self) -> int:

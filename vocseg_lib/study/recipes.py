@@ -21,14 +21,14 @@ CHOICES = {
 }
 RANGES = {
     "learning_rate": (lambda value: 0 < value < math.inf, "above 0 and finite"),
-    "body_share": (lambda value: 0 < value < math.inf, "above 0 and finite"),
+    "backbone_lr_mult": (lambda value: 0 < value < math.inf, "above 0 and finite"),
     "momentum": (lambda value: 0 <= value < 1, "from 0 to below 1"),
     "weight_decay": (lambda value: 0 <= value < math.inf, "at least 0 and finite"),
-    "clip_norm": (lambda value: value > 0, "above 0, or None"),
-    "bad_share": (lambda value: 0 <= value < 1, "from 0 to below 1"),
+    "max_grad_norm": (lambda value: value > 0, "above 0, or None"),
+    "max_bad_fraction": (lambda value: 0 <= value < 1, "from 0 to below 1"),
     "image_size": (lambda value: value >= 32, "at least 32 pixels"),
     "short_side": (lambda value: value >= 32, "at least 32 pixels"),
-    "lr_drops": (
+    "lr_milestones": (
         lambda value: isinstance(value, tuple) and all(type(i) is int and i > 0 for i in value),
         "whole numbers, as (8000,)",
     ),
@@ -57,26 +57,28 @@ class Recipe:
     iterations: int = 12_000  # parameter updates (the study)
     optimizer: str = "sgd"  # "sgd" or "adamw" (the study: SGD)
     learning_rate: float = 1e-3  # at the start, after warm-up (the study)
-    body_share: float = 1.0  # share of the learning rate that the backbone's body learns with (the study: 1)
+    backbone_lr_mult: float = 1.0  # share of the learning rate that the backbone's body learns with (the study: 1)
     momentum: float = 0.9  # SGD only (the study)
     weight_decay: float = 5e-4  # the study does not say; the official YOLACT's
-    schedule: str = "step"  # "step" (a tenth at each of lr_drops) or "cosine" (to zero)
-    lr_drops: tuple[int, ...] = (8_000,)  # iterations; the study divides by 10 but does not say when: two thirds is our reading
+    schedule: str = "step"  # "step" (a tenth at each of lr_milestones) or "cosine" (to zero)
+    lr_milestones: tuple[int, ...] = (
+        8_000,
+    )  # iterations; the study divides by 10 but does not say when: two thirds is our reading
     warmup_iterations: int = 0  # linear, from a tenth; the study names none
-    clip_norm: float | None = None  # largest gradient norm; the study names none
+    max_grad_norm: float | None = None  # largest gradient norm; the study names none
     batch_norm: str = "unfrozen"  # or "frozen", "precise" (statistics taken anew to judge), "official" (frozen below 6)
     semantic_loss: bool = False  # YOLACT's fourth term; the study used three
     crop_in_training: bool = True  # mask loss inside the ground-truth box only (the study; YOLACT paper, sec. 3.1)
     crop_in_inference: bool = True  # masks cropped with the predicted box (the study; YOLACT paper, sec. 3.1)
-    normalise_by_area: bool = True  # mask loss over the box's area, else over the image's (the study; YOLACT paper, sec. 3.1)
+    normalize_by_area: bool = True  # mask loss over the box's area, else over the image's (the study; YOLACT paper, sec. 3.1)
     nms: str = "fast"  # YOLACT's: "fast" or "standard" (YOLACT paper, sec. 4)
     mixed_precision: bool = False  # fp16 or bf16 where the device has it; the study names none
     compile: bool = False  # the network through torch.compile: slow to start, then faster
     augmentation: str = "ssd"  # "ssd", "light" or "none" (the study: all SSD augmentations)
-    score_every: int = 1_000  # iterations between AP on val; best.pt is chosen by it
-    score_images: int = 300  # images of val that AP is taken on in between, evenly spread; at the end, all
+    eval_every: int = 1_000  # iterations between AP on val; best.pt is chosen by it
+    eval_images: int = 300  # images of val that AP is taken on in between, evenly spread; at the end, all
     patience: int | None = None  # scores without a better one after which training ends (the study: never)
-    bad_share: float = 0.05  # largest share of unreadable training samples that are passed over
+    max_bad_fraction: float = 0.05  # largest share of unreadable training samples that are passed over
     checkpoint_every: int = 250  # iterations between checkpoints
     workers: int = 2  # processes that load images
     seed: int = 0  # of weights, order and augmentation
@@ -113,11 +115,11 @@ PROFILES = {
             expected_score="not yet run (the official YOLACT, trained on SBD: mask AP50 72.3)",
             batch_size=8,
             iterations=120_000,
-            lr_drops=(60_000, 100_000),
+            lr_milestones=(60_000, 100_000),
             warmup_iterations=500,
             batch_norm="official",
             semantic_loss=True,
-            score_every=10_000,
+            eval_every=10_000,
         ),
         Recipe(
             name="t4",
@@ -128,7 +130,7 @@ PROFILES = {
             short_side=550,  # both models see the same number of pixels
             learning_rate=1.25e-3,  # the official YOLACT's 1e-3 for batches of 8, scaled with the batch
             warmup_iterations=800,
-            clip_norm=10.0,
+            max_grad_norm=10.0,
             semantic_loss=True,
             mixed_precision=True,
             patience=4,
@@ -148,17 +150,17 @@ PROFILES = {
             iterations=6_000,
             optimizer="adamw",
             learning_rate=1e-3,
-            body_share=0.1,  # heads learn from nothing, and fast; what the body knows of ImageNet's classes should last
+            backbone_lr_mult=0.1,  # heads learn from nothing, and fast; what the body knows of ImageNet's classes should last
             weight_decay=1e-4,
             schedule="cosine",
-            lr_drops=(),
+            lr_milestones=(),
             warmup_iterations=100,
-            clip_norm=100.0,
+            max_grad_norm=100.0,
             batch_norm="frozen",
             semantic_loss=True,
             mixed_precision=True,
             augmentation="light",
-            score_every=500,
+            eval_every=500,
         ),
         Recipe(
             name="quick",
@@ -179,11 +181,11 @@ PROFILES = {
             learning_rate=1e-3,
             weight_decay=1e-4,
             schedule="cosine",
-            lr_drops=(),
+            lr_milestones=(),
             warmup_iterations=50,
-            clip_norm=20.0,
+            max_grad_norm=20.0,
             augmentation="light",
-            score_every=150,
+            eval_every=150,
             checkpoint_every=50,
             workers=0,
         ),
@@ -221,7 +223,7 @@ def parse_changes(assignments: list[str]) -> dict[str, object]:
     return changes
 
 
-def differences(first: Recipe, second: Recipe) -> pd.DataFrame:
+def recipe_changes(first: Recipe, second: Recipe) -> pd.DataFrame:
     """The settings in which two recipes differ, a row each: what it is, its value in the one and in the other."""
     meanings = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(Recipe), re.MULTILINE))
     ours, theirs = asdict(first), asdict(second)

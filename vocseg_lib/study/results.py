@@ -14,12 +14,12 @@ from vocseg_lib.engine.predict import load_predictions
 from vocseg_lib.engine.profile import count_gflop, measure_speed
 from vocseg_lib.engine.resume import LOG
 from vocseg_lib.engine.run_folder import read_log
-from vocseg_lib.failures.analysis import Analysis, analyse
+from vocseg_lib.failures.analysis import Analysis, analyze
 from vocseg_lib.failures.mask_errors import Thresholds
-from vocseg_lib.metrics.bootstrap import bootstrap, bounded, resampled_weights
+from vocseg_lib.metrics.bootstrap import add_intervals, bootstrap, bootstrap_weights
 from vocseg_lib.metrics.coco_eval import HEADLINE, Evaluation, evaluate
 from vocseg_lib.study.run import load_run
-from vocseg_lib.utils.files import located, read_json, workspace
+from vocseg_lib.utils.files import project_root, read_json, resolve_path
 
 Judged = TypeVar("Judged")
 PREDICTIONS = {"best": "predictions.json", "half": "predictions_half.json", "last": "predictions_last.json"}
@@ -28,22 +28,22 @@ PREDICTIONS = {"best": "predictions.json", "half": "predictions_half.json", "las
 
 def open_ground_truth(data: str | Path, split: str = "val") -> dict:
     """COCO ground truth: of a split of a VOC devkit, or from a COCO JSON file. Raises ValueError, naming the file."""
-    path = located(data)
+    path = resolve_path(data)
     if path.suffix != ".json" and not path.is_file():
         return coco_ground_truth(path, split)
     return read_coco(path)
 
 
-def judged_files(
+def evaluate_files(
     files: Sequence[str | Path], data: str | Path, results: str | Path = "", split: str = "val"
 ) -> tuple[Path, dict[str, Evaluation]]:
     """Prediction files from elsewhere judged against a devkit or COCO ground truth: a folder for results, and by file name."""
-    return workspace() / (results or "results/judged"), _of_each(files, data, split, evaluate)
+    return project_root() / (results or "results/judged"), _of_each(files, data, split, evaluate)
 
 
 def _of_each(files: Sequence[str | Path], data: str | Path, split: str, judge: Callable[[dict, list], Judged]) -> dict[str, Judged]:
     """What `judge` makes of ground truth and detections, by file name; a ValueError names the file."""
-    truth, judged, paths = open_ground_truth(data, split), {}, [located(str(file).strip()) for file in files]
+    truth, judged, paths = open_ground_truth(data, split), {}, [resolve_path(str(file).strip()) for file in files]
     stems = [path.stem for path in paths]
     for path in paths:
         predictions = load_predictions(path)
@@ -56,15 +56,15 @@ def _of_each(files: Sequence[str | Path], data: str | Path, split: str, judge: C
     return judged
 
 
-def analysed_files(
+def analyze_files(
     files: Sequence[str | Path],
     data: str | Path,
     split: str = "val",
     score_threshold: float = 0.0,
     thresholds: Thresholds | None = None,
 ) -> dict[str, Analysis]:
-    """What goes wrong in prediction files with masks, by file name; see `judged_files` and `failures.analyse`."""
-    return _of_each(files, data, split, partial(analyse, score_threshold=score_threshold, thresholds=thresholds))
+    """What goes wrong in prediction files with masks, by file name; see `evaluate_files` and `failures.analyze`."""
+    return _of_each(files, data, split, partial(analyze, score_threshold=score_threshold, thresholds=thresholds))
 
 
 def measure_costs(run_folder: Path, images: list[Tensor], device: str, mixed_precision: bool = False) -> dict[str, float]:
@@ -86,10 +86,10 @@ def measure_costs(run_folder: Path, images: list[Tensor], device: str, mixed_pre
 
 def checkpoint_ap(run_folder: Path, ground_truth: dict) -> pd.DataFrame:
     """COCO's AP, AP50 and AP75 with their intervals at each checkpoint: checkpoint, kind, metric, class, value, low, high."""
-    parts, weights = [], resampled_weights(len(ground_truth["images"]))
+    parts, weights = [], bootstrap_weights(len(ground_truth["images"]))
     for checkpoint, name in PREDICTIONS.items():
         if (run_folder / name).is_file():
             found = evaluate(ground_truth, load_predictions(run_folder / name)["detections"])
             headline = found.table[found.table["metric"].isin(HEADLINE) & (found.table["class"] == "all")]
-            parts.append(bounded(headline, bootstrap(found, weights, headline=True)).assign(checkpoint=checkpoint))
+            parts.append(add_intervals(headline, bootstrap(found, weights, headline=True)).assign(checkpoint=checkpoint))
     return pd.concat(parts, ignore_index=True)

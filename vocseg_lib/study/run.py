@@ -15,9 +15,9 @@ from vocseg_lib.engine.checkpoint import load_checkpoint
 from vocseg_lib.engine.predict import load_predictions, predict
 from vocseg_lib.engine.resume import BEST
 from vocseg_lib.models import MODELS
-from vocseg_lib.plots.pictures import DRAWN_SCORE, Painter
+from vocseg_lib.plots.pictures import DRAWN_SCORE, Visualizer
 from vocseg_lib.study.recipes import FROZEN_BELOW, PROSE_FIELDS, Recipe
-from vocseg_lib.utils.files import located, read_json, workspace
+from vocseg_lib.utils.files import project_root, read_json, resolve_path
 
 LINEAGE = ("fast_rcnn", "faster_rcnn", "semantic")
 """Models of `models.lineage` that are trained like the two of the study."""
@@ -43,19 +43,19 @@ def build_model(recipe: Recipe, model_name: str, classes: int = len(CLASS_NAMES)
         from vocseg_lib.models import lineage  # needs more packages than the two models
 
         if model_name == "semantic":
-            return lineage.Semantic(**base, image_size=recipe.image_size)
+            return lineage.DeepLabV3Components(**base, image_size=recipe.image_size)
         if model_name == "faster_rcnn":
-            return lineage.WithMasks(lineage.FasterRcnn(**shared, **two_stage))
+            return lineage.MasksFromBoxes(lineage.FasterRCNN(**shared, **two_stage))
         # As many as Mask R-CNN and Faster R-CNN have in prediction.
-        search = lineage.SelectiveSearch(recipe.proposals // 2, seed=recipe.seed, cache=workspace() / "data" / "proposals")
-        return lineage.WithMasks(lineage.FastRcnn(search, **shared, **two_stage))
+        search = lineage.SelectiveSearch(recipe.proposals // 2, seed=recipe.seed, cache=project_root() / "data" / "proposals")
+        return lineage.MasksFromBoxes(lineage.FastRCNN(search, **shared, **two_stage))
     own = {
         "yolact": {
             "image_size": recipe.image_size,
             "semantic": recipe.semantic_loss,
             "crop_in_training": recipe.crop_in_training,
             "crop_in_inference": recipe.crop_in_inference,
-            "normalise_by_area": recipe.normalise_by_area,
+            "normalize_by_area": recipe.normalize_by_area,
             "nms": recipe.nms,
         },
         "mask_rcnn": {**two_stage, "pooling": recipe.roi_pooling},
@@ -81,11 +81,11 @@ def load_run(run_folder: str | Path, device: str | None = None) -> tuple[nn.Modu
     return model.to(device or default_device()).eval(), settings, best
 
 
-def load_painter(run_folder: str | Path, score: float = DRAWN_SCORE, device: str | None = None) -> Painter:
-    """A `Painter` with the best weights of a run folder, given as it or as its `best.pt`. Raises FileNotFoundError."""
-    folder = located(run_folder)
+def load_visualizer(run_folder: str | Path, score: float = DRAWN_SCORE, device: str | None = None) -> Visualizer:
+    """A `Visualizer` with the best weights of a run folder, given as it or as its `best.pt`. Raises FileNotFoundError."""
+    folder = resolve_path(run_folder)
     model, settings, _ = load_run(folder.parent if folder.is_file() else folder, device)
-    return Painter(model, settings.get("class_names", CLASS_NAMES), score, settings.get("mixed_precision", False))
+    return Visualizer(model, settings.get("class_names", CLASS_NAMES), score, settings.get("mixed_precision", False))
 
 
 def recipe_of(settings: dict) -> Recipe:
@@ -98,7 +98,7 @@ def recipe_of(settings: dict) -> Recipe:
         raise ValueError(f"these are not the settings of a training: {error}") from None
 
 
-def header(settings: dict, best: dict, dataset: VocDataset) -> dict:
+def prediction_header(settings: dict, best: dict, dataset: VocDataset) -> dict:
     """What a prediction file says of the model and the data that it comes from."""
     data = {"devkit": dataset.devkit.name, "split": dataset.split}
     return {"model": settings["model"], "recipe": settings, "iteration": best["iteration"], "data": data}
@@ -112,23 +112,23 @@ def predict_run(run_folder: str | Path, devkit: str | Path, split: str = "val", 
         named = [", ".join(names[:4]) + (", ..." if len(names) > 4 else "") for names in (classes, dataset.class_names)]
         raise ValueError(f"{run_folder} was trained on other classes ({named[0]}) than {dataset.devkit} has ({named[1]})")
     mixed_precision = settings.get("mixed_precision", False)
-    facts = header(settings, best, dataset)
+    facts = prediction_header(settings, best, dataset)
     return predict(model, dataset, facts, device or default_device(), mixed_precision, uncropped=True)
 
 
-def inside_of(run_folder: str | Path, dataset: VocDataset, device: str | None = None) -> Callable[[int, Tensor, int], list]:
+def mask_explainer(run_folder: str | Path, dataset: VocDataset, device: str | None = None) -> Callable[[int, Tensor, int], list]:
     """How a trained model got to its detection nearest to a box (xyxy pixels) of a label in an image (by id) of a data set; see
     the models' `inside`. The model is loaded when it is asked for the first time."""
     device = device or default_device()
     load = lru_cache(maxsize=1)(lambda: load_run(run_folder, device)[0])
 
     def inside(image_id: int, box: Tensor, label: int) -> list[tuple[str, Tensor]]:
-        return load().inside(model_input(dataset[image_id - 1][0], device), box.to(device), label)
+        return load().explain_mask(model_input(dataset[image_id - 1][0], device), box.to(device), label)
 
     return inside
 
 
-def judged_before(folder: Path, judged: str) -> dict:
+def cached_metrics(folder: Path, judged: str) -> dict:
     """A run's `metrics.json` when it and the predictions are there and of just these weights and settings; else nothing."""
     try:
         metrics = read_json(folder / "metrics.json")
@@ -148,7 +148,7 @@ def batch_norm_mode(recipe: Recipe) -> str:
 def training_options(recipe: Recipe) -> dict:
     """What a recipe says to `training.train`."""
     same = (
-        "iterations batch_size optimizer learning_rate body_share momentum weight_decay schedule lr_drops warmup_iterations "
-        "clip_norm mixed_precision score_every patience checkpoint_every bad_share workers seed"
+        "iterations batch_size optimizer learning_rate backbone_lr_mult momentum weight_decay schedule lr_milestones warmup_iterations "
+        "max_grad_norm mixed_precision eval_every patience checkpoint_every max_bad_fraction workers seed"
     )
     return {name: getattr(recipe, name) for name in same.split()} | {"batch_norm": batch_norm_mode(recipe)}

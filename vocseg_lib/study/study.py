@@ -13,29 +13,37 @@ from torch.utils.data import Subset
 
 from vocseg_lib.data import synthetic
 from vocseg_lib.data.classes import CLASS_NAMES
-from vocseg_lib.data.coco import restricted
+from vocseg_lib.data.coco import subset
 from vocseg_lib.data.coco_convert import coco_ground_truth
-from vocseg_lib.data.loader import Draws, spread
+from vocseg_lib.data.loader import SeededSamples, evenly_spaced
 from vocseg_lib.data.transforms import AUGMENTATIONS, model_input
 from vocseg_lib.data.voc import VocDataset, class_names, fingerprint
 from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
 from vocseg_lib.engine.mirror import LAST, mirrored
 from vocseg_lib.engine.predict import load_predictions, predict, save_predictions, validation_loss
 from vocseg_lib.engine.profile import estimate, in_words
-from vocseg_lib.engine.resume import BEST, LOG, changed_fields, recorded_settings
-from vocseg_lib.engine.run_folder import append_log, cut_log, read_log
+from vocseg_lib.engine.resume import BEST, LOG, config_changes, read_config
+from vocseg_lib.engine.run_folder import append_log, read_log, truncate_log
 from vocseg_lib.engine.train import TooManyBadSamples, train
 from vocseg_lib.metrics.coco_eval import Evaluation, evaluate
 from vocseg_lib.models import MODELS
 from vocseg_lib.study import table1
-from vocseg_lib.study.launch import train_in_processes
+from vocseg_lib.study.launch import launch_torchrun
 from vocseg_lib.study.recipes import PROSE_FIELDS, Recipe
 from vocseg_lib.study.results import PREDICTIONS, checkpoint_ap, measure_costs
-from vocseg_lib.study.run import batch_norm_mode, build_model, default_device, header, inside_of, judged_before, training_options
+from vocseg_lib.study.run import (
+    batch_norm_mode,
+    build_model,
+    cached_metrics,
+    default_device,
+    mask_explainer,
+    prediction_header,
+    training_options,
+)
 from vocseg_lib.study.table1 import SPEED_IMAGES
-from vocseg_lib.study.train import BY_HEART_LEARNING_RATE, COUNTED_BATCHES, COUNTED_IMAGES
+from vocseg_lib.study.train import COUNTED_BATCHES, COUNTED_IMAGES, OVERFIT_LEARNING_RATE
 from vocseg_lib.utils import distributed
-from vocseg_lib.utils.environment import surroundings
+from vocseg_lib.utils.environment import environment_info
 from vocseg_lib.utils.files import write_json
 
 MODEL_TITLES = {"yolact": "YOLACT", "mask_rcnn": "Mask R-CNN"}
@@ -67,9 +75,9 @@ class Study:
         truth = coco_ground_truth(self.devkit, "val", skip_bad=True)
         if bad := truth["info"].get("skipped", []):
             listed = f"{len(bad)} of {len(bad) + len(truth['images'])} images of val cannot be read"
-            if len(bad) > self.recipe.bad_share * (len(bad) + len(truth["images"])):
+            if len(bad) > self.recipe.max_bad_fraction * (len(bad) + len(truth["images"])):
                 raise TooManyBadSamples(
-                    f"{listed}; allowed is a share of {self.recipe.bad_share:.0%} (bad_share). " + "; ".join(bad)
+                    f"{listed}; allowed is a share of {self.recipe.max_bad_fraction:.0%} (max_bad_fraction). " + "; ".join(bad)
                 )
             warnings.warn(f"{listed} and are left out: {'; '.join(bad)}", stacklevel=3)
         if not truth["annotations"]:
@@ -111,7 +119,7 @@ class Study:
     @property
     def halfway(self) -> int:
         """The iteration nearest to half of the training at which there is a score: the study's 6K."""
-        every, end = self.recipe.score_every, self.recipe.iterations
+        every, end = self.recipe.eval_every, self.recipe.iterations
         return min(end, max(1, round(end / 2 / every)) * every)
 
     def build(self, model_name: str, **changes) -> nn.Module:
@@ -141,23 +149,23 @@ class Study:
         """
         if not accept_changes and (finished := self._finished_otherwise(model_name)):
             return finished.train(model_name, skip_bad, device, mirror=mirror, watch=watch)
-        if processes > 1 and not distributed.launched():
+        if processes > 1 and not distributed.under_torchrun():
             flags = {"--device": device or default_device(), "--max-hours": max_hours, "--mirror": mirror}
             flags |= {"--accept-changes": accept_changes, "--stop-on-bad": not skip_bad}
             where = (self.devkit, self.results, self.run_folder(model_name))
-            return train_in_processes(self.recipe, model_name, *where, processes, flags, watch)
+            return launch_torchrun(self.recipe, model_name, *where, processes, flags, watch)
         device = device or default_device()
         recipe, folder, settings = self.recipe, self.run_folder(model_name), self.settings(model_name)
         mirror = Path(mirror) / "runs" / model_name if mirror else None
-        train_set, chosen = self.dataset("train", recipe.augmentation, skip_bad), spread(len(self.val), recipe.score_images)
+        train_set, chosen = self.dataset("train", recipe.augmentation, skip_bad), evenly_spaced(len(self.val), recipe.eval_images)
         some, images = Subset(self.val, chosen), self.ground_truth["images"]
         judged = {images[i]["id"] for i in chosen}
-        truth = restricted(self.ground_truth, judged)
+        truth = subset(self.ground_truth, judged)
         model = self._new_model(model_name, train_set, mirror, device)
 
         def score(model: nn.Module, iteration: int) -> dict[str, float]:
             checkpoint = {self.halfway: "half", recipe.iterations: "last"}.get(iteration)
-            facts = header(settings, {"iteration": iteration}, self.dataset("val"))
+            facts = prediction_header(settings, {"iteration": iteration}, self.dataset("val"))
             found = predict(model, self.val if checkpoint else some, facts, device, recipe.mixed_precision, progress=False)
             if checkpoint and distributed.rank() == 0:
                 save_predictions(folder / PREDICTIONS[checkpoint], found)
@@ -189,8 +197,8 @@ class Study:
         folder = self.run_folder(model_name)
         if not all((folder / name).is_file() for name in ("recipe.json", LOG, LAST)):
             return None
-        settings, last = recorded_settings(folder) or {}, max(e["iteration"] for e in [{"iteration": 0}, *read_log(folder / LOG)])
-        if changed_fields(settings, self.settings(model_name)).keys() != {"iterations"} or last < settings["iterations"]:
+        settings, last = read_config(folder) or {}, max(e["iteration"] for e in [{"iteration": 0}, *read_log(folder / LOG)])
+        if config_changes(settings, self.settings(model_name)).keys() != {"iterations"} or last < settings["iterations"]:
             return None
         said = f"a finished training of {settings['iterations']} iterations, which is taken"
         print(f"{folder} holds {said}; accept changes for one of {self.recipe.iterations}")
@@ -207,7 +215,7 @@ class Study:
         return model
 
     def _estimate(self, model: nn.Module, train_set: VocDataset, device: str, gpu: str | None = None) -> dict:
-        recipe, draws = self.recipe, Draws(train_set, self.recipe.seed)
+        recipe, draws = self.recipe, SeededSamples(train_set, self.recipe.seed)
         size = min(recipe.batch_size, COUNTED_IMAGES)
         return estimate(
             model,
@@ -217,8 +225,8 @@ class Study:
             optimizer=recipe.optimizer,
             batch_norm=batch_norm_mode(recipe),
             mixed_precision=recipe.mixed_precision,
-            scores=recipe.iterations // recipe.score_every,
-            score_images=recipe.score_images,
+            scores=recipe.iterations // recipe.eval_every,
+            eval_images=recipe.eval_images,
             processes=distributed.world_size(),
             device=device,
             gpu=gpu,
@@ -230,17 +238,17 @@ class Study:
         model = self.build(model_name, weights=None)
         return self._estimate(model, train_set, device or default_device(), gpu)
 
-    def learn_by_heart(
+    def overfit(
         self, model_name: str, names: str | list[str], split: str = "val", steps: int = 120, device: str | None = None
     ) -> nn.Module:
         """A model fitted to a few images alone, to look inside it or to see that it can learn; in eval mode.
 
-        Adam, without augmentation, into `results`/by_heart; done once.
+        Adam, without augmentation, into `results`/overfit; done once.
         """
         device = device or default_device()
         dataset = self.dataset(split)
         dataset.names = [names] if isinstance(names, str) else list(names)
-        folder = self.results / "by_heart" / f"{model_name}_{'_'.join(dataset.names)}"
+        folder = self.results / "overfit" / f"{model_name}_{'_'.join(dataset.names)}"
         model = self.build(model_name)
         train(
             model,
@@ -249,11 +257,11 @@ class Study:
             iterations=steps,
             batch_size=max(2, min(4, len(dataset))),
             optimizer="adamw",
-            learning_rate=BY_HEART_LEARNING_RATE,
+            learning_rate=OVERFIT_LEARNING_RATE,
             weight_decay=0.0,
             schedule="cosine",
             warmup_iterations=10,
-            clip_norm=20.0,
+            max_grad_norm=20.0,
             seed=self.recipe.seed,
             settings={**self.settings(model_name), "names": dataset.names, "steps": steps},
             device=device,
@@ -263,21 +271,21 @@ class Study:
     def _judge(self, model_name: str, model: nn.Module, state: dict, device: str) -> None:
         """Write a run's `predictions.json` and `metrics.json` from its best weights, on all of val, where they are not there."""
         folder, settings, first = self.run_folder(model_name), self.settings(model_name), distributed.rank() == 0
-        best = distributed.of_first(load_checkpoint(folder / BEST) if first else None)
+        best = distributed.broadcast_object(load_checkpoint(folder / BEST) if first else None)
         judged = checksum({"model": best["model"], "settings": settings})
-        before = distributed.of_first(judged_before(folder, judged) if first else None)
+        before = distributed.broadcast_object(cached_metrics(folder, judged) if first else None)
         training = {"iterations": best["iteration"], "train_minutes": state["seconds"] / 60}
         training |= {name: state[name] for name in ("skipped", "overflows", "left_out")}
         metrics = {**before, **training}
         if not before:
             model.load_state_dict(best["model"])
-            facts = header(settings, best, self.dataset("val"))
+            facts = prediction_header(settings, best, self.dataset("val"))
             predictions = predict(model, self.val, facts, device, self.recipe.mixed_precision, uncropped=True)
             summary = evaluate(self.ground_truth, predictions["detections"]).summary
-            metrics = {**summary, **training, "judged": judged, **surroundings(device)}
+            metrics = {**summary, **training, "judged": judged, **environment_info(device)}
             if first:
                 save_predictions(folder / "predictions.json", predictions)
-                cut_log(folder / LOG, state["iteration"])  # and what a kill may have left of this line
+                truncate_log(folder / LOG, state["iteration"])  # and what a kill may have left of this line
                 append_log(folder / LOG, {"iteration": state["iteration"], "best": best["iteration"], "all_of_val": summary})
         if first and metrics != before:
             write_json(folder / "metrics.json", metrics)
@@ -303,9 +311,9 @@ class Study:
         found = {title: self.predictions(name)["detections"] for name, title in MODEL_TITLES.items()}
         return {title: evaluate(self.ground_truth, detections) for title, detections in found.items()}
 
-    def insides(self) -> dict[str, Callable]:
+    def mask_explainers(self) -> dict[str, Callable]:
         """How both trained models get to a detection on val, by title, for the gallery: see `trained.inside_of`."""
-        return {title: inside_of(self.run_folder(name), self.dataset("val")) for name, title in MODEL_TITLES.items()}
+        return {title: mask_explainer(self.run_folder(name), self.dataset("val")) for name, title in MODEL_TITLES.items()}
 
     def logs(self) -> dict[str, list[dict]]:
         """Both trainings' logs, by title."""

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from pandas.io.formats.style import Styler
 
-from vocseg_lib.plots.style import COLOURS, MODEL_COLOURS, describe, new_ax
+from vocseg_lib.plots.style import COLORS, MODEL_COLOURS, describe, new_ax
 
 OURS, PAPER = "ours", "paper"
 NAN = float("nan")
@@ -38,7 +38,7 @@ FOOTNOTES = (
     "17.2 FPS and mAP 27.8 at 12K iterations, 48.5 at about 6K for YOLACT-550; 15.8 FPS, 53.2 and 43.3 for Mask R-CNN. It does "
     "not say at which IoU its mAP is taken (we put it beside mask AP50), nor how FPS was measured; about 48 hours a model.",
 )
-ANCHORS = {
+PUBLISHED_AP50 = {
     "SDS": 49.7,
     "MNC": 63.5,
     "FCIS": 65.7,
@@ -125,13 +125,13 @@ def speed_and_accuracy(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     quantity = f"mask AP50, {CHECKPOINTS['best']}"
     for model, row in ours.iterrows():
         at = row[COSTS["fps"]], row[quantity]
-        ax.plot(*at, "o", color=MODEL_COLOURS.get(model, COLOURS[2]), markersize=9, label=f"{model}, ours")
+        ax.plot(*at, "o", color=MODEL_COLOURS.get(model, COLORS[2]), markersize=9, label=f"{model}, ours")
     for name, at in PAPER_POINTS.items():
         ax.plot(*at, "o", color="grey")
         ax.annotate(name, at, fontsize=7, color="grey", xytext=(4, 4), textcoords="offset points")
     right = 1.35 * max(ours[COSTS["fps"]].max(), *(x for x, _ in PAPER_POINTS.values()))
     below = 101.0
-    for name, level in sorted(ANCHORS.items(), key=lambda item: -item[1]):
+    for name, level in sorted(PUBLISHED_AP50.items(), key=lambda item: -item[1]):
         below = min(level, below - LINE)  # each label on a line of its own
         ax.plot(right, level, "<", color="grey", clip_on=False)
         ax.annotate(f"{name}: {level}", (0.98 * right, below), fontsize=7, color="grey", ha="right", va="center")

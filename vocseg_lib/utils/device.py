@@ -35,7 +35,7 @@ def autocast(device: str | torch.device, mixed_precision: bool) -> AbstractConte
 
 
 @contextmanager
-def memory_kept() -> Iterator[None]:
+def keep_freed_memory() -> Iterator[None]:
     """Let the C library keep freed memory for the next iteration: on the CPU, fetching it anew is part of a step's time.
 
     For glibc, which hands large blocks back at once; elsewhere it does nothing. Afterwards it hands back again.
@@ -66,7 +66,7 @@ def peak_memory_gb(device: str | torch.device = "cpu") -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def memory_size_gb(device: str | torch.device = "cpu") -> float:
+def total_memory_gb(device: str | torch.device = "cpu") -> float:
     """How much memory the device has, in units of 1e9 bytes; NaN where that is not known."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory / 1e9

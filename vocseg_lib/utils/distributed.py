@@ -14,27 +14,27 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-PATIENCE = timedelta(hours=2)
+TIMEOUT = timedelta(hours=2)
 """How long processes wait for each other: the first one may be fetching data."""
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 
-def launched() -> bool:
+def under_torchrun() -> bool:
     """Whether torchrun started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 @contextmanager
-def joined(device: str) -> Iterator[str]:
+def process_group(device: str) -> Iterator[str]:
     """Join the processes that torchrun started and yield the device of this one; without torchrun, yield `device`."""
-    if not launched():
+    if not under_torchrun():
         yield device
         return
     cuda = torch.device(device).type == "cuda"
     if cuda:
         device = f"cuda:{local_rank()}"
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT)
     try:
         yield device
     finally:
@@ -42,7 +42,7 @@ def joined(device: str) -> Iterator[str]:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def single_process() -> Iterator[None]:
     """Within, this process has no others: for work of which they do not all have the same share."""
     token = _alone.set(True)
     try:
@@ -67,7 +67,7 @@ def local_rank() -> int:
 
 
 @contextmanager
-def first_here() -> Iterator[None]:
+def local_rank_zero_first() -> Iterator[None]:
     """Let the first process of each machine do this before its others: it finds nothing there, they what it made."""
     if world_size() == 1:
         yield
@@ -79,7 +79,7 @@ def first_here() -> Iterator[None]:
         dist.barrier()
 
 
-def mean(value: Tensor) -> Tensor:
+def all_reduce_mean(value: Tensor) -> Tensor:
     """The mean of a tensor over the processes."""
     if world_size() == 1:
         return value
@@ -88,7 +88,7 @@ def mean(value: Tensor) -> Tensor:
     return value / world_size()
 
 
-def everyones(value: Any) -> list:
+def all_gather_object(value: Any) -> list:
     """What each process has, in order of rank."""
     if world_size() == 1:
         return [value]
@@ -97,13 +97,13 @@ def everyones(value: Any) -> list:
     return values
 
 
-def gathered(dealt: list) -> list:
+def interleave_shards(dealt: list) -> list:
     """Items that were dealt out to the processes like cards, the first one first, in the order of before."""
-    parts = everyones(dealt)
+    parts = all_gather_object(dealt)
     return [part[i] for i in range(len(parts[0])) for part in parts if i < len(part)]
 
 
-def everyones_counts(counts: list[int], device: torch.device) -> list[int]:
+def all_gather_counts(counts: list[int], device: torch.device) -> list[int]:
     """Counts of this process's images, joined with the others' in order of rank; all have as many images."""
     if world_size() == 1:
         return counts
@@ -113,7 +113,7 @@ def everyones_counts(counts: list[int], device: torch.device) -> list[int]:
     return gathered.tolist()
 
 
-def of_first(value: Any) -> Any:
+def broadcast_object(value: Any) -> Any:
     """What the first process has."""
     if world_size() == 1:
         return value
@@ -122,7 +122,7 @@ def of_first(value: Any) -> Any:
     return values[0]
 
 
-def of_first_tensor(value: Tensor) -> Tensor:
+def broadcast_tensor(value: Tensor) -> Tensor:
     """The first process's tensor."""
     if world_size() > 1:
         value = value.detach().clone()

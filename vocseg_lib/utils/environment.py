@@ -14,7 +14,7 @@ import torchvision
 from vocseg_lib import __version__
 
 
-def code_version() -> str:
+def git_commit() -> str:
     """The commit of the library, with "-dirty" when its files were changed since; its version where no commit is known."""
     checkout = Path(__file__).parents[2]
     if (checkout / ".git").exists():
@@ -35,7 +35,7 @@ def device_name(device: str | torch.device) -> str:
     return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else f"{platform.machine()} CPU"
 
 
-def surroundings(device: str | torch.device) -> dict[str, str | int]:
+def environment_info(device: str | torch.device) -> dict[str, str | int]:
     """Versions, device and commit."""
     return {
         "python": platform.python_version(),
@@ -43,7 +43,7 @@ def surroundings(device: str | torch.device) -> dict[str, str | int]:
         "torchvision": torchvision.__version__,
         "numpy": np.__version__,
         "vocseg_lib": __version__,
-        "commit": code_version(),
+        "commit": git_commit(),
         "device": str(device),
         "device_name": device_name(device),
         "cpu_cores": os.cpu_count(),

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 
 
-def workspace() -> Path:
+def project_root() -> Path:
     """Where data/ and results/ go: here or, in the notebooks/ of a checkout, where a kernel starts, the checkout."""
     here = Path()
     return here.absolute().parent if here.absolute().name == "notebooks" and Path("../vocseg_lib").is_dir() else here
 
 
-def located(path: str | Path) -> Path:
+def resolve_path(path: str | Path) -> Path:
     """What someone names: a path from here or, where that leads to nothing, from the workspace."""
-    from_workspace = workspace() / path
+    from_workspace = project_root() / path
     return from_workspace if from_workspace.exists() and not Path(path).exists() else Path(path)
 
 
-def stamped_or_emptied(made: Path, stamp: str) -> bool:
+def reuse_or_clear(made: Path, stamp: str) -> bool:
     """Whether the folder of the file `made`, written by us, holds what `stamp` says; if not, it is made anew, with `made` in it.
 
     Raises FileExistsError when it holds other data.
@@ -41,7 +41,7 @@ def stamped_or_emptied(made: Path, stamp: str) -> bool:
 
 
 @contextmanager
-def replacing(path: Path, keep: Path | None = None) -> Iterator[Path]:
+def atomic_write(path: Path, keep: Path | None = None) -> Iterator[Path]:
     """A path beside `path` to write to; on success it is flushed to disk and takes `path`'s place, else it is removed.
 
     What was at `path` goes to `keep`, when that is given.
@@ -53,8 +53,8 @@ def replacing(path: Path, keep: Path | None = None) -> Iterator[Path]:
         with beside.open("rb") as file:
             os.fsync(file.fileno())
         if keep and path.is_file():
-            move(path, keep)
-        move(beside, path)
+            durable_rename(path, keep)
+        durable_rename(beside, path)
     except BaseException as error:
         beside.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno and not error.filename:  # a full disk does not say where
@@ -62,7 +62,7 @@ def replacing(path: Path, keep: Path | None = None) -> Iterator[Path]:
         raise
 
 
-def move(path: Path, target: Path) -> None:
+def durable_rename(path: Path, target: Path) -> None:
     """Rename within a folder, so that it outlasts a power cut."""
     path.replace(target)
     if os.name == "posix":
@@ -83,16 +83,16 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON; non-finite numbers raise ValueError."""
-    with replacing(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(json.dumps(content, allow_nan=False))
 
 
-def without_nan(value: object, digits: int | None = None) -> object:
+def to_jsonable(value: object, digits: int | None = None) -> object:
     """A value as JSON has it: None for what is not a number, Python's numbers for numpy's, rounded to `digits` if any."""
     if isinstance(value, dict):
-        return {str(key): without_nan(item, digits) for key, item in value.items()}
+        return {str(key): to_jsonable(item, digits) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [without_nan(item, digits) for item in value]
+        return [to_jsonable(item, digits) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and (value != value or digits is not None):

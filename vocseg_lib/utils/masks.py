@@ -14,7 +14,7 @@ TILES_AT_ONCE = 256
 """So few that what they need stays in the processor's cache."""
 
 
-def inside_lines(
+def box_rows_and_columns(
     boxes: Float[Tensor, "n 4"], height: int, width: int, padding: float = 1.0
 ) -> tuple[Bool[Tensor, "n height"], Bool[Tensor, "n width"]]:
     """Which rows and which columns each box covers, grown by `padding` pixels and cut to the grid (YOLACT, sec. 3.1).
@@ -30,24 +30,24 @@ def inside_lines(
     return (y >= low[:, 1:]) & (y < high[:, 1:]), (x >= low[:, :1]) & (x < high[:, :1])
 
 
-def inside_boxes(boxes: Float[Tensor, "n 4"], height: int, width: int, padding: float = 1.0) -> Bool[Tensor, "n height width"]:
-    """Which pixels lie in each box: rows and columns of `inside_lines` together."""
-    rows, columns = inside_lines(boxes, height, width, padding)
+def box_mask(boxes: Float[Tensor, "n 4"], height: int, width: int, padding: float = 1.0) -> Bool[Tensor, "n height width"]:
+    """Which pixels lie in each box: rows and columns of `box_rows_and_columns` together."""
+    rows, columns = box_rows_and_columns(boxes, height, width, padding)
     return rows[:, :, None] & columns[:, None, :]
 
 
-def enlarge_masks(
+def upsample_masks(
     logits: Float[Tensor, "n h w"], boxes: Float[Tensor, "n 4"] | None, height: int, width: int
 ) -> Bool[Tensor, "n {height} {width}"]:
     """sigmoid, cropped with relative xyxy boxes (padding 1) unless None, bilinear to height x width, > .5.
 
     Same pixels as `interpolate(sigmoid(logits) * inside_boxes(...)) > .5` (YOLACT, sec. 3.1), computed in the boxes alone.
     """
-    row_cells, row_weights = _bands(logits.shape[1], height, logits.device)
-    column_cells, column_weights = _bands(logits.shape[2], width, logits.device)
+    row_cells, row_weights = _tile_weights(logits.shape[1], height, logits.device)
+    column_cells, column_weights = _tile_weights(logits.shape[2], width, logits.device)
     if boxes is None:
         boxes = logits.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(len(logits), 4)
-    inside_y, inside_x = inside_lines(boxes, *logits.shape[1:])
+    inside_y, inside_x = box_rows_and_columns(boxes, *logits.shape[1:])
     inside_y, inside_x = inside_y[:, row_cells], inside_x[:, column_cells]
 
     def values(mask: Tensor, y: Tensor, x: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def enlarge_masks(
         cells = cells * (inside_y[mask, y][:, :, None] & inside_x[mask, x][:, None, :])
         return row_weights[y] @ cells @ column_weights[x].transpose(1, 2)
 
-    return _fill_tiles(inside_y.any(2), inside_x.any(2), values)[:, :height, :width]
+    return _resample_tiles(inside_y.any(2), inside_x.any(2), values)[:, :height, :width]
 
 
 def paste_masks(
@@ -72,8 +72,8 @@ def paste_masks(
     half = (boxes[:, 2:] - boxes[:, :2]) / 2 * side / (side - 2)
     # Whole pixels, cut towards zero, the far corner included: where torchvision puts the mask.
     low, high = (centre - half).to(torch.int64), (centre + half).to(torch.int64)
-    meets_y, rows = _stretch(low[:, 1], high[:, 1], side, height)
-    meets_x, columns = _stretch(low[:, 0], high[:, 0], side, width)
+    meets_y, rows = _paste_weights(low[:, 1], high[:, 1], side, height)
+    meets_x, columns = _paste_weights(low[:, 0], high[:, 0], side, width)
     row_number, column_number = (m.flatten().cumsum(0).view_as(m) - 1 for m in (meets_y, meets_x))
     rows = rows @ padded[meets_y.nonzero()[:, 0]]
     columns = columns.transpose(1, 2).contiguous()
@@ -81,10 +81,10 @@ def paste_masks(
     def values(mask: Tensor, y: Tensor, x: Tensor) -> Tensor:
         return rows.index_select(0, row_number[mask, y]) @ columns.index_select(0, column_number[mask, x])
 
-    return _fill_tiles(meets_y, meets_x, values)[:, :height, :width]
+    return _resample_tiles(meets_y, meets_x, values)[:, :height, :width]
 
 
-def _fill_tiles(
+def _resample_tiles(
     meets_y: Bool[Tensor, "n ty"], meets_x: Bool[Tensor, "n tx"], values: Callable[[Tensor, Tensor, Tensor], Tensor]
 ) -> Bool[Tensor, "n h w"]:
     """Masks that are `values(mask, y, x)` [k, TILE, TILE] > .5 in the tiles where both `meets` say so, False elsewhere.
@@ -104,7 +104,7 @@ def _fill_tiles(
 
 
 @lru_cache(maxsize=64)
-def _bands(source: int, length: int, device: torch.device) -> tuple[Int[Tensor, "t s"], Float[Tensor, "t p s"]]:
+def _tile_weights(source: int, length: int, device: torch.device) -> tuple[Int[Tensor, "t s"], Float[Tensor, "t p s"]]:
     """For each tile of a line of `length` pixels: the cells of a line of `source` that it needs, and their bilinear weights."""
     with torch.inference_mode(False):  # what is cached has to be of use in training too
         tiles = -(-length // TILE)
@@ -116,7 +116,7 @@ def _bands(source: int, length: int, device: torch.device) -> tuple[Int[Tensor, 
         return cells, _bilinear(position, cells)
 
 
-def _stretch(low: Tensor, high: Tensor, source: int, length: int) -> tuple[Bool[Tensor, "n t"], Float[Tensor, "k p source"]]:
+def _paste_weights(low: Tensor, high: Tensor, source: int, length: int) -> tuple[Bool[Tensor, "n t"], Float[Tensor, "k p source"]]:
     """Which tiles of a line each range of pixels low..high meets, and in those tiles the weights that stretch `source`
     cells over the range."""
     start = torch.arange(-(-length // TILE), device=low.device) * TILE

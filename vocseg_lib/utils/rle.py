@@ -9,14 +9,14 @@ from torch import Tensor
 
 DIGIT_BITS = 5
 """Bits a character of a run-length code carries (COCO's variable-length numbers)."""
-MOST_DIGITS = 7
+MAX_DIGITS = 7
 """Characters a number may have: more cannot stand for a run within an image."""
 FAR_OUT = 10
 """Image sides that a polygon's corner may lie from the origin; further out, what draws polygons fails."""
 AREAS_AT_ONCE = 200
 
 
-def pixels_coded(codes: Sequence[bytes]) -> Int[np.ndarray, " n"]:
+def rle_pixel_counts(codes: Sequence[bytes]) -> Int[np.ndarray, " n"]:
     """How many pixels each COCO run-length code covers, all runs together; -1 for what is no such code."""
     digits = np.frombuffer(b"".join(codes), np.uint8).astype(np.int64) - 48
     owners = np.repeat(np.arange(len(codes)), [len(code) for code in codes])
@@ -26,8 +26,8 @@ def pixels_coded(codes: Sequence[bytes]) -> Int[np.ndarray, " n"]:
     places = np.arange(len(digits)) - np.repeat(starts, np.diff(np.r_[starts, len(digits)]))
     torn = np.r_[opens[1:], True][: len(ends)] & ~ends
     broken = np.zeros(len(codes), dtype=bool)
-    broken[owners[(digits < 0) | (digits > 63) | torn | (places >= MOST_DIGITS)]] = True
-    places = DIGIT_BITS * places.clip(max=MOST_DIGITS)
+    broken[owners[(digits < 0) | (digits > 63) | torn | (places >= MAX_DIGITS)]] = True
+    places = DIGIT_BITS * places.clip(max=MAX_DIGITS)
     terms = ((digits & 31) << places) - np.where(ends & ((digits & 16) > 0), 32 << places, 0)
     runs, owners = np.add.reduceat(terms, starts) if len(starts) else terms, owners[starts]
     # From the fourth number on, each is the difference to the one before the last.
@@ -56,7 +56,7 @@ def as_rle(segmentation: object, height: int, width: int, what: str) -> dict:
     if isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
         size, counts = segmentation["size"], segmentation["counts"]
         if not isinstance(size, list | tuple) or list(size) != [height, width]:
-            raise ValueError(f"{what} has a mask of size {shown(size)}, but its image has {[height, width]} (height, width)")
+            raise ValueError(f"{what} has a mask of size {shorten(size)}, but its image has {[height, width]} (height, width)")
         if isinstance(counts, bytes):
             return {"size": [height, width], "counts": counts.decode("ascii", "replace")}
         if isinstance(counts, str) and counts.isascii():
@@ -69,14 +69,14 @@ def as_rle(segmentation: object, height: int, width: int, what: str) -> dict:
         corners = all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and all(map(is_number, p)) for p in segmentation)
         if corners and max(abs(c) for p in segmentation for c in p) <= FAR_OUT * max(height, width):
             return _text(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)))
-    raise ValueError(f"{what} has no mask that can be read: segmentation is {shown(segmentation)}")
+    raise ValueError(f"{what} has no mask that can be read: segmentation is {shorten(segmentation)}")
 
 
-def check_codes(rles: list[dict], what: str) -> None:
+def check_rles(rles: list[dict], what: str) -> None:
     """Raises ValueError, naming the entry, when a run-length code is torn or covers other than its image."""
     codes = [rle["counts"].encode("utf-8") for rle in rles]
     expected = np.array([rle["size"][0] * rle["size"][1] for rle in rles])
-    for index in np.flatnonzero(pixels_coded(codes) != expected):
+    for index in np.flatnonzero(rle_pixel_counts(codes) != expected):
         raise ValueError(f"{what} {index} has a mask whose run-length code is damaged: it does not cover {expected[index]} pixels")
 
 
@@ -85,7 +85,7 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 2**53
 
 
-def shown(value: object) -> str:
+def shorten(value: object) -> str:
     """A value, cut so that it fits into a message."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -15,22 +15,22 @@ if not hasattr(cv2, "ximgproc"):
         "pip install --force-reinstall --no-deps opencv-contrib-python-headless"
     )
 
-from vocseg_lib.models.lineage.box_masks import WithMasks
-from vocseg_lib.models.lineage.features import HandMade, WarpedCnn
-from vocseg_lib.models.lineage.proposals import SelectiveSearch, recall_of
+from vocseg_lib.models.lineage.box_masks import MasksFromBoxes
+from vocseg_lib.models.lineage.features import HandCraftedFeatures, RCNNFeatures
+from vocseg_lib.models.lineage.proposals import SelectiveSearch, proposal_recall
 from vocseg_lib.models.lineage.regions import CLASSIFIERS, RegionDetector
-from vocseg_lib.models.lineage.semantic import Semantic
-from vocseg_lib.models.lineage.two_stage import FasterRcnn, FastRcnn
+from vocseg_lib.models.lineage.semantic import DeepLabV3Components
+from vocseg_lib.models.lineage.two_stage import FasterRCNN, FastRCNN
 
 __all__ = [
     "CLASSIFIERS",
-    "FastRcnn",
-    "FasterRcnn",
-    "HandMade",
+    "DeepLabV3Components",
+    "FastRCNN",
+    "FasterRCNN",
+    "HandCraftedFeatures",
+    "MasksFromBoxes",
+    "RCNNFeatures",
     "RegionDetector",
     "SelectiveSearch",
-    "Semantic",
-    "WarpedCnn",
-    "WithMasks",
-    "recall_of",
+    "proposal_recall",
 ]

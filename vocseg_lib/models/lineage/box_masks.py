@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from vocseg_lib.models.lineage.features import whole_pixels
-from vocseg_lib.models.lineage.proposals import as_bytes
-from vocseg_lib.utils.masks import inside_boxes
+from vocseg_lib.models.lineage.proposals import to_uint8_hwc
+from vocseg_lib.utils.masks import box_mask
 
 AROUND = 0.3
 """Of a box's sides: how much around it GrabCut sees, which is background to it."""
@@ -19,11 +19,11 @@ SMALLEST = 4
 """Pixels: a box with a shorter side has too little to tell foreground by, and is filled."""
 
 
-def filled(picture: UInt8[np.ndarray, "h w 3"], boxes: Float[Tensor, "n 4"]) -> Bool[Tensor, "n h w"]:
+def box_masks(picture: UInt8[np.ndarray, "h w 3"], boxes: Float[Tensor, "n 4"]) -> Bool[Tensor, "n h w"]:
     """The pixels whose centre lies in each box."""
     height, width = picture.shape[:2]
     relative = (boxes - 0.5) / boxes.new_tensor([width, height, width, height])
-    return inside_boxes(relative, height, width, padding=0)
+    return box_mask(relative, height, width, padding=0)
 
 
 def grabcut(picture: UInt8[np.ndarray, "h w 3"], boxes: Float[Tensor, "n 4"]) -> Bool[Tensor, "n h w"]:
@@ -31,7 +31,7 @@ def grabcut(picture: UInt8[np.ndarray, "h w 3"], boxes: Float[Tensor, "n 4"]) ->
 
     Where it finds nothing, and in boxes too small for it, the box is filled.
     """
-    masks = filled(picture, boxes)
+    masks = box_masks(picture, boxes)
     height, width = picture.shape[:2]
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     for mask, (x1, y1, x2, y2) in zip(masks, whole_pixels(boxes.numpy(), height, width).tolist(), strict=True):
@@ -60,10 +60,10 @@ def grabcut(picture: UInt8[np.ndarray, "h w 3"], boxes: Float[Tensor, "n 4"]) ->
     return masks
 
 
-MASKS = {"box": filled, "GrabCut": grabcut}
+MASKS = {"box": box_masks, "GrabCut": grabcut}
 
 
-class WithMasks(nn.Module):
+class MasksFromBoxes(nn.Module):
     """A model with other masks, made from its boxes: those of `MASKS`. Eval only."""
 
     def __init__(self, model: nn.Module, mask_from: str = "box", max_masks: int = 100):
@@ -84,5 +84,5 @@ class WithMasks(nn.Module):
         results = []
         for found, image in zip(self.model.postprocess(out[0]), out[1], strict=True):
             best = {name: found[name][: self.max_masks].detach().cpu() for name in ("boxes", "labels", "scores")}
-            results.append({**best, "masks": MASKS[self.mask_from](as_bytes(image), best["boxes"])})
+            results.append({**best, "masks": MASKS[self.mask_from](to_uint8_hwc(image), best["boxes"])})
         return results

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from vocseg_lib.data.transforms import IMAGENET_MEAN, IMAGENET_STD, model_input
 from vocseg_lib.models.backbones import build_backbone
-from vocseg_lib.models.lineage.proposals import Cached, matched
+from vocseg_lib.models.lineage.proposals import DiskCache, assign_ground_truth
 
 REGIONS = 16
 CONTEXT = 16
@@ -33,7 +33,7 @@ def whole_pixels(boxes: Float[np.ndarray, "p 4"], height: int, width: int) -> np
     return np.stack([x1, y1, np.maximum(x2.clip(0, width), x1 + 1), np.maximum(y2.clip(0, height), y1 + 1)], 1)
 
 
-class HandMade:
+class HandCraftedFeatures:
     """HOG of the region's shape, histograms of its colours (CIELAB) and of its texture (uniform local binary patterns).
 
     HOG (Dalal and Triggs 2005) with 8 x 8 cells and blocks of 2 x 2 on the region warped to `side` x `side` pixels. Histograms
@@ -43,7 +43,7 @@ class HandMade:
     def __init__(self, side: int = 48, bins: int = 8, cache: str | Path | None = None):
         self.side, self.bins = side, bins
         self.hog = cv2.HOGDescriptor((side, side), (16, 16), (8, 8), (8, 8), 9)
-        self.cached = Cached(self._of, cache, f"by hand {side} {bins}")
+        self.cached = DiskCache(self._of, cache, f"by hand {side} {bins}")
 
     def of(self, picture: UInt8[np.ndarray, "h w 3"], boxes: Float[np.ndarray, "p 4"]) -> Float[np.ndarray, "p f"]:
         """Features of the regions of a picture."""
@@ -72,7 +72,7 @@ class HandMade:
         return sums[y2, x2] - sums[y1, x2] - sums[y2, x1] + sums[y1, x1]
 
 
-class WarpedCnn(nn.Module):
+class RCNNFeatures(nn.Module):
     """R-CNN's features (Girshick et al. 2014): each region with some context, warped to a square, through the whole backbone;
     the mean of its last map.
 
@@ -105,10 +105,10 @@ class WarpedCnn(nn.Module):
     @torch.inference_mode()
     def of(self, picture: UInt8[np.ndarray, "h w 3"], boxes: Float[np.ndarray, "p 4"]) -> Float[np.ndarray, "p f"]:
         """Features of the regions of a picture."""
-        if self.cache is None or not Cached.remembers:
+        if self.cache is None or not DiskCache.remembers:
             return self._of(picture, boxes).astype(np.float32)
         weights = zlib.crc32(b"".join(v.cpu().numpy().tobytes() for v in self.state_dict().values()))
-        return Cached(self._of, self.cache, f"warped {self.side} {weights}")(picture, boxes).astype(np.float32)
+        return DiskCache(self._of, self.cache, f"warped {self.side} {weights}")(picture, boxes).astype(np.float32)
 
     def _of(self, picture: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         device = next(self.parameters()).device
@@ -142,7 +142,7 @@ class WarpedCnn(nn.Module):
                 image, target = dataset[i]
                 image = model_input(image, device)
                 boxes = torch.cat([target["boxes"].as_subclass(Tensor).float(), proposals(image)])
-                iou, named, _ = matched(boxes, target)
+                iou, named, _ = assign_ground_truth(boxes, target)
                 named = named * (iou >= 0.5)
                 order = torch.randperm(len(boxes), generator=random)
                 drawn = torch.cat([order[named[order] > 0][: REGIONS // 4], order[named[order] == 0]])[:REGIONS]

@@ -14,20 +14,20 @@ from torch import Tensor, nn
 from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops import nms
 
-from vocseg_lib.models.postprocess import to_pixels
+from vocseg_lib.models.postprocess import scale_boxes
 from vocseg_lib.utils.boxes import box_iou, decode_boxes
-from vocseg_lib.utils.files import replacing
+from vocseg_lib.utils.files import atomic_write
 
 SMALLEST_SIDE = 8
 """Pixels: smaller images have no regions to merge."""
 
 
-def as_bytes(image: Float[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
+def to_uint8_hwc(image: Float[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """The RGB picture that a model was given (0..1)."""
     return (image.detach().cpu() * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
 
 
-class Cached:
+class DiskCache:
     """A function of an image (and of boxes in it) to an array, kept on disk by what it is of; a broken file is made anew.
 
     Without a folder nothing is kept. `setting` tells apart what different settings make of the same image.
@@ -40,7 +40,7 @@ class Cached:
         self.function, self.folder, self.setting = function, folder and Path(folder), setting
 
     def __call__(self, picture: UInt8[np.ndarray, "h w 3"], *more: np.ndarray) -> np.ndarray:
-        if self.folder is None or not Cached.remembers:
+        if self.folder is None or not DiskCache.remembers:
             return self.function(picture, *more)
         key = hashlib.sha1(f"{self.setting} {picture.shape}".encode())
         for part in (picture, *more):
@@ -51,19 +51,19 @@ class Cached:
         except (OSError, ValueError, EOFError):
             made = self.function(picture, *more)
             self.folder.mkdir(parents=True, exist_ok=True)
-            with Cached.one_writes, replacing(path) as beside, open(beside, "wb") as file:
+            with DiskCache.one_writes, atomic_write(path) as beside, open(beside, "wb") as file:
                 np.save(file, made)
             return made
 
 
 @contextmanager
-def not_remembering() -> Iterator[None]:
+def cache_disabled() -> Iterator[None]:
     """Within, everything is worked out anew, as it takes to be timed."""
-    Cached.remembers = False
+    DiskCache.remembers = False
     try:
         yield
     finally:
-        Cached.remembers = True
+        DiskCache.remembers = True
 
 
 class SelectiveSearch:
@@ -76,10 +76,10 @@ class SelectiveSearch:
 
     def __init__(self, count: int = 500, short_side: int = 200, seed: int = 0, cache: str | Path | None = None):
         self.count, self.short_side, self.seed = count, short_side, seed
-        self.find = Cached(self._find, cache, f"selective search {short_side} {seed}")
+        self.find = DiskCache(self._find, cache, f"selective search {short_side} {seed}")
 
     def __call__(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "p 4"]:
-        return torch.from_numpy(self.find(as_bytes(image))[: self.count])
+        return torch.from_numpy(self.find(to_uint8_hwc(image))[: self.count])
 
     def _find(self, picture: np.ndarray) -> Float[np.ndarray, "p 4"]:
         height, width = picture.shape[:2]
@@ -100,7 +100,9 @@ class SelectiveSearch:
         return found[np.argsort(rank, kind="stable")]
 
 
-def matched(boxes: Float[Tensor, "p 4"], target: dict) -> tuple[Float[Tensor, " p"], Int[Tensor, " p"], Float[Tensor, "p 4"]]:
+def assign_ground_truth(
+    boxes: Float[Tensor, "p 4"], target: dict
+) -> tuple[Float[Tensor, " p"], Int[Tensor, " p"], Float[Tensor, "p 4"]]:
     """For each box the IoU with the object that it overlaps most, that one's label and its box; 0 and zeros without objects."""
     objects = torch.cat([target["boxes"].as_subclass(Tensor).float(), torch.zeros(1, 4)])
     labels = torch.cat([target["labels"], torch.zeros(1, dtype=torch.int64)])
@@ -108,7 +110,7 @@ def matched(boxes: Float[Tensor, "p 4"], target: dict) -> tuple[Float[Tensor, " 
     return iou, labels[about], objects[about]
 
 
-def recall_of(
+def proposal_recall(
     proposals: list[Float[Tensor, "_ 4"]], objects: list[Float[Tensor, "_ 4"]], counts: list[int], iou: float
 ) -> Float[np.ndarray, " c"]:
     """Percent of the objects that one of the first so many proposals of their image covers with an IoU of at least `iou`.
@@ -123,7 +125,7 @@ def average_recall(
     proposals: list[Float[Tensor, "_ 4"]], objects: list[Float[Tensor, "_ 4"]], counts: list[int]
 ) -> Float[np.ndarray, " c"]:
     """Recall in percent, the mean over IoU .5, .55 to .95 (Hosang et al. 2015; COCO's AR)."""
-    return np.mean([recall_of(proposals, objects, counts, iou) for iou in np.linspace(0.5, 0.95, 10)], axis=0)
+    return np.mean([proposal_recall(proposals, objects, counts, iou) for iou in np.linspace(0.5, 0.95, 10)], axis=0)
 
 
 def _best_so_far(proposals: list[Tensor], objects: list[Tensor], counts: list[int]) -> Float[Tensor, "c n"]:
@@ -146,5 +148,5 @@ def rpn_proposals(model: nn.Module, image: Float[Tensor, "3 h w"]) -> Float[Tens
 def scored_priors(model: nn.Module, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "p 4"]:
     """A YOLACT's priors, moved to where it says, the least background first; of those that overlap by IoU 0.7, the first."""
     out = model.network([image])
-    boxes = to_pixels(decode_boxes(out["box_offsets"][0], out["priors"]), *image.shape[-2:])
+    boxes = scale_boxes(decode_boxes(out["box_offsets"][0], out["priors"]), *image.shape[-2:])
     return boxes[nms(boxes, 1 - out["class_logits"][0].softmax(1)[:, 0], 0.7)]

@@ -19,7 +19,7 @@ from torchvision.ops import batched_nms
 from tqdm import tqdm
 
 from vocseg_lib.data.transforms import model_input
-from vocseg_lib.models.lineage.proposals import as_bytes, matched
+from vocseg_lib.models.lineage.proposals import assign_ground_truth, to_uint8_hwc
 from vocseg_lib.utils.boxes import decode_boxes, encode_boxes
 
 POSITIVE, NEGATIVE = 0.6, 0.3
@@ -80,10 +80,10 @@ class RegionDetector(nn.Module):
             bare += not len(proposed)
             passed_over += len(target.get("skipped", ()))
             boxes = torch.cat([target["boxes"].as_subclass(Tensor).float(), proposed])
-            iou, labels, about = matched(boxes, target)
+            iou, labels, about = assign_ground_truth(boxes, target)
             seen[target["labels"].numpy()] = True
             label = torch.where(iou >= POSITIVE, labels, torch.where(iou < NEGATIVE, 0, -1)).numpy()
-            found = self.features.of(as_bytes(image), boxes.numpy())
+            found = self.features.of(to_uint8_hwc(image), boxes.numpy())
             drawn = random.permutation(np.flatnonzero(label == 0))
             rows.append((found, label, np.concatenate([np.flatnonzero(label > 0), drawn[:negatives]]), drawn[negatives:]))
             if self.regressors is not None:
@@ -119,7 +119,7 @@ class RegionDetector(nn.Module):
         out = []
         for image in images:
             boxes = self.proposals(image)
-            found = self.features.of(as_bytes(image), boxes.numpy())
+            found = self.features.of(to_uint8_hwc(image), boxes.numpy())
             scores = self._probabilities(found) if len(boxes) else np.zeros((0, self.num_classes))
             out.append({"boxes": boxes, "features": found, "scores": torch.from_numpy(scores).float(), "size": image.shape[-2:]})
         return out

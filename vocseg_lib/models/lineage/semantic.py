@@ -15,7 +15,7 @@ from torchvision.transforms.v2.functional import normalize
 
 from vocseg_lib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from vocseg_lib.models.backbones import build_backbone
-from vocseg_lib.models.lineage.proposals import as_bytes
+from vocseg_lib.models.lineage.proposals import to_uint8_hwc
 from vocseg_lib.utils.boxes import masks_to_boxes
 
 CRF_ROUNDS = 5
@@ -23,7 +23,7 @@ SMALLEST_COMPONENT = 16
 """Pixels: smaller components are no instances."""
 
 
-class Semantic(nn.Module):
+class DeepLabV3Components(nn.Module):
     """DeepLabV3's head (arXiv 1706.05587) on the last map of a backbone; images become squares of `image_size` pixels.
 
     Train: one loss, cross-entropy over all pixels. Eval: the components of each class as instances, with the mean probability
@@ -126,7 +126,7 @@ def dense_crf() -> Callable[[Tensor, Tensor], Tensor]:
         field = densecrf.DenseCRF2D(width, height, classes)
         field.setUnaryEnergy(utils.unary_from_softmax(probability.detach().numpy()))
         field.addPairwiseGaussian(sxy=3, compat=3)
-        field.addPairwiseBilateral(sxy=60, srgb=10, rgbim=as_bytes(image), compat=5)
+        field.addPairwiseBilateral(sxy=60, srgb=10, rgbim=to_uint8_hwc(image), compat=5)
         return torch.from_numpy(np.array(field.inference(CRF_ROUNDS)).reshape(probability.shape))
 
     return refine

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from torch import Tensor, nn
 from torchvision.models.detection.transform import resize_boxes
 
-from vocseg_lib.models.mask_rcnn import MaskRcnn
+from vocseg_lib.models.mask_rcnn import MaskRCNN
 
 
-class FasterRcnn(MaskRcnn):
+class FasterRCNN(MaskRCNN):
     """Mask R-CNN without its mask branch, and with RoI pooling for RoIAlign. Gives boxes, labels, scores; no masks."""
 
     def __init__(self, num_classes: int = 21, pooling: str = "pool", **options):
@@ -25,7 +25,7 @@ class FasterRcnn(MaskRcnn):
         ]
 
 
-class Given(nn.Module):
+class ExternalProposals(nn.Module):
     """In the place of the RPN: proposals that were found before, scaled to the resized images. Has no loss.
 
     Where none were found, the whole image is one: a loss over no regions is no number.
@@ -43,12 +43,12 @@ class Given(nn.Module):
         return given, {}
 
 
-class FastRcnn(FasterRcnn):
+class FastRCNN(FasterRCNN):
     """Faster R-CNN with proposals from outside: `search(image)` gives boxes [p, 4] (xyxy pixels) for an image in 0..1."""
 
     def __init__(self, search: Callable[[Tensor], Tensor], num_classes: int = 21, pooling: str = "pool", **options):
         super().__init__(num_classes, pooling, **options)
-        self.search, self.rpn = search, Given()
+        self.search, self.rpn = search, ExternalProposals()
 
     def forward(self, images: list[Tensor], targets: list[dict] | None = None) -> dict[str, Tensor] | list[dict]:
         if self.training:
