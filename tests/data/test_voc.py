@@ -5,7 +5,7 @@ from PIL import Image
 
 from vocseg_lib.data.classes import CLASS_NAMES, palette
 from vocseg_lib.data.coco_convert import coco_ground_truth
-from vocseg_lib.data.voc import BadSample, VocDataset, find_devkit, read_sample, split_ids
+from vocseg_lib.data.voc import BadSample, VocDataset, find_devkit, fingerprint, read_sample, split_ids
 from vocseg_lib.utils.rle import decode_rle
 
 
@@ -90,11 +90,11 @@ def test_coco_ground_truth_holds_the_samples(devkit):
 
 
 def test_fingerprint_tells_data_apart(devkit, damageable):
-    assert voc.devkit.fingerprint(devkit) == voc.devkit.fingerprint(devkit) != voc.devkit.fingerprint(damageable)
-    before = voc.devkit.fingerprint(damageable)
+    assert fingerprint(devkit) == fingerprint(devkit) != fingerprint(damageable)
+    before = fingerprint(damageable)
     name = split_ids(damageable, "train")[3]
     (damageable / "SegmentationClass" / f"{name}.png").write_bytes(b"changed")
-    assert voc.devkit.fingerprint(damageable) != before
+    assert fingerprint(damageable) != before
 
 
 def test_real_ground_truth_equals_the_published_one(real_devkit, shared):
