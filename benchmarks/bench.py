@@ -103,7 +103,10 @@ def measure_inference(body: Callable, repeats: int) -> Iterator[tuple[str, dict]
         masks = {"check": "pixels equal to masks interpolated over the image", "error": pixels}
         yield "yolact_forward", ratio(body, lambda: model.network([image]), repeats) | forward
         yield "yolact_postprocess", ratio(body, lambda: model.postprocess(out), repeats) | masks
-        yield "yolact_infer", ratio(body, lambda: model([image]), repeats) | {**forward, "error": max(error, pixels)}
+        yield (
+            "yolact_infer",
+            ratio(body, lambda: model([image]), repeats) | {**forward, "error": max(error, pixels)},
+        )
         yield "yolact_infer_bf16", ratio(body, mixed, repeats)
 
 
@@ -111,7 +114,10 @@ def measure_training(body: Callable, repeats: int) -> Iterator[tuple[str, dict]]
     model, batch = make_yolact(train=True), training_batch()
     with torch.no_grad():
         losses, plain = (torch.stack(list(m(*batch).values())) for m in (model, plain_path(model)))
-    check = {"check": "losses equal to convolution and batch norm apart", "error": relative_error(losses, plain)}
+    check = {
+        "check": "losses equal to convolution and batch norm apart",
+        "error": relative_error(losses, plain),
+    }
     with keep_freed_memory():  # as `train` does
         step = ratio(body, train_step(model, False), repeats)
         step_bf16 = ratio(body, train_step(model, True), repeats)
@@ -132,7 +138,13 @@ def measure_paste(repeats: int) -> dict:
     with torch.inference_mode():
         error = (ours() != theirs()).float().mean().item()
         slow, fast = time_alternating(theirs, ours, 3 * repeats)
-    return {"value": slow / fast, "seconds": fast, "base_seconds": slow, "check": "pixels equal to torchvision's", "error": error}
+    return {
+        "value": slow / fast,
+        "seconds": fast,
+        "base_seconds": slow,
+        "check": "pixels equal to torchvision's",
+        "error": error,
+    }
 
 
 def measure_peak() -> dict:
@@ -153,11 +165,18 @@ def peak_gb() -> float:
 
 def measure_data(devkit: str | Path, repeats: int) -> Iterator[tuple[str, dict]]:
     """Decoding, augmenting and collating batches on one core, as a worker process does."""
-    ours, naive = (VocDataset(devkit, "train", transform) for transform in (SsdAugmentation(), naive_augmentation()))
+    ours, naive = (
+        VocDataset(devkit, "train", transform)
+        for transform in (SsdAugmentation(), naive_augmentation())
+    )
     turns = repeats + 2
 
     def batches(dataset: VocDataset) -> Callable[[], None]:
-        loader = iter(load_batches(SeededSamples(dataset, 0), [range(i * BATCH, (i + 1) * BATCH) for i in range(turns)]))
+        loader = iter(
+            load_batches(
+                SeededSamples(dataset, 0), [range(i * BATCH, (i + 1) * BATCH) for i in range(turns)]
+            )
+        )
         return lambda: next(loader)
 
     threads = torch.get_num_threads()
@@ -168,7 +187,12 @@ def measure_data(devkit: str | Path, repeats: int) -> Iterator[tuple[str, dict]]
     yield "data_images_per_second_per_core", {"value": BATCH / fast, "seconds": fast, "check": data}
     yield (
         "data_speedup",
-        {"value": slow / fast, "seconds": fast, "base_seconds": slow, "check": "over each step on the whole image"},
+        {
+            "value": slow / fast,
+            "seconds": fast,
+            "base_seconds": slow,
+            "check": "over each step on the whole image",
+        },
     )
 
 
@@ -186,7 +210,13 @@ def measure_evaluation(devkit: str | Path, repeats: int) -> dict:
 
     slow, seconds = time_alternating(judge(reference), judge(fast), repeats)
     check = f"figures of {fast} equal to pycocotools', {len(truth['images'])} images, {len(found)} detections"
-    return {"value": slow / seconds, "seconds": seconds, "base_seconds": slow, "check": check, "error": error}
+    return {
+        "value": slow / seconds,
+        "seconds": seconds,
+        "base_seconds": slow,
+        "check": check,
+        "error": error,
+    }
 
 
 def measure_failures(devkit: str | Path, repeats: int) -> Iterator[tuple[str, dict]]:
@@ -208,8 +238,15 @@ def measure_failures(devkit: str | Path, repeats: int) -> Iterator[tuple[str, di
 
     base, seconds = time_alternating(judge, everything, max(1, repeats // 3))
     what = f"{len(truth['images'])} images, {len(found)} detections: TIDE, pixels, cases, crowding, oracles"
-    yield "failures_seconds_per_1000_images", {"value": 1000 * seconds / len(truth["images"]), "seconds": seconds, "check": what}
-    facts = {"seconds": seconds, "base_seconds": base, "check": "over pycocotools' evaluation of masks and boxes of the same file"}
+    yield (
+        "failures_seconds_per_1000_images",
+        {"value": 1000 * seconds / len(truth["images"]), "seconds": seconds, "check": what},
+    )
+    facts = {
+        "seconds": seconds,
+        "base_seconds": base,
+        "check": "over pycocotools' evaluation of masks and boxes of the same file",
+    }
     yield "failures_over_evaluation", {"value": seconds / base, **facts}
 
 
@@ -239,9 +276,13 @@ def measure(devkit: str | Path, repeats: int = 9, only: str = "") -> dict[str, d
     }
     figures = {}
     with tqdm(desc="bench", unit="figure") as bar:
-        for name, figure in chain.from_iterable(measured() for part, measured in parts.items() if only in ("", part)):
+        for name, figure in chain.from_iterable(
+            measured() for part, measured in parts.items() if only in ("", part)
+        ):
             if figure.get("error", 0) > TOLERANCE:
-                raise RuntimeError(f"{name}: {figure['check']}? error {figure['error']:.1e}, allowed {TOLERANCE:.0e}")
+                raise RuntimeError(
+                    f"{name}: {figure['check']}? error {figure['error']:.1e}, allowed {TOLERANCE:.0e}"
+                )
             figures[name] = {**figure, "commit": git_commit()}
             bar.update()
             bar.set_postfix({name: round(figure["value"], 2)})
@@ -251,17 +292,36 @@ def measure(devkit: str | Path, repeats: int = 9, only: str = "") -> dict[str, d
 def table(figures: dict[str, dict]) -> pd.DataFrame:
     """A row a figure: value, what it should reach, what the official code takes, and what it was timed under."""
     rows = [
-        {"figure": name, "target": " ".join(map(str, TARGETS.get(name, ()))), "official": OFFICIAL.get(name), **figure}
+        {
+            "figure": name,
+            "target": " ".join(map(str, TARGETS.get(name, ()))),
+            "official": OFFICIAL.get(name),
+            **figure,
+        }
         for name, figure in figures.items()
     ]
-    return pd.DataFrame(rows, columns=["figure", "value", "target", "official", "seconds", "check", "error"])
+    return pd.DataFrame(
+        rows, columns=["figure", "value", "target", "official", "seconds", "check", "error"]
+    )
 
 
 def report(figures: dict[str, dict]) -> dict:
     """What goes into bench.json: the value of each figure, `details` and the machine beside them."""
-    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "commit": git_commit()}
-    return {name: figure["value"] for name, figure in figures.items()} | {"details": figures, **machine, **versions}
+    machine = {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": git_commit(),
+    }
+    return {name: figure["value"] for name, figure in figures.items()} | {
+        "details": figures,
+        **machine,
+        **versions,
+    }
 
 
 def markdown(written: dict) -> str:
@@ -270,23 +330,46 @@ def markdown(written: dict) -> str:
         raise ValueError("no figures of a bench: it has no `details`")
     head = "| | ours | to reach | official code |\n|---|---|---|---|\n"
     rows = [
-        (name, figure["value"], *TARGETS.get(name, ("", "")), OFFICIAL.get(name, "")) for name, figure in written["details"].items()
+        (name, figure["value"], *TARGETS.get(name, ("", "")), OFFICIAL.get(name, ""))
+        for name, figure in written["details"].items()
     ]
-    return head + "\n".join(f"| `{name}` | {value:.3g} | {how} {target} | {theirs} |" for name, value, how, target, theirs in rows)
+    return head + "\n".join(
+        f"| `{name}` | {value:.3g} | {how} {target} | {theirs} |"
+        for name, value, how, target, theirs in rows
+    )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default="", metavar="DEVKIT", help="for the data path (default: synthetic images)")
-    parser.add_argument("--out", type=Path, default="results/bench.json", metavar="FILE", help="JSON (default: %(default)s)")
-    parser.add_argument("--table", type=Path, metavar="FILE", help="measure nothing; print FILE as a Markdown table")
-    parser.add_argument("--repeats", type=int, default=9, help="timings of which the median is taken (default: %(default)s)")
-    parser.add_argument("--only", choices=PARTS, default="", help="measure this part, and keep the rest of --out")
+    parser.add_argument(
+        "--data", default="", metavar="DEVKIT", help="for the data path (default: synthetic images)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default="results/bench.json",
+        metavar="FILE",
+        help="JSON (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--table", type=Path, metavar="FILE", help="measure nothing; print FILE as a Markdown table"
+    )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=9,
+        help="timings of which the median is taken (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--only", choices=PARTS, default="", help="measure this part, and keep the rest of --out"
+    )
     options = parser.parse_args()
     if options.table:
         print(markdown(read_json(options.table)))
         return 0
-    devkit = find_devkit(options.data) if options.data else synthetic.write(Path("data") / "mini_voc")
+    devkit = (
+        find_devkit(options.data) if options.data else synthetic.write(Path("data") / "mini_voc")
+    )
     before = read_json(options.out)["details"] if options.only and options.out.is_file() else {}
     figures = before | measure(devkit, options.repeats, options.only)
     print(table(figures).round(3).fillna("").to_string(index=False))

@@ -35,7 +35,13 @@ def plain_path(model: nn.Module) -> nn.Module:
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, FoldingConv2d):
-                shape = (child.in_channels, child.out_channels, child.kernel_size, child.stride, child.padding)
+                shape = (
+                    child.in_channels,
+                    child.out_channels,
+                    child.kernel_size,
+                    child.stride,
+                    child.padding,
+                )
                 conv = nn.Conv2d(*shape, groups=child.groups, bias=False)
                 conv.weight = child.weight
                 setattr(parent, name, conv)
@@ -50,8 +56,12 @@ def plain_masks(out: dict) -> Tensor:
     """The masks of an image's detections, each interpolated over the whole image."""
     prototypes = out["prototypes"][0]
     scores = out["class_logits"][0].softmax(-1)[:, 1:]
-    boxes, *_, coefficients = detect(scores, out["box_offsets"][0], out["coefficients"][0], out["priors"])
-    cropped = mask_logits(prototypes, coefficients).sigmoid() * box_mask(boxes, *prototypes.shape[:2])
+    boxes, *_, coefficients = detect(
+        scores, out["box_offsets"][0], out["coefficients"][0], out["priors"]
+    )
+    cropped = mask_logits(prototypes, coefficients).sigmoid() * box_mask(
+        boxes, *prototypes.shape[:2]
+    )
     return F.interpolate(cropped[None], (HEIGHT, WIDTH), mode="bilinear")[0] > 0.5
 
 
@@ -103,7 +113,12 @@ def log_uniform_boxes(count: int, smallest: float = 16.0) -> Tensor:
 def naive_augmentation() -> Callable:
     """SSD's augmentation in the order of its paper, each step on the whole image."""
     fill = {tv_tensors.Image: MEAN_COLOUR, tv_tensors.Mask: 0}
-    steps = [PhotometricDistort(), v2.RandomZoomOut(fill=fill), v2.RandomIoUCrop(), v2.RandomHorizontalFlip()]
+    steps = [
+        PhotometricDistort(),
+        v2.RandomZoomOut(fill=fill),
+        v2.RandomIoUCrop(),
+        v2.RandomHorizontalFlip(),
+    ]
     return v2.Compose([*steps, drop_lost_objects])
 
 
@@ -113,17 +128,28 @@ def synthetic_results(
     """COCO ground truth of as many images, a devkit's val over and over, and detections: its objects, moved, many wrong."""
     truth = coco_ground_truth(devkit, "val")
     random, kept, objects, found = np.random.default_rng(0), [], [], []
-    by_image = {image["id"]: [a for a in truth["annotations"] if a["image_id"] == image["id"]] for image in truth["images"]}
+    by_image = {
+        image["id"]: [a for a in truth["annotations"] if a["image_id"] == image["id"]]
+        for image in truth["images"]
+    }
     sources = [image for image in truth["images"] if by_image[image["id"]]]
     for number in range(1, images + 1):
         source = sources[number % len(sources)]
         theirs = by_image[source["id"]]
         kept.append({**source, "id": number})
-        objects += [{**a, "id": len(objects) + i, "image_id": number} for i, a in enumerate(theirs, 1)]
+        objects += [
+            {**a, "id": len(objects) + i, "image_id": number} for i, a in enumerate(theirs, 1)
+        ]
         for i in range(number * detections // images - len(found)):
             form = theirs[i % len(theirs)]
-            moved = np.roll(coco_mask.decode(form["segmentation"]), random.integers(-12, 13, 2), (0, 1))
-            category = form["category_id"] if random.random() < 0.7 else int(random.integers(1, len(CLASS_NAMES) + 1))
+            moved = np.roll(
+                coco_mask.decode(form["segmentation"]), random.integers(-12, 13, 2), (0, 1)
+            )
+            category = (
+                form["category_id"]
+                if random.random() < 0.7
+                else int(random.integers(1, len(CLASS_NAMES) + 1))
+            )
             (code,) = encode_rle(torch.from_numpy(moved[None]))
             facts = {"image_id": number, "category_id": category, "score": float(random.random())}
             found.append({**facts, "bbox": coco_mask.toBbox(code).tolist(), "segmentation": code})

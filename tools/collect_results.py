@@ -33,7 +33,10 @@ from vocseg_lib.utils.files import atomic_write, read_json, to_jsonable, write_j
 
 REPORT, LINEAGE = "report.json", "lineage.json"
 FRONT_PAGE = "front_page"
-TABLES = tuple(f"{name}.csv" for name in "table1 failures metrics differences gap gap_claims crowding ablation".split())
+TABLES = tuple(
+    f"{name}.csv"
+    for name in "table1 failures metrics differences gap gap_claims crowding ablation".split()
+)
 """That the notebooks leave."""
 FIGURES = (
     "01_stored_maps",
@@ -61,8 +64,20 @@ LARGEST_FIGURE = 300_000
 """Bytes."""
 POSTER_SCORE = 0.3
 PEERS = (
-    {"model": "YOLACT", "what": "the official code, AdamW 4e-4", "minutes": 44, "iterations": 2_527, "file": "peer_yolact.json"},
-    {"model": "Mask R-CNN", "what": "torchvision's, SGD 5e-3", "minutes": 31, "iterations": 547, "file": "peer_mask_rcnn.json"},
+    {
+        "model": "YOLACT",
+        "what": "the official code, AdamW 4e-4",
+        "minutes": 44,
+        "iterations": 2_527,
+        "file": "peer_yolact.json",
+    },
+    {
+        "model": "Mask R-CNN",
+        "what": "torchvision's, SGD 5e-3",
+        "minutes": 31,
+        "iterations": 547,
+        "file": "peer_mask_rcnn.json",
+    },
 )
 """Other code, trained on the same images from the same backbone weights in batches of 4 at 320 pixels, on 2 cores of another
 machine; the files are what `evaluate --out` says of their predictions."""
@@ -76,10 +91,14 @@ def collect(results: Path) -> tuple[dict, Figure]:
     """
     for name in TABLES:
         if not (results / name).is_file():
-            raise FileNotFoundError(f"{results / name} is missing: run all notebooks first, make study RESULTS={results}")
+            raise FileNotFoundError(
+                f"{results / name} is missing: run all notebooks first, make study RESULTS={results}"
+            )
     runs = {title: results / "runs" / name for name, title in MODEL_TITLES.items()}
     table1 = pd.read_csv(results / "table1.csv")
-    models = {title: _training(folder, table1[table1["model"] == title]) for title, folder in runs.items()}
+    models = {
+        title: _training(folder, table1[table1["model"] == title]) for title, folder in runs.items()
+    }
     study, _ = reproduce(next(iter(runs.values())), results=results)
     judged = {
         (name, checkpoint): _judged(study, study.predictions(name, checkpoint))
@@ -87,27 +106,50 @@ def collect(results: Path) -> tuple[dict, Figure]:
         for checkpoint in PREDICTIONS
     }
     for name, title in MODEL_TITLES.items():
-        models[title]["since"] = {since: _difference(judged[name, "last"], judged[name, since]) for since in ("half", "best")}
+        models[title]["since"] = {
+            since: _difference(judged[name, "last"], judged[name, since])
+            for since in ("half", "best")
+        }
         models[title]["half"] = _half_way(models[title], judged[name, "half"])
-    experiments = [_experiment(study, path.parent) for path in sorted(results.glob("experiments/*/runs/*/metrics.json"))]
-    analyses = {title: analyze(e.ground_truth, e.detections, POSTER_SCORE) for title, e in study.evaluations().items()}
-    failures, price_differences = _failures(analyses, pd.read_csv(results / "failures.csv", index_col=0))
-    metrics = pd.read_csv(results / "metrics.csv", header=[0, 1], index_col=[0, 1, 2]).xs("all", level="class")
+    experiments = [
+        _experiment(study, path.parent)
+        for path in sorted(results.glob("experiments/*/runs/*/metrics.json"))
+    ]
+    analyses = {
+        title: analyze(e.ground_truth, e.detections, POSTER_SCORE)
+        for title, e in study.evaluations().items()
+    }
+    failures, price_differences = _failures(
+        analyses, pd.read_csv(results / "failures.csv", index_col=0)
+    )
+    metrics = pd.read_csv(results / "metrics.csv", header=[0, 1], index_col=[0, 1, 2]).xs(
+        "all", level="class"
+    )
     gaps = pd.read_csv(results / "differences.csv").query("`class` == 'all'")
     figures = to_jsonable(
         {
             "data": _data(study),
             "models": models,
             "metrics": {
-                title: {"_".join(key): row.to_dict() for key, row in metrics[title].iterrows()} for title in MODEL_TITLES.values()
+                title: {"_".join(key): row.to_dict() for key, row in metrics[title].iterrows()}
+                for title in MODEL_TITLES.values()
             },
             "half_way": _difference(*(judged[name, "half"] for name in MODEL_TITLES)),
-            "differences": {f"{row.kind}_{row.metric}": _bounds(row, "difference") for row in gaps.itertuples()},
-            "peers": [_beside(peer, models, experiments, results) for peer in PEERS if (results / peer["file"]).is_file()],
+            "differences": {
+                f"{row.kind}_{row.metric}": _bounds(row, "difference") for row in gaps.itertuples()
+            },
+            "peers": [
+                _beside(peer, models, experiments, results)
+                for peer in PEERS
+                if (results / peer["file"]).is_file()
+            ],
             "experiments": experiments,
             "failures": failures,
             "failure_differences": price_differences,
-            "gap": {row.part: _bounds(row, "points") for row in pd.read_csv(results / "gap.csv").itertuples()},
+            "gap": {
+                row.part: _bounds(row, "points")
+                for row in pd.read_csv(results / "gap.csv").itertuples()
+            },
             "claims": pd.read_csv(results / "gap_claims.csv").to_dict("records"),
             "crowding": _rows(pd.read_csv(results / "crowding.csv"), "metric", "model", "bin"),
             "ablation": _rows(pd.read_csv(results / "ablation.csv"), "variant", "size"),
@@ -119,7 +161,9 @@ def collect(results: Path) -> tuple[dict, Figure]:
 
 def front_picture(gallery: Gallery) -> Figure:
     """The worst localization failure, first of those where the other model got it right: see `Gallery.poster`."""
-    cases = gallery.select(type=MASK_FAILURES[0]).sort_values("only this model", ascending=False, kind="stable")
+    cases = gallery.select(type=MASK_FAILURES[0]).sort_values(
+        "only this model", ascending=False, kind="stable"
+    )
     if not len(cases):
         raise ValueError("neither model has a localization failure to show")
     return gallery.side_by_side(cases.iloc[0], POSTER_SCORE)
@@ -130,13 +174,21 @@ def _failures(analyses: dict[str, Analysis], counted: pd.DataFrame) -> tuple[dic
     weights = bootstrap_weights(len(next(iter(analyses.values())).scenes.images))
     costs = {title: analysis.resampled_costs(weights) for title, analysis in analyses.items()}
     first, second = costs.values()
-    counts = {title: coverage_of_boxes(counted.loc[title]).set_index(["family", "type"])["count"] for title in costs}
+    counts = {
+        title: coverage_of_boxes(counted.loc[title]).set_index(["family", "type"])["count"]
+        for title in costs
+    }
     of_each, difference = {title: {} for title in costs}, {}
     for family, name in first:
         for title, of_model in costs.items():
             cost = _with_interval(of_model[family, name])
-            of_each[title].setdefault(family, {})[name] = {"count": counts[title][family, name], "cost": cost}
-        difference.setdefault(family, {})[name] = _with_interval(first[family, name] - second[family, name])
+            of_each[title].setdefault(family, {})[name] = {
+                "count": counts[title][family, name],
+                "cost": cost,
+            }
+        difference.setdefault(family, {})[name] = _with_interval(
+            first[family, name] - second[family, name]
+        )
     return of_each, difference
 
 
@@ -175,8 +227,23 @@ def _without_paths(settings: dict) -> dict:
 def _command(settings: dict) -> str:
     """What trains a model with these settings on DEVKIT."""
     recipe = recipe_of(settings)
-    changed = {k: getattr(recipe, k) for k in recipe_differences(get_recipe(recipe.name), recipe).index if k != "weights"}
-    command = ["python", "-m", "vocseg_lib", "train", "--profile", recipe.name, "--model", settings["model"], "--data", "DEVKIT"]
+    changed = {
+        k: getattr(recipe, k)
+        for k in recipe_differences(get_recipe(recipe.name), recipe).index
+        if k != "weights"
+    }
+    command = [
+        "python",
+        "-m",
+        "vocseg_lib",
+        "train",
+        "--profile",
+        recipe.name,
+        "--model",
+        settings["model"],
+        "--data",
+        "DEVKIT",
+    ]
     if recipe.weights not in (None, "imagenet"):
         command += ["--weights", Path(recipe.weights).name]
     if changed:
@@ -186,7 +253,11 @@ def _command(settings: dict) -> str:
 
 def _training(run: Path, table1: pd.DataFrame) -> dict:
     """How a model was trained, from its run folder, and what it costs and reaches, from Table 1."""
-    settings, calls, log = read_json(run / "recipe.json"), read_sessions(run / "run.json"), read_log(run / LOG)
+    settings, calls, log = (
+        read_json(run / "recipe.json"),
+        read_sessions(run / "run.json"),
+        read_log(run / LOG),
+    )
     recipe, scores, last = recipe_of(settings), scores_of(log).reset_index(), calls[-1]
     kept = ["iteration", *(c for c in scores if c.startswith(("mask_", "box_")) or c == "val_loss")]
     return {
@@ -201,7 +272,10 @@ def _training(run: Path, table1: pd.DataFrame) -> dict:
         "started": calls[0]["started"],
         "scores": scores[kept].assign(minutes=scores["seconds"] / 60).to_dict("records"),
         "overfitting": overfitting(log),
-        "table1": {row.quantity: _bounds(row, "value") for row in table1[table1["source"] == "ours"].itertuples()},
+        "table1": {
+            row.quantity: _bounds(row, "value")
+            for row in table1[table1["source"] == "ours"].itertuples()
+        },
     }
 
 
@@ -218,10 +292,15 @@ def _headline(evaluation: Evaluation, resamples: pd.DataFrame) -> dict:
 
 def _of_all_classes(table: pd.DataFrame) -> dict:
     """A tidy table's figures over all classes, by kind and metric."""
-    return {f"{row.kind}_{row.metric}": _bounds(row, "value") for row in table[table["class"] == "all"].itertuples()}
+    return {
+        f"{row.kind}_{row.metric}": _bounds(row, "value")
+        for row in table[table["class"] == "all"].itertuples()
+    }
 
 
-def _difference(first: tuple[Evaluation, pd.DataFrame], second: tuple[Evaluation, pd.DataFrame]) -> dict:
+def _difference(
+    first: tuple[Evaluation, pd.DataFrame], second: tuple[Evaluation, pd.DataFrame]
+) -> dict:
     """AP of one checkpoint less that of another, paired, by figure; both from `_judged`."""
     table = paired_differences(first[0], second[0], (first[1], second[1])).query("`class` == 'all'")
     return {f"{row.kind}_{row.metric}": _bounds(row, "difference") for row in table.itertuples()}
@@ -231,7 +310,12 @@ def _data(study: Study) -> dict:
     """What was trained on and judged on, and whether that is VOC 2012 itself."""
     images = {split: len(study.dataset(split)) for split in ("train", "val")}
     objects = len(study.ground_truth["annotations"])
-    return {"kind": study.kind_of_data, "images": images, "objects": objects, "classes": len(study.class_names)}
+    return {
+        "kind": study.kind_of_data,
+        "images": images,
+        "objects": objects,
+        "classes": len(study.class_names),
+    }
 
 
 def _bounds(row: object, value: str) -> dict:
@@ -241,16 +325,27 @@ def _bounds(row: object, value: str) -> dict:
 def _beside(peer: dict, models: dict, experiments: list[dict], results: Path) -> dict:
     """A peer's figures, and those of our longest training of that model within its minutes: an experiment, or the study's half."""
     ours = [models[peer["model"]]["half"], *(e for e in experiments if e["model"] == peer["model"])]
-    ours = [{k: o[k] for k in ("iterations", "minutes", *COMPARED)} for o in ours if o["minutes"] <= peer["minutes"]]
+    ours = [
+        {k: o[k] for k in ("iterations", "minutes", *COMPARED)}
+        for o in ours
+        if o["minutes"] <= peer["minutes"]
+    ]
     figures = _of_all_classes(pd.DataFrame(read_json(results / peer["file"])["table"]))
-    return {**peer, **{k: figures[k] for k in COMPARED}, "ours": max(ours, key=lambda o: o["minutes"], default=None)}
+    return {
+        **peer,
+        **{k: figures[k] for k in COMPARED},
+        "ours": max(ours, key=lambda o: o["minutes"], default=None),
+    }
 
 
 def _rows(table: pd.DataFrame, *keys: str) -> dict:
     """A table as nested dicts by its key columns."""
     if not keys:
         return table.iloc[0].to_dict()
-    return {key: _rows(part.drop(columns=keys[0]), *keys[1:]) for key, part in table.groupby(keys[0], sort=False)}
+    return {
+        key: _rows(part.drop(columns=keys[0]), *keys[1:])
+        for key, part in table.groupby(keys[0], sort=False)
+    }
 
 
 def write(results: str | Path) -> list[Path]:
@@ -278,9 +373,13 @@ def shrink(source: Path, target: Path, largest: int = LARGEST_FIGURE) -> None:
         picture = image.convert("RGB")
     width = picture.width
     while True:
-        small = picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
+        small = picture.resize(
+            (width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS
+        )
         with atomic_write(target) as beside:
-            small.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(beside, format="PNG", optimize=True)
+            small.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(
+                beside, format="PNG", optimize=True
+            )
         if target.stat().st_size <= largest:
             return
         width = int(0.85 * width)
@@ -288,7 +387,9 @@ def shrink(source: Path, target: Path, largest: int = LARGEST_FIGURE) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("results", type=Path, help="results folder of a study whose notebooks were run")
+    parser.add_argument(
+        "results", type=Path, help="results folder of a study whose notebooks were run"
+    )
     print(*write(parser.parse_args().results), sep="\n")
     return 0
 

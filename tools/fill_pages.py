@@ -16,10 +16,14 @@ CHANGE = {"value": "", "low": "_low", "high": "_high"}
 
 def fill(template: str, report: dict) -> str:
     """A Jinja template with a report's figures. Raises jinja2's UndefinedError for one that the report does not have."""
-    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {"bounded": bounded, "signed": lambda figure: bounded(figure, "+")}
     environment.globals["within"] = within
-    environment.filters["change"] = lambda row: {key: row["difference" + end] for key, end in CHANGE.items()}
+    environment.filters["change"] = lambda row: {
+        key: row["difference" + end] for key, end in CHANGE.items()
+    }
     return environment.from_string(template).render(report)
 
 
@@ -30,7 +34,9 @@ def within(model: dict, minutes: float) -> dict:
 
 def bounded(figure: dict, sign: str = "") -> str:
     """A figure with its interval, as "12.3 [10.1, 14.9]"."""
-    low, high = (f"{figure[end]:{sign}.1f}" if figure[end] is not None else "" for end in ("low", "high"))
+    low, high = (
+        f"{figure[end]:{sign}.1f}" if figure[end] is not None else "" for end in ("low", "high")
+    )
     return f"{figure['value']:{sign}.1f}" + (f" [{low}, {high}]" if low else "")
 
 
@@ -62,7 +68,9 @@ def write_lineage_page(lineage: dict, root: Path) -> list[Path]:
 def main() -> int:
     """Fill the pages from a results folder's report, or its lineage's where there is no report."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("results", type=Path, help="results folder with a report.json, or a lineage.json alone")
+    parser.add_argument(
+        "results", type=Path, help="results folder with a report.json, or a lineage.json alone"
+    )
     folder, root = parser.parse_args().results, Path(__file__).parents[1]
     if (folder / "report.json").is_file():
         print(*write_pages(read_json(folder / "report.json"), root), sep="\n")

@@ -67,11 +67,15 @@ def _forced_priors(iou: Float[Tensor, "b n p"]) -> Int[Tensor, "b n"]:
         iou[taken.nonzero()[:, 0], :, prior[taken]] = -1
 
 
-def mine_hard_negatives(logits: Float[Tensor, "b p c"], classes: Int[Tensor, "b p"]) -> Bool[Tensor, "b p"]:
+def mine_hard_negatives(
+    logits: Float[Tensor, "b p c"], classes: Int[Tensor, "b p"]
+) -> Bool[Tensor, "b p"]:
     """The background priors that look least like background, three for each positive, image by image (SSD, sec. 2.2)."""
     difficulty = torch.logsumexp(logits.detach(), -1) - logits.detach()[..., 0]
     order = difficulty.masked_fill_(classes != BACKGROUND, 0).argsort(1, descending=True)
-    wanted = (NEGATIVES_PER_POSITIVE * (classes > 0).sum(1, keepdim=True)).clamp(max=classes.shape[1] - 1)
+    wanted = (NEGATIVES_PER_POSITIVE * (classes > 0).sum(1, keepdim=True)).clamp(
+        max=classes.shape[1] - 1
+    )
     hardest = torch.arange(classes.shape[1], device=classes.device) < wanted
     return torch.zeros_like(hardest).scatter(1, order, hardest) & (classes == BACKGROUND)
 
@@ -97,14 +101,22 @@ def yolact_loss(
     are no objects here; their boxes make background priors neutral. Class, box and mask terms are divided by the
     positives of the whole batch; images without objects are fine. `crop` and the rest: see `mask_loss`.
     """
-    nothing = class_logits.new_zeros(1, 4)  # an object more for each image, of no class, so that each has one
+    nothing = class_logits.new_zeros(
+        1, 4
+    )  # an object more for each image, of no class, so that each has one
     padded_boxes = pad_sequence([torch.cat([b, nothing]) for b in boxes], batch_first=True)
     padded_labels = pad_sequence([F.pad(y, (0, 1)) for y in labels], batch_first=True)
-    padded_crowds = pad_sequence([torch.cat([b, nothing]) for b in crowd_boxes], batch_first=True) if crowd_boxes else None
+    padded_crowds = (
+        pad_sequence([torch.cat([b, nothing]) for b in crowd_boxes], batch_first=True)
+        if crowd_boxes
+        else None
+    )
     classes, objects = match_priors(priors, padded_boxes, padded_labels, padded_crowds)
     positive = classes > 0
     # Processes average their gradients: what each divides by is its share of the positives of all.
-    count = distributed.all_reduce_mean(positive.sum().float()).clamp(min=1 / distributed.world_size())
+    count = distributed.all_reduce_mean(positive.sum().float()).clamp(
+        min=1 / distributed.world_size()
+    )
 
     selected = positive | mine_hard_negatives(class_logits, classes)
     class_loss = F.cross_entropy(class_logits[selected], classes[selected], reduction="sum")
@@ -115,7 +127,8 @@ def yolact_loss(
 
     chosen = sample_positives(positive, masks_to_train)
     mask_losses = [
-        mask_loss(coefficients[i, k], prototypes[i], objects[i, k], b, m, crop, normalize_by_area) * scale
+        mask_loss(coefficients[i, k], prototypes[i], objects[i, k], b, m, crop, normalize_by_area)
+        * scale
         for i, ((k, scale), b, m) in enumerate(zip(chosen, boxes, masks, strict=True))
     ]
     losses = {
@@ -128,12 +141,19 @@ def yolact_loss(
     return losses
 
 
-def downsample(masks: UInt8[Tensor, "n _ _"], height: int, width: int) -> Float[Tensor, "n {height} {width}"]:
+def downsample(
+    masks: UInt8[Tensor, "n _ _"], height: int, width: int
+) -> Float[Tensor, "n {height} {width}"]:
     """Masks as 0 or 1 on a coarser grid: bilinear, then > .5."""
-    return (F.interpolate(masks[None].float(), (height, width), mode="bilinear", align_corners=False)[0] > 0.5).float()
+    return (
+        F.interpolate(masks[None].float(), (height, width), mode="bilinear", align_corners=False)[0]
+        > 0.5
+    ).float()
 
 
-def sample_positives(positive: Bool[Tensor, "b p"], most: int) -> list[tuple[Int[Tensor, " _"], float]]:
+def sample_positives(
+    positive: Bool[Tensor, "b p"], most: int
+) -> list[tuple[Int[Tensor, " _"], float]]:
     """The positives of each image whose masks are trained, `most` at random where there are more, and how much each stands for.
 
     Random numbers are drawn for the images of all processes, so that they do not depend on how these share the batch.
@@ -146,7 +166,9 @@ def sample_positives(positive: Bool[Tensor, "b p"], most: int) -> list[tuple[Int
             drawn = torch.randperm(total, device=positive.device)[:most]
             if 0 <= i - offset < len(chosen):
                 chosen[i - offset] = chosen[i - offset][drawn]
-    return [(row, max(total, 1) / max(len(row), 1)) for row, total in zip(chosen, counts, strict=True)]
+    return [
+        (row, max(total, 1) / max(len(row), 1)) for row, total in zip(chosen, counts, strict=True)
+    ]
 
 
 def mask_loss(
@@ -172,17 +194,25 @@ def mask_loss(
     inside = box_mask(boxes, height, width).flatten(1) if crop else torch.ones_like(target)
     area = box_area(boxes) if normalize_by_area else torch.ones_like(boxes[:, 0])
     weight = inside / (area * height * width)[:, None]
-    return F.binary_cross_entropy_with_logits(logits, target[objects], weight[objects], reduction="sum")
+    return F.binary_cross_entropy_with_logits(
+        logits, target[objects], weight[objects], reduction="sum"
+    )
 
 
 def semantic_loss(
-    logits: Float[Tensor, "b c h w"], labels: list[Int[Tensor, " _"]], masks: list[UInt8[Tensor, "_ _ _"]]
+    logits: Float[Tensor, "b c h w"],
+    labels: list[Int[Tensor, " _"]],
+    masks: list[UInt8[Tensor, "_ _ _"]],
 ) -> Float[Tensor, ""]:
     """Pixel-wise BCE of the class map, mean over the grid and the batch, summed over classes (YOLACT paper, sec. 5)."""
     target = torch.zeros_like(logits)
     for i, (y, m) in enumerate(zip(labels, masks, strict=True)):
         if len(y):
             index = (y - 1)[:, None, None].expand(-1, *logits.shape[2:])
-            target[i].scatter_reduce_(0, index, downsample(m, *logits.shape[2:]).to(target.dtype), "amax")
+            target[i].scatter_reduce_(
+                0, index, downsample(m, *logits.shape[2:]).to(target.dtype), "amax"
+            )
     batch, _, height, width = logits.shape
-    return F.binary_cross_entropy_with_logits(logits, target, reduction="sum") / (batch * height * width)
+    return F.binary_cross_entropy_with_logits(logits, target, reduction="sum") / (
+        batch * height * width
+    )

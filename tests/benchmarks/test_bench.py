@@ -3,7 +3,15 @@ import json
 import pytest
 import torch
 
-from benchmarks.bench import TOLERANCE, measure, measure_data, measure_paste, report, table, time_alternating
+from benchmarks.bench import (
+    TOLERANCE,
+    measure,
+    measure_data,
+    measure_paste,
+    report,
+    table,
+    time_alternating,
+)
 from benchmarks.cases import plain_path, relative_error
 from vocseg_lib.models.speedups import BatchNorm2d, FoldingConv2d
 from vocseg_lib.models.yolact import Yolact

@@ -21,12 +21,26 @@ def truth_and_found():
         "images": [{"id": 7, "height": 30, "width": 40, "file_name": "a.jpg"}],
         "categories": [{"id": 3, "name": "bird"}, {"id": 8, "name": "cat"}],
         "annotations": [
-            {"id": 0, "image_id": 7, "category_id": c, "segmentation": rle, "area": 9, "bbox": [1, 1, 2, 2], "iscrowd": 0}
+            {
+                "id": 0,
+                "image_id": 7,
+                "category_id": c,
+                "segmentation": rle,
+                "area": 9,
+                "bbox": [1, 1, 2, 2],
+                "iscrowd": 0,
+            }
             for c, rle in zip((3, 8), encode_rle(masks), strict=True)
         ],
     }
     found = [
-        {"image_id": 7, "category_id": c, "score": 0.9, "segmentation": rle, "bbox": [5.0, 5.0, 15.0, 15.0]}
+        {
+            "image_id": 7,
+            "category_id": c,
+            "score": 0.9,
+            "segmentation": rle,
+            "bbox": [5.0, 5.0, 15.0, 15.0],
+        }
         for c, rle in zip((3, 8), encode_rle(masks), strict=True)
     ]
     return truth, found
@@ -34,7 +48,12 @@ def truth_and_found():
 
 def test_codes_of_random_masks_cover_their_image():
     random = np.random.default_rng(0)
-    masks = [np.asfortranarray(random.random(random.integers(1, 90, 2)) < random.random(), dtype=np.uint8) for _ in range(200)]
+    masks = [
+        np.asfortranarray(
+            random.random(random.integers(1, 90, 2)) < random.random(), dtype=np.uint8
+        )
+        for _ in range(200)
+    ]
     codes = [coco_mask.encode(mask)["counts"] for mask in masks]
     assert rle_pixel_counts(codes).tolist() == [mask.size for mask in masks]
     assert rle_pixel_counts([]).tolist() == []
@@ -54,7 +73,9 @@ def test_every_form_of_a_mask_is_read():
     truth, found = truth_and_found()
     (plain,) = validate_results(truth, found[:1])
     mask = decode_rle([plain["segmentation"]])[0]
-    runs = np.diff(np.r_[0, np.flatnonzero(np.diff(mask.T.ravel().astype(int))) + 1, mask.size]).tolist()
+    runs = np.diff(
+        np.r_[0, np.flatnonzero(np.diff(mask.T.ravel().astype(int))) + 1, mask.size]
+    ).tolist()
     forms = [
         {"size": [30, 40], "counts": runs},
         {"size": [30, 40], "counts": plain["segmentation"]["counts"].encode()},
@@ -80,17 +101,27 @@ BAD_RESULTS = {
     "detection 1 has score inf": {"score": float("inf")},
     r"detection 1 has bbox \[1, 2, 3\]": {"bbox": [1, 2, 3]},
     r"detection 1 has bbox \[1, 2, -3, 4\]": {"bbox": [1, 2, -3, 4]},
-    r"mask of size \[40, 30\], but its image has \[30, 40\]": {"segmentation": {"size": [40, 30], "counts": "0"}},
-    "detection 1 has a mask whose run-length code is damaged": {"segmentation": {"size": [30, 40], "counts": "abc"}},
-    "detection 1 has a mask whose runs cover 3 of 1200 pixels": {"segmentation": {"size": [30, 40], "counts": [1, 2]}},
+    r"mask of size \[40, 30\], but its image has \[30, 40\]": {
+        "segmentation": {"size": [40, 30], "counts": "0"}
+    },
+    "detection 1 has a mask whose run-length code is damaged": {
+        "segmentation": {"size": [30, 40], "counts": "abc"}
+    },
+    "detection 1 has a mask whose runs cover 3 of 1200 pixels": {
+        "segmentation": {"size": [30, 40], "counts": [1, 2]}
+    },
     "detection 1 has no mask that can be read: segmentation is 'x'": {"segmentation": "x"},
     "detection 1 has no mask that can be read": {"segmentation": [[1, 2, 3]]},
     r"detection 1 has no mask that can be read: segmentation is \[\[0, 0, 1000000000, 0": {
         "segmentation": [[0, 0, 10**9, 0, 10**9, 10**9]]
     },
-    r"detection 1 has no mask that can be read: segmentation is \{'size'": {"segmentation": {"size": [30, 40], "counts": "\ud800"}},
+    r"detection 1 has no mask that can be read: segmentation is \{'size'": {
+        "segmentation": {"size": [30, 40], "counts": "\ud800"}
+    },
     "detection 1 has score 1000000": {"score": 10**400},
-    "detection 1 has a mask whose runs|detection 1 has no mask": {"segmentation": {"size": [30, 40], "counts": [10**400]}},
+    "detection 1 has a mask whose runs|detection 1 has no mask": {
+        "segmentation": {"size": [30, 40], "counts": [10**400]}
+    },
 }
 
 
@@ -117,7 +148,9 @@ BAD_TRUTH = {
     "two categories have the id 3": lambda t: t["categories"][1].update(id=3),
     "no COCO ground truth: it has no images": lambda t: t.update(images=[], annotations=[]),
     r"images\[0\] has height -30": lambda t: t["images"][0].update(height=-30),
-    r"images\[0\] has more than 100000000 pixels": lambda t: t["images"][0].update(height=10**6, width=10**6),
+    r"images\[0\] has more than 100000000 pixels": lambda t: t["images"][0].update(
+        height=10**6, width=10**6
+    ),
     r"categories\[0\] has name 'all'": lambda t: t["categories"][0].update(name="all"),
     "two categories have the name 'cat'": lambda t: t["categories"][0].update(name="cat"),
     "annotation 1 has category_id 77": lambda t: t["annotations"][1].update(category_id=77),
@@ -173,6 +206,8 @@ def test_an_exported_devkit_is_valid_coco_and_comes_back(devkit, tmp_path):
         assert [a["category_id"] for a in annotations] == sample.labels.tolist()
         assert [a["area"] for a in annotations] == sample.masks.sum((1, 2)).tolist()
         void = coco.loadImgs(image_id)[0].get("void")
-        assert np.array_equal(coco_mask.decode(void) if void else np.zeros(sample.void.shape), sample.void.numpy())
+        assert np.array_equal(
+            coco_mask.decode(void) if void else np.zeros(sample.void.shape), sample.void.numpy()
+        )
     read = validate_ground_truth(json.loads((tmp_path / "coco.json").read_text()))
     assert read == truth

@@ -16,14 +16,25 @@ from vocseg_lib.data import synthetic
 from vocseg_lib.data.classes import CLASS_NAMES
 from vocseg_lib.data.coco_convert import coco_ground_truth, write_from_coco
 from vocseg_lib.data.verify import verify
-from vocseg_lib.data.voc import BadSample, VocDataset, class_names, fingerprint, read_sample, split_ids
+from vocseg_lib.data.voc import (
+    BadSample,
+    VocDataset,
+    class_names,
+    fingerprint,
+    read_sample,
+    split_ids,
+)
 from vocseg_lib.engine.predict import load_predictions
 from vocseg_lib.study.open import open_study
 from vocseg_lib.study.recipes import PROFILES
 from vocseg_lib.study.run import load_run, predict_run
 
 NAMES = ("bottle", "person", "woolly sheep")
-OF_VOC = {CLASS_NAMES.index("bottle") + 1: 1, CLASS_NAMES.index("person") + 1: 2, CLASS_NAMES.index("sheep") + 1: 3}
+OF_VOC = {
+    CLASS_NAMES.index("bottle") + 1: 1,
+    CLASS_NAMES.index("person") + 1: 2,
+    CLASS_NAMES.index("sheep") + 1: 3,
+}
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 
@@ -67,8 +78,18 @@ def as_coco(three_classes, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def tiny_profile(monkeypatch):
-    small = {"image_size": 64, "short_side": 64, "channels": 16, "proposals": 32, "rois_per_image": 16}
-    monkeypatch.setitem(PROFILES, "quick", replace(PROFILES["quick"], **small, iterations=4, batch_size=2, eval_every=2))
+    small = {
+        "image_size": 64,
+        "short_side": 64,
+        "channels": 16,
+        "proposals": 32,
+        "rois_per_image": 16,
+    }
+    monkeypatch.setitem(
+        PROFILES,
+        "quick",
+        replace(PROFILES["quick"], **small, iterations=4, batch_size=2, eval_every=2),
+    )
 
 
 def test_names_come_from_the_devkit(three_classes, devkit):
@@ -87,7 +108,11 @@ def test_names_tell_data_sets_apart(three_classes, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "has 0 class names"), ("a\nb\na\n", "has the class 'a' twice"), ("a\nall\n", "has a class 'all'")],
+    [
+        ("", "has 0 class names"),
+        ("a\nb\na\n", "has the class 'a' twice"),
+        ("a\nall\n", "has a class 'all'"),
+    ],
 )
 def test_a_class_file_that_cannot_be_used_is_named(three_classes, tmp_path, content, message):
     other = shutil.copytree(three_classes, tmp_path / "other")
@@ -99,7 +124,9 @@ def test_a_class_file_that_cannot_be_used_is_named(three_classes, tmp_path, cont
 def test_a_class_value_without_a_name_is_named(three_classes, tmp_path):
     other = shutil.copytree(three_classes, tmp_path / "other")
     (other / "class_names.txt").write_text("bottle\nperson\n")
-    with pytest.raises(BadSample, match=r"has class value 3, but those of class_names.txt are 0 to 2 and 255"):
+    with pytest.raises(
+        BadSample, match=r"has class value 3, but those of class_names.txt are 0 to 2 and 255"
+    ):
         list(VocDataset(other, "train"))
     assert any(problem.kind == "unknown class" for problem in verify(other))
 
@@ -109,12 +136,19 @@ def test_voc_layout_without_problems(three_classes):
 
 
 @pytest.mark.parametrize("kind", ["voc", "coco"])
-def test_three_classes_go_through_the_same_notebooks(kind, three_classes, as_coco, devkit, tiny_profile, monkeypatch, tmp_path):
+def test_three_classes_go_through_the_same_notebooks(
+    kind, three_classes, as_coco, devkit, tiny_profile, monkeypatch, tmp_path
+):
     """PROFILE and DATA are set, nothing else; the cells run as they stand."""
     monkeypatch.chdir(tmp_path)
     data = three_classes if kind == "voc" else as_coco
     shell = InteractiveShell.instance()
-    for name, extra in (("01_voc_data", {}), ("03_train", {"MODEL": "mask_rcnn"}), ("03_train", {}), ("04_precision_recall", {})):
+    for name, extra in (
+        ("01_voc_data", {}),
+        ("03_train", {"MODEL": "mask_rcnn"}),
+        ("03_train", {}),
+        ("04_precision_recall", {}),
+    ):
         for cell in nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4).cells:
             if cell.cell_type == "code":
                 assert shell.run_cell(cell.source).error_in_exec is None, cell.source
@@ -127,10 +161,19 @@ def test_three_classes_go_through_the_same_notebooks(kind, three_classes, as_coc
         run = tmp_path / "results" / "quick" / "runs" / name
         model, settings, _ = load_run(run)
         assert settings["class_names"] == list(NAMES)
-        assert load_predictions(run / "predictions.json")["header"]["recipe"]["class_names"] == list(NAMES)
-        last = [v.shape[0] for k, v in model.named_parameters() if k.endswith(("head.classes.0.weight", "cls_score.weight"))]
+        assert load_predictions(run / "predictions.json")["header"]["recipe"][
+            "class_names"
+        ] == list(NAMES)
+        last = [
+            v.shape[0]
+            for k, v in model.named_parameters()
+            if k.endswith(("head.classes.0.weight", "cls_score.weight"))
+        ]
         assert last in ([(len(NAMES) + 1) * 3], [len(NAMES) + 1])
-    with pytest.raises(ValueError, match=r"was trained on other classes \(bottle, person, woolly sheep\) than .* has \(aeroplane,"):
+    with pytest.raises(
+        ValueError,
+        match=r"was trained on other classes \(bottle, person, woolly sheep\) than .* has \(aeroplane,",
+    ):
         predict_run(run, devkit)
     assert set(shell.user_ns["table"]["model"]) >= {"YOLACT", "Mask R-CNN"}
 
@@ -140,7 +183,9 @@ def test_coco_annotations_become_the_devkit_that_they_came_from(three_classes, a
     for split in ("train", "val"):
         before, after = (coco_ground_truth(devkit, split) for devkit in (three_classes, written))
         assert [c["name"] for c in after["categories"]] == list(NAMES)
-        assert [i["file_name"] for i in after["images"]] == [i["file_name"] for i in before["images"]]
+        assert [i["file_name"] for i in after["images"]] == [
+            i["file_name"] for i in before["images"]
+        ]
         pairs = list(zip(before["annotations"], after["annotations"], strict=True))
         assert pairs
         for one, other in pairs:
@@ -148,7 +193,9 @@ def test_coco_annotations_become_the_devkit_that_they_came_from(three_classes, a
                 k: other[k] for k in ("image_id", "category_id", "segmentation")
             }
         name = before["images"][0]["file_name"]
-        assert (written / "JPEGImages" / name).read_bytes() == (three_classes / "JPEGImages" / name).read_bytes()
+        assert (written / "JPEGImages" / name).read_bytes() == (
+            three_classes / "JPEGImages" / name
+        ).read_bytes()
 
 
 def test_it_is_written_once(as_coco, tmp_path):
@@ -156,14 +203,18 @@ def test_it_is_written_once(as_coco, tmp_path):
     (written / "JPEGImages" / "extra.jpg").touch()
     assert (write_from_coco(as_coco, tmp_path / "written") / "JPEGImages" / "extra.jpg").exists()
     (written / "from_coco.txt").write_text("of other annotations")
-    assert not (write_from_coco(as_coco, tmp_path / "written") / "JPEGImages" / "extra.jpg").exists()
+    assert not (
+        write_from_coco(as_coco, tmp_path / "written") / "JPEGImages" / "extra.jpg"
+    ).exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
     with pytest.raises(FileExistsError, match="holds other data"):
         write_from_coco(as_coco, tmp_path / "mine")
 
 
-def coco_file(folder: Path, images: dict[str, Image.Image], annotations: list[dict], sizes: dict | None = None) -> Path:
+def coco_file(
+    folder: Path, images: dict[str, Image.Image], annotations: list[dict], sizes: dict | None = None
+) -> Path:
     """COCO annotations of images, by file name, written beside them."""
     entries = []
     for number, (name, image) in enumerate(images.items(), 1):
@@ -173,7 +224,9 @@ def coco_file(folder: Path, images: dict[str, Image.Image], annotations: list[di
         entries.append({"id": number, "file_name": name, "width": width, "height": height})
     categories = [{"id": 5, "name": "cup"}, {"id": 2, "name": "big  plate"}]
     path = folder / "labels.json"
-    path.write_text(json.dumps({"images": entries, "annotations": annotations, "categories": categories}))
+    path.write_text(
+        json.dumps({"images": entries, "annotations": annotations, "categories": categories})
+    )
     return path
 
 
@@ -202,7 +255,12 @@ def test_overlaps_crowds_other_formats_and_a_split_of_its_own(tmp_path):
 def test_a_picture_that_only_its_exif_turns_is_turned(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    path = coco_file(tmp_path, {f"{i}.jpg": Image.new("RGB", (40, 30)) for i in range(5)}, [], {"0.jpg": (30, 40)})
+    path = coco_file(
+        tmp_path,
+        {f"{i}.jpg": Image.new("RGB", (40, 30)) for i in range(5)},
+        [],
+        {"0.jpg": (30, 40)},
+    )
     Image.new("RGB", (40, 30)).save(tmp_path / "0.jpg", exif=exif)
     written = write_from_coco(path, tmp_path / "out")
     assert read_sample(written, "0").image.shape == (3, 40, 30)
@@ -210,7 +268,10 @@ def test_a_picture_that_only_its_exif_turns_is_turned(tmp_path):
 
 def test_what_cannot_be_used_is_named_and_passed_over(tmp_path, capsys):
     images = {f"{i}.jpg": Image.new("RGB", (8, 8)) for i in range(60)}
-    many = [{"id": i + 1, "image_id": 4, "category_id": 5, "segmentation": square(0, 0, 2)} for i in range(255)]
+    many = [
+        {"id": i + 1, "image_id": 4, "category_id": 5, "segmentation": square(0, 0, 2)}
+        for i in range(255)
+    ]
     path = coco_file(tmp_path, images, many)
     (tmp_path / "1.jpg").unlink()
     (tmp_path / "2.jpg").write_bytes((tmp_path / "2.jpg").read_bytes()[:200])
@@ -224,7 +285,8 @@ def test_what_cannot_be_used_is_named_and_passed_over(tmp_path, capsys):
     Image.new("RGB", (9, 8)).save(tmp_path / "5.jpg")
     path.write_text(path.read_text() + " ")
     with pytest.raises(
-        ValueError, match=r"4 of 60 images cannot be used(?s:.*)5.jpg: is 9 x 8 pixels, but its annotations say 8 x 8"
+        ValueError,
+        match=r"4 of 60 images cannot be used(?s:.*)5.jpg: is 9 x 8 pixels, but its annotations say 8 x 8",
     ):
         write_from_coco(path, tmp_path / "out")
 
@@ -238,7 +300,9 @@ def test_mistakes_in_annotations_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"leaves no image for val"):
         write_from_coco(path, tmp_path / "out")
     (tmp_path / "0.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match=r"0.jpg, the first image of .*labels.json, is in none of"):
+    with pytest.raises(
+        FileNotFoundError, match=r"0.jpg, the first image of .*labels.json, is in none of"
+    ):
         write_from_coco(path, tmp_path / "other")
     with pytest.raises(FileNotFoundError):
         open_study("quick", tmp_path / "no.json")

@@ -40,7 +40,11 @@ class Server:
                 outer.requests.append((self.path, wanted))
                 if self.path.startswith("/missing"):
                     return self.send_error(404)
-                bodies = {"/wrong": b"w" * len(archive), "/page": b"<html>moved</html>", "/short": b"short"}
+                bodies = {
+                    "/wrong": b"w" * len(archive),
+                    "/page": b"<html>moved</html>",
+                    "/short": b"short",
+                }
                 body = bodies.get(self.path, archive)
                 start = 0
                 if wanted and self.path not in ("/norange", "/page", "/short"):
@@ -51,7 +55,9 @@ class Server:
                 else:
                     self.send_response(200)
                 body = body[start:]
-                self.send_header("Content-Type", "text/html" if self.path == "/page" else "application/x-tar")
+                self.send_header(
+                    "Content-Type", "text/html" if self.path == "/page" else "application/x-tar"
+                )
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body[: len(body) // 2] if self.path.startswith("/cut") else body)

@@ -15,7 +15,10 @@ def digest(folder):
 
 
 def test_same_seed_same_bytes_and_other_seed_other_bytes(tmp_path):
-    folders = [synthetic.write(tmp_path / str(i), train=3, val=2, seed=seed) for i, seed in enumerate((5, 5, 6))]
+    folders = [
+        synthetic.write(tmp_path / str(i), train=3, val=2, seed=seed)
+        for i, seed in enumerate((5, 5, 6))
+    ]
     assert digest(folders[0]) == digest(folders[1]) != digest(folders[2])
 
 

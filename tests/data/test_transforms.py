@@ -5,7 +5,13 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from vocseg_lib.data.transforms import AUGMENTATIONS, SMALLEST_SIDE, SsdAugmentation, draw_crop, draw_window
+from vocseg_lib.data.transforms import (
+    AUGMENTATIONS,
+    SMALLEST_SIDE,
+    SsdAugmentation,
+    draw_crop,
+    draw_window,
+)
 from vocseg_lib.data.voc import VocDataset
 from vocseg_lib.utils.boxes import masks_to_boxes
 
@@ -15,7 +21,9 @@ def sample(height, width, objects):
     for mask, (x, y, w, h) in zip(masks, objects, strict=True):
         mask[y : y + h, x : x + w] = 1
     target = {
-        "boxes": tv_tensors.BoundingBoxes(masks_to_boxes(masks), format="XYXY", canvas_size=(height, width)),
+        "boxes": tv_tensors.BoundingBoxes(
+            masks_to_boxes(masks), format="XYXY", canvas_size=(height, width)
+        ),
         "labels": torch.arange(1, len(objects) + 1),
         "masks": tv_tensors.Mask(masks),
         "name": "a",
@@ -33,11 +41,20 @@ def check(image, target):
     assert bool((boxes[:, 2:] <= torch.tensor([image.shape[2], image.shape[1]])).all())
 
 
-rectangles = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(1, 40), st.integers(1, 40)), max_size=4)
+rectangles = st.lists(
+    st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(1, 40), st.integers(1, 40)),
+    max_size=4,
+)
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.integers(1, 60), st.integers(1, 60), rectangles, st.sampled_from(sorted(AUGMENTATIONS)), st.integers(0, 2**31))
+@given(
+    st.integers(1, 60),
+    st.integers(1, 60),
+    rectangles,
+    st.sampled_from(sorted(AUGMENTATIONS)),
+    st.integers(0, 2**31),
+)
 def test_masks_boxes_and_labels_stay_together(height, width, objects, name, seed):
     torch.manual_seed(seed)
     check(*AUGMENTATIONS[name]()(*sample(height, width, objects)))
@@ -52,7 +69,9 @@ def test_labels_follow_their_masks():
         _, drawn = augment(image, target)
         seen |= {len(drawn["labels"])}
         for label, box in zip(drawn["labels"], drawn["boxes"], strict=True):
-            if label == 1 and len(drawn["labels"]) == 2:  # zoom and crop keep the left-right order but for the mirror
+            if (
+                label == 1 and len(drawn["labels"]) == 2
+            ):  # zoom and crop keep the left-right order but for the mirror
                 widths = drawn["boxes"][:, 2] - drawn["boxes"][:, 0]
                 assert float(box[2] - box[0]) == float(widths[0])
     assert seen >= {1, 2}
@@ -69,7 +88,9 @@ def test_an_object_is_dropped_by_its_mask_not_its_box():
 def test_light_never_changes_geometry_but_for_the_mirror(devkit):
     image, target = VocDataset(devkit, "val")[0]
     _, drawn = AUGMENTATIONS["light"]()(image, target)
-    assert int(drawn["masks"].sum()) == sum(int(m.sum()) for m in target["masks"] if min(span(m)) >= SMALLEST_SIDE)
+    assert int(drawn["masks"].sum()) == sum(
+        int(m.sum()) for m in target["masks"] if min(span(m)) >= SMALLEST_SIDE
+    )
 
 
 def span(mask):
@@ -102,7 +123,9 @@ def test_one_cut_is_zoom_out_then_crop_then_mirror(monkeypatch):
     cut_off = 0
     for seed in range(80):
         torch.manual_seed(seed)
-        (left, top, right, bottom), kept = draw_window(target["boxes"].as_subclass(torch.Tensor), 40, 60)
+        (left, top, right, bottom), kept = draw_window(
+            target["boxes"].as_subclass(torch.Tensor), 40, 60
+        )
         mirrored = bool(torch.rand(()) < 0.5)
         torch.manual_seed(seed)
         ours, drawn = augment(image, target)
@@ -121,11 +144,17 @@ def test_one_cut_is_zoom_out_then_crop_then_mirror(monkeypatch):
 
 
 def test_crops_are_drawn_as_torchvisions():
-    boxes = tv_tensors.BoundingBoxes(torch.tensor([[20.0, 20, 60, 80], [70, 10, 110, 40]]), format="XYXY", canvas_size=(100, 120))
+    boxes = tv_tensors.BoundingBoxes(
+        torch.tensor([[20.0, 20, 60, 80], [70, 10, 110, 40]]), format="XYXY", canvas_size=(100, 120)
+    )
     theirs, ours = v2.RandomIoUCrop(), []
     torch.manual_seed(0)
     drawn = [theirs.make_params([boxes]) for _ in range(1000)]
-    expected = [(p["left"], p["top"], p["width"], p["height"], *p["is_within_crop_area"].tolist()) for p in drawn if p]
+    expected = [
+        (p["left"], p["top"], p["width"], p["height"], *p["is_within_crop_area"].tolist())
+        for p in drawn
+        if p
+    ]
     for _ in range(1000):
         x1, y1, x2, y2, kept = draw_crop(boxes.as_subclass(torch.Tensor), 100, 120)
         if (x1, y1, x2, y2) != (0, 0, 120, 100):

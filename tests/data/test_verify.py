@@ -59,7 +59,10 @@ def damages(devkit, names):
     k = next(n)
     change_map(expect("no instance", objects[k]), np.zeros_like)
     change_map(classes[k], np.zeros_like)
-    change_map(expect("unknown class", classes[k := next(n)]), lambda p: np.where((p > 0) & (p < 255), 77, p))
+    change_map(
+        expect("unknown class", classes[k := next(n)]),
+        lambda p: np.where((p > 0) & (p < 255), 77, p),
+    )
     with (lists / "train.txt").open("a") as file:
         file.write(f"no_such_image\n{next(n)}\n")
     expected |= {("id without files", "no_such_image.jpg"), ("duplicate id", "train.txt")}
@@ -148,7 +151,10 @@ def test_reading_names_the_bad_file(damageable, folder):
 def test_reading_refuses_contradictions_and_unknown_classes(damageable):
     first, second = split_ids(damageable, "val")[:2]
     change_map(damageable / "SegmentationClass" / f"{first}.png", half_recoloured)
-    change_map(damageable / "SegmentationClass" / f"{second}.png", lambda p: np.where((p > 0) & (p < 255), 21, p))
+    change_map(
+        damageable / "SegmentationClass" / f"{second}.png",
+        lambda p: np.where((p > 0) & (p < 255), 21, p),
+    )
     with pytest.raises(BadSample, match="no single class"):
         read_sample(damageable, first)
     with pytest.raises(BadSample, match="class value 21"):

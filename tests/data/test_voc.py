@@ -5,7 +5,14 @@ from PIL import Image
 
 from vocseg_lib.data.classes import CLASS_NAMES, palette
 from vocseg_lib.data.coco_convert import coco_ground_truth
-from vocseg_lib.data.voc import BadSample, VocDataset, find_devkit, fingerprint, read_sample, split_ids
+from vocseg_lib.data.voc import (
+    BadSample,
+    VocDataset,
+    find_devkit,
+    fingerprint,
+    read_sample,
+    split_ids,
+)
 from vocseg_lib.utils.rle import decode_rle
 
 
@@ -44,7 +51,12 @@ def test_sample_by_hand(tmp_path):
 
 
 def test_devkit_is_found_from_above(devkit):
-    assert find_devkit(devkit.parent.parent) == find_devkit(devkit.parent) == find_devkit(devkit) == devkit
+    assert (
+        find_devkit(devkit.parent.parent)
+        == find_devkit(devkit.parent)
+        == find_devkit(devkit)
+        == devkit
+    )
     with pytest.raises(FileNotFoundError, match="not a VOC devkit"):
         find_devkit(devkit / "JPEGImages")
     with pytest.raises(FileNotFoundError, match="splits in this devkit: train, trainval, val"):
@@ -54,8 +66,14 @@ def test_devkit_is_found_from_above(devkit):
 def test_split_lists_as_editors_write_them(damageable):
     """A byte order mark, blanks in names and around them, and the flag of VOC's lists of a class."""
     first, second = split_ids(damageable, "val")[:2]
-    for folder, ending in (("JPEGImages", "jpg"), ("SegmentationObject", "png"), ("SegmentationClass", "png")):
-        (damageable / folder / f"{second}.{ending}").rename(damageable / folder / f"my photo 1.{ending}")
+    for folder, ending in (
+        ("JPEGImages", "jpg"),
+        ("SegmentationObject", "png"),
+        ("SegmentationClass", "png"),
+    ):
+        (damageable / folder / f"{second}.{ending}").rename(
+            damageable / folder / f"my photo 1.{ending}"
+        )
     path = damageable / "ImageSets" / "Segmentation" / "val.txt"
     path.write_text(f"\ufeff{first}  1\r\n\nmy photo 1 \n", encoding="utf-8")
     assert split_ids(damageable, "val") == [first, "my photo 1"]
@@ -85,7 +103,9 @@ def test_coco_ground_truth_holds_the_samples(devkit):
     assert [c["name"] for c in truth["categories"]] == list(CLASS_NAMES)
     sample = read_sample(devkit, split_ids(devkit, "val")[2])
     mine = [a for a in truth["annotations"] if a["image_id"] == 3]
-    assert np.array_equal(decode_rle([a["segmentation"] for a in mine]), sample.masks.numpy().astype(bool))
+    assert np.array_equal(
+        decode_rle([a["segmentation"] for a in mine]), sample.masks.numpy().astype(bool)
+    )
     assert [a["area"] for a in mine] == sample.masks.sum((1, 2)).tolist()
 
 
@@ -103,6 +123,9 @@ def test_real_ground_truth_equals_the_published_one(real_devkit, shared):
     theirs = json.loads((shared / "predictions" / "voc2012_val_gt.json").read_text())
     ours = coco_ground_truth(real_devkit, "val")
     assert len(ours["images"]) == len(theirs["images"]) == 135
-    areas = [sorted((a["image_id"], a["category_id"], a["area"]) for a in truth["annotations"]) for truth in (ours, theirs)]
+    areas = [
+        sorted((a["image_id"], a["category_id"], a["area"]) for a in truth["annotations"])
+        for truth in (ours, theirs)
+    ]
     assert set(areas[1]) - set(areas[0]) == set()  # ours has one instance more, of a few pixels
     assert len(areas[0]) - len(areas[1]) == 1

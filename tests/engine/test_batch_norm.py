@@ -35,7 +35,9 @@ def test_precise_statistics_are_those_of_all_the_data_and_then_gone():
         torch.testing.assert_close(model[0].running_mean, pixels.mean(1), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(model[0].running_var, pixels.var(1), rtol=1e-2, atol=0)
         assert not model.training
-        assert not torch.allclose(model[0].running_mean, before[0])  # the running ones remember the last batches most
+        assert not torch.allclose(
+            model[0].running_mean, before[0]
+        )  # the running ones remember the last batches most
     assert equal(statistics(model), before)
     assert model[0].momentum == 0.1
 
@@ -83,13 +85,24 @@ def test_precise_weights_are_judged_and_kept_and_training_does_not_notice(devkit
         return score
 
     for mode in ("unfrozen", "precise"):
-        run("yolact", devkit, tmp_path / mode, batch_norm=mode, score=score_into(mode), eval_every=3)
-    losses = [[e["loss"] for e in read_log(tmp_path / mode / "log.jsonl") if "loss" in e] for mode in ("unfrozen", "precise")]
+        run(
+            "yolact", devkit, tmp_path / mode, batch_norm=mode, score=score_into(mode), eval_every=3
+        )
+    losses = [
+        [e["loss"] for e in read_log(tmp_path / mode / "log.jsonl") if "loss" in e]
+        for mode in ("unfrozen", "precise")
+    ]
     assert losses[0] == losses[1]
-    lasts = [load_checkpoint(tmp_path / mode / "last.pt")["model"] for mode in ("unfrozen", "precise")]
+    lasts = [
+        load_checkpoint(tmp_path / mode / "last.pt")["model"] for mode in ("unfrozen", "precise")
+    ]
     assert equal(lasts[0].values(), lasts[1].values())
     best = load_checkpoint(tmp_path / "precise" / "best.pt")["model"]
-    kept = [value for key, value in best.items() if key.endswith(("running_mean", "running_var", "num_batches_tracked"))]
+    kept = [
+        value
+        for key, value in best.items()
+        if key.endswith(("running_mean", "running_var", "num_batches_tracked"))
+    ]
     assert equal(kept, seen["precise"][-1])
     assert not equal(seen["precise"][-1], seen["unfrozen"][-1])
 

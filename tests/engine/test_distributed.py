@@ -46,15 +46,39 @@ RECIPE = replace(
 
 def torchrun(folder, devkit, recipe, model, *options, results="two"):
     write_json(folder / "recipe.json", {"model": model, **asdict(recipe)})
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "vocseg_lib", "train"]
-    command += ["--from", folder / "recipe.json", "--data", devkit, "--results", folder / results, *options]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "vocseg_lib",
+        "train",
+    ]
+    command += [
+        "--from",
+        folder / "recipe.json",
+        "--data",
+        devkit,
+        "--results",
+        folder / results,
+        *options,
+    ]
     return subprocess.run([str(part) for part in command], capture_output=True, text=True)
 
 
 def test_alone_everything_is_what_it_was():
     value = torch.ones(2)
     assert all_reduce_mean(value) is value
-    assert (world_size(), rank(), all_gather_object(3), broadcast_object(3), interleave_shards([1, 2])) == (1, 0, [3], 3, [1, 2])
+    assert (
+        world_size(),
+        rank(),
+        all_gather_object(3),
+        broadcast_object(3),
+        interleave_shards([1, 2]),
+    ) == (1, 0, [3], 3, [1, 2])
     with single_process():
         assert world_size() == 1
     assert rank_batches(1, 3, 4) == [range(4, 8), range(8, 12)]
@@ -77,13 +101,24 @@ def test_two_processes_equal_one_with_the_doubled_batch(model, odd, tmp_path):
     for ours, theirs in zip(one, two, strict=True):
         assert ours.keys() == theirs.keys()
         for name, value in ours.items():
-            if isinstance(value, float) and not name.endswith("seconds") and name != "peak_memory_gb":
-                assert value == pytest.approx(theirs[name], rel=1e-5, abs=1e-6), (ours["iteration"], name)
-    ours, theirs = (load_checkpoint(tmp_path / name / "runs" / model / "last.pt") for name in ("one", "two"))
+            if (
+                isinstance(value, float)
+                and not name.endswith("seconds")
+                and name != "peak_memory_gb"
+            ):
+                assert value == pytest.approx(theirs[name], rel=1e-5, abs=1e-6), (
+                    ours["iteration"],
+                    name,
+                )
+    ours, theirs = (
+        load_checkpoint(tmp_path / name / "runs" / model / "last.pt") for name in ("one", "two")
+    )
     for key, weight in ours["model"].items():
         torch.testing.assert_close(weight, theirs["model"][key], rtol=1e-4, atol=1e-5)
     assert torch.equal(ours["random"]["cpu"], theirs["random"]["cpu"])
-    first, second = (read_json(tmp_path / name / "runs" / model / "predictions.json") for name in ("one", "two"))
+    first, second = (
+        read_json(tmp_path / name / "runs" / model / "predictions.json") for name in ("one", "two")
+    )
     assert first["header"]["images"] == second["header"]["images"]  # each image once, in order
     assert len(second["header"]["images"]) == 7
     assert len(first["detections"]) == pytest.approx(len(second["detections"]), abs=2)
@@ -101,7 +136,9 @@ def test_two_processes_take_over_from_one_and_back(model, odd, tmp_path):
         options = ("--device", "cpu", "--max-hours", "0.000000001")
         done = torchrun(tmp_path, odd, recipe, model, *options, results="parts")
         assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (read_log(tmp_path / name / "runs" / model / "log.jsonl") for name in ("one", "parts"))
+    one, two = (
+        read_log(tmp_path / name / "runs" / model / "log.jsonl") for name in ("one", "parts")
+    )
     losses = [[entry["loss"] for entry in log if "loss" in entry] for log in (one, two)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
@@ -116,11 +153,40 @@ def test_two_machines_that_share_no_disk(odd, tmp_path):
             port = str(free.getsockname()[1])
         machines = []
         for node in ("0", "1"):
-            command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node_rank", node, "--nproc_per_node", "1"]
-            command += ["--master_addr", "localhost", "--master_port", port, "-m", "vocseg_lib", "train", "--device", "cpu"]
-            command += ["--from", tmp_path / "recipe.json", "--data", odd, "--results", tmp_path / node]
+            command = [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--nnodes",
+                "2",
+                "--node_rank",
+                node,
+                "--nproc_per_node",
+                "1",
+            ]
+            command += [
+                "--master_addr",
+                "localhost",
+                "--master_port",
+                port,
+                "-m",
+                "vocseg_lib",
+                "train",
+                "--device",
+                "cpu",
+            ]
+            command += [
+                "--from",
+                tmp_path / "recipe.json",
+                "--data",
+                odd,
+                "--results",
+                tmp_path / node,
+            ]
             command += ["--max-hours", max_hours]
-            machines.append(subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True))
+            machines.append(
+                subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True)
+            )
         for machine in machines:
             _, said = machine.communicate(timeout=120)
             assert machine.returncode == 0, said[-3000:]
@@ -132,7 +198,9 @@ def test_two_machines_that_share_no_disk(odd, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_study_starts_the_processes_itself_and_bad_samples_of_both_are_named(damageable, tmp_path, capfd):
+def test_study_starts_the_processes_itself_and_bad_samples_of_both_are_named(
+    damageable, tmp_path, capfd
+):
     names = split_ids(damageable, "train")
     for bad in names[:3]:
         (damageable / "JPEGImages" / f"{bad}.jpg").write_bytes(b"torn")
@@ -154,7 +222,9 @@ def test_an_odd_batch_is_refused(devkit, tmp_path, monkeypatch):
     monkeypatch.setattr("vocseg_lib.utils.distributed.world_size", lambda: 2)
     monkeypatch.setattr("vocseg_lib.utils.distributed.rank", lambda: 0)
     with pytest.raises(ValueError, match="2 processes cannot share a batch of 3"):
-        train(torch.nn.Linear(1, 1), VocDataset(devkit, "train"), tmp_path, iterations=1, batch_size=3)
+        train(
+            torch.nn.Linear(1, 1), VocDataset(devkit, "train"), tmp_path, iterations=1, batch_size=3
+        )
 
 
 SHARED_DRAWS = """
@@ -182,8 +252,13 @@ def test_random_draws_do_not_depend_on_how_a_batch_is_shared(tmp_path):
     script = tmp_path / "draws.py"
     script.write_text(SHARED_DRAWS)
     alone_said, two_said = (
-        subprocess.run([sys.executable, *command, script], capture_output=True, text=True, check=True).stdout
-        for command in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"])
+        subprocess.run(
+            [sys.executable, *command, script], capture_output=True, text=True, check=True
+        ).stdout
+        for command in (
+            [],
+            ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+        )
     )
     assert "rows:" in alone_said
     assert alone_said.split("rows:")[1] == two_said.split("rows:")[1]

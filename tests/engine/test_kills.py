@@ -119,8 +119,17 @@ def test_killed_again_and_again_equals_uninterrupted(name, kills, devkit, tmp_pa
     process = child(training, name, devkit, whole)
     process.join()
     assert process.exitcode == 0
-    duration = time.monotonic() - begun  # with Python's start: moments are drawn from the start to well into the training
-    done, left = 0, [(place, call) for place in ("half written", "written", "before renaming", "after renaming") for call in (1, 3)]
+    duration = (
+        time.monotonic() - begun
+    )  # with Python's start: moments are drawn from the start to well into the training
+    done, left = (
+        0,
+        [
+            (place, call)
+            for place in ("half written", "written", "before renaming", "after renaming")
+            for call in (1, 3)
+        ],
+    )
     while done < kills:
         if left and done % 2:
             process = child(killed_at, *left.pop(), name, devkit, folder)
@@ -130,7 +139,9 @@ def test_killed_again_and_again_equals_uninterrupted(name, kills, devkit, tmp_pa
             process.kill()
         process.join()
         if process.exitcode == 0:  # it was done before it could be killed: start it over
-            assert ignoring_time(read_log(whole / "log.jsonl")) == ignoring_time(read_log(folder / "log.jsonl"))
+            assert ignoring_time(read_log(whole / "log.jsonl")) == ignoring_time(
+                read_log(folder / "log.jsonl")
+            )
             for file in folder.iterdir():
                 file.unlink()
             continue

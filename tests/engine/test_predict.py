@@ -28,7 +28,9 @@ def test_prediction_file_holds_what_the_model_said(name, devkit, tmp_path):
         (found,) = model.eval()([image.as_subclass(torch.Tensor).float() / 255])
     mine = [d for d in loaded["detections"] if d["image_id"] == target["image_id"]]
     assert len(mine) == len(found["scores"]) > 0
-    assert torch.equal(torch.from_numpy(decode_rle([d["segmentation"] for d in mine])), found["masks"])
+    assert torch.equal(
+        torch.from_numpy(decode_rle([d["segmentation"] for d in mine])), found["masks"]
+    )
     x, y, w, h = mine[0]["bbox"]
     assert [x, y, x + w, y + h] == pytest.approx(found["boxes"][0].tolist(), abs=1e-3)
 
@@ -62,12 +64,19 @@ def test_speed_parts_add_up(name):
 
 
 def test_masks_before_the_crop_are_kept_when_asked(devkit):
-    model, dataset = small("yolact", score_threshold=0.0, max_detections=5), VocDataset(devkit, "val")
+    model, dataset = (
+        small("yolact", score_threshold=0.0, max_detections=5),
+        VocDataset(devkit, "val"),
+    )
     plain, asked = predict(model, dataset), predict(model, dataset, uncropped=True)
     assert not model.uncropped_masks
     assert not any(UNCROPPED in d for d in plain["detections"])
     for before, after in zip(plain["detections"], asked["detections"], strict=True):
         (whole,), (cropped,) = decode_rle([after[UNCROPPED]]), decode_rle([after["segmentation"]])
         assert before == {key: value for key, value in after.items() if key != UNCROPPED}
-        assert not (cropped & ~whole).sum() > 0.02 * whole.size  # but for the crop's own edge, a part of it
-    assert not any(UNCROPPED in d for d in predict(small("mask_rcnn"), dataset, uncropped=True)["detections"])
+        assert (
+            not (cropped & ~whole).sum() > 0.02 * whole.size
+        )  # but for the crop's own edge, a part of it
+    assert not any(
+        UNCROPPED in d for d in predict(small("mask_rcnn"), dataset, uncropped=True)["detections"]
+    )

@@ -9,7 +9,15 @@ from torch import nn
 from tests.helpers.trainings import QUICK
 from vocseg_lib.data.voc import VocDataset
 from vocseg_lib.engine.batch_norm import batch_norm_layers
-from vocseg_lib.engine.profile import GPUS, STEP_OVER_FORWARD, convolution_speed, count, estimate, extremes, in_words
+from vocseg_lib.engine.profile import (
+    GPUS,
+    STEP_OVER_FORWARD,
+    convolution_speed,
+    count,
+    estimate,
+    extremes,
+    in_words,
+)
 from vocseg_lib.study.recipes import get_recipe
 from vocseg_lib.study.run import build_model
 from vocseg_lib.study.study import Study
@@ -34,23 +42,41 @@ def test_counts_by_hand(sample):
     for samples in ([sample], [sample, sample]):
         flops, stored = count(OneConvolution(), samples, False, None, "cpu").tolist()
         assert flops == 2 * 32 * 40 * 8 * 3 * 9
-        assert stored == 4 * 32 * 40 * (3 + 8)  # the image for the weights' gradient, the map for the square's
+        assert stored == 4 * 32 * 40 * (
+            3 + 8
+        )  # the image for the weights' gradient, the map for the square's
 
 
 def test_half_precision_is_counted_also_where_it_is_slow(sample):
-    stored = [count(OneConvolution(), [sample], False, half, "cpu")[1] for half in (torch.float16, torch.bfloat16)]
+    stored = [
+        count(OneConvolution(), [sample], False, half, "cpu")[1]
+        for half in (torch.float16, torch.bfloat16)
+    ]
     assert stored == [2 * 32 * 40 * (3 + 8) + 2 * 3 * 8 * 9] * 2  # and the weights in that format
 
 
 def test_padding_to_the_largest_of_a_batch_is_counted(sample):
     _, target = sample
-    batch = [(torch.zeros(3, height, width), target) for height, width in ((30, 30), (20, 60), (40, 30), (50, 20))]
+    batch = [
+        (torch.zeros(3, height, width), target)
+        for height, width in ((30, 30), (20, 60), (40, 30), (50, 20))
+    ]
     assert [tuple(image.shape[1:]) for image, _ in extremes(batch)] == [(20, 60), (50, 20)]
     assert extremes(batch[:1]) == batch[:1]
     model = build_model(QUICK, "mask_rcnn")
-    target = {**target, "boxes": target["boxes"][:0], "labels": target["labels"][:0], "masks": target["masks"][:0]}
-    wide, tall = ((torch.zeros(3, *size), {**target, "masks": torch.zeros(0, *size)}) for size in ((64, 128), (128, 64)))
-    alone, mixed = (count(model, samples, False, None, "cpu")[0] for samples in ([wide], [wide, tall]))
+    target = {
+        **target,
+        "boxes": target["boxes"][:0],
+        "labels": target["labels"][:0],
+        "masks": target["masks"][:0],
+    }
+    wide, tall = (
+        (torch.zeros(3, *size), {**target, "masks": torch.zeros(0, *size)})
+        for size in ((64, 128), (128, 64))
+    )
+    alone, mixed = (
+        count(model, samples, False, None, "cpu")[0] for samples in ([wide], [wide, tall])
+    )
     assert mixed > 1.4 * alone
 
 
@@ -66,11 +92,15 @@ def test_memory_and_time_by_hand(sample):
     options = {"iterations": 1000, "batch_size": 4, "gpu": "t4", "scores": 2, "eval_images": 30}
     found = estimate(OneConvolution(), [[sample, sample], [sample] * 3], **options)
     flops, stored, weights = 2 * 32 * 40 * 8 * 3 * 9, 4 * 32 * 40 * 11, 3 * 8 * 9
-    assert found["weights_gb"] == pytest.approx(4 * weights * 3 / 1e9)  # weights, gradients, momentum
+    assert found["weights_gb"] == pytest.approx(
+        4 * weights * 3 / 1e9
+    )  # weights, gradients, momentum
     assert found["activations_gb"] == pytest.approx(1.25 * 4 * stored / 1e9)
     assert found["memory_gb"] == pytest.approx(found["weights_gb"] + found["activations_gb"] + 1.0)
     speed = 0.5 * GPUS["t4"]["flops"][torch.float32]
-    assert found["hours"] == pytest.approx((STEP_OVER_FORWARD * 4 * 1000 + 60) * flops / speed / 3600)
+    assert found["hours"] == pytest.approx(
+        (STEP_OVER_FORWARD * 4 * 1000 + 60) * flops / speed / 3600
+    )
     adamw = estimate(OneConvolution(), [[sample]], **options, optimizer="adamw")
     assert adamw["weights_gb"] == pytest.approx(4 * weights * 4 / 1e9)
     halves = estimate(OneConvolution(), [[sample]], **options, processes=2)
@@ -123,7 +153,9 @@ def test_too_large_a_batch_is_warned_of(devkit, tmp_path):
         in_words(Study(QUICK, devkit, tmp_path).estimate("yolact", gpu="t4"))
 
 
-def test_the_t4_recipe_fits_a_t4_and_one_session_of_twelve_hours(real_devkit, tmp_path, monkeypatch):
+def test_the_t4_recipe_fits_a_t4_and_one_session_of_twelve_hours(
+    real_devkit, tmp_path, monkeypatch
+):
     monkeypatch.setattr("vocseg_lib.study.study.COUNTED_BATCHES", 1)
     study = Study(get_recipe("t4"), real_devkit, tmp_path)
     found = [study.estimate(name, "cpu", gpu="t4") for name in ("yolact", "mask_rcnn")]

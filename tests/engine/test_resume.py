@@ -46,7 +46,10 @@ def whole(devkit, tmp_path_factory):
 def to_four(devkit, folder, **options):
     """Trained to iteration 4: checkpoints of 4 and 2 are there."""
     run("yolact", devkit, folder, iterations=4, settings={"seed": 0}, **options)
-    assert [load_checkpoint(folder / name)["iteration"] for name in ("last.pt", "previous.pt")] == [4, 2]
+    assert [load_checkpoint(folder / name)["iteration"] for name in ("last.pt", "previous.pt")] == [
+        4,
+        2,
+    ]
 
 
 def test_a_checkpoint_has_its_checksum_and_recipe(whole, tmp_path):
@@ -60,7 +63,9 @@ def test_a_checkpoint_has_its_checksum_and_recipe(whole, tmp_path):
         load_checkpoint(path)
 
 
-@pytest.mark.parametrize("damage", ["cut off", "flipped", "empty", "text", "foreign", "of another training"])
+@pytest.mark.parametrize(
+    "damage", ["cut off", "flipped", "empty", "text", "foreign", "of another training"]
+)
 def test_an_unusable_checkpoint_is_skipped_for_the_one_before(damage, whole, devkit, tmp_path):
     to_four(devkit, tmp_path)
     last = tmp_path / "last.pt"
@@ -68,7 +73,12 @@ def test_an_unusable_checkpoint_is_skipped_for_the_one_before(damage, whole, dev
     if damage == "cut off":
         last.write_bytes(content[: len(content) // 2])
     elif damage == "flipped":  # one bit of one weight
-        place = content.index(load_checkpoint(last)["model"]["head.box.0.weight"].permute(0, 2, 3, 1).numpy().tobytes())
+        place = content.index(
+            load_checkpoint(last)["model"]["head.box.0.weight"]
+            .permute(0, 2, 3, 1)
+            .numpy()
+            .tobytes()
+        )
         last.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
     elif damage == "empty":
         last.write_bytes(b"")
@@ -92,15 +102,25 @@ def test_without_any_usable_checkpoint_nothing_is_thrown_away(devkit, tmp_path):
     for name in ("last.pt", "previous.pt"):
         (tmp_path / name).write_bytes(b"torn")
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"last\.pt is damaged.*previous\.pt is damaged.*delete .* to train anew"):
+        with pytest.raises(
+            ValueError,
+            match=r"last\.pt is damaged.*previous\.pt is damaged.*delete .* to train anew",
+        ):
             run("yolact", devkit, tmp_path, settings={"seed": 0})
     (tmp_path / "recipe.json").write_text("{")
-    with pytest.warns(UserWarning, match=r"recipe\.json is not JSON"), pytest.raises(ValueError, match=r"last\.pt is damaged"):
+    with (
+        pytest.warns(UserWarning, match=r"recipe\.json is not JSON"),
+        pytest.raises(ValueError, match=r"last\.pt is damaged"),
+    ):
         run("yolact", devkit, tmp_path, settings={"seed": 0})
 
 
 def test_lost_best_weights_are_found_again(devkit, tmp_path):
-    options = {"settings": {"seed": 0}, "score": lambda model, iteration: {"mask_AP50": 1.0}, "eval_every": 2}
+    options = {
+        "settings": {"seed": 0},
+        "score": lambda model, iteration: {"mask_AP50": 1.0},
+        "eval_every": 2,
+    }
     run("yolact", devkit, tmp_path, **options)
     (tmp_path / "best.pt").write_bytes(b"torn")
     with pytest.warns(UserWarning, match="best weights are lost"):
@@ -111,7 +131,10 @@ def test_lost_best_weights_are_found_again(devkit, tmp_path):
 def test_a_full_disk_loses_nothing(whole, devkit, tmp_path):
     to_four(devkit, tmp_path)
     (tmp_path / "last.pt.writing").symlink_to("/dev/full")
-    with pytest.raises(OSError, match=r"cannot write .*last\.pt: .*No space left on device.*make room, then run again"):
+    with pytest.raises(
+        OSError,
+        match=r"cannot write .*last\.pt: .*No space left on device.*make room, then run again",
+    ):
         run("yolact", devkit, tmp_path, settings={"seed": 0})
     assert load_checkpoint(tmp_path / "last.pt")["iteration"] == 4
     assert not list(tmp_path.glob("*.writing"))
@@ -146,7 +169,9 @@ def test_a_changed_recipe_is_named_and_needs_a_yes(devkit, tmp_path):
     _, state = run("yolact", devkit, tmp_path, max_hours=1e-9, accept_changes=True, **changed)
     assert state["iteration"] == 5
     assert json.loads((tmp_path / "recipe.json").read_text()) == changed["settings"]
-    (tmp_path / "last.pt").write_bytes(b"torn")  # the one before it can be used with the new recipe, too
+    (tmp_path / "last.pt").write_bytes(
+        b"torn"
+    )  # the one before it can be used with the new recipe, too
     with pytest.warns(UserWarning, match="skipped"):
         run("yolact", devkit, tmp_path, **changed)
 
@@ -180,7 +205,9 @@ def test_a_read_only_mirror(whole, devkit, tmp_path):
     folder = tmp_path / "read only"
     folder.mkdir()
     folder.chmod(0o500)
-    target = folder / "run" if os.access(folder, os.W_OK) is False else "/proc/sys/run"  # root may write anywhere but there
+    target = (
+        folder / "run" if os.access(folder, os.W_OK) is False else "/proc/sys/run"
+    )  # root may write anywhere but there
     with pytest.warns(UserWarning, match="cannot mirror to"):
         run("yolact", devkit, tmp_path / "run", settings={"seed": 0}, mirror=target)
     assert weights(tmp_path / "run") == weights(whole)
@@ -196,17 +223,31 @@ def test_a_mirror_cut_off_before_its_best_weights_came(devkit, tmp_path):
     scores = iter([1.0, 3.0, 2.0, 2.5])
     options = {"eval_every": 2, "score": lambda model, iteration: {"mask_AP50": next(scores)}}
     run("yolact", devkit, tmp_path / "early", iterations=2, settings={"seed": 0}, **options)
-    run("yolact", devkit, tmp_path / "late", iterations=4, settings={"seed": 0}, eval_every=4, score=options["score"])
+    run(
+        "yolact",
+        devkit,
+        tmp_path / "late",
+        iterations=4,
+        settings={"seed": 0},
+        eval_every=4,
+        score=options["score"],
+    )
     (tmp_path / "early" / "best.pt").replace(tmp_path / "late" / "best.pt")
     with pytest.warns(UserWarning, match=r"best\.pt is not yet that of iteration 4"):
         _, state = run("yolact", devkit, tmp_path / "late", settings={"seed": 0}, **options)
-    assert state["best"]["iteration"] == load_checkpoint(tmp_path / "late" / "best.pt")["iteration"] == 6
+    assert (
+        state["best"]["iteration"]
+        == load_checkpoint(tmp_path / "late" / "best.pt")["iteration"]
+        == 6
+    )
 
 
 def test_a_folder_is_trained_in_by_one_process_at_a_time(devkit, tmp_path):
     script = "import pathlib, sys; from vocseg_lib.runs import held; sys.stdout.reconfigureline_buffering=True\n"
     script += f"with held(pathlib.Path({str(tmp_path)!r})): print('held'); sys.stdin.read()"
-    other = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    other = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert other.stdout.readline() == b"held\n"
     with pytest.raises(RunningElsewhere, match=rf"process {other.pid} is training in"):
         run("yolact", devkit, tmp_path, iterations=1)
@@ -321,7 +362,9 @@ def test_a_mirror_that_was_not_resumed_from_is_kept(what, whole, devkit, tmp_pat
         run("yolact", devkit, here, iterations=2, settings={"seed": 0}, mirror=drive)
     assert load_checkpoint(drive / "last.pt")["iteration"] == 2
     (kept,) = (drive / "kept").iterdir()
-    assert {"recipe.json", "last.pt", "previous.pt", "log.jsonl"} <= {path.name for path in kept.iterdir()}
+    assert {"recipe.json", "last.pt", "previous.pt", "log.jsonl"} <= {
+        path.name for path in kept.iterdir()
+    }
     if before:
         assert weights(kept) == before
         for path in kept.iterdir():  # as the warning says, it can be gone on from
@@ -336,7 +379,9 @@ def test_a_torn_recipe_is_taken_from_the_checkpoint(whole, devkit, tmp_path):
     to_four(devkit, tmp_path)
     for content in ("", "[]"):
         (tmp_path / "recipe.json").write_text(content)
-        with pytest.warns(UserWarning, match=r"recipe\.json.*The settings in the checkpoints are used"):
+        with pytest.warns(
+            UserWarning, match=r"recipe\.json.*The settings in the checkpoints are used"
+        ):
             with pytest.raises(ChangedConfig, match="seed: 0 there, 1 now"):
                 run("yolact", devkit, tmp_path, settings={"seed": 1})
     with pytest.warns(UserWarning, match=r"recipe\.json"):
@@ -358,8 +403,12 @@ def test_a_damaged_record_of_calls_stops_nothing(content, whole, devkit, tmp_pat
 def test_damaged_lines_of_a_log_cost_no_others(whole, tmp_path):
     lines = (whole / "log.jsonl").read_bytes().splitlines()
     path = tmp_path / "log.jsonl"
-    path.write_bytes(b"\n".join([lines[0], lines[1][:9], b"\xff\x00", b"[3]", *lines[2:], lines[0][:7]]))
-    with pytest.warns(UserWarning, match="3 lines cannot be read and are left out, the first is line 2"):
+    path.write_bytes(
+        b"\n".join([lines[0], lines[1][:9], b"\xff\x00", b"[3]", *lines[2:], lines[0][:7]])
+    )
+    with pytest.warns(
+        UserWarning, match="3 lines cannot be read and are left out, the first is line 2"
+    ):
         entries = read_log(path)
     assert entries == [json.loads(line) for line in [lines[0], *lines[2:]]]
 
@@ -370,11 +419,15 @@ def test_a_foreign_best_is_not_used(devkit, tmp_path):
     for source in (tmp_path / "other" / "best.pt", tmp_path / "other" / "last.pt"):
         run("yolact", devkit, tmp_path / source.stem, iterations=4, settings={"seed": 0}, **options)
         shutil.copy(source, tmp_path / source.stem / "best.pt")
-        with pytest.warns(UserWarning, match="best weights are lost.*(of another training|not that kind)"):
+        with pytest.warns(
+            UserWarning, match="best weights are lost.*(of another training|not that kind)"
+        ):
             run("yolact", devkit, tmp_path / source.stem, settings={"seed": 0}, **options)
         assert load_checkpoint(tmp_path / source.stem / "best.pt")["settings"] == {"seed": 0}
     shutil.copy(tmp_path / "best" / "best.pt", tmp_path / "best" / "last.pt")
-    with pytest.warns(UserWarning, match=r"last\.pt is not that kind of checkpoint: it has no optimizer"):
+    with pytest.warns(
+        UserWarning, match=r"last\.pt is not that kind of checkpoint: it has no optimizer"
+    ):
         run("yolact", devkit, tmp_path / "best", iterations=6, settings={"seed": 0}, **options)
 
 
@@ -385,16 +438,44 @@ def test_accepted_changes_take_effect_and_are_remembered(devkit, tmp_path):
 
     to_four(devkit, tmp_path, optimizer="sgd", weight_decay=0.1, momentum=0.5)
     changed = {"weight_decay": 0.3, "momentum": 0.7}
-    run("yolact", devkit, tmp_path, settings={"seed": 0, **changed}, accept_changes=True, optimizer="sgd", **changed)
+    run(
+        "yolact",
+        devkit,
+        tmp_path,
+        settings={"seed": 0, **changed},
+        accept_changes=True,
+        optimizer="sgd",
+        **changed,
+    )
     assert (optimizer(tmp_path)["weight_decay"], optimizer(tmp_path)["momentum"]) == (0.3, 0.7)
     assert earlier_recipes(tmp_path) == [{"until": 4, "settings": {"seed": 0}}]
     assert json.loads((tmp_path / "recipe.json").read_text()) == {"seed": 0, **changed}
     other = {"optimizer": "adamw"}
-    with pytest.warns(UserWarning, match="the optimizer starts without memory: it changed with momentum, optimizer, weight_decay"):
-        run("yolact", devkit, tmp_path, iterations=7, settings={"seed": 0, **other}, accept_changes=True, **other)
+    with pytest.warns(
+        UserWarning,
+        match="the optimizer starts without memory: it changed with momentum, optimizer, weight_decay",
+    ):
+        run(
+            "yolact",
+            devkit,
+            tmp_path,
+            iterations=7,
+            settings={"seed": 0, **other},
+            accept_changes=True,
+            **other,
+        )
     settings = {"seed": 0, "batch_norm": "frozen", **other}
     with pytest.warns(UserWarning, match="the optimizer starts without memory"):
-        run("yolact", devkit, tmp_path, iterations=8, settings=settings, accept_changes=True, batch_norm="frozen", **other)
+        run(
+            "yolact",
+            devkit,
+            tmp_path,
+            iterations=8,
+            settings=settings,
+            accept_changes=True,
+            batch_norm="frozen",
+            **other,
+        )
     assert [entry["until"] for entry in earlier_recipes(tmp_path)] == [4, 6, 7]
     assert load_checkpoint(tmp_path / "last.pt")["iteration"] == 8
 
@@ -403,7 +484,12 @@ def test_weights_that_do_not_fit_changed_settings_leave_all_as_it_was(whole, dev
     to_four(devkit, tmp_path)
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     model = small("yolact", semantic=True)
-    options = {"iterations": 6, "batch_size": 2, "settings": {"seed": 0, "semantic_loss": True}, "accept_changes": True}
+    options = {
+        "iterations": 6,
+        "batch_size": 2,
+        "settings": {"seed": 0, "semantic_loss": True},
+        "accept_changes": True,
+    }
     with pytest.raises(ChangedConfig, match=r"do not fit the changed settings \(semantic_loss\)"):
         train(model, VocDataset(devkit, "train"), tmp_path, **options)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
@@ -424,7 +510,11 @@ def test_what_is_mirrored_can_be_gone_on_from_at_any_moment(tmp_path, monkeypatc
         (tmp_path / "run" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "run" / name).write_text("1")
     copied, real = [], shutil.copyfileobj
-    monkeypatch.setattr(mirror.shutil, "copyfileobj", lambda a, b, n: (copied.append(os.path.basename(a.name)), real(a, b, n)))
+    monkeypatch.setattr(
+        mirror.shutil,
+        "copyfileobj",
+        lambda a, b, n: (copied.append(os.path.basename(a.name)), real(a, b, n)),
+    )
     mirror.copy_changed(tmp_path / "run", tmp_path / "drive", {})
     assert len(copied) == 4
     assert copied[-1] == "last.pt"
@@ -432,8 +522,14 @@ def test_what_is_mirrored_can_be_gone_on_from_at_any_moment(tmp_path, monkeypatc
 
 def test_files_are_on_the_disk_before_they_take_a_name(tmp_path, monkeypatch):
     done = []
-    monkeypatch.setattr(os, "fsync", lambda number: done.append("file" if stat.S_ISREG(os.fstat(number).st_mode) else "folder"))
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda number: done.append("file" if stat.S_ISREG(os.fstat(number).st_mode) else "folder"),
+    )
     replace = Path.replace
-    monkeypatch.setattr(Path, "replace", lambda path, target: (done.append("renamed"), replace(path, target))[1])
+    monkeypatch.setattr(
+        Path, "replace", lambda path, target: (done.append("renamed"), replace(path, target))[1]
+    )
     write_json(tmp_path / "a.json", 1)
     assert done == ["file", "renamed", "folder"]

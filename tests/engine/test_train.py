@@ -84,7 +84,10 @@ class Explodes(nn.Module):
     def forward(self, images, targets):
         self.calls += 1
         bad = self.calls in self.at
-        self.norm(torch.full((2, 1, 1, 1), float("nan") if bad else 1.0) * torch.tensor([1.0, 2.0]).view(2, 1, 1, 1))
+        self.norm(
+            torch.full((2, 1, 1, 1), float("nan") if bad else 1.0)
+            * torch.tensor([1.0, 2.0]).view(2, 1, 1, 1)
+        )
         return {"class": self.weight * (float("nan") if bad else 1.0)}
 
 
@@ -101,16 +104,28 @@ def test_a_batch_without_a_finite_loss_is_left_out_named_and_kept(devkit, tmp_pa
     kept = load_checkpoint(tmp_path / "left_out" / "000003.pt")
     assert kept["images"][0].dtype == torch.uint8
     assert [target["name"] for target in kept["targets"]] == left_out[0]["images"]
-    assert all(target["image_id"] == dataset.names.index(target["name"]) + 1 for target in kept["targets"])
+    assert all(
+        target["image_id"] == dataset.names.index(target["name"]) + 1 for target in kept["targets"]
+    )
 
 
 def test_many_in_a_row_stop_the_training_and_leave_a_good_checkpoint(devkit, tmp_path):
     dataset = VocDataset(devkit, "train")
     with pytest.raises(NonFiniteLoss, match="3 updates in a row") as caught:
-        train(Explodes(2, 4, 5, 6), dataset, tmp_path, iterations=9, batch_size=2, checkpoint_every=1, max_skipped_updates=3)
+        train(
+            Explodes(2, 4, 5, 6),
+            dataset,
+            tmp_path,
+            iterations=9,
+            batch_size=2,
+            checkpoint_every=1,
+            max_skipped_updates=3,
+        )
     assert sum(name in str(caught.value) for name in dataset.names) == 2
     last = load_checkpoint(tmp_path / "last.pt")
-    assert last["iteration"] == 3  # none is written while updates are left out: the weights may be what is wrong
+    assert (
+        last["iteration"] == 3
+    )  # none is written while updates are left out: the weights may be what is wrong
     assert last["consecutive_skips"] == 0
     assert torch.isfinite(last["model"]["weight"])
 
@@ -120,7 +135,14 @@ def test_a_picture_that_fails_ends_no_training(devkit, tmp_path):
         raise RuntimeError("no display")
 
     with pytest.warns(UserWarning, match="the training cannot be shown: RuntimeError"):
-        state = train(Explodes(), VocDataset(devkit, "train"), tmp_path, iterations=2, batch_size=2, watch=watch)
+        state = train(
+            Explodes(),
+            VocDataset(devkit, "train"),
+            tmp_path,
+            iterations=2,
+            batch_size=2,
+            watch=watch,
+        )
     assert state["iteration"] == 2
 
 
@@ -129,11 +151,22 @@ def test_fp16_gradients_are_clipped_in_their_own_scale(devkit, tmp_path, monkeyp
     norms = {}
     for name, dtype in (("half", torch.float16), ("full", torch.float32)):
         for module in ("utils.device", "engine.train_state"):
-            monkeypatch.setattr(f"vocseg_lib.{module}.half_precision", lambda device, dtype=dtype: dtype)
-        options = {"mixed_precision": name == "half", "iterations": 12, "learning_rate": 1e-12, "max_grad_norm": 1.0}
+            monkeypatch.setattr(
+                f"vocseg_lib.{module}.half_precision", lambda device, dtype=dtype: dtype
+            )
+        options = {
+            "mixed_precision": name == "half",
+            "iterations": 12,
+            "learning_rate": 1e-12,
+            "max_grad_norm": 1.0,
+        }
         run("yolact", devkit, tmp_path / name, **options)
-        norms[name] = [entry.get("gradient_norm") for entry in read_log(tmp_path / name / "log.jsonl")]
-    pairs = [pair for pair in zip(norms["half"], norms["full"], strict=True) if pair[0]]  # the others overflowed
+        norms[name] = [
+            entry.get("gradient_norm") for entry in read_log(tmp_path / name / "log.jsonl")
+        ]
+    pairs = [
+        pair for pair in zip(norms["half"], norms["full"], strict=True) if pair[0]
+    ]  # the others overflowed
     assert len(pairs) > 2
     for half, full in pairs:
         assert half == pytest.approx(full, rel=0.05)
@@ -143,7 +176,9 @@ class ExplodesBackwards(Explodes):
     def forward(self, images, targets):
         self.calls += 1
         zero = self.weight - self.weight.detach()
-        return {"class": zero.sqrt() if self.calls in self.at else zero}  # the root's slope is infinite at 0
+        return {
+            "class": zero.sqrt() if self.calls in self.at else zero
+        }  # the root's slope is infinite at 0
 
 
 def test_a_gradient_that_is_not_finite_spoils_nothing(devkit, tmp_path):
@@ -173,7 +208,14 @@ class Killed(torch.utils.data.Dataset):
 
 def test_a_worker_that_dies_says_what_to_do(devkit, tmp_path):
     with pytest.raises(WorkerDied, match="fewer workers"):
-        train(Explodes(), Killed(VocDataset(devkit, "train")), tmp_path, iterations=2, batch_size=2, workers=1)
+        train(
+            Explodes(),
+            Killed(VocDataset(devkit, "train")),
+            tmp_path,
+            iterations=2,
+            batch_size=2,
+            workers=1,
+        )
 
 
 def test_bad_samples_are_passed_over_counted_and_listed(damageable, tmp_path, capsys):
@@ -185,14 +227,24 @@ def test_bad_samples_are_passed_over_counted_and_listed(damageable, tmp_path, ca
         train(Explodes(), strict, tmp_path / "strict", **options)
     with pytest.raises(BadSample, match=bad):
         train(Explodes(), strict, tmp_path / "strict in a worker", workers=1, **options)
-    state = train(Explodes(), VocDataset(damageable, "train", skip_bad=True), tmp_path / "skip", **options)
+    state = train(
+        Explodes(), VocDataset(damageable, "train", skip_bad=True), tmp_path / "skip", **options
+    )
     ((name, count),) = state["skipped"].items()
     assert bad in name
     assert count == 2  # 28 draws of 14 images
     assert bad in capsys.readouterr().out
     assert sum("skipped" in entry for entry in read_log(tmp_path / "skip" / "log.jsonl")) == 2
-    with pytest.raises(TooManyBadSamples, match=f"1 of 14 samples cannot be read; allowed is a share of 5%(?s:.*){bad}") as caught:
-        train(Explodes(), VocDataset(damageable, "train", skip_bad=True), tmp_path / "few", **{**options, "max_bad_fraction": 0.05})
+    with pytest.raises(
+        TooManyBadSamples,
+        match=f"1 of 14 samples cannot be read; allowed is a share of 5%(?s:.*){bad}",
+    ) as caught:
+        train(
+            Explodes(),
+            VocDataset(damageable, "train", skip_bad=True),
+            tmp_path / "few",
+            **{**options, "max_bad_fraction": 0.05},
+        )
     assert "max_bad_fraction" in str(caught.value)
 
 
@@ -200,9 +252,21 @@ def test_a_bad_sample_is_the_same_one_wherever_the_data_lie(damageable, tmp_path
     bad = split_ids(damageable, "train")[4]
     (damageable / "JPEGImages" / f"{bad}.jpg").write_bytes(b"torn")
     options = {"batch_size": 2, "learning_rate": 0.0, "max_bad_fraction": 0.1}
-    train(Explodes(), VocDataset(damageable, "train", skip_bad=True), tmp_path / "run", iterations=14, **options)
+    train(
+        Explodes(),
+        VocDataset(damageable, "train", skip_bad=True),
+        tmp_path / "run",
+        iterations=14,
+        **options,
+    )
     moved = Path(shutil.move(damageable, tmp_path / "moved"))
-    state = train(Explodes(), VocDataset(moved, "train", skip_bad=True), tmp_path / "run", iterations=28, **options)
+    state = train(
+        Explodes(),
+        VocDataset(moved, "train", skip_bad=True),
+        tmp_path / "run",
+        iterations=28,
+        **options,
+    )
     ((name, count),) = state["skipped"].items()
     assert name.startswith(f"JPEGImages/{bad}.jpg: ")
     assert count == 4
@@ -211,7 +275,10 @@ def test_a_bad_sample_is_the_same_one_wherever_the_data_lie(damageable, tmp_path
 @pytest.mark.parametrize("damage", ["image cut off", "map missing", "map of another size"])
 def test_a_bad_image_of_val_is_left_out_of_judging_and_named(damage, damageable, tmp_path):
     names = split_ids(damageable, "val")
-    image, object_map = damageable / "JPEGImages" / f"{names[1]}.jpg", damageable / "SegmentationObject" / f"{names[1]}.png"
+    image, object_map = (
+        damageable / "JPEGImages" / f"{names[1]}.jpg",
+        damageable / "SegmentationObject" / f"{names[1]}.png",
+    )
     if damage == "image cut off":
         image.write_bytes(image.read_bytes()[:500])
     elif damage == "map missing":
@@ -219,12 +286,20 @@ def test_a_bad_image_of_val_is_left_out_of_judging_and_named(damage, damageable,
     else:
         Image.open(object_map).resize((7, 5)).save(object_map)
     recipe = replace(QUICK, iterations=2, eval_every=2, batch_size=2, max_bad_fraction=0.4)
-    with pytest.warns(UserWarning, match=f"1 of 3 images of val cannot be read and are left out: .*{names[1]}"):
+    with pytest.warns(
+        UserWarning, match=f"1 of 3 images of val cannot be read and are left out: .*{names[1]}"
+    ):
         Study(recipe, damageable, tmp_path).train("yolact")
-    images = json.loads((tmp_path / "runs" / "yolact" / "predictions.json").read_text())["header"]["images"]
+    images = json.loads((tmp_path / "runs" / "yolact" / "predictions.json").read_text())["header"][
+        "images"
+    ]
     assert [(image["id"], image["name"]) for image in images] == [(1, names[0]), (3, names[2])]
-    with pytest.raises(TooManyBadSamples, match="1 of 3 images of val cannot be read; allowed is a share of 5%"):
-        Study(replace(recipe, max_bad_fraction=0.05), damageable, tmp_path / "strict").train("yolact")
+    with pytest.raises(
+        TooManyBadSamples, match="1 of 3 images of val cannot be read; allowed is a share of 5%"
+    ):
+        Study(replace(recipe, max_bad_fraction=0.05), damageable, tmp_path / "strict").train(
+            "yolact"
+        )
 
 
 def test_best_weights_are_those_of_the_best_score(devkit, tmp_path):
@@ -237,7 +312,13 @@ def test_best_weights_are_those_of_the_best_score(devkit, tmp_path):
         torch.rand(3)  # must not disturb the training's random numbers
         return {"mask_AP50": next(scores)}
 
-    options = {"iterations": 6, "batch_size": 1, "score": score, "eval_every": 2, "learning_rate": 0.1}
+    options = {
+        "iterations": 6,
+        "batch_size": 1,
+        "score": score,
+        "eval_every": 2,
+        "learning_rate": 0.1,
+    }
     state = train(Explodes(), VocDataset(devkit, "train"), tmp_path, **options)
     assert state["best"] == {"iteration": 4, "mask_AP50": 30.0}
     assert load_checkpoint(tmp_path / "best.pt")["model"]["weight"].item() == seen[1]
@@ -245,12 +326,29 @@ def test_best_weights_are_those_of_the_best_score(devkit, tmp_path):
 
 
 def test_numbers_that_count_something_are_checked(devkit, tmp_path):
-    for wrong in ({"batch_size": 0}, {"iterations": 0}, {"eval_every": 0}, {"checkpoint_every": -1}):
+    for wrong in (
+        {"batch_size": 0},
+        {"iterations": 0},
+        {"eval_every": 0},
+        {"checkpoint_every": -1},
+    ):
         ((name, value),) = wrong.items()
         with pytest.raises(ValueError, match=f"{name} is {value}"):
-            train(Explodes(), VocDataset(devkit, "train"), tmp_path, **{"iterations": 1, "batch_size": 1, **wrong})
+            train(
+                Explodes(),
+                VocDataset(devkit, "train"),
+                tmp_path,
+                **{"iterations": 1, "batch_size": 1, **wrong},
+            )
     with pytest.raises(ValueError, match="max_grad_norm is -1"):
-        train(Explodes(), VocDataset(devkit, "train"), tmp_path, iterations=1, batch_size=1, max_grad_norm=-1)
+        train(
+            Explodes(),
+            VocDataset(devkit, "train"),
+            tmp_path,
+            iterations=1,
+            batch_size=1,
+            max_grad_norm=-1,
+        )
 
 
 class Plain(nn.Module):
@@ -267,7 +365,12 @@ class Plain(nn.Module):
 def test_any_model_under_the_contract_can_be_trained(devkit, tmp_path):
     for mode in ("unfrozen", "frozen", "precise"):
         model = Plain()
-        options = {"batch_size": 2, "learning_rate": 0.1, "batch_norm": mode, "score": lambda model, iteration: {"mask_AP50": 1.0}}
+        options = {
+            "batch_size": 2,
+            "learning_rate": 0.1,
+            "batch_norm": mode,
+            "score": lambda model, iteration: {"mask_AP50": 1.0},
+        }
         train(model, VocDataset(devkit, "train"), tmp_path / mode, iterations=3, **options)
         assert 0 < model.weight.item() < 1
 
@@ -277,11 +380,21 @@ def test_patience_ends_a_training_and_a_finished_one_stays_so(devkit, tmp_path):
     options = {"batch_size": 1, "eval_every": 2, "patience": 2, "checkpoint_every": 100}
     dataset = VocDataset(devkit, "train")
     state = train(
-        Explodes(), dataset, tmp_path, iterations=20, score=lambda model, iteration: {"mask_AP50": next(scores)}, **options
+        Explodes(),
+        dataset,
+        tmp_path,
+        iterations=20,
+        score=lambda model, iteration: {"mask_AP50": next(scores)},
+        **options,
     )
     assert (state["iteration"], state["stopped"], state["best"]["iteration"]) == (8, "patience", 4)
     again = train(
-        Explodes(), dataset, tmp_path, iterations=20, score=lambda model, iteration: {"mask_AP50": next(scores)}, **options
+        Explodes(),
+        dataset,
+        tmp_path,
+        iterations=20,
+        score=lambda model, iteration: {"mask_AP50": next(scores)},
+        **options,
     )
     assert again == state
 
@@ -302,7 +415,17 @@ def test_max_hours_leaves_a_run_that_goes_on(devkit, tmp_path):
     assert logs[0] == logs[1]
     record = json.loads((tmp_path / "parts" / "run.json").read_text())["calls"]
     assert [call["from_iteration"] for call in record] == list(range(6))
-    assert {"started", "seed", "processes", "python", "torch", "torchvision", "commit", "device", "device_name"} <= record[0].keys()
+    assert {
+        "started",
+        "seed",
+        "processes",
+        "python",
+        "torch",
+        "torchvision",
+        "commit",
+        "device",
+        "device_name",
+    } <= record[0].keys()
 
 
 @pytest.mark.parametrize("name", ["yolact", "mask_rcnn"])
@@ -311,7 +434,10 @@ def test_four_images_are_learned_by_heart(name, some_devkit, tmp_path):
     recipe = replace(get_recipe("quick"), image_size=192, short_side=144)
     study = Study(recipe, folder, tmp_path)
     truth = coco_ground_truth(folder, "val")
-    crowded = sorted(truth["images"], key=lambda i: abs(sum(a["image_id"] == i["id"] for a in truth["annotations"]) - 2))
+    crowded = sorted(
+        truth["images"],
+        key=lambda i: abs(sum(a["image_id"] == i["id"] for a in truth["annotations"]) - 2),
+    )
     chosen = [i["file_name"][:-4] for i in crowded[:4]]
     from vocseg_lib.engine.predict import predict
     from vocseg_lib.metrics.coco_eval import evaluate
@@ -320,7 +446,11 @@ def test_four_images_are_learned_by_heart(name, some_devkit, tmp_path):
     dataset = study.dataset("val")
     dataset.names = chosen
     kept = {image["id"]: k for k, image in enumerate(crowded[:4], 1)}
-    truth["annotations"] = [{**a, "image_id": kept[a["image_id"]]} for a in truth["annotations"] if a["image_id"] in kept]
+    truth["annotations"] = [
+        {**a, "image_id": kept[a["image_id"]]}
+        for a in truth["annotations"]
+        if a["image_id"] in kept
+    ]
     truth["images"] = [{**image, "id": kept[image["id"]]} for image in crowded[:4]]
     summary = evaluate(truth, predict(model, dataset)["detections"]).summary
     assert summary["mask_AP50"] > 90, summary
@@ -332,9 +462,23 @@ def test_the_run_folder_is_all_that_is_needed(devkit, tmp_path):
     folder = study.run_folder("yolact")
     (folder / "predictions.json").unlink()
     study.train("yolact")  # nothing to train, but to judge
-    files = {"recipe.json", "run.json", "log.jsonl", "last.pt", "previous.pt", "best.pt", "predictions.json", "metrics.json"}
-    assert {p.name for p in folder.iterdir()} == files | {"predictions_half.json", "predictions_last.json"}
-    iterations = [study.predictions("yolact", name)["header"]["iteration"] for name in ("half", "last")]
+    files = {
+        "recipe.json",
+        "run.json",
+        "log.jsonl",
+        "last.pt",
+        "previous.pt",
+        "best.pt",
+        "predictions.json",
+        "metrics.json",
+    }
+    assert {p.name for p in folder.iterdir()} == files | {
+        "predictions_half.json",
+        "predictions_last.json",
+    }
+    iterations = [
+        study.predictions("yolact", name)["header"]["iteration"] for name in ("half", "last")
+    ]
     assert iterations == [2, 4]
     assert set(checkpoint_ap(folder, study.ground_truth)["checkpoint"]) == {"best", "half", "last"}
     moved = tmp_path / "elsewhere"
@@ -352,7 +496,10 @@ def test_a_finished_training_of_another_length_is_taken(devkit, tmp_path, capsys
     longer = Study(recipe, devkit, tmp_path).train("yolact")
     shorter = Study(replace(recipe, iterations=2), devkit, tmp_path)
     assert shorter.train("yolact") == longer
-    assert "holds a finished training of 4 iterations, which is taken; accept changes for one of 2" in capsys.readouterr().out
+    assert (
+        "holds a finished training of 4 iterations, which is taken; accept changes for one of 2"
+        in capsys.readouterr().out
+    )
     with pytest.raises(ChangedConfig, match="seed"):
         Study(replace(recipe, iterations=2, seed=1), devkit, tmp_path).train("yolact")
     unfinished = Study(replace(recipe, iterations=20), devkit, tmp_path / "other")
@@ -368,7 +515,10 @@ def test_predictions_are_those_of_the_weights_and_settings_at_hand(devkit, tmp_p
         metrics = json.loads((folder / "metrics.json").read_text())
         return study.predictions("yolact")["header"], metrics["judged"]
 
-    folder, recipe = tmp_path / "runs" / "yolact", replace(QUICK, iterations=2, eval_every=2, batch_size=2)
+    folder, recipe = (
+        tmp_path / "runs" / "yolact",
+        replace(QUICK, iterations=2, eval_every=2, batch_size=2),
+    )
     first = judged(recipe)
     assert judged(recipe) == first
     for file in ("metrics.json", "predictions.json"):
@@ -396,11 +546,19 @@ def test_while_ap_is_equal_the_lower_loss_on_val_is_the_better_score(devkit, tmp
 def test_mixed_precision_resumes(dtype, devkit, tmp_path, monkeypatch):
     monkeypatch.setattr("vocseg_lib.utils.device.half_precision", lambda device: dtype)
     monkeypatch.setattr("vocseg_lib.engine.train_state.half_precision", lambda device: dtype)
-    options = {"batch_size": 2, "optimizer": "adamw", "learning_rate": 1e-3, "max_grad_norm": 20.0, "mixed_precision": True}
+    options = {
+        "batch_size": 2,
+        "optimizer": "adamw",
+        "learning_rate": 1e-3,
+        "max_grad_norm": 20.0,
+        "mixed_precision": True,
+    }
     dataset = VocDataset(devkit, "train", light_augmentation())
     train(small("yolact"), dataset, tmp_path / "a", iterations=6, checkpoint_every=3, **options)
     for stop in (3, 6):
-        train(small("yolact"), dataset, tmp_path / "b", iterations=stop, checkpoint_every=3, **options)
+        train(
+            small("yolact"), dataset, tmp_path / "b", iterations=stop, checkpoint_every=3, **options
+        )
     whole, parts = (read_log(tmp_path / folder / "log.jsonl") for folder in "ab")
     assert [entry["loss"] for entry in whole] == [entry["loss"] for entry in parts]
     scaler = load_checkpoint(tmp_path / "a" / "last.pt")["scaler"]
@@ -410,7 +568,9 @@ def test_mixed_precision_resumes(dtype, devkit, tmp_path, monkeypatch):
 def test_an_overflowing_fp16_gradient_is_left_out(devkit, tmp_path, monkeypatch):
     """The scale starts at 65,536: more than fp16 takes here; the first updates are skipped, and training goes on."""
     monkeypatch.setattr("vocseg_lib.utils.device.half_precision", lambda device: torch.float16)
-    monkeypatch.setattr("vocseg_lib.engine.train_state.half_precision", lambda device: torch.float16)
+    monkeypatch.setattr(
+        "vocseg_lib.engine.train_state.half_precision", lambda device: torch.float16
+    )
     dataset = VocDataset(devkit, "train")
     options = {"iterations": 3, "batch_size": 2, "learning_rate": 1e-4, "mixed_precision": True}
     state = train(small("yolact"), dataset, tmp_path, **options)

@@ -18,7 +18,9 @@ def scenes_of(content, found):
 
 
 def test_neighbours_by_hand():
-    boxes = np.array([[0, 0, 10, 10], [13, 14, 10, 10], [0, 5, 10, 10], [40, 0, 5, 20]], dtype=float)
+    boxes = np.array(
+        [[0, 0, 10, 10], [13, 14, 10, 10], [0, 5, 10, 10], [40, 0, 5, 20]], dtype=float
+    )
     distance, overlap = neighbours(boxes, np.array([1, 1, 1, 2]))
     assert distance[[0, 2, 3]].tolist() == [0, 0, np.inf]
     assert distance[1] == pytest.approx(3 / 10)  # to the third, 3 beside it
@@ -50,14 +52,29 @@ def test_each_object_has_its_place(crowds):
 def test_recall_and_ap_by_hand(crowds):
     content, objects = crowds
     found = [{**o, "score": 0.9} for k, o in enumerate(objects) if k in (0, 3, 4)]
-    found.append(shape(mask_of((50, 0, 10, 10)), score=0.95))  # nothing there; the nearest of its class is the first
-    table = by_crowding({"model": scenes_of(content, found)}, NEAR).set_index(["bin", "metric"])["value"]
+    found.append(
+        shape(mask_of((50, 0, 10, 10)), score=0.95)
+    )  # nothing there; the nearest of its class is the first
+    table = by_crowding({"model": scenes_of(content, found)}, NEAR).set_index(["bin", "metric"])[
+        "value"
+    ]
     recalls = {name: table[name, "recall"] for name in (*CROWDING, *COUNTS)}
     assert recalls == pytest.approx(
-        {"overlapping": 50, "near": 0, "alone": 100, "apart": 50, "1": np.nan, "2": 50, "3 to 4": 50, "5 and more": np.nan},
+        {
+            "overlapping": 50,
+            "near": 0,
+            "alone": 100,
+            "apart": 50,
+            "1": np.nan,
+            "2": 50,
+            "3 to 4": 50,
+            "5 and more": np.nan,
+        },
         nan_ok=True,
     )
-    assert table["overlapping", "AP50"] == pytest.approx(100 * 51 / 101 / 2)  # the wrong one comes first
+    assert table["overlapping", "AP50"] == pytest.approx(
+        100 * 51 / 101 / 2
+    )  # the wrong one comes first
     assert table["apart", "AP50"] == pytest.approx(100 * 51 / 101)
     assert table["alone", "AP50"] == 100
 
@@ -66,34 +83,49 @@ def test_all_bins_together_are_all_objects(shared):
     import json
 
     content = json.loads((shared / "predictions" / "voc2012_val_gt.json").read_text())
-    found = json.loads((shared / "predictions" / "mask_rcnn_torchvision_mobilenet320.json").read_text())
+    found = json.loads(
+        (shared / "predictions" / "mask_rcnn_torchvision_mobilenet320.json").read_text()
+    )
     result = evaluate(content, found)
     scenes = scenes_of(result.ground_truth, result.detections)
     weights = bootstrap_weights(len(content["images"]), 100)
     table = by_crowding({"a": scenes, "b": scenes}, NEAR, weights)
     bins = table[~table["bin"].str.contains(" - ")]
-    assert bins.groupby(["measure", "metric", "model"])["objects"].sum().unique().tolist() == [len(content["annotations"])]
+    assert bins.groupby(["measure", "metric", "model"])["objects"].sum().unique().tolist() == [
+        len(content["annotations"])
+    ]
     recalls = bins[(bins["metric"] == "recall") & (bins["model"] == "a")]
     right = (recalls["value"] * recalls["objects"] / 100).groupby(recalls["measure"]).sum()
     matches = result.matches["mask"]["all"]
     assert right.tolist() == pytest.approx([matches.right[0].sum()] * 2)
-    assert ((table["low"] <= table["value"] + 1e-9) & (table["value"] <= table["high"] + 1e-9))[recalls.index].all()
-    by_bin = table[(table["metric"] == "recall") & (table["model"] == "a")].set_index("bin")["value"]
+    assert ((table["low"] <= table["value"] + 1e-9) & (table["value"] <= table["high"] + 1e-9))[
+        recalls.index
+    ].all()
+    by_bin = table[(table["metric"] == "recall") & (table["model"] == "a")].set_index("bin")[
+        "value"
+    ]
     assert by_bin["overlapping - alone"] == pytest.approx(by_bin["overlapping"] - by_bin["alone"])
     # Recall of the crowded ones, drawn again by hand.
     crowd = recalls[recalls["bin"] == "overlapping"].iloc[0]
-    places = [crowding_of(scenes, scene, NEAR) == CROWDING.index("overlapping") for scene in scenes.scenes]
+    places = [
+        crowding_of(scenes, scene, NEAR) == CROWDING.index("overlapping") for scene in scenes.scenes
+    ]
     objects = np.array([place.sum() for place in places])
     hits = np.zeros(len(objects))
     for scene, place in zip(scenes.scenes, places, strict=True):
         taken = set()
         for row in range(len(scene.found)):
-            own = [(-1 if j in taken else scene.same_class_iou("mask")[row, j]) for j in range(len(place))]
+            own = [
+                (-1 if j in taken else scene.same_class_iou("mask")[row, j])
+                for j in range(len(place))
+            ]
             if own and max(own) >= 0.5:
                 taken.add(int(np.argmax(own)))
         hits[scene.image] = sum(place[j] for j in taken)
     drawn = 100 * (weights @ hits) / (weights @ objects)
-    assert [crowd["low"], crowd["high"]] == pytest.approx(np.percentile(drawn, [2.5, 97.5]).tolist())
+    assert [crowd["low"], crowd["high"]] == pytest.approx(
+        np.percentile(drawn, [2.5, 97.5]).tolist()
+    )
     assert crowd["high"] - crowd["low"] > 5
     differences = table[table["model"] == "a - b"]
     assert differences[["value", "low", "high"]].abs().to_numpy().max() == 0

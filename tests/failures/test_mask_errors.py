@@ -16,7 +16,9 @@ from vocseg_lib.utils.rle import decode_rle
 
 def measured(objects, found, void=None, **changes):
     content = truth(*objects, void=void)
-    return measure(evaluate_images(content, validate_results(content, found)), Thresholds(**changes))
+    return measure(
+        evaluate_images(content, validate_results(content, found)), Thresholds(**changes)
+    )
 
 
 LEFT, RIGHT = mask_of((10, 10, 20, 30)), mask_of((30, 10, 20, 30))
@@ -36,11 +38,17 @@ def test_half_of_a_neighbour_is_what_unites(width, failure):
     mask = mask_of((10, 10, 20 + width, 30))
     rows = measured([shape(LEFT), shape(RIGHT)], [shape(mask, score=0.9, box=(10, 10, 20, 30))])
     assert rows["failure"].tolist() == [failure]
-    assert rows["leakage"].item() == rows["leaked_on_others"].item() == pytest.approx(width / (20 + width))
+    assert (
+        rows["leakage"].item()
+        == rows["leaked_on_others"].item()
+        == pytest.approx(width / (20 + width))
+    )
 
 
 def test_three_neighbours_whatever_their_class():
-    objects = [shape(mask_of((x, 10, 15, 30)), category) for x, category in ((5, 15), (20, 13), (35, 15))]
+    objects = [
+        shape(mask_of((x, 10, 15, 30)), category) for x, category in ((5, 15), (20, 13), (35, 15))
+    ]
     rows = measured(objects, [shape(mask_of((5, 10, 45, 30)), score=0.9)])
     assert rows["failure"].tolist() == ["localization failure"]
     assert rows["united"].tolist() == [(0, 1, 2)]
@@ -56,7 +64,9 @@ def test_a_crumb_of_a_neighbour_is_none_unless_asked():
     crumb = mask_of((30, 10, 2, 8))
     found = [shape(LEFT | crumb, score=0.9)]
     assert measured([shape(LEFT), shape(crumb)], found)["failure"].tolist() == [""]
-    assert measured([shape(LEFT), shape(crumb)], found, gained=0.0)["failure"].tolist() == ["localization failure"]
+    assert measured([shape(LEFT), shape(crumb)], found, gained=0.0)["failure"].tolist() == [
+        "localization failure"
+    ]
 
 
 def test_leak_on_the_ground_and_on_an_object():
@@ -71,14 +81,21 @@ def test_leak_on_the_ground_and_on_an_object():
 
 def test_leak_before_the_crop():
     everything = torch.ones(SIDE, SIDE, dtype=torch.bool)
-    rows = measured([shape(LEFT), shape(RIGHT)], [shape(LEFT, score=0.9, uncropped=everything), shape(RIGHT, score=0.8)])
+    rows = measured(
+        [shape(LEFT), shape(RIGHT)],
+        [shape(LEFT, score=0.9, uncropped=everything), shape(RIGHT, score=0.8)],
+    )
     assert rows["leakage"].tolist() == [0, 0]
     assert rows["leakage_before_crop"].tolist() == pytest.approx([3000 / 3600, np.nan], nan_ok=True)
-    assert rows["leaked_on_others_before_crop"].tolist() == pytest.approx([600 / 3600, np.nan], nan_ok=True)
+    assert rows["leaked_on_others_before_crop"].tolist() == pytest.approx(
+        [600 / 3600, np.nan], nan_ok=True
+    )
 
 
 def test_a_wrong_box_leaks_nothing():
-    rows = measured([shape(LEFT)], [shape(mask_of((10, 10, 20, 50)), score=0.9, box=(10, 35, 20, 25))])
+    rows = measured(
+        [shape(LEFT)], [shape(mask_of((10, 10, 20, 50)), score=0.9, box=(10, 35, 20, 25))]
+    )
     assert rows["failure"].item() == ""
     assert rows["object"].item() == -1
     assert np.isnan(rows["leakage"].item())
@@ -91,13 +108,19 @@ def test_coarse_contour_and_hole_and_leak_share_what_is_lost():
         mask_of((10, 10, 40, 40), minus=[(20, 20, 20, 20)]),
         mask_of((10, 0, 40, 60)),
     )
-    rows = measured([shape(square)], [shape(m, score=0.9) for m in (coarse, holed, leaking)], lost=0.15)
+    rows = measured(
+        [shape(square)], [shape(m, score=0.9) for m in (coarse, holed, leaking)], lost=0.15
+    )
     assert rows["failure"].tolist() == ["boundary", "incomplete", "leakage"]
     assert rows.loc[0, "lost_at_boundary"] == pytest.approx(1 - 36**2 / 40**2)
     assert rows.loc[1, "lost_inside"] == pytest.approx(0.25)
-    assert rows.loc[2, "lost_at_boundary"] == pytest.approx(2 * 2 * 40 / 2400)  # two rows above and two below
+    assert rows.loc[2, "lost_at_boundary"] == pytest.approx(
+        2 * 2 * 40 / 2400
+    )  # two rows above and two below
     assert rows.loc[2, "lost_outside"] == pytest.approx(2 * 8 * 40 / 2400)
-    assert rows["object_iou"].tolist() == pytest.approx((1 - rows[list(PLACES.values())].sum(1)).tolist())
+    assert rows["object_iou"].tolist() == pytest.approx(
+        (1 - rows[list(PLACES.values())].sum(1)).tolist()
+    )
 
 
 def test_a_mask_off_its_object_is_no_coarse_contour():
@@ -112,7 +135,9 @@ def test_a_mask_off_its_object_is_no_coarse_contour():
 def test_the_images_edge_is_no_contour():
     square, smaller = mask_of((0, 10, 40, 40)), mask_of((2, 10, 38, 40))
     rows = measured([shape(square)], [shape(smaller, score=0.9)])
-    assert rows["lost_inside"].item() == pytest.approx((36 * 2) / 1600)  # its first two columns, but for the band's corners
+    assert rows["lost_inside"].item() == pytest.approx(
+        (36 * 2) / 1600
+    )  # its first two columns, but for the band's corners
 
 
 def test_void_counts_for_nobody():
@@ -137,8 +162,12 @@ def test_a_threshold_that_cannot_be_is_named():
 
 
 def test_parts_equal_pixels_counted_one_by_one(shared):
-    content = validate_ground_truth(json.loads((shared / "predictions" / "voc2012_val_gt.json").read_text()))
-    found = json.loads((shared / "predictions" / "mask_rcnn_torchvision_mobilenet320.json").read_text())
+    content = validate_ground_truth(
+        json.loads((shared / "predictions" / "voc2012_val_gt.json").read_text())
+    )
+    found = json.loads(
+        (shared / "predictions" / "mask_rcnn_torchvision_mobilenet320.json").read_text()
+    )
     scenes = evaluate_images(content, validate_results(content, found[:400]))
     rows = measure(scenes)
     thresholds = replace(Thresholds())
@@ -147,7 +176,10 @@ def test_parts_equal_pixels_counted_one_by_one(shared):
     for row in right.itertuples():
         scene = scenes.scenes[row.image]
         objects = decode_rle([content["annotations"][j]["segmentation"] for j in scene.objects])
-        (mask,), own = decode_rle([scenes.detections[row.found]["segmentation"]]), objects[row.object]
+        (mask,), own = (
+            decode_rle([scenes.detections[row.found]["segmentation"]]),
+            objects[row.object],
+        )
         others = np.delete(objects, row.object, 0).any(0)
         assert row.leakage == pytest.approx((mask & ~own).sum() / mask.sum())
         assert row.leaked_on_others == pytest.approx((mask & others & ~own).sum() / mask.sum())
@@ -156,7 +188,9 @@ def test_parts_equal_pixels_counted_one_by_one(shared):
         union = (mask | own).sum()
         assert row.lost_outside == pytest.approx((mask & ~near[0]).sum() / union)
         assert row.lost_inside == pytest.approx((own & ~near[1] & ~mask).sum() / union)
-        assert row.lost_at_boundary == pytest.approx(1 - row.object_iou - row.lost_outside - row.lost_inside)
+        assert row.lost_at_boundary == pytest.approx(
+            1 - row.object_iou - row.lost_outside - row.lost_inside
+        )
 
 
 def distance_within(area, reach):

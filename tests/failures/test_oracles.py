@@ -34,10 +34,18 @@ def test_true_classes():
 
 def test_true_masks_stay_in_the_predicted_box():
     content = truth(shape(SQUARE))
-    half = [shape(mask_of((10, 10, 20, 10)), score=0.9, box=(10, 10, 20, 16))]  # IoU .5, in a box of IoU .8
+    half = [
+        shape(mask_of((10, 10, 20, 10)), score=0.9, box=(10, 10, 20, 16))
+    ]  # IoU .5, in a box of IoU .8
     assert ap(content, half) == pytest.approx(10)
-    assert ap(content, half, "true masks") == pytest.approx(70)  # .8 of the object is in the box: right up to IoU .8
-    assert ap(content, half, "true masks", kind="box") == ap(content, half, kind="box") == pytest.approx(70)
+    assert ap(content, half, "true masks") == pytest.approx(
+        70
+    )  # .8 of the object is in the box: right up to IoU .8
+    assert (
+        ap(content, half, "true masks", kind="box")
+        == ap(content, half, kind="box")
+        == pytest.approx(70)
+    )
 
 
 def test_true_boxes_cut_the_mask_that_there_was_before_the_crop():
@@ -46,15 +54,29 @@ def test_true_boxes_cut_the_mask_that_there_was_before_the_crop():
     found = [shape(leak, score=0.9)]
     assert ap(content, found, "true boxes") == 100
     cropped = shape(mask_of((10, 10, 20, 12)), score=0.9)
-    assert ap(content, [cropped], "true boxes") == pytest.approx(30)  # what the crop took does not come back
-    whole = {**cropped, **{k: v for k, v in shape(leak, score=0.9, uncropped=leak).items() if k == "segmentation_uncropped"}}
+    assert ap(content, [cropped], "true boxes") == pytest.approx(
+        30
+    )  # what the crop took does not come back
+    whole = {
+        **cropped,
+        **{
+            k: v
+            for k, v in shape(leak, score=0.9, uncropped=leak).items()
+            if k == "segmentation_uncropped"
+        },
+    }
     assert ap(content, [whole], "true boxes") == 100
     assert ap(content, [whole], "true boxes", kind="box") == 100
 
 
 def test_no_duplicates_and_no_false_alarms():
     content = truth(shape(SQUARE), shape(OTHER))
-    wrong = [shape(SQUARE, score=0.9), shape(SQUARE, score=0.8), shape(mask_of((0, 50, 8, 8)), score=0.7), shape(OTHER, score=0.6)]
+    wrong = [
+        shape(SQUARE, score=0.9),
+        shape(SQUARE, score=0.8),
+        shape(mask_of((0, 50, 8, 8)), score=0.7),
+        shape(OTHER, score=0.6),
+    ]
     assert ap(content, wrong) == pytest.approx(100 * (51 + 50 * 0.5) / 101)
     for oracle in ("no duplicates", "no false alarms"):
         assert ap(content, wrong, oracle) == pytest.approx(100 * (51 + 50 * 2 / 3) / 101)
@@ -63,7 +85,9 @@ def test_no_duplicates_and_no_false_alarms():
 
 def test_single_oracles_of_perfect_and_of_no_predictions():
     content = truth(shape(SQUARE, 13), shape(OTHER, 15), images=2)
-    perfect = single_oracles(scenes_of(content, [{**a, "score": 1.0} for a in content["annotations"]]))
+    perfect = single_oracles(
+        scenes_of(content, [{**a, "score": 1.0} for a in content["annotations"]])
+    )
     assert perfect.index.tolist() == ["as it is", *ORACLES, "all of it"]
     assert (perfect == 100).all().all()
     assert (single_oracles(scenes_of(content, [])) == 0).all().all()
@@ -97,10 +121,15 @@ def test_a_gap_of_one_kind_has_one_part():
 
 
 def test_intervals_and_oracles_on_real_predictions(shared):
-    content = validate_ground_truth(json.loads((shared / "predictions" / "voc2012_val_gt.json").read_text()))
+    content = validate_ground_truth(
+        json.loads((shared / "predictions" / "voc2012_val_gt.json").read_text())
+    )
     content = subset(content, range(1, 41))
     files = sorted((shared / "predictions").glob("*_mobilenet320.json"))
-    scenes = [scenes_of(content, [d for d in json.loads(path.read_text()) if d["image_id"] <= 40]) for path in files]
+    scenes = [
+        scenes_of(content, [d for d in json.loads(path.read_text()) if d["image_id"] <= 40])
+        for path in files
+    ]
     parts = gap_parts(*scenes, bootstrap_weights(len(content["images"]), 20)).set_index("part")
     assert (parts["low"] <= parts["high"]).all()
     assert parts["points"].drop("gap").sum() == pytest.approx(parts["points"]["gap"], abs=1e-9)
@@ -121,8 +150,15 @@ def test_uncropped_masks_as_large_as_the_image():
 def test_guesses_at_low_scores_change_no_part():
     content = truth(shape(SQUARE, 13), shape(OTHER, 15))
     found = [shape(SQUARE, 13, 0.9)]
-    guesses = [shape(mask_of((x, y, 15, 15)), label, 1e-4) for x in (0, 15, 30, 45) for y in (0, 15, 30) for label in (13, 15)]
-    parts = gap_parts(scenes_of(content, found), scenes_of(content, found + guesses), least_score=0.1)
+    guesses = [
+        shape(mask_of((x, y, 15, 15)), label, 1e-4)
+        for x in (0, 15, 30, 45)
+        for y in (0, 15, 30)
+        for label in (13, 15)
+    ]
+    parts = gap_parts(
+        scenes_of(content, found), scenes_of(content, found + guesses), least_score=0.1
+    )
     assert parts["points"].abs().max() < 1e-9
 
 
@@ -132,10 +168,15 @@ def test_what_comes_second_by_its_repair_is_gone_and_no_duplicate():
     found = [shape(SQUARE, score=0.9), poor, {**poor, "score": 0.7}]
     changed = with_truth(scenes_of(content, found), {"true masks"})
     assert len(changed.scenes[0].found) == 1
-    assert len(with_truth(scenes_of(content, found), {"no duplicates"}).scenes[0].found) == 3  # these were none
+    assert (
+        len(with_truth(scenes_of(content, found), {"no duplicates"}).scenes[0].found) == 3
+    )  # these were none
     ghost = [shape(SQUARE, score=0.9), shape(SQUARE, score=0.8)]
     assert len(with_truth(scenes_of(content, ghost), {"true masks"}).scenes[0].found) == 2
-    assert len(with_truth(scenes_of(content, ghost), {"true masks", "no duplicates"}).scenes[0].found) == 1
+    assert (
+        len(with_truth(scenes_of(content, ghost), {"true masks", "no duplicates"}).scenes[0].found)
+        == 1
+    )
 
 
 def test_unknown_oracles_and_other_images_are_named():

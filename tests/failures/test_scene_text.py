@@ -12,7 +12,12 @@ from vocseg_lib.__main__ import main
 from vocseg_lib.data.classes import CLASS_NAMES
 from vocseg_lib.data.coco_convert import coco_ground_truth
 from vocseg_lib.failures.analysis import analyze
-from vocseg_lib.failures.scene_text import describe, describe_with_errors, most_telling_images, resolve_image_names
+from vocseg_lib.failures.scene_text import (
+    describe,
+    describe_with_errors,
+    most_telling_images,
+    resolve_image_names,
+)
 from vocseg_lib.plots import failures
 from vocseg_lib.utils.rle import encode_rle
 
@@ -20,7 +25,12 @@ NAMES = {1: "person", 2: "motorbike", 3: "sheep", 4: "bus", 5: "aeroplane"}
 HEIGHT, WIDTH = 120, 160
 
 
-def instance(label: int, *rectangles: tuple[int, int, int, int], without: tuple[int, int, int, int] | None = None, **more) -> dict:
+def instance(
+    label: int,
+    *rectangles: tuple[int, int, int, int],
+    without: tuple[int, int, int, int] | None = None,
+    **more,
+) -> dict:
     """An instance whose mask is some rectangles (xyxy), less one."""
     mask = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
     for x1, y1, x2, y2 in rectangles:
@@ -34,7 +44,10 @@ def instance(label: int, *rectangles: tuple[int, int, int, int], without: tuple[
 def relation(first: dict, second: dict) -> tuple[str, dict]:
     """The one relation between two instances; its subject is the smaller one, and that has to be `first`."""
     (found,) = describe([second, first], NAMES).graph["relations"]
-    assert (found["subject"], found["object"]) == (NAMES[first["category_id"]], NAMES[second["category_id"]])
+    assert (found["subject"], found["object"]) == (
+        NAMES[first["category_id"]],
+        NAMES[second["category_id"]],
+    )
     return found["relation"], {k: v for k, v in found.items() if k in ("overlap", "distance")}
 
 
@@ -97,7 +110,10 @@ def test_behind():
 
 def test_in_front():
     """A sheep that cuts a hole into the bus behind it."""
-    bus, sheep = instance(4, (20, 20, 140, 100), without=(60, 50, 90, 80)), instance(3, (60, 50, 90, 80))
+    bus, sheep = (
+        instance(4, (20, 20, 140, 100), without=(60, 50, 90, 80)),
+        instance(3, (60, 50, 90, 80)),
+    )
     assert relation(sheep, bus) == ("in front of", {"overlap": 100})
 
 
@@ -115,7 +131,10 @@ def test_as_much_of_the_one_as_of_the_other_where_boxes_meet():
 
 
 def test_the_same_thing_twice():
-    assert relation(instance(3, (20, 20, 60, 60)), instance(4, (20, 20, 62, 62))) == ("in the same place as", {"overlap": 100})
+    assert relation(instance(3, (20, 20, 60, 60)), instance(4, (20, 20, 62, 62))) == (
+        "in the same place as",
+        {"overlap": 100},
+    )
 
 
 @pytest.mark.parametrize(
@@ -130,7 +149,10 @@ def test_the_same_thing_twice():
 )
 def test_where_what_touches_nothing_is(box, said, distance):
     """The last one is 30 pixels to the left and 20 above: 36 away."""
-    assert relation(instance(3, box), instance(2, (60, 40, 100, 80))) == (said, {"distance": distance})
+    assert relation(instance(3, box), instance(2, (60, 40, 100, 80))) == (
+        said,
+        {"distance": distance},
+    )
 
 
 def test_boxes_that_overlap_say_nothing_of_sides():
@@ -140,7 +162,11 @@ def test_boxes_that_overlap_say_nothing_of_sides():
 
 
 def test_what_is_alone_is_placed_by_its_nearest_neighbour_once():
-    row = [instance(1, (0, 0, 20, 20)), instance(2, (30, 0, 49, 20)), instance(3, (100, 0, 118, 20))]
+    row = [
+        instance(1, (0, 0, 20, 20)),
+        instance(2, (30, 0, 49, 20)),
+        instance(3, (100, 0, 118, 20)),
+    ]
     relations = describe(row, NAMES).graph["relations"]
     assert [(r["subject"], r["relation"], r["object"], r["distance"]) for r in relations] == [
         ("motorbike", "right of", "person", 10),
@@ -151,7 +177,11 @@ def test_what_is_alone_is_placed_by_its_nearest_neighbour_once():
 @pytest.mark.parametrize("instances", [[], [instance(1)]])
 def test_nothing(instances):
     told = describe(instances, NAMES, {"width": 160, "height": 120})
-    assert (str(told), told.graph["objects"], told.graph["relations"]) == ("There is nothing.", [], [])
+    assert (str(told), told.graph["objects"], told.graph["relations"]) == (
+        "There is nothing.",
+        [],
+        [],
+    )
     assert told.graph["image"] == {"width": 160, "height": 120}
 
 
@@ -162,7 +192,10 @@ def test_nothing(instances):
         ({"category_id": None}, "category None of instance 1 has no name"),
         ({"segmentation": None}, "instance 1 has no run-length coded mask"),
         ({"segmentation": [[0, 0, 5, 0, 5, 5]]}, "instance 1 has no run-length coded mask"),
-        ({"segmentation": encode_rle(torch.ones(1, 60, 80, dtype=torch.bool))[0]}, "80 x 60, 160 x 120 pixels"),
+        (
+            {"segmentation": encode_rle(torch.ones(1, 60, 80, dtype=torch.bool))[0]},
+            "80 x 60, 160 x 120 pixels",
+        ),
     ],
 )
 def test_what_cannot_be_described_is_named(change, message):
@@ -173,30 +206,55 @@ def test_what_cannot_be_described_is_named(change, message):
 
 
 def test_a_score_that_is_no_number_is_none_in_json():
-    graphs = [json.loads(describe([instance(1, (0, 0, 9, 9), score=score)], NAMES).json) for score in (0.5, float("nan"), None)]
-    assert [graph["objects"][0].get("score", "not there") for graph in graphs] == [0.5, None, "not there"]
+    graphs = [
+        json.loads(describe([instance(1, (0, 0, 9, 9), score=score)], NAMES).json)
+        for score in (0.5, float("nan"), None)
+    ]
+    assert [graph["objects"][0].get("score", "not there") for graph in graphs] == [
+        0.5,
+        None,
+        "not there",
+    ]
 
 
 def test_a_wrong_sentence_leads_to_its_failure():
     """A motorbike that is called a person, and a sheep that is not found."""
     motorbike, sheep = (20, 60, 120, 110), (130, 10, 155, 40)
     objects = [instance(2, motorbike), instance(3, sheep)]
-    for number, (o, (x1, y1, x2, y2)) in enumerate(zip(objects, (motorbike, sheep), strict=True), 1):
-        o |= {"id": number, "image_id": 7, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}
+    for number, (o, (x1, y1, x2, y2)) in enumerate(
+        zip(objects, (motorbike, sheep), strict=True), 1
+    ):
+        o |= {
+            "id": number,
+            "image_id": 7,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "area": (x2 - x1) * (y2 - y1),
+            "iscrowd": 0,
+        }
     truth = {
         "images": [{"id": 7, "height": HEIGHT, "width": WIDTH}],
         "categories": [{"id": k, "name": name} for k, name in NAMES.items()],
         "annotations": objects,
     }
-    found = [instance(1, motorbike, image_id=7, score=0.9), instance(3, (0, 0, 9, 9), image_id=7, score=0.2)]
+    found = [
+        instance(1, motorbike, image_id=7, score=0.9),
+        instance(3, (0, 0, 9, 9), image_id=7, score=0.2),
+    ]
     analysis = analyze(truth, found, score_threshold=0.5)
     described, told = describe_with_errors(analysis, 7)
     assert described["as predicted"].sentences[0] == "A person."
     assert described["as it is"].sentences[0] == "A motorbike and a sheep."
     failures = told.set_index(["source", "sentence"])["failures"]
-    assert failures["as predicted", "A person."] == "class, missed alone"  # and no sheep, which it should have counted
-    assert failures["as it is", "The sheep is small (4 % of the image), at the top right."] == "missed alone"
-    assert told["why"][0].startswith("Misclassified: the mask of the person of score 0.90 is on a motorbike")
+    assert (
+        failures["as predicted", "A person."] == "class, missed alone"
+    )  # and no sheep, which it should have counted
+    assert (
+        failures["as it is", "The sheep is small (4 % of the image), at the top right."]
+        == "missed alone"
+    )
+    assert told["why"][0].startswith(
+        "Misclassified: the mask of the person of score 0.90 is on a motorbike"
+    )
     with pytest.raises(ValueError, match="no image 8"):
         describe_with_errors(analysis, 8)
     _, told = describe_with_errors(analyze(truth, found, score_threshold=0.95), 7)
@@ -211,15 +269,29 @@ def test_a_wrong_sentence_leads_to_its_failure():
 
 def test_the_command_line_describes_a_prediction_file(devkit, tmp_path, monkeypatch, capsys):
     truth = coco_ground_truth(devkit, "val")
-    found = [{k: a[k] for k in ("image_id", "category_id", "segmentation")} | {"score": 0.9} for a in truth["annotations"]]
+    found = [
+        {k: a[k] for k in ("image_id", "category_id", "segmentation")} | {"score": 0.9}
+        for a in truth["annotations"]
+    ]
     found[0]["category_id"] = 1 + found[0]["category_id"] % 20
     (tmp_path / "found.json").write_text(json.dumps(found))
     first, last = (Path(truth["images"][k]["file_name"]).stem for k in (0, -1))
-    asked = ["describe", "--predictions", tmp_path / "found.json", "--data", devkit, "--out", tmp_path / "scenes.json", "--image"]
+    asked = [
+        "describe",
+        "--predictions",
+        tmp_path / "found.json",
+        "--data",
+        devkit,
+        "--out",
+        tmp_path / "scenes.json",
+        "--image",
+    ]
     monkeypatch.setattr("sys.argv", ["vocseg_lib", *map(str, asked), first, f"{last}.jpg"])
     assert main() == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines[:4]] == [f"{n}, {s}" for n in (first, last) for s in ("as predicted", "as it is")]
+    assert [line.split(":")[0] for line in lines[:4]] == [
+        f"{n}, {s}" for n in (first, last) for s in ("as predicted", "as it is")
+    ]
     assert "[class]" in lines[0]
     assert "[" not in lines[2]
     assert lines[2].split(": ")[1] == lines[3].split(": ")[1]
@@ -233,7 +305,13 @@ def test_the_command_line_describes_a_prediction_file(devkit, tmp_path, monkeypa
 
 def test_images_are_asked_for_by_whole_or_last_name():
     names = ["a/x", "b/x", "y.v2"]
-    asked = {"x": ["a/x", "b/x"], "x.jpg": ["a/x", "b/x"], "y.v2": ["y.v2"], "y.v2.png": ["y.v2"], "z": []}
+    asked = {
+        "x": ["a/x", "b/x"],
+        "x.jpg": ["a/x", "b/x"],
+        "y.v2": ["y.v2"],
+        "y.v2.png": ["y.v2"],
+        "z": [],
+    }
     assert {image: resolve_image_names(image, names) for image in asked} == asked
 
 
@@ -246,7 +324,13 @@ def test_sentences_beside_the_picture():
         ],
         columns=["source", "sentence", "failures", "why"],
     )
-    objects = {"as predicted": [{"id": "person", "box": [1, 2, 9, 9]}, {"id": "bus", "box": [5, 5, 50, 30]}], "as it is": []}
+    objects = {
+        "as predicted": [
+            {"id": "person", "box": [1, 2, 9, 9]},
+            {"id": "bus", "box": [5, 5, 50, 30]},
+        ],
+        "as it is": [],
+    }
     axes = failures.explain_largest(np.zeros((40, 60, 3), np.uint8), objects, told, "a scene")
     assert [ax.get_title(loc="left") for ax in axes[::2]] == ["as predicted", "as it is"]
     assert [text.get_text() for text in axes[0].texts] == ["person", "bus"]

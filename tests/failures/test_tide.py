@@ -13,7 +13,14 @@ from vocseg_lib.data.coco import bbox_xywh, validate_ground_truth, validate_resu
 from vocseg_lib.failures.tide import ERRORS, tide
 from vocseg_lib.metrics.matching import evaluate_images
 
-SHORT_NAMES = {"Cls": "class", "Loc": "localisation", "Both": "both", "Dupe": "duplicate", "Bkg": "background", "Miss": "missed"}
+SHORT_NAMES = {
+    "Cls": "class",
+    "Loc": "localisation",
+    "Both": "both",
+    "Dupe": "duplicate",
+    "Bkg": "background",
+    "Miss": "missed",
+}
 
 
 def toolbox(truth, found, kind):
@@ -25,12 +32,16 @@ def toolbox(truth, found, kind):
         add = objects.add_ignore_region if a["iscrowd"] else objects.add_ground_truth
         add(a["image_id"], a["category_id"], a["bbox"], a["segmentation"])
     for d in found:
-        results.add_detection(d["image_id"], d["category_id"], d["score"], bbox_xywh(d), d["segmentation"])
+        results.add_detection(
+            d["image_id"], d["category_id"], d["score"], bbox_xywh(d), d["segmentation"]
+        )
     judge = TIDE(mode=TIDE.MASK if kind == "mask" else TIDE.BOX)
     run = judge.evaluate(objects, results, name="run")
     counts = {error.short_name: count for error, count in run.count_errors().items()}
     costs = judge.get_main_errors()["run"]
-    return ({name: values[short] for short, name in SHORT_NAMES.items()} for values in (costs, counts))
+    return (
+        {name: values[short] for short, name in SHORT_NAMES.items()} for values in (costs, counts)
+    )
 
 
 def assert_same(truth, found):
@@ -46,10 +57,14 @@ def assert_same(truth, found):
         assert ours.dap_as_tidecv == pytest.approx(costs, abs=1e-9)
         with_objects = {a["category_id"] for a in truth["annotations"] if not a["iscrowd"]}
         if {d["category_id"] for d in found} <= with_objects:
-            assert {name: cost[0, 0] for name, cost in ours.costs().items()} == pytest.approx(costs, abs=1e-9)
+            assert {name: cost[0, 0] for name, cost in ours.costs().items()} == pytest.approx(
+                costs, abs=1e-9
+            )
         missed = sum(errors.missed.sum() for errors in ours.errors)
         codes = np.concatenate([errors.code for errors in ours.errors])
-        ours_counted = {name: int((codes == k).sum()) for k, name in enumerate(ERRORS)} | {"missed": missed}
+        ours_counted = {name: int((codes == k).sum()) for k, name in enumerate(ERRORS)} | {
+            "missed": missed
+        }
         assert ours_counted == counts
 
 
@@ -84,14 +99,25 @@ def test_each_error_by_hand():
     ]
     truth = validate_ground_truth(truth)
     first, second = tide(evaluate_images(truth, validate_results(truth, found))).errors[:2]
-    assert [ERRORS[code] if code >= 0 else "right" for code in first.code] == ["right", "duplicate", "class"]
+    assert [ERRORS[code] if code >= 0 else "right" for code in first.code] == [
+        "right",
+        "duplicate",
+        "class",
+    ]
     assert [ERRORS[code] for code in second.code] == ["localisation", "background", "both"]
     assert second.missed.tolist() == [False, True]
 
 
 def test_a_class_without_objects_has_no_part_in_the_price():
-    truth = validate_ground_truth(truth_of(entry(1, 3, (0, 0, 10, 10)), entry(1, 3, (10, 10, 8, 8))))
-    found = [entry(1, 3, (0, 0, 10, 10), 0.9), entry(1, 7, (10, 10, 8, 3), 0.8)]  # the second: another class, too little
+    truth = validate_ground_truth(
+        truth_of(entry(1, 3, (0, 0, 10, 10)), entry(1, 3, (10, 10, 8, 8)))
+    )
+    found = [
+        entry(1, 3, (0, 0, 10, 10), 0.9),
+        entry(1, 7, (10, 10, 8, 3), 0.8),
+    ]  # the second: another class, too little
     ours = tide(evaluate_images(truth, validate_results(truth, found)))
     assert ours.costs()["both"][0, 0] == 0
-    assert ours.dap_as_tidecv["both"] == pytest.approx(100 * 51 / 101 / 2)  # its class is gone, and with it a 0 from the mean
+    assert ours.dap_as_tidecv["both"] == pytest.approx(
+        100 * 51 / 101 / 2
+    )  # its class is gone, and with it a 0 from the mean

@@ -6,7 +6,14 @@ from vocseg_lib.models import MODELS
 
 SMALL = {
     "yolact": {"backbone": "tiny", "weights": None, "channels": 32, "image_size": 96},
-    "mask_rcnn": {"backbone": "tiny", "weights": None, "channels": 32, "short_side": 96, "proposals": 64, "rois_per_image": 16},
+    "mask_rcnn": {
+        "backbone": "tiny",
+        "weights": None,
+        "channels": 32,
+        "short_side": 96,
+        "proposals": 64,
+        "rois_per_image": 16,
+    },
 }
 
 

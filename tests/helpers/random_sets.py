@@ -12,20 +12,34 @@ SIDE = 128
 def blob(random: np.random.Generator, side: int) -> torch.Tensor:
     """A mask [side, side] of an ellipse, some of them of no pixel."""
     y, x = np.mgrid[:side, :side]
-    centre, radii = random.uniform(0, side, 2), random.uniform(0, side / 2, 2) ** random.uniform(0.3, 1)
-    return torch.from_numpy(((x - centre[0]) / (radii[0] + 1e-9)) ** 2 + ((y - centre[1]) / (radii[1] + 1e-9)) ** 2 <= 1)
+    centre, radii = (
+        random.uniform(0, side, 2),
+        random.uniform(0, side / 2, 2) ** random.uniform(0.3, 1),
+    )
+    return torch.from_numpy(
+        ((x - centre[0]) / (radii[0] + 1e-9)) ** 2 + ((y - centre[1]) / (radii[1] + 1e-9)) ** 2 <= 1
+    )
 
 
 def box_of(mask: torch.Tensor) -> list[float]:
     ys, xs = torch.where(mask)
     if not len(xs):
         return [0.0, 0.0, 0.0, 0.0]
-    return [float(xs.min()), float(ys.min()), float(xs.max() - xs.min() + 1), float(ys.max() - ys.min() + 1)]
+    return [
+        float(xs.min()),
+        float(ys.min()),
+        float(xs.max() - xs.min() + 1),
+        float(ys.max() - ys.min() + 1),
+    ]
 
 
 def judged_sets(**options) -> st.SearchStrategy:
     """Strategy of `judged_set`."""
-    return st.builds(judged_set, st.integers(0, 2**32 - 1), **{name: st.just(value) for name, value in options.items()})
+    return st.builds(
+        judged_set,
+        st.integers(0, 2**32 - 1),
+        **{name: st.just(value) for name, value in options.items()},
+    )
 
 
 def judged_set(seed: int, void: bool = False, most: int = 12) -> tuple[dict, list[dict]]:

@@ -26,7 +26,9 @@ def shape(pixels, category=15, score=None, box=None, image=1, uncropped=None):
     entry["segmentation"] = encode_rle(pixels[None])[0]
     if uncropped is not None:
         entry["segmentation_uncropped"] = encode_rle(uncropped[None])[0]
-    return entry | ({"score": score} if score is not None else {"area": int(pixels.sum()), "iscrowd": 0})
+    return entry | (
+        {"score": score} if score is not None else {"area": int(pixels.sum()), "iscrowd": 0}
+    )
 
 
 def truth(*objects, void=None, images=1):

@@ -8,7 +8,9 @@ from vocseg_lib.engine.train import train
 from vocseg_lib.study.recipes import get_recipe
 from vocseg_lib.study.run import build_model
 
-QUICK = replace(get_recipe("quick"), image_size=64, short_side=64, channels=16, rois_per_image=16, proposals=32)
+QUICK = replace(
+    get_recipe("quick"), image_size=64, short_side=64, channels=16, rois_per_image=16, proposals=32
+)
 
 
 def run(model_name, devkit, folder, iterations=6, **options):
@@ -19,4 +21,7 @@ def run(model_name, devkit, folder, iterations=6, **options):
 
 
 def ignoring_time(log):
-    return [{k: v for k, v in entry.items() if not k.endswith("seconds") and k != "peak_memory_gb"} for entry in log]
+    return [
+        {k: v for k, v in entry.items() if not k.endswith("seconds") and k != "peak_memory_gb"}
+        for entry in log
+    ]

@@ -4,7 +4,13 @@ from hypothesis import given, settings
 
 from tests.helpers.coco import entry, truth_of
 from tests.helpers.random_sets import judged_sets
-from vocseg_lib.metrics.calibration import best_f1, calibration, calibration_error, class_mean_curve, recall_at
+from vocseg_lib.metrics.calibration import (
+    best_f1,
+    calibration,
+    calibration_error,
+    class_mean_curve,
+    recall_at,
+)
 from vocseg_lib.metrics.coco_eval import evaluate
 
 
@@ -17,7 +23,9 @@ def by_hand():
 
 def test_best_f1_and_recall_by_hand():
     (row,) = best_f1(by_hand()).to_dict("records")
-    assert row == pytest.approx({"class": "bird", "score": 0.3, "F1": 0.8, "precision": 2 / 3, "recall": 1.0, "objects": 2})
+    assert row == pytest.approx(
+        {"class": "bird", "score": 0.3, "F1": 0.8, "precision": 2 / 3, "recall": 1.0, "objects": 2}
+    )
     assert [recall_at(by_hand(), score) for score in (0.95, 0.9, 0.5, 0.3)] == [0, 0.5, 0.5, 1]
     (nothing,) = best_f1(evaluate(truth_of(entry(1, 3, (0, 0, 9, 9))), [])).to_dict("records")
     assert nothing["F1"] == 0
@@ -37,7 +45,9 @@ def test_no_threshold_is_better_than_the_best(judged):
 
 def test_calibration_by_hand():
     table = calibration(by_hand())
-    assert table.to_numpy() == pytest.approx(np.array([[0.3, 0.4, 1, 0.3, 1], [0.6, 0.7, 1, 0.6, 0], [0.9, 1, 1, 0.9, 1]]))
+    assert table.to_numpy() == pytest.approx(
+        np.array([[0.3, 0.4, 1, 0.3, 1], [0.6, 0.7, 1, 0.6, 0], [0.9, 1, 1, 0.9, 1]])
+    )
     assert list(table) == ["low", "high", "detections", "score", "precision"]
     assert calibration_error(table) == pytest.approx((0.7 + 0.6 + 0.1) / 3)
     box = (0, 0, 9, 9)
@@ -47,6 +57,8 @@ def test_calibration_by_hand():
 
 def test_the_area_below_the_mean_curve_is_the_ap():
     evaluation = by_hand()
-    assert 100 * class_mean_curve(evaluation, "box", 0.75).mean() == pytest.approx(evaluation.summary["box_AP75"])
+    assert 100 * class_mean_curve(evaluation, "box", 0.75).mean() == pytest.approx(
+        evaluation.summary["box_AP75"]
+    )
     with pytest.raises(ValueError, match=r"no matches at IoU 0\.42"):
         evaluation.matches["mask"]["all"].counted(0.42)

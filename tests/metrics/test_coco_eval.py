@@ -22,7 +22,11 @@ from vocseg_lib.utils.rle import encode_rle
 def test_ap_by_hand():
     truth = truth_of(entry(1, 3, (0, 0, 10, 10)), entry(2, 3, (0, 0, 10, 10)))
     # Found, false alarm, found with IoU .8: precision 1 up to recall .5, then 2/3.
-    found = [entry(1, 3, (0, 0, 10, 10), 0.9), entry(3, 3, (0, 0, 5, 5), 0.8), entry(2, 3, (0, 0, 10, 8), 0.7)]
+    found = [
+        entry(1, 3, (0, 0, 10, 10), 0.9),
+        entry(3, 3, (0, 0, 5, 5), 0.8),
+        entry(2, 3, (0, 0, 10, 8), 0.7),
+    ]
     summary = evaluate(truth, found).summary
     at_50 = 100 * (51 * 1 + 50 * 2 / 3) / 101
     at_95 = 100 * 51 / 101
@@ -91,7 +95,9 @@ def test_the_twelve_figures_are_pycocotools(judged):
     evaluation = evaluate(truth, found)
     for kind, coco_kind in IOU_TYPES.items():
         if found:  # pycocotools cannot load none
-            assert overall(evaluation, kind) == pytest.approx(by_the_book(truth, found, coco_kind), abs=1e-9, nan_ok=True)
+            assert overall(evaluation, kind) == pytest.approx(
+                by_the_book(truth, found, coco_kind), abs=1e-9, nan_ok=True
+            )
 
 
 @pytest.mark.skipif("hotcoco" not in backends(), reason="hotcoco is not installed")
@@ -106,7 +112,11 @@ def test_backends_are_equal_to_the_last_bit(judged):
         for size in SIZES:
             one, other = ours.matches[kind][size], reference.matches[kind][size]
             for field in ("image", "category", "score", "right", "ignored", "objects"):
-                assert np.array_equal(getattr(one, field), getattr(other, field)), (kind, size, field)
+                assert np.array_equal(getattr(one, field), getattr(other, field)), (
+                    kind,
+                    size,
+                    field,
+                )
     with pytest.raises(ValueError, match="no evaluator 'other'"):
         evaluate(*judged, backend="other")
 
@@ -122,7 +132,9 @@ def test_the_order_of_images_changes_nothing(judged, random):
     for number, detection in enumerate(found):  # without ties, whose order is that of the images
         detection["score"] = 1 - number / 1_000
     shuffled = {**truth, "images": random.sample(truth["images"], len(truth["images"]))}
-    pd.testing.assert_series_equal(figures_of(truth, found), figures_of(shuffled, random.sample(found, len(found))))
+    pd.testing.assert_series_equal(
+        figures_of(truth, found), figures_of(shuffled, random.sample(found, len(found)))
+    )
 
 
 @settings(deadline=None, max_examples=25)
@@ -132,21 +144,32 @@ def test_a_duplicate_never_raises_vocs_ap(judged, random):
     if found:
         original = random.choice(found)
         before, after = (
-            figures_of(truth, f) for f in (found, [*found, {**original, "score": original["score"] * random.random()}])
+            figures_of(truth, f)
+            for f in (found, [*found, {**original, "score": original["score"] * random.random()}])
         )
         judged_by_voc = [key for key in before.index if key[1].startswith("voc")]
         assert (after[judged_by_voc].fillna(0) <= before[judged_by_voc].fillna(0) + 1e-9).all()
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(random=st.randoms())
 def test_a_duplicate_never_raises_cocos_ap_of_masks_that_are_apart(devkit, random):
-    truth = coco_ground_truth(devkit, "val")  # where no object lies on another: COCO gives a duplicate to a free one
+    truth = coco_ground_truth(
+        devkit, "val"
+    )  # where no object lies on another: COCO gives a duplicate to a free one
     kept = random.sample(truth["annotations"], len(truth["annotations"]) // 2)
-    found = [{k: a[k] for k in ("image_id", "category_id", "segmentation")} | {"score": random.random()} for a in kept]
+    found = [
+        {k: a[k] for k in ("image_id", "category_id", "segmentation")} | {"score": random.random()}
+        for a in kept
+    ]
     found += [{**d, "category_id": random.randint(1, 20), "score": random.random()} for d in found]
     original = random.choice(found)
-    before, after = (figures_of(truth, f) for f in (found, [*found, {**original, "score": original["score"] * random.random()}]))
+    before, after = (
+        figures_of(truth, f)
+        for f in (found, [*found, {**original, "score": original["score"] * random.random()}])
+    )
     ap = [key for key in before.index if "AP" in key[1] and key[0] == "mask"]
     assert (after[ap].fillna(0) <= before[ap].fillna(0) + 1e-9).all()
 
@@ -155,7 +178,9 @@ def test_void_pixels_count_for_nobody():
     truth = truth_of(entry(1, 3, (0, 0, 10, 10)))
     (truth["images"][0]["void"],) = encode_rle(torch.ones(1, 20, 20) - rectangle(0, 0, 10, 10))
     sloppy, outside = entry(1, 3, (0, 0, 20, 20), 0.9), entry(1, 3, (12, 12, 5, 5), 0.95)
-    values = metrics_table(evaluate(truth, [sloppy, outside])).set_index(["kind", "metric", "class"])["value"]
+    values = metrics_table(evaluate(truth, [sloppy, outside])).set_index(
+        ["kind", "metric", "class"]
+    )["value"]
     assert values["mask", "AP", "all"] == 0  # IoU 100 / 400
     assert values["mask", "AP_without_void", "all"] == pytest.approx(100)
     assert values["mask", "AP75_without_void", "bird"] == pytest.approx(100)
@@ -163,7 +188,11 @@ def test_void_pixels_count_for_nobody():
 
 def test_mean_iou_by_hand():
     truth = truth_of(entry(1, 3, (0, 0, 10, 10)), images=1)
-    found = [entry(1, 3, (0, 0, 10, 5), 0.9), entry(1, 7, (0, 0, 10, 10), 0.6), entry(1, 5, (0, 0, 20, 20), 0.4)]
+    found = [
+        entry(1, 3, (0, 0, 10, 5), 0.9),
+        entry(1, 7, (0, 0, 10, 10), 0.6),
+        entry(1, 5, (0, 0, 20, 20), 0.4),
+    ]
     values = mean_iou(truth, found).set_index("class")["value"]
     # Bird keeps its half, the other half is painted as a car; what scores below .5 is not painted.
     assert values.to_dict() == pytest.approx({"all": 50, "background": 100, "bird": 50, "car": 0})
@@ -172,7 +201,9 @@ def test_mean_iou_by_hand():
     assert values.to_dict() == pytest.approx({"all": 100, "background": 100, "bird": 100})
 
 
-@pytest.mark.parametrize("name", ["yolact_official_mobilenet320", "mask_rcnn_torchvision_mobilenet320"])
+@pytest.mark.parametrize(
+    "name", ["yolact_official_mobilenet320", "mask_rcnn_torchvision_mobilenet320"]
+)
 def test_equals_pycocotools_used_by_the_book(shared, name):
     truth = shared / "predictions" / "voc2012_val_gt.json"
     detections = json.loads((shared / "predictions" / f"{name}.json").read_text())

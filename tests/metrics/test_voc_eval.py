@@ -21,13 +21,20 @@ def brute_force_ap(truth, found, threshold, eleven):
         if not total:
             continue
         order = [image["id"] for image in sorted(truth["images"], key=lambda i: i["id"])]
-        mine = sorted((d for d in found if d["category_id"] == category), key=lambda d: order.index(d["image_id"]))
+        mine = sorted(
+            (d for d in found if d["category_id"] == category),
+            key=lambda d: order.index(d["image_id"]),
+        )
         taken, hits = set(), []
         for detection in sorted(mine, key=lambda d: -d["score"]):
             best, which, crowded = -1.0, None, False
             for number, annotation in enumerate(objects):
                 if annotation["image_id"] == detection["image_id"]:
-                    iou = coco_mask.iou([detection["segmentation"]], [annotation["segmentation"]], [annotation["iscrowd"]])[0, 0]
+                    iou = coco_mask.iou(
+                        [detection["segmentation"]],
+                        [annotation["segmentation"]],
+                        [annotation["iscrowd"]],
+                    )[0, 0]
                     if annotation["iscrowd"]:
                         crowded |= iou >= threshold
                     elif iou > best:
@@ -61,12 +68,18 @@ def test_the_published_example():
     images = [{"id": i, "height": 200, "width": 200} for i in OBJECTS]
     objects = [entry_of(i, box) for i, boxes in OBJECTS.items() for box in boxes]
     found = [entry_of(i, box, score=score) for i, rows in FOUND.items() for score, *box in rows]
-    truth = validate_ground_truth({"images": images, "annotations": objects, "categories": [{"id": 1, "name": "object"}]})
+    truth = validate_ground_truth(
+        {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "object"}]}
+    )
     matches = voc_matches(truth, validate_results(truth, found), (0.3,), "box")
     assert (len(objects), len(found)) == (15, 24)
     assert 100 * average_precision(matches, points="all").item() == pytest.approx(AP_ALL, abs=0.01)
     assert 100 * average_precision(matches, points="11").item() == pytest.approx(AP_11, abs=0.01)
-    assert set(evaluate(truth, found).summary) == {"box_AP", "box_AP50", "box_AP75"}  # boxes alone can be judged
+    assert set(evaluate(truth, found).summary) == {
+        "box_AP",
+        "box_AP50",
+        "box_AP75",
+    }  # boxes alone can be judged
 
 
 @settings(deadline=None, max_examples=60)
@@ -79,7 +92,11 @@ def test_equals_an_independent_loop(judged):
         ap = average_precision(matches, points=points)[0]
         for row, threshold in enumerate((0.5, 0.7)):
             wanted = brute_force_ap(truth, found, threshold, points == "11")
-            ours = {c: ap[row, k] for k, c in enumerate(matches.category_ids) if not np.isnan(ap[row, k])}
+            ours = {
+                c: ap[row, k]
+                for k, c in enumerate(matches.category_ids)
+                if not np.isnan(ap[row, k])
+            }
             assert ours == pytest.approx(wanted, abs=1e-9)
 
 
@@ -99,10 +116,18 @@ def test_values_of_voc_tables_on_real_predictions_are_the_loops(shared):
     truth = json.loads((folder / "voc2012_val_gt.json").read_text())
     found = json.loads((folder / "mask_rcnn_torchvision_mobilenet320.json").read_text())
     table = metrics_table(evaluate(truth, found)).set_index(["kind", "metric", "class"])["value"]
-    for metric, threshold, eleven in (("voc_AP50", 0.5, False), ("voc_AP70", 0.7, False), ("voc_AP50_11", 0.5, True)):
+    for metric, threshold, eleven in (
+        ("voc_AP50", 0.5, False),
+        ("voc_AP70", 0.7, False),
+        ("voc_AP50_11", 0.5, True),
+    ):
         wanted = brute_force_ap(truth, found, threshold, eleven)
-        assert table["mask", metric, "all"] == pytest.approx(100 * np.mean(list(wanted.values())), abs=1e-6)
-    volume = [np.mean(list(brute_force_ap(truth, found, t / 10, False).values())) for t in range(1, 10)]
+        assert table["mask", metric, "all"] == pytest.approx(
+            100 * np.mean(list(wanted.values())), abs=1e-6
+        )
+    volume = [
+        np.mean(list(brute_force_ap(truth, found, t / 10, False).values())) for t in range(1, 10)
+    ]
     assert table["mask", "voc_AP_vol", "all"] == pytest.approx(100 * np.mean(volume), abs=1e-6)
 
 
@@ -110,6 +135,8 @@ def test_values_of_voc_tables_on_real_predictions_are_the_loops(shared):
 def test_a_crowd_region_around_an_object_takes_nothing_from_it(crowd_first):
     crowd, inside = {**entry(1, 3, (0, 0, 18, 18)), "iscrowd": 1}, entry(1, 3, (4, 4, 8, 8))
     truth = truth_of(*([crowd, inside] if crowd_first else [inside, crowd]))
-    values = metrics_table(evaluate(truth, [entry(1, 3, (4, 4, 8, 7), 0.9), entry(1, 3, (1, 1, 3, 3), 0.95)]))
+    values = metrics_table(
+        evaluate(truth, [entry(1, 3, (4, 4, 8, 7), 0.9), entry(1, 3, (1, 1, 3, 3), 0.95)])
+    )
     values = values[values["class"] == "all"].set_index(["kind", "metric"])["value"]
     assert values["mask", "voc_AP50"] == values["box", "voc_AP70"] == 100

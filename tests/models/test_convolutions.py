@@ -6,7 +6,12 @@ from vocseg_lib.models.speedups import SparseGradientConv, UpsampledConv
 
 
 def plainly(x, weight, bias):
-    return F.conv2d(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False), weight, bias, padding=1).relu()
+    return F.conv2d(
+        F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False),
+        weight,
+        bias,
+        padding=1,
+    ).relu()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (5, 7)])
@@ -27,11 +32,16 @@ def test_forward_and_gradients_equal_the_plain_steps(size):
 @pytest.mark.parametrize("share", [0.0, 0.1, 1.0])
 def test_sparse_gradients_equal_dense_ones(share):
     torch.manual_seed(0)
-    x, weight = torch.randn(2, 6, 5, 7, dtype=torch.float64), torch.randn(8, 6, 3, 3, dtype=torch.float64)
+    x, weight = (
+        torch.randn(2, 6, 5, 7, dtype=torch.float64),
+        torch.randn(8, 6, 3, 3, dtype=torch.float64),
+    )
     gradient = torch.randn(2, 8, 5, 7, dtype=torch.float64) * (torch.rand(2, 1, 5, 7) < share)
     results = []
     for function in (SparseGradientConv.apply, lambda *inputs: F.conv2d(*inputs, padding=1)):
-        inputs = [t.clone().requires_grad_() for t in (x, weight, torch.zeros(8, dtype=torch.float64))]
+        inputs = [
+            t.clone().requires_grad_() for t in (x, weight, torch.zeros(8, dtype=torch.float64))
+        ]
         out = function(*inputs)
         results.append((out.detach(), *torch.autograd.grad(out, inputs, gradient)))
     for ours, theirs in zip(*results, strict=True):
@@ -39,7 +49,11 @@ def test_sparse_gradients_equal_dense_ones(share):
 
 
 def test_under_autocast():
-    x, weight, bias = torch.randn(1, 4, 6, 6, requires_grad=True), torch.randn(4, 4, 3, 3, requires_grad=True), torch.zeros(4)
+    x, weight, bias = (
+        torch.randn(1, 4, 6, 6, requires_grad=True),
+        torch.randn(4, 4, 3, 3, requires_grad=True),
+        torch.zeros(4),
+    )
     with torch.autocast("cpu", torch.bfloat16):
         out = UpsampledConv.apply(x, weight, bias)
     out.float().sum().backward()

@@ -51,7 +51,9 @@ def test_folded_weights_follow_their_sources():
     with torch.no_grad():
         for change in (
             lambda: next(body.parameters()).mul_(2),
-            lambda: next(m for m in body.modules() if isinstance(m, BatchNorm2d)).running_mean.add_(1),
+            lambda: next(m for m in body.modules() if isinstance(m, BatchNorm2d)).running_mean.add_(
+                1
+            ),
             lambda: body.load_state_dict({k: v * 1.5 for k, v in other.state_dict().items()}),
         ):
             before = body(x)
@@ -76,6 +78,8 @@ def test_a_copy_folds_its_own_batch_norm():
 
 def test_frozen_batch_norm_never_moves():
     body = backbone("tiny", True).train()
-    before = {k: v.clone() for k, v in body.state_dict().items() if "running" in k or "num_batches" in k}
+    before = {
+        k: v.clone() for k, v in body.state_dict().items() if "running" in k or "num_batches" in k
+    }
     body(torch.rand(4, 3, 64, 64)).sum().backward()
     assert all(torch.equal(v, body.state_dict()[k]) for k, v in before.items())

@@ -27,7 +27,11 @@ def test_contract_on_mixed_sizes_and_images_without_objects(name):
     total = sum(losses.values())
     total.backward()
     assert torch.isfinite(total)
-    assert all(p.grad is not None for n, p in model.named_parameters() if p.requires_grad and "coefficients" not in n)
+    assert all(
+        p.grad is not None
+        for n, p in model.named_parameters()
+        if p.requires_grad and "coefficients" not in n
+    )
     with pytest.raises(ValueError, match="targets"):
         model(images)
     with torch.inference_mode():
@@ -89,7 +93,10 @@ def test_regions_are_pooled_at_the_same_scale_whatever_came_first(monkeypatch):
     plain, padded = (small("mask_rcnn", score_threshold=0.0).train() for _ in range(2))
     with monkeypatch.context() as patch, torch.no_grad():
         patch.setattr("vocseg_lib.utils.distributed.world_size", lambda: 2)
-        patch.setattr("vocseg_lib.utils.distributed.all_gather_counts", lambda counts, device: [96, 96, 192, 160])
+        patch.setattr(
+            "vocseg_lib.utils.distributed.all_gather_counts",
+            lambda counts, device: [96, 96, 192, 160],
+        )
         patch.setattr("vocseg_lib.utils.distributed.all_reduce_mean", lambda value: value)
         features = padded.backbone.eval()(padded.transform([image])[0].tensors)
         padded.roi_heads.box_roi_pool(features, [torch.tensor([[0.0, 0, 90, 90]])], [(96, 96)])
@@ -126,7 +133,9 @@ def test_mask_rcnn_at_full_width_is_torchvisions():
 
 
 def test_fast_nms_lets_dropped_boxes_drop_others():
-    boxes = torch.tensor([[0.0, 0, 10, 10], [0.0, 0, 10, 6], [0.0, 0, 10, 3.4]])  # each overlaps the next by over .5
+    boxes = torch.tensor(
+        [[0.0, 0, 10, 10], [0.0, 0, 10, 6], [0.0, 0, 10, 3.4]]
+    )  # each overlaps the next by over .5
     scores = torch.tensor([[0.9], [0.8], [0.7]])
     assert fast_nms(boxes, scores, 0.5, 200, 100)[0].tolist() == [0]
     assert standard_nms(boxes, scores, 0.5, 200, 100)[0].tolist() == [0, 2]
@@ -155,8 +164,13 @@ def test_switches_reach_the_loss_and_the_detection():
     images, targets = [torch.rand(3, 96, 96)], [target(96, 96)]
     losses = small("yolact").train()(images, targets)
     for switch in ({"crop_in_training": False}, {"normalize_by_area": False}):
-        assert small("yolact", **switch).train()(images, targets)["mask"].item() != losses["mask"].item()
-    assert small("yolact", semantic=True).train()(images, targets).keys() - losses.keys() == {"semantic"}
+        assert (
+            small("yolact", **switch).train()(images, targets)["mask"].item()
+            != losses["mask"].item()
+        )
+    assert small("yolact", semantic=True).train()(images, targets).keys() - losses.keys() == {
+        "semantic"
+    }
     found, uncropped, kept = (
         detect_with(images, score_threshold=0.0, scales=(200,) * 5, **switch)
         for switch in ({}, {"crop_in_inference": False}, {"nms": "standard"})
@@ -183,14 +197,18 @@ def test_backbones_have_their_strides_channels_and_batch_norm(name, freeze):
     from torchvision.models._utils import IntermediateLayerGetter
 
     base = build_backbone(name, None, freeze)
-    stages = IntermediateLayerGetter(base.body, {s: s for s in base.stages})(torch.rand(2, 3, 64, 64))
+    stages = IntermediateLayerGetter(base.body, {s: s for s in base.stages})(
+        torch.rand(2, 3, 64, 64)
+    )
     assert [tuple(x.shape[1:]) for x in stages.values()] == [
         (c, 64 // s, 64 // s) for c, s in zip(base.channels, (4, 8, 16, 32), strict=True)
     ]
     base.body.train()
     norms = [m for m in base.body.modules() if isinstance(m, nn.BatchNorm2d)]
     assert norms
-    assert all(norm.training is not freeze and norm.weight.requires_grad is not freeze for norm in norms)
+    assert all(
+        norm.training is not freeze and norm.weight.requires_grad is not freeze for norm in norms
+    )
 
 
 def test_weights_from_a_file(tmp_path):
@@ -223,7 +241,9 @@ def test_weights_that_cannot_be_had_name_the_alternatives(tmp_path, monkeypatch)
 
 
 def test_imagenet_weights_load_from_a_file(shared):
-    build_backbone("mobilenet_v2", shared / "weights" / "mobilenet_v2_imagenet.pth", freeze_batch_norm=True)
+    build_backbone(
+        "mobilenet_v2", shared / "weights" / "mobilenet_v2_imagenet.pth", freeze_batch_norm=True
+    )
 
 
 def official_order(scores, top_k):
@@ -261,7 +281,9 @@ def test_inside_shows_the_nearest_detection(name, titles):
     assert len(maps) == titles
     if name == "yolact":
         with torch.inference_mode():
-            total = torch.sigmoid(model.network([image])["prototypes"][0] @ found["coefficients"][k])
+            total = torch.sigmoid(
+                model.network([image])["prototypes"][0] @ found["coefficients"][k]
+            )
         torch.testing.assert_close(maps[-1][1], total, atol=1e-5, rtol=1e-4)
         assert all(title.startswith("prototype ") for title, _ in maps[:-1])
     else:

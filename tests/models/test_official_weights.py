@@ -21,12 +21,25 @@ def official_state(classes: int) -> dict:
         convolutions[f"fpn.lat_layers.{i}"] = (256, channels, 1)
         convolutions[f"fpn.pred_layers.{i}"] = (256, 256, 3)
     convolutions |= {f"fpn.downsample_layers.{i}": (256, 256, 3) for i in range(2)}
-    convolutions |= {f"proto_net.{i}": (256, 256, 3) for i in (0, 2, 4, 8)} | {"proto_net.10": (32, 256, 1)}
-    layers = {"upfeature.0": 256, "bbox_layer": 3 * 4, "conf_layer": 3 * classes, "mask_layer": 3 * 32}
-    convolutions |= {f"prediction_layers.0.{name}": (outputs, 256, 3) for name, outputs in layers.items()}
+    convolutions |= {f"proto_net.{i}": (256, 256, 3) for i in (0, 2, 4, 8)} | {
+        "proto_net.10": (32, 256, 1)
+    }
+    layers = {
+        "upfeature.0": 256,
+        "bbox_layer": 3 * 4,
+        "conf_layer": 3 * classes,
+        "mask_layer": 3 * 32,
+    }
+    convolutions |= {
+        f"prediction_layers.0.{name}": (outputs, 256, 3) for name, outputs in layers.items()
+    }
     for name, (outputs, inputs, kernel) in convolutions.items():
         shapes |= {f"{name}.weight": (outputs, inputs, kernel, kernel), f"{name}.bias": (outputs,)}
-    state = {name: torch.rand(shape, generator=generator) for name, shape in shapes.items() if "num_batches" not in name}
+    state = {
+        name: torch.rand(shape, generator=generator)
+        for name, shape in shapes.items()
+        if "num_batches" not in name
+    }
     return state
 
 
@@ -67,14 +80,21 @@ def test_every_value_lands_in_its_place(coco, tmp_path):
 def test_coco_keeps_its_square_priors_and_pascal_has_its_own(coco, tmp_path):
     sizes = [(n, n) for n in (69, 35, 18, 9, 5)]
     model = load_official(save(coco, tmp_path))
-    assert torch.equal(model._priors_for(sizes, torch.device("cpu")), prior_boxes(sizes, COCO_SCALES, square=True))
+    assert torch.equal(
+        model._priors_for(sizes, torch.device("cpu")), prior_boxes(sizes, COCO_SCALES, square=True)
+    )
     model = load_official(save(official_state(21), tmp_path))
-    assert torch.equal(model._priors_for(sizes, torch.device("cpu")), prior_boxes(sizes, PASCAL_SCALES))
+    assert torch.equal(
+        model._priors_for(sizes, torch.device("cpu")), prior_boxes(sizes, PASCAL_SCALES)
+    )
     assert sum(p.numel() for p in model.parameters()) == 30_734_623
 
 
 def test_old_checkpoints_with_layers_twice_load_too(coco, tmp_path):
-    old = coco | {"backbone.layer1.0.conv1.weight": torch.zeros(1), "fpn.downsample_layers.2.weight": torch.zeros(1)}
+    old = coco | {
+        "backbone.layer1.0.conv1.weight": torch.zeros(1),
+        "fpn.downsample_layers.2.weight": torch.zeros(1),
+    }
     load_official(save(old, tmp_path))
 
 

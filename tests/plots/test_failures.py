@@ -23,10 +23,14 @@ def close_figures():
 def analyses():
     """Pairs that touch, 15 images of them: the first model unites each pair, the second one does not. 5 images of one alone."""
     left, right = mask_of((5, 5, 20, 20)), mask_of((24, 5, 20, 20), minus=[(24, 5, 1, 20)])
-    pairs = [(shape(left, image=k), shape(right, box=(24, 5, 21, 20), image=k)) for k in range(1, 16)]
+    pairs = [
+        (shape(left, image=k), shape(right, box=(24, 5, 21, 20), image=k)) for k in range(1, 16)
+    ]
     alone = [shape(left, image=k) for k in range(16, 21)]
     content = truth(*(one for pair in pairs for one in pair), *alone, images=20)
-    united = [shape(left | right, score=0.9, image=k) for k in range(1, 16)] + [{**a, "score": 0.9} for a in alone]
+    united = [shape(left | right, score=0.9, image=k) for k in range(1, 16)] + [
+        {**a, "score": 0.9} for a in alone
+    ]
     apart = [{**a, "score": 0.9} for a in content["annotations"]]
     return {"YOLACT": analyze(content, united), "Mask R-CNN": analyze(content, apart)}
 
@@ -41,14 +45,30 @@ def test_figures_have_labels_and_a_reading(analyses):
     tables = {title: analysis.table for title, analysis in analyses.items()}
     oracles, parts, crowding = asked(analyses, bootstrap_weights(20, 10))
     ablation = pd.DataFrame(
-        [(v, s, n, 20.0, 15.0, 25.0, -3.0, -5.0, -1.0) for v in ("both", "none") for s, n in (("all", 30), ("large", 2))],
-        columns=["variant", "size", "objects", "value", "low", "high", "difference", "difference_low", "difference_high"],
+        [
+            (v, s, n, 20.0, 15.0, 25.0, -3.0, -5.0, -1.0)
+            for v in ("both", "none")
+            for s, n in (("all", 30), ("large", 2))
+        ],
+        columns=[
+            "variant",
+            "size",
+            "objects",
+            "value",
+            "low",
+            "high",
+            "difference",
+            "difference_low",
+            "difference_high",
+        ],
     )
     figures = {
         "Dearest: YOLACT: localization failure": failures.failure_costs(tables, "pixels"),
         "Dearest: YOLACT: missed": failures.failure_costs(tables),
         "small: localization failure": failures.costs_by_size(tables),
-        "YOLACT - Mask R-CNN, by neighbours: alone +0 [0, 0]; overlapping -50": failures.crowding(crowding),
+        "YOLACT - Mask R-CNN, by neighbours: alone +0 [0, 0]; overlapping -50": failures.crowding(
+            crowding
+        ),
         "The parts add up.": [failures.waterfall(parts, *analyses, (5.0, 100.0))],
         "What helps most alone: YOLACT: true boxes": [failures.oracles(oracles)],
         "Against both: none -3.0 [-5.0, -1.0] points": [failures.ablation(ablation)],
@@ -60,12 +80,17 @@ def test_figures_have_labels_and_a_reading(analyses):
             assert ax.get_xlabel()
             assert ax.get_ylabel()
             assert ax.get_legend()
-    assert [text.get_text() for text in figures["Against both: none -3.0 [-5.0, -1.0] points"][0].get_xticklabels()] == ["all (30)"]
+    assert [
+        text.get_text()
+        for text in figures["Against both: none -3.0 [-5.0, -1.0] points"][0].get_xticklabels()
+    ] == ["all (30)"]
 
 
 def test_waterfall_ends_where_the_second_model_is(analyses):
     _, parts, _ = asked(analyses)
-    ap = tuple(single_oracles(analysis.scenes).loc["as it is", "mask AP"] for analysis in analyses.values())
+    ap = tuple(
+        single_oracles(analysis.scenes).loc["as it is", "mask AP"] for analysis in analyses.values()
+    )
     ax = failures.waterfall(parts, *analyses, ap)
     bars = [(bar.get_y(), bar.get_height()) for bar in ax.patches]
     assert bars[0][1] == pytest.approx(ap[0])
@@ -92,7 +117,10 @@ def answers_of(first, second, images=20):
     square = mask_of((5, 5, 20, 20))
     content = truth(*(shape(square, image=k) for k in range(1, images + 1)), images=images)
     analyses = {
-        title: analyze(content, [shape(square, label, 0.9, image=k) for k, label in enumerate(labels, 1) if label])
+        title: analyze(
+            content,
+            [shape(square, label, 0.9, image=k) for k, label in enumerate(labels, 1) if label],
+        )
         for title, labels in (("YOLACT", first), ("Mask R-CNN", second))
     }
     claims = gap_claims(analyses, *asked(analyses, bootstrap_weights(images, 50)))

@@ -11,7 +11,13 @@ from vocseg_lib.data.voc import read_sample, split_ids
 from vocseg_lib.metrics import bootstrap
 from vocseg_lib.metrics.coco_eval import evaluate
 from vocseg_lib.plots import precision_recall, training, widgets
-from vocseg_lib.plots.data import augmented, class_counts, object_sizes, objects_per_image, sample_maps
+from vocseg_lib.plots.data import (
+    augmented,
+    class_counts,
+    object_sizes,
+    objects_per_image,
+    sample_maps,
+)
 from vocseg_lib.plots.images import as_picture, boxes_on_image, instances, outlined
 from vocseg_lib.plots.models import coefficients, prototypes, stages
 from vocseg_lib.plots.precision_recall import per_class_ap
@@ -39,30 +45,48 @@ def judged(devkit):
     for title in ("YOLACT", "Mask R-CNN"):
         kept = [a for a in truth["annotations"] if random.random() < 0.7]
         found[title] = [
-            {**a, "score": float(random.uniform(0.4, 1)), "category_id": int(random.choice([a["category_id"], 5]))} for a in kept
+            {
+                **a,
+                "score": float(random.uniform(0.4, 1)),
+                "category_id": int(random.choice([a["category_id"], 5])),
+            }
+            for a in kept
         ]
     return truth, found
 
 
 def log_of(best, val_losses=(4.0, 2.5, 2.0, 1.95, 1.9), train=lambda i: 5 / i):
     """Scores at iterations 20, 40, 60, 80, 100."""
-    steps = [{"iteration": i, "lr": 1e-3, "loss": train(i), "class": 3 / i, "mask": 2 / i} for i in range(1, 101)]
+    steps = [
+        {"iteration": i, "lr": 1e-3, "loss": train(i), "class": 3 / i, "mask": 2 / i}
+        for i in range(1, 101)
+    ]
     kinds = ("mask_AP50", "mask_AP", "box_AP50", "box_AP")
     return steps + [
-        {"iteration": i, "seconds": 36.0 * i, **dict.fromkeys(kinds, 50 - abs(i - best)), "val_loss": loss, "val_class": loss / 2}
+        {
+            "iteration": i,
+            "seconds": 36.0 * i,
+            **dict.fromkeys(kinds, 50 - abs(i - best)),
+            "val_loss": loss,
+            "val_class": loss / 2,
+        }
         for i, loss in zip(range(20, 101, 20), val_losses, strict=True)
     ]
 
 
 def is_labelled(ax):
-    return bool(ax.get_xlabel() and ax.get_ylabel() and ax.get_legend() and "\n" in ax.get_title(loc="left"))
+    return bool(
+        ax.get_xlabel() and ax.get_ylabel() and ax.get_legend() and "\n" in ax.get_title(loc="left")
+    )
 
 
 def test_charts_have_labels_legend_and_a_reading(judged):
     truth, found = judged
     results = {title: evaluate(truth, detections) for title, detections in found.items()}
     weights = bootstrap.bootstrap_weights(len(truth["images"]), 20)
-    gaps = bootstrap.paired_differences(*results.values(), tuple(bootstrap.bootstrap(r, weights) for r in results.values()))
+    gaps = bootstrap.paired_differences(
+        *results.values(), tuple(bootstrap.bootstrap(r, weights) for r in results.values())
+    )
     counts = pd.DataFrame({"train": [3, 9], "val": [1, 2]}, index=["cat", "person"])
     charts = [
         class_counts(counts),
@@ -73,8 +97,12 @@ def test_charts_have_labels_legend_and_a_reading(judged):
         per_class_ap({title: r.per_class for title, r in results.items()}),
         coefficients([torch.rand(32), torch.rand(32)], ["a", "b"]),
     ]
-    assert "YOLACT peaks after 0.6 hours; Mask R-CNN peaks after 1 hours" in charts[4].get_title(loc="left")
-    assert "no difference shown" in precision_recall.paired_differences(gaps, *results).get_title(loc="left")
+    assert "YOLACT peaks after 0.6 hours; Mask R-CNN peaks after 1 hours" in charts[4].get_title(
+        loc="left"
+    )
+    assert "no difference shown" in precision_recall.paired_differences(gaps, *results).get_title(
+        loc="left"
+    )
     for ax in charts:
         assert is_labelled(ax), ax.get_title(loc="left")
     _, ax = plt.subplots()
@@ -84,7 +112,10 @@ def test_charts_have_labels_legend_and_a_reading(judged):
 def test_training_curves_say_where_overfitting_starts():
     axes = training.training_curves(log_of(60, (4.0, 3.0, 2.0, 2.5, 3.0)), "YOLACT", 12_000)
     said = axes[0].figure.get_suptitle().replace("\n", " ")
-    assert "Overfitting starts near iteration 60: from there the loss on val rises from 2.00 to 3.00" in said
+    assert (
+        "Overfitting starts near iteration 60: from there the loss on val rises from 2.00 to 3.00"
+        in said
+    )
     assert "highest at iteration 60 (50.0 %) and ends at 10.0 %" in said
     assert all(ax.get_xlabel() and ax.get_ylabel() and ax.get_legend() for ax in axes)
     marks = [text.get_text() for text in axes[3].get_legend().get_texts()]
@@ -96,7 +127,10 @@ def test_training_curves_say_where_overfitting_starts():
     assert "more training may still help" in late
     assert "Too few scores" in training.overfitting(log_of(60)[:101])
     blip = training.overfitting(log_of(100, (4.0, 3.0, 2.0, 2.0, 2.5)))
-    assert "Too early to speak of overfitting: the loss on val rises from 2.00 to 2.50, but only at the last score" in blip
+    assert (
+        "Too early to speak of overfitting: the loss on val rises from 2.00 to 2.50, but only at the last score"
+        in blip
+    )
     diverging = training.overfitting(log_of(60, (4.0, 3.0, 2.0, 2.5, 3.0), train=lambda i: i))
     assert "it diverges, which is not overfitting" in diverging
     nan = float("nan")
@@ -119,7 +153,15 @@ def test_trainings_of_different_length_have_no_half_way_in_common():
 def test_training_curves_can_be_drawn_from_the_first_moment_on():
     nan = float("nan")
     left_out = {"iteration": 1, "lr": 1, "left_out": "loss", "images": ["a"]}
-    for log in ([], log_of(60)[:1], log_of(60)[:101], log_of(60)[100:], [left_out], log_of(nan), log_of(60, (nan,) * 5)):
+    for log in (
+        [],
+        log_of(60)[:1],
+        log_of(60)[:101],
+        log_of(60)[100:],
+        [left_out],
+        log_of(nan),
+        log_of(60, (nan,) * 5),
+    ):
         axes = training.training_curves(log, "YOLACT", 100)
         axes[0].figure.canvas.draw()
         assert len(axes) == 4
@@ -147,7 +189,9 @@ def test_a_live_picture_is_redrawn_in_place_and_not_too_often(tmp_path, monkeypa
 
 
 def test_pictures_are_drawn_and_saved(sample, tmp_path):
-    ax = instances(sample.image, sample.masks, sample.boxes, sample.labels, scores=[0.5] * len(sample.labels))
+    ax = instances(
+        sample.image, sample.masks, sample.boxes, sample.labels, scores=[0.5] * len(sample.labels)
+    )
     assert len(ax.patches) == len(ax.texts) == len(sample.labels)
     save(ax, tmp_path, "picture")
     assert plt.imread(tmp_path / "figures" / "picture.png").std() > 0
@@ -173,7 +217,11 @@ def test_browser_draws_what_is_chosen():
         return plt.figure()
 
     table = pd.DataFrame(
-        {"type": ["leak", "leak", "ghost", "leak"], "size": ["s", "l", "s", "s"], "alone": [True, False, False, True]}
+        {
+            "type": ["leak", "leak", "ghost", "leak"],
+            "size": ["s", "l", "s", "s"],
+            "alone": [True, False, False, True],
+        }
     )
     box = browse(table, ["type", "size"], "alone", draw)
     menus, (ticked, position, count) = box.children[0].children, box.children[1].children
@@ -208,18 +256,28 @@ def test_precision_recall_figures_say_what_they_show(judged):
         assert reading in axes[0].figure.get_suptitle().replace("\n", " ")
         assert axes[0].get_ylabel()
     assert [ax.get_title() for ax in figures["Areas (AP) at IoU 0.5"]] == ["IoU 0.5", "IoU 0.75"]
-    labels = [text.get_text() for text in figures["Areas (AP) at IoU 0.5"][0].get_legend().get_texts()]
-    assert labels == [f"{title}: AP {results[title].summary['mask_AP50']:.1f} %" for title in results]
+    labels = [
+        text.get_text() for text in figures["Areas (AP) at IoU 0.5"][0].get_legend().get_texts()
+    ]
+    assert labels == [
+        f"{title}: AP {results[title].summary['mask_AP50']:.1f} %" for title in results
+    ]
     assert len(figures["Mean over classes of that F1"]) == len(results["YOLACT"].category_index)
 
 
 def test_nothing_found_can_be_drawn(judged):
     truth, found = judged
     results = {"none": evaluate(truth, [])}
-    results |= {f"high {i}": evaluate(truth, [{**d, "score": 7.0} for d in found["YOLACT"]]) for i in range(9)}
+    results |= {
+        f"high {i}": evaluate(truth, [{**d, "score": 7.0} for d in found["YOLACT"]])
+        for i in range(9)
+    }
     results["no class"] = evaluate({**truth, "annotations": []}, [])
     assert per_class_ap({"no class": results.pop("no class").per_class}).get_title(loc="left")
-    assert len(precision_recall.by_class({"no class": evaluate({**truth, "annotations": []}, [])})) == 1
+    assert (
+        len(precision_recall.by_class({"no class": evaluate({**truth, "annotations": []}, [])}))
+        == 1
+    )
     for draw in (
         precision_recall.overall,
         precision_recall.masks_beside_boxes,
@@ -232,9 +290,17 @@ def test_nothing_found_can_be_drawn(judged):
 
 def test_table1_is_one_table_in_three_forms(tmp_path):
     costs = dict.fromkeys(table1.COSTS, 12.5)
-    rows = [(c, k, m, 40.0, 30.0, 50.0) for c in table1.CHECKPOINTS for k in ("mask", "box") for m in ("AP", "AP50", "AP75")]
+    rows = [
+        (c, k, m, 40.0, 30.0, 50.0)
+        for c in table1.CHECKPOINTS
+        for k in ("mask", "box")
+        for m in ("AP", "AP50", "AP75")
+    ]
     ap = pd.DataFrame(rows, columns=["checkpoint", "kind", "metric", "value", "low", "high"])
-    parts = [table1.rows_of(title, costs, ap, "recipe quick on drawn images") for title in ("YOLACT", "Mask R-CNN")]
+    parts = [
+        table1.rows_of(title, costs, ap, "recipe quick on drawn images")
+        for title in ("YOLACT", "Mask R-CNN")
+    ]
     table = pd.concat([*parts, table1.paper_rows()], ignore_index=True)
     table1.save(table, tmp_path)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "table1.csv"), table, check_dtype=False)

@@ -31,14 +31,18 @@ def pictures(tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number in (1, 2, 3):
-        Image.fromarray(np.full((SIDE, SIDE, 3), 40 * number, np.uint8)).save(folder / f"{number}.jpg")
+        Image.fromarray(np.full((SIDE, SIDE, 3), 40 * number, np.uint8)).save(
+            folder / f"{number}.jpg"
+        )
     return folder
 
 
 @pytest.fixture
 def analyses():
     """The first model unites two objects, ghosts, and finds nothing where nothing is; the second one misses one object."""
-    content = truth(shape(LEFT), shape(RIGHT), shape(LEFT, 13, image=2), shape(FAR, image=2), images=3)
+    content = truth(
+        shape(LEFT), shape(RIGHT), shape(LEFT, 13, image=2), shape(FAR, image=2), images=3
+    )
     everything = torch.ones(SIDE, SIDE, dtype=torch.bool)
     one = [
         shape(LEFT | RIGHT, 15, 0.9, uncropped=everything),
@@ -67,7 +71,9 @@ def test_cases_of_both_models_and_who_failed_alone(analyses, pictures):
     assert not Gallery({"YOLACT": analyses["YOLACT"]}, pictures).cases["only this model"].any()
     both = Gallery({"a": analyses["YOLACT"], "b": analyses["YOLACT"]}, pictures).cases
     assert both.set_index("type")["only this model"]["background"].tolist() == [False, False]
-    assert gallery.select(model="YOLACT", type="duplicate", **{"class": "horse"})["image_id"].tolist() == [2]
+    assert gallery.select(model="YOLACT", type="duplicate", **{"class": "horse"})[
+        "image_id"
+    ].tolist() == [2]
     assert gallery.select(size="large").empty
 
 
@@ -77,16 +83,26 @@ def test_what_is_drawn(analyses, pictures):
     assert [layer.colour for layer in gallery.truth_layers(case)] == [TARGET, TARGET]
     layers = gallery.found_layers(case, "YOLACT")
     assert [(layer.colour, layer.dotted) for layer in layers if layer.strong] == [(BLAMED, False)]
-    assert any(layer.dotted and layer.mask.all() for layer in layers)  # what there was before the crop
+    assert any(
+        layer.dotted and layer.mask.all() for layer in layers
+    )  # what there was before the crop
     figure = gallery.draw(case)
     texts = [text.get_text() for text in figure.findobj(plt.Text)]
-    assert any("which only this model, on 1" in text and "covers 2 objects" in text for text in texts)
+    assert any(
+        "which only this model, on 1" in text and "covers 2 objects" in text for text in texts
+    )
     for title in ("image", "ground truth", "YOLACT", "Mask R-CNN", "YOLACT:\na map", "person 0.90"):
         assert title in texts
     missed = gallery.select(type="missed alone").iloc[0]
-    (layer,) = (layer for layer in gallery.found_layers(missed, "Mask R-CNN") if layer.text.startswith("missed"))
+    (layer,) = (
+        layer
+        for layer in gallery.found_layers(missed, "Mask R-CNN")
+        if layer.text.startswith("missed")
+    )
     assert (layer.colour, layer.dotted, layer.text) == (LOST, True, "missed person")
-    assert not any(layer.text.startswith("missed") for layer in gallery.found_layers(missed, "YOLACT"))
+    assert not any(
+        layer.text.startswith("missed") for layer in gallery.found_layers(missed, "YOLACT")
+    )
     for kind in TYPES:
         assert f"{kind}: the worst" in gallery.sheet(kind).get_suptitle()
 
@@ -102,7 +118,10 @@ def test_pictures_that_are_not_there_or_others_are_named(analyses, pictures, dev
     (pictures / "3.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"3\.jpg"):
         gallery.picture(3)
-    assert "Not readable, and left out: 1.jpg, 2.jpg, 3.jpg" in export_page(gallery, tmp_path / "page.html")[1]
+    assert (
+        "Not readable, and left out: 1.jpg, 2.jpg, 3.jpg"
+        in export_page(gallery, tmp_path / "page.html")[1]
+    )
     figure = gallery.sheet("localization failure")  # drawn all the same
     assert any("1.jpg" in text.get_text() for text in figure.findobj(plt.Text))
     nameless = truth(shape(LEFT))
@@ -129,11 +148,18 @@ def test_outlines_are_the_masks_edges():
 def test_page_is_one_file_within_its_limit(analyses, pictures, tmp_path):
     gallery = Gallery(analyses, pictures, {"YOLACT": maps})
     page = export_page(gallery, tmp_path / "page.html")[0].read_text()
-    assert "http" not in page.replace("http://www.w3.org/2000/svg", "")  # a name, no address that is fetched
+    assert "http" not in page.replace(
+        "http://www.w3.org/2000/svg", ""
+    )  # a name, no address that is fetched
     data = json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page, re.DOTALL)[1])
     assert len(data["cases"]) == len(gallery.cases)
     assert data["cases"][0]["type"] == "localization failure"
-    assert data["filters"]["type"] == ["localization failure", "missed alone", "duplicate", "background"]
+    assert data["filters"]["type"] == [
+        "localization failure",
+        "missed alone",
+        "duplicate",
+        "background",
+    ]
     assert len(data["cases"][0]["parts"]) == 2
     least = len(json.dumps(data["cases"][0])) + len(data["images"]["1"]["src"])
     small, _ = export_page(gallery, tmp_path / "small.html", most_bytes=least)
@@ -146,12 +172,21 @@ def browser():
     """Headless Chromium; skips when it is not there."""
     chromium, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
     if not chromium or not driver:
-        pytest.skip("no chromium and chromedriver to open the page with (Debian: chromium chromium-driver)")
+        pytest.skip(
+            "no chromium and chromedriver to open the page with (Debian: chromium chromium-driver)"
+        )
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-background-networking", "no-first-run", "disable-sync"):
+    for flag in (
+        "headless=new",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-background-networking",
+        "no-first-run",
+        "disable-sync",
+    ):
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(driver))
@@ -164,7 +199,10 @@ def test_page_opens_and_filters_in_a_browser(analyses, pictures, tmp_path, brows
     from selenium.webdriver.support.ui import Select
 
     def articles():
-        return [article.find_element(By.TAG_NAME, "h2").text for article in browser.find_elements(By.TAG_NAME, "article")]
+        return [
+            article.find_element(By.TAG_NAME, "h2").text
+            for article in browser.find_elements(By.TAG_NAME, "article")
+        ]
 
     gallery = Gallery(analyses, pictures, {"YOLACT": maps})
     browser.get(export_page(gallery, tmp_path / "page.html")[0].as_uri())
@@ -175,7 +213,8 @@ def test_page_opens_and_filters_in_a_browser(analyses, pictures, tmp_path, brows
     assert len(first.find_elements(By.CSS_SELECTOR, ".panels svg")) == 4
     assert all(
         browser.execute_script(
-            "return [...arguments[0].querySelectorAll('img')].map((i) => i.complete && i.naturalWidth > 0)", first
+            "return [...arguments[0].querySelectorAll('img')].map((i) => i.complete && i.naturalWidth > 0)",
+            first,
         )
     )
     assert first.find_element(By.CSS_SELECTOR, "svg path").rect["width"] > 0

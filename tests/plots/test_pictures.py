@@ -9,7 +9,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from vocseg_lib.plots.pictures import LONGEST_SIDE, UnreadablePicture, Visualizer, draw_instances, draw_predictions, read_picture
+from vocseg_lib.plots.pictures import (
+    LONGEST_SIDE,
+    UnreadablePicture,
+    Visualizer,
+    draw_instances,
+    draw_predictions,
+    read_picture,
+)
 
 NAMES = ("cup", "plate")
 
@@ -18,9 +25,18 @@ class FindsTheBrightest(nn.Module):
     """A model under the contract: one cup where it is bright, and a plate that it is not sure of."""
 
     def forward(self, images):
-        masks = torch.stack([images[0].mean(0) > 0.5, torch.ones_like(images[0][0], dtype=torch.bool)])
+        masks = torch.stack(
+            [images[0].mean(0) > 0.5, torch.ones_like(images[0][0], dtype=torch.bool)]
+        )
         boxes = torch.tensor([[10.0, 5, 30, 25], [0, 0, 60, 40]])
-        return [{"boxes": boxes, "labels": torch.tensor([1, 2]), "scores": torch.tensor([0.9, 0.2]), "masks": masks}]
+        return [
+            {
+                "boxes": boxes,
+                "labels": torch.tensor([1, 2]),
+                "scores": torch.tensor([0.9, 0.2]),
+                "masks": masks,
+            }
+        ]
 
 
 @pytest.fixture
@@ -51,7 +67,10 @@ def test_what_is_drawn_lies_where_it_was_found(painter):
 def test_nothing_found_leaves_the_picture_as_it_is(painter):
     found = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0), "scores": torch.zeros(0)}
     picture = bright_square()
-    assert (draw_instances(picture, {**found, "masks": torch.zeros(0, 40, 60, dtype=torch.bool)}) == picture).all()
+    assert (
+        draw_instances(picture, {**found, "masks": torch.zeros(0, 40, 60, dtype=torch.bool)})
+        == picture
+    ).all()
 
 
 def test_a_folder_of_pictures_with_what_cannot_be_read(painter, tmp_path):
@@ -64,8 +83,20 @@ def test_a_folder_of_pictures_with_what_cannot_be_read(painter, tmp_path):
     (folder / "notes.txt").write_text("no picture")
     (folder / ".hidden").touch()
     results = list(draw_predictions(painter, [folder], out))
-    assert [file.name for file, *_ in results] == ["a.jpg", "a.png", "c.webp", "notes.txt", "torn.jpg"]
-    assert [written.name if written else None for _, written, _ in results] == ["a.png", "a.png.png", "c.png", None, None]
+    assert [file.name for file, *_ in results] == [
+        "a.jpg",
+        "a.png",
+        "c.webp",
+        "notes.txt",
+        "torn.jpg",
+    ]
+    assert [written.name if written else None for _, written, _ in results] == [
+        "a.png",
+        "a.png.png",
+        "c.png",
+        None,
+        None,
+    ]
     assert all(str(file) in said for file, written, said in results if not written)
     for _, written, _ in results[:3]:
         with Image.open(written) as image:
@@ -94,7 +125,9 @@ def test_pictures_are_read_upright_and_not_too_large(tmp_path):
 
 
 def write_video(path, frames, size, fps=5):
-    writer = imageio_ffmpeg.write_frames(str(path), size, fps=fps, macro_block_size=1, codec="ffv1", pix_fmt_out="rgb24")
+    writer = imageio_ffmpeg.write_frames(
+        str(path), size, fps=fps, macro_block_size=1, codec="ffv1", pix_fmt_out="rgb24"
+    )
     writer.send(None)
     for k in range(frames):
         writer.send(np.ascontiguousarray(np.roll(bright_square(*size), 3 * k, 1)))

@@ -28,7 +28,9 @@ INPUTS = ("loc*", "conf*", "mask*|coef*", "priors*")
 def contents(pattern: str) -> dict[str, dict]:
     """What the files hold whose names match, by file."""
     return {
-        path.stem: json.loads(path.read_text()) if path.suffix == ".json" else torch.load(path, weights_only=True)
+        path.stem: json.loads(path.read_text())
+        if path.suffix == ".json"
+        else torch.load(path, weights_only=True)
         for path in sorted(FOLDER.glob(pattern))
     }
 
@@ -37,7 +39,9 @@ def value(case: dict, names: str, default: object = None) -> object:
     """The case's value under the first key that is one of these names ("a*|b"); with a star, it has to be a tensor."""
     for pattern in names.split("|"):
         for key, found in case.items():
-            if key == pattern or ("*" in pattern and isinstance(found, Tensor) and fnmatch(str(key), pattern)):
+            if key == pattern or (
+                "*" in pattern and isinstance(found, Tensor) and fnmatch(str(key), pattern)
+            ):
                 return found
     return default
 
@@ -49,14 +53,25 @@ def dicts_with(part: object, *keys: str, name: str = "") -> dict[str, dict]:
     if not isinstance(part, dict):
         return {}
     here = {name: part} if all(value(part, key) is not None for key in keys) else {}
-    return here | {k: v for key, below in part.items() for k, v in dicts_with(below, *keys, name=f"{name}/{key}").items()}
+    return here | {
+        k: v
+        for key, below in part.items()
+        for k, v in dicts_with(below, *keys, name=f"{name}/{key}").items()
+    }
 
 
 def each(pattern: str, *keys: str):
     """Run a test on every case that has these keys; skip it, with the reason, when there is none."""
     found = dicts_with(contents(pattern), *keys)
-    none = pytest.param(None, marks=pytest.mark.skip(reason=f"nothing in {FOLDER} has {', '.join(keys)}; set VOCSEG_FIXTURES"))
-    return pytest.mark.parametrize("case", found.values() or [none], ids=[path.strip("/") for path in found] or ["none"])
+    none = pytest.param(
+        None,
+        marks=pytest.mark.skip(
+            reason=f"nothing in {FOLDER} has {', '.join(keys)}; set VOCSEG_FIXTURES"
+        ),
+    )
+    return pytest.mark.parametrize(
+        "case", found.values() or [none], ids=[path.strip("/") for path in found] or ["none"]
+    )
 
 
 def close(ours: Tensor, theirs: Tensor, relative: float = RELATIVE) -> bool:
@@ -64,7 +79,9 @@ def close(ours: Tensor, theirs: Tensor, relative: float = RELATIVE) -> bool:
     return (ours - theirs).norm() <= relative * theirs.norm() + 1e-12
 
 
-def without_crowds(case: dict) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor] | None]:
+def without_crowds(
+    case: dict,
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor] | None]:
     """Boxes, labels, masks and crowd boxes as `yolact_loss` takes them; the crowds come last in an image's targets."""
     crowds = [0] * len(case["targets"]) if case.get("num_crowds") is None else case["num_crowds"]
     ends = [len(t) - int(n) for t, n in zip(case["targets"], crowds, strict=True)]
@@ -81,7 +98,10 @@ def padded(tensors: list[Tensor]) -> Tensor:
 
 @each("*.pt", "predictions", "targets", "losses")
 def test_loss_terms_and_gradients(case):
-    p = {key: value.clone().requires_grad_(key != "priors") for key, value in case["predictions"].items()}
+    p = {
+        key: value.clone().requires_grad_(key != "priors")
+        for key, value in case["predictions"].items()
+    }
     boxes, labels, masks, crowd_boxes = without_crowds(case)
     if case.get("randperm_seed") is not None:
         torch.manual_seed(case["randperm_seed"])
@@ -104,14 +124,18 @@ def test_loss_terms_and_gradients(case):
     for key, gradient in case.get("grads_total_loss", {}).items():
         assert close(p[key].grad, gradient), f"gradient with regard to {key}"
     for key, norm in case.get("grad_norm_total_loss", {}).items():
-        assert p[key].grad.norm().item() == pytest.approx(norm, rel=RELATIVE), f"norm of the gradient with regard to {key}"
+        assert p[key].grad.norm().item() == pytest.approx(norm, rel=RELATIVE), (
+            f"norm of the gradient with regard to {key}"
+        )
 
 
 @each("*.pt", "predictions", "targets", "match")
 def test_matching_and_mined_negatives(case):
     boxes, labels, _, crowd_boxes = without_crowds(case)
     crowds = None if crowd_boxes is None else padded(crowd_boxes)
-    classes, objects = match_priors(case["predictions"]["priors"], padded(boxes), padded(labels), crowds)
+    classes, objects = match_priors(
+        case["predictions"]["priors"], padded(boxes), padded(labels), crowds
+    )
     assert torch.equal(classes, case["match"]["conf_t"].long())
     positive = classes > 0
     if "idx_t" in case["match"]:
@@ -126,11 +150,18 @@ def test_matching_and_mined_negatives(case):
 
 @each("*.pt", "boxes", "scores", "fast_nms")
 def test_fast_nms(case):
-    settings = case.get("iou_threshold", 0.5), case.get("top_k", 200), case.get("max_num_detections", 100)
+    settings = (
+        case.get("iou_threshold", 0.5),
+        case.get("top_k", 200),
+        case.get("max_num_detections", 100),
+    )
     for key in (key for key in case if key.startswith("fast_nms")):
         threshold = re.search(r"second_threshold_([\d.]+)", key)
         kept, classes, scores = fast_nms(
-            case["boxes"], case["scores"].T, *settings, float(threshold[1]) if threshold else -math.inf
+            case["boxes"],
+            case["scores"].T,
+            *settings,
+            float(threshold[1]) if threshold else -math.inf,
         )
         assert torch.equal(kept, case[key]["kept_input_index"])
         assert torch.equal(classes, case[key]["classes"])
@@ -143,7 +174,9 @@ def test_boxes(case):
     priors = case["priors_cxcywh"]
     assert close(encode_boxes(case["gt_xyxy"], priors), case["encode"])
     assert close(decode_boxes(case["loc"], priors), case["decode"])
-    assert torch.allclose(box_iou(case["gt_xyxy"], cxcywh_to_xyxy(priors)), case["jaccard_gt_vs_priors"], atol=1e-6)
+    assert torch.allclose(
+        box_iou(case["gt_xyxy"], cxcywh_to_xyxy(priors)), case["jaccard_gt_vs_priors"], atol=1e-6
+    )
 
 
 @each("*.pt", "masks_hwn", "boxes_rel_xyxy")
@@ -156,7 +189,9 @@ def test_crop(case, padding):
     if padding == 1 and "sanitize_x_cast_false_pad1" in case:
         low, high = case["sanitize_x_cast_false_pad1"][:, :, None]
         columns = torch.arange(width)
-        assert torch.equal(box_rows_and_columns(boxes, height, width, 1)[1], (columns >= low) & (columns < high))
+        assert torch.equal(
+            box_rows_and_columns(boxes, height, width, 1)[1], (columns >= low) & (columns < high)
+        )
 
 
 @each("*.pt", "proto_hwk", "coeffs_nk")
@@ -188,7 +223,10 @@ def to_image_size(case: dict, prototypes: Tensor, coefficients: Tensor, boxes: T
     same_pixels(assemble_masks(prototypes, coefficients, boxes, height, width), theirs)
     # Theirs lets a box that lies wholly outside point out of the image.
     limit = torch.tensor([width, height, width, height])
-    assert torch.equal(scale_boxes(boxes, height, width).long(), case["boxes_long"].long().clamp(min=0).minimum(limit))
+    assert torch.equal(
+        scale_boxes(boxes, height, width).long(),
+        case["boxes_long"].long().clamp(min=0).minimum(limit),
+    )
 
 
 @each("*.pt", "detect")
@@ -197,8 +235,17 @@ def test_the_whole_detection_step(case):
     assert inputs, f"found no loc, conf, mask and priors under detect: {list(case['detect'])}"
     for path, given in inputs.items():
         # What came out stands beside what went in, or around it.
-        holder = max((p for p in dicts_with(case["detect"]) if path.startswith(p) and detections(case["detect"], p)), key=len)
-        compare_detections(given, detections(case["detect"], holder), dicts_with(case["detect"])[holder])
+        holder = max(
+            (
+                p
+                for p in dicts_with(case["detect"])
+                if path.startswith(p) and detections(case["detect"], p)
+            ),
+            key=len,
+        )
+        compare_detections(
+            given, detections(case["detect"], holder), dicts_with(case["detect"])[holder]
+        )
 
 
 def detections(part: dict, path: str) -> list[dict]:
@@ -210,7 +257,11 @@ def compare_detections(given: dict, expected: list[dict], settings: dict) -> Non
     *batch, priors = (value(given, names) for names in INPUTS)
     batch = [x if x.dim() == 3 else x[None] for x in batch]
     for loc, conf, coefficients, theirs in zip(*batch, expected, strict=True):
-        scores = conf if conf.min() >= 0 and torch.allclose(conf.sum(-1), torch.ones(len(conf)), atol=1e-3) else conf.softmax(-1)
+        scores = (
+            conf
+            if conf.min() >= 0 and torch.allclose(conf.sum(-1), torch.ones(len(conf)), atol=1e-3)
+            else conf.softmax(-1)
+        )
         boxes, classes, found, kept = detect(
             scores[:, 1:],
             loc,

@@ -42,18 +42,32 @@ def test_four_losses_from_one_start(study, monkeypatch):
 
     judged = train_variants(study, share=0.5)
     assert list(judged) == list(VARIANTS)
-    logs = {name: read_log(study.results / "ablation" / name.replace(" ", "_") / "log.jsonl") for name in VARIANTS}
+    logs = {
+        name: read_log(study.results / "ablation" / name.replace(" ", "_") / "log.jsonl")
+        for name in VARIANTS
+    }
     losses = {name: [entry for entry in log if "loss" in entry] for name, log in logs.items()}
     assert {len(steps) for steps in losses.values()} == {3}
     assert len({steps[0]["class"] for steps in losses.values()}) == 1  # the same images
     assert len({steps[0]["mask"] for steps in losses.values()}) == 4
-    again = {name: evaluation.detections for name, evaluation in train_variants(study, share=0.5).items()}
+    again = {
+        name: evaluation.detections for name, evaluation in train_variants(study, share=0.5).items()
+    }
     assert again == {name: evaluation.detections for name, evaluation in judged.items()}
 
     # Of another detector than before: trained anew.
     monkeypatch.setattr("vocseg_lib.study.ablation.checksum", lambda content: "another")
     train_variants(study, share=0.5)
-    assert len([e for e in read_log(study.results / "ablation" / "neither" / "log.jsonl") if "loss" in e]) == 3
+    assert (
+        len(
+            [
+                e
+                for e in read_log(study.results / "ablation" / "neither" / "log.jsonl")
+                if "loss" in e
+            ]
+        )
+        == 3
+    )
 
 
 def test_table_by_hand():
@@ -64,12 +78,26 @@ def test_table_by_hand():
         "no small ones": evaluate(content, [shape(medium, score=0.8)]),
     }
     table = ablation_table(judged, bootstrap_weights(1, 10)).set_index(["variant", "size"])
-    assert table["objects"].loc["all of it"].to_dict() == {"all": 2, "small": 1, "medium": 1, "large": 0}
-    assert table.loc[("no small ones", "small"), ["value", "difference", "difference_low"]].tolist() == [0, -100, -100]
-    assert table.loc[("no small ones", "medium"), ["value", "low", "high", "difference"]].tolist() == [100, 100, 100, 0]
+    assert table["objects"].loc["all of it"].to_dict() == {
+        "all": 2,
+        "small": 1,
+        "medium": 1,
+        "large": 0,
+    }
+    assert table.loc[
+        ("no small ones", "small"), ["value", "difference", "difference_low"]
+    ].tolist() == [0, -100, -100]
+    assert table.loc[
+        ("no small ones", "medium"), ["value", "low", "high", "difference"]
+    ].tolist() == [100, 100, 100, 0]
     assert table.loc[("all of it", "all"), "value"] == 100
     assert table["empty"].unique().tolist() == [0]
-    hollow = {"one of two": evaluate(content, [shape(small, score=0.9), shape(medium & False, score=0.8, box=(15, 15, 40, 40))])}
+    hollow = {
+        "one of two": evaluate(
+            content,
+            [shape(small, score=0.9), shape(medium & False, score=0.8, box=(15, 15, 40, 40))],
+        )
+    }
     assert ablation_table(hollow, bootstrap_weights(1, 2))["empty"].unique().tolist() == [50]
     assert np.isnan(table["value"]["all of it"]["large"])
     assert set(table.index.get_level_values("size")) == set(SIZES)

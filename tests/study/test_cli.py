@@ -32,7 +32,13 @@ def call(monkeypatch, capsys, *arguments):
 def tiny_profile(monkeypatch):
     from dataclasses import replace
 
-    small = {"image_size": 64, "short_side": 64, "channels": 16, "proposals": 32, "rois_per_image": 16}
+    small = {
+        "image_size": 64,
+        "short_side": 64,
+        "channels": 16,
+        "proposals": 32,
+        "rois_per_image": 16,
+    }
     tiny = replace(PROFILES["quick"], **small, iterations=2, batch_size=2, eval_every=2)
     monkeypatch.setitem(PROFILES, "quick", tiny)
 
@@ -41,7 +47,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    "page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))], ids=lambda p: p.name
+    "page",
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))],
+    ids=lambda p: p.name,
 )
 def test_commands_that_the_pages_name_are_there(page):
     text = page.read_text().replace("\\\n", " ")
@@ -49,7 +57,9 @@ def test_commands_that_the_pages_name_are_there(page):
     for command in re.findall(r"python -m vocseg_lib (\w[^`\n#]*)", text):
         build_parser().parse_args(shlex.split(command))
     setting = r' ([A-Z]+)=(?:"[^"]*"|\S*)'
-    for target, settings in re.findall(rf"(?:^|`)make ([a-z]+)((?:{setting.replace('(', '(?:', 1)})*)", text, re.MULTILINE):
+    for target, settings in re.findall(
+        rf"(?:^|`)make ([a-z]+)((?:{setting.replace('(', '(?:', 1)})*)", text, re.MULTILINE
+    ):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
         for name in re.findall(setting, settings):
             assert re.search(rf"^{name} \?=", makefile, re.MULTILINE), name
@@ -84,15 +94,48 @@ def test_fetch_uses_what_is_there(monkeypatch, capsys, damageable):
 @pytest.mark.parametrize("model", ["yolact", "mask_rcnn"])
 def test_train_predict_evaluate(monkeypatch, capsys, devkit, tmp_path, tiny_profile, model):
     run = tmp_path / "runs" / model
-    code, out, _ = call(monkeypatch, capsys, "train", "--model", model, "--data", devkit, "--results", tmp_path, "--device", "cpu")
+    code, out, _ = call(
+        monkeypatch,
+        capsys,
+        "train",
+        "--model",
+        model,
+        "--data",
+        devkit,
+        "--results",
+        tmp_path,
+        "--device",
+        "cpu",
+    )
     assert code == 0
     assert str(run) in out
-    code, _, _ = call(monkeypatch, capsys, "predict", run, "--data", devkit, "--out", tmp_path / "p.json", "--device", "cpu")
+    code, _, _ = call(
+        monkeypatch,
+        capsys,
+        "predict",
+        run,
+        "--data",
+        devkit,
+        "--out",
+        tmp_path / "p.json",
+        "--device",
+        "cpu",
+    )
     assert code == 0
-    ours, theirs = (json.loads(path.read_text()) for path in (tmp_path / "p.json", run / "predictions.json"))
+    ours, theirs = (
+        json.loads(path.read_text()) for path in (tmp_path / "p.json", run / "predictions.json")
+    )
     assert ours["detections"] == theirs["detections"]
     code, out, _ = call(
-        monkeypatch, capsys, "evaluate", "--predictions", tmp_path / "p.json", "--data", devkit, "--out", tmp_path / "m.json"
+        monkeypatch,
+        capsys,
+        "evaluate",
+        "--predictions",
+        tmp_path / "p.json",
+        "--data",
+        devkit,
+        "--out",
+        tmp_path / "m.json",
     )
     assert code == 0
     assert re.search(r"mask +AP50 +\S+ +\S+ +\S+\n", out)
@@ -106,12 +149,26 @@ def test_predictions_are_drawn_into_pictures(monkeypatch, capsys, devkit, tmp_pa
     assert call(monkeypatch, capsys, "train", "--model", "mask_rcnn", *same)[0] == 0
     run, pictures = tmp_path / "runs" / "mask_rcnn", sorted((devkit / "JPEGImages").iterdir())[:2]
     (tmp_path / "notes.txt").write_text("no picture")
-    drawn = ("predict", "--weights", run / "best.pt", "--out", tmp_path / "drawn", "--score", "0", "--device", "cpu", "--image")
+    drawn = (
+        "predict",
+        "--weights",
+        run / "best.pt",
+        "--out",
+        tmp_path / "drawn",
+        "--score",
+        "0",
+        "--device",
+        "cpu",
+        "--image",
+    )
     code, out, err = call(monkeypatch, capsys, *drawn, *pictures, tmp_path / "notes.txt")
     assert code == 0
     for picture in pictures:
         assert re.search(rf"{picture}: .* -> {tmp_path / 'drawn' / picture.stem}.png", out)
-        with Image.open(picture) as before, Image.open(tmp_path / "drawn" / f"{picture.stem}.png") as after:
+        with (
+            Image.open(picture) as before,
+            Image.open(tmp_path / "drawn" / f"{picture.stem}.png") as after,
+        ):
             assert before.size == after.size
     assert f"{tmp_path / 'notes.txt'} cannot be read as a picture" in err
     code, _, err = call(monkeypatch, capsys, *drawn, tmp_path / "notes.txt")
@@ -120,20 +177,44 @@ def test_predictions_are_drawn_into_pictures(monkeypatch, capsys, devkit, tmp_pa
 
 
 def test_coco_annotations_are_imported(monkeypatch, capsys, devkit, tmp_path):
-    exported = [("export-coco", devkit, "--split", split, "--out", tmp_path / f"{split}.json") for split in ("train", "val")]
+    exported = [
+        ("export-coco", devkit, "--split", split, "--out", tmp_path / f"{split}.json")
+        for split in ("train", "val")
+    ]
     assert all(call(monkeypatch, capsys, *command)[0] == 0 for command in exported)
-    files = (tmp_path / "train.json", "--images", devkit / "JPEGImages", "--out", tmp_path / "devkit")
+    files = (
+        tmp_path / "train.json",
+        "--images",
+        devkit / "JPEGImages",
+        "--out",
+        tmp_path / "devkit",
+    )
     code, out, _ = call(monkeypatch, capsys, "import-coco", *files)
     assert code == 0
     assert str(tmp_path / "devkit") in out
     assert split_ids(tmp_path / "devkit", "val") == split_ids(devkit, "val")
-    code, _, err = call(monkeypatch, capsys, "import-coco", tmp_path / "train.json", "--out", tmp_path / "other")
+    code, _, err = call(
+        monkeypatch, capsys, "import-coco", tmp_path / "train.json", "--out", tmp_path / "other"
+    )
     assert code == 2
     assert "say where the images are" in err
 
 
-def test_a_training_is_stopped_continued_and_repeated(monkeypatch, capsys, devkit, tmp_path, tiny_profile):
-    same = ("--model", "yolact", "--data", devkit, "--results", tmp_path / "a", "--device", "cpu", "--mirror", tmp_path / "b")
+def test_a_training_is_stopped_continued_and_repeated(
+    monkeypatch, capsys, devkit, tmp_path, tiny_profile
+):
+    same = (
+        "--model",
+        "yolact",
+        "--data",
+        devkit,
+        "--results",
+        tmp_path / "a",
+        "--device",
+        "cpu",
+        "--mirror",
+        tmp_path / "b",
+    )
     code, out, _ = call(monkeypatch, capsys, "train", *same, "--max-hours", "0.0000001")
     assert code == 0
     assert "stopped after 1e-07 h at iteration 1; the same command goes on" in out
@@ -145,7 +226,9 @@ def test_a_training_is_stopped_continued_and_repeated(monkeypatch, capsys, devki
     assert code == 2
     assert "learning_rate: 0.001 there, 0.5 now" in err
     assert "--accept-changes" in err
-    code, _, _ = call(monkeypatch, capsys, "train", *same, "--set", "iterations=3", "--accept-changes")
+    code, _, _ = call(
+        monkeypatch, capsys, "train", *same, "--set", "iterations=3", "--accept-changes"
+    )
     assert code == 0
     assert json.loads((run / "metrics.json").read_text())["train_minutes"] > 0
     mirrored = {path.name for path in (tmp_path / "b" / "runs" / "yolact").iterdir()}
@@ -165,26 +248,62 @@ def test_a_training_is_stopped_continued_and_repeated(monkeypatch, capsys, devki
 
 def test_a_repeated_training_is_the_same(monkeypatch, capsys, devkit, tmp_path, tiny_profile):
     same = ("--data", devkit, "--device", "cpu")
-    assert call(monkeypatch, capsys, "train", "--model", "mask_rcnn", *same, "--results", tmp_path / "a")[0] == 0
+    assert (
+        call(
+            monkeypatch, capsys, "train", "--model", "mask_rcnn", *same, "--results", tmp_path / "a"
+        )[0]
+        == 0
+    )
     run = tmp_path / "a" / "runs" / "mask_rcnn"
-    assert call(monkeypatch, capsys, "train", "--from", run, "--device", "cpu", "--results", tmp_path / "b")[0] == 0
-    ours, theirs = (load_checkpoint(tmp_path / name / "runs" / "mask_rcnn" / "best.pt")["model"] for name in "ab")
+    assert (
+        call(
+            monkeypatch,
+            capsys,
+            "train",
+            "--from",
+            run,
+            "--device",
+            "cpu",
+            "--results",
+            tmp_path / "b",
+        )[0]
+        == 0
+    )
+    ours, theirs = (
+        load_checkpoint(tmp_path / name / "runs" / "mask_rcnn" / "best.pt")["model"]
+        for name in "ab"
+    )
     assert checksum(ours) == checksum(theirs)
     other = synthetic.write(tmp_path / "other", train=4, val=2, seed=9)
-    code, _, err = call(monkeypatch, capsys, "train", "--from", run, "--data", other, "--results", tmp_path / "c")
+    code, _, err = call(
+        monkeypatch, capsys, "train", "--from", run, "--data", other, "--results", tmp_path / "c"
+    )
     assert code == 2
     assert "is not the data of" in err
 
 
 def test_estimate(monkeypatch, capsys, devkit, tiny_profile):
-    code, out, _ = call(monkeypatch, capsys, "estimate", "--model", "yolact", "--data", devkit, "--gpu", "t4")
+    code, out, _ = call(
+        monkeypatch, capsys, "estimate", "--model", "yolact", "--data", devkit, "--gpu", "t4"
+    )
     assert code == 0
     assert re.search(r"yolact: about \d+ min and \S+ of 15.8 GB on Tesla T4", out)
 
 
 def test_smoke(monkeypatch, capsys, devkit, tmp_path, tiny_profile):
     monkeypatch.setattr("benchmarks.gpu_check.MODES", {"fp32": {}})  # compiling takes minutes
-    arguments = ("--profile", "quick", "--data", devkit, "--iterations", "3", "--out", tmp_path / "s.json", "--device", "cpu")
+    arguments = (
+        "--profile",
+        "quick",
+        "--data",
+        devkit,
+        "--iterations",
+        "3",
+        "--out",
+        tmp_path / "s.json",
+        "--device",
+        "cpu",
+    )
     code, out, _ = call(monkeypatch, capsys, "smoke", *arguments)
     assert code == 0
     assert "mask_rcnn fp32" in out
@@ -195,7 +314,9 @@ def test_mistakes_get_one_line_and_exit_code_two(monkeypatch, capsys, devkit, tm
     (tmp_path / "torn.json").write_text("{")
     (tmp_path / "list.json").write_text("[]")
     image = {"id": 1, "name": "other", "height": 1, "width": 1}
-    (tmp_path / "other.json").write_text(json.dumps({"header": {"images": [image]}, "detections": []}))
+    (tmp_path / "other.json").write_text(
+        json.dumps({"header": {"images": [image]}, "detections": []})
+    )
     mistakes = [
         ("verify", tmp_path),
         ("train", "--model", "yolact", "--data", tmp_path / "nowhere"),
@@ -216,7 +337,15 @@ def test_mistakes_get_one_line_and_exit_code_two(monkeypatch, capsys, devkit, tm
         ("train", "--model", "unet"),
         ("train", "--model", "yolact", "--device", "banana"),
         ("evaluate", "--predictions", tmp_path / "other.json", "--data", devkit),
-        ("evaluate", "--predictions", tmp_path / "torn.json", "--data", devkit, "--resamples", "-1"),
+        (
+            "evaluate",
+            "--predictions",
+            tmp_path / "torn.json",
+            "--data",
+            devkit,
+            "--resamples",
+            "-1",
+        ),
         ("export-coco", tmp_path, "--out", tmp_path / "c.json"),
         ("train", "--data", devkit),
         ("train", "--model", "yolact", "--max-hours", "0"),
@@ -250,11 +379,14 @@ def test_mistakes_get_one_line_and_exit_code_two(monkeypatch, capsys, devkit, tm
 def found_in(devkit):
     truth = coco_ground_truth(devkit, "val")
     return truth, [
-        {k: a[k] for k in ("image_id", "category_id", "bbox", "segmentation")} | {"score": 0.9} for a in truth["annotations"]
+        {k: a[k] for k in ("image_id", "category_id", "bbox", "segmentation")} | {"score": 0.9}
+        for a in truth["annotations"]
     ]
 
 
-def test_predictions_from_elsewhere_are_judged_by_a_devkit_or_its_export(monkeypatch, capsys, devkit, tmp_path):
+def test_predictions_from_elsewhere_are_judged_by_a_devkit_or_its_export(
+    monkeypatch, capsys, devkit, tmp_path
+):
     _, found = found_in(devkit)
     (tmp_path / "p.json").write_text(json.dumps(found))
     code, out, _ = call(monkeypatch, capsys, "export-coco", devkit, "--out", tmp_path / "c.json")
@@ -262,18 +394,43 @@ def test_predictions_from_elsewhere_are_judged_by_a_devkit_or_its_export(monkeyp
     assert "6 images" in out
     said = []
     for data in (devkit, tmp_path / "c.json"):
-        arguments = ("--predictions", tmp_path / "p.json", "--data", data, "--resamples", "20", "--out", tmp_path / "m.json")
+        arguments = (
+            "--predictions",
+            tmp_path / "p.json",
+            "--data",
+            data,
+            "--resamples",
+            "20",
+            "--out",
+            tmp_path / "m.json",
+        )
         code, out, _ = call(monkeypatch, capsys, "evaluate", *arguments)
         assert code == 0
         said.append(out)
         metrics = json.loads((tmp_path / "m.json").read_text())
-        for name in ("mask_AP", "box_AP75", "mask_voc_AP70", "mask_AP_without_void", "mask_mean_IoU"):
+        for name in (
+            "mask_AP",
+            "box_AP75",
+            "mask_voc_AP70",
+            "mask_AP_without_void",
+            "mask_mean_IoU",
+        ):
             assert metrics[name] == 100, name
         assert {"kind", "metric", "class", "value", "low", "high"} == metrics["table"][0].keys()
     assert said[0] == said[1]
     boxes = [{k: d[k] for k in ("image_id", "category_id", "bbox", "score")} for d in found]
     (tmp_path / "p.json").write_text(json.dumps(boxes))
-    code, out, _ = call(monkeypatch, capsys, "evaluate", "--predictions", tmp_path / "p.json", "--data", devkit, "--resamples", "0")
+    code, out, _ = call(
+        monkeypatch,
+        capsys,
+        "evaluate",
+        "--predictions",
+        tmp_path / "p.json",
+        "--data",
+        devkit,
+        "--resamples",
+        "0",
+    )
     assert code == 0
     assert "mask" not in out
     (tmp_path / "more").mkdir()
@@ -293,19 +450,35 @@ def test_malformed_prediction_files_get_one_line(monkeypatch, capsys, devkit, tm
         "no prediction file: its header": '{"header": 3, "detections": []}',
         "an image without id": '{"header": {"images": [3]}, "detections": []}',
         "detection 0 is 'x'": json.dumps(["x", *rest]),
-        "detection 0 has no score": json.dumps([{k: v for k, v in first.items() if k != "score"}, *rest]),
-        "detection 0 has no segmentation": json.dumps([{k: v for k, v in first.items() if k != "segmentation"}, *rest]),
+        "detection 0 has no score": json.dumps(
+            [{k: v for k, v in first.items() if k != "score"}, *rest]
+        ),
+        "detection 0 has no segmentation": json.dumps(
+            [{k: v for k, v in first.items() if k != "segmentation"}, *rest]
+        ),
         "detection 0 has image_id 99": json.dumps([{**first, "image_id": 99}, *rest]),
         "detection 0 has category_id 21": json.dumps([{**first, "category_id": 21}, *rest]),
         "detection 0 has score nan": json.dumps([{**first, "score": float("nan")}, *rest]),
         "detection 0 has bbox [1]": json.dumps([{**first, "bbox": [1]}, *rest]),
-        "detection 0 has a mask of size [3, 4]": json.dumps([{**first, "segmentation": {**mask, "size": [3, 4]}}, *rest]),
-        "detection 0 has a mask whose": json.dumps([{**first, "segmentation": {**mask, "counts": mask["counts"][:-2]}}, *rest]),
+        "detection 0 has a mask of size [3, 4]": json.dumps(
+            [{**first, "segmentation": {**mask, "size": [3, 4]}}, *rest]
+        ),
+        "detection 0 has a mask whose": json.dumps(
+            [{**first, "segmentation": {**mask, "counts": mask["counts"][:-2]}}, *rest]
+        ),
         "detection 0 has no mask": json.dumps([{**first, "segmentation": None}, *rest]),
     }
     for message, content in files.items():
         (tmp_path / "bad.json").write_text(content)
-        code, _, err = call(monkeypatch, capsys, "evaluate", "--predictions", tmp_path / "bad.json", "--data", devkit)
+        code, _, err = call(
+            monkeypatch,
+            capsys,
+            "evaluate",
+            "--predictions",
+            tmp_path / "bad.json",
+            "--data",
+            devkit,
+        )
         assert code == 2, message
         assert message in err
         assert "bad.json" in err
@@ -325,15 +498,32 @@ def test_failures_of_files_from_elsewhere(monkeypatch, capsys, devkit, tmp_path)
     kept = [{**a, "score": 0.9} for a in content["annotations"]]
     for name, found in {"all": kept, "some": kept[::2]}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(found))
-    files, out, page = [tmp_path / "all.json", tmp_path / "some.json"], tmp_path / "out.json", tmp_path / "page.html"
+    files, out, page = (
+        [tmp_path / "all.json", tmp_path / "some.json"],
+        tmp_path / "out.json",
+        tmp_path / "page.html",
+    )
     where = ["--predictions", *files, "--data", devkit]
-    code, said, _ = call(monkeypatch, capsys, "failures", *where, "--out", out, "--gallery", page, "--set", "leaked=0.3")
+    code, said, _ = call(
+        monkeypatch,
+        capsys,
+        "failures",
+        *where,
+        "--out",
+        out,
+        "--gallery",
+        page,
+        "--set",
+        "leaked=0.3",
+    )
     assert code == 0
     assert f"some: {len(kept[::2])} detections, {len(kept)} objects" in said
     written = json.loads(out.read_text())
     assert written["thresholds"]["leaked"] == 0.3
     assert written["models"]["all"]["cases"] == []
-    assert len(written["models"]["some"]["cases"]) >= 2 * len(kept[1::2])  # missed by masks and by boxes
+    assert len(written["models"]["some"]["cases"]) >= 2 * len(
+        kept[1::2]
+    )  # missed by masks and by boxes
     assert page.stat().st_size > 10_000
     (tmp_path / "truth.json").write_text(json.dumps(content))
     truth = ["--data", tmp_path / "truth.json"]
@@ -349,6 +539,15 @@ def test_failures_of_files_from_elsewhere(monkeypatch, capsys, devkit, tmp_path)
         code, _, error = call(monkeypatch, capsys, "failures", *arguments)
         assert (code, message in error) == (2, True), error
     code, _, error = call(
-        monkeypatch, capsys, "failures", "--predictions", files[0], *truth, "--gallery", page, "--images", tmp_path
+        monkeypatch,
+        capsys,
+        "failures",
+        "--predictions",
+        files[0],
+        *truth,
+        "--gallery",
+        page,
+        "--images",
+        tmp_path,
     )
     assert code == 0  # unreadable pictures are named on the page

@@ -68,10 +68,17 @@ def test_the_core_does_without_the_extra_and_its_lack_is_named(devkit, tmp_path)
     lacking = "import sys; sys.modules['sklearn'] = None; import vocseg_lib.models.lineage"
     done = subprocess.run([sys.executable, "-c", lacking], capture_output=True, text=True)
     assert "pip install 'vocseg_lib[lineage]'" in done.stderr.splitlines()[-1]
-    command = ["vocseg_lib", "train", "--model", "fast_rcnn", "--data", str(devkit), "--results", str(tmp_path)]
-    asked = (
-        f"import sys; sys.modules['sklearn'] = None; sys.argv = {command}; from vocseg_lib.__main__ import main; sys.exit(main())"
-    )
+    command = [
+        "vocseg_lib",
+        "train",
+        "--model",
+        "fast_rcnn",
+        "--data",
+        str(devkit),
+        "--results",
+        str(tmp_path),
+    ]
+    asked = f"import sys; sys.modules['sklearn'] = None; sys.argv = {command}; from vocseg_lib.__main__ import main; sys.exit(main())"
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True)
     assert done.returncode == 2
     assert re.fullmatch(r"train: .*pip install 'vocseg_lib\[lineage\]'\n", done.stderr)
@@ -122,7 +129,9 @@ def test_histograms_of_regions_by_hand():
     """The left half is black, the right half white: a region over both has as much of the one as of the other."""
     picture = np.zeros((40, 40, 3), np.uint8)
     picture[:, 20:] = 255
-    lightness = HandCraftedFeatures().of(picture, np.array([[0, 0, 20, 40], [10, 0, 30, 40]], np.float32))[:, 900:908]
+    lightness = HandCraftedFeatures().of(
+        picture, np.array([[0, 0, 20, 40], [10, 0, 30, 40]], np.float32)
+    )[:, 900:908]
     assert np.count_nonzero(lightness[0]) == 1
     first, last = lightness[1][[0, 7]]
     assert first == last > 0
@@ -134,7 +143,9 @@ def test_recall_by_hand():
     proposals = torch.tensor([[0.0, 0, 10, 6], [50, 50, 60, 60], [20, 20, 30, 30]])
     assert proposal_recall([proposals], [objects], [1, 2, 3, 9], 0.5).tolist() == [50, 50, 100, 100]
     assert proposal_recall([proposals], [objects], [1, 3], 0.7).tolist() == [0, 50]
-    assert average_recall([proposals], [objects], [1, 3]) == pytest.approx([15, 65])  # IoU 0.5, 0.55, 0.6: three of ten
+    assert average_recall([proposals], [objects], [1, 3]) == pytest.approx(
+        [15, 65]
+    )  # IoU 0.5, 0.55, 0.6: three of ten
     assert proposal_recall([torch.zeros(0, 4)], [objects], [1], 0.5).tolist() == [0]
 
 
@@ -144,11 +155,20 @@ def test_pooling_rounds_and_align_does_not():
     pooled = {}
     for name, kind in POOLING.items():
         pool = kind(["0"], 2, 2)
-        pool.scales, pool.map_levels = [0.25], lambda boxes: torch.zeros(sum(map(len, boxes)), dtype=torch.int64)
+        pool.scales, pool.map_levels = (
+            [0.25],
+            lambda boxes: torch.zeros(sum(map(len, boxes)), dtype=torch.int64),
+        )
         boxes = torch.tensor([[8.0, 8, 24, 24], [9.0, 9, 25, 25]])
         pooled[name] = pool(features, [boxes], [(40, 40)])[:, 0, 0]
-    assert pooled["pool"].tolist() == [[4, 6], [4, 6]]  # the largest of columns 2 to 4 and of 4 to 6; a pixel changes nothing
-    assert pooled["align"].tolist() == [[3, 5], [3.25, 5.25]]  # the mean between; a pixel is a quarter of a cell
+    assert pooled["pool"].tolist() == [
+        [4, 6],
+        [4, 6],
+    ]  # the largest of columns 2 to 4 and of 4 to 6; a pixel changes nothing
+    assert pooled["align"].tolist() == [
+        [3, 5],
+        [3.25, 5.25],
+    ]  # the mean between; a pixel is a quarter of a cell
     assert pooled["round"].tolist() == [[3, 5], [3, 5]]
     with pytest.raises(ValueError, match="choose one of align, pool, round"):
         MaskRCNN(**TWO_STAGE, pooling="max")
@@ -171,7 +191,9 @@ def test_grabcut_stays_in_its_box_and_finds_what_is_in_it(two):
     assert mask[20:40, 30:55].float().mean() > 0.95
     assert mask.sum() < 1.1 * 20 * 25
     for image, target in two:
-        boxes = torch.cat([target["boxes"].as_subclass(torch.Tensor) + shift for shift in (0, 7.3, -5.5)]).clamp(min=0)
+        boxes = torch.cat(
+            [target["boxes"].as_subclass(torch.Tensor) + shift for shift in (0, 7.3, -5.5)]
+        ).clamp(min=0)
         picture = to_uint8_hwc(model_input(image))
         masks, whole = grabcut(picture, boxes), box_masks(picture, boxes)
         assert not (masks & ~whole).any()
@@ -190,24 +212,38 @@ def judged(model, two, truth) -> float:
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
 def test_two_images_are_learned_region_by_region(classifier, two, truth, tmp_path_factory):
     cache = tmp_path_factory.getbasetemp() / "regions"
-    model = RegionDetector(SelectiveSearch(cache=cache), HandCraftedFeatures(cache=cache), CLASSIFIERS[classifier](0), 21)
+    model = RegionDetector(
+        SelectiveSearch(cache=cache),
+        HandCraftedFeatures(cache=cache),
+        CLASSIFIERS[classifier](0),
+        21,
+    )
     counts = model.fit(two, progress=False)
     assert counts["images_without_proposals"] == 0
-    assert len(counts["classes_without_objects"]) == 20 - len({a["category_id"] for a in truth["annotations"]})
+    assert len(counts["classes_without_objects"]) == 20 - len(
+        {a["category_id"] for a in truth["annotations"]}
+    )
     assert judged(MasksFromBoxes(model), two, truth) > 70
 
 
 def test_two_images_are_learned_by_rcnn(two, truth):
     torch.manual_seed(0)
     search, features = SelectiveSearch(), RCNNFeatures("tiny", None, side=64)
-    before = features.of(to_uint8_hwc(model_input(two[0][0])), np.array([[0, 0, 60, 60]], np.float32))
+    before = features.of(
+        to_uint8_hwc(model_input(two[0][0])), np.array([[0, 0, 60, 60]], np.float32)
+    )
     features.fine_tune(two, search, 21, 30, 1e-3)
-    after = features.of(to_uint8_hwc(model_input(two[0][0])), np.array([[0, 0, 60, 60]], np.float32))
+    after = features.of(
+        to_uint8_hwc(model_input(two[0][0])), np.array([[0, 0, 60, 60]], np.float32)
+    )
     assert not np.allclose(before, after)
     model = RegionDetector(search, features, CLASSIFIERS["linear SVM"](0), 21, regress=True)
     model.fit(two, progress=False)
     assert judged(MasksFromBoxes(model), two, truth) > 70
-    for boxed in (model, FasterRCNN(**TWO_STAGE, score_threshold=0.0)):  # also with gradients, as models are called by hand
+    for boxed in (
+        model,
+        FasterRCNN(**TWO_STAGE, score_threshold=0.0),
+    ):  # also with gradients, as models are called by hand
         (found,) = MasksFromBoxes(boxed, "GrabCut", 5).eval()([model_input(two[0][0])])
         assert found["masks"].shape == (len(found["boxes"]), *two[0][0].shape[1:])
         assert len(found["boxes"])
@@ -217,14 +253,24 @@ def test_two_images_are_learned_by_rcnn(two, truth):
 def test_two_images_are_learned_by_gradient(name, two, truth, tmp_path):
     torch.manual_seed(0)
     model = {
-        "fast": lambda: MasksFromBoxes(FastRCNN(SelectiveSearch(cache=tmp_path / "cache"), **TWO_STAGE)),
+        "fast": lambda: MasksFromBoxes(
+            FastRCNN(SelectiveSearch(cache=tmp_path / "cache"), **TWO_STAGE)
+        ),
         "faster": lambda: MasksFromBoxes(FasterRCNN(**TWO_STAGE)),
         "pool": lambda: MaskRCNN(**TWO_STAGE, pooling="pool"),
         "round": lambda: MaskRCNN(**TWO_STAGE, pooling="round"),
         "semantic": lambda: DeepLabV3Components(**SMALL, image_size=320),
     }[name]()
-    options = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.0, "schedule": "cosine", "max_grad_norm": 20.0}
-    train(model, two, tmp_path / "run", iterations=80, batch_size=2, warmup_iterations=10, **options)
+    options = {
+        "optimizer": "adamw",
+        "learning_rate": 1e-3,
+        "weight_decay": 0.0,
+        "schedule": "cosine",
+        "max_grad_norm": 20.0,
+    }
+    train(
+        model, two, tmp_path / "run", iterations=80, batch_size=2, warmup_iterations=10, **options
+    )
     if name == "semantic":
         for image, target in two:
             found, there = model.eval().class_map(model_input(image)), semantic_map(target)
@@ -244,7 +290,10 @@ def test_a_class_map_counts_nothing():
     logits[0, 7, 25:35, 15:25] = 9
     logits[0, 9, 0, 50:55] = 9  # too small to be an instance
     (found,) = model.postprocess((logits, [torch.zeros(3, 40, 60)]))
-    boxes = {(label, *box) for label, box in zip(found["labels"].tolist(), found["boxes"].tolist(), strict=True)}
+    boxes = {
+        (label, *box)
+        for label, box in zip(found["labels"].tolist(), found["boxes"].tolist(), strict=True)
+    }
     assert boxes == {(5, 5, 5, 25, 15), (5, 5, 25, 15, 35), (7, 15, 25, 25, 35)}
     assert (found["scores"].diff() <= 0).all()
     (nothing,) = model.postprocess((torch.zeros(1, 21, 40, 60), [torch.zeros(3, 40, 60)]))
@@ -254,12 +303,20 @@ def test_a_class_map_counts_nothing():
 def test_a_crf_follows_the_picture():
     """A coarse blob over a bright rectangle becomes the rectangle."""
     pytest.importorskip("pydensecrf", reason="optional: pip install pydensecrf2")
-    image, logits, truth = torch.zeros(3, 60, 80), torch.zeros(1, 21, 6, 8), torch.zeros(60, 80, dtype=torch.bool)
+    image, logits, truth = (
+        torch.zeros(3, 60, 80),
+        torch.zeros(1, 21, 6, 8),
+        torch.zeros(60, 80, dtype=torch.bool),
+    )
     truth[20:40, 30:60], logits[0, 0], logits[0, 5, 2:4, 3:7] = True, 1.0, 2.0
     image[:, truth] = 0.9
     overlap = []
     for crf in (False, True):
-        (probability,) = DeepLabV3Components(**SMALL, image_size=64, crf=crf).eval().probabilities((logits, [image]))
+        (probability,) = (
+            DeepLabV3Components(**SMALL, image_size=64, crf=crf)
+            .eval()
+            .probabilities((logits, [image]))
+        )
         found = probability.argmax(0) == 5
         overlap.append(float((found & truth).sum() / (found | truth).sum()))
     assert overlap[0] < 0.8
@@ -292,7 +349,9 @@ class Blank(torch.utils.data.Dataset):
 
 
 def test_images_that_nothing_can_be_learned_from(two):
-    model = RegionDetector(SelectiveSearch(), HandCraftedFeatures(), CLASSIFIERS["linear SVM"](0), 21)
+    model = RegionDetector(
+        SelectiveSearch(), HandCraftedFeatures(), CLASSIFIERS["linear SVM"](0), 21
+    )
     with pytest.raises(ValueError, match="no object"):
         model.fit(Blank(40, 0), progress=False)
     with pytest.raises(ValueError, match="nothing beside"):
@@ -308,7 +367,11 @@ def test_images_that_nothing_can_be_learned_from(two):
 
 
 def test_a_batch_that_a_model_can_learn_nothing_from_by_itself():
-    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "masks": torch.zeros(0, 6, 6)}
+    nothing = {
+        "boxes": torch.zeros(0, 4),
+        "labels": torch.zeros(0, dtype=torch.int64),
+        "masks": torch.zeros(0, 6, 6),
+    }
     losses = FastRCNN(SelectiveSearch(), **TWO_STAGE).train()([torch.zeros(3, 6, 6)], [nothing])
     assert all(torch.isfinite(loss) for loss in losses.values())
     semantic = DeepLabV3Components(**SMALL, image_size=32).train()
@@ -319,7 +382,9 @@ def test_a_batch_that_a_model_can_learn_nothing_from_by_itself():
 def test_images_that_cannot_be_read_are_counted(damageable):
     images = VocDataset(damageable, "train", skip_bad=True)
     (images.devkit / "JPEGImages" / f"{images.names[3]}.jpg").write_bytes(b"no picture")
-    counts = RegionDetector(SelectiveSearch(), HandCraftedFeatures(), CLASSIFIERS["linear SVM"](0), 21).fit(images, progress=False)
+    counts = RegionDetector(
+        SelectiveSearch(), HandCraftedFeatures(), CLASSIFIERS["linear SVM"](0), 21
+    ).fit(images, progress=False)
     assert counts["images_passed_over"] == 1
 
 
@@ -337,19 +402,48 @@ def test_what_networks_propose(image):
 
 
 def test_figures_say_how_to_read_them():
-    row = {"kind": "two stages", "seconds_per_image": 0.1, "mask_AP50": 30.0, "mask_AP50_low": 20.0, "mask_AP50_high": 41.0}
+    row = {
+        "kind": "two stages",
+        "seconds_per_image": 0.1,
+        "mask_AP50": 30.0,
+        "mask_AP50_low": 20.0,
+        "mask_AP50_high": 41.0,
+    }
     rows = [{**row, "model": name} for name in ("R-CNN", "Fast R-CNN")]
-    rows += [{**row, "model": f"HOG, colour, texture + {name}", "kind": "classical ML"} for name in ("linear SVM", "random forest")]
-    rows += [{**row, "model": "ground truth's boxes, box", "kind": "oracle", "seconds_per_image": float("nan")}]
-    steps = pd.DataFrame({"before": ["HOG, colour, texture + linear SVM", "R-CNN"], "after": ["R-CNN", "Fast R-CNN"]})
+    rows += [
+        {**row, "model": f"HOG, colour, texture + {name}", "kind": "classical ML"}
+        for name in ("linear SVM", "random forest")
+    ]
+    rows += [
+        {
+            **row,
+            "model": "ground truth's boxes, box",
+            "kind": "oracle",
+            "seconds_per_image": float("nan"),
+        }
+    ]
+    steps = pd.DataFrame(
+        {"before": ["HOG, colour, texture + linear SVM", "R-CNN"], "after": ["R-CNN", "Fast R-CNN"]}
+    )
     ax = lineage.ap_against_seconds(pd.DataFrame(rows), steps, "a pilot")
     assert ax.get_title(loc="left").endswith("A pilot.")
     written = [text.get_text() for text in ax.texts if text.get_text()]
-    assert written == ["1", "2", "3", "4", "1  R-CNN\n2  Fast R-CNN\n3  linear SVM\n4  random forest"]
+    assert written == [
+        "1",
+        "2",
+        "3",
+        "4",
+        "1  R-CNN\n2  Fast R-CNN\n3  linear SVM\n4  random forest",
+    ]
     assert sum(getattr(text, "arrow_patch", None) is not None for text in ax.texts) == 2
-    recalls = {name: {"selective search": [10.0, 60.0]} for name in ("recall at IoU 0.5", "average recall")}
+    recalls = {
+        name: {"selective search": [10.0, 60.0]} for name in ("recall at IoU 0.5", "average recall")
+    }
     axes = lineage.proposal_recall(recalls, [1, 100])
-    assert "With at most 100 an image, recall at IoU 0.5: selective search 60 %." in axes[0].figure.get_suptitle()
+    assert (
+        "With at most 100 an image, recall at IoU 0.5: selective search 60 %."
+        in axes[0].figure.get_suptitle()
+    )
     mask = torch.zeros(1, 20, 30, dtype=torch.bool)
     mask[:, 5:9, 5:9] = True
     (rle,) = encode_rle(mask)
@@ -378,7 +472,9 @@ def test_rows_are_judged_once_and_kept(devkit, tmp_path):
     assert (tmp_path / "lineage.csv").is_file()
     assert lineage.detections(again["model"])
     assert 2 <= len(lineage.objects(lineage.telling_image())) <= 4
-    assert Lineage(study, images=5, proposals=30).classical("linear SVM") != rows[0]  # other settings: judged anew
+    assert (
+        Lineage(study, images=5, proposals=30).classical("linear SVM") != rows[0]
+    )  # other settings: judged anew
     with pytest.raises(ValueError, match="images and iterations of a lineage must be at least 1"):
         Lineage(study, images=-3, iterations=0)
     with pytest.raises(ValueError, match="choose one of linear SVM"):
@@ -394,7 +490,13 @@ def test_what_a_step_bought_by_hand(devkit, tmp_path):
         found = {"header": {"model": title}, "detections": detections}
         lineage._kept(lineage._path(title), {}, lambda found=found, row=row: (found, row))
     (step,) = lineage.steps().to_dict("records")
-    assert (step["step"], step["before"], step["after"]) == ("one pass an image, one loss", "R-CNN", "Fast R-CNN")
-    changes = {f"{kind}_AP50{end}": 100 for kind in ("box", "mask") for end in ("", "_low", "_high")}
+    assert (step["step"], step["before"], step["after"]) == (
+        "one pass an image, one loss",
+        "R-CNN",
+        "Fast R-CNN",
+    )
+    changes = {
+        f"{kind}_AP50{end}": 100 for kind in ("box", "mask") for end in ("", "_low", "_high")
+    }
     assert {name: round(step[name], 6) for name in changes} == changes
     assert step["seconds"] == 0.25

@@ -4,7 +4,14 @@ import re
 
 import pytest
 
-from vocseg_lib.study.recipes import PROFILES, PROSE_FIELDS, Recipe, get_recipe, parse_changes, recipe_changes
+from vocseg_lib.study.recipes import (
+    PROFILES,
+    PROSE_FIELDS,
+    Recipe,
+    get_recipe,
+    parse_changes,
+    recipe_changes,
+)
 
 
 def test_paper_is_the_study():
@@ -70,7 +77,9 @@ def test_differences_are_all_of_them_and_say_what_they_are():
     assert table["what it is"].str.len().min() > 5
     for field in dataclasses.fields(Recipe):
         differs = getattr(paper, field.name) != getattr(official, field.name)
-        assert (field.name in table.index) is (differs and field.name not in ("name", *PROSE_FIELDS))
+        assert (field.name in table.index) is (
+            differs and field.name not in ("name", *PROSE_FIELDS)
+        )
     assert recipe_changes(paper, paper).empty
 
 
@@ -83,9 +92,23 @@ def test_changes_are_parsed_and_checked():
         "mixed_precision=True",
         "weights=a/b.pth",
     ]
-    wanted = {"short_side": 550, "learning_rate": 1, "patience": None, "lr_milestones": (1, 2), "mixed_precision": True}
+    wanted = {
+        "short_side": 550,
+        "learning_rate": 1,
+        "patience": None,
+        "lr_milestones": (1, 2),
+        "mixed_precision": True,
+    }
     assert parse_changes(texts) == {**wanted, "weights": "a/b.pth"}
-    for wrong in ("short_side", "size=3", "short_side=large", "batch_size=2.5", "batch_size=None", "schedule=3", "compile=1"):
+    for wrong in (
+        "short_side",
+        "size=3",
+        "short_side=large",
+        "batch_size=2.5",
+        "batch_size=None",
+        "schedule=3",
+        "compile=1",
+    ):
         with pytest.raises(ValueError, match=wrong.split("=")[0]):
             parse_changes([wrong])
 

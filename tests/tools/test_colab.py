@@ -12,13 +12,28 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-PINS = re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints-colab.txt").read_text().split("# The rest")[0], re.MULTILINE)
-REQUIREMENTS = [Requirement(line) for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]]
+PINS = re.findall(
+    r"^([\w.-]+)==(\S+)$",
+    (ROOT / "constraints-colab.txt").read_text().split("# The rest")[0],
+    re.MULTILINE,
+)
+REQUIREMENTS = [
+    Requirement(line)
+    for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+]
 
 
 def test_colab_has_what_is_required():
     versions = dict(PINS)
-    assert {"torch", "torchvision", "numpy", "pandas", "matplotlib", "ipywidgets", "ipython"} <= versions.keys()
+    assert {
+        "torch",
+        "torchvision",
+        "numpy",
+        "pandas",
+        "matplotlib",
+        "ipywidgets",
+        "ipython",
+    } <= versions.keys()
     for requirement in REQUIREMENTS:
         if requirement.name in versions:
             assert requirement.specifier.contains(versions[requirement.name]), requirement
@@ -28,7 +43,10 @@ def dry_run(*requirements: object) -> set[str]:
     """What pip would install; it may ask no index, so all that is missing here is an error."""
     options = ["--dry-run", "--quiet", "--no-index", "--no-build-isolation", "--report", "-"]
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "install", *options, *map(str, requirements)], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "pip", "install", *options, *map(str, requirements)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     return {item["metadata"]["name"] for item in json.loads(done.stdout)["install"]}
@@ -36,9 +54,15 @@ def dry_run(*requirements: object) -> set[str]:
 
 def test_the_cell_that_gets_the_library_installs_nothing_else():
     """With Colab's versions in place (make test CONSTRAINTS=constraints-colab.txt) as with ours."""
-    cell = next(cell for cell in nbformat.read(ROOT / "notebooks" / "01_voc_data.ipynb", 4).cells if cell.cell_type == "code")
+    cell = next(
+        cell
+        for cell in nbformat.read(ROOT / "notebooks" / "01_voc_data.ipynb", 4).cells
+        if cell.cell_type == "code"
+    )
     (arguments,) = re.findall(r"%pip install (.*)", cell.source)
-    assert re.fullmatch(r"-q git\+https://github\.com/\S+", arguments)  # no --upgrade, nothing beside the library
+    assert re.fullmatch(
+        r"-q git\+https://github\.com/\S+", arguments
+    )  # no --upgrade, nothing beside the library
     assert dry_run(ROOT) == {"vocseg_lib"}
 
 

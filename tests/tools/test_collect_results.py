@@ -19,7 +19,10 @@ PILOT = ROOT / "results" / "pilot" / REPORT
 
 def test_figures_with_intervals_as_text():
     figure = {"value": 12.34, "low": 10.0, "high": 15.26}
-    assert fill("{{ figure | bounded }}, {{ figure | signed }}", {"figure": figure}) == "12.3 [10.0, 15.3], +12.3 [+10.0, +15.3]"
+    assert (
+        fill("{{ figure | bounded }}, {{ figure | signed }}", {"figure": figure})
+        == "12.3 [10.0, 15.3], +12.3 [+10.0, +15.3]"
+    )
     assert bounded({"value": -1.0, "low": None, "high": None}) == "-1.0"
     with pytest.raises(UndefinedError):
         fill("{{ figures.value }}", {"figure": figure})
@@ -28,7 +31,9 @@ def test_figures_with_intervals_as_text():
 def test_what_stands_between_marks_is_replaced():
     for old in ("", "old\n"):
         text = f"a\n<!-- pilot -->\n{old}<!-- /pilot -->\nb\n"
-        assert between_marks(text, "pilot", "new\n") == "a\n<!-- pilot -->\nnew\n<!-- /pilot -->\nb\n"
+        assert (
+            between_marks(text, "pilot", "new\n") == "a\n<!-- pilot -->\nnew\n<!-- /pilot -->\nb\n"
+        )
     with pytest.raises(ValueError, match="no marks <!-- other -->"):
         between_marks(text, "other", "new")
 
@@ -42,21 +47,39 @@ def test_figures_are_made_small_enough(tmp_path):
         assert image.width / image.height == pytest.approx(1.6, rel=0.02)
 
 
-@pytest.mark.parametrize(("minutes", "iterations"), [(20.0, None), (26.0, 25), (30.0, 30), (99.0, 50)])
+@pytest.mark.parametrize(
+    ("minutes", "iterations"), [(20.0, None), (26.0, 25), (30.0, 30), (99.0, 50)]
+)
 def test_a_peer_stands_beside_what_we_had_in_its_time(tmp_path, minutes, iterations):
     figures = {name: {"value": 1.0, "low": 0.5, "high": 2.0} for name in COMPARED}
-    trained = [{"model": model, "iterations": i, "minutes": float(i), **figures} for model, i in (("A", 25), ("B", 28), ("A", 30))]
-    rows = [{"kind": "mask", "metric": metric, "class": "all", **figures["mask_AP"]} for metric in ("AP", "AP50")]
+    trained = [
+        {"model": model, "iterations": i, "minutes": float(i), **figures}
+        for model, i in (("A", 25), ("B", 28), ("A", 30))
+    ]
+    rows = [
+        {"kind": "mask", "metric": metric, "class": "all", **figures["mask_AP"]}
+        for metric in ("AP", "AP50")
+    ]
     (tmp_path / "peer.json").write_text(json.dumps({"table": rows}))
     half = {"iterations": 50, "minutes": 50.0, **figures}
-    beside = _beside({"model": "A", "minutes": minutes, "file": "peer.json"}, {"A": {"half": half}}, trained, tmp_path)
+    beside = _beside(
+        {"model": "A", "minutes": minutes, "file": "peer.json"},
+        {"A": {"half": half}},
+        trained,
+        tmp_path,
+    )
     assert (beside["ours"] and beside["ours"]["iterations"]) == iterations
     assert beside["mask_AP50"] == figures["mask_AP50"]
 
 
 def test_a_table_by_its_keys():
-    table = pd.DataFrame({"size": ["all", "small", "all"], "type": ["a", "a", "b"], "cost": [1, 2, 3]})
-    assert _rows(table, "type", "size") == {"a": {"all": {"cost": 1}, "small": {"cost": 2}}, "b": {"all": {"cost": 3}}}
+    table = pd.DataFrame(
+        {"size": ["all", "small", "all"], "type": ["a", "a", "b"], "cost": [1, 2, 3]}
+    )
+    assert _rows(table, "type", "size") == {
+        "a": {"all": {"cost": 1}, "small": {"cost": 2}},
+        "b": {"all": {"cost": 3}},
+    }
 
 
 @pytest.fixture
@@ -69,7 +92,11 @@ def committed() -> dict:
 
 def test_the_pages_say_what_the_report_says(committed, tmp_path):
     (tmp_path / "docs").mkdir()
-    for name in ("README.md", "tools/templates/findings.md.jinja", "tools/templates/front_page.md.jinja"):
+    for name in (
+        "README.md",
+        "tools/templates/findings.md.jinja",
+        "tools/templates/front_page.md.jinja",
+    ):
         (tmp_path / name).write_text((ROOT / name).read_text())
     for page in write_pages(committed, tmp_path):
         assert page.read_text() == (ROOT / page.relative_to(tmp_path)).read_text(), page.name
@@ -77,14 +104,19 @@ def test_the_pages_say_what_the_report_says(committed, tmp_path):
 
 def test_a_pilot_is_called_one(committed):
     assert committed["data"]["kind"] == "pilot"
-    assert "**pilot**" in fill((ROOT / "tools" / "templates" / "front_page.md.jinja").read_text(), committed)
+    assert "**pilot**" in fill(
+        (ROOT / "tools" / "templates" / "front_page.md.jinja").read_text(), committed
+    )
 
 
 def test_what_is_claimed_of_the_trainings_holds(committed):
-    assert {title: model["recipe"]["backbone"] for title, model in committed["models"].items()} == dict.fromkeys(
-        committed["models"], "mobilenet_v2"
-    )
-    recipes = [{k: v for k, v in m["recipe"].items() if k not in ("model", "iterations")} for m in committed["models"].values()]
+    assert {
+        title: model["recipe"]["backbone"] for title, model in committed["models"].items()
+    } == dict.fromkeys(committed["models"], "mobilenet_v2")
+    recipes = [
+        {k: v for k, v in m["recipe"].items() if k not in ("model", "iterations")}
+        for m in committed["models"].values()
+    ]
     assert recipes[0] == recipes[1]
     for peer in committed["peers"]:
         assert peer["ours"]["minutes"] <= peer["minutes"]
@@ -97,7 +129,9 @@ def test_what_is_claimed_of_the_trainings_holds(committed):
 def test_pictures_of_the_pages_are_there_and_small():
     pages = (ROOT / "README.md", ROOT / "docs" / "findings.md")
     for page in (path for path in pages if path.is_file()):
-        for picture in re.findall(r'!\[[^\]]*\]\(([^)h][^)]*)\)|<img src="([^"]+)"', page.read_text()):
+        for picture in re.findall(
+            r'!\[[^\]]*\]\(([^)h][^)]*)\)|<img src="([^"]+)"', page.read_text()
+        ):
             path = page.parent / next(filter(None, picture))
             assert path.is_file(), path
             assert path.stat().st_size <= LARGEST_FIGURE

@@ -25,7 +25,15 @@ def cells(notebook, kind):
 
 
 def test_the_seven_are_there():
-    names = ["01_voc_data", "02_two_models", "03_train", "04_precision_recall", "05_failure_gallery", "06_ap_gap", "07_lineage"]
+    names = [
+        "01_voc_data",
+        "02_two_models",
+        "03_train",
+        "04_precision_recall",
+        "05_failure_gallery",
+        "06_ap_gap",
+        "07_lineage",
+    ]
     assert [p.stem for p in NOTEBOOKS] == names
 
 
@@ -41,13 +49,21 @@ def test_skeleton(notebook):
     following = sorted(p.name for p in NOTEBOOKS if p.name > path.name)
     assert not following or f"({following[0]})" in last
     code = cells(nb, "code")
-    assert code[0].startswith("try:\n    import vocseg_lib\nexcept ImportError:\n    %pip install -q git+" + REPOSITORY)
+    assert code[0].startswith(
+        "try:\n    import vocseg_lib\nexcept ImportError:\n    %pip install -q git+" + REPOSITORY
+    )
     tagged = [cell for cell in nb.cells if "parameters" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1
-    assert re.match(r'PROFILE = "t4"  # @param \["t4", "paper", "official", "laptop", "quick"\]', tagged[0].source)
+    assert re.match(
+        r'PROFILE = "t4"  # @param \["t4", "paper", "official", "laptop", "quick"\]',
+        tagged[0].source,
+    )
     assert ("MODEL = " in tagged[0].source) == (path.stem == "03_train")
     imports = next(source for source in code if "from vocseg_lib" in source)
-    assert imports.splitlines()[-1] == "pd.Series(asdict(get_recipe(PROFILE)), name=PROFILE).to_frame()"
+    assert (
+        imports.splitlines()[-1]
+        == "pd.Series(asdict(get_recipe(PROFILE)), name=PROFILE).to_frame()"
+    )
 
 
 def test_cells_are_short_plain_and_explained(notebook):
@@ -70,7 +86,9 @@ def test_no_outputs(notebook):
 
 def test_every_figure_is_saved_under_its_notebooks_number(notebook):
     nb, path = notebook
-    names = re.findall(r"plots\.save\([^\n]*?, (?:study\.)?results, f?\"([^\"]+)\"", "\n".join(cells(nb, "code")))
+    names = re.findall(
+        r"plots\.save\([^\n]*?, (?:study\.)?results, f?\"([^\"]+)\"", "\n".join(cells(nb, "code"))
+    )
     assert names
     assert all(name.startswith(path.stem[:2] + "_") for name in names)
 
@@ -83,9 +101,18 @@ def test_readme_has_the_badges_and_the_address():
     assert addresses <= {REPOSITORY}
 
 
-@pytest.mark.parametrize(("asked", "said"), [(("--only", "04,99"), "no notebook 99"), (("--set", "IMAGES=few"), "IMAGES=few sets")])
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [(("--only", "04,99"), "no notebook 99"), (("--set", "IMAGES=few"), "IMAGES=few sets")],
+)
 def test_the_runner_names_what_it_cannot_do(asked, said, tmp_path):
-    command = [sys.executable, ROOT / "tools" / "run_notebooks.py", "--results", tmp_path / "results", *asked]
+    command = [
+        sys.executable,
+        ROOT / "tools" / "run_notebooks.py",
+        "--results",
+        tmp_path / "results",
+        *asked,
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert said in done.stderr

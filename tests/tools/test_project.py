@@ -15,7 +15,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def lines(name):
-    return [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith("#")]
+    return [
+        line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith("#")
+    ]
 
 
 def test_requirements_are_the_dependencies_and_jupyter():
@@ -41,7 +43,10 @@ def test_environment_points_at_requirements():
 
 
 def test_packages_are_all_listed():
-    packages = {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "vocseg_lib").rglob("__init__.py")}
+    packages = {
+        ".".join(p.parent.relative_to(ROOT).parts)
+        for p in (ROOT / "vocseg_lib").rglob("__init__.py")
+    }
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == packages
 
 
@@ -51,10 +56,20 @@ def test_files_stay_short():
 
 
 def test_the_page_on_speed_shows_the_committed_bench():
-    shown = re.search(r"<!-- bench -->\n(.*)\n<!-- /bench -->", (ROOT / "docs" / "speed.md").read_text(), re.DOTALL)
+    shown = re.search(
+        r"<!-- bench -->\n(.*)\n<!-- /bench -->",
+        (ROOT / "docs" / "speed.md").read_text(),
+        re.DOTALL,
+    )
     assert shown, "docs/speed.md has no table between its bench marks"
     try:  # as committed: a bench run since then is nobody's fault
-        committed = subprocess.run(["git", "show", "HEAD:results/bench.json"], cwd=ROOT, capture_output=True, text=True, check=True)
+        committed = subprocess.run(
+            ["git", "show", "HEAD:results/bench.json"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("no git checkout to compare with")
     assert shown[1] == markdown(json.loads(committed.stdout))

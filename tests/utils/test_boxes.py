@@ -3,7 +3,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.ops import box_iou as torchvision_iou
 
-from vocseg_lib.utils.boxes import box_iou, cxcywh_to_xyxy, decode_boxes, encode_boxes, masks_to_boxes
+from vocseg_lib.utils.boxes import (
+    box_iou,
+    cxcywh_to_xyxy,
+    decode_boxes,
+    encode_boxes,
+    masks_to_boxes,
+)
 
 
 def test_iou_by_hand():
@@ -16,7 +22,9 @@ def test_iou_by_hand():
 def test_iou_equals_torchvision(seed):
     generator = torch.Generator().manual_seed(seed)
     corners = torch.rand(2, 9, 2, 2, generator=generator).sort(2).values.flatten(2)
-    assert torch.allclose(box_iou(corners[0], corners[1]), torchvision_iou(corners[0], corners[1]), atol=1e-6)
+    assert torch.allclose(
+        box_iou(corners[0], corners[1]), torchvision_iou(corners[0], corners[1]), atol=1e-6
+    )
     assert torch.equal(box_iou(corners, corners)[1], box_iou(corners[1], corners[1]))
 
 
@@ -24,7 +32,12 @@ def test_decode_inverts_encode():
     priors = torch.tensor([[0.5, 0.5, 0.2, 0.4], [0.1, 0.9, 0.3, 0.1]])
     boxes = torch.tensor([[0.3, 0.4, 0.7, 0.6], [0.0, 0.7, 0.4, 1.0]])
     offsets = encode_boxes(boxes, priors)
-    assert torch.allclose(offsets[0], torch.tensor([0.0, 0.0, 5 * torch.log(torch.tensor(2.0)), 5 * torch.log(torch.tensor(0.5))]))
+    assert torch.allclose(
+        offsets[0],
+        torch.tensor(
+            [0.0, 0.0, 5 * torch.log(torch.tensor(2.0)), 5 * torch.log(torch.tensor(0.5))]
+        ),
+    )
     assert torch.allclose(decode_boxes(offsets, priors), boxes, atol=1e-6)
     assert torch.allclose(decode_boxes(torch.zeros(2, 4), priors), cxcywh_to_xyxy(priors))
 

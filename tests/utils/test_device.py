@@ -10,7 +10,12 @@ from vocseg_lib.utils import device
 
 
 def test_native_half_precision_only(monkeypatch):
-    for capability, dtype in (((7, 5), torch.float16), ((6, 1), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)):
+    for capability, dtype in (
+        ((7, 5), torch.float16),
+        ((6, 1), torch.float16),
+        ((8, 0), torch.bfloat16),
+        ((9, 0), torch.bfloat16),
+    ):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
         assert device.half_precision("cuda") is dtype
     for supported in (False, True):
@@ -29,7 +34,11 @@ def test_off_changes_nothing():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_models_work_in_half_precision(name, dtype, monkeypatch):
     monkeypatch.setattr(device, "half_precision", lambda device: dtype)
-    model, images, targets = small(name, score_threshold=0.0), [torch.rand(3, 50, 70)] * 2, [target(50, 70)] * 2
+    model, images, targets = (
+        small(name, score_threshold=0.0),
+        [torch.rand(3, 50, 70)] * 2,
+        [target(50, 70)] * 2,
+    )
     torch.manual_seed(1)
     expected = sum(model.train()(images, targets).values())
     torch.manual_seed(1)
@@ -71,5 +80,7 @@ print("equal")
 
 def test_compiled_equals_plain():
     # In a process of its own: shapes are not checked there, and torch.compile does not trace the checks.
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", COMPILED], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", COMPILED], capture_output=True, text=True
+    )
     assert done.stdout.strip() == "equal", done.stderr[-2000:]

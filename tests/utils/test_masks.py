@@ -16,7 +16,9 @@ def test_rle_round_trip():
 
 
 def test_inside_boxes_by_hand():
-    boxes = torch.tensor([[0.2, 0.2, 0.6, 0.4], [0.6, 0.4, 0.2, 0.2], [-1.0, 0.5, 2.0, 3.0], [0.5, 0.5, 0.5, 0.5]])
+    boxes = torch.tensor(
+        [[0.2, 0.2, 0.6, 0.4], [0.6, 0.4, 0.2, 0.2], [-1.0, 0.5, 2.0, 3.0], [0.5, 0.5, 0.5, 0.5]]
+    )
     inside = box_mask(boxes, 10, 10, padding=0)
     expected = torch.zeros(10, 10, dtype=torch.bool)
     expected[2:4, 2:6] = True
@@ -32,7 +34,9 @@ def test_inside_boxes_by_hand():
 def test_paste_equals_torchvision(seed, height, width):
     generator = torch.Generator().manual_seed(seed)
     masks = torch.rand(7, 1, 28, 28, generator=generator)
-    corners = torch.rand(7, 2, 2, generator=generator).sort(1).values * torch.tensor([width, height])
+    corners = torch.rand(7, 2, 2, generator=generator).sort(1).values * torch.tensor(
+        [width, height]
+    )
     boxes = corners.flatten(1)
     ours = paste_masks(masks[:, 0], boxes, height, width)
     theirs = paste_masks_in_image(masks, boxes, (height, width))[:, 0]
@@ -41,16 +45,30 @@ def test_paste_equals_torchvision(seed, height, width):
 
 
 def interpolated(logits, inside, height, width):
-    return torch.nn.functional.interpolate((logits.sigmoid() * inside)[None], (height, width), mode="bilinear")[0]
+    return torch.nn.functional.interpolate(
+        (logits.sigmoid() * inside)[None], (height, width), mode="bilinear"
+    )[0]
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(0, 2**31), st.integers(1, 150), st.integers(1, 150), st.integers(1, 40), st.booleans())
+@given(
+    st.integers(0, 2**31),
+    st.integers(1, 150),
+    st.integers(1, 150),
+    st.integers(1, 40),
+    st.booleans(),
+)
 def test_enlarged_in_boxes_equals_interpolated_everywhere(seed, height, width, side, cropped):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(6, side, side + 3, generator=generator) * 5
-    boxes = torch.rand(6, 4, generator=generator) * 1.6 - 0.3  # swapped corners and boxes out of the image among them
-    inside = box_mask(boxes, side, side + 3) if cropped else torch.ones(6, side, side + 3, dtype=torch.bool)
+    boxes = (
+        torch.rand(6, 4, generator=generator) * 1.6 - 0.3
+    )  # swapped corners and boxes out of the image among them
+    inside = (
+        box_mask(boxes, side, side + 3)
+        if cropped
+        else torch.ones(6, side, side + 3, dtype=torch.bool)
+    )
     ours = upsample_masks(logits, boxes if cropped else None, height, width)
     theirs = interpolated(logits, inside, height, width)
     close_call = (theirs - 0.5).abs() < 1e-5

@@ -27,15 +27,23 @@ def validate_results(ground_truth: dict, detections: list) -> list[dict]:
     for index, detection in enumerate(detections):
         what = f"detection {index}"
         if not isinstance(detection, dict):
-            raise ValueError(f"{what} is {shorten(detection)}, not an object with image_id, category_id, score and segmentation")
+            raise ValueError(
+                f"{what} is {shorten(detection)}, not an object with image_id, category_id, score and segmentation"
+            )
         for key in (*known, "score", *(["segmentation"] if with_masks else ["bbox"])):
             if key not in detection:
-                raise ValueError(f"{what} has no {key}; COCO results with masks are expected, or with boxes alone")
+                raise ValueError(
+                    f"{what} has no {key}; COCO results with masks are expected, or with boxes alone"
+                )
         for key, ids in known.items():
             if not is_number(detection[key]) or detection[key] not in ids:
-                raise ValueError(f"{what} has {key} {shorten(detection[key])}, which the ground truth does not have")
+                raise ValueError(
+                    f"{what} has {key} {shorten(detection[key])}, which the ground truth does not have"
+                )
         if not is_number(detection["score"]):
-            raise ValueError(f"{what} has score {shorten(detection['score'])}, which is no finite number")
+            raise ValueError(
+                f"{what} has score {shorten(detection['score'])}, which is no finite number"
+            )
         kept = {k: v for k, v in detection.items() if k != "bbox" or v or not with_masks}
         if "bbox" in kept:
             check_box(kept["bbox"], what)
@@ -46,7 +54,9 @@ def validate_results(ground_truth: dict, detections: list) -> list[dict]:
         checked.append(kept)
     if with_masks:
         check_rles([d["segmentation"] for d in checked], "detection")
-        check_rles([d.get(UNCROPPED, d["segmentation"]) for d in checked], f"{UNCROPPED} of detection")
+        check_rles(
+            [d.get(UNCROPPED, d["segmentation"]) for d in checked], f"{UNCROPPED} of detection"
+        )
     return checked
 
 
@@ -56,8 +66,12 @@ def validate_ground_truth(content: object) -> dict:
     Annotations have masks or, all of them, boxes alone. An image may have `void`: the mask of pixels that count for nobody.
     Raises ValueError naming the entry that lacks something, or whose mask cannot be.
     """
-    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in ("images", "annotations", "categories")):
-        raise ValueError("no COCO ground truth: lists of images, annotations and categories are expected")
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(k), list) for k in ("images", "annotations", "categories")
+    ):
+        raise ValueError(
+            "no COCO ground truth: lists of images, annotations and categories are expected"
+        )
     for kind, keys in (("images", ("id", "height", "width")), ("categories", ("id", "name"))):
         for index, entry in enumerate(content[kind]):
             missing = [k for k in keys if not isinstance(entry, dict) or k not in entry]
@@ -66,15 +80,23 @@ def validate_ground_truth(content: object) -> dict:
             for key in keys:
                 value, least = entry[key], 0 if key == "id" else 1
                 if key != "name" and not (is_number(value) and value == int(value) >= least):
-                    raise ValueError(f"{kind}[{index}] has {key} {shorten(value)}, which is no whole number of at least {least}")
+                    raise ValueError(
+                        f"{kind}[{index}] has {key} {shorten(value)}, which is no whole number of at least {least}"
+                    )
             if kind == "images" and entry["height"] * entry["width"] > MOST_PIXELS:
                 raise ValueError(f"images[{index}] has more than {MOST_PIXELS} pixels")
-            if kind == "categories" and (not isinstance(entry["name"], str) or entry["name"] in ("all", "background")):
-                raise ValueError(f"categories[{index}] has name {shorten(entry['name'])}, which cannot be that of a class")
+            if kind == "categories" and (
+                not isinstance(entry["name"], str) or entry["name"] in ("all", "background")
+            ):
+                raise ValueError(
+                    f"categories[{index}] has name {shorten(entry['name'])}, which cannot be that of a class"
+                )
         for key in {"id", *keys} & {"id", "name"}:
             values = [entry[key] for entry in content[kind]]
             if len(set(values)) < len(values):
-                raise ValueError(f"two {kind} have the {key} {shorten(max(values, key=values.count))}")
+                raise ValueError(
+                    f"two {kind} have the {key} {shorten(max(values, key=values.count))}"
+                )
     if not content["images"]:
         raise ValueError("no COCO ground truth: it has no images")
     images, what = [], []
@@ -87,7 +109,9 @@ def validate_ground_truth(content: object) -> dict:
         images.append(image)
     check_rles(what, "void mask")
     scored = [
-        {"score": 1.0} | {k: v for k, v in a.items() if k != "segmentation" or v != []} if isinstance(a, dict) else a
+        {"score": 1.0} | {k: v for k, v in a.items() if k != "segmentation" or v != []}
+        if isinstance(a, dict)
+        else a
         for a in content["annotations"]
     ]
     try:
@@ -100,15 +124,27 @@ def validate_ground_truth(content: object) -> dict:
         box = bbox_xywh(annotation)
         area = annotation.get("area", float(coco_mask.area(rle)) if rle else box[2] * box[3])
         if not is_number(area):
-            raise ValueError(f"annotation {number - 1} has area {shorten(area)}, which is no finite number")
-        facts = {"id": number, "bbox": box, "area": area, "iscrowd": int(bool(annotation.get("iscrowd", 0)))}
+            raise ValueError(
+                f"annotation {number - 1} has area {shorten(area)}, which is no finite number"
+            )
+        facts = {
+            "id": number,
+            "bbox": box,
+            "area": area,
+            "iscrowd": int(bool(annotation.get("iscrowd", 0))),
+        }
         ours.append({k: v for k, v in annotation.items() if k not in ("score", "ignore")} | facts)
     return {**content, "images": images, "annotations": ours}
 
 
 def check_box(box: object, what: str) -> None:
     """Raises ValueError when this is no box x, y, width, height."""
-    if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(is_number, box)) or min(box[2:]) < 0:
+    if (
+        not isinstance(box, list | tuple)
+        or len(box) != 4
+        or not all(map(is_number, box))
+        or min(box[2:]) < 0
+    ):
         raise ValueError(f"{what} has bbox {shorten(box)}, which is no [x, y, width, height]")
 
 
@@ -130,12 +166,22 @@ def subset(ground_truth: dict, image_ids: Collection[int]) -> dict:
 def check_images(ground_truth: dict, header: dict) -> None:
     """Raise ValueError when a prediction file's header names other images than the ground truth has."""
     truth = {
-        image["id"]: (PurePath(str(image.get("file_name", ""))).stem, image["height"], image["width"])
+        image["id"]: (
+            PurePath(str(image.get("file_name", ""))).stem,
+            image["height"],
+            image["width"],
+        )
         for image in ground_truth["images"]
     }
     for image in header.get("images", []):
-        if not isinstance(image, dict) or not {"id", "name", "height", "width"} <= image.keys() or not is_number(image["id"]):
-            raise ValueError(f"the header of the predictions has an image without id, name, height and width: {shorten(image)}")
+        if (
+            not isinstance(image, dict)
+            or not {"id", "name", "height", "width"} <= image.keys()
+            or not is_number(image["id"])
+        ):
+            raise ValueError(
+                f"the header of the predictions has an image without id, name, height and width: {shorten(image)}"
+            )
         predicted = (image["name"], image["height"], image["width"])
         if truth.get(image["id"]) != predicted:
             raise ValueError(

@@ -26,7 +26,10 @@ MOST_BAD = 0.05
 
 
 def write_from_coco(
-    annotations: str | Path, out: str | Path, val: str | Path | None = None, images: str | Path | None = None
+    annotations: str | Path,
+    out: str | Path,
+    val: str | Path | None = None,
+    images: str | Path | None = None,
 ) -> Path:
     """Write COCO annotations with masks, and their images, as a devkit with their class names; returns its folder.
 
@@ -46,7 +49,10 @@ def write_from_coco(
     for file, truth in zip(files[1:], truths[1:], strict=True):
         if _category_names(truth, file) != names:
             raise ValueError(f"{file} has other categories than {annotations}")
-    stamp = " ".join(f"{file.name}:{zlib.crc32(file.read_bytes()):08x}" for file in files) + f" images={images or ''}\n"
+    stamp = (
+        " ".join(f"{file.name}:{zlib.crc32(file.read_bytes()):08x}" for file in files)
+        + f" images={images or ''}\n"
+    )
     made = out / STAMP
     if reuse_or_clear(made, stamp):
         return out
@@ -62,14 +68,20 @@ def write_from_coco(
         listed = f"{len(bad)} of {total} images cannot be used:\n  " + "\n  ".join(bad)
         if len(bad) > MOST_BAD * total:
             shutil.rmtree(out)
-            raise ValueError(f"{listed}\nThat is more than {MOST_BAD:.0%}: is {folder} the folder of the images?")
+            raise ValueError(
+                f"{listed}\nThat is more than {MOST_BAD:.0%}: is {folder} the folder of the images?"
+            )
         print(listed)
     train, judged = written if val else (written[0][:], written[0][VAL_EVERY - 1 :: VAL_EVERY])
     train = [name for name in train if name not in set(judged)]
     for split, members in (("train", train), ("val", judged), ("trainval", train + judged)):
         if not members:
-            raise ValueError(f"{annotations} leaves no image for {split}: at least {VAL_EVERY} are needed, or annotations for val")
-        (out / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("".join(f"{n}\n" for n in members), encoding="utf-8")
+            raise ValueError(
+                f"{annotations} leaves no image for {split}: at least {VAL_EVERY} are needed, or annotations for val"
+            )
+        (out / "ImageSets" / "Segmentation" / f"{split}.txt").write_text(
+            "".join(f"{n}\n" for n in members), encoding="utf-8"
+        )
     made.write_text(stamp)
     return out
 
@@ -81,21 +93,28 @@ def image_folder(annotations: Path, truth: dict) -> Path:
     """
     split = annotations.stem.removeprefix("instances_")
     places = [
-        base / sub for base in (annotations.parent, annotations.parent.parent) for sub in ("", "images", split, f"images/{split}")
+        base / sub
+        for base in (annotations.parent, annotations.parent.parent)
+        for sub in ("", "images", split, f"images/{split}")
     ]
     first = truth["images"][0]["file_name"]
     for place in places:
         if (place / first).is_file():
             return place
     listed = ", ".join(str(place) for place in places)
-    raise FileNotFoundError(f"{first}, the first image of {annotations}, is in none of {listed}: say where the images are")
+    raise FileNotFoundError(
+        f"{first}, the first image of {annotations}, is in none of {listed}: say where the images are"
+    )
 
 
 def _validation_file(annotations: Path) -> Path | None:
     """The file beside these annotations, or beside their folder, whose name has "val" or "valid" where theirs has "train"."""
     for word in ("val", "valid"):
         named = annotations.with_name(annotations.name.replace("train", word))
-        beside = annotations.parent.with_name(annotations.parent.name.replace("train", word)) / annotations.name
+        beside = (
+            annotations.parent.with_name(annotations.parent.name.replace("train", word))
+            / annotations.name
+        )
         for other in (named, beside):
             if other != annotations and other.is_file():
                 return other
@@ -118,31 +137,47 @@ def _read(file: Path) -> dict:
             raise ValueError(f"{file}: images[{index}] has no file_name")
     for annotation in truth["annotations"]:
         if "segmentation" not in annotation:
-            raise ValueError(f"{file} has boxes without masks: instance segmentation needs a segmentation for each annotation")
+            raise ValueError(
+                f"{file} has boxes without masks: instance segmentation needs a segmentation for each annotation"
+            )
     return truth
 
 
 def _category_names(truth: dict, file: Path) -> dict[int, str]:
     """Category id to name, those with annotations or without, in the order of ids: labels 1, 2, ..."""
-    names = {c["id"]: " ".join(c["name"].split()) for c in sorted(truth["categories"], key=lambda c: c["id"])}
+    names = {
+        c["id"]: " ".join(c["name"].split())
+        for c in sorted(truth["categories"], key=lambda c: c["id"])
+    }
     if not 0 < len(names) < VOID:
         raise ValueError(f"{file} has {len(names)} categories: 1 to {VOID - 1} are possible")
     return names
 
 
-def _write_images(truth: dict, folder: Path, category_ids: list[int], out: Path, bad: list[str]) -> list[str]:
+def _write_images(
+    truth: dict, folder: Path, category_ids: list[int], out: Path, bad: list[str]
+) -> list[str]:
     """Write each image with its maps; the names written. What cannot be used is added to `bad`."""
     of_image, labels = defaultdict(list), {c: k for k, c in enumerate(category_ids, 1)}
     for annotation in truth["annotations"]:
         of_image[annotation["image_id"]].append(annotation)
     written = []
     for image in tqdm(truth["images"], f"write {out.name}", unit="image"):
-        name = "_".join(Path(image["file_name"]).with_suffix("").as_posix().replace("/", " ").split())
+        name = "_".join(
+            Path(image["file_name"]).with_suffix("").as_posix().replace("/", " ").split()
+        )
         try:
             if (out / "JPEGImages" / f"{name}.jpg").exists():
                 raise BadSample(image["file_name"], "duplicate", "has the name of another image")
-            object_map, class_map = draw_maps(of_image[image["id"]], labels, image["height"], image["width"], image["file_name"])
-            _write_picture(folder / image["file_name"], out / "JPEGImages" / f"{name}.jpg", image["height"], image["width"])
+            object_map, class_map = draw_maps(
+                of_image[image["id"]], labels, image["height"], image["width"], image["file_name"]
+            )
+            _write_picture(
+                folder / image["file_name"],
+                out / "JPEGImages" / f"{name}.jpg",
+                image["height"],
+                image["width"],
+            )
         except BadSample as error:
             bad.append(str(error))
             continue
@@ -161,7 +196,9 @@ def draw_maps(
     """
     crowds, objects = ([a for a in annotations if a["iscrowd"] == crowd] for crowd in (1, 0))
     if len(objects) >= VOID:
-        raise BadSample(name, "too many objects", f"has {len(objects)} objects; a VOC map holds {VOID - 1}")
+        raise BadSample(
+            name, "too many objects", f"has {len(objects)} objects; a VOC map holds {VOID - 1}"
+        )
     object_map, class_map = np.zeros((2, height, width), dtype=np.uint8)
     for crowd in crowds:
         object_map[coco_mask.decode(crowd["segmentation"]) > 0] = VOID
@@ -181,7 +218,9 @@ def _write_picture(source: Path, target: Path, height: int, width: int) -> None:
             pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
     if pixels.shape[:2] != (height, width):
         sizes = f"{pixels.shape[1]} x {pixels.shape[0]}", f"{width} x {height}"
-        raise BadSample(source, "size mismatch", f"is {sizes[0]} pixels, but its annotations say {sizes[1]}")
+        raise BadSample(
+            source, "size mismatch", f"is {sizes[0]} pixels, but its annotations say {sizes[1]}"
+        )
     if not turned and source.suffix.lower() in (".jpg", ".jpeg"):
         shutil.copyfile(source, target)
     else:
@@ -205,11 +244,15 @@ def coco_ground_truth(devkit: str | Path, split: str, skip_bad: bool = False) ->
             skipped.append(bad.said_within(dataset.devkit))
             continue
         height, width = sample.image.shape[1:]
-        images.append({"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width})
+        images.append(
+            {"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width}
+        )
         if sample.void.any():
             (images[-1]["void"],) = encode_rle(sample.void[None])
         rles = encode_rle(sample.masks)
-        for rle, box, label, mask in zip(rles, sample.boxes.tolist(), sample.labels.tolist(), sample.masks, strict=True):
+        for rle, box, label, mask in zip(
+            rles, sample.boxes.tolist(), sample.labels.tolist(), sample.masks, strict=True
+        ):
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -223,7 +266,8 @@ def coco_ground_truth(devkit: str | Path, split: str, skip_bad: bool = False) ->
             )
     categories = [{"id": k, "name": name} for k, name in enumerate(dataset.class_names, 1)]
     return {
-        "info": {"devkit": dataset.devkit.name, "split": split} | ({"skipped": skipped} if skipped else {}),
+        "info": {"devkit": dataset.devkit.name, "split": split}
+        | ({"skipped": skipped} if skipped else {}),
         "images": images,
         "annotations": annotations,
         "categories": categories,

@@ -29,7 +29,9 @@ class FetchError(RuntimeError):
     """No mirror gave the archive; the message lists what each said."""
 
 
-def fetch(folder: str | Path, mirrors: Sequence[str] = MIRRORS, md5: str = MD5, timeout_s: float = 30.0) -> Path:
+def fetch(
+    folder: str | Path, mirrors: Sequence[str] = MIRRORS, md5: str = MD5, timeout_s: float = 30.0
+) -> Path:
     """VOC 2012's devkit below `folder`, downloaded (2.0 GB) and unpacked when it is not there yet.
 
     An existing devkit is used as it is; a whole archive is not downloaded twice; a partial one is continued.
@@ -81,13 +83,17 @@ def _download_from(url: str, part: Path, timeout_s: float) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=timeout_s)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # nothing is left to send: the file is whole, or not this file; the MD5 decides
+        if (
+            error.code == 416 and have
+        ):  # nothing is left to send: the file is whole, or not this file; the MD5 decides
             return
         raise
     with response:
         if response.headers.get_content_type() == "text/html":
             raise OSError("answers with a web page instead of the archive")
-        length = int(response.headers["Content-Length"]) if response.headers["Content-Length"] else None
+        length = (
+            int(response.headers["Content-Length"]) if response.headers["Content-Length"] else None
+        )
         if response.status != 206:  # the server sends all of it
             if length is not None and length < have:
                 raise OSError(f"offers {length} bytes, fewer than the {have} that are here already")
@@ -95,7 +101,13 @@ def _download_from(url: str, part: Path, timeout_s: float) -> None:
         expected = None if length is None else have + length
         with (
             part.open("ab" if have else "wb") as file,
-            tqdm(total=expected, initial=have, desc=f"fetch {url.split('/')[2]}", unit="B", unit_scale=True) as bar,
+            tqdm(
+                total=expected,
+                initial=have,
+                desc=f"fetch {url.split('/')[2]}",
+                unit="B",
+                unit_scale=True,
+            ) as bar,
         ):
             while chunk := response.read(CHUNK):
                 file.write(chunk)

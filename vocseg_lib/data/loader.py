@@ -21,7 +21,9 @@ class SeededSamples(Dataset):
 
     def __getitem__(self, draw: int) -> tuple:
         epoch, position = divmod(draw, len(self.dataset))
-        order = torch.randperm(len(self.dataset), generator=torch.Generator().manual_seed(hash((self.seed, epoch))))
+        order = torch.randperm(
+            len(self.dataset), generator=torch.Generator().manual_seed(hash((self.seed, epoch)))
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(hash((self.seed, epoch, position)))
             return self.dataset[int(order[position])]
@@ -43,7 +45,9 @@ def collate(samples: list) -> tuple[tuple, tuple]:
     return tuple(zip(*samples, strict=True))
 
 
-def to_device(images: tuple, targets: tuple, device: str | torch.device) -> tuple[list[Tensor], list[dict]]:
+def to_device(
+    images: tuple, targets: tuple, device: str | torch.device
+) -> tuple[list[Tensor], list[dict]]:
     """Images as plain float tensors in 0..1, targets as plain tensors, on the device."""
     floats = [model_input(image, device) for image in images]
     keys = ("boxes", "labels", "masks")
@@ -59,4 +63,8 @@ def preserve_rng_state(device: str | torch.device) -> AbstractContextManager:
 
 def evenly_spaced(length: int, wanted: int) -> list[int]:
     """`wanted` places in a row of `length`, evenly spread; all when there are no more."""
-    return sorted({i * length // wanted for i in range(wanted)}) if wanted < length else list(range(length))
+    return (
+        sorted({i * length // wanted for i in range(wanted)})
+        if wanted < length
+        else list(range(length))
+    )

@@ -122,24 +122,35 @@ def write(folder: str | Path, train: int = 1_600, val: int = 80, seed: int = 0) 
     devkit = Path(folder) / "VOCdevkit" / "VOC2012"
     made = devkit / STAMP
     # The checksum of this file: a devkit drawn by another version of the code is not the same data.
-    stamp = f"train={train} val={val} seed={seed} code={zlib.crc32(Path(__file__).read_bytes()):08x}\n"
+    stamp = (
+        f"train={train} val={val} seed={seed} code={zlib.crc32(Path(__file__).read_bytes()):08x}\n"
+    )
     if reuse_or_clear(made, stamp):
         return devkit
     for part in ("JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets/Segmentation"):
         (devkit / part).mkdir(parents=True)
     names = [f"mini_{i:06d}" for i in range(train + val)]
     for i, name in enumerate(tqdm(names, desc="draw mini VOC", unit="image")):
-        image, object_map, class_map = draw_scene(np.random.default_rng([seed, i]), awkward=i % 100 if i % 100 < 2 else None)
+        image, object_map, class_map = draw_scene(
+            np.random.default_rng([seed, i]), awkward=i % 100 if i % 100 < 2 else None
+        )
         Image.fromarray(image).save(devkit / "JPEGImages" / f"{name}.jpg", quality=90)
-        for folder_name, pixels in (("SegmentationObject", object_map), ("SegmentationClass", class_map)):
+        for folder_name, pixels in (
+            ("SegmentationObject", object_map),
+            ("SegmentationClass", class_map),
+        ):
             save_map(devkit / folder_name / f"{name}.png", pixels)
     for split, members in (("train", names[:train]), ("val", names[train:]), ("trainval", names)):
-        (devkit / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("".join(f"{n}\n" for n in members))
+        (devkit / "ImageSets" / "Segmentation" / f"{split}.txt").write_text(
+            "".join(f"{n}\n" for n in members)
+        )
     made.write_text(stamp)
     return devkit
 
 
-def draw_scene(rng: np.random.Generator, awkward: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw_scene(
+    rng: np.random.Generator, awkward: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One scene: RGB image [h, w, 3], object map and class map [h, w], all uint8.
 
     `awkward` 0 is a grey image whose object is cut by every border, 1 a single tiny object.
@@ -186,15 +197,26 @@ def _layout(rng: np.random.Generator, width: int, height: int, awkward: int | No
     for _ in range(rng.integers(1, 4)):
         name = names[rng.integers(len(names))]
         # The same area for every class, whatever its shape: 18 to 80 pixels a side.
-        object_height = math.exp(rng.uniform(math.log(22), math.log(84))) / math.sqrt(SHAPES[name].aspect)
-        objects.append(place(name, object_height, width * rng.uniform(0.12, 0.88), height * rng.uniform(0.15, 0.85)))
+        object_height = math.exp(rng.uniform(math.log(22), math.log(84))) / math.sqrt(
+            SHAPES[name].aspect
+        )
+        objects.append(
+            place(
+                name,
+                object_height,
+                width * rng.uniform(0.12, 0.88),
+                height * rng.uniform(0.15, 0.85),
+            )
+        )
     if rng.random() < 0.35:  # a crowd: neighbours of one class that overlap
         name = names[rng.integers(len(names))]
         object_height = rng.uniform(26, 42) / math.sqrt(SHAPES[name].aspect)
         step = object_height * SHAPES[name].aspect * rng.uniform(0.55, 0.95)
         count = int(rng.integers(3, 6))
         x, y = rng.uniform(0.2, 0.5) * width, rng.uniform(0.35, 0.75) * height
-        objects += [place(name, object_height, x + i * step, y + rng.uniform(-3, 3)) for i in range(count)]
+        objects += [
+            place(name, object_height, x + i * step, y + rng.uniform(-3, 3)) for i in range(count)
+        ]
     return objects
 
 
@@ -226,7 +248,9 @@ def _draw_object(
 def _background(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
     """Textured ground with unlabelled clutter, float [h, w, 3]."""
     base = rng.uniform(60, 200, 3)
-    ground = np.stack([_texture(rng, width, height, int(rng.integers(2, 12)), 40) + base[c] for c in range(3)], -1)
+    ground = np.stack(
+        [_texture(rng, width, height, int(rng.integers(2, 12)), 40) + base[c] for c in range(3)], -1
+    )
     canvas = Image.fromarray(np.clip(ground, 0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(canvas)
     for _ in range(rng.integers(0, 7)):
@@ -237,7 +261,9 @@ def _background(rng: np.random.Generator, width: int, height: int) -> np.ndarray
     return np.array(canvas).astype(float)
 
 
-def _texture(rng: np.random.Generator, width: int, height: int, cells: int, strength: float) -> np.ndarray:
+def _texture(
+    rng: np.random.Generator, width: int, height: int, cells: int, strength: float
+) -> np.ndarray:
     """Smooth noise of `cells` bumps a side, float [h, w]."""
     coarse = Image.fromarray(rng.normal(0, strength, (cells, cells)).astype(np.float32))
     return np.array(coarse.resize((width, height), Image.Resampling.BICUBIC))

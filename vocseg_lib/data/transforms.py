@@ -62,18 +62,31 @@ class SsdAugmentation(torch.nn.Module):
 
     def forward(self, image: Tensor, target: dict) -> tuple[Tensor, dict]:
         height, width = image.shape[-2:]
-        (left, top, right, bottom), kept = draw_window(target["boxes"].as_subclass(Tensor), height, width)
-        rows, columns = slice(max(top, 0), min(bottom, height)), slice(max(left, 0), min(right, width))
+        (left, top, right, bottom), kept = draw_window(
+            target["boxes"].as_subclass(Tensor), height, width
+        )
+        rows, columns = (
+            slice(max(top, 0), min(bottom, height)),
+            slice(max(left, 0), min(right, width)),
+        )
         around = (rows.start - top, bottom - rows.stop, columns.start - left, right - columns.stop)
         image = self.distort(tv_tensors.Image(image[:, rows, columns])).as_subclass(Tensor)
         masks = target["masks"].as_subclass(Tensor)[kept][:, rows, columns]
         if torch.rand(()) < 0.5:
-            image, masks, around = image.flip(-1), masks.flip(-1), (*around[:2], around[3], around[2])
+            image, masks, around = (
+                image.flip(-1),
+                masks.flip(-1),
+                (*around[:2], around[3], around[2]),
+            )
         image, masks = surround(image, around, MEAN_COLOUR), surround(masks, around, (0,))
-        return drop_lost_objects(image, {**target, "masks": masks, "labels": target["labels"][kept]})
+        return drop_lost_objects(
+            image, {**target, "masks": masks, "labels": target["labels"][kept]}
+        )
 
 
-def draw_window(boxes: Float[Tensor, "n 4"], height: int, width: int) -> tuple[tuple[int, int, int, int], Bool[Tensor, " n"]]:
+def draw_window(
+    boxes: Float[Tensor, "n 4"], height: int, width: int
+) -> tuple[tuple[int, int, int, int], Bool[Tensor, " n"]]:
     """Left, top, right and bottom of what SSD's zoom out and crop leave of an image, in its pixels, and which objects.
 
     The window may reach beyond the image. Objects whose centre is cut off are lost.
@@ -81,14 +94,18 @@ def draw_window(boxes: Float[Tensor, "n 4"], height: int, width: int) -> tuple[t
     zoomed_height, zoomed_width, top, left = height, width, 0, 0
     if torch.rand(()) < 0.5:
         ratio, across, down = torch.rand(3).tolist()
-        zoomed_height, zoomed_width = (int(side * (1 + (LARGEST_ZOOM - 1) * ratio)) for side in (height, width))
+        zoomed_height, zoomed_width = (
+            int(side * (1 + (LARGEST_ZOOM - 1) * ratio)) for side in (height, width)
+        )
         top, left = int((zoomed_height - height) * down), int((zoomed_width - width) * across)
     boxes = boxes + boxes.new_tensor([left, top, left, top])
     x1, y1, x2, y2, kept = draw_crop(boxes, zoomed_height, zoomed_width)
     return (x1 - left, y1 - top, x2 - left, y2 - top), kept
 
 
-def draw_crop(boxes: Float[Tensor, "n 4"], height: int, width: int) -> tuple[int, int, int, int, Bool[Tensor, " n"]]:
+def draw_crop(
+    boxes: Float[Tensor, "n 4"], height: int, width: int
+) -> tuple[int, int, int, int, Bool[Tensor, " n"]]:
     """SSD's random crop (SSD paper, sec. 2.2): sides of .3 to 1 of the image's, aspect ratio 1/2 to 2, the centre of an
     object in it, and an overlap with such an object that is drawn too; or the whole image.
 
@@ -116,13 +133,17 @@ def draw_crop(boxes: Float[Tensor, "n 4"], height: int, width: int) -> tuple[int
             return (*crops[chosen].tolist(), inside[chosen])
 
 
-def surround(pixels: UInt8[Tensor, "c _ _"], around: tuple[int, int, int, int], fill: tuple[int, ...]) -> UInt8[Tensor, "c _ _"]:
+def surround(
+    pixels: UInt8[Tensor, "c _ _"], around: tuple[int, int, int, int], fill: tuple[int, ...]
+) -> UInt8[Tensor, "c _ _"]:
     """Pixels with `around` (top, bottom, left, right) pixels of a colour on their sides."""
     top, bottom, left, right = around
     if not any(around):
         return pixels
     channels, height, width = pixels.shape
-    canvas = pixels.new_tensor(fill)[:, None, None].expand(-1, top + height + bottom, left + width + right)
+    canvas = pixels.new_tensor(fill)[:, None, None].expand(
+        -1, top + height + bottom, left + width + right
+    )
     canvas = canvas.repeat(channels // len(fill), 1, 1)
     canvas[:, top : top + height, left : left + width] = pixels
     return canvas
@@ -133,4 +154,8 @@ def light_augmentation() -> Callable:
     return v2.Compose([PhotometricDistort(), v2.RandomHorizontalFlip(), drop_lost_objects])
 
 
-AUGMENTATIONS = {"ssd": SsdAugmentation, "light": light_augmentation, "none": lambda: drop_lost_objects}
+AUGMENTATIONS = {
+    "ssd": SsdAugmentation,
+    "light": light_augmentation,
+    "none": lambda: drop_lost_objects,
+}

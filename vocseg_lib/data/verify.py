@@ -9,7 +9,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from vocseg_lib.data.classes import VOID
-from vocseg_lib.data.voc import BadSample, class_names, contingency, find_devkit, read_image, split_ids
+from vocseg_lib.data.voc import (
+    BadSample,
+    class_names,
+    contingency,
+    find_devkit,
+    read_image,
+    split_ids,
+)
 
 
 @dataclass(frozen=True)
@@ -48,9 +55,15 @@ def verify(devkit: str | Path, splits: list[str] | None = None) -> list[Problem]
             problems.append(Problem("empty split list", lists / f"{split}.txt", "lists no image"))
         for name, count in Counter(ids[split]).items():
             if count > 1:
-                problems.append(Problem("duplicate id", lists / f"{split}.txt", f"{name} is listed {count} times"))
+                problems.append(
+                    Problem(
+                        "duplicate id", lists / f"{split}.txt", f"{name} is listed {count} times"
+                    )
+                )
     for name in sorted(set(ids.get("train", [])) & set(ids.get("val", []))):
-        problems.append(Problem("id in train and val", lists / "val.txt", f"{name} is in train.txt too"))
+        problems.append(
+            Problem("id in train and val", lists / "val.txt", f"{name} is in train.txt too")
+        )
     names = dict.fromkeys(name for split in ids.values() for name in split)
     for name in tqdm(names, desc="verify", unit="image"):
         problems += verify_sample(devkit, name)
@@ -62,7 +75,13 @@ def verify_sample(devkit: Path, name: str) -> list[Problem]:
     folders = {"JPEGImages": ".jpg", "SegmentationObject": ".png", "SegmentationClass": ".png"}
     paths = {folder: devkit / folder / f"{name}{ending}" for folder, ending in folders.items()}
     if not any(path.exists() for path in paths.values()):
-        return [Problem("id without files", paths["JPEGImages"], f"{name} is in a split list, but has no file")]
+        return [
+            Problem(
+                "id without files",
+                paths["JPEGImages"],
+                f"{name} is in a split list, but has no file",
+            )
+        ]
     problems, pixels = [], {}
     for folder, path in paths.items():
         try:
@@ -78,7 +97,10 @@ def verify_sample(devkit: Path, name: str) -> list[Problem]:
             problems.append(Problem("size mismatch", paths[folder], detail))
     maps = [pixels.get("SegmentationObject"), pixels.get("SegmentationClass")]
     if all(m is not None for m in maps) and maps[0].shape == maps[1].shape:
-        problems += [Problem(kind, paths[folder], text) for kind, folder, text in _check_maps(*maps, class_names(devkit))]
+        problems += [
+            Problem(kind, paths[folder], text)
+            for kind, folder, text in _check_maps(*maps, class_names(devkit))
+        ]
     return problems
 
 
@@ -94,14 +116,22 @@ def _check_whole(path: Path) -> None:
         raise BadSample(path, "undecodable", f"damaged image ({error})") from None
 
 
-def _check_maps(object_map: np.ndarray, class_map: np.ndarray, classes: tuple[str, ...]) -> list[tuple[str, str, str]]:
+def _check_maps(
+    object_map: np.ndarray, class_map: np.ndarray, classes: tuple[str, ...]
+) -> list[tuple[str, str, str]]:
     """(kind, folder, detail) of each disagreement between the two maps."""
     counts = contingency(object_map, class_map)
     known = slice(1, len(classes) + 1)
     found = []
     for value in np.flatnonzero(counts.sum(0)):
         if len(classes) < value < VOID:
-            found.append(("unknown class", "SegmentationClass", f"class value {value}, {counts[:, value].sum()} pixels"))
+            found.append(
+                (
+                    "unknown class",
+                    "SegmentationClass",
+                    f"class value {value}, {counts[:, value].sum()} pixels",
+                )
+            )
     objects = np.flatnonzero(counts[1:VOID].sum(1)) + 1
     if not len(objects):
         found.append(("no instance", "SegmentationObject", "has no object"))
@@ -115,5 +145,7 @@ def _check_maps(object_map: np.ndarray, class_map: np.ndarray, classes: tuple[st
             found.append(("contradiction", "SegmentationObject", detail))
     orphans = counts[[0, VOID], known].sum()
     if orphans:
-        found.append(("contradiction", "SegmentationClass", f"{orphans} pixels have a class, but no object"))
+        found.append(
+            ("contradiction", "SegmentationClass", f"{orphans} pixels have a class, but no object")
+        )
     return found

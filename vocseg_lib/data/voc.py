@@ -61,7 +61,9 @@ def find_devkit(folder: str | Path) -> Path:
     Raises FileNotFoundError when there is none.
     """
     folder = Path(folder)
-    years = (sorted(folder.glob(pattern), reverse=True) for pattern in ("VOC20*", "VOCdevkit/VOC20*"))
+    years = (
+        sorted(folder.glob(pattern), reverse=True) for pattern in ("VOC20*", "VOCdevkit/VOC20*")
+    )
     for candidate in [folder, *chain(*years)]:
         if all((candidate / part).is_dir() for part in PARTS):
             return candidate
@@ -85,12 +87,16 @@ def class_names(devkit: Path) -> tuple[str, ...]:
         raise ValueError(f"{path} is not a text file of class names: {error}") from None
     names = tuple(line for line in lines if line and line not in NOT_CLASSES)
     if not 0 < len(names) < VOID:
-        raise ValueError(f"{path} has {len(names)} class names: 1 to {VOID - 1} are expected, one a line")
+        raise ValueError(
+            f"{path} has {len(names)} class names: 1 to {VOID - 1} are expected, one a line"
+        )
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"{path} has the class {name!r} twice")
     if "all" in names:
-        raise ValueError(f"{path} has a class 'all', which is what tables call all classes together: rename it")
+        raise ValueError(
+            f"{path} has a class 'all', which is what tables call all classes together: rename it"
+        )
     return names
 
 
@@ -107,7 +113,11 @@ def split_ids(devkit: Path, split: str) -> list[str]:
         raise ValueError(f"{path} is not a text file of image names: {error}") from None
     # VOC's own lists of a class have a flag after the name; a name may have blanks, too.
     whole = (devkit / "JPEGImages").joinpath
-    return [line if " " in line and whole(f"{line}.jpg").is_file() else line.split()[0] for line in lines if line]
+    return [
+        line if " " in line and whole(f"{line}.jpg").is_file() else line.split()[0]
+        for line in lines
+        if line
+    ]
 
 
 def read_image(path: Path, mode: str) -> np.ndarray:
@@ -115,7 +125,11 @@ def read_image(path: Path, mode: str) -> np.ndarray:
     try:
         with Image.open(path) as image:
             if mode == "P" and image.mode not in ("P", "L"):
-                raise BadSample(path, "not a palette image", f"is a {image.mode} image, not a palette PNG with class numbers")
+                raise BadSample(
+                    path,
+                    "not a palette image",
+                    f"is a {image.mode} image, not a palette PNG with class numbers",
+                )
             image.load()
             return np.array(image.convert("RGB") if mode == "RGB" else image)
     except FileNotFoundError:
@@ -136,13 +150,17 @@ def contingency(object_map: np.ndarray, class_map: np.ndarray) -> np.ndarray:
 def read_files(devkit: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """RGB image, object map and class map of a sample, sizes checked. Raises BadSample."""
     image_path = devkit / "JPEGImages" / f"{name}.jpg"
-    paths = [devkit / folder / f"{name}.png" for folder in ("SegmentationObject", "SegmentationClass")]
+    paths = [
+        devkit / folder / f"{name}.png" for folder in ("SegmentationObject", "SegmentationClass")
+    ]
     image = read_image(image_path, "RGB")
     maps = [read_image(path, "P") for path in paths]
     for path, pixels in zip(paths, maps, strict=True):
         if pixels.shape != image.shape[:2]:
             sizes = f"{pixels.shape[1]} x {pixels.shape[0]}", f"{image.shape[1]} x {image.shape[0]}"
-            raise BadSample(path, "size mismatch", f"is {sizes[0]} pixels, but {image_path.name} is {sizes[1]}")
+            raise BadSample(
+                path, "size mismatch", f"is {sizes[0]} pixels, but {image_path.name} is {sizes[1]}"
+            )
     return image, *maps
 
 
@@ -167,10 +185,16 @@ def read_sample(devkit: Path, name: str) -> Sample:
     judged = counts[ids, :VOID].sum(1)
     agreeing = counts[ids, labels]
     for object_id in ids[(agreeing < AGREEMENT * judged) | (agreeing == 0)]:
-        raise BadSample(path, "contradiction", f"gives object {object_id} of SegmentationObject no single class")
+        raise BadSample(
+            path, "contradiction", f"gives object {object_id} of SegmentationObject no single class"
+        )
     with_class, orphans = (c[..., 1 : classes + 1].sum() for c in (counts, counts[[0, VOID]]))
     if orphans > (1 - AGREEMENT) * with_class:
-        raise BadSample(path, "contradiction", f"has {orphans} pixels with a class that are no object's in SegmentationObject")
+        raise BadSample(
+            path,
+            "contradiction",
+            f"has {orphans} pixels with a class that are no object's in SegmentationObject",
+        )
     objects = torch.from_numpy(object_map)
     masks = (objects[None] == torch.from_numpy(ids.astype(np.uint8))[:, None, None]).to(torch.uint8)
     return Sample(
@@ -185,9 +209,15 @@ def read_sample(devkit: Path, name: str) -> Sample:
 
 def fingerprint(devkit: Path) -> str:
     """A checksum of the train and val lists, their images and maps, and of classes that are not VOC's: tells data sets apart."""
-    checksum = zlib.crc32("\n".join(names).encode()) if (names := class_names(devkit)) != CLASS_NAMES else 0
+    checksum = (
+        zlib.crc32("\n".join(names).encode())
+        if (names := class_names(devkit)) != CLASS_NAMES
+        else 0
+    )
     for name in (name for split in ("train", "val") for name in split_ids(devkit, split)):
-        paths = (devkit / part / f"{name}{'.jpg' if part == 'JPEGImages' else '.png'}" for part in PARTS)
+        paths = (
+            devkit / part / f"{name}{'.jpg' if part == 'JPEGImages' else '.png'}" for part in PARTS
+        )
         for part in [name.encode(), *(path.read_bytes() for path in paths if path.is_file())]:
             checksum = zlib.crc32(part, checksum)
     return f"{checksum:08x}"
@@ -203,7 +233,13 @@ class VocDataset(torch.utils.data.Dataset):
     reading one raises BadSample.
     """
 
-    def __init__(self, devkit: str | Path, split: str, transform: Callable | None = None, skip_bad: bool = False):
+    def __init__(
+        self,
+        devkit: str | Path,
+        split: str,
+        transform: Callable | None = None,
+        skip_bad: bool = False,
+    ):
         self.devkit = find_devkit(devkit)
         self.split = split
         self.names = split_ids(self.devkit, split)
@@ -229,7 +265,11 @@ class VocDataset(torch.utils.data.Dataset):
                 skipped.append(bad.said_within(self.devkit))
         else:
             path = self.devkit / "ImageSets" / "Segmentation" / f"{self.split}.txt"
-            raise BadSample(path, "no readable sample", f"not one of its samples can be read; first: {skipped[0]}")
+            raise BadSample(
+                path,
+                "no readable sample",
+                f"not one of its samples can be read; first: {skipped[0]}",
+            )
         size = sample.image.shape[1:]
         target = {
             "boxes": tv_tensors.BoundingBoxes(sample.boxes, format="XYXY", canvas_size=size),

@@ -36,9 +36,15 @@ def precise_statistics(model: nn.Module, batches: Iterable, forward: Callable) -
     share of batches.
     """
     layers = batch_norm_layers(model)
-    before = [(norm.running_mean.clone(), norm.running_var.clone(), norm.num_batches_tracked.clone()) for norm in layers]
+    before = [
+        (norm.running_mean.clone(), norm.running_var.clone(), norm.num_batches_tracked.clone())
+        for norm in layers
+    ]
     momentum = [norm.momentum for norm in layers]
-    sums = [torch.zeros(2, norm.num_features, dtype=torch.float64, device=norm.running_mean.device) for norm in layers]
+    sums = [
+        torch.zeros(2, norm.num_features, dtype=torch.float64, device=norm.running_mean.device)
+        for norm in layers
+    ]
     count = torch.zeros((), device=next(model.parameters()).device)
     was_training = model.training
     set_train_mode(model, frozen=False)

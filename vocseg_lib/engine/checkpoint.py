@@ -51,7 +51,9 @@ def save_checkpoint(path: Path, content: dict, keep: Path | None = None) -> None
         ) from error
 
 
-def load_checkpoint(path: Path, needed: Sequence[str] = (), device: str | torch.device = "cpu") -> dict:
+def load_checkpoint(
+    path: Path, needed: Sequence[str] = (), device: str | torch.device = "cpu"
+) -> dict:
     """What a checkpoint holds. Raises ValueError, naming the file, when it is torn or foreign (lacks what is `needed`).
 
     Raises OSError when it cannot be read now, FileNotFoundError when it is not there.
@@ -73,8 +75,12 @@ def load_checkpoint(path: Path, needed: Sequence[str] = (), device: str | torch.
     if not isinstance(content, dict) or "checksum" not in content:
         raise ValueError(f"{path} is not a checkpoint of a training: it has no checksum")
     if content.pop("checksum") != checksum(content):
-        raise ValueError(f"{path} is damaged: it does not have the checksum that it was written with")
+        raise ValueError(
+            f"{path} is damaged: it does not have the checksum that it was written with"
+        )
     missing = [key for key in needed if key not in content]
     if missing:
-        raise ValueError(f"{path} is not that kind of checkpoint: it has no {' and no '.join(missing)}")
+        raise ValueError(
+            f"{path} is not that kind of checkpoint: it has no {' and no '.join(missing)}"
+        )
     return content

@@ -19,18 +19,26 @@ CLOSING_SECONDS = 120.0
 """How long the end of a training waits for its mirror."""
 
 
-def copy_changed(folder: Path, target: Path, copied: dict[Path, tuple], suffixes: Collection[str] = SUFFIXES) -> None:
+def copy_changed(
+    folder: Path, target: Path, copied: dict[Path, tuple], suffixes: Collection[str] = SUFFIXES
+) -> None:
     """Copy the files of a run folder that are not `copied` (name to size and time), each whole or not at all."""
-    paths = [path for path in folder.rglob("*") if path.suffix in suffixes and path.name != PREVIOUS]
+    paths = [
+        path for path in folder.rglob("*") if path.suffix in suffixes and path.name != PREVIOUS
+    ]
     paths = [path for path in paths if path.relative_to(folder).parts[0] != KEPT]
-    for path in sorted(paths, key=lambda path: path.name == LAST):  # the others are no use without it
+    for path in sorted(
+        paths, key=lambda path: path.name == LAST
+    ):  # the others are no use without it
         name = path.relative_to(folder)
         with path.open("rb") as source:
             facts = os.fstat(source.fileno())  # of what is copied, which may be replaced meanwhile
             state = facts.st_size, facts.st_mtime_ns
             if copied.get(name) == state:
                 continue
-            with atomic_write(target / name, keep=target / PREVIOUS if path.name == LAST else None) as beside:
+            with atomic_write(
+                target / name, keep=target / PREVIOUS if path.name == LAST else None
+            ) as beside:
                 with beside.open("wb") as file:
                     shutil.copyfileobj(source, file, 2**20)
         copied[name] = state
@@ -51,7 +59,13 @@ class Mirror:
         before: Callable[[Path], str | None] | None = None,
         suffixes: Collection[str] = SUFFIXES,
     ):
-        self.folder, self.target, self.retry_seconds, self.before, self.suffixes = folder, target, retry_seconds, before, suffixes
+        self.folder, self.target, self.retry_seconds, self.before, self.suffixes = (
+            folder,
+            target,
+            retry_seconds,
+            before,
+            suffixes,
+        )
         self._copied: dict[Path, tuple] = {}
         self._notes: SimpleQueue = SimpleQueue()
         self._wanted, self._closing = threading.Event(), threading.Event()
@@ -75,7 +89,10 @@ class Mirror:
         self._thread.join(CLOSING_SECONDS)
         self.report()
         if self._thread.is_alive():
-            warnings.warn(f"{self.target} is not up to date: its last copy has not ended. Copy {self.folder} by hand", stacklevel=2)
+            warnings.warn(
+                f"{self.target} is not up to date: its last copy has not ended. Copy {self.folder} by hand",
+                stacklevel=2,
+            )
 
     def _work(self) -> None:
         while self._wanted.is_set() or not self._closing.is_set():
@@ -88,7 +105,9 @@ class Mirror:
                         self._notes.put(note)
                 copy_changed(self.folder, self.target, self._copied, self.suffixes)
             except OSError as error:
-                self._notes.put(f"cannot mirror to {self.target}: {error}. Training goes on; it is tried again")
+                self._notes.put(
+                    f"cannot mirror to {self.target}: {error}. Training goes on; it is tried again"
+                )
                 if not self._closing.wait(self.retry_seconds):
                     self._wanted.set()
 

@@ -23,9 +23,21 @@ def detections_to_coco(image_id: int, found: dict[str, Tensor]) -> list[dict]:
     crop, where there are some, as `segmentation_uncropped`."""
     boxes = found["boxes"].clone()
     boxes[:, 2:] -= boxes[:, :2]
-    rows = zip(boxes.tolist(), found["labels"].tolist(), found["scores"].tolist(), encode_rle(found["masks"]), strict=True)
+    rows = zip(
+        boxes.tolist(),
+        found["labels"].tolist(),
+        found["scores"].tolist(),
+        encode_rle(found["masks"]),
+        strict=True,
+    )
     results = [
-        {"image_id": image_id, "category_id": label, "bbox": box, "score": score, "segmentation": rle}
+        {
+            "image_id": image_id,
+            "category_id": label,
+            "bbox": box,
+            "score": score,
+            "segmentation": rle,
+        }
         for box, label, score, rle in rows
     ]
     if "uncropped_masks" in found:
@@ -67,7 +79,11 @@ def predict(
         model.uncropped_masks = False
     found = distributed.interleave_shards(found)
     return {
-        "header": {**(header or {}), "commit": git_commit(), "images": [facts for facts, _ in found]},
+        "header": {
+            **(header or {}),
+            "commit": git_commit(),
+            "images": [facts for facts, _ in found],
+        },
         "detections": [detection for _, detections in found for detection in detections],
     }
 
@@ -88,14 +104,18 @@ def validation_loss(
     """
     was_training = model.training
     set_train_mode(model.to(device), frozen=True)
-    starts = range(distributed.rank() * batch_size, len(dataset), distributed.world_size() * batch_size)
+    starts = range(
+        distributed.rank() * batch_size, len(dataset), distributed.world_size() * batch_size
+    )
     batches = [range(start, min(start + batch_size, len(dataset))) for start in starts]
     rows = []
     with preserve_rng_state(device), distributed.single_process():
         for batch in load_batches(dataset, batches, workers):
             torch.manual_seed(0)
             with autocast(device, mixed_precision):
-                losses = {name: loss.item() for name, loss in model(*to_device(*batch, device)).items()}
+                losses = {
+                    name: loss.item() for name, loss in model(*to_device(*batch, device)).items()
+                }
             rows.append({"loss": sum(losses.values()), **losses})
     model.train(was_training)
     rows = distributed.interleave_shards(rows)
@@ -116,8 +136,14 @@ def load_predictions(path: str | Path) -> dict:
     if isinstance(content, list):
         content = {"detections": content}
     if not isinstance(content, dict) or not isinstance(content.get("detections"), list):
-        raise ValueError(f'{path} is no prediction file: expected {{"header", "detections"}} or a list of COCO results')
+        raise ValueError(
+            f'{path} is no prediction file: expected {{"header", "detections"}} or a list of COCO results'
+        )
     content = {"header": {}, **content}
-    if not isinstance(content["header"], dict) or not isinstance(content["header"].get("images", []), list):
-        raise ValueError(f"{path} is no prediction file: its header is not an object with a list of images")
+    if not isinstance(content["header"], dict) or not isinstance(
+        content["header"].get("images", []), list
+    ):
+        raise ValueError(
+            f"{path} is no prediction file: its header is not an object with a list of images"
+        )
     return content

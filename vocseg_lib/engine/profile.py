@@ -22,7 +22,13 @@ STATES = {"sgd": 1, "adamw": 2}
 """Numbers an optimizer keeps for each weight."""
 EFFICIENCY = 0.5
 """Share of one large convolution's speed that a whole update reaches (on a CPU 0.4 for Mask R-CNN, 0.8 for YOLACT)."""
-GPUS = {"t4": {"name": "Tesla T4", "memory_gb": 15.8, "flops": {torch.float16: 25e12, torch.float32: 4e12}}}
+GPUS = {
+    "t4": {
+        "name": "Tesla T4",
+        "memory_gb": 15.8,
+        "flops": {torch.float16: 25e12, torch.float32: 4e12},
+    }
+}
 """Cards that can be reckoned with without having them. A T4's speeds are what large convolutions were reported to reach, well
 below the 65 and 8 T/s of its data sheet."""
 BASE_GB = {"cpu": 0.9, "cuda": 1.0}
@@ -47,7 +53,13 @@ def extremes(batch: Sequence) -> list:
     return [by_shape[0], by_shape[-1]] if len(by_shape) > 1 else by_shape
 
 
-def count(model: nn.Module, samples: Sequence, frozen: bool, half: torch.dtype | None, device: str | torch.device) -> Tensor:
+def count(
+    model: nn.Module,
+    samples: Sequence,
+    frozen: bool,
+    half: torch.dtype | None,
+    device: str | torch.device,
+) -> Tensor:
     """Floating point operations, and bytes that the backward pass needs, in the forward pass of an update: an image's share.
 
     `half` is the format of mixed precision.
@@ -83,7 +95,9 @@ def count(model: nn.Module, samples: Sequence, frozen: bool, half: torch.dtype |
     return torch.tensor(found, dtype=torch.float64) / len(samples)
 
 
-def convolution_speed(device: str | torch.device, half: torch.dtype | None, seconds: float = 0.3) -> float:
+def convolution_speed(
+    device: str | torch.device, half: torch.dtype | None, seconds: float = 0.3
+) -> float:
     """Floating point operations a second of a large convolution, in the precision of the training."""
     device = torch.device(device)
     x = torch.rand(2, 256, 69, 69, device=device).contiguous(memory_format=torch.channels_last)
@@ -136,7 +150,9 @@ def estimate(
     half = (torch.float16 if gpu else half_precision(device)) if mixed_precision else None
     counts = torch.stack([count(model, extremes(batch), frozen, half, device) for batch in batches])
     flops, activation_bytes = counts[:, 0].mean().item(), counts[:, 1].max().item()
-    still = {id(p) for norm in batch_norm_layers(model) for p in norm.parameters()} if frozen else set()
+    still = (
+        {id(p) for norm in batch_norm_layers(model) for p in norm.parameters()} if frozen else set()
+    )
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) not in still)
     total = sum(p.numel() for p in model.parameters())
     state_bytes = 4 * (total + (1 + STATES[optimizer]) * learning) + (2 * total if half else 0)
@@ -154,7 +170,8 @@ def estimate(
         "hours": images * flops / (EFFICIENCY * speed) / 3600,
         "weights_gb": state_bytes / 1e9,
         "activations_gb": OVERHEAD[kind] * batch_size * activation_bytes / 1e9,
-        "memory_gb": (state_bytes + OVERHEAD[kind] * batch_size * activation_bytes) / 1e9 + BASE_GB[kind],
+        "memory_gb": (state_bytes + OVERHEAD[kind] * batch_size * activation_bytes) / 1e9
+        + BASE_GB[kind],
         "memory_there_gb": memory,
     }
 
@@ -162,7 +179,9 @@ def estimate(
 def in_words(found: dict) -> str:
     """An estimate in a line, with a warning when it is more memory than there is."""
     if found["memory_gb"] > found["memory_there_gb"]:
-        warnings.warn("this may be more memory than there is: take a smaller batch_size", stacklevel=2)
+        warnings.warn(
+            "this may be more memory than there is: take a smaller batch_size", stacklevel=2
+        )
     return (
         f"about {in_hours(found['hours'])} and {found['memory_gb']:.1f} of {found['memory_there_gb']:.1f} GB on {found['device']} "
         f"({found['tflop_per_iteration']:.2g} TFLOP an iteration at {found['tflop_per_second']:.2g} TFLOP/s; activations "

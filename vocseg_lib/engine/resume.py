@@ -55,25 +55,38 @@ def accepted_configs(folder: Path, settings: dict, accept_changes: bool = False)
     recorded = read_config(folder)
     changed = config_changes(recorded, settings) if recorded is not None else {}
     if changed and not accept_changes:
-        lines = "\n".join(f"  {k}: {before!r} there, {now!r} now" for k, (before, now) in changed.items())
+        lines = "\n".join(
+            f"  {k}: {before!r} there, {now!r} now" for k, (before, now) in changed.items()
+        )
         raise ChangedConfig(
             f"{folder} holds a training with other settings:\n{lines}\n"
             "Accept the changes (accept_changes=True, --accept-changes) to go on from its weights with the new ones, choose "
             "another folder, or delete this one to train anew."
         )
-    return [settings, recorded or settings, *(entry["settings"] for entry in earlier_recipes(folder))]
+    return [
+        settings,
+        recorded or settings,
+        *(entry["settings"] for entry in earlier_recipes(folder)),
+    ]
 
 
 def config_changes(before: dict, now: dict) -> dict[str, tuple]:
     """What differs between settings: field to (before, now)."""
-    return {k: (before.get(k), now.get(k)) for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)}
+    return {
+        k: (before.get(k), now.get(k))
+        for k in sorted(before.keys() | now.keys())
+        if before.get(k) != now.get(k)
+    }
 
 
 def write_config(folder: Path, settings: dict, iteration: int) -> None:
     """Write `recipe.json`; other settings that it had until this iteration go to `earlier_recipes.json` first."""
     recorded = read_config(folder)
     if recorded is not None and recorded != settings:
-        write_json(folder / EARLIER_RECIPES, [*earlier_recipes(folder), {"until": iteration, "settings": recorded}])
+        write_json(
+            folder / EARLIER_RECIPES,
+            [*earlier_recipes(folder), {"until": iteration, "settings": recorded}],
+        )
     write_json(folder / "recipe.json", settings)
 
 
@@ -88,17 +101,25 @@ def newest_checkpoint(folder: Path, known: list[dict]) -> dict | None:
         try:
             content = load_checkpoint(path, REQUIRED_KEYS)
             if content["settings"] not in known:
-                raise ValueError(f"{path} is of another training: its settings are not those in {folder / 'recipe.json'}")
+                raise ValueError(
+                    f"{path} is of another training: its settings are not those in {folder / 'recipe.json'}"
+                )
         except (FileNotFoundError, NotADirectoryError):
             continue
         except ValueError as error:
             unusable[path] = str(error)
             continue
         for skipped, reason in unusable.items():
-            warnings.warn(f"{reason}. It is skipped, {_set_aside(skipped)}, and the one before it is used", stacklevel=2)
+            warnings.warn(
+                f"{reason}. It is skipped, {_set_aside(skipped)}, and the one before it is used",
+                stacklevel=2,
+            )
         return content
     if unusable:
-        raise ValueError("; ".join(unusable.values()) + f". No other checkpoint is left; delete {folder} to train anew")
+        raise ValueError(
+            "; ".join(unusable.values())
+            + f". No other checkpoint is left; delete {folder} to train anew"
+        )
     return None
 
 
@@ -112,7 +133,9 @@ def _set_aside(path: Path) -> str:
     return f"kept as {aside.name}"
 
 
-def resume(folder: Path, mirror: Path | None, settings: dict, accept_changes: bool = False) -> dict | None:
+def resume(
+    folder: Path, mirror: Path | None, settings: dict, accept_changes: bool = False
+) -> dict | None:
     """The newest checkpoint of a run folder or of its mirror, whose files then are copied to the folder."""
     known = accepted_configs(folder, settings, accept_changes)
     mirrored = _mirrored(mirror, known, accept_changes) if mirror else None
@@ -137,14 +160,19 @@ def _mirrored(mirror: Path, known: list[dict], accept_changes: bool) -> dict | N
     for tries_left in range(MIRROR_TRIES - 1, -1, -1):
         try:
             accepted = accept_changes or read_config(mirror) in known
-            return newest_checkpoint(mirror, [*known, *accepted_configs(mirror, known[0], accepted)])
+            return newest_checkpoint(
+                mirror, [*known, *accepted_configs(mirror, known[0], accepted)]
+            )
         except ChangedConfig:
             raise
         except (OSError, ValueError) as error:
             if tries_left and isinstance(error, OSError):
                 time.sleep(MIRROR_PAUSE_SECONDS)
                 continue
-            warnings.warn(f"the mirror {mirror} cannot be read: {error}. What it has will be kept in {KEPT}/", stacklevel=3)
+            warnings.warn(
+                f"the mirror {mirror} cannot be read: {error}. What it has will be kept in {KEPT}/",
+                stacklevel=3,
+            )
     return None
 
 
@@ -181,7 +209,9 @@ def _read_list(path: Path, keys: Sequence[str], name: str = "") -> list[dict]:
         content = read_json(path)
         if name:
             content = content.get(name) if isinstance(content, dict) else None
-        if isinstance(content, list) and all(isinstance(entry, dict) and entry.keys() >= set(keys) for entry in content):
+        if isinstance(content, list) and all(
+            isinstance(entry, dict) and entry.keys() >= set(keys) for entry in content
+        ):
             return content
         reason = f"{path} does not hold what it should"
     except (FileNotFoundError, NotADirectoryError):

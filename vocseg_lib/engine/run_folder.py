@@ -22,12 +22,16 @@ def append_log(path: Path, entry: dict) -> None:
         with path.open("a") as log:
             log.write(json.dumps(entry) + "\n")
     except OSError as error:
-        raise OSError(f"cannot write {path}: {error}. The checkpoints are untouched: make room, then run again to go on") from error
+        raise OSError(
+            f"cannot write {path}: {error}. The checkpoints are untouched: make room, then run again to go on"
+        ) from error
 
 
 def read_log(path: str | Path) -> list[dict]:
     """The entries of a `log.jsonl`. A last line cut off by a kill is left out, and others that are damaged, with a warning."""
-    lines = [line for line in Path(path).read_text(errors="replace").splitlines() if line.strip("\0 ")]
+    lines = [
+        line for line in Path(path).read_text(errors="replace").splitlines() if line.strip("\0 ")
+    ]
     entries, bad = [], []
     for number, line in enumerate(lines, 1):
         try:
@@ -40,7 +44,10 @@ def read_log(path: str | Path) -> list[dict]:
             bad.append(number)
     bad = [number for number in bad if number < len(lines)]
     if bad:
-        warnings.warn(f"{path}: {len(bad)} lines cannot be read and are left out, the first is line {bad[0]}", stacklevel=2)
+        warnings.warn(
+            f"{path}: {len(bad)} lines cannot be read and are left out, the first is line {bad[0]}",
+            stacklevel=2,
+        )
     return entries
 
 
@@ -64,12 +71,19 @@ def run_lock(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, however it ends; forks do not have it
+            fcntl.lockf(
+                file, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # ends with this process, however it ends; forks do not have it
         except (BlockingIOError, PermissionError):
             file.seek(0)
-            raise RunningElsewhere(f"process {file.read()} is training in {folder}: wait for it, or end it") from None
+            raise RunningElsewhere(
+                f"process {file.read()} is training in {folder}: wait for it, or end it"
+            ) from None
         except OSError as error:
-            warnings.warn(f"{folder} cannot be locked ({error}): see to it that nothing else trains in it", stacklevel=3)
+            warnings.warn(
+                f"{folder} cannot be locked ({error}): see to it that nothing else trains in it",
+                stacklevel=3,
+            )
         file.truncate(0)
         print(os.getpid(), end="", file=file, flush=True)
         try:

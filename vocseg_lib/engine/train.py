@@ -16,7 +16,12 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from vocseg_lib.data.loader import SeededSamples, load_batches, preserve_rng_state
-from vocseg_lib.engine.batch_norm import MODES, batch_norm_layers, precise_statistics, set_train_mode
+from vocseg_lib.engine.batch_norm import (
+    MODES,
+    batch_norm_layers,
+    precise_statistics,
+    set_train_mode,
+)
 from vocseg_lib.engine.mirror import mirrored
 from vocseg_lib.engine.optim import build_optimizer, lr_factor
 from vocseg_lib.engine.resume import LOG, preserve_newer_mirror, resume, write_config
@@ -104,7 +109,12 @@ def train(
     mirror = Path(mirror) if mirror and first else None
     if mirror and Path(os.path.abspath(mirror)).is_relative_to(os.path.abspath(run_folder)):
         raise ValueError(f"the mirror lies in {run_folder} itself: choose another folder")
-    counts = {"iterations": iterations, "batch_size": batch_size, "eval_every": eval_every, "checkpoint_every": checkpoint_every}
+    counts = {
+        "iterations": iterations,
+        "batch_size": batch_size,
+        "eval_every": eval_every,
+        "checkpoint_every": checkpoint_every,
+    }
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name} is {count}: it has to be at least 1")
@@ -113,8 +123,12 @@ def train(
     if batch_norm not in MODES:
         raise ValueError(f"no batch norm {batch_norm!r}; choose one of {', '.join(MODES)}")
     if batch_size % distributed.world_size():
-        raise ValueError(f"{distributed.world_size()} processes cannot share a batch of {batch_size} images alike")
-    lr_factor(0, iterations, schedule, lr_milestones, warmup_iterations)  # an unknown schedule is named before all else
+        raise ValueError(
+            f"{distributed.world_size()} processes cannot share a batch of {batch_size} images alike"
+        )
+    lr_factor(
+        0, iterations, schedule, lr_milestones, warmup_iterations
+    )  # an unknown schedule is named before all else
     model.to(device)
     if batch_norm == "frozen":
         for norm in batch_norm_layers(model):
@@ -130,23 +144,38 @@ def train(
         max_grad_norm,
     )
     with run_lock(run_folder) if first else nullcontext():
-        run.restore(distributed.broadcast_object(resume(run_folder, mirror, run.settings, accept_changes) if first else None))
+        run.restore(
+            distributed.broadcast_object(
+                resume(run_folder, mirror, run.settings, accept_changes) if first else None
+            )
+        )
         if first:
             write_config(run_folder, run.settings, run.state["iteration"])
     state, draws = run.state, SeededSamples(dataset, seed)
 
     def is_over() -> bool:
-        return state["iteration"] >= iterations or bool(patience and state["evals_since_best"] >= patience)
+        return state["iteration"] >= iterations or bool(
+            patience and state["evals_since_best"] >= patience
+        )
 
     def show() -> None:
         try:
             watch(run_folder / LOG)
-        except Exception as error:  # whatever goes wrong in a picture, it is no reason to end a training
+        except (
+            Exception
+        ) as error:  # whatever goes wrong in a picture, it is no reason to end a training
             warnings.warn(f"the training cannot be shown: {error!r}. It goes on", stacklevel=2)
 
     def judge() -> None:
-        few = load_batches(draws, rank_batches(0, math.ceil(PRECISE_IMAGES / batch_size), batch_size), workers)
-        with preserve_rng_state(device), precise_statistics(model, few, run.losses) if batch_norm == "precise" else nullcontext():
+        few = load_batches(
+            draws, rank_batches(0, math.ceil(PRECISE_IMAGES / batch_size), batch_size), workers
+        )
+        with (
+            preserve_rng_state(device),
+            precise_statistics(model, few, run.losses)
+            if batch_norm == "precise"
+            else nullcontext(),
+        ):
             run.judge(score)
 
     if is_over():
@@ -155,21 +184,39 @@ def train(
             run.save()
         return {**state, "stopped": "patience" if state["iteration"] < iterations else None}
     batches = load_batches(draws, rank_batches(state["iteration"], iterations, batch_size), workers)
-    bar = tqdm(batches, "train", iterations, initial=state["iteration"], unit="it", mininterval=1, disable=not first)
+    bar = tqdm(
+        batches,
+        "train",
+        iterations,
+        initial=state["iteration"],
+        unit="it",
+        mininterval=1,
+        disable=not first,
+    )
     with (
         run_lock(run_folder) if first else nullcontext(),
         keep_freed_memory(),
-        mirrored(run_folder, mirror, before=partial(preserve_newer_mirror, iteration=state["iteration"])) as update_mirror,
+        mirrored(
+            run_folder, mirror, before=partial(preserve_newer_mirror, iteration=state["iteration"])
+        ) as update_mirror,
         _workers_watched(),
     ):
         if first:
             truncate_log(run_folder / LOG, state["iteration"])
-            call = {"from_iteration": state["iteration"], "seed": seed, "processes": distributed.world_size()}
-            append_session(run_folder / "run.json", {**call, **environment_info(device), **(notes or {})})
+            call = {
+                "from_iteration": state["iteration"],
+                "seed": seed,
+                "processes": distributed.world_size(),
+            }
+            append_session(
+                run_folder / "run.json", {**call, **environment_info(device), **(notes or {})}
+            )
         lap = _stopwatch()
         for images, targets in bar:
             seconds = {"data_seconds": lap()}
-            factor = lr_factor(state["iteration"], iterations, schedule, lr_milestones, warmup_iterations)
+            factor = lr_factor(
+                state["iteration"], iterations, schedule, lr_milestones, warmup_iterations
+            )
             for group in run.optimizer.param_groups:
                 group["lr"] = learning_rate * factor * group["share"]
             set_train_mode(model, frozen=batch_norm == "frozen")
@@ -177,7 +224,9 @@ def train(
             entry, out_of_time = run.step(images, targets, out_of_time, seconds, lap)
             state["iteration"] += 1
             state["seconds"] += sum(seconds.values())
-            run.log({"iteration": state["iteration"], "lr": learning_rate * factor, **entry, **seconds})
+            run.log(
+                {"iteration": state["iteration"], "lr": learning_rate * factor, **entry, **seconds}
+            )
             bar.set_postfix_str(_now(entry, seconds, device), refresh=False)
             if state["consecutive_skips"] >= max_skipped_updates:
                 raise NonFiniteLoss(
@@ -189,13 +238,18 @@ def train(
                     f"{len(state['skipped'])} of {len(dataset)} samples cannot be read; allowed is a share of {max_bad_fraction:.0%} "
                     "(max_bad_fraction). They are:\n  " + "\n  ".join(sorted(state["skipped"]))
                 )
-            judged = score and (state["iteration"] == iterations or state["iteration"] % eval_every == 0)
+            judged = score and (
+                state["iteration"] == iterations or state["iteration"] % eval_every == 0
+            )
             if judged:
                 bar.set_description("judge on val")
                 judge()
                 bar.set_description("train", refresh=False)
             over = is_over() or out_of_time
-            if over or (not state["consecutive_skips"] and (judged or state["iteration"] % checkpoint_every == 0)):
+            if over or (
+                not state["consecutive_skips"]
+                and (judged or state["iteration"] % checkpoint_every == 0)
+            ):
                 run.save()  # while updates are left out, the weights may be what is wrong: keep those before
                 update_mirror()
                 if watch and first:
@@ -204,7 +258,11 @@ def train(
                 break
             lap()
     if state["skipped"] and first:
-        print(f"passed over {len(state['skipped'])} bad samples:", *sorted(state["skipped"]), sep="\n  ")
+        print(
+            f"passed over {len(state['skipped'])} bad samples:",
+            *sorted(state["skipped"]),
+            sep="\n  ",
+        )
     ended = state["iteration"] == iterations
     return {**state, "stopped": None if ended else "patience" if is_over() else "max_hours"}
 
@@ -213,7 +271,9 @@ def rank_batches(start: int, stop: int, batch_size: int) -> list[range]:
     """The draws of this process in iterations `start` to `stop`: an equal share of each batch."""
     size = batch_size // distributed.world_size()
     offset = distributed.rank() * size
-    return [range(i * batch_size + offset, i * batch_size + offset + size) for i in range(start, stop)]
+    return [
+        range(i * batch_size + offset, i * batch_size + offset + size) for i in range(start, stop)
+    ]
 
 
 def _stopwatch() -> Callable[[], float]:
@@ -230,8 +290,14 @@ def _stopwatch() -> Callable[[], float]:
 
 def _now(entry: dict, seconds: dict[str, float], device: str | torch.device) -> str:
     """What the progress bar says beside the time left."""
-    terms = [entry["left_out"]] if "left_out" in entry else [f"{k} {v:.2f}" for k, v in entry.items() if isinstance(v, float)]
-    parts = [f"{name.removesuffix('_seconds')} {1000 * value:.0f}" for name, value in seconds.items()]
+    terms = (
+        [entry["left_out"]]
+        if "left_out" in entry
+        else [f"{k} {v:.2f}" for k, v in entry.items() if isinstance(v, float)]
+    )
+    parts = [
+        f"{name.removesuffix('_seconds')} {1000 * value:.0f}" for name, value in seconds.items()
+    ]
     return f"{', '.join(terms)} | {', '.join(parts)} ms | peak {peak_memory_gb(device):.1f} GB"
 
 

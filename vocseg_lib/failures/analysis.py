@@ -56,9 +56,15 @@ class Analysis:
         errors = dict(zip(FAMILIES, ("error_mask", "error_box"), strict=False))
         for family, column in errors.items():
             wrong = found[found[column] != RIGHT]
-            parts.append(wrong.assign(family=family, type=np.array(ERRORS, object)[wrong[column].to_numpy(int)]))
+            parts.append(
+                wrong.assign(
+                    family=family, type=np.array(ERRORS, object)[wrong[column].to_numpy(int)]
+                )
+            )
         failed = found[found["failure"] != ""]
-        parts.append(failed.assign(family="pixels", type=failed["failure"], annotation=failed["target"]))
+        parts.append(
+            failed.assign(family="pixels", type=failed["failure"], annotation=failed["target"])
+        )
         missed = facts.objects.assign(detection=-1, place=-1)
         for kind, family in zip(IOU_TYPES, errors, strict=True):
             none = np.concatenate([errors.missed for errors in facts.tide[kind].errors])
@@ -70,7 +76,9 @@ class Analysis:
         for name in ("size", "crowding"):
             cases[name] = cases["annotation"].map(objects[name]).where(on_object, cases[name])
         cases["severity"] = _severity(self.scenes, cases)
-        cases["image_id"] = pd.Series([self.scenes.images[place]["id"] for place in cases["image"]], dtype=object)
+        cases["image_id"] = pd.Series(
+            [self.scenes.images[place]["id"] for place in cases["image"]], dtype=object
+        )
         cases = cases.sort_values("severity", ascending=False, kind="stable", ignore_index=True)
         return cases[CASE_COLUMNS]
 
@@ -84,14 +92,25 @@ class Analysis:
         """
         facts, costs = self.counted, self._costs()
         names = [c["name"] for c in self.scenes.categories]
-        of_toolbox = {family: self.everything.tide[kind].dap_as_tidecv for kind, family in zip(IOU_TYPES, FAMILIES, strict=False)}
+        of_toolbox = {
+            family: self.everything.tide[kind].dap_as_tidecv
+            for kind, family in zip(IOU_TYPES, FAMILIES, strict=False)
+        }
         of = {"detections": facts.detections, "objects": facts.objects}
-        scopes = [("all", "all"), *(("all", size) for size in SIZES), *((name, "all") for name in names)]
-        types = [(family, name) for family in list(FAMILIES)[:2] for name in ERRORS] + [("pixels", name) for name in FAILURES]
+        scopes = [
+            ("all", "all"),
+            *(("all", size) for size in SIZES),
+            *((name, "all") for name in names),
+        ]
+        types = [(family, name) for family in list(FAMILIES)[:2] for name in ERRORS] + [
+            ("pixels", name) for name in FAILURES
+        ]
         rows = []
         for class_name, size in scopes:
 
-            def within(table: pd.DataFrame, class_name: str = class_name, size: str = size) -> pd.DataFrame:
+            def within(
+                table: pd.DataFrame, class_name: str = class_name, size: str = size
+            ) -> pd.DataFrame:
                 kept = (table["class"] == class_name) | (class_name == "all")
                 return table[kept & ((table["size"] == size) | (size == "all"))]
 
@@ -101,9 +120,27 @@ class Analysis:
                 count = int(counts.get((family, name), 0))
                 total = totals["objects" if name in ("missed", *OBJECT_FAILURES) else "detections"]
                 rate = 100 * count / total if total else np.nan
-                toolbox = of_toolbox[family][name] if (class_name, size) == ("all", "all") and family in of_toolbox else np.nan
-                rows.append((family, name, class_name, size, count, rate, costs[family, name, class_name, size], toolbox))
-        return pd.DataFrame(rows, columns=["family", "type", "class", "size", "count", "rate", "cost", "dap_as_tidecv"])
+                toolbox = (
+                    of_toolbox[family][name]
+                    if (class_name, size) == ("all", "all") and family in of_toolbox
+                    else np.nan
+                )
+                rows.append(
+                    (
+                        family,
+                        name,
+                        class_name,
+                        size,
+                        count,
+                        rate,
+                        costs[family, name, class_name, size],
+                        toolbox,
+                    )
+                )
+        return pd.DataFrame(
+            rows,
+            columns=["family", "type", "class", "size", "count", "rate", "cost", "dap_as_tidecv"],
+        )
 
     def _costs(self) -> dict[tuple[str, str, str, str], float]:
         costs, names = {}, ["all", *(c["name"] for c in self.scenes.categories)]
@@ -113,10 +150,15 @@ class Analysis:
                     costs[family, name, of, size] = float(value)
         return costs
 
-    def resampled_costs(self, weights: Float[np.ndarray, "b i"]) -> dict[tuple[str, str], Float[np.ndarray, " _"]]:
+    def resampled_costs(
+        self, weights: Float[np.ndarray, "b i"]
+    ) -> dict[tuple[str, str], Float[np.ndarray, " _"]]:
         """What failures cost over all classes and sizes, by family and type: as it is (see `table`), then in each resample."""
         return {
-            key: price[:, 0] for key, price in self._prices("all", prepend_point_estimate(weights, len(self.scenes.images))).items()
+            key: price[:, 0]
+            for key, price in self._prices(
+                "all", prepend_point_estimate(weights, len(self.scenes.images))
+            ).items()
         }
 
     def _prices(
@@ -124,18 +166,40 @@ class Analysis:
     ) -> dict[tuple[str, str], Float[np.ndarray, "b _"]]:
         facts = self.everything
         before = ap_with_fix(facts, "", size, weights)
-        prices = {("pixels", name): ap_with_fix(facts, name, size, weights) - before for name in FAILURES}
+        prices = {
+            ("pixels", name): ap_with_fix(facts, name, size, weights) - before for name in FAILURES
+        }
         for kind, family in zip(IOU_TYPES, FAMILIES, strict=False):
-            prices |= {(family, name): price for name, price in facts.tide[kind].costs(counting(size), weights).items()}
+            prices |= {
+                (family, name): price
+                for name, price in facts.tide[kind].costs(counting(size), weights).items()
+            }
         return prices
 
 
 LOST_BY = {"leakage": "leakage", "boundary": "lost_at_boundary", "incomplete": "missing"}
 """What of `measure` says how bad a failure with a right box is."""
-CASE_COLUMNS = ["family", "type", "image_id", "class", "size", "crowding", "score", "severity", "detection", "annotation", "place"]
+CASE_COLUMNS = [
+    "family",
+    "type",
+    "image_id",
+    "class",
+    "size",
+    "crowding",
+    "score",
+    "severity",
+    "detection",
+    "annotation",
+    "place",
+]
 
 
-def analyze(ground_truth: dict, detections: list, score_threshold: float = 0.0, thresholds: Thresholds | None = None) -> Analysis:
+def analyze(
+    ground_truth: dict,
+    detections: list,
+    score_threshold: float = 0.0,
+    thresholds: Thresholds | None = None,
+) -> Analysis:
     """What goes wrong in COCO results with masks, against COCO ground truth; both are checked.
 
     Raises ValueError naming the entry that cannot be judged (see `coco.checked_results`), or that has no mask.
@@ -155,7 +219,14 @@ def _severity(scenes: DatasetEval, cases: pd.DataFrame) -> Float[np.ndarray, " n
         }
     )
     rows, columns = np.arange(len(cases)), lost.columns.get_indexer(cases["type"])
-    weight = np.where(columns >= 0, lost.to_numpy(float)[rows, columns], 1.0) * cases["score"].to_numpy(float)
-    areas = np.array([scenes.annotations[i]["area"] if i >= 0 else 0 for i in cases["annotation"]], dtype=float)
-    images = np.array([scenes.images[i]["height"] * scenes.images[i]["width"] for i in cases["image"]], dtype=float)
+    weight = np.where(columns >= 0, lost.to_numpy(float)[rows, columns], 1.0) * cases[
+        "score"
+    ].to_numpy(float)
+    areas = np.array(
+        [scenes.annotations[i]["area"] if i >= 0 else 0 for i in cases["annotation"]], dtype=float
+    )
+    images = np.array(
+        [scenes.images[i]["height"] * scenes.images[i]["width"] for i in cases["image"]],
+        dtype=float,
+    )
     return np.where(cases["detection"] < 0, areas / np.maximum(images, 1), weight)

@@ -7,7 +7,14 @@ from jaxtyping import Float, Int
 from vocseg_lib.data.coco import bbox_xywh
 from vocseg_lib.metrics.average_precision import Matches
 from vocseg_lib.metrics.bootstrap import interval, prepend_point_estimate
-from vocseg_lib.metrics.matching import DatasetEval, ImageEval, Selection, match_coco, mean_ap, same_images
+from vocseg_lib.metrics.matching import (
+    DatasetEval,
+    ImageEval,
+    Selection,
+    match_coco,
+    mean_ap,
+    same_images,
+)
 
 CROWDING = ("alone", "apart", "near", "overlapping")
 """No neighbour of its class in the image; one further away than `near`; one nearer; one whose box overlaps the object's."""
@@ -31,12 +38,16 @@ def neighbours(
     distance = np.hypot(*apart.transpose(2, 0, 1)) / np.sqrt(np.maximum(area, 1))[:, None]
     overlap = meet / np.maximum(area[:, None] + area - meet, 1e-9)
     theirs = (classes[:, None] == classes) & ~np.eye(len(boxes), dtype=bool)
-    return np.where(theirs, distance, np.inf).min(1, initial=np.inf), np.where(theirs, overlap, 0).max(1, initial=0)
+    return np.where(theirs, distance, np.inf).min(1, initial=np.inf), np.where(
+        theirs, overlap, 0
+    ).max(1, initial=0)
 
 
 def crowding_of(scenes: DatasetEval, scene: ImageEval, near: float) -> Int[np.ndarray, " m"]:
     """Each object's place in `CROWDING`; `near`: see `Thresholds`."""
-    boxes = np.array([bbox_xywh(scenes.annotations[j]) for j in scene.objects], dtype=float).reshape(-1, 4)
+    boxes = np.array(
+        [bbox_xywh(scenes.annotations[j]) for j in scene.objects], dtype=float
+    ).reshape(-1, 4)
     distance, overlap = neighbours(boxes, scene.object_class)
     return np.select([overlap > 0, distance <= near, distance < np.inf], [3, 2, 1], 0)
 
@@ -62,21 +73,29 @@ def crowding_bins(scenes: DatasetEval, near: float) -> dict[str, dict[str, Selec
 
     return {
         "neighbours of its class": {
-            name: lambda scene, place=place: by_neighbour(scene, place) for place, name in enumerate(CROWDING)
+            name: lambda scene, place=place: by_neighbour(scene, place)
+            for place, name in enumerate(CROWDING)
         },
-        "objects in the image": {name: lambda scene, ends=ends: by_count(scene, *ends) for name, ends in COUNTS.items()},
+        "objects in the image": {
+            name: lambda scene, ends=ends: by_count(scene, *ends) for name, ends in COUNTS.items()
+        },
     }
 
 
 def recall(matches: Matches, weights: Float[np.ndarray, "b i"]) -> Float[np.ndarray, " b"]:
     """Share of the objects that are found, in percent, by all detections, at the first threshold; NaN without objects."""
-    found = np.bincount(matches.image[matches.right[0] & ~matches.ignored[0]], minlength=len(matches.image_ids))
+    found = np.bincount(
+        matches.image[matches.right[0] & ~matches.ignored[0]], minlength=len(matches.image_ids)
+    )
     objects = weights @ matches.objects.sum(1)
     return np.where(objects > 0, 100 * (weights @ found) / np.maximum(objects, 1), np.nan)
 
 
 def by_crowding(
-    models: dict[str, DatasetEval], near: float, weights: Float[np.ndarray, "b i"] | None = None, kind: str = "mask"
+    models: dict[str, DatasetEval],
+    near: float,
+    weights: Float[np.ndarray, "b i"] | None = None,
+    kind: str = "mask",
 ) -> pd.DataFrame:
     """AP50 and recall at IoU .5 against crowding, a row a measure, bin, metric and model, with the difference of two models.
 
@@ -100,11 +119,28 @@ def by_crowding(
                 objects = int(matches.objects.sum())
             if len(models) == 2:
                 a, b = models
-                values |= {(metric, f"{a} - {b}"): values[metric, a] - values[metric, b] for metric in ("AP50", "recall")}
+                values |= {
+                    (metric, f"{a} - {b}"): values[metric, a] - values[metric, b]
+                    for metric in ("AP50", "recall")
+                }
             for (metric, title), all_values in values.items():
-                rows.append((measure, name, metric, title, objects, all_values[0], *interval(all_values[1:])))
+                rows.append(
+                    (
+                        measure,
+                        name,
+                        metric,
+                        title,
+                        objects,
+                        all_values[0],
+                        *interval(all_values[1:]),
+                    )
+                )
         least, *_, most = by_bin
         for metric, title in by_bin[most]:
             change = by_bin[most][metric, title] - by_bin[least][metric, title]
-            rows.append((measure, f"{most} - {least}", metric, title, 0, change[0], *interval(change[1:])))
-    return pd.DataFrame(rows, columns=["measure", "bin", "metric", "model", "objects", "value", "low", "high"])
+            rows.append(
+                (measure, f"{most} - {least}", metric, title, 0, change[0], *interval(change[1:]))
+            )
+    return pd.DataFrame(
+        rows, columns=["measure", "bin", "metric", "model", "objects", "value", "low", "high"]
+    )

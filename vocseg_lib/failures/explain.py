@@ -14,7 +14,11 @@ def explain_failure(analysis: Analysis, case: pd.Series) -> str:
         return _missed(analysis, case)
     row = analysis.counted.detections.loc[case["place"]]
     names = {c["id"]: c["name"] for c in analysis.scenes.categories}
-    object_name = names[analysis.scenes.annotations[case["annotation"]]["category_id"]] if case["annotation"] >= 0 else ""
+    object_name = (
+        names[analysis.scenes.annotations[case["annotation"]]["category_id"]]
+        if case["annotation"] >= 0
+        else ""
+    )
     if case["type"] == MASK_FAILURES[0]:
         scene = analysis.scenes.scenes[row["image"]]
         united = [analysis.scenes.categories[scene.object_class[j]]["name"] for j in row["united"]]
@@ -23,21 +27,27 @@ def explain_failure(analysis: Analysis, case: pd.Series) -> str:
         found = f"IoU {row['union_iou']:.2f} with all of them, {row['single_iou']:.2f} with the best single one"
         ending = f"; {lost} of them {'is' if lost == 1 else 'are'} lost" if lost else ""
         objects = f"{len(united)} objects ({', '.join(united)})"
-        return f"Foreground, not an object: the mask of the {what} covers {objects}: {found}{ending}."
-    if case["type"] == "leakage":
-        before = f", before the crop {100 * row['leakage_before_crop']:.0f} %" if row["leakage_before_crop"] >= 0 else ""
-        others = f", {100 * row['leaked_on_others']:.0f} % on other objects" if row["leaked_on_others"] > 0 else ""
         return (
-            f"The box is right, but {100 * row['leakage']:.0f} % of the mask of the {what} lies outside the object{others}{before}."
+            f"Foreground, not an object: the mask of the {what} covers {objects}: {found}{ending}."
         )
+    if case["type"] == "leakage":
+        before = (
+            f", before the crop {100 * row['leakage_before_crop']:.0f} %"
+            if row["leakage_before_crop"] >= 0
+            else ""
+        )
+        others = (
+            f", {100 * row['leaked_on_others']:.0f} % on other objects"
+            if row["leaked_on_others"] > 0
+            else ""
+        )
+        return f"The box is right, but {100 * row['leakage']:.0f} % of the mask of the {what} lies outside the object{others}{before}."
     if case["type"] == "boundary":
         share = f"{100 * row['lost_at_boundary']:.0f} of {100 * (1 - row['object_iou']):.0f} points"
         loss = f"IoU {row['object_iou']:.2f}; {share} are lost in the band along the contour"
         return f"Right object, coarse contour: the {what} has {loss}."
     if case["type"] == "incomplete":
-        loss = (
-            f"{100 * row['missing']:.0f} of {100 * (1 - row['object_iou']):.0f} points are lost in it, IoU {row['object_iou']:.2f}"
-        )
+        loss = f"{100 * row['missing']:.0f} of {100 * (1 - row['object_iou']):.0f} points are lost in it, IoU {row['object_iou']:.2f}"
         return f"Right box, but the mask of the {what} leaves out a part of the object: {loss}."
     kind = "mask" if case["family"] == "TIDE, masks" else "box"
     of, single = f"{kind} of the {what}", f"IoU {row[f'iou_{kind}']:.2f}"

@@ -8,11 +8,21 @@ from jaxtyping import Float
 
 from vocseg_lib.failures.mask_errors import MASK_FAILURES
 from vocseg_lib.failures.tables import LOST, OBJECT_FAILURES, SIZES, FailureTables, size_of
-from vocseg_lib.metrics.matching import DatasetEval, ImageEval, Selection, match_coco, mean_ap, select_all
+from vocseg_lib.metrics.matching import (
+    DatasetEval,
+    ImageEval,
+    Selection,
+    match_coco,
+    mean_ap,
+    select_all,
+)
 
 
 def ap_with_fix(
-    facts: FailureTables, name: str, size: str = "all", weights: Float[np.ndarray, "b i"] | None = None
+    facts: FailureTables,
+    name: str,
+    size: str = "all",
+    weights: Float[np.ndarray, "b i"] | None = None,
 ) -> Float[np.ndarray, "b _"]:
     """COCO's AP of masks (see `mean_ap`) among objects of a size, all failures of a type repaired ("": of none).
 
@@ -56,7 +66,9 @@ def repaired_masks(facts: FailureTables, name: str) -> DatasetEval:
             (place, j)
             for place, target, united in zip(places, targets, rows["united"], strict=True)
             for j in united
-            if j != target and lost[scene.image][j] and scene.object_class[j] == scene.found_class[place]
+            if j != target
+            and lost[scene.image][j]
+            and scene.object_class[j] == scene.found_class[place]
         ]
         return _with_copies(scene, *np.array(others).T) if others else scene
 
@@ -79,7 +91,10 @@ def counting(size: str, there: list[np.ndarray] | None = None) -> Selection:
         wanted, counted = select_all(scene)
         if size != "all":
             place = list(SIZES).index(size)
-            wanted, counted = size_of(scene.object_area) == place, size_of(scene.found_area) == place
+            wanted, counted = (
+                size_of(scene.object_area) == place,
+                size_of(scene.found_area) == place,
+            )
         return wanted if there is None else wanted & there[scene.image], counted
 
     return of_scene

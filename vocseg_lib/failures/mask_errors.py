@@ -20,7 +20,16 @@ PLACES = {"leakage": "lost_outside", "boundary": "lost_at_boundary", "incomplete
 """Where a failure with a right box loses its IoU."""
 LEAKAGE = ["leakage", "leaked_on_others"]
 LEAKAGE_BEFORE_CROP = [f"{name}_before_crop" for name in LEAKAGE]
-MEASURES = ["object_iou", "single_iou", "union_iou", "united", *LEAKAGE, *LEAKAGE_BEFORE_CROP, "missing", *PLACES.values()]
+MEASURES = [
+    "object_iou",
+    "single_iou",
+    "union_iou",
+    "united",
+    *LEAKAGE,
+    *LEAKAGE_BEFORE_CROP,
+    "missing",
+    *PLACES.values(),
+]
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,9 @@ class Thresholds:
         for name, value in vars(self).items():
             most = {"least_band": 100, "near": 100}.get(name, 1)
             if not isinstance(value, int | float) or not 0 <= value <= most:
-                raise ValueError(f"the threshold {name} is {value!r}: it has to be from 0 to {most}")
+                raise ValueError(
+                    f"the threshold {name} is {value!r}: it has to be from 0 to {most}"
+                )
 
 
 def parse_thresholds(assignments: list[str]) -> Thresholds:
@@ -53,11 +64,15 @@ def parse_thresholds(assignments: list[str]) -> Thresholds:
         name, equals, text = assignment.partition("=")
         known = {field.name: field.type for field in fields(Thresholds)}
         if not equals or name not in known:
-            raise ValueError(f"{assignment!r} sets no threshold: NAME=VALUE is expected, with one of {', '.join(known)}")
+            raise ValueError(
+                f"{assignment!r} sets no threshold: NAME=VALUE is expected, with one of {', '.join(known)}"
+            )
         try:
             values[name] = known[name](text)
         except ValueError:
-            raise ValueError(f"{assignment!r}: {name} has to be a number ({known[name].__name__})") from None
+            raise ValueError(
+                f"{assignment!r}: {name} has to be a number ({known[name].__name__})"
+            ) from None
     return Thresholds(**values)
 
 
@@ -84,17 +99,25 @@ def measure(scenes: DatasetEval, thresholds: Thresholds | None = None) -> pd.Dat
     return rows.assign(failure=failure_names(rows, thresholds))
 
 
-def _measured(scenes: DatasetEval, scene: ImageEval, thresholds: Thresholds) -> dict[str, np.ndarray]:
+def _measured(
+    scenes: DatasetEval, scene: ImageEval, thresholds: Thresholds
+) -> dict[str, np.ndarray]:
     image, count = scenes.images[scene.image], len(scene.found)
     objects = [scenes.annotations[j]["segmentation"] for j in scene.objects]
     void = image.get("void")
-    outside_void = encode_rle(torch.from_numpy(coco_mask.decode(void)[None] == 0))[0] if void else None
+    outside_void = (
+        encode_rle(torch.from_numpy(coco_mask.decode(void)[None] == 0))[0] if void else None
+    )
     masks = without([scenes.detections[i]["segmentation"] for i in scene.found], outside_void)
     shared, areas, sizes = pixels_shared(masks, objects), mask_areas(masks), mask_areas(objects)
     unions = np.maximum(areas[:, None] + sizes - shared, 1)
     iou = shared / unions
     covered = (shared >= thresholds.covered * sizes) & (shared > 0)
-    rows = {"image": np.full(count, scene.image), "found": scene.found, "object": np.full(count, -1)}
+    rows = {
+        "image": np.full(count, scene.image),
+        "found": scene.found,
+        "object": np.full(count, -1),
+    }
     rows |= {name: np.full(count, np.nan) for name in MEASURES}
     rows["single_iou"], rows["union_iou"] = iou.max(1, initial=0), np.zeros(count)
     rows["united"] = np.empty(count, dtype=object)
@@ -115,7 +138,10 @@ def _measured(scenes: DatasetEval, scene: ImageEval, thresholds: Thresholds) -> 
     uncropped = [scenes.detections[i].get(UNCROPPED) for i in scene.found[right]]
     known = np.array([k for k, mask in enumerate(uncropped) if mask], dtype=int)
     whole = without([uncropped[k] for k in known], outside_void)
-    for names, some, theirs in ((LEAKAGE, np.arange(len(right)), [masks[i] for i in right]), (LEAKAGE_BEFORE_CROP, known, whole)):
+    for names, some, theirs in (
+        (LEAKAGE, np.arange(len(right)), [masks[i] for i in right]),
+        (LEAKAGE_BEFORE_CROP, known, whole),
+    ):
         for name, values in zip(names, _leakage(theirs, objects, about[some]).T, strict=True):
             rows[name][right[some]] = values
     return rows
@@ -127,7 +153,9 @@ def failure_names(rows: pd.DataFrame, thresholds: Thresholds) -> np.ndarray:
     lost_in, lost = rows["missing"].fillna(0.0), 1 - rows["object_iou"].fillna(1.0)
     coarse = (lost <= 1 - thresholds.on_object).to_numpy()
     outside = np.where(coarse, parts.argmax(1) == 0, lost - lost_in > lost_in)
-    largest = np.select([outside, coarse], ["leakage", np.array(list(PLACES))[parts.argmax(1)]], "incomplete")
+    largest = np.select(
+        [outside, coarse], ["leakage", np.array(list(PLACES))[parts.argmax(1)]], "incomplete"
+    )
     leaks = outside & (rows["leakage"] >= thresholds.leaked)
     loses = ~outside & (~coarse | (parts.max(1) >= thresholds.lost))
     gained = rows["union_iou"] - rows["single_iou"]
@@ -137,7 +165,11 @@ def failure_names(rows: pd.DataFrame, thresholds: Thresholds) -> np.ndarray:
 
 def without(masks: list[dict], outside_void: dict | None) -> list[dict]:
     """Masks with what is void taken out of them."""
-    return [coco_mask.merge([mask, outside_void], intersect=True) for mask in masks] if outside_void else masks
+    return (
+        [coco_mask.merge([mask, outside_void], intersect=True) for mask in masks]
+        if outside_void
+        else masks
+    )
 
 
 def pixels_shared(masks: list[dict], others: list[dict]) -> Float[np.ndarray, "n m"]:
@@ -150,7 +182,9 @@ def _bands(rle: dict, thresholds: Thresholds) -> tuple[dict, dict]:
     reach = max(thresholds.least_band, round(thresholds.band * float(coco_mask.area(rle)) ** 0.5))
     x, y, w, h = (int(v) for v in coco_mask.toBbox(rle))
     (mask,) = decode_rle([rle])
-    rows, columns = (slice(max(0, start - reach), start + size + reach) for start, size in ((y, h), (x, w)))
+    rows, columns = (
+        slice(max(0, start - reach), start + size + reach) for start, size in ((y, h), (x, w))
+    )
     both = np.zeros((2, *mask.shape), dtype=bool)
     both[0, rows, columns] = _spread(mask[rows, columns], reach)
     both[1, rows, columns] = ~_spread(~mask[rows, columns], reach)
@@ -193,7 +227,9 @@ def _parts(
     return result
 
 
-def _leakage(masks: list[dict], objects: list[dict], about: Int[np.ndarray, " r"]) -> Float[np.ndarray, "r 2"]:
+def _leakage(
+    masks: list[dict], objects: list[dict], about: Int[np.ndarray, " r"]
+) -> Float[np.ndarray, "r 2"]:
     """Share of each mask that lies outside its object, and that lies on another one."""
     if not masks:
         return np.zeros((0, 2))

@@ -10,9 +10,25 @@ from jaxtyping import Bool, Float, Int
 from pycocotools import mask as coco_mask
 
 from vocseg_lib.data.coco import UNCROPPED, bbox_xywh
-from vocseg_lib.failures.tide import CLASS, DUPLICATE, FOREGROUND_IOU, LOCALISATION, RIGHT, classify_errors, greedy_match
+from vocseg_lib.failures.tide import (
+    CLASS,
+    DUPLICATE,
+    FOREGROUND_IOU,
+    LOCALISATION,
+    RIGHT,
+    classify_errors,
+    greedy_match,
+)
 from vocseg_lib.metrics.bootstrap import interval, prepend_point_estimate
-from vocseg_lib.metrics.matching import MAX_DETECTIONS, DatasetEval, ImageEval, match_coco, mean_ap, overlaps, same_images
+from vocseg_lib.metrics.matching import (
+    MAX_DETECTIONS,
+    DatasetEval,
+    ImageEval,
+    match_coco,
+    mean_ap,
+    overlaps,
+    same_images,
+)
 
 ORACLES = ("true classes", "no duplicates", "true boxes", "true masks", "no false alarms")
 REST = "objects without a detection"
@@ -38,12 +54,20 @@ def assigned(scene: ImageEval, least_score: float = 0.0) -> Assigned:
     judged = (scene.score >= least_score) & (np.arange(len(scene.found)) < MAX_DETECTIONS)
     of_mask, of_box = (classify_errors(scene, kind) for kind in ("mask", "box"))
     for errors in (of_box, of_mask):  # the mask has the last word
-        known = judged & (errors.about >= 0) & np.isin(errors.code, (RIGHT, CLASS, LOCALISATION, DUPLICATE))
+        known = (
+            judged
+            & (errors.about >= 0)
+            & np.isin(errors.code, (RIGHT, CLASS, LOCALISATION, DUPLICATE))
+        )
         about[known] = errors.about[known]
     return Assigned(about, judged & (of_mask.code == DUPLICATE), judged)
 
 
-def with_truth(scenes: DatasetEval, oracles: frozenset[str] | set[str], assignments: list[Assigned] | None = None) -> DatasetEval:
+def with_truth(
+    scenes: DatasetEval,
+    oracles: frozenset[str] | set[str],
+    assignments: list[Assigned] | None = None,
+) -> DatasetEval:
     """The scenes with some of `ORACLES` made true of the detections, each about its object (see `assigned`; by default all).
 
     - *true classes*: the object's class. *True boxes*: the object's box, and the mask, before its crop where the prediction
@@ -54,18 +78,25 @@ def with_truth(scenes: DatasetEval, oracles: frozenset[str] | set[str], assignme
     Raises ValueError for an oracle that is none of these.
     """
     if unknown := set(oracles) - set(ORACLES):
-        raise ValueError(f"no oracle {', '.join(sorted(unknown))}; choose among {', '.join(ORACLES)}")
+        raise ValueError(
+            f"no oracle {', '.join(sorted(unknown))}; choose among {', '.join(ORACLES)}"
+        )
     assignments = assignments or [assigned(scene) for scene in scenes.scenes]
 
     def change(scene: ImageEval) -> ImageEval:
         of_scene = assignments[scene.image]
         target, known = of_scene.about, of_scene.about >= 0
-        kept = ~of_scene.duplicate if "no duplicates" in oracles else np.ones(len(known), dtype=bool)
+        kept = (
+            ~of_scene.duplicate if "no duplicates" in oracles else np.ones(len(known), dtype=bool)
+        )
         if "no false alarms" in oracles:
             kept &= known | ~of_scene.judged
         if known.any() and oracles & {"true classes", "true boxes", "true masks"}:
             if "true classes" in oracles:
-                scene = replace(scene, found_class=np.where(known, scene.object_class[target], scene.found_class))
+                scene = replace(
+                    scene,
+                    found_class=np.where(known, scene.object_class[target], scene.found_class),
+                )
             if oracles & {"true boxes", "true masks"}:
                 scene = replace(scene, iou=_true_shapes(scenes, scene, target, oracles))
             kept &= ~(known & ~of_scene.duplicate & _second(scene, kept))
@@ -89,13 +120,19 @@ def _true_shapes(
     truth, truth_boxes = [o["segmentation"] for o in objects], [bbox_xywh(o) for o in objects]
     found = [scenes.detections[scene.found[i]] for i in known]
     true_box = "true boxes" in oracles
-    boxes = [truth_boxes[target[i]] if true_box else bbox_xywh(d) for i, d in zip(known, found, strict=True)]
+    boxes = [
+        truth_boxes[target[i]] if true_box else bbox_xywh(d)
+        for i, d in zip(known, found, strict=True)
+    ]
     if "true masks" in oracles:
         masks = [truth[target[i]] for i in known]
     else:
         masks = [d.get(UNCROPPED) or d["segmentation"] for d in found]
     frames = coco_mask.frPyObjects(np.array(boxes, dtype=float), image["height"], image["width"])
-    masks = [coco_mask.merge([mask, frame], intersect=True) for mask, frame in zip(masks, frames, strict=True)]
+    masks = [
+        coco_mask.merge([mask, frame], intersect=True)
+        for mask, frame in zip(masks, frames, strict=True)
+    ]
     iou = {kind: values.copy() for kind, values in scene.iou.items()}
     iou["mask"][known] = overlaps(masks, truth)
     iou["box"][known] = overlaps(boxes, truth_boxes)
@@ -109,7 +146,11 @@ def single_oracles(scenes: DatasetEval, least_score: float = 0.0) -> pd.DataFram
     """
     assignments = [assigned(scene, least_score) for scene in scenes.scenes]
     rows = {}
-    for name, chosen in {"as it is": (), **{o: (o,) for o in ORACLES}, "all of it": ORACLES}.items():
+    for name, chosen in {
+        "as it is": (),
+        **{o: (o,) for o in ORACLES},
+        "all of it": ORACLES,
+    }.items():
         changed = with_truth(scenes, set(chosen), assignments)
         ap = {kind: mean_ap(match_coco(changed, kind))[0, 0] for kind in ("mask", "box")}
         at_50 = mean_ap(match_coco(changed, "mask", thresholds=np.array([0.5])))[0, 0]
@@ -118,7 +159,10 @@ def single_oracles(scenes: DatasetEval, least_score: float = 0.0) -> pd.DataFram
 
 
 def gap_parts(
-    first: DatasetEval, second: DatasetEval, weights: Float[np.ndarray, "b i"] | None = None, least_score: float = 0.0
+    first: DatasetEval,
+    second: DatasetEval,
+    weights: Float[np.ndarray, "b i"] | None = None,
+    least_score: float = 0.0,
 ) -> pd.DataFrame:
     """The gap in mask AP from the first model to the second in parts that add up: part, points, low, high.
 
@@ -129,7 +173,9 @@ def gap_parts(
     """
     same_images(first, second)
     drawn = prepend_point_estimate(weights, len(first.images))
-    assignments = [[assigned(scene, least_score) for scene in scenes.scenes] for scenes in (first, second)]
+    assignments = [
+        [assigned(scene, least_score) for scene in scenes.scenes] for scenes in (first, second)
+    ]
     gaps = {}
     for count in range(len(ORACLES) + 1):
         for chosen in combinations(ORACLES, count):
@@ -142,7 +188,11 @@ def gap_parts(
     for name in ORACLES:
         for chosen, gap in gaps.items():
             if name not in chosen:
-                share = factorial(len(chosen)) * factorial(len(ORACLES) - 1 - len(chosen)) / factorial(len(ORACLES))
+                share = (
+                    factorial(len(chosen))
+                    * factorial(len(ORACLES) - 1 - len(chosen))
+                    / factorial(len(ORACLES))
+                )
                 parts[name] += share * (gap - gaps[chosen | {name}])
     parts[REST] = gaps[frozenset(ORACLES)]
     parts["gap"] = gaps[frozenset()]

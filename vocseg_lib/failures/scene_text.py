@@ -66,7 +66,9 @@ class Description:
         return json.dumps(to_jsonable(self.graph))
 
 
-def describe(instances: list[dict], names: dict[int, str], image: dict | None = None) -> Description:
+def describe(
+    instances: list[dict], names: dict[int, str], image: dict | None = None
+) -> Description:
     """An image's instances, COCO results or annotations with run-length coded masks, in words; `names` maps category ids, `image`
     has the width and height of one in which there may be nothing.
 
@@ -80,11 +82,15 @@ def describe(instances: list[dict], names: dict[int, str], image: dict | None = 
     areas = masks.flatten(1).sum(1) if len(instances) else torch.zeros(0)
     order = [i for i in areas.argsort(descending=True, stable=True).tolist() if areas[i]]
     if not order:
-        return Description(["There is nothing."], [[]], {"image": size, "objects": [], "relations": []})
+        return Description(
+            ["There is nothing."], [[]], {"image": size, "objects": [], "relations": []}
+        )
     instances, masks = [instances[i] for i in order], masks[order]
     height, width = masks.shape[1:]
     boxes, share = masks_to_boxes(masks), (100 * areas[order] / (height * width)).tolist()
-    classes = [SPELT.get(name, name) for name in (names[instance["category_id"]] for instance in instances)]
+    classes = [
+        SPELT.get(name, name) for name in (names[instance["category_id"]] for instance in instances)
+    ]
     counts, seen, objects = Counter(classes), Counter(), []
     for instance, name, box, percent in zip(instances, classes, boxes, share, strict=True):
         seen[name] += 1
@@ -100,33 +106,55 @@ def describe(instances: list[dict], names: dict[int, str], image: dict | None = 
             }
         )
     relations = _relations(masks, boxes)
-    called = [o["id"] if counts[name] > 1 else f"the {name}" for o, name in zip(objects, classes, strict=True)]
+    called = [
+        o["id"] if counts[name] > 1 else f"the {name}"
+        for o, name in zip(objects, classes, strict=True)
+    ]
     sentences, named = [_counted(counts)], [order]
     for i, (o, name) in enumerate(zip(objects, called, strict=True)):
-        sentences.append(f"{_capital(name)} is {o['size']} ({_percent(o['percent'])} % of the image), {o['position']}.")
+        sentences.append(
+            f"{_capital(name)} is {o['size']} ({_percent(o['percent'])} % of the image), {o['position']}."
+        )
         named.append([order[i]])
     for first, relation, second, facts in relations:
         measured = "".join(
-            f", overlap {v} %" if k == "overlap" else f", {v} pixel{'s' if v > 1 else ''} away" for k, v in facts.items() if v
+            f", overlap {v} %" if k == "overlap" else f", {v} pixel{'s' if v > 1 else ''} away"
+            for k, v in facts.items()
+            if v
         )
         sentences.append(f"{_capital(called[first])} {_verb(relation)} {called[second]}{measured}.")
         named.append([order[first], order[second]])
-    linked = [{"subject": objects[i]["id"], "relation": r, "object": objects[j]["id"], **facts} for i, r, j, facts in relations]
-    return Description(sentences, named, {"image": {"width": width, "height": height}, "objects": objects, "relations": linked})
+    linked = [
+        {"subject": objects[i]["id"], "relation": r, "object": objects[j]["id"], **facts}
+        for i, r, j, facts in relations
+    ]
+    return Description(
+        sentences,
+        named,
+        {"image": {"width": width, "height": height}, "objects": objects, "relations": linked},
+    )
 
 
 def _check(instances: list[dict], names: dict[int, str]) -> None:
     for i, instance in enumerate(instances):
         if not isinstance(instance, dict) or "category_id" not in instance:
-            raise ValueError(f"instance {i} has no category_id: detections of a model become instances by `detections_to_coco`")
+            raise ValueError(
+                f"instance {i} has no category_id: detections of a model become instances by `detections_to_coco`"
+            )
         if instance["category_id"] not in names:
-            raise ValueError(f"category {instance['category_id']} of instance {i} has no name; there are {names}")
+            raise ValueError(
+                f"category {instance['category_id']} of instance {i} has no name; there are {names}"
+            )
         if "counts" not in (instance.get("segmentation") or ()):
-            raise ValueError(f"instance {i} has no run-length coded mask (segmentation with size and counts)")
+            raise ValueError(
+                f"instance {i} has no run-length coded mask (segmentation with size and counts)"
+            )
     sizes = {tuple(instance["segmentation"]["size"]) for instance in instances}
     if len(sizes) > 1:
         listed = ", ".join(f"{width} x {height}" for height, width in sorted(sizes))
-        raise ValueError(f"these instances have masks of {listed} pixels: describe one image at a time")
+        raise ValueError(
+            f"these instances have masks of {listed} pixels: describe one image at a time"
+        )
 
 
 def _counted(counts: Counter) -> str:
@@ -169,29 +197,45 @@ def _position(box: Float[Tensor, "4"], height: int, width: int) -> str:
     return f"at the {where}" if row else f"on the {where}" if where else "in the middle"
 
 
-def _relations(masks: Bool[Tensor, "n h w"], boxes: Float[Tensor, "n 4"]) -> list[tuple[int, str, int, dict]]:
+def _relations(
+    masks: Bool[Tensor, "n h w"], boxes: Float[Tensor, "n 4"]
+) -> list[tuple[int, str, int, dict]]:
     """(subject, relation, object, facts): of all that touch, then of each other object to its nearest."""
     pixels = masks.flatten(1).float()
     shared, areas = pixels @ pixels.T, pixels.sum(1)
     iou = shared / (areas[:, None] + areas - shared)
     reach = 1 + round(CONTACT * math.hypot(*masks.shape[1:]))  # 1: the neighbouring pixel
     near = (_grown(masks, reach).flatten(1) @ pixels.T) > 0
-    overlap = 100 * box_intersection(boxes, boxes) / torch.minimum(box_area(boxes)[:, None], box_area(boxes))
+    overlap = (
+        100
+        * box_intersection(boxes, boxes)
+        / torch.minimum(box_area(boxes)[:, None], box_area(boxes))
+    )
     pairs = list(combinations(range(len(masks)), 2))
     found, touching = [], set()
     for larger, smaller in (pair for pair in pairs if near[pair]):
         touching |= {larger, smaller}
         percent = round(overlap[larger, smaller].item())
-        relation = "touches" if percent < LEAST_OVERLAP else _depth(masks[[smaller, larger]], boxes[[smaller, larger]])
+        relation = (
+            "touches"
+            if percent < LEAST_OVERLAP
+            else _depth(masks[[smaller, larger]], boxes[[smaller, larger]])
+        )
         if iou[larger, smaller] >= SAME_PLACE:
             relation = "in the same place as"
         found.append((smaller, relation, larger, {"overlap": percent}))
     gaps = {pair: _gap(*boxes[list(pair)]) for pair in pairs}
     alone = set(range(len(masks))) - touching
-    nearest = {min((p for p in pairs if i in p), key=lambda p: math.hypot(*gaps[p])) for i in alone if pairs}
+    nearest = {
+        min((p for p in pairs if i in p), key=lambda p: math.hypot(*gaps[p]))
+        for i in alone
+        if pairs
+    }
     for larger, smaller in sorted(nearest):
         pixels = round(math.hypot(*gaps[larger, smaller]))
-        relation = _direction(boxes[smaller], boxes[larger]) if pixels else "near"  # by boxes, which say nothing where they overlap
+        relation = (
+            _direction(boxes[smaller], boxes[larger]) if pixels else "near"
+        )  # by boxes, which say nothing where they overlap
         found.append((smaller, relation, larger, {"distance": pixels} if pixels else {}))
     return found
 
@@ -227,7 +271,9 @@ def _direction(box: Float[Tensor, "4"], other: Float[Tensor, "4"]) -> str:
     return "above" if y < 0 else "below"
 
 
-def describe_with_errors(analysis: Analysis, image_id: int) -> tuple[dict[str, Description], pd.DataFrame]:
+def describe_with_errors(
+    analysis: Analysis, image_id: int
+) -> tuple[dict[str, Description], pd.DataFrame]:
     """An image in words "as predicted", by the detections that an analysis counts, and "as it is"; and both sentence by sentence
     with what went wrong with the objects that it names: source, sentence, failures (types), why (a sentence on each). What was
     missed is about the first sentence of what was predicted, which counts.
@@ -240,23 +286,36 @@ def describe_with_errors(analysis: Analysis, image_id: int) -> tuple[dict[str, D
         raise ValueError(f"the ground truth has no image {image_id}")
     names = {c["id"]: c["name"] for c in scenes.categories}
     # That an object is missed is said more exactly by the pixels' family: in a crowd, or alone.
-    cases = analysis.cases.query("image_id == @image_id and family != 'TIDE, boxes' and type != 'missed'")
+    cases = analysis.cases.query(
+        "image_id == @image_id and family != 'TIDE, boxes' and type != 'missed'"
+    )
     sources = {
         "as predicted": ("detection", scene.found, scenes.detections),
         "as it is": ("annotation", scene.objects, scenes.annotations),
     }
     described, rows = {}, []
     for source, (column, places, entries) in sources.items():
-        told = described[source] = describe([entries[i] for i in places], names, scenes.images[scene.image])
+        told = described[source] = describe(
+            [entries[i] for i in places], names, scenes.images[scene.image]
+        )
         for sentence, about in zip(told.sentences, told.about, strict=True):
             counts = source == "as predicted" and sentence == told.sentences[0]
             wrong = cases[cases[column].isin(places[about]) | (counts & (cases["detection"] < 0))]
             why = [explain_failure(analysis, case) for _, case in wrong.iterrows()]
-            rows.append((source, sentence, ", ".join(dict.fromkeys(wrong["type"])), " ".join(dict.fromkeys(why))))
+            rows.append(
+                (
+                    source,
+                    sentence,
+                    ", ".join(dict.fromkeys(wrong["type"])),
+                    " ".join(dict.fromkeys(why)),
+                )
+            )
     return described, pd.DataFrame(rows, columns=["source", "sentence", "failures", "why"])
 
 
-def most_telling_images(analyses: dict[str, Analysis], count: int = 3, most: int = 4) -> list[tuple[str, int]]:
+def most_telling_images(
+    analyses: dict[str, Analysis], count: int = 3, most: int = 4
+) -> list[tuple[str, int]]:
     """Of which images (title, image id) to tell, each once: those with the most failures, of those in which something, and no more
     than `most` objects, was found and is; others where there are too few of them."""
     ranked = []

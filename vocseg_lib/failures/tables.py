@@ -44,12 +44,16 @@ class FailureTables:
     objects: pd.DataFrame
 
 
-def build_tables(scenes: DatasetEval, measured: pd.DataFrame, thresholds: Thresholds) -> FailureTables:
+def build_tables(
+    scenes: DatasetEval, measured: pd.DataFrame, thresholds: Thresholds
+) -> FailureTables:
     """Everything about some detections; `measured` has their rows of `measure`."""
     names = np.array([c["name"] for c in scenes.categories], dtype=object)
     errors = {kind: tide(scenes, kind) for kind in IOU_TYPES}
     detections, objects, start = [], [], 0
-    for scene, *theirs in zip(scenes.scenes, errors["mask"].errors, errors["box"].errors, strict=True):
+    for scene, *theirs in zip(
+        scenes.scenes, errors["mask"].errors, errors["box"].errors, strict=True
+    ):
         of_mask = theirs[0]
         rows = measured.iloc[start : start + len(scene.found)]
         start += len(rows)
@@ -63,28 +67,50 @@ def build_tables(scenes: DatasetEval, measured: pd.DataFrame, thresholds: Thresh
                 "row": np.arange(len(rows)),
                 "detection": scene.found,
                 "class": names[scene.found_class],
-                "size": np.where(on_object, _at(size, of_mask.about), SIZE_NAMES[size_of(scene.found_area)]),
+                "size": np.where(
+                    on_object, _at(size, of_mask.about), SIZE_NAMES[size_of(scene.found_area)]
+                ),
                 "crowding": np.where(on_object, _at(crowding, of_mask.about), "no object"),
                 "score": scene.score,
                 **{f"error_{kind}": of.code for kind, of in zip(IOU_TYPES, theirs, strict=True)},
-                **{f"iou_{kind}": _iou_about(scene.iou[kind], of.about) for kind, of in zip(IOU_TYPES, theirs, strict=True)},
+                **{
+                    f"iou_{kind}": _iou_about(scene.iou[kind], of.about)
+                    for kind, of in zip(IOU_TYPES, theirs, strict=True)
+                },
                 "annotation": np.where(on_object, _at(scene.objects, of_mask.about), -1),
                 "failure": failure,
                 "target": _targets(scene, rows),
                 **{name: rows[name].to_numpy() for name in MEASURES},
             }
         )
-        covered = {j for row in np.flatnonzero(failure == MASK_FAILURES[0]) for j in rows["united"].iloc[row]}
+        covered = {
+            j
+            for row in np.flatnonzero(failure == MASK_FAILURES[0])
+            for j in rows["united"].iloc[row]
+        }
         lost = ~of_mask.found & np.isin(np.arange(len(size)), list(covered))
         state = np.select(
             [of_mask.found, lost, ~of_mask.missed, np.isin(crowding, CROWDING[2:])],
             [FOUND, LOST, BADLY_FOUND, MISSED[0]],
             MISSED[1],
         )
-        places = {"image": np.full(len(size), scene.image), "row": np.arange(len(size)), "annotation": scene.objects}
-        objects.append({**places, "class": names[scene.object_class], "size": size, "crowding": crowding, "state": state})
+        places = {
+            "image": np.full(len(size), scene.image),
+            "row": np.arange(len(size)),
+            "annotation": scene.objects,
+        }
+        objects.append(
+            {
+                **places,
+                "class": names[scene.object_class],
+                "size": size,
+                "crowding": crowding,
+                "state": state,
+            }
+        )
     tables = (
-        pd.DataFrame({key: np.concatenate([part[key] for part in parts]) for key in parts[0]}) for parts in (detections, objects)
+        pd.DataFrame({key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
+        for parts in (detections, objects)
     )
     return FailureTables(scenes, errors, *tables)
 
@@ -94,7 +120,9 @@ def _targets(scene: ImageEval, rows: pd.DataFrame) -> Int[np.ndarray, " n"]:
     targets = np.full(len(rows), -1)
     for place, row in enumerate(rows.itertuples()):
         if row.failure == MASK_FAILURES[0]:
-            own = [j for j in row.united if scene.object_class[j] == scene.found_class[place]] or row.united
+            own = [
+                j for j in row.united if scene.object_class[j] == scene.found_class[place]
+            ] or row.united
             targets[place] = scene.objects[max(own, key=lambda j: scene.iou["mask"][place, j])]
         elif row.failure:
             targets[place] = scene.objects[row.object]
@@ -111,10 +139,16 @@ def _at(values: np.ndarray, places: Int[np.ndarray, " n"]) -> np.ndarray:
     return values[places] if len(values) else np.zeros(len(places), values.dtype)
 
 
-def _iou_about(iou: Float[np.ndarray, "n m"], about: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+def _iou_about(
+    iou: Float[np.ndarray, "n m"], about: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
     """IoU with the object at a place; the largest where that is -1."""
     largest = iou.max(1, initial=0)
-    return np.where(about >= 0, iou[np.arange(len(about)), about], largest) if iou.shape[1] else largest
+    return (
+        np.where(about >= 0, iou[np.arange(len(about)), about], largest)
+        if iou.shape[1]
+        else largest
+    )
 
 
 def coverage_of_boxes(table: pd.DataFrame) -> pd.DataFrame:

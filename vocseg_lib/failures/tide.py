@@ -9,7 +9,14 @@ from jaxtyping import Bool, Float, Int
 
 from vocseg_lib.metrics.average_precision import Matches, average_precision, class_mean
 from vocseg_lib.metrics.bootstrap import prepend_point_estimate
-from vocseg_lib.metrics.matching import MAX_DETECTIONS, DatasetEval, ImageEval, Selection, count_objects, select_all
+from vocseg_lib.metrics.matching import (
+    MAX_DETECTIONS,
+    DatasetEval,
+    ImageEval,
+    Selection,
+    count_objects,
+    select_all,
+)
 
 ERRORS = ("class", "localisation", "both", "duplicate", "background", "missed")
 RIGHT, CLASS, LOCALISATION, BOTH, DUPLICATE, BACKGROUND = range(-1, 5)
@@ -67,13 +74,19 @@ def classify_errors(scene: ImageEval, kind: str = "mask") -> ImageErrors:
         if overlaps is not None:
             about[rows] = overlaps[rows].argmax(1)
         wrong &= ~rows
-    for row in np.flatnonzero((code == LOCALISATION) | (code == CLASS))[::-1]:  # so that the best score stays
+    for row in np.flatnonzero((code == LOCALISATION) | (code == CLASS))[
+        ::-1
+    ]:  # so that the best score stays
         if not found[about[row]]:
             repaired_by[about[row]] = row
-    return ImageErrors(code, about, in_crowd & (code != RIGHT), found, ~found & (repaired_by < 0), repaired_by)
+    return ImageErrors(
+        code, about, in_crowd & (code != RIGHT), found, ~found & (repaired_by < 0), repaired_by
+    )
 
 
-def greedy_match(own: Float[np.ndarray, "n m"], rows: Bool[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+def greedy_match(
+    own: Float[np.ndarray, "n m"], rows: Bool[np.ndarray, " n"]
+) -> Int[np.ndarray, " n"]:
     """The object that each of some detections takes, -1 for none: in their order, of those still free the one with the largest
     IoU, from .5 on. `own`: IoU with objects of the detection's class."""
     free, on = own.copy(), np.full(len(own), -1)
@@ -103,7 +116,12 @@ class Tide:
             repaired = np.full(len(scene.found), -1)
             there = errors.repaired_by >= 0
             repaired[errors.repaired_by[there]] = scene.object_class[there]
-            facts = {"category": scene.found_class, "score": scene.score, "code": errors.code, "in_crowd": errors.in_crowd}
+            facts = {
+                "category": scene.found_class,
+                "score": scene.score,
+                "code": errors.code,
+                "in_crowd": errors.in_crowd,
+            }
             facts = {name: values[:n] for name, values in (facts | {"repaired": repaired}).items()}
             parts.append(pd.DataFrame({"image": scene.image, **facts}))
         return pd.concat(parts, ignore_index=True)
@@ -115,11 +133,21 @@ class Tide:
             wanted, stray = counting(scene)
             there = wanted & ~errors.missed if repaired == "missed" else wanted
             objects.append((scene.image, scene.object_class[there]))
-            counted.append(np.where(errors.about >= 0, np.append(wanted, False)[errors.about], stray)[:MAX_DETECTIONS])
+            counted.append(
+                np.where(errors.about >= 0, np.append(wanted, False)[errors.about], stray)[
+                    :MAX_DETECTIONS
+                ]
+            )
         rows = rows[np.concatenate(counted)]
-        if repaired:  # as in the toolbox, what is wrong comes before what is right among equal scores
+        if (
+            repaired
+        ):  # as in the toolbox, what is wrong comes before what is right among equal scores
             rows = rows.sort_values("code", key=lambda code: code == RIGHT, kind="stable")
-        code, category, right = rows["code"].to_numpy(), rows["category"].to_numpy(), rows["code"].to_numpy() == RIGHT
+        code, category, right = (
+            rows["code"].to_numpy(),
+            rows["category"].to_numpy(),
+            rows["code"].to_numpy() == RIGHT,
+        )
         kept = ~rows["in_crowd"].to_numpy()
         if repaired and repaired != "missed":
             theirs, new = code == ERRORS.index(repaired), rows["repaired"].to_numpy()
@@ -130,7 +158,9 @@ class Tide:
         ids = tuple(range(len(self.scenes.images))), tuple(range(len(self.scenes.categories)))
         facts = rows["image"].to_numpy()[order], category[order], rows["score"].to_numpy()[order]
         facts += right[None, order], np.zeros((1, len(order)), dtype=bool)
-        return Matches(np.array([FOREGROUND_IOU]), *ids, *facts, count_objects(self.scenes, objects))
+        return Matches(
+            np.array([FOREGROUND_IOU]), *ids, *facts, count_objects(self.scenes, objects)
+        )
 
     @cached_property
     def dap_as_tidecv(self) -> dict[str, float]:
@@ -148,11 +178,16 @@ class Tide:
 
         `weights` as in `average_precision`.
         """
-        weights = prepend_point_estimate(None, len(self.scenes.images)) if weights is None else weights
+        weights = (
+            prepend_point_estimate(None, len(self.scenes.images)) if weights is None else weights
+        )
         before = self.matches(counting=counting)
         classes = weights @ before.objects > 0
         ap = tide_ap(before, classes, weights)
-        return {name: np.maximum(tide_ap(self.matches(name, counting), classes, weights) - ap, 0.0) for name in ERRORS}
+        return {
+            name: np.maximum(tide_ap(self.matches(name, counting), classes, weights) - ap, 0.0)
+            for name in ERRORS
+        }
 
 
 def tide(scenes: DatasetEval, kind: str = "mask") -> Tide:
@@ -161,14 +196,18 @@ def tide(scenes: DatasetEval, kind: str = "mask") -> Tide:
 
 
 def tide_ap(
-    matches: Matches, classes: Bool[np.ndarray, "b k"] | None = None, weights: Float[np.ndarray, "b i"] | None = None
+    matches: Matches,
+    classes: Bool[np.ndarray, "b k"] | None = None,
+    weights: Float[np.ndarray, "b i"] | None = None,
 ) -> Float[np.ndarray, "b _"]:
     """AP in percent: of all `classes` (by default of all there are), then of each. `weights` as in `average_precision`.
 
     As in TIDE's toolbox, one without objects that has detections counts as 0, and is left out only when it has none either.
     """
     by_class = 100 * average_precision(matches, weights, points="tide")[:, 0]
-    by_class = np.where(np.isnan(by_class) & np.isin(np.arange(by_class.shape[1]), matches.category), 0.0, by_class)
+    by_class = np.where(
+        np.isnan(by_class) & np.isin(np.arange(by_class.shape[1]), matches.category), 0.0, by_class
+    )
     if classes is not None:
         by_class = np.where(classes, by_class, np.nan)
     return np.column_stack([np.nan_to_num(class_mean(by_class)), by_class])

@@ -6,7 +6,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-POINTS = {"101": np.linspace(0, 1, 101), "tide": np.arange(101) / 100, "11": np.linspace(0, 1, 11), "all": None}
+POINTS = {
+    "101": np.linspace(0, 1, 101),
+    "tide": np.arange(101) / 100,
+    "11": np.linspace(0, 1, 11),
+    "all": None,
+}
 """Recalls at which precision is taken: COCO's, TIDE's (the same, but for rounding), VOC's until 2009, and VOC's since 2010 (the
 whole area below the curve)."""
 
@@ -31,16 +36,25 @@ class Matches:
 
     def at(self, rows: list[int]) -> "Matches":
         """The same at some of the thresholds."""
-        return replace(self, thresholds=self.thresholds[rows], right=self.right[rows], ignored=self.ignored[rows])
+        return replace(
+            self,
+            thresholds=self.thresholds[rows],
+            right=self.right[rows],
+            ignored=self.ignored[rows],
+        )
 
-    def counted(self, threshold: float, category: int | None = None) -> tuple[np.ndarray, np.ndarray, int]:
+    def counted(
+        self, threshold: float, category: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray, int]:
         """Scores, and which are right, of the detections that count at an IoU threshold, and the number of objects.
 
         Of one category (a place in `category_ids`), or of all in one list. Raises ValueError for a threshold not matched at.
         """
         rows = np.flatnonzero(np.isclose(self.thresholds, threshold))
         if not len(rows):
-            raise ValueError(f"no matches at IoU {threshold}; there are some at {', '.join(f'{t:g}' for t in self.thresholds)}")
+            raise ValueError(
+                f"no matches at IoU {threshold}; there are some at {', '.join(f'{t:g}' for t in self.thresholds)}"
+            )
         chosen = ~self.ignored[rows[0]] & (True if category is None else self.category == category)
         objects = self.objects if category is None else self.objects[:, category]
         return self.score[chosen], self.right[rows[0], chosen], int(objects.sum())
@@ -62,9 +76,14 @@ def average_precision(
         until = weight.cumsum(1)
         there = objects[:, k] > 0
         for t in range(len(matches.thresholds)):
-            ignored, right = matches.ignored[t, found], matches.right[t, found] & ~matches.ignored[t, found]
+            ignored, right = (
+                matches.ignored[t, found],
+                matches.right[t, found] & ~matches.ignored[t, found],
+            )
             all_until = (weight * ~ignored).cumsum(1) if ignored.any() else until
-            ap = _interpolated_ap(weight[:, right], all_until[:, right], objects[:, k], POINTS[points])
+            ap = _interpolated_ap(
+                weight[:, right], all_until[:, right], objects[:, k], POINTS[points]
+            )
             result[there, t, k] = ap[there]
     return result
 
@@ -85,7 +104,9 @@ def _interpolated_ap(
     if recalls is None:
         return (envelope * right).sum(1) / objects
     recall = torch.from_numpy(np.ascontiguousarray(right_until / objects[:, None]))
-    places = torch.searchsorted(recall, torch.from_numpy(recalls).expand(len(right), -1).contiguous()).numpy()
+    places = torch.searchsorted(
+        recall, torch.from_numpy(recalls).expand(len(right), -1).contiguous()
+    ).numpy()
     padded = np.concatenate([envelope, np.zeros((len(right), 1))], 1)
     return np.take_along_axis(padded, places, 1).mean(1)
 
@@ -93,4 +114,6 @@ def _interpolated_ap(
 def class_mean(values: Float[np.ndarray, "b k"]) -> Float[np.ndarray, " b"]:
     """Mean over the classes that have objects (are not NaN); NaN where there is none."""
     there = ~np.isnan(values)
-    return np.where(there.any(1), np.where(there, values, 0).sum(1) / np.maximum(there.sum(1), 1), np.nan)
+    return np.where(
+        there.any(1), np.where(there, values, 0).sum(1) / np.maximum(there.sum(1), 1), np.nan
+    )

@@ -19,13 +19,17 @@ CHUNK = 250
 """Resamples at a time, so that what they need stays small."""
 
 
-def bootstrap_weights(images: int, resamples: int = RESAMPLES, seed: int = 0) -> Float[np.ndarray, "b i"]:
+def bootstrap_weights(
+    images: int, resamples: int = RESAMPLES, seed: int = 0
+) -> Float[np.ndarray, "b i"]:
     """How often each image comes up when as many as there are get drawn with replacement, a row a resample."""
     generator = np.random.default_rng(seed)
     return generator.multinomial(images, np.full(images, 1 / images), size=resamples).astype(float)
 
 
-def bootstrap(evaluation: Evaluation, weights: Float[np.ndarray, "b i"], headline: bool = False) -> pd.DataFrame:
+def bootstrap(
+    evaluation: Evaluation, weights: Float[np.ndarray, "b i"], headline: bool = False
+) -> pd.DataFrame:
     """Every AP of an evaluation in each resample, in percent: a row a resample, columns (kind, metric, class).
 
     With `headline` only COCO's AP, AP50 and AP75. Class "all" is the mean over the classes that have objects in the resample;
@@ -49,7 +53,9 @@ def _figures(
                 yield (kind, metric, name), values[:, k]
 
 
-def _other_figures(evaluation: Evaluation, kind: str, weights: Float[np.ndarray, "b i"]) -> dict[str, np.ndarray]:
+def _other_figures(
+    evaluation: Evaluation, kind: str, weights: Float[np.ndarray, "b i"]
+) -> dict[str, np.ndarray]:
     by_size = evaluation.matches[kind]
     figures = {f"AP_{size}": coco_metrics(by_size[size], weights)["AP"] for size in SIZES[1:]}
     figures |= voc_metrics(evaluation.voc_matches[kind], weights)
@@ -59,7 +65,9 @@ def _other_figures(evaluation: Evaluation, kind: str, weights: Float[np.ndarray,
     return figures
 
 
-def prepend_point_estimate(weights: Float[np.ndarray, "b i"] | None, images: int) -> Float[np.ndarray, "_ i"]:
+def prepend_point_estimate(
+    weights: Float[np.ndarray, "b i"] | None, images: int
+) -> Float[np.ndarray, "_ i"]:
     """Each image once, as it is, in the first row, then the resamples, if there are some."""
     once = np.ones((1, images))
     return once if weights is None else np.concatenate([once, weights])
@@ -69,7 +77,11 @@ def interval(values: Float[np.ndarray, " b"]) -> tuple[float, float]:
     """Low and high end of the 95 % interval of values, those that are NaN left out; NaN for nothing."""
     values = values[~np.isnan(values)]
     tail = (100 - LEVEL) / 2
-    return tuple(np.percentile(values, [tail, 100 - tail]).tolist()) if len(values) else (np.nan, np.nan)
+    return (
+        tuple(np.percentile(values, [tail, 100 - tail]).tolist())
+        if len(values)
+        else (np.nan, np.nan)
+    )
 
 
 def intervals(resamples: pd.DataFrame) -> pd.DataFrame:
@@ -83,19 +95,28 @@ def add_intervals(table: pd.DataFrame, resamples: pd.DataFrame) -> pd.DataFrame:
     return table.merge(intervals(resamples), on=KEYS, how="left")
 
 
-def intervals_table(evaluations: dict[str, Evaluation], resamples: dict[str, pd.DataFrame]) -> pd.DataFrame:
+def intervals_table(
+    evaluations: dict[str, Evaluation], resamples: dict[str, pd.DataFrame]
+) -> pd.DataFrame:
     """Every figure of each model (by title) as value, low and high, by kind, metric and class; AR and mean IoU have no interval."""
-    tables = {title: add_intervals(metrics_table(e), resamples[title]).set_index(KEYS) for title, e in evaluations.items()}
+    tables = {
+        title: add_intervals(metrics_table(e), resamples[title]).set_index(KEYS)
+        for title, e in evaluations.items()
+    }
     return pd.concat(tables, axis=1)
 
 
-def paired_differences(first: Evaluation, second: Evaluation, resamples: tuple[pd.DataFrame, pd.DataFrame]) -> pd.DataFrame:
+def paired_differences(
+    first: Evaluation, second: Evaluation, resamples: tuple[pd.DataFrame, pd.DataFrame]
+) -> pd.DataFrame:
     """`first` - `second` of every AP, with its interval: kind, metric, class, difference, low, high, shown.
 
     `resamples` are both models' tables of `bootstrap` for the same weights: each row is the same draw of images, so what
     makes images hard for both cancels out. A difference is `shorten` when its interval does not hold 0.
     """
-    values = metrics_table(first).merge(metrics_table(second), on=KEYS, suffixes=("_first", "_second"))
+    values = metrics_table(first).merge(
+        metrics_table(second), on=KEYS, suffixes=("_first", "_second")
+    )
     values["difference"] = values["value_first"] - values["value_second"]
     ends = intervals(resamples[0] - resamples[1])
     table = values[[*KEYS, "difference"]].merge(ends, on=KEYS)
@@ -104,7 +125,9 @@ def paired_differences(first: Evaluation, second: Evaluation, resamples: tuple[p
 
 def explain_difference(row: pd.Series, first: str, second: str) -> str:
     """One row of `paired_differences` as a sentence."""
-    name = f"{row['kind']} {row['metric']}" + ("" if row["class"] == "all" else f" of {row['class']}")
+    name = f"{row['kind']} {row['metric']}" + (
+        "" if row["class"] == "all" else f" of {row['class']}"
+    )
     gap = f"{row['difference']:+.1f} points ({LEVEL:g} % interval {row['low']:+.1f} to {row['high']:+.1f})"
     if not row["shown"]:
         return f"{name}: no difference shown between {first} and {second}: {gap}."

@@ -69,14 +69,19 @@ class Evaluation:
     @cached_property
     def voc_matches(self) -> dict[str, Matches]:
         """Which are right by VOC's rule: kind to matches at IoU .1 to .9."""
-        return {kind: voc_matches(self.ground_truth, self.detections, AP_VOL_THRESHOLDS, kind) for kind in self.kinds}
+        return {
+            kind: voc_matches(self.ground_truth, self.detections, AP_VOL_THRESHOLDS, kind)
+            for kind in self.kinds
+        }
 
     @cached_property
     def without_void(self) -> "Evaluation":
         """The same with void pixels taken out of the detections' masks: they count for nobody."""
         if not any("void" in image for image in self.ground_truth["images"]):
             return self
-        return _evaluate(self.ground_truth, without_void(self.ground_truth, self.detections), backends()[0])
+        return _evaluate(
+            self.ground_truth, without_void(self.ground_truth, self.detections), backends()[0]
+        )
 
 
 def backends() -> list[str]:
@@ -98,7 +103,9 @@ def evaluate(ground_truth: dict, detections: list, backend: str | None = None) -
 
 
 def _evaluate(ground_truth: dict, detections: list[dict], backend: str) -> Evaluation:
-    counts = pd.Series([a["category_id"] for a in ground_truth["annotations"] if not a["iscrowd"]], dtype=int).value_counts()
+    counts = pd.Series(
+        [a["category_id"] for a in ground_truth["annotations"] if not a["iscrowd"]], dtype=int
+    ).value_counts()
     categories = sorted(ground_truth["categories"], key=lambda c: c["id"])
     judged = [i for i, c in enumerate(categories) if counts.get(c["id"], 0)]
     names = [categories[i]["name"] for i in judged]
@@ -106,14 +113,26 @@ def _evaluate(ground_truth: dict, detections: list[dict], backend: str) -> Evalu
     rows, precision, scores, judges = [], {}, {}, {}
     for kind in iou_types_of(ground_truth, detections):
         judge = judges[kind] = run_coco_eval(ground_truth, detections, kind, backend)
-        found = {name: np.asarray(judge.eval[name])[..., judged, :, :] for name in ("precision", "recall", "scores")}
+        found = {
+            name: np.asarray(judge.eval[name])[..., judged, :, :]
+            for name in ("precision", "recall", "scores")
+        }
         precision[kind], scores[kind] = found["precision"][..., 0, -1], found["scores"][..., 0, -1]
         for metric, values in _figures(found["precision"], found["recall"]).items():
-            means = [np.nan if (v < 0).all() else 100 * v[v > -1].mean() for v in (values, *values.T)]
-            rows += [(kind, metric, name, value) for name, value in zip(["all", *names], means, strict=True)]
+            means = [
+                np.nan if (v < 0).all() else 100 * v[v > -1].mean() for v in (values, *values.T)
+            ]
+            rows += [
+                (kind, metric, name, value)
+                for name, value in zip(["all", *names], means, strict=True)
+            ]
     table = pd.DataFrame(rows, columns=["kind", "metric", "class", "value"])
-    wide = table[table["metric"].isin(HEADLINE)].assign(name=lambda t: t["kind"] + "_" + t["metric"])
-    wide = wide.pivot(index="class", columns="name", values="value")[list(dict.fromkeys(wide["name"]))]
+    wide = table[table["metric"].isin(HEADLINE)].assign(
+        name=lambda t: t["kind"] + "_" + t["metric"]
+    )
+    wide = wide.pivot(index="class", columns="name", values="value")[
+        list(dict.fromkeys(wide["name"]))
+    ]
     per_class = wide.reindex(names).rename_axis(columns=None).reset_index()
     per_class.insert(1, "instances", instances)
     return Evaluation(
@@ -131,7 +150,9 @@ def _evaluate(ground_truth: dict, detections: list[dict], backend: str) -> Evalu
 
 def iou_types_of(ground_truth: dict, detections: list[dict]) -> list[str]:
     """What can be judged: masks and boxes, or boxes alone."""
-    with_masks = all("segmentation" in entry for entry in (*ground_truth["annotations"], *detections))
+    with_masks = all(
+        "segmentation" in entry for entry in (*ground_truth["annotations"], *detections)
+    )
     return ["mask", "box"] if with_masks else ["box"]
 
 
@@ -147,17 +168,23 @@ def metrics_table(evaluation: Evaluation, score_threshold: float = SEMANTIC_SCOR
         figures = voc_metrics(matches)
         for metric, values in figures.items():
             rows = [(kind, metric, "all", float(class_mean(values)[0]))]
-            rows += [(kind, metric, name, values[0, k]) for name, k in evaluation.category_index.items()]
+            rows += [
+                (kind, metric, name, values[0, k]) for name, k in evaluation.category_index.items()
+            ]
             parts.append(pd.DataFrame(rows, columns=evaluation.table.columns))
     if "mask" in evaluation.kinds:
         void = evaluation.without_void.table
         void = void[(void["kind"] == "mask") & void["metric"].isin(HEADLINE)]
         parts.append(void.assign(metric=void["metric"] + "_without_void"))
         parts.append(mean_iou(evaluation.ground_truth, evaluation.detections, score_threshold))
-    return pd.concat(parts).sort_values("kind", ascending=False, kind="stable", ignore_index=True)  # masks first
+    return pd.concat(parts).sort_values(
+        "kind", ascending=False, kind="stable", ignore_index=True
+    )  # masks first
 
 
-def coco_metrics(matches: Matches, weights: Float[np.ndarray, "b i"] | None = None) -> dict[str, Float[np.ndarray, "b k"]]:
+def coco_metrics(
+    matches: Matches, weights: Float[np.ndarray, "b i"] | None = None
+) -> dict[str, Float[np.ndarray, "b k"]]:
     """COCO's AP, AP50 and AP75, in percent, from matches at IoU .5 to .95."""
     ap = 100 * average_precision(matches, weights)
     return {"AP": ap.mean(1), "AP50": ap[:, 0], "AP75": ap[:, 5]}
@@ -165,9 +192,16 @@ def coco_metrics(matches: Matches, weights: Float[np.ndarray, "b i"] | None = No
 
 def _figures(precision: np.ndarray, recall: np.ndarray) -> dict[str, np.ndarray]:
     """COCO's twelve figures: name to values [.., class], -1 where there is no object. Axes: IoU, recall, class, size, most."""
-    figures = {"AP": precision[..., 0, -1], "AP50": precision[:1, ..., 0, -1], "AP75": precision[5:6, ..., 0, -1]}
+    figures = {
+        "AP": precision[..., 0, -1],
+        "AP50": precision[:1, ..., 0, -1],
+        "AP75": precision[5:6, ..., 0, -1],
+    }
     figures |= {f"AP_{size}": precision[..., i, -1] for i, size in enumerate(SIZES) if i}
-    figures = {name: values.reshape(math.prod(values.shape[:-1]), values.shape[-1]) for name, values in figures.items()}
+    figures = {
+        name: values.reshape(math.prod(values.shape[:-1]), values.shape[-1])
+        for name, values in figures.items()
+    }
     figures |= {f"AR{most}": recall[..., 0, i] for i, most in enumerate(MAX_DETECTIONS)}
     return figures | {f"AR_{size}": recall[..., i, -1] for i, size in enumerate(SIZES) if i}
 
@@ -180,11 +214,19 @@ def run_coco_eval(ground_truth: dict, detections: list[dict], kind: str, backend
         tools = SimpleNamespace(COCO=hotcoco.COCO, COCOeval=hotcoco.COCOeval)
     else:
         tools = SimpleNamespace(COCO=_coco, COCOeval=pycocotools.cocoeval.COCOeval)
-    needed = {key: [{k: e[k] for k in keys} for e in ground_truth[key]] for key, keys in EVALUATED_KEYS.items()}
-    truth = [{k: v for k, v in a.items() if k in ANNOTATION_KEYS} for a in ground_truth["annotations"]]
+    needed = {
+        key: [{k: e[k] for k in keys} for e in ground_truth[key]]
+        for key, keys in EVALUATED_KEYS.items()
+    }
+    truth = [
+        {k: v for k, v in a.items() if k in ANNOTATION_KEYS} for a in ground_truth["annotations"]
+    ]
     found = [_as_annotation(i, d) for i, d in enumerate(detections, 1)]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        judge = tools.COCOeval(*(tools.COCO({**needed, "annotations": entries}) for entries in (truth, found)), IOU_TYPES[kind])
+        judge = tools.COCOeval(
+            *(tools.COCO({**needed, "annotations": entries}) for entries in (truth, found)),
+            IOU_TYPES[kind],
+        )
         judge.evaluate()
         judge.accumulate()
     return judge
@@ -199,34 +241,66 @@ def _coco(dataset: dict) -> pycocotools.coco.COCO:
 
 def _as_annotation(annotation_id: int, detection: dict) -> dict:
     box = bbox_xywh(detection)
-    area = box[2] * box[3] if "bbox" in detection else float(coco_mask.area(detection["segmentation"]))
-    facts = {key: detection[key] for key in ("image_id", "category_id", "score", "segmentation") if key in detection}
+    area = (
+        box[2] * box[3] if "bbox" in detection else float(coco_mask.area(detection["segmentation"]))
+    )
+    facts = {
+        key: detection[key]
+        for key in ("image_id", "category_id", "score", "segmentation")
+        if key in detection
+    }
     return {**facts, "bbox": box, "id": annotation_id, "area": area, "iscrowd": 0}
 
 
 def _matches(judge: Any) -> dict[str, Matches]:
     """What COCOeval found out about each detection, by size of object."""
-    image_ids, category_ids = tuple(map(int, judge.params.imgIds)), tuple(map(int, judge.params.catIds))
-    image_place, category_place = ({entry: i for i, entry in enumerate(ids)} for ids in (image_ids, category_ids))
+    image_ids, category_ids = (
+        tuple(map(int, judge.params.imgIds)),
+        tuple(map(int, judge.params.catIds)),
+    )
+    image_place, category_place = (
+        {entry: i for i, entry in enumerate(ids)} for ids in (image_ids, category_ids)
+    )
     ranges = [tuple(map(float, r)) for r in judge.params.areaRng]
     parts = {size: [] for size in ranges}
-    counts = {size: np.zeros((len(image_ids), len(category_ids)), dtype=np.int64) for size in ranges}
+    counts = {
+        size: np.zeros((len(image_ids), len(category_ids)), dtype=np.int64) for size in ranges
+    }
     for entry in judge.evalImgs:
         if entry is not None:
-            size, place = tuple(map(float, entry["aRng"])), (image_place[entry["image_id"]], category_place[entry["category_id"]])
+            size, place = (
+                tuple(map(float, entry["aRng"])),
+                (image_place[entry["image_id"]], category_place[entry["category_id"]]),
+            )
             counts[size][place] = len(entry["gtIds"]) - np.sum(entry["gtIgnore"], dtype=int)
             if len(entry["dtIds"]):
-                parts[size].append((*place, entry["dtScores"], entry["dtMatches"], entry["dtIgnore"]))
+                parts[size].append(
+                    (*place, entry["dtScores"], entry["dtMatches"], entry["dtIgnore"])
+                )
     thresholds = np.asarray(judge.params.iouThrs, dtype=float)
-    return {name: _joined(thresholds, image_ids, category_ids, parts[r], counts[r]) for name, r in zip(SIZES, ranges, strict=True)}
+    return {
+        name: _joined(thresholds, image_ids, category_ids, parts[r], counts[r])
+        for name, r in zip(SIZES, ranges, strict=True)
+    }
 
 
-def _joined(thresholds: np.ndarray, image_ids: tuple, category_ids: tuple, parts: list[tuple], objects: np.ndarray) -> Matches:
+def _joined(
+    thresholds: np.ndarray,
+    image_ids: tuple,
+    category_ids: tuple,
+    parts: list[tuple],
+    objects: np.ndarray,
+) -> Matches:
     parts = sorted(parts, key=lambda part: part[:2])
     lengths = [len(part[2]) for part in parts]
-    image, category = (np.repeat(np.array([part[i] for part in parts], dtype=np.int64), lengths) for i in range(2))
+    image, category = (
+        np.repeat(np.array([part[i] for part in parts], dtype=np.int64), lengths) for i in range(2)
+    )
     score = np.concatenate([np.zeros(0), *(part[2] for part in parts)])
-    right, ignored = (np.concatenate([np.zeros((len(thresholds), 0)), *(p[i] for p in parts)], 1) > 0 for i in (3, 4))
+    right, ignored = (
+        np.concatenate([np.zeros((len(thresholds), 0)), *(p[i] for p in parts)], 1) > 0
+        for i in (3, 4)
+    )
     order = np.argsort(-score, kind="mergesort")
     facts = (image[order], category[order], score[order], right[:, order], ignored[:, order])
     return Matches(thresholds, image_ids, category_ids, *facts, objects)

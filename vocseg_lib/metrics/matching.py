@@ -53,12 +53,20 @@ class ImageEval:
 
     def in_own_crowd(self, kind: str) -> Float[np.ndarray, " n"]:
         """The largest share of each detection that lies in a crowd region of its class."""
-        return np.where(self.found_class[:, None] == self.crowd_class, self.in_crowd[kind], 0.0).max(1, initial=0.0)
+        return np.where(
+            self.found_class[:, None] == self.crowd_class, self.in_crowd[kind], 0.0
+        ).max(1, initial=0.0)
 
     def take(self, rows: np.ndarray) -> "Scene":
         """The same with some of the detections, by place or by truth value."""
-        parts = {name: getattr(self, name)[rows] for name in ("found", "found_class", "found_area", "score")}
-        parts |= {name: {k: v[rows] for k, v in getattr(self, name).items()} for name in ("iou", "in_crowd")}
+        parts = {
+            name: getattr(self, name)[rows]
+            for name in ("found", "found_class", "found_area", "score")
+        }
+        parts |= {
+            name: {k: v[rows] for k, v in getattr(self, name).items()}
+            for name in ("iou", "in_crowd")
+        }
         return replace(self, **parts)
 
 
@@ -91,10 +99,15 @@ def evaluate_images(ground_truth: dict, detections: list[dict]) -> DatasetEval:
 
     Raises ValueError when an object or a detection has no mask.
     """
-    for what, entries in (("object of the ground truth:", ground_truth["annotations"]), ("detection", detections)):
+    for what, entries in (
+        ("object of the ground truth:", ground_truth["annotations"]),
+        ("detection", detections),
+    ):
         for place, entry in enumerate(entries):
             if "segmentation" not in entry:
-                raise ValueError(f"{what} {place} has no mask (segmentation): failures of masks cannot be told from boxes alone")
+                raise ValueError(
+                    f"{what} {place} has no mask (segmentation): failures of masks cannot be told from boxes alone"
+                )
     categories = sorted(ground_truth["categories"], key=lambda c: c["id"])
     place = {c["id"]: k for k, c in enumerate(categories)}
     annotations = ground_truth["annotations"]
@@ -116,12 +129,17 @@ def evaluate_images(ground_truth: dict, detections: list[dict]) -> DatasetEval:
         for kind, form in forms.items():
             shapes = [form(detections[i]) for i in mine]
             iou[kind] = overlaps(shapes, [form(annotations[j]) for j in theirs])
-            in_crowd[kind] = overlaps(shapes, [form(annotations[j]) for j in regions], of_first=True)
+            in_crowd[kind] = overlaps(
+                shapes, [form(annotations[j]) for j in regions], of_first=True
+            )
         scenes.append(
             ImageEval(
                 number,
                 *(np.array(places, dtype=int) for places in (theirs, regions, mine)),
-                *(classes(*pair) for pair in ((annotations, theirs), (annotations, regions), (detections, mine))),
+                *(
+                    classes(*pair)
+                    for pair in ((annotations, theirs), (annotations, regions), (detections, mine))
+                ),
                 np.array([annotations[j]["area"] for j in theirs], dtype=float),
                 mask_areas([detections[i]["segmentation"] for i in mine]),
                 np.array([detections[i]["score"] for i in mine], dtype=float),
@@ -160,13 +178,17 @@ def match_coco(
     and large.
     """
     image, category, score, right, ignored, there = [], [], [], [], [], []
-    for scene in sorted(scenes.scenes, key=lambda scene: scenes.images[scene.image]["id"]):  # the order of equal scores in COCO
+    for scene in sorted(
+        scenes.scenes, key=lambda scene: scenes.images[scene.image]["id"]
+    ):  # the order of equal scores in COCO
         wanted, counted = counting(scene)
         there.append((scene.image, scene.object_class[wanted]))
         image.append(np.full(len(scene.found), scene.image))
         category.append(scene.found_class)
         score.append(scene.score)
-        for rows, part in zip((right, ignored), _matched(scene, kind, wanted, counted, thresholds), strict=True):
+        for rows, part in zip(
+            (right, ignored), _matched(scene, kind, wanted, counted, thresholds), strict=True
+        ):
             rows.append(part)
     image, category, score = (np.concatenate(parts) for parts in (image, category, score))
     right, ignored = np.concatenate(right, 1), np.concatenate(ignored, 1)
@@ -176,7 +198,9 @@ def match_coco(
     return Matches(thresholds, *ids, *facts, count_objects(scenes, there))
 
 
-def count_objects(scenes: DatasetEval, there: list[tuple[int, np.ndarray]]) -> Int[np.ndarray, "i k"]:
+def count_objects(
+    scenes: DatasetEval, there: list[tuple[int, np.ndarray]]
+) -> Int[np.ndarray, "i k"]:
     """How many objects each image has of each class, from pairs of an image and the classes of its objects."""
     counts = np.zeros((len(scenes.images), len(scenes.categories)), dtype=np.int64)
     images = np.repeat([image for image, _ in there], [len(classes) for _, classes in there])
@@ -204,7 +228,9 @@ def _matched(
     return right, ignored
 
 
-def mean_ap(matches: Matches, weights: Float[np.ndarray, "b i"] | None = None) -> Float[np.ndarray, "b _"]:
+def mean_ap(
+    matches: Matches, weights: Float[np.ndarray, "b i"] | None = None
+) -> Float[np.ndarray, "b _"]:
     """AP in percent, mean over the thresholds: first over all classes that have objects, then of each class (NaN without)."""
     by_class = 100 * average_precision(matches, weights).mean(1)
     return np.column_stack([class_mean(by_class), by_class])
@@ -216,11 +242,16 @@ def same_images(*models: DatasetEval) -> None:
     for scenes in models[1:]:
         for what in ("images", "categories"):
             if [e["id"] for e in getattr(first, what)] != [e["id"] for e in getattr(scenes, what)]:
-                raise ValueError(f"the models are judged on different {what}: they cannot be compared")
+                raise ValueError(
+                    f"the models are judged on different {what}: they cannot be compared"
+                )
 
 
 def voc_matches(
-    ground_truth: dict, detections: list[dict], thresholds: Sequence[float] = (0.5, 0.7), kind: str = "mask"
+    ground_truth: dict,
+    detections: list[dict],
+    thresholds: Sequence[float] = (0.5, 0.7),
+    kind: str = "mask",
 ) -> Matches:
     """PASCAL VOC's rule: best score first, a detection is right when the object of its class that it overlaps most is not
     taken yet and IoU is at least the threshold; a second one on it is wrong. Every detection counts, however many.
@@ -228,12 +259,20 @@ def voc_matches(
     One that is on no object but on a crowd region (VOC: a difficult object) does not count. `kind`: "mask" or "box".
     """
     form = {"mask": itemgetter("segmentation"), "box": bbox_xywh}[kind]
-    image_ids, category_ids = (tuple(sorted(e["id"] for e in ground_truth[k])) for k in ("images", "categories"))
-    image_place, category_place = ({entry: i for i, entry in enumerate(ids)} for ids in (image_ids, category_ids))
+    image_ids, category_ids = (
+        tuple(sorted(e["id"] for e in ground_truth[k])) for k in ("images", "categories")
+    )
+    image_place, category_place = (
+        {entry: i for i, entry in enumerate(ids)} for ids in (image_ids, category_ids)
+    )
     objects = _group_by_image_and_category(ground_truth["annotations"], image_place, category_place)
     found = _group_by_image_and_category(detections, image_place, category_place)
     count = np.zeros((len(image_ids), len(category_ids)), dtype=np.int64)
-    best, on, crowded = np.zeros(len(detections)), np.full(len(detections), -1), np.zeros(len(detections))
+    best, on, crowded = (
+        np.zeros(len(detections)),
+        np.full(len(detections), -1),
+        np.zeros(len(detections)),
+    )
     crowds = np.array([bool(a["iscrowd"]) for a in ground_truth["annotations"]], dtype=bool)
     for place, theirs in objects.items():
         count[place] = (~crowds[theirs]).sum()
@@ -243,7 +282,10 @@ def voc_matches(
         for of_crowds, overlaps in ((False, best), (True, crowded)):
             some = theirs[crowds[theirs] == of_crowds]
             if len(some):
-                pair = [form(detections[i]) for i in ours], [form(ground_truth["annotations"][j]) for j in some]
+                pair = (
+                    [form(detections[i]) for i in ours],
+                    [form(ground_truth["annotations"][j]) for j in some],
+                )
                 iou = coco_mask.iou(*pair, [of_crowds] * len(some))
                 overlaps[ours] = iou.max(1)
                 if not of_crowds:
@@ -258,14 +300,18 @@ def voc_matches(
             "crowded": crowded,
         }
     ).astype({"image": int, "category": int, "score": float})
-    facts = facts.sort_values("image", kind="stable").sort_values("score", ascending=False, kind="stable")
+    facts = facts.sort_values("image", kind="stable").sort_values(
+        "score", ascending=False, kind="stable"
+    )
     right, ignored = (np.zeros((len(thresholds), len(facts)), dtype=bool) for _ in range(2))
     for row, threshold in enumerate(thresholds):
         hit = ((facts["best"] >= threshold) & (facts["on"] >= 0)).to_numpy()
         first = ~facts["on"].where(hit, -1 - np.arange(len(facts))).duplicated().to_numpy()
         right[row], ignored[row] = hit & first, ~hit & (facts["crowded"] >= threshold).to_numpy()
     columns = (facts[name].to_numpy() for name in ("image", "category", "score"))
-    return Matches(np.array(thresholds, dtype=float), image_ids, category_ids, *columns, right, ignored, count)
+    return Matches(
+        np.array(thresholds, dtype=float), image_ids, category_ids, *columns, right, ignored, count
+    )
 
 
 def _group_by_image_and_category(

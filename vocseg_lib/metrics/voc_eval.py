@@ -9,7 +9,9 @@ AP_VOL_THRESHOLDS = tuple(i / 10 for i in range(1, 10))
 """Over which AP_vol is the mean of AP^r (SDS, sec. 5)."""
 
 
-def voc_metrics(matches: Matches, weights: Float[np.ndarray, "b i"] | None = None) -> dict[str, Float[np.ndarray, "b k"]]:
+def voc_metrics(
+    matches: Matches, weights: Float[np.ndarray, "b i"] | None = None
+) -> dict[str, Float[np.ndarray, "b k"]]:
     """VOC's AP^r at .5 and .7, from all points and from 11, and AP_vol, in percent, from matches at `AP_VOL_THRESHOLDS`."""
     whole = 100 * average_precision(matches, weights, "all")
     eleven = 100 * average_precision(matches.at([4, 6]), weights, "11")

@@ -32,15 +32,21 @@ def tiny(norm_layer: Callable[..., nn.Module], width: int = 32) -> nn.Sequential
     """One residual block a stage, 1.2 M parameters: small enough to learn from nothing in minutes on a CPU."""
 
     def stage(inputs: int, outputs: int, stride: int) -> nn.Module:
-        project = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm_layer(outputs))
+        project = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm_layer(outputs)
+        )
         return BasicBlock(inputs, outputs, stride, project, norm_layer=norm_layer)
 
-    stem = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1, bias=False), norm_layer(width), nn.ReLU(inplace=True))
+    stem = nn.Sequential(
+        nn.Conv2d(3, width, 3, 2, 1, bias=False), norm_layer(width), nn.ReLU(inplace=True)
+    )
     widths = (width, width, 2 * width, 4 * width, 8 * width)
     return nn.Sequential(stem, *(stage(inputs, outputs, 2) for inputs, outputs in pairwise(widths)))
 
 
-def build_backbone(name: str, weights: str | Path | None = "imagenet", freeze_batch_norm: bool = False) -> Backbone:
+def build_backbone(
+    name: str, weights: str | Path | None = "imagenet", freeze_batch_norm: bool = False
+) -> Backbone:
     """A backbone by name: "resnet50", "resnet101", "mobilenet_v2" or "tiny".
 
     `weights`: "imagenet" (torchvision's, downloaded once; none for "tiny"), a local file with a state dict in
@@ -72,14 +78,14 @@ def build_backbone(name: str, weights: str | Path | None = "imagenet", freeze_ba
 
 
 def _state_dict(name: str, weights: str | Path, published: models.WeightsEnum | None) -> dict:
-    alternatives = (
-        f'alternatives: weights="FILE", a state dict of torchvision\'s {name}; weights=None, to start from random weights'
-    )
+    alternatives = f'alternatives: weights="FILE", a state dict of torchvision\'s {name}; weights=None, to start from random weights'
     if str(weights) != "imagenet":
         try:
             return torch.load(weights, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged pickle may raise anything
-            raise WeightsError(f"cannot read backbone weights {weights}: {error}; {alternatives}") from error
+            raise WeightsError(
+                f"cannot read backbone weights {weights}: {error}; {alternatives}"
+            ) from error
     if published is None:
         raise WeightsError(f"there are no ImageNet weights for backbone {name!r}; {alternatives}")
     try:
@@ -95,4 +101,6 @@ def _load(network: nn.Module, name: str, state: dict) -> None:
     try:
         network.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise WeightsError(f"these weights do not fit torchvision's {name}: {str(error)[:400]}") from error
+        raise WeightsError(
+            f"these weights do not fit torchvision's {name}: {str(error)[:400]}"
+        ) from error

@@ -47,11 +47,22 @@ class AnySizeTransform(GeneralizedRCNNTransform):
         return sizes[0]
 
     def batch_images(self, images: list[Tensor], size_divisible: int = 32) -> Tensor:
-        if self.training and distributed.world_size() > 1:  # all are padded to the largest of the whole batch
-            sizes = distributed.all_gather_counts([side for image in images for side in image.shape[-2:]], images[0].device)
+        if (
+            self.training and distributed.world_size() > 1
+        ):  # all are padded to the largest of the whole batch
+            sizes = distributed.all_gather_counts(
+                [side for image in images for side in image.shape[-2:]], images[0].device
+            )
             height, width = images[0].shape[-2:]
-            images = [F.pad(images[0], (0, max(sizes[1::2]) - width, 0, max(sizes[::2]) - height)), *images[1:]]
-        return super().batch_images(images, size_divisible).contiguous(memory_format=torch.channels_last)
+            images = [
+                F.pad(images[0], (0, max(sizes[1::2]) - width, 0, max(sizes[::2]) - height)),
+                *images[1:],
+            ]
+        return (
+            super()
+            .batch_images(images, size_divisible)
+            .contiguous(memory_format=torch.channels_last)
+        )
 
 
 class SharedSampler(BalancedPositiveNegativeSampler):
@@ -62,22 +73,33 @@ class SharedSampler(BalancedPositiveNegativeSampler):
     """
 
     def __call__(self, matched_idxs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        found = [((labels >= 1).nonzero()[:, 0], (labels == 0).nonzero()[:, 0]) for labels in matched_idxs]
+        found = [
+            ((labels >= 1).nonzero()[:, 0], (labels == 0).nonzero()[:, 0])
+            for labels in matched_idxs
+        ]
         counts = [(len(positive), len(negative)) for positive, negative in found]
         device = matched_idxs[0].device
-        everyones = distributed.all_gather_counts([count for pair in counts for count in pair], device)
+        everyones = distributed.all_gather_counts(
+            [count for pair in counts for count in pair], device
+        )
         offset = distributed.rank() * len(found)
         masks = [], []
         for i, totals in enumerate(zip(everyones[::2], everyones[1::2], strict=True)):
             wanted = min(totals[0], int(self.batch_size_per_image * self.positive_fraction))
-            for total, size, kind in zip(totals, (wanted, self.batch_size_per_image - wanted), (0, 1), strict=True):
+            for total, size, kind in zip(
+                totals, (wanted, self.batch_size_per_image - wanted), (0, 1), strict=True
+            ):
                 drawn = torch.randperm(total, device=device)[:size]
                 if 0 <= i - offset < len(found):
                     mask = torch.zeros_like(matched_idxs[i - offset], dtype=torch.uint8)
                     mask[found[i - offset][kind][drawn]] = 1
                     masks[kind].append(mask)
-        positives, negatives = (torch.stack([mask.sum() for mask in of_kind]).sum() for of_kind in masks)
-        self.positive_share, self.share = (self._share(count.float()) for count in (positives, positives + negatives))
+        positives, negatives = (
+            torch.stack([mask.sum() for mask in of_kind]).sum() for of_kind in masks
+        )
+        self.positive_share, self.share = (
+            self._share(count.float()) for count in (positives, positives + negatives)
+        )
         return masks
 
     @staticmethod
@@ -141,7 +163,9 @@ class MaskRCNN(TorchvisionMaskRCNN):
         self.to(memory_format=torch.channels_last)
         for part in (self.rpn, self.roi_heads):
             sampler = part.fg_bg_sampler
-            part.fg_bg_sampler = SharedSampler(sampler.batch_size_per_image, sampler.positive_fraction)
+            part.fg_bg_sampler = SharedSampler(
+                sampler.batch_size_per_image, sampler.positive_fraction
+            )
         for pool in (
             self.roi_heads.box_roi_pool,
             self.roi_heads.mask_roi_pool,
@@ -149,21 +173,32 @@ class MaskRCNN(TorchvisionMaskRCNN):
             pool.scales = [1 / stride for stride in STRIDES]
             ends = (int(math.log2(stride)) for stride in (STRIDES[0], STRIDES[-1]))
             pool.map_levels = initLevelMapper(*ends, pool.canonical_scale, pool.canonical_level)
-        self.transform = AnySizeTransform(short_side, round(LONG_SIDE * scale), IMAGENET_MEAN, IMAGENET_STD)
+        self.transform = AnySizeTransform(
+            short_side, round(LONG_SIDE * scale), IMAGENET_MEAN, IMAGENET_STD
+        )
 
-    def forward(self, images: list[Tensor], targets: list[dict] | None = None) -> dict[str, Tensor] | list[dict]:
+    def forward(
+        self, images: list[Tensor], targets: list[dict] | None = None
+    ) -> dict[str, Tensor] | list[dict]:
         if not self.training:
             return self.postprocess(self.network(images))
         if targets is None:
             raise ValueError("targets are needed in train mode; call model.eval() to predict")
         losses, shares = super().forward(images, targets), self.loss_shares()
         rest = self.roi_heads.fg_bg_sampler.share
-        return {name.removeprefix("loss_"): loss * shares.get(name, rest) for name, loss in losses.items()}
+        return {
+            name.removeprefix("loss_"): loss * shares.get(name, rest)
+            for name, loss in losses.items()
+        }
 
     def loss_shares(self) -> dict[str, Tensor]:
         """Of the losses that are not over all regions drawn in the second stage: see `SharedSampler`."""
         of_rpn, of_heads = self.rpn.fg_bg_sampler, self.roi_heads.fg_bg_sampler
-        return {"loss_mask": of_heads.positive_share, "loss_objectness": of_rpn.share, "loss_rpn_box_reg": of_rpn.share}
+        return {
+            "loss_mask": of_heads.positive_share,
+            "loss_objectness": of_rpn.share,
+            "loss_rpn_box_reg": of_rpn.share,
+        }
 
     def network(self, images: list[Tensor]) -> dict:
         """Everything up to boxes and their small masks: `detections` a list of boxes (resized pixels), labels, scores
@@ -182,10 +217,19 @@ class MaskRCNN(TorchvisionMaskRCNN):
     def postprocess(self, out: dict) -> list[dict]:
         """Scale boxes to the image and paste each small mask into its box."""
         results = []
-        for found, resized, size in zip(out["detections"], out["resized"], out["image_sizes"], strict=True):
+        for found, resized, size in zip(
+            out["detections"], out["resized"], out["image_sizes"], strict=True
+        ):
             boxes = resize_boxes(found["boxes"].float(), resized, size)
             masks = paste_masks(found["masks"][:, 0].float(), boxes, *size)
-            results.append({"boxes": boxes, "labels": found["labels"], "scores": found["scores"].float(), "masks": masks})
+            results.append(
+                {
+                    "boxes": boxes,
+                    "labels": found["labels"],
+                    "scores": found["scores"].float(),
+                    "masks": masks,
+                }
+            )
         return results
 
     @torch.inference_mode()
@@ -196,4 +240,9 @@ class MaskRCNN(TorchvisionMaskRCNN):
         (found,) = self.postprocess(out)
         if not len(found["boxes"]):
             return []
-        return [("the region's 28 x 28 mask", out["detections"][0]["masks"][nearest_box(found, box, label), 0])]
+        return [
+            (
+                "the region's 28 x 28 mask",
+                out["detections"][0]["masks"][nearest_box(found, box, label), 0],
+            )
+        ]

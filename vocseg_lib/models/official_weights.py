@@ -55,7 +55,9 @@ def load_official(path: str | Path) -> Yolact:
     except FileNotFoundError:
         raise
     except Exception as error:  # a damaged pickle may raise anything
-        raise WeightsError(f"{path} is no checkpoint of the official YOLACT-550 with a ResNet: {error!r}") from error
+        raise WeightsError(
+            f"{path} is no checkpoint of the official YOLACT-550 with a ResNet: {error!r}"
+        ) from error
     coco = num_classes == COCO_CLASSES
     model = Yolact(
         num_classes,
@@ -72,7 +74,9 @@ def load_official(path: str | Path) -> Yolact:
 
 def _unused(name: str) -> bool:
     """What old checkpoints hold a second time, and what the official loader leaves out as well."""
-    return bool(re.match(r"backbone\.layer\d|fpn\.downsample_layers\.[2-9]|.*\.num_batches_tracked$", name))
+    return bool(
+        re.match(r"backbone\.layer\d|fpn\.downsample_layers\.[2-9]|.*\.num_batches_tracked$", name)
+    )
 
 
 def _backbone(theirs: dict[str, Tensor]) -> str:
@@ -84,7 +88,9 @@ def _backbone(theirs: dict[str, Tensor]) -> str:
 
 
 def _check(path: str | Path, ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    wanted = {name: value for name, value in ours.items() if not name.endswith("num_batches_tracked")}
+    wanted = {
+        name: value for name, value in ours.items() if not name.endswith("num_batches_tracked")
+    }
     problems = [f"missing: {name}" for name in wanted.keys() - theirs.keys()]
     problems += [f"unknown: {name}" for name in theirs.keys() - wanted.keys()]
     problems += [
@@ -93,4 +99,6 @@ def _check(path: str | Path, ours: dict[str, Tensor], theirs: dict[str, Tensor])
         if theirs[name].shape != wanted[name].shape
     ]
     if problems:
-        raise WeightsError(f"{path} does not fit YOLACT-550:\n  " + "\n  ".join(sorted(problems)[:12]))
+        raise WeightsError(
+            f"{path} does not fit YOLACT-550:\n  " + "\n  ".join(sorted(problems)[:12])
+        )

@@ -30,7 +30,9 @@ def detect(
     """
     candidate = (scores.amax(1) > score_threshold).nonzero()[:, 0]
     boxes = decode_boxes(box_offsets[candidate], priors[candidate])
-    kept, classes, kept_scores = NMS[nms](boxes, scores[candidate], nms_iou, CANDIDATES_PER_CLASS, max_detections)
+    kept, classes, kept_scores = NMS[nms](
+        boxes, scores[candidate], nms_iou, CANDIDATES_PER_CLASS, max_detections
+    )
     return boxes[kept], classes, kept_scores, coefficients[candidate[kept]]
 
 
@@ -74,7 +76,9 @@ def standard_nms(
 NMS = {"fast": fast_nms, "standard": standard_nms}
 
 
-def _topk_per_class(scores: Float[Tensor, "n c"], top_k: int) -> tuple[Float[Tensor, "c k"], Int[Tensor, "c k"]]:
+def _topk_per_class(
+    scores: Float[Tensor, "n c"], top_k: int
+) -> tuple[Float[Tensor, "c k"], Int[Tensor, "c k"]]:
     """Sorted, equal scores in the order of their boxes, as the official code's sort leaves them; topk alone keeps no order."""
     # The bits of floats that are not negative are ordered as they are; below them, earlier boxes count for more.
     bits = scores.T.float().contiguous().view(torch.int32).to(torch.int64)
@@ -83,13 +87,17 @@ def _topk_per_class(scores: Float[Tensor, "n c"], top_k: int) -> tuple[Float[Ten
     return scores.T.gather(1, order), order
 
 
-def _best(index: Tensor, classes: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def _best(
+    index: Tensor, classes: Tensor, scores: Tensor, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
     best_scores, best = scores.sort(descending=True)
     best = best[:count]
     return index[best], classes[best], best_scores[:count]
 
 
-def mask_logits(prototypes: Float[Tensor, "h w k"], coefficients: Float[Tensor, "n k"]) -> Float[Tensor, "n h w"]:
+def mask_logits(
+    prototypes: Float[Tensor, "h w k"], coefficients: Float[Tensor, "n k"]
+) -> Float[Tensor, "n h w"]:
     """Prototypes, weighted with each detection's coefficients and summed (YOLACT paper, eq. 1, before the sigmoid)."""
     height, width = prototypes.shape[:2]
     return (coefficients @ prototypes.flatten(0, 1).T).view(-1, height, width)
@@ -104,7 +112,9 @@ def assemble_masks(
     crop: bool = True,
 ) -> Bool[Tensor, "n {height} {width}"]:
     """sigmoid of `mask_logits`, cropped with the predicted box (relative xyxy), scaled to the image, > .5 (sec. 3.1)."""
-    return upsample_masks(mask_logits(prototypes, coefficients), boxes if crop else None, height, width)
+    return upsample_masks(
+        mask_logits(prototypes, coefficients), boxes if crop else None, height, width
+    )
 
 
 def scale_boxes(boxes: Float[Tensor, "n 4"], height: int, width: int) -> Float[Tensor, "n 4"]:

@@ -32,5 +32,7 @@ def prior_boxes(
         width = scale * ratios / SCALES_FOR_SIZE
         height = width if square else scale / ratios / SCALES_FOR_SIZE
         cy, cx, _ = torch.meshgrid(y, x, ratios, indexing="ij")
-        levels.append(torch.stack([cx, cy, width.expand_as(cx), height.expand_as(cx)], -1).reshape(-1, 4))
+        levels.append(
+            torch.stack([cx, cy, width.expand_as(cx), height.expand_as(cx)], -1).reshape(-1, 4)
+        )
     return torch.cat(levels).float()

@@ -62,12 +62,23 @@ class FoldingConv2d(nn.Conv2d):
     def _folded(self, device_type: str) -> tuple[Tensor, Tensor]:
         (norm,) = self._norm
         parts = (self.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or any(part.is_inference() for part in parts):
+        if (
+            torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or any(part.is_inference() for part in parts)
+        ):
             return fold(*parts, norm.eps)
-        autocast = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
+        autocast = (
+            torch.get_autocast_dtype(device_type)
+            if torch.is_autocast_enabled(device_type)
+            else None
+        )
         key = (autocast, *((part.data_ptr(), part._version) for part in parts))
         if self._kept[0] != key:
-            self._kept = key, tuple(part.to(autocast or part.dtype) for part in fold(*parts, norm.eps))
+            self._kept = (
+                key,
+                tuple(part.to(autocast or part.dtype) for part in fold(*parts, norm.eps)),
+            )
         return self._kept[1]
 
 
@@ -130,7 +141,11 @@ class UpsampledConv(torch.autograd.Function):
             torch.mm(at_small.T, small, out=grad_taps[i, j])
         grad_x = grad_small.view(batch, height // 2, width // 2, -1).permute(0, 3, 1, 2)
         grad_weight = grad_taps.permute(2, 3, 0, 1)
-        return grad_x.to(x.dtype), grad_weight.to(weight.dtype), padded.sum((0, 1, 2)).to(weight.dtype)
+        return (
+            grad_x.to(x.dtype),
+            grad_weight.to(weight.dtype),
+            padded.sum((0, 1, 2)).to(weight.dtype),
+        )
 
 
 class SparseGradientConv(torch.autograd.Function):
@@ -154,7 +169,9 @@ class SparseGradientConv(torch.autograd.Function):
         if len(image) > DENSE * batch * height * width:
             rest = [outputs], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, True]
             half = gradient.dtype
-            dense = torch.ops.aten.convolution_backward(gradient, x.to(half), weight.to(half), *rest)
+            dense = torch.ops.aten.convolution_backward(
+                gradient, x.to(half), weight.to(half), *rest
+            )
             return dense[0].to(x.dtype), dense[1].to(weight.dtype), dense[2].to(weight.dtype)
         gradient = gradient.permute(0, 2, 3, 1)[image, row, column]
         padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).flatten(0, 2).to(gradient.dtype)
@@ -164,7 +181,13 @@ class SparseGradientConv(torch.autograd.Function):
         taps = weight.permute(0, 2, 3, 1)  # rows of taps as the pixels of a patch follow each other
         grad_taps = gradient.T @ padded[pixels].view(len(gradient), taps[0].numel())
         grad_padded = torch.zeros_like(padded)
-        grad_padded.index_add_(0, pixels, (gradient @ taps.reshape(outputs, -1).to(gradient.dtype)).view(-1, x.shape[1]))
-        grad_x = grad_padded.view(batch, height + 2, width + 2, -1)[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
+        grad_padded.index_add_(
+            0,
+            pixels,
+            (gradient @ taps.reshape(outputs, -1).to(gradient.dtype)).view(-1, x.shape[1]),
+        )
+        grad_x = grad_padded.view(batch, height + 2, width + 2, -1)[:, 1:-1, 1:-1].permute(
+            0, 3, 1, 2
+        )
         grad_weight = grad_taps.view_as(taps).permute(0, 3, 1, 2)
         return grad_x.to(x.dtype), grad_weight.to(weight.dtype), gradient.sum(0).to(weight.dtype)

@@ -20,7 +20,9 @@ from vocseg_lib.utils.boxes import nearest_box
 PROTOTYPES = 32
 
 
-def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, relu: bool = True) -> nn.Sequential:
+def conv(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, relu: bool = True
+) -> nn.Sequential:
     """A convolution as everywhere outside the backbone: Xavier-uniform weights, zero bias, no batch norm."""
     layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
     nn.init.xavier_uniform_(layer.weight)
@@ -35,12 +37,16 @@ class FPN(nn.Module):
         super().__init__()
         self.lateral = nn.ModuleList(conv(c, channels, 1, relu=False) for c in inputs)
         self.smooth = nn.ModuleList(conv(channels, channels, 3) for _ in inputs)
-        self.down = nn.ModuleList(conv(channels, channels, 3, stride=2, relu=False) for _ in range(2))
+        self.down = nn.ModuleList(
+            conv(channels, channels, 3, stride=2, relu=False) for _ in range(2)
+        )
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         levels = [lateral(x) for lateral, x in zip(self.lateral, features, strict=True)]
         for k in range(len(levels) - 1, 0, -1):
-            upsampled = F.interpolate(levels[k], levels[k - 1].shape[2:], mode="bilinear", align_corners=False)
+            upsampled = F.interpolate(
+                levels[k], levels[k - 1].shape[2:], mode="bilinear", align_corners=False
+            )
             levels[k - 1] = levels[k - 1] + upsampled
         levels = [smooth(x) for smooth, x in zip(self.smooth, levels, strict=True)]
         for down in self.down:
@@ -75,12 +81,22 @@ class PredictionHead(nn.Module):
 
     def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         branches = (self.classes[0], self.box[0], self.coefficients[0])
-        weight = torch.cat([branch.weight for branch in branches])  # one convolution is faster than three
+        weight = torch.cat(
+            [branch.weight for branch in branches]
+        )  # one convolution is faster than three
         bias = torch.cat([branch.bias for branch in branches])
-        shared = [SparseGradientConv.apply(x, self.shared[0].weight, self.shared[0].bias).relu_() for x in levels]
-        cells = [SparseGradientConv.apply(x, weight, bias).permute(0, 2, 3, 1).flatten(1, 2) for x in shared]
+        shared = [
+            SparseGradientConv.apply(x, self.shared[0].weight, self.shared[0].bias).relu_()
+            for x in levels
+        ]
+        cells = [
+            SparseGradientConv.apply(x, weight, bias).permute(0, 2, 3, 1).flatten(1, 2)
+            for x in shared
+        ]
         parts = torch.cat(cells, 1).split([len(branch.bias) for branch in branches], 2)
-        classes, box, coefficients = (p.reshape(len(p), -1, size) for p, size in zip(parts, self.sizes, strict=True))
+        classes, box, coefficients = (
+            p.reshape(len(p), -1, size) for p, size in zip(parts, self.sizes, strict=True)
+        )
         return classes, box, coefficients.tanh()
 
 
@@ -138,16 +154,22 @@ class Yolact(nn.Module):
         self._layers = torch.compile(self._all_layers) if compile else self._all_layers
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, images: list[Tensor], targets: list[dict] | None = None) -> dict[str, Tensor] | list[dict]:
+    def forward(
+        self, images: list[Tensor], targets: list[dict] | None = None
+    ) -> dict[str, Tensor] | list[dict]:
         if not self.training:
             return self.postprocess(self.network(images))
         if targets is None:
             raise ValueError("targets are needed in train mode; call model.eval() to predict")
         for target in targets:
             if not (target["boxes"][:, 2:] > target["boxes"][:, :2]).all():
-                raise ValueError("a target has a box without width or height, which no loss can be computed for")
+                raise ValueError(
+                    "a target has a box without width or height, which no loss can be computed for"
+                )
             if not ((target["labels"] >= 1) & (target["labels"] < self.head.sizes[0])).all():
-                raise ValueError(f"a target has a label outside 1..{self.head.sizes[0] - 1}: {target['labels'].tolist()}")
+                raise ValueError(
+                    f"a target has a label outside 1..{self.head.sizes[0] - 1}: {target['labels'].tolist()}"
+                )
         out = self.network(images)
         sizes = [out["priors"].new_tensor([w, h, w, h]) for h, w in out["image_sizes"]]
         with torch.autocast(out["priors"].device.type, enabled=False):
@@ -157,7 +179,10 @@ class Yolact(nn.Module):
                 out["coefficients"],
                 out["prototypes"],
                 out["priors"],
-                [t["boxes"].as_subclass(Tensor) / size for t, size in zip(targets, sizes, strict=True)],
+                [
+                    t["boxes"].as_subclass(Tensor) / size
+                    for t, size in zip(targets, sizes, strict=True)
+                ],
                 [t["labels"] for t in targets],
                 [t["masks"].as_subclass(Tensor) for t in targets],
                 out.get("semantic_logits"),
@@ -168,7 +193,10 @@ class Yolact(nn.Module):
         """Everything up to the raw predictions: class_logits [b,p,c], box_offsets [b,p,4], coefficients [b,p,32],
         prototypes [b,h,w,32], priors [p,4], image_sizes and, in training with the semantic head, semantic_logits."""
         side = (self.image_size, self.image_size)
-        resized = [F.interpolate(x[None].as_subclass(Tensor), side, mode="bilinear", align_corners=False) for x in images]
+        resized = [
+            F.interpolate(x[None].as_subclass(Tensor), side, mode="bilinear", align_corners=False)
+            for x in images
+        ]
         batch = normalize(torch.cat(resized), IMAGENET_MEAN, IMAGENET_STD, inplace=True)
         out, feature_sizes = self._layers(batch.contiguous(memory_format=torch.channels_last))
         return {
@@ -205,7 +233,11 @@ class Yolact(nn.Module):
         for i, (height, width) in enumerate(out["image_sizes"]):
             scores = out["class_logits"][i].softmax(-1)[:, 1:]
             boxes, classes, found, coefficients = detect(
-                scores, out["box_offsets"][i], out["coefficients"][i], out["priors"], **self.detect_options
+                scores,
+                out["box_offsets"][i],
+                out["coefficients"][i],
+                out["priors"],
+                **self.detect_options,
             )
             shape = out["prototypes"][i], coefficients, boxes, height, width
             result = {"labels": classes + 1, "scores": found, "coefficients": coefficients}
@@ -216,7 +248,9 @@ class Yolact(nn.Module):
         return results
 
     @torch.inference_mode()
-    def explain_mask(self, image: Tensor, box: Tensor, label: int, strongest: int = 4) -> list[tuple[str, Tensor]]:
+    def explain_mask(
+        self, image: Tensor, box: Tensor, label: int, strongest: int = 4
+    ) -> list[tuple[str, Tensor]]:
         """How the detection that is nearest to a box (xyxy pixels) of a label came about, as titled maps [h, w]: the prototypes
         that weigh most in it, times their coefficients, and their sum after the sigmoid, before the crop. Eval mode only.
         """
@@ -224,8 +258,17 @@ class Yolact(nn.Module):
         (found,) = self.postprocess(out)
         if not len(found["boxes"]):
             return []
-        prototypes, coefficients = out["prototypes"][0], found["coefficients"][nearest_box(found, box, label)]
+        prototypes, coefficients = (
+            out["prototypes"][0],
+            found["coefficients"][nearest_box(found, box, label)],
+        )
         terms = prototypes * coefficients
         order = terms.abs().mean((0, 1)).argsort(descending=True)[:strongest].tolist()
         maps = [(f"prototype {k} x {coefficients[k]:+.2f}", terms[..., k]) for k in order]
-        return [*maps, ("all 32 added up, before the crop", mask_logits(prototypes, coefficients[None])[0].sigmoid())]
+        return [
+            *maps,
+            (
+                "all 32 added up, before the crop",
+                mask_logits(prototypes, coefficients[None])[0].sigmoid(),
+            ),
+        ]

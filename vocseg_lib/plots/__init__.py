@@ -1,10 +1,34 @@
 """Every figure, the gallery and its page, and drawing on pictures."""
 
-from vocseg_lib.plots.data import augmented, class_counts, object_sizes, objects_per_image, sample_maps
-from vocseg_lib.plots.failures import ablation, costs_by_size, crowding, explain_largest, failure_costs, oracles, waterfall, whole
+from vocseg_lib.plots.data import (
+    augmented,
+    class_counts,
+    object_sizes,
+    objects_per_image,
+    sample_maps,
+)
+from vocseg_lib.plots.failures import (
+    ablation,
+    costs_by_size,
+    crowding,
+    explain_largest,
+    failure_costs,
+    oracles,
+    waterfall,
+    whole,
+)
 from vocseg_lib.plots.gallery import Gallery
 from vocseg_lib.plots.gallery_page import FILTERS, export_page, outline
-from vocseg_lib.plots.images import Layer, as_picture, boxes_on_image, framed, instances, layered, outlined, side_by_side
+from vocseg_lib.plots.images import (
+    Layer,
+    as_picture,
+    boxes_on_image,
+    framed,
+    instances,
+    layered,
+    outlined,
+    side_by_side,
+)
 from vocseg_lib.plots.lineage import ap_against_seconds, proposal_recall, short, strip
 from vocseg_lib.plots.models import coefficients, prototypes, stages
 from vocseg_lib.plots.pictures import (
@@ -27,7 +51,14 @@ from vocseg_lib.plots.precision_recall import (
     reliability,
 )
 from vocseg_lib.plots.style import color_of, describe, describe_figure, new_ax, new_axes, save
-from vocseg_lib.plots.training import ap_against_iteration, ap_against_time, overfitting, scores_of, steps_of, training_curves
+from vocseg_lib.plots.training import (
+    ap_against_iteration,
+    ap_against_time,
+    overfitting,
+    scores_of,
+    steps_of,
+    training_curves,
+)
 from vocseg_lib.plots.widgets import LivePlot, as_png, browse
 
 __all__ = [

@@ -42,15 +42,26 @@ class Gallery:
     models to how they got to a detection (see `Inside`), where that can be shown.
     """
 
-    def __init__(self, analyses: dict[str, Analysis], images: str | Path, insides: dict[str, Inside] | None = None):
+    def __init__(
+        self,
+        analyses: dict[str, Analysis],
+        images: str | Path,
+        insides: dict[str, Inside] | None = None,
+    ):
         self.analyses, self.insides = analyses, insides or {}
         folder = resolve_path(images)
-        self.folder = folder if folder.is_dir() and not _is_devkit(folder) else find_devkit(folder) / "JPEGImages"
+        self.folder = (
+            folder
+            if folder.is_dir() and not _is_devkit(folder)
+            else find_devkit(folder) / "JPEGImages"
+        )
         first = next(iter(analyses.values())).scenes
         self.images = {image["id"]: image for image in first.images}
         for image in first.images:
             if not isinstance(image.get("file_name"), str):
-                raise ValueError(f"image {image['id']} of the ground truth has no file_name: its picture cannot be found")
+                raise ValueError(
+                    f"image {image['id']} of the ground truth has no file_name: its picture cannot be found"
+                )
         self.names = {c["id"]: c["name"] for c in first.categories}
         self.objects = {image_id: [] for image_id in self.images}
         for place, annotation in enumerate(first.annotations):
@@ -81,8 +92,13 @@ class Gallery:
         found = cases["annotation"].map(states) == FOUND
         rows = facts.detections[facts.detections["error_mask"] == BACKGROUND]
         false_alarms = {place: np.array(part["detection"]) for place, part in rows.groupby("image")}
-        images = {image["id"]: place for place, image in enumerate(self.analyses[other].scenes.images)}
-        theirs, ours = (self.analyses[name].scenes.detections for name in (other, cases["model"].iat[0] if len(cases) else other))
+        images = {
+            image["id"]: place for place, image in enumerate(self.analyses[other].scenes.images)
+        }
+        theirs, ours = (
+            self.analyses[name].scenes.detections
+            for name in (other, cases["model"].iat[0] if len(cases) else other)
+        )
         for row in np.flatnonzero(cases["type"] == ERRORS[BACKGROUND]):
             alarms = false_alarms.get(images[cases["image_id"].iat[row]], ())
             box = bbox_xywh(ours[cases["detection"].iat[row]])
@@ -105,7 +121,9 @@ class Gallery:
             raise ValueError(f"{path} cannot be read as a picture: {error}") from None
         size = (self.images[image_id]["height"], self.images[image_id]["width"])
         if pixels.shape[:2] != size:
-            raise ValueError(f"{path} has {pixels.shape[:2]} (height, width), the ground truth says {size}: it is another picture")
+            raise ValueError(
+                f"{path} has {pixels.shape[:2]} (height, width), the ground truth says {size}: it is another picture"
+            )
         return pixels
 
     def window(self, case: pd.Series, sides_of_box: float = SHOWN) -> tuple[int, int, int, int]:
@@ -115,7 +133,10 @@ class Gallery:
         share = min(1.0, max(sides_of_box * max(w / width, h / height), LEAST_SHOWN))
         sides = round(share * width), round(share * height)
         corner = (x + w / 2 - sides[0] / 2, y + h / 2 - sides[1] / 2)
-        x1, y1 = (round(min(max(0, at), all_of - side)) for at, side, all_of in zip(corner, sides, (width, height), strict=True))
+        x1, y1 = (
+            round(min(max(0, at), all_of - side))
+            for at, side, all_of in zip(corner, sides, (width, height), strict=True)
+        )
         return x1, y1, x1 + sides[0], y1 + sides[1]
 
     def select(self, **wanted: object) -> pd.DataFrame:
@@ -132,7 +153,11 @@ class Gallery:
     def entry(self, case: pd.Series) -> dict:
         """The detection that a case is about, else the object."""
         scenes = self.analyses[case["model"]].scenes
-        return scenes.detections[case["detection"]] if case["detection"] >= 0 else scenes.annotations[case["annotation"]]
+        return (
+            scenes.detections[case["detection"]]
+            if case["detection"] >= 0
+            else scenes.annotations[case["annotation"]]
+        )
 
     def truth_layers(self, case: pd.Series) -> list[Layer]:
         """The objects of the image, the one that the case is about in its own colour."""
@@ -155,7 +180,11 @@ class Gallery:
     def found_layers(self, case: pd.Series, title: str) -> list[Layer]:
         """What a model found where a case is: neighbours, then what is to blame, or what was missed."""
         analysis, layers, box = self.analyses[title], [], bbox_xywh(self.entry(case))
-        there = [i for i in self.found[title][case["image_id"]] if _meet(box, bbox_xywh(analysis.scenes.detections[i]))]
+        there = [
+            i
+            for i in self.found[title][case["image_id"]]
+            if _meet(box, bbox_xywh(analysis.scenes.detections[i]))
+        ]
         for rank, place in enumerate(there):
             blamed = title == case["model"] and bool(place == case["detection"])
             if rank >= NEIGHBOURS and not blamed:
@@ -163,16 +192,22 @@ class Gallery:
             entry = analysis.scenes.detections[place]
             layers.append(self._layer(entry, BLAMED if blamed else OTHERS, blamed))
             if blamed and UNCROPPED in entry:
-                layers.append(Layer(decode_rle([entry[UNCROPPED]])[0], None, BLAMED, "", False, dotted=True))
+                layers.append(
+                    Layer(decode_rle([entry[UNCROPPED]])[0], None, BLAMED, "", False, dotted=True)
+                )
         if case["annotation"] >= 0:
             annotation = analysis.scenes.annotations[case["annotation"]]
             missed = title == case["model"] and case["detection"] < 0
             layer = self._layer(annotation, LOST, False)
-            layers.append(layer._replace(text=f"missed {case['class']}" if missed else "", dotted=True))
+            layers.append(
+                layer._replace(text=f"missed {case['class']}" if missed else "", dotted=True)
+            )
         return sorted(layers, key=lambda layer: layer.strong)
 
     def _layer(self, entry: dict, colour: str, strong: bool) -> Layer:
-        text = self.names[entry["category_id"]] + (f" {entry['score']:.2f}" if "score" in entry else "")
+        text = self.names[entry["category_id"]] + (
+            f" {entry['score']:.2f}" if "score" in entry else ""
+        )
         return Layer(decode_rle([entry["segmentation"]])[0], bbox_xywh(entry), colour, text, strong)
 
     def mask_terms(self, case: pd.Series) -> list[tuple[str, Tensor]]:
@@ -182,7 +217,10 @@ class Gallery:
         box, label = torch.tensor([x, y, x + w, y + h]), entry["category_id"]
         found = []
         for title, inside in self.insides.items():
-            found += [(f"{title}: {name}", values) for name, values in inside(case["image_id"], box, label)]
+            found += [
+                (f"{title}: {name}", values)
+                for name, values in inside(case["image_id"], box, label)
+            ]
         return found
 
     def draw(self, case: pd.Series) -> Figure:
@@ -190,9 +228,13 @@ class Gallery:
         parts = self.mask_terms(case)
         panels = 2 + len(self.analyses)
         figure = plt.figure(figsize=(3.4 * panels, 3.9 + 2.0 * bool(parts)), layout="constrained")
-        rows = figure.subfigures(2 if parts else 1, 1, height_ratios=(1.75, 1) if parts else None, squeeze=False)[:, 0]
+        rows = figure.subfigures(
+            2 if parts else 1, 1, height_ratios=(1.75, 1) if parts else None, squeeze=False
+        )[:, 0]
         self._draw_row(case, rows[0])
-        for ax, (name, values) in zip(rows[-1].subplots(1, len(parts)) if parts else (), parts, strict=True):
+        for ax, (name, values) in zip(
+            rows[-1].subplots(1, len(parts)) if parts else (), parts, strict=True
+        ):
             ax.imshow(values.cpu().numpy(), cmap="cividis")
             ax.set_title(name.replace(": ", ":\n"), fontsize=7)
             ax.axis("off")
@@ -203,18 +245,30 @@ class Gallery:
         cases, panels = self.select(type=kind).drop_duplicates("image_id"), 2 + len(self.analyses)
         rank = cases.groupby("model").cumcount()  # so that each model comes up
         cases = cases.loc[rank.sort_values(kind="stable").index[:count]]
-        figure = plt.figure(figsize=(3.0 * panels, 0.5 + 2.9 * max(1, len(cases))), layout="constrained")
-        for row, (_, case) in zip(figure.subfigures(max(1, len(cases)), 1, squeeze=False)[:, 0], cases.iterrows(), strict=False):
+        figure = plt.figure(
+            figsize=(3.0 * panels, 0.5 + 2.9 * max(1, len(cases))), layout="constrained"
+        )
+        for row, (_, case) in zip(
+            figure.subfigures(max(1, len(cases)), 1, squeeze=False)[:, 0],
+            cases.iterrows(),
+            strict=False,
+        ):
             self._draw_row(case, row)
-        counts = ", ".join(f"{title} {len(self.select(type=kind, model=title))}" for title in self.analyses)
-        return describe_figure(figure, f"{kind}: the worst {len(cases)}", f"Cases on these images: {counts}.")
+        counts = ", ".join(
+            f"{title} {len(self.select(type=kind, model=title))}" for title in self.analyses
+        )
+        return describe_figure(
+            figure, f"{kind}: the worst {len(cases)}", f"Cases on these images: {counts}."
+        )
 
     def side_by_side(self, case: pd.Series, score: float = 0.3) -> Figure:
         """A case for those in a hurry: image, ground truth and what each model found there from a score on, a colour an object."""
         annotations = next(iter(self.analyses.values())).scenes.annotations
         found = {"ground truth": [annotations[place] for place in self.objects[case["image_id"]]]}
         for title, analysis in self.analyses.items():
-            detections = (analysis.scenes.detections[place] for place in self.found[title][case["image_id"]])
+            detections = (
+                analysis.scenes.detections[place] for place in self.found[title][case["image_id"]]
+            )
             found[title] = [d for d in detections if d["score"] >= score]
         picture, (x1, y1, x2, y2) = self.picture(case["image_id"]), self.window(case, 1.25)
         height = 3.4 * (y2 - y1) / (x2 - x1)
@@ -225,7 +279,9 @@ class Gallery:
             layered(picture, layers[::-1], ax).set_title(f"{title}: {len(entries)}", fontsize=12)
         for ax in axes:
             ax.set(xlim=(x1 - 0.5, x2 - 0.5), ylim=(y2 - 0.5, y1 - 0.5))
-        return describe_figure(axes[0].figure, f"{case['type']}: {case['model']}", self.sentence(case))
+        return describe_figure(
+            axes[0].figure, f"{case['type']}: {case['model']}", self.sentence(case)
+        )
 
     def _draw_row(self, case: pd.Series, row: SubFigure) -> None:
         """Picture, ground truth and models, side by side, with the sentence above."""
@@ -233,14 +289,23 @@ class Gallery:
         title = f"{case['type']}: {case['model']}{alone}, on {self.name(case['image_id'])}"
         text = textwrap.fill(self.sentence(case), 45 * (2 + len(self.analyses)))
         row.suptitle(f"{title}\n{text}", x=0.01, ha="left", fontsize=8.5)
-        axes, (x1, y1, x2, y2), note = row.subplots(1, 2 + len(self.analyses)), self.window(case), "image"
+        axes, (x1, y1, x2, y2), note = (
+            row.subplots(1, 2 + len(self.analyses)),
+            self.window(case),
+            "image",
+        )
         try:
             picture = self.picture(case["image_id"])
         except (OSError, ValueError) as error:
             image = self.images[case["image_id"]]
-            picture, note = np.full((image["height"], image["width"], 3), 200, np.uint8), textwrap.fill(str(error), 40)
+            picture, note = (
+                np.full((image["height"], image["width"], 3), 200, np.uint8),
+                textwrap.fill(str(error), 40),
+            )
         layered(picture, [], axes[0]).set_title(note, fontsize=8)
-        axes[0].add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor="white", linestyle="--"))
+        axes[0].add_patch(
+            Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor="white", linestyle="--")
+        )
         layered(picture, self.truth_layers(case), axes[1]).set_title("ground truth", fontsize=8)
         for ax, title in zip(axes[2:], self.analyses, strict=True):
             layered(picture, self.found_layers(case, title), ax).set_title(title, fontsize=8)
@@ -254,4 +319,7 @@ def _is_devkit(folder: Path) -> bool:
 
 def _meet(first: list[float], second: list[float]) -> bool:
     """Whether two boxes (xywh) have something in common."""
-    return all(min(first[k] + first[k + 2], second[k] + second[k + 2]) > max(first[k], second[k]) for k in (0, 1))
+    return all(
+        min(first[k] + first[k + 2], second[k] + second[k + 2]) > max(first[k], second[k])
+        for k in (0, 1)
+    )

@@ -29,7 +29,9 @@ WITH_PARTS = 2
 """Cases of a type and model for which the insides of the models are shown."""
 
 
-def export_page(gallery: Gallery, path: str | Path, most: int = 12, most_bytes: int = MOST_BYTES) -> tuple[Path, str]:
+def export_page(
+    gallery: Gallery, path: str | Path, most: int = 12, most_bytes: int = MOST_BYTES
+) -> tuple[Path, str]:
     """Write the worst `most` cases of each type and model, as many as fit into `most_bytes`, as one page; its path, and in words
     what it holds.
 
@@ -54,9 +56,7 @@ def export_page(gallery: Gallery, path: str | Path, most: int = 12, most_bytes: 
             break
         cases.append(case)
     used = {case["image"] for case in cases}
-    about = (
-        f"The worst {len(cases)} of {len(gallery.cases)} failures of {' and '.join(gallery.analyses)}, the worst of a type first."
-    )
+    about = f"The worst {len(cases)} of {len(gallery.cases)} failures of {' and '.join(gallery.analyses)}, the worst of a type first."
     if unread:
         about += f" Not readable, and left out: {', '.join(gallery.images[i]['file_name'] for i in unread)}."
     content = {
@@ -66,7 +66,9 @@ def export_page(gallery: Gallery, path: str | Path, most: int = 12, most_bytes: 
         "images": {str(i): image for i, image in images.items() if str(i) in used},
         "cases": cases,
     }
-    text = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")  # so that nothing in it ends its script
+    text = json.dumps(content, separators=(",", ":")).replace(
+        "<", "\\u003c"
+    )  # so that nothing in it ends its script
     template = (files("vocseg_lib") / "gallery_page.html").read_text(encoding="utf-8")
     with atomic_write(Path(path)) as beside:
         beside.write_text(template.replace("$DATA", text, 1), encoding="utf-8")
@@ -85,7 +87,12 @@ def _worst_first(gallery: Gallery, most: int) -> Iterator[tuple[int, pd.Series]]
 def _image(gallery: Gallery, image_id: int) -> dict:
     pixels = gallery.picture(image_id)
     height, width = pixels.shape[:2]
-    return {"name": gallery.name(image_id), "width": width, "height": height, "src": _source(Image.fromarray(pixels), "JPEG")}
+    return {
+        "name": gallery.name(image_id),
+        "width": width,
+        "height": height,
+        "src": _source(Image.fromarray(pixels), "JPEG"),
+    }
 
 
 def _case(gallery: Gallery, row: pd.Series, with_parts: bool) -> dict:
@@ -97,14 +104,25 @@ def _case(gallery: Gallery, row: pd.Series, with_parts: bool) -> dict:
         "sentence": gallery.sentence(row),
         "window": gallery.window(row),
         "truth": [_drawn(layer) for layer in gallery.truth_layers(row)],
-        "found": {title: [_drawn(layer) for layer in gallery.found_layers(row, title)] for title in gallery.analyses},
-        "parts": [[name, _map_source(values)] for name, values in gallery.mask_terms(row)] if with_parts else [],
+        "found": {
+            title: [_drawn(layer) for layer in gallery.found_layers(row, title)]
+            for title in gallery.analyses
+        },
+        "parts": [[name, _map_source(values)] for name, values in gallery.mask_terms(row)]
+        if with_parts
+        else [],
     }
 
 
 def _drawn(layer: Layer) -> dict:
     box = [round(float(v), 1) for v in layer.box] if layer.box is not None else None
-    return {"role": ROLES[layer.colour], "path": outline(layer.mask), "box": box, "text": layer.text, "dotted": layer.dotted}
+    return {
+        "role": ROLES[layer.colour],
+        "path": outline(layer.mask),
+        "box": box,
+        "text": layer.text,
+        "dotted": layer.dotted,
+    }
 
 
 def outline(mask: np.ndarray) -> str:

@@ -21,7 +21,12 @@ def as_picture(image: torch.Tensor | np.ndarray) -> np.ndarray:
 
 def framed(ax: Axes, picture: np.ndarray) -> Axes:
     """Cut to the picture [h, w, 3], without ticks."""
-    ax.set(xlim=(-0.5, picture.shape[1] - 0.5), ylim=(picture.shape[0] - 0.5, -0.5), xticks=[], yticks=[])
+    ax.set(
+        xlim=(-0.5, picture.shape[1] - 0.5),
+        ylim=(picture.shape[0] - 0.5, -0.5),
+        xticks=[],
+        yticks=[],
+    )
     return ax
 
 
@@ -52,22 +57,57 @@ def instances(
     for i, box in enumerate(np.asarray(boxes).reshape(-1, 4)):
         x1, y1, x2, y2 = box
         colour = colours[i] if i < len(colours) else COLORS[i % len(COLORS)]
-        ax.add_patch(Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.2))
+        ax.add_patch(
+            Rectangle(
+                (x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.2
+            )
+        )
         if len(labels):
-            text = class_names[int(labels[i]) - 1] + (f" {float(scores[i]):.2f}" if len(scores) else "")
+            text = class_names[int(labels[i]) - 1] + (
+                f" {float(scores[i]):.2f}" if len(scores) else ""
+            )
             text += notes[i] if len(notes) else ""
             style = {"facecolor": colour, "edgecolor": "none", "pad": 1, "alpha": 0.85}
-            ax.text(max(x1, 0), max(y1, 0), text, fontsize=7, color="white", va="top", bbox=style, clip_on=True)
+            ax.text(
+                max(x1, 0),
+                max(y1, 0),
+                text,
+                fontsize=7,
+                color="white",
+                va="top",
+                bbox=style,
+                clip_on=True,
+            )
     return framed(ax, picture)
 
 
-def boxes_on_image(image: torch.Tensor, boxes: np.ndarray | torch.Tensor, title: str, reading: str, ax: Axes | None = None) -> Axes:
+def boxes_on_image(
+    image: torch.Tensor,
+    boxes: np.ndarray | torch.Tensor,
+    title: str,
+    reading: str,
+    ax: Axes | None = None,
+) -> Axes:
     """Many boxes (xyxy pixels) as thin outlines: proposals or priors."""
     ax = new_ax(ax, (5, 4))
     ax.imshow(as_picture(image))
     for x1, y1, x2, y2 in np.asarray(boxes):
-        ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=COLORS[4], linewidth=0.8, alpha=0.7))
-    ax.legend(handles=[Patch(fill=False, edgecolor=COLORS[4], label=f"{len(boxes)} boxes")], fontsize=8, loc="lower right")
+        ax.add_patch(
+            Rectangle(
+                (x1, y1),
+                x2 - x1,
+                y2 - y1,
+                fill=False,
+                edgecolor=COLORS[4],
+                linewidth=0.8,
+                alpha=0.7,
+            )
+        )
+    ax.legend(
+        handles=[Patch(fill=False, edgecolor=COLORS[4], label=f"{len(boxes)} boxes")],
+        fontsize=8,
+        loc="lower right",
+    )
     ax.set_xlim(0, image.shape[2])
     ax.set_ylim(image.shape[1], 0)
     ax.axis("off")
@@ -78,8 +118,13 @@ def outlined(image: torch.Tensor, box: torch.Tensor | np.ndarray) -> np.ndarray:
     """A copy of a picture [H, W, 3] with one box (xyxy pixels) drawn into its pixels."""
     picture = as_picture(image).copy()
     height, width = picture.shape[:2]
-    x1, y1, x2, y2 = (int(v) for v in torch.as_tensor(box).cpu().numpy().clip(0, [width - 1, height - 1] * 2).round())
-    colour = np.array(plt.matplotlib.colors.to_rgb(COLORS[4])) * (255 if picture.dtype == np.uint8 else 1)
+    x1, y1, x2, y2 = (
+        int(v)
+        for v in torch.as_tensor(box).cpu().numpy().clip(0, [width - 1, height - 1] * 2).round()
+    )
+    colour = np.array(plt.matplotlib.colors.to_rgb(COLORS[4])) * (
+        255 if picture.dtype == np.uint8 else 1
+    )
     picture[[y1, y2], x1 : x2 + 1] = colour
     picture[y1 : y2 + 1, [x1, x2]] = colour
     return picture
@@ -121,18 +166,42 @@ def layered(picture: np.ndarray, layers: Sequence[Layer], ax: Axes | None = None
     for layer in layers:
         if not layer.dotted:
             tint = 0.5 if layer.strong else 0.2
-            shown[layer.mask] = (1 - tint) * shown[layer.mask] + tint * np.array(plt.matplotlib.colors.to_rgb(layer.colour))
+            shown[layer.mask] = (1 - tint) * shown[layer.mask] + tint * np.array(
+                plt.matplotlib.colors.to_rgb(layer.colour)
+            )
     ax.imshow(shown)
     for layer in layers:
         if layer.mask.any() and not layer.mask.all():
-            style = {"linewidths": 2.0 if layer.strong else 1.0, "linestyles": "dotted" if layer.dotted else "solid"}
+            style = {
+                "linewidths": 2.0 if layer.strong else 1.0,
+                "linestyles": "dotted" if layer.dotted else "solid",
+            }
             ax.contour(layer.mask, levels=[0.5], colors=[layer.colour], **style)
         if layer.box is None or (layer.dotted and not layer.text):
             continue
         x, y, w, h = layer.box
-        dashes = {"linestyle": "--" if layer.dotted else "-", "linewidth": 1.4 if layer.strong else 0.7}
-        ax.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, edgecolor=layer.colour, **dashes))
+        dashes = {
+            "linestyle": "--" if layer.dotted else "-",
+            "linewidth": 1.4 if layer.strong else 0.7,
+        }
+        ax.add_patch(
+            Rectangle((x - 0.5, y - 0.5), w, h, fill=False, edgecolor=layer.colour, **dashes)
+        )
         if layer.text:
-            back = {"facecolor": layer.colour, "edgecolor": "none", "pad": 1, "alpha": 0.9 if layer.strong else 0.6}
-            ax.text(max(x, 0), max(y, 0), layer.text, fontsize=6.5, color="black", va="top", bbox=back, clip_on=True)
+            back = {
+                "facecolor": layer.colour,
+                "edgecolor": "none",
+                "pad": 1,
+                "alpha": 0.9 if layer.strong else 0.6,
+            }
+            ax.text(
+                max(x, 0),
+                max(y, 0),
+                layer.text,
+                fontsize=6.5,
+                color="black",
+                va="top",
+                bbox=back,
+                clip_on=True,
+            )
     return framed(ax, picture)

@@ -25,21 +25,38 @@ def prototypes(maps: torch.Tensor, axes: np.ndarray | None = None) -> np.ndarray
     return axes
 
 
-def coefficients(values: torch.Tensor | Sequence[torch.Tensor], names: Sequence[str], ax: Axes | None = None) -> Axes:
+def coefficients(
+    values: torch.Tensor | Sequence[torch.Tensor], names: Sequence[str], ax: Axes | None = None
+) -> Axes:
     """Mask coefficients (-1..1) of a few detections, a group of bars a prototype."""
     ax = new_ax(ax, (10, 3))
     width = 0.8 / len(values)
     for i, (row, name) in enumerate(zip(values, names, strict=True)):
-        ax.bar(np.arange(len(row)) + i * width, row.detach().cpu().numpy(), width, label=name, color=COLORS[i])
+        ax.bar(
+            np.arange(len(row)) + i * width,
+            row.detach().cpu().numpy(),
+            width,
+            label=name,
+            color=COLORS[i],
+        )
     ax.axhline(0, color="black", linewidth=0.8)
     ax.set_xlabel("prototype")
     ax.set_ylabel("coefficient (no unit)")
     ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
-    return describe(ax, "Coefficients", "Each detection adds (above 0) and subtracts (below 0) prototypes in its own way.", 110)
+    return describe(
+        ax,
+        "Coefficients",
+        "Each detection adds (above 0) and subtracts (below 0) prototypes in its own way.",
+        110,
+    )
 
 
 def stages(
-    pictures: Sequence[np.ndarray | torch.Tensor], titles: Sequence[str], title: str, reading: str, axes: np.ndarray | None = None
+    pictures: Sequence[np.ndarray | torch.Tensor],
+    titles: Sequence[str],
+    title: str,
+    reading: str,
+    axes: np.ndarray | None = None,
 ) -> np.ndarray:
     """Steps of one computation, left to right: maps with a colour bar, RGB pictures as they are."""
     axes = new_axes(len(pictures), len(pictures), (3.1, 3.2), axes)

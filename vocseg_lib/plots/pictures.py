@@ -49,7 +49,9 @@ class Visualizer:
         sure = found["scores"] >= self.score
         return {key: found[key][sure].cpu() for key in ("boxes", "labels", "scores", "masks")}
 
-    def paint(self, picture: UInt8[np.ndarray, "h w 3"]) -> tuple[UInt8[np.ndarray, "h w 3"], dict[str, Tensor]]:
+    def paint(
+        self, picture: UInt8[np.ndarray, "h w 3"]
+    ) -> tuple[UInt8[np.ndarray, "h w 3"], dict[str, Tensor]]:
         """A copy of a picture with the detections drawn into it, and the detections."""
         found = self.find(picture)
         return draw_instances(picture, found, self.class_names), found
@@ -57,11 +59,16 @@ class Visualizer:
     def words(self, found: dict[str, Tensor]) -> str:
         """Detections as "person 0.93, dog 0.52"."""
         pairs = zip(found["labels"].tolist(), found["scores"].tolist(), strict=True)
-        return ", ".join(f"{self.class_names[label - 1]} {score:.2f}" for label, score in pairs) or "nothing"
+        return (
+            ", ".join(f"{self.class_names[label - 1]} {score:.2f}" for label, score in pairs)
+            or "nothing"
+        )
 
 
 def draw_instances(
-    picture: UInt8[np.ndarray, "h w 3"], found: dict[str, Tensor], class_names: Sequence[str] = CLASS_NAMES
+    picture: UInt8[np.ndarray, "h w 3"],
+    found: dict[str, Tensor],
+    class_names: Sequence[str] = CLASS_NAMES,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """A copy of a picture with masks tinted and outlined, boxes, class names and scores; a colour an object."""
     canvas, masks = picture.copy(), found["masks"].numpy()
@@ -71,7 +78,10 @@ def draw_instances(
         near_outside = F.max_pool2d((~found["masks"][k]).float()[None, None], 3, 1, 1)[0, 0] > 0
         canvas[masks[k] & near_outside.numpy()] = colour
     image = Image.fromarray(canvas)
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(max(10, min(picture.shape[:2]) // 28))
+    draw, font = (
+        ImageDraw.Draw(image),
+        ImageFont.load_default(max(10, min(picture.shape[:2]) // 28)),
+    )
     for k in reversed(range(len(masks))):
         x1, y1, x2, y2 = found["boxes"][k].tolist()
         draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=RGB[k % len(RGB)])
@@ -101,15 +111,25 @@ def files_in(paths: Sequence[str | Path]) -> list[Path]:
     files = []
     for path in map(resolve_path, paths):
         if not path.exists():
-            raise FileNotFoundError(f"{path} is not there: --image takes pictures, videos and folders of them")
-        inside = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")) if path.is_dir() else [path]
+            raise FileNotFoundError(
+                f"{path} is not there: --image takes pictures, videos and folders of them"
+            )
+        inside = (
+            sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+            if path.is_dir()
+            else [path]
+        )
         if not inside:
-            raise ValueError(f"{path} holds no file: --image takes pictures, videos and folders of them, without those inside")
+            raise ValueError(
+                f"{path} holds no file: --image takes pictures, videos and folders of them, without those inside"
+            )
         files += inside
     return files
 
 
-def draw_predictions(painter: Visualizer, paths: Sequence[str | Path], out: str | Path) -> Iterator[tuple]:
+def draw_predictions(
+    painter: Visualizer, paths: Sequence[str | Path], out: str | Path
+) -> Iterator[tuple]:
     """Draw predictions into pictures, videos and folders of them: yields each file, what was written and what was found.
 
     Pictures are written to the folder `out` as PNG, videos as MP4. A file that cannot be read yields itself, None and the reason.
@@ -120,7 +140,9 @@ def draw_predictions(painter: Visualizer, paths: Sequence[str | Path], out: str 
         raise ValueError(f"{out} is a file: pictures are written to a folder")
     for file in files:
         if file.resolve().parent == out.resolve():
-            raise ValueError(f"{file} lies in {out}, where results go: choose another folder for them")
+            raise ValueError(
+                f"{file} lies in {out}, where results go: choose another folder for them"
+            )
     out.mkdir(parents=True, exist_ok=True)
     for file in tqdm(files, "predict", unit="file", disable=len(files) < 2):
         ending = ".mp4" if file.suffix.lower() in VIDEOS else ".png"
@@ -148,8 +170,14 @@ def paint_video(painter: Visualizer, source: Path, target: Path) -> str:
     try:
         import imageio_ffmpeg
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("videos need imageio-ffmpeg: pip install 'vocseg_lib[video]'") from None
-    frames, written, beside = imageio_ffmpeg.read_frames(str(source)), 0, target.with_name(f"{target.stem}.part.mp4")
+        raise ModuleNotFoundError(
+            "videos need imageio-ffmpeg: pip install 'vocseg_lib[video]'"
+        ) from None
+    frames, written, beside = (
+        imageio_ffmpeg.read_frames(str(source)),
+        0,
+        target.with_name(f"{target.stem}.part.mp4"),
+    )
     try:
         about = next(frames)
     except (OSError, StopIteration) as error:
@@ -158,7 +186,9 @@ def paint_video(painter: Visualizer, source: Path, target: Path) -> str:
     width, height = about["size"]
     count = round(about["duration"] * about["fps"]) or None
     even = (width - width % 2, height - height % 2)  # as H.264 wants
-    writer = imageio_ffmpeg.write_frames(str(beside), even, fps=about["fps"], macro_block_size=2, quality=7)
+    writer = imageio_ffmpeg.write_frames(
+        str(beside), even, fps=about["fps"], macro_block_size=2, quality=7
+    )
     writer.send(None)
     try:
         for frame in tqdm(frames, source.name, count, unit="frame", leave=False):

@@ -8,9 +8,24 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from vocseg_lib.metrics.calibration import BINS, best_f1, calibration, calibration_error, class_mean_curve, recall_at
+from vocseg_lib.metrics.calibration import (
+    BINS,
+    best_f1,
+    calibration,
+    calibration_error,
+    class_mean_curve,
+    recall_at,
+)
 from vocseg_lib.metrics.coco_eval import Evaluation
-from vocseg_lib.plots.style import COLORS, MODEL_COLOURS, color_of, describe, describe_figure, new_ax, new_axes
+from vocseg_lib.plots.style import (
+    COLORS,
+    MODEL_COLOURS,
+    color_of,
+    describe,
+    describe_figure,
+    new_ax,
+    new_axes,
+)
 
 RECALLS = np.linspace(0, 1, 101)
 MARKED_SCORES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -25,7 +40,9 @@ def iso_f1(ax: Axes) -> None:
     for f1 in (0.2, 0.4, 0.6, 0.8):
         recall = np.geomspace(f1 / (2 - f1), 1, 300)  # from precision 1 on
         ax.plot(recall, f1 * recall / (2 * recall - f1), color="0.85", linewidth=0.8, zorder=0)
-        ax.annotate(f"F1 {f1:g}", (1.0, f1 / (2 - f1)), fontsize=6, color="0.5", ha="right", va="bottom")
+        ax.annotate(
+            f"F1 {f1:g}", (1.0, f1 / (2 - f1)), fontsize=6, color="0.5", ha="right", va="bottom"
+        )
 
 
 def _pr_axes(ax: Axes, title: str) -> None:
@@ -40,7 +57,10 @@ def _pr_axes(ax: Axes, title: str) -> None:
 
 
 def overall(
-    evaluations: dict[str, Evaluation], kind: str = "mask", ious: Sequence[float] = (0.5, 0.75), axes: np.ndarray | None = None
+    evaluations: dict[str, Evaluation],
+    kind: str = "mask",
+    ious: Sequence[float] = (0.5, 0.75),
+    axes: np.ndarray | None = None,
 ) -> np.ndarray:
     """Class-mean curves of the models at each IoU; dots where the mean recall of detections above a score lies."""
     axes = new_axes(len(ious), len(ious), (5.2, 4.4), axes)
@@ -54,16 +74,30 @@ def overall(
                 recall = recall_at(evaluation, score, kind, iou)
                 at = recall, np.interp(recall, RECALLS, curve)
                 ax.plot(*at, "o", color=colour, markersize=4)
-                ax.annotate(f"{score:g}", at, fontsize=7, color=colour, xytext=(3, 3), textcoords="offset points")
+                ax.annotate(
+                    f"{score:g}",
+                    at,
+                    fontsize=7,
+                    color=colour,
+                    xytext=(3, 3),
+                    textcoords="offset points",
+                )
         _pr_axes(ax, f"IoU {iou:g}")
-    areas = "; ".join(f"at IoU {iou:g}, " + ", ".join(f"{name} {ap[name, iou]:.1f} %" for name in evaluations) for iou in ious)
+    areas = "; ".join(
+        f"at IoU {iou:g}, " + ", ".join(f"{name} {ap[name, iou]:.1f} %" for name in evaluations)
+        for iou in ious
+    )
     reading = f"Areas (AP) {areas}: whether a gap is more than chance, the paired differences say. A dot marks where detections of "
     reading += "at least that score reach; grey lines have equal F1."
-    describe_figure(axes[0].figure, f"Precision against recall, {PLURALS[kind]}, mean over classes", reading)
+    describe_figure(
+        axes[0].figure, f"Precision against recall, {PLURALS[kind]}, mean over classes", reading
+    )
     return axes
 
 
-def masks_beside_boxes(evaluations: dict[str, Evaluation], axes: np.ndarray | None = None) -> np.ndarray:
+def masks_beside_boxes(
+    evaluations: dict[str, Evaluation], axes: np.ndarray | None = None
+) -> np.ndarray:
     """A panel a model: its mask and its box curves at IoU .5 and .75."""
     axes = new_axes(len(evaluations), 2, (5.2, 4.4), axes)
     gaps = []
@@ -73,7 +107,13 @@ def masks_beside_boxes(evaluations: dict[str, Evaluation], axes: np.ndarray | No
             for kind in evaluation.precision:
                 curve = class_mean_curve(evaluation, kind, iou)
                 area[kind] = 100 * curve.mean()
-                ax.plot(RECALLS, curve, LINES[kind], color=colour, label=f"{kind} at IoU {iou:g}: {area[kind]:.1f} %")
+                ax.plot(
+                    RECALLS,
+                    curve,
+                    LINES[kind],
+                    color=colour,
+                    label=f"{kind} at IoU {iou:g}: {area[kind]:.1f} %",
+                )
         if len(area) == 2 and np.isfinite(area["box"]):
             gaps.append(f"{name} {area['box'] - area['mask']:+.1f}")
         _pr_axes(ax, name)
@@ -83,7 +123,9 @@ def masks_beside_boxes(evaluations: dict[str, Evaluation], axes: np.ndarray | No
     return axes
 
 
-def family(evaluations: dict[str, Evaluation], kind: str = "mask", axes: np.ndarray | None = None) -> np.ndarray:
+def family(
+    evaluations: dict[str, Evaluation], kind: str = "mask", axes: np.ndarray | None = None
+) -> np.ndarray:
     """A panel a model: its class-mean curve at each IoU from .5 to .95."""
     axes = new_axes(len(evaluations), 2, (5.2, 4.4), axes)
     colours = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(FAMILY)))
@@ -105,14 +147,22 @@ def family(evaluations: dict[str, Evaluation], kind: str = "mask", axes: np.ndar
 
 
 def by_class(
-    evaluations: dict[str, Evaluation], kind: str = "mask", iou: float = 0.5, axes: np.ndarray | None = None
+    evaluations: dict[str, Evaluation],
+    kind: str = "mask",
+    iou: float = 0.5,
+    axes: np.ndarray | None = None,
 ) -> np.ndarray:
     """A small panel a class: each model's curve, and on it the score threshold with the best F1."""
     names = list(next(iter(evaluations.values())).category_index)
     axes = new_axes(max(1, len(names)), 5, (2.6, 2.3), axes)
-    tables = {title: best_f1(evaluation, kind, iou).set_index("class") for title, evaluation in evaluations.items()}
+    tables = {
+        title: best_f1(evaluation, kind, iou).set_index("class")
+        for title, evaluation in evaluations.items()
+    }
     row = round((iou - 0.5) / 0.05)
-    for k, (ax, name) in enumerate(zip(axes, names, strict=False)):  # without any class, one empty panel
+    for k, (ax, name) in enumerate(
+        zip(axes, names, strict=False)
+    ):  # without any class, one empty panel
         for i, (title, evaluation) in enumerate(evaluations.items()):
             colour = color_of(title, i)
             ax.plot(RECALLS, evaluation.precision[kind][row, :, k], color=colour, linewidth=1)
@@ -121,7 +171,12 @@ def by_class(
                 at = best["recall"], best["precision"]
                 ax.plot(*at, "o", color=colour, markersize=4)
                 ax.annotate(
-                    f"{best['score']:.2f}", at, fontsize=6, color=colour, xytext=(2, -7 - 6 * i), textcoords="offset points"
+                    f"{best['score']:.2f}",
+                    at,
+                    fontsize=6,
+                    color=colour,
+                    xytext=(2, -7 - 6 * i),
+                    textcoords="offset points",
                 )
         iso_f1(ax)
         ax.set_xlim(0, 1)
@@ -141,11 +196,16 @@ def by_class(
 
 
 def reliability(
-    evaluations: dict[str, Evaluation], kind: str = "mask", iou: float = 0.5, axes: np.ndarray | None = None
+    evaluations: dict[str, Evaluation],
+    kind: str = "mask",
+    iou: float = 0.5,
+    axes: np.ndarray | None = None,
 ) -> np.ndarray:
     """Calibration: precision against score, and below it how many detections have such a score."""
     axes = new_axes(2, 2, (5.2, 4), axes)
-    axes[0].plot([0, 1], [0, 1], color="grey", linestyle=":", label="a score that means what it says")
+    axes[0].plot(
+        [0, 1], [0, 1], color="grey", linestyle=":", label="a score that means what it says"
+    )
     errors = []
     for i, (name, evaluation) in enumerate(evaluations.items()):
         try:
@@ -154,9 +214,15 @@ def reliability(
             errors.append(f"none for {name}, whose {error}")
             continue
         axes[0].plot(table["score"], table["precision"], "o-", color=colour, label=name)
-        counts = np.histogram(table["low"] + 0.5 / BINS, np.linspace(0, 1, BINS + 1), weights=table["detections"])[0]
+        counts = np.histogram(
+            table["low"] + 0.5 / BINS, np.linspace(0, 1, BINS + 1), weights=table["detections"]
+        )[0]
         axes[1].stairs(counts, np.linspace(0, 1, BINS + 1), color=colour, label=name)
-        errors.append(f"{100 * calibration_error(table):.0f} for {name}" if len(table) else f"none for {name}, which found nothing")
+        errors.append(
+            f"{100 * calibration_error(table):.0f} for {name}"
+            if len(table)
+            else f"none for {name}, which found nothing"
+        )
     axes[0].set_xlabel("score (mean of a bin)")
     axes[0].set_ylabel(f"share right at IoU {iou:g}")
     axes[1].set_xlabel("score")
@@ -169,26 +235,41 @@ def reliability(
         if ax.get_legend_handles_labels()[0]:
             ax.legend(fontsize=8)
     axes[0].set_ylim(0, 1)
-    reading = (
-        f"Points between score and share right, on average over detections: {', '.join(errors)}. Below the dotted line, scores "
+    reading = f"Points between score and share right, on average over detections: {', '.join(errors)}. Below the dotted line, scores "
+    describe_figure(
+        axes[0].figure, "Calibration: score against precision", reading + "promise too much."
     )
-    describe_figure(axes[0].figure, "Calibration: score against precision", reading + "promise too much.")
     return axes
 
 
 def paired_differences(
-    table: pd.DataFrame, first: str, second: str, metric: str = "AP50", kind: str = "mask", ax: Axes | None = None
+    table: pd.DataFrame,
+    first: str,
+    second: str,
+    metric: str = "AP50",
+    kind: str = "mask",
+    ax: Axes | None = None,
 ) -> Axes:
     """`uncertainty.differences`' rows of a metric: the gap between the models a class, with its 95 % interval."""
     rows = table[(table["kind"] == kind) & (table["metric"] == metric)].sort_values("difference")
     rows = pd.concat([rows[rows["class"] != "all"], rows[rows["class"] == "all"]])
     ax = new_ax(ax, (7.5, 0.27 * len(rows) + 1.4))
     for y, row in enumerate(rows.rename(columns={"class": "name"}).itertuples()):
-        colour = "0.6" if not row.shown else MODEL_COLOURS.get(first if row.difference > 0 else second, "black")
-        ax.plot([row.low, row.high], [y, y], color=colour, linewidth=3 if row.name == "all" else 1.5)
+        colour = (
+            "0.6"
+            if not row.shown
+            else MODEL_COLOURS.get(first if row.difference > 0 else second, "black")
+        )
+        ax.plot(
+            [row.low, row.high], [y, y], color=colour, linewidth=3 if row.name == "all" else 1.5
+        )
         ax.plot(row.difference, y, "o", color=colour)
     ax.axvline(0, color="black", linewidth=0.8)
-    ax.set_yticks(range(len(rows)), ["mean over classes" if name == "all" else name for name in rows["class"]], fontsize=8)
+    ax.set_yticks(
+        range(len(rows)),
+        ["mean over classes" if name == "all" else name for name in rows["class"]],
+        fontsize=8,
+    )
     ax.set_xlabel(f"{first} minus {second}, {kind} {metric} (points), with its 95 % interval")
     ax.grid(alpha=0.3, axis="x")
     shown = int(rows.loc[rows["class"] != "all", "shown"].sum())
@@ -196,10 +277,14 @@ def paired_differences(
     return describe(ax, "Is the gap more than chance?", reading, 90)
 
 
-def per_class_ap(tables: dict[str, pd.DataFrame], column: str = "mask_AP50", ax: Axes | None = None) -> Axes:
+def per_class_ap(
+    tables: dict[str, pd.DataFrame], column: str = "mask_AP50", ax: Axes | None = None
+) -> Axes:
     """AP a class for each model, sorted by the gap between the first two."""
     ax = new_ax(ax, (9, 3.8))
-    joined = pd.DataFrame({name: table.set_index("class")[column] for name, table in tables.items()})
+    joined = pd.DataFrame(
+        {name: table.set_index("class")[column] for name, table in tables.items()}
+    )
     if joined.empty:
         return describe(ax, "AP a class", "There is no class to judge.")
     gap = joined.iloc[:, 0] - joined.iloc[:, -1]
@@ -210,5 +295,12 @@ def per_class_ap(tables: dict[str, pd.DataFrame], column: str = "mask_AP50", ax:
     ax.tick_params(axis="x", labelrotation=60)
     widest = gap.abs().idxmax()
     objects = next(iter(tables.values())).set_index("class").loc[widest, "instances"]
-    reading = f"The widest gap is on {widest}, which has {objects} objects: {gap.abs().max():.0f} points."
-    return describe(ax, "AP a class", reading if len(tables) > 1 else f"Highest on {joined.iloc[:, 0].idxmax()}.", 110)
+    reading = (
+        f"The widest gap is on {widest}, which has {objects} objects: {gap.abs().max():.0f} points."
+    )
+    return describe(
+        ax,
+        "AP a class",
+        reading if len(tables) > 1 else f"Highest on {joined.iloc[:, 0].idxmax()}.",
+        110,
+    )

@@ -26,7 +26,12 @@ def describe(ax: Axes, title: str, reading: str, wrap: int = 70) -> Axes:
 
 def describe_figure(fig: Figure, title: str, reading: str) -> Figure:
     """The same for a figure of several panels."""
-    fig.suptitle(title + "\n" + textwrap.fill(reading, int(11 * fig.get_figwidth())), x=0.01, ha="left", fontsize=10)
+    fig.suptitle(
+        title + "\n" + textwrap.fill(reading, int(11 * fig.get_figwidth())),
+        x=0.01,
+        ha="left",
+        fontsize=10,
+    )
     return fig
 
 
@@ -34,16 +39,22 @@ def save(figure: Figure | Axes, results: str | Path, name: str) -> None:
     """Write a figure to `results`/figures/`name`.png."""
     path = Path(results) / "figures" / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    (figure if isinstance(figure, Figure) else figure.figure).savefig(path, dpi=110, bbox_inches="tight")
+    (figure if isinstance(figure, Figure) else figure.figure).savefig(
+        path, dpi=110, bbox_inches="tight"
+    )
 
 
-def new_axes(count: int, columns: int, panel: tuple[float, float], axes: np.ndarray | None) -> np.ndarray:
+def new_axes(
+    count: int, columns: int, panel: tuple[float, float], axes: np.ndarray | None
+) -> np.ndarray:
     """A flat array of `count` axes in a grid, the spare ones hidden."""
     if axes is not None:
         return np.asarray(axes).ravel()
     rows = -(-count // columns)
     size = (panel[0] * min(columns, count), panel[1] * rows)
-    _, grid = plt.subplots(rows, min(columns, count), figsize=size, squeeze=False, layout="constrained")
+    _, grid = plt.subplots(
+        rows, min(columns, count), figsize=size, squeeze=False, layout="constrained"
+    )
     for spare in grid.ravel()[count:]:
         spare.axis("off")
     return grid.ravel()[:count]

@@ -37,17 +37,24 @@ class LivePlot:
 ALL = "all"
 
 
-def browse(table: pd.DataFrame, filters: Sequence[str], flag: str, draw: Callable[[pd.Series], Figure]) -> ipywidgets.Widget:
+def browse(
+    table: pd.DataFrame, filters: Sequence[str], flag: str, draw: Callable[[pd.Series], Figure]
+) -> ipywidgets.Widget:
     """A drop-down for each of the columns `filters`, a box to tick for the column `flag` of truth values, and a slider through
     the rows that are left, in their order; `draw(row)` gives the figure shown.
     """
     if table.empty:
         return ipywidgets.HTML("<i>Nothing to browse.</i>")
     menus = {
-        name: ipywidgets.Dropdown(options=[ALL, *sorted(map(str, table[name].unique()))], description=name) for name in filters
+        name: ipywidgets.Dropdown(
+            options=[ALL, *sorted(map(str, table[name].unique()))], description=name
+        )
+        for name in filters
     }
     ticked = ipywidgets.Checkbox(value=False, description=flag, indent=False)
-    position = ipywidgets.IntSlider(0, 0, len(table) - 1, description="case", continuous_update=False)
+    position = ipywidgets.IntSlider(
+        0, 0, len(table) - 1, description="case", continuous_update=False
+    )
     count = ipywidgets.Label()
     # An Image, not an Output: an Output asks the front end to answer, and a headless one can lose that answer and hang.
     picture = ipywidgets.Image(format="png")

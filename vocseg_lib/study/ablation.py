@@ -38,7 +38,9 @@ def variant_model(study: Study, changes: dict) -> nn.Module:
     return model
 
 
-def train_variants(study: Study, share: float = SHARE, device: str | None = None) -> dict[str, Evaluation]:
+def train_variants(
+    study: Study, share: float = SHARE, device: str | None = None
+) -> dict[str, Evaluation]:
     """Each variant judged on val: the study's YOLACT, trained on with its loss for `share` of the recipe's iterations.
 
     On the same images, in `results`/ablation, where that was not done yet. Raises FileNotFoundError when the study's YOLACT is
@@ -46,20 +48,37 @@ def train_variants(study: Study, share: float = SHARE, device: str | None = None
     """
     device = device or default_device()
     iterations = max(1, round(share * study.recipe.iterations))
-    recipe = replace(study.recipe, iterations=iterations, warmup_iterations=min(study.recipe.warmup_iterations, iterations // 5))
+    recipe = replace(
+        study.recipe,
+        iterations=iterations,
+        warmup_iterations=min(study.recipe.warmup_iterations, iterations // 5),
+    )
     if not (study.run_folder("yolact") / BEST).is_file():
-        raise FileNotFoundError(f"{study.run_folder('yolact') / BEST} is missing: run 03_train with MODEL='yolact' first")
+        raise FileNotFoundError(
+            f"{study.run_folder('yolact') / BEST} is missing: run 03_train with MODEL='yolact' first"
+        )
     start = checksum(load_checkpoint(study.run_folder("yolact") / BEST)["model"])
     judged = {}
     for name, changes in VARIANTS.items():
         folder = study.results / "ablation" / name.replace(" ", "_")
         model = variant_model(study, changes)
-        options = training_options(recipe) | {"patience": None, "eval_every": iterations, "checkpoint_every": iterations}
+        options = training_options(recipe) | {
+            "patience": None,
+            "eval_every": iterations,
+            "checkpoint_every": iterations,
+        }
         settings = {**study.settings("yolact"), **changes, "iterations": iterations, "start": start}
-        if config_changes(read_config(folder) or settings, settings):  # of another detector, or another recipe
+        if config_changes(
+            read_config(folder) or settings, settings
+        ):  # of another detector, or another recipe
             shutil.rmtree(folder)
         train(
-            model, study.dataset("train", recipe.augmentation, skip_bad=True), folder, **options, settings=settings, device=device
+            model,
+            study.dataset("train", recipe.augmentation, skip_bad=True),
+            folder,
+            **options,
+            settings=settings,
+            device=device,
         )
         path = folder / "predictions.json"
         if not path.is_file():
@@ -69,7 +88,9 @@ def train_variants(study: Study, share: float = SHARE, device: str | None = None
     return judged
 
 
-def ablation_table(judged: dict[str, Evaluation], weights: Float[np.ndarray, "b i"]) -> pd.DataFrame:
+def ablation_table(
+    judged: dict[str, Evaluation], weights: Float[np.ndarray, "b i"]
+) -> pd.DataFrame:
     """Mask AP of each variant by size of object, and its difference to the first variant on the same drawn images.
 
     Columns: variant, size, objects, value, low, high, difference, difference_low, difference_high, empty; intervals of 95 %
@@ -87,7 +108,18 @@ def ablation_table(judged: dict[str, Evaluation], weights: Float[np.ndarray, "b 
         objects = int(judged[name].matches["mask"][size].objects.sum())
         ends = *interval(ap[1:]), difference[0], *interval(difference[1:])
         rows.append((name, size, objects, ap[0], *ends, empty_masks(judged[name])))
-    columns = ["variant", "size", "objects", "value", "low", "high", "difference", "difference_low", "difference_high", "empty"]
+    columns = [
+        "variant",
+        "size",
+        "objects",
+        "value",
+        "low",
+        "high",
+        "difference",
+        "difference_low",
+        "difference_high",
+        "empty",
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -17,7 +17,10 @@ CLOSE = 1.0
 
 
 def gap_claims(
-    analyses: dict[str, Analysis], oracles: dict[str, pd.DataFrame], parts: pd.DataFrame, crowding: pd.DataFrame
+    analyses: dict[str, Analysis],
+    oracles: dict[str, pd.DataFrame],
+    parts: pd.DataFrame,
+    crowding: pd.DataFrame,
 ) -> pd.DataFrame:
     """A row a claim: the paper says, our figures, answer, by (what it is answered by). The first of the two models plays the
     part of the paper's YOLACT.
@@ -28,17 +31,36 @@ def gap_claims(
     """
     first, second = analyses
     part = parts.set_index("part")
-    masks = {title: _cost(analysis, "pixels", MASK_FAILURES[0]) for title, analysis in analyses.items()}
-    errors = {name: {t: _cost(a, "TIDE, masks", name) for t, a in analyses.items()} for name in ("class", "duplicate")}
-    lost = {title: table.loc["as it is", "box AP"] - table.loc["as it is", "mask AP"] for title, table in oracles.items()}
-    lost50 = {title: _box_ap50(a) - oracles[title].loc["as it is", "mask AP50"] for title, a in analyses.items()}
-    gain = {title: table.loc["true masks", "mask AP"] - table.loc["as it is", "mask AP"] for title, table in oracles.items()}
+    masks = {
+        title: _cost(analysis, "pixels", MASK_FAILURES[0]) for title, analysis in analyses.items()
+    }
+    errors = {
+        name: {t: _cost(a, "TIDE, masks", name) for t, a in analyses.items()}
+        for name in ("class", "duplicate")
+    }
+    lost = {
+        title: table.loc["as it is", "box AP"] - table.loc["as it is", "mask AP"]
+        for title, table in oracles.items()
+    }
+    lost50 = {
+        title: _box_ap50(a) - oracles[title].loc["as it is", "mask AP50"]
+        for title, a in analyses.items()
+    }
+    gain = {
+        title: table.loc["true masks", "mask AP"] - table.loc["as it is", "mask AP"]
+        for title, table in oracles.items()
+    }
     gap = part.loc["gap", "points"]
     named = part.loc[["true classes", "no duplicates", "true masks"], "points"].sum()
     detector = gap - part.loc["true masks", "points"]
     same = all(abs(of[first] - of[second]) <= CLOSE for of in (lost, lost50))
-    recalls = crowding[(crowding["metric"] == "recall") & crowding["model"].str.contains(" - ", regex=False)]
-    alone, crowd, change = (recalls[recalls["bin"] == b].iloc[0] for b in ("alone", "overlapping", "overlapping - alone"))
+    recalls = crowding[
+        (crowding["metric"] == "recall") & crowding["model"].str.contains(" - ", regex=False)
+    ]
+    alone, crowd, change = (
+        recalls[recalls["bin"] == b].iloc[0]
+        for b in ("alone", "overlapping", "overlapping - alone")
+    )
     leaks = {title: _leaks(analysis) for title, analysis in analyses.items()}
     rows = [
         (
@@ -65,7 +87,10 @@ def gap_claims(
         (
             "These failures alone do not explain the gap.",
             f"classes, duplicates and masks together: {named:+.1f} of {gap:+.1f} points; the rest: "
-            + ", ".join(f"{name} {part.loc[name, 'points']:+.1f}" for name in ("true boxes", "no false alarms", REST)),
+            + ", ".join(
+                f"{name} {part.loc[name, 'points']:+.1f}"
+                for name in ("true boxes", "no false alarms", REST)
+            ),
             YES if abs(gap - named) > CLOSE else NO,
         ),
         (
@@ -85,7 +110,9 @@ def gap_claims(
 
 
 def _cost(analysis: Analysis, family: str, name: str) -> float:
-    return float(coverage_of_boxes(analysis.table).set_index(["family", "type"])["cost"][family, name])
+    return float(
+        coverage_of_boxes(analysis.table).set_index(["family", "type"])["cost"][family, name]
+    )
 
 
 def _box_ap50(analysis: Analysis) -> float:
@@ -100,7 +127,9 @@ def _leaks(analysis: Analysis) -> str:
     after, others = (_mean(analysis, column) for column in LEAKAGE)
     before, others_before = (_mean(analysis, column) for column in LEAKAGE_BEFORE_CROP)
     text = f"{after:.0f} % of a mask with a right box lies outside its object, {others:.0f} % on others"
-    return text + (f" (before the crop {before:.0f} %, {others_before:.0f} %)" if before == before else "")
+    return text + (
+        f" (before the crop {before:.0f} %, {others_before:.0f} %)" if before == before else ""
+    )
 
 
 def _both(values: dict[str, float]) -> str:

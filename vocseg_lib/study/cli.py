@@ -34,18 +34,30 @@ from vocseg_lib.utils import distributed
 from vocseg_lib.utils.files import to_jsonable, write_json
 
 TRAINING_ERRORS = (NonFiniteLoss, RunningElsewhere, TooManyBadSamples, WorkerDied)
-USER_ERRORS = (OSError, ValueError, ModuleNotFoundError, BadSample, FetchError, WeightsError, *TRAINING_ERRORS)
+USER_ERRORS = (
+    OSError,
+    ValueError,
+    ModuleNotFoundError,
+    BadSample,
+    FetchError,
+    WeightsError,
+    *TRAINING_ERRORS,
+)
 
 
 def open_for_training(arguments: argparse.Namespace) -> tuple[Study, str]:
     """The study and the name of the model that `train` or `estimate` is asked for."""
-    changes = parse_changes(arguments.set) | ({"weights": arguments.weights} if arguments.weights else {})
+    changes = parse_changes(arguments.set) | (
+        {"weights": arguments.weights} if arguments.weights else {}
+    )
     if arguments.source:
         study, model_name = reproduce(arguments.source, arguments.data, arguments.results, changes)
         return study, arguments.model or model_name
     if not arguments.model:
         raise ValueError(f"which model? Say --model {' or --model '.join(MODELS)}")
-    return open_study(arguments.profile, arguments.data, arguments.results, changes=changes), arguments.model
+    return open_study(
+        arguments.profile, arguments.data, arguments.results, changes=changes
+    ), arguments.model
 
 
 def train(arguments: argparse.Namespace, device: str) -> None:
@@ -62,11 +74,17 @@ def train(arguments: argparse.Namespace, device: str) -> None:
         return
     best = state["best"]
     if best:
-        print(f"{model_name}: best mask AP50 {best['mask_AP50']:.1f} at iteration {best['iteration']}")
+        print(
+            f"{model_name}: best mask AP50 {best['mask_AP50']:.1f} at iteration {best['iteration']}"
+        )
     if state["stopped"] == "max_hours":
-        print(f"stopped after {arguments.max_hours:g} h at iteration {state['iteration']}; the same command goes on from there")
+        print(
+            f"stopped after {arguments.max_hours:g} h at iteration {state['iteration']}; the same command goes on from there"
+        )
     elif state["stopped"] == "patience":
-        print(f"stopped at iteration {state['iteration']}: no better score for {study.recipe.patience} times")
+        print(
+            f"stopped at iteration {state['iteration']}: no better score for {study.recipe.patience} times"
+        )
     print(f"run folder: {study.run_folder(model_name)}")
 
 
@@ -83,7 +101,11 @@ def judge(arguments: argparse.Namespace) -> None:
     print(overall.to_string(index=False, na_rep="", float_format="{:.2f}".format))
     if arguments.out:
         figures = {f"{row.kind}_{row.metric}": row.value for row in overall.itertuples()}
-        content = {**figures, "per_class": result.per_class.to_dict("records"), "table": table.to_dict("records")}
+        content = {
+            **figures,
+            "per_class": result.per_class.to_dict("records"),
+            "table": table.to_dict("records"),
+        }
         write_json(Path(arguments.out), to_jsonable(content))
         print(arguments.out)
 
@@ -91,25 +113,41 @@ def judge(arguments: argparse.Namespace) -> None:
 def show_failures(arguments: argparse.Namespace) -> None:
     """Print what goes wrong in one or two prediction files, and write it."""
     if len(arguments.predictions) > 2:
-        raise ValueError(f"{len(arguments.predictions)} prediction files: one or two can be shown beside one another")
+        raise ValueError(
+            f"{len(arguments.predictions)} prediction files: one or two can be shown beside one another"
+        )
     if len(set(arguments.predictions)) < len(arguments.predictions):
-        raise ValueError(f"--predictions has {arguments.predictions[0]} twice: nothing could be told apart")
+        raise ValueError(
+            f"--predictions has {arguments.predictions[0]} twice: nothing could be told apart"
+        )
     thresholds = parse_thresholds(arguments.set)
     images = arguments.images or ("" if arguments.data.endswith(".json") else arguments.data)
     if arguments.gallery and not images:
-        raise ValueError("where are the pictures? Say --images DIR, as --data is COCO ground truth and no devkit")
-    analyses = analyze_files(arguments.predictions, arguments.data, arguments.split, arguments.score, thresholds)
+        raise ValueError(
+            "where are the pictures? Say --images DIR, as --data is COCO ground truth and no devkit"
+        )
+    analyses = analyze_files(
+        arguments.predictions, arguments.data, arguments.split, arguments.score, thresholds
+    )
     for title, analysis in analyses.items():
         table = coverage_of_boxes(analysis.table).drop(columns=["class", "size"])
-        print(f"{title}: {len(analysis.counted.detections)} detections, {len(analysis.counted.objects)} objects")
+        print(
+            f"{title}: {len(analysis.counted.detections)} detections, {len(analysis.counted.objects)} objects"
+        )
         print(table.to_string(index=False, na_rep="", float_format="{:.2f}".format), "", sep="\n")
     if arguments.out:
         content = {
-            title: {"table": a.table.to_dict("records"), "cases": a.cases.drop(columns="place").to_dict("records")}
+            title: {
+                "table": a.table.to_dict("records"),
+                "cases": a.cases.drop(columns="place").to_dict("records"),
+            }
             for title, a in analyses.items()
         }
         write_json(
-            Path(arguments.out), to_jsonable({"thresholds": asdict(thresholds), "score": arguments.score, "models": content})
+            Path(arguments.out),
+            to_jsonable(
+                {"thresholds": asdict(thresholds), "score": arguments.score, "models": content}
+            ),
         )
         print(arguments.out)
     if arguments.gallery:
@@ -119,17 +157,27 @@ def show_failures(arguments: argparse.Namespace) -> None:
 
 def describe(arguments: argparse.Namespace) -> None:
     """Print images in words, with what went wrong beside each sentence, and write their scene graphs."""
-    (analysis,) = analyze_files([arguments.predictions], arguments.data, arguments.split, arguments.score).values()
-    ids = {str(Path(image.get("file_name", str(image["id"]))).with_suffix("")): image["id"] for image in analysis.scenes.images}
+    (analysis,) = analyze_files(
+        [arguments.predictions], arguments.data, arguments.split, arguments.score
+    ).values()
+    ids = {
+        str(Path(image.get("file_name", str(image["id"]))).with_suffix("")): image["id"]
+        for image in analysis.scenes.images
+    }
     meant = {asked: resolve_image_names(asked, ids) for asked in arguments.image}
     if unknown := [asked for asked, names in meant.items() if not names]:
-        raise ValueError(f"{arguments.data} has no image {', '.join(unknown)} in its {arguments.split}")
+        raise ValueError(
+            f"{arguments.data} has no image {', '.join(unknown)} in its {arguments.split}"
+        )
     graphs = {}
     for name in dict.fromkeys(name for names in meant.values() for name in names) or ids:
         described, told = describe_with_errors(analysis, ids[name])
         graphs[name] = {source: description.graph for source, description in described.items()}
         for source, lines in told.groupby("source", sort=False):
-            wrong = [f"{line.sentence} [{line.failures}]" if line.failures else line.sentence for line in lines.itertuples()]
+            wrong = [
+                f"{line.sentence} [{line.failures}]" if line.failures else line.sentence
+                for line in lines.itertuples()
+            ]
             print(f"{name}, {source}: {' '.join(wrong)}")
     if arguments.out:
         write_json(Path(arguments.out), graphs)
@@ -142,15 +190,21 @@ def predict(arguments: argparse.Namespace) -> int:
     if not run:
         raise ValueError("with which model? Say --weights RUN, the run folder of a training")
     if bool(arguments.image) == bool(arguments.data):
-        raise ValueError("of what? Say --image PATH, to draw into pictures, or --data DEVKIT, to write a prediction file")
+        raise ValueError(
+            "of what? Say --image PATH, to draw into pictures, or --data DEVKIT, to write a prediction file"
+        )
     if arguments.data:
         if not arguments.out:
             raise ValueError("where to? Say --out FILE, the prediction file to write")
-        save_predictions(arguments.out, predict_run(run, arguments.data, arguments.split, arguments.device))
+        save_predictions(
+            arguments.out, predict_run(run, arguments.data, arguments.split, arguments.device)
+        )
         print(arguments.out)
         return 0
     painter, read, skipped = load_visualizer(run, arguments.score, arguments.device), 0, []
-    for file, written, said in draw_predictions(painter, arguments.image, arguments.out or "predictions"):
+    for file, written, said in draw_predictions(
+        painter, arguments.image, arguments.out or "predictions"
+    ):
         if written:
             read += 1
             tqdm.write(f"{file}: {said} -> {written}")
@@ -170,7 +224,9 @@ def run(arguments: argparse.Namespace) -> int:
         print(*problems, f"{len(problems)} problems in {arguments.devkit}", sep="\n")
         return 1 if problems else 0
     elif arguments.command == "import-coco":
-        print(write_from_coco(arguments.annotations, arguments.out, arguments.val, arguments.images))
+        print(
+            write_from_coco(arguments.annotations, arguments.out, arguments.val, arguments.images)
+        )
     elif arguments.command == "train":
         with distributed.process_group(arguments.device) as here:
             train(arguments, here)
@@ -182,7 +238,9 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.command == "export-coco":
         truth = coco_ground_truth(arguments.devkit, arguments.split)
         write_json(Path(arguments.out), truth)
-        print(f"{len(truth['images'])} images, {len(truth['annotations'])} objects: {arguments.out}")
+        print(
+            f"{len(truth['images'])} images, {len(truth['annotations'])} objects: {arguments.out}"
+        )
     elif arguments.command == "failures":
         show_failures(arguments)
     elif arguments.command == "describe":

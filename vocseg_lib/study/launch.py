@@ -43,16 +43,48 @@ def launch_torchrun(
 ) -> dict:
     """Train in several processes of this machine, started by torchrun, with `flags` of the command line; the state at the end."""
     if flags["--device"].startswith("cuda") and torch.cuda.device_count() < processes:
-        raise ValueError(f"there are {torch.cuda.device_count()} GPUs here, not {processes}: take fewer processes")
+        raise ValueError(
+            f"there are {torch.cuda.device_count()} GPUs here, not {processes}: take fewer processes"
+        )
     if recipe.batch_size % processes:
-        raise ValueError(f"{processes} processes cannot share a batch of {recipe.batch_size} images alike")
+        raise ValueError(
+            f"{processes} processes cannot share a batch of {recipe.batch_size} images alike"
+        )
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "recipe.json"
         write_json(written, {"model": model_name, **asdict(recipe)})
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
-        command += ["-m", "vocseg_lib", "train", "--from", written, "--data", devkit, "--results", results]
-        command += [part for flag, value in flags.items() if value for part in ([flag] if value is True else [flag, value])]
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            processes,
+        ]
+        command += [
+            "-m",
+            "vocseg_lib",
+            "train",
+            "--from",
+            written,
+            "--data",
+            devkit,
+            "--results",
+            results,
+        ]
+        command += [
+            part
+            for flag, value in flags.items()
+            if value
+            for part in ([flag] if value is True else [flag, value])
+        ]
         log = run_folder / LOG
-        run_subprocess([str(part) for part in command], lambda: watch(log) if watch and log.is_file() else None)
+        run_subprocess(
+            [str(part) for part in command], lambda: watch(log) if watch and log.is_file() else None
+        )
     state = load_checkpoint(run_folder / LAST)
-    return {key: value for key, value in state.items() if key not in ("settings", "model", "optimizer", "scaler", "random")}
+    return {
+        key: value
+        for key, value in state.items()
+        if key not in ("settings", "model", "optimizer", "scaler", "random")
+    }

@@ -21,10 +21,20 @@ from tqdm import tqdm
 from vocseg_lib.data.loader import evenly_spaced
 from vocseg_lib.data.transforms import model_input
 from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
-from vocseg_lib.engine.predict import detections_to_coco, load_predictions, predict, save_predictions
+from vocseg_lib.engine.predict import (
+    detections_to_coco,
+    load_predictions,
+    predict,
+    save_predictions,
+)
 from vocseg_lib.engine.profile import measure_speed
 from vocseg_lib.engine.resume import BEST
-from vocseg_lib.metrics.bootstrap import bootstrap, bootstrap_weights, interval, prepend_point_estimate
+from vocseg_lib.metrics.bootstrap import (
+    bootstrap,
+    bootstrap_weights,
+    interval,
+    prepend_point_estimate,
+)
 from vocseg_lib.metrics.coco_eval import Evaluation, evaluate
 from vocseg_lib.metrics.semantic import SEMANTIC_SCORE, mean_iou
 from vocseg_lib.models.lineage.box_masks import MASKS, MasksFromBoxes
@@ -87,7 +97,9 @@ class Lineage:
     rows: dict[str, dict] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if least := [name for name in ("images", "proposals", "iterations") if getattr(self, name) < 1]:
+        if least := [
+            name for name in ("images", "proposals", "iterations") if getattr(self, name) < 1
+        ]:
             raise ValueError(f"{' and '.join(least)} of a lineage must be at least 1")
 
     @cached_property
@@ -98,7 +110,9 @@ class Lineage:
     @cached_property
     def search(self) -> SelectiveSearch:
         """Selective search, remembered."""
-        return SelectiveSearch(self.proposals, seed=self.study.recipe.seed, cache=self.folder / "cache")
+        return SelectiveSearch(
+            self.proposals, seed=self.study.recipe.seed, cache=self.folder / "cache"
+        )
 
     @cached_property
     def few(self) -> Subset:
@@ -111,7 +125,13 @@ class Lineage:
         """The study with shorter trainings, without augmentation: proposals from outside are found once an image."""
         recipe, n = self.study.recipe, self.iterations
         # A recipe's proposals are those in training; in prediction it is half of them.
-        changes = {"iterations": n, "augmentation": "none", "proposals": 2 * self.proposals, "eval_every": n, "patience": None}
+        changes = {
+            "iterations": n,
+            "augmentation": "none",
+            "proposals": 2 * self.proposals,
+            "eval_every": n,
+            "patience": None,
+        }
         changes["warmup_iterations"] = min(recipe.warmup_iterations, n // 5)
         return replace(self.study, recipe=replace(recipe, **changes), results=self.folder)
 
@@ -122,7 +142,11 @@ class Lineage:
         def look(i: int, images: Subset) -> None:
             image, target = images[i]
             image = model_input(image)
-            objects = target["boxes"].as_subclass(Tensor).float() if images is self.few else torch.zeros(0, 4)
+            objects = (
+                target["boxes"].as_subclass(Tensor).float()
+                if images is self.few
+                else torch.zeros(0, 4)
+            )
             features.of(to_uint8_hwc(image), torch.cat([objects, self.search(image)]).numpy())
 
         for images, split in ((self.few, "train"), (self.study.val, "val")):
@@ -134,7 +158,9 @@ class Lineage:
     def proposal_recall(self, counts: Sequence[int]) -> dict[str, dict[str, list[float]]]:
         """Percent of val's objects that the first so many proposals cover, by measure and source: selective search, the RPN of the
         study's Mask R-CNN and its YOLACT's priors, moved and sorted by score (the last two after NMS at IoU 0.7)."""
-        models = {name: load_run(self.study.run_folder(name))[0] for name in ("mask_rcnn", "yolact")}
+        models = {
+            name: load_run(self.study.run_folder(name))[0] for name in ("mask_rcnn", "yolact")
+        }
         sources = {
             "selective search": self.search,
             "Mask R-CNN's RPN": partial(rpn_proposals, models["mask_rcnn"]),
@@ -145,40 +171,73 @@ class Lineage:
             objects.append(target["boxes"].as_subclass(Tensor).float())
             for source, propose in sources.items():
                 found[source].append(propose(model_input(image, default_device())).cpu())
-        measures = {f"recall at IoU {iou}": partial(proposal_recall, iou=iou) for iou in (0.5, 0.7)} | {
-            "average recall": average_recall
-        }
+        measures = {
+            f"recall at IoU {iou}": partial(proposal_recall, iou=iou) for iou in (0.5, 0.7)
+        } | {"average recall": average_recall}
         return {
-            name: {source: measure(boxes, objects, list(counts)).tolist() for source, boxes in found.items()}
+            name: {
+                source: measure(boxes, objects, list(counts)).tolist()
+                for source, boxes in found.items()
+            }
             for name, measure in measures.items()
         }
 
     def classical(self, classifier: str) -> dict:
         """Selective search, features made by hand, one of `CLASSIFIERS`, the box as mask."""
         features = HandCraftedFeatures(cache=self.folder / "cache")
-        return self._regions(f"HOG, colour, texture + {classifier}", "classical ML", classifier, features, fine_tune=0)
+        return self._regions(
+            f"HOG, colour, texture + {classifier}",
+            "classical ML",
+            classifier,
+            features,
+            fine_tune=0,
+        )
 
     def rcnn(self) -> dict:
         """R-CNN: each proposal warped through the backbone, which learns to name regions first; linear SVMs, box regression."""
         recipe = self.study.recipe
         torch.manual_seed(recipe.seed)
-        features = RCNNFeatures(recipe.backbone, recipe.weights, recipe.image_size // 3, cache=self.folder / "cache")
-        return self._regions("R-CNN", "two stages", "linear SVM", features.to(default_device()), fine_tune=self.iterations)
+        features = RCNNFeatures(
+            recipe.backbone, recipe.weights, recipe.image_size // 3, cache=self.folder / "cache"
+        )
+        return self._regions(
+            "R-CNN",
+            "two stages",
+            "linear SVM",
+            features.to(default_device()),
+            fine_tune=self.iterations,
+        )
 
     def _regions(
-        self, title: str, kind: str, classifier: str, features: HandCraftedFeatures | RCNNFeatures, fine_tune: int
+        self,
+        title: str,
+        kind: str,
+        classifier: str,
+        features: HandCraftedFeatures | RCNNFeatures,
+        fine_tune: int,
     ) -> dict:
         if classifier not in CLASSIFIERS:
-            raise ValueError(f"no classifier {classifier!r}; choose one of {', '.join(CLASSIFIERS)}")
+            raise ValueError(
+                f"no classifier {classifier!r}; choose one of {', '.join(CLASSIFIERS)}"
+            )
         recipe, classes = self.study.recipe, len(self.study.class_names) + 1
 
         def make() -> tuple[nn.Module, dict]:
-            model = RegionDetector(self.search, features, CLASSIFIERS[classifier](recipe.seed), classes, regress=bool(fine_tune))
+            model = RegionDetector(
+                self.search,
+                features,
+                CLASSIFIERS[classifier](recipe.seed),
+                classes,
+                regress=bool(fine_tune),
+            )
             if fine_tune:
                 rate = recipe.learning_rate * recipe.backbone_lr_mult
                 features.fine_tune(self.few, self.search, classes, fine_tune, rate, recipe.seed)
             counts = model.fit(self.few, seed=recipe.seed)
-            lacking = ", ".join(self.study.class_names[k - 1] for k in counts["classes_without_objects"]) or "none"
+            lacking = (
+                ", ".join(self.study.class_names[k - 1] for k in counts["classes_without_objects"])
+                or "none"
+            )
             print(
                 f"{title}: {counts['positives']} regions on objects, {counts['negatives']} and {counts['mined']} hard ones of "
                 f"background; images without proposals: {counts['images_without_proposals']}, that cannot be read (the next one is "
@@ -188,10 +247,14 @@ class Lineage:
 
         return self._row(title, kind, "selective search", "box", make, {"fine_tune": fine_tune})
 
-    def trained(self, name: str, title: str, kind: str, proposals: str, mask_from: str = "box", **changes) -> dict:
+    def trained(
+        self, name: str, title: str, kind: str, proposals: str, mask_from: str = "box", **changes
+    ) -> dict:
         """A model trained as all of them are here: `iterations`, no augmentation; with `changes` of the recipe."""
         recipe = replace(self.short.recipe, **changes)
-        folder = self.folder / "_".join(map(str, (self.iterations, self.proposals, *changes.values())))
+        folder = self.folder / "_".join(
+            map(str, (self.iterations, self.proposals, *changes.values()))
+        )
         study = replace(self.short, recipe=recipe, results=folder)
         study.train(name)
         return self._of_run(study.run_folder(name), title, kind, proposals, mask_from)
@@ -199,7 +262,9 @@ class Lineage:
     def ours(self, name: str, mask_from: str = "") -> dict:
         """The study's YOLACT or Mask R-CNN; with other masks in its boxes where `mask_from` says so."""
         title = MODEL_TITLES[name] + (f", {mask_from} in its boxes" if mask_from else "")
-        kind, proposals = {"yolact": ("one stage", "priors"), "mask_rcnn": ("two stages", "RPN")}[name]
+        kind, proposals = {"yolact": ("one stage", "priors"), "mask_rcnn": ("two stages", "RPN")}[
+            name
+        ]
         own = {"yolact": "prototypes", "mask_rcnn": "mask branch"}[name]
         return self._of_run(self.study.run_folder(name), title, kind, proposals, mask_from or own)
 
@@ -223,10 +288,20 @@ class Lineage:
         def judge() -> tuple[dict, dict]:
             detections = []
             for image, target in self.study.val:
-                found = {"boxes": target["boxes"].as_subclass(Tensor).float(), "labels": target["labels"]}
+                found = {
+                    "boxes": target["boxes"].as_subclass(Tensor).float(),
+                    "labels": target["labels"],
+                }
                 masks = MASKS[mask_from](to_uint8_hwc(model_input(image)), found["boxes"])
-                detections += detections_to_coco(target["image_id"], {**found, "scores": torch.ones(len(masks)), "masks": masks})
-            row = {"model": title, "kind": "oracle", "proposals": "ground truth", "mask_from": mask_from}
+                detections += detections_to_coco(
+                    target["image_id"], {**found, "scores": torch.ones(len(masks)), "masks": masks}
+                )
+            row = {
+                "model": title,
+                "kind": "oracle",
+                "proposals": "ground truth",
+                "mask_from": mask_from,
+            }
             return {"header": {"model": title}, "detections": detections}, row
 
         return self._kept(self._path(title), {}, judge)
@@ -247,32 +322,67 @@ class Lineage:
             start = time.monotonic()
             model, facts = make()
             minutes = facts.pop("train_minutes", (time.monotonic() - start) / 60)
-            header = {"model": title, "data": {"devkit": self.study.devkit.name, "split": "val"}, "training": facts}
+            header = {
+                "model": title,
+                "data": {"devkit": self.study.devkit.name, "split": "val"},
+                "training": facts,
+            }
             found = predict(model, self.study.val, header, device, recipe.mixed_precision)
-            images = [model_input(self.study.val[i][0]) for i in range(min(TIMED, len(self.study.val)))]
+            images = [
+                model_input(self.study.val[i][0]) for i in range(min(TIMED, len(self.study.val)))
+            ]
             with cache_disabled():
                 speed = measure_speed(model, images, device, 1, TIMED, recipe.mixed_precision)
-            row = {"model": title, "kind": kind, "proposals": proposals, "mask_from": mask_from, "iterations": facts["iterations"]}
+            row = {
+                "model": title,
+                "kind": kind,
+                "proposals": proposals,
+                "mask_from": mask_from,
+                "iterations": facts["iterations"],
+            }
             row |= {"seconds_per_image": speed["seconds_per_image"], "train_minutes": minutes}
             return found, row | {"parameters": sum(p.numel() for p in model.parameters())}
 
         return self._kept(self._path(title), settings, judge)
 
     def _path(self, title: str) -> Path:
-        return self.folder / "predictions" / f"{re.sub('[^a-z0-9]+', '_', title.lower()).strip('_')}.json"
+        return (
+            self.folder
+            / "predictions"
+            / f"{re.sub('[^a-z0-9]+', '_', title.lower()).strip('_')}.json"
+        )
 
     def _kept(self, path: Path, settings: dict, judge: Callable[[], tuple[dict, dict]]) -> dict:
         """The row in a prediction file, or a new one if there is none for these settings."""
-        settings = {**settings, "images": self.images, "proposals": self.proposals, **self.study.settings(path.stem)}
-        if path.is_file() and (header := load_predictions(path)["header"]).get("settings") == settings:
+        settings = {
+            **settings,
+            "images": self.images,
+            "proposals": self.proposals,
+            **self.study.settings(path.stem),
+        }
+        if (
+            path.is_file()
+            and (header := load_predictions(path)["header"]).get("settings") == settings
+        ):
             row = header["row"]
         else:
             found, row = judge()
             judged = evaluate(self.study.ground_truth, found["detections"])
-            ap50 = bootstrap(judged, bootstrap_weights(len(self.study.val)), headline=True)["mask", "AP50", "all"]
-            painted = mean_iou(self.study.ground_truth, found["detections"], PAINTED.get(row["kind"], SEMANTIC_SCORE))
-            row |= {"box_AP50": judged.summary["box_AP50"], "mask_AP50": judged.summary["mask_AP50"]}
-            row |= dict(zip(("mask_AP50_low", "mask_AP50_high"), interval(ap50.to_numpy()), strict=True))
+            ap50 = bootstrap(judged, bootstrap_weights(len(self.study.val)), headline=True)[
+                "mask", "AP50", "all"
+            ]
+            painted = mean_iou(
+                self.study.ground_truth,
+                found["detections"],
+                PAINTED.get(row["kind"], SEMANTIC_SCORE),
+            )
+            row |= {
+                "box_AP50": judged.summary["box_AP50"],
+                "mask_AP50": judged.summary["mask_AP50"],
+            }
+            row |= dict(
+                zip(("mask_AP50_low", "mask_AP50_high"), interval(ap50.to_numpy()), strict=True)
+            )
             row |= {"mean_iou": float(painted.set_index("class")["value"]["all"])}
             found["header"] |= {"settings": settings, "row": row}
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -288,13 +398,20 @@ class Lineage:
         pairs = [pair for pair in pairwise([*best, *STEPS]) if self.rows.keys() >= set(pair)]
         images, rows = len(self.study.val), []
         drawn = prepend_point_estimate(bootstrap_weights(images), images)
-        ap = {title: bootstrap(self.judged(title), drawn, headline=True) for title in dict.fromkeys(sum(pairs, ()))}
+        ap = {
+            title: bootstrap(self.judged(title), drawn, headline=True)
+            for title in dict.fromkeys(sum(pairs, ()))
+        }
         for before, after in pairs:
             row = {"step": STEPS[after], "before": before, "after": after}
             for kind in ("box", "mask"):
                 change = (ap[after] - ap[before])[kind, "AP50", "all"].to_numpy()
                 row |= {f"{kind}_AP50": change[0]}
-                row |= dict(zip((f"{kind}_AP50_low", f"{kind}_AP50_high"), interval(change[1:]), strict=True))
+                row |= dict(
+                    zip(
+                        (f"{kind}_AP50_low", f"{kind}_AP50_high"), interval(change[1:]), strict=True
+                    )
+                )
             seconds = [self.rows[title]["seconds_per_image"] for title in (before, after)]
             rows.append({**row, "seconds": seconds[1] / seconds[0]})
         return pd.DataFrame(rows)
@@ -312,8 +429,14 @@ class Lineage:
             "seed": self.study.recipe.seed,
         }
         about |= {name: getattr(self, name) for name in ("images", "proposals", "iterations")}
-        about |= {"train_hours": float(table["train_minutes"].drop_duplicates().sum() / 60), **environment_info(device)}
-        write_json(self.study.results / "lineage.json", to_jsonable({**about, "rows": table.to_dict("records"), **more}))
+        about |= {
+            "train_hours": float(table["train_minutes"].drop_duplicates().sum() / 60),
+            **environment_info(device),
+        }
+        write_json(
+            self.study.results / "lineage.json",
+            to_jsonable({**about, "rows": table.to_dict("records"), **more}),
+        )
         return table
 
     def telling_image(self) -> int:

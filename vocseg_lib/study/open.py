@@ -32,12 +32,16 @@ def open_study(
     profile's; `changes` are other values of fields of the recipe.
     """
     recipe = profile if isinstance(profile, Recipe) else get_recipe(profile)
-    recipe = replace(recipe, **(changes or {}), **({"weights": str(resolve_path(weights))} if weights else {}))
+    recipe = replace(
+        recipe, **(changes or {}), **({"weights": str(resolve_path(weights))} if weights else {})
+    )
     data = resolve_path(data) if data else ""
     with distributed.local_rank_zero_first():
         if str(data).endswith(".json"):
             place = zlib.crc32(str(Path(data).resolve()).encode())
-            devkit = write_from_coco(data, project_root() / "data" / f"{Path(data).stem}_{place:08x}")
+            devkit = write_from_coco(
+                data, project_root() / "data" / f"{Path(data).stem}_{place:08x}"
+            )
         elif data:
             devkit = find_devkit(data)
         elif recipe.data == "mini_voc":
@@ -66,11 +70,22 @@ def reproduce(
             stacklevel=2,
         )
     if not data and run.is_dir():
-        data = next((call["devkit"] for call in reversed(read_sessions(run / "run.json")) if "devkit" in call), "")
+        data = next(
+            (
+                call["devkit"]
+                for call in reversed(read_sessions(run / "run.json"))
+                if "devkit" in call
+            ),
+            "",
+        )
         if data and not Path(data).is_dir():
-            raise FileNotFoundError(f"{data}, the data of {run}, is not there: say where it is with --data")
+            raise FileNotFoundError(
+                f"{data}, the data of {run}, is not there: say where it is with --data"
+            )
     study = open_study(recipe_of(settings), data, results or "results/repeat", changes=changes)
     before = settings.get("data_fingerprint")
     if before and before != (now := fingerprint(study.devkit)):
-        raise ValueError(f"{study.devkit} is not the data of {run}: its fingerprint is {now}, not {before}; see --data")
+        raise ValueError(
+            f"{study.devkit} is not the data of {run}: its fingerprint is {now}, not {before}; see --data"
+        )
     return study, settings.get("model")

@@ -46,18 +46,28 @@ class Recipe:
     expected_score: str  # mask AP50 of both models, or "not yet run"
     data: str = "voc2012"  # "voc2012" is fetched, "mini_voc" is drawn offline
     backbone: str = "resnet50"  # "resnet50", "mobilenet_v2" or "tiny"
-    weights: str | None = "imagenet"  # start of the backbone: "imagenet", a file, or None for random
+    weights: str | None = (
+        "imagenet"  # start of the backbone: "imagenet", a file, or None for random
+    )
     channels: int = 256  # width of FPN and heads (YOLACT paper, sec. 4; FPN paper)
     image_size: int = 550  # side in pixels of the square YOLACT resizes to (YOLACT paper, sec. 6)
     short_side: int = 800  # pixels; Mask R-CNN's own size (its paper, sec. 3.1), as the study names none; 550 gives it YOLACT's
-    proposals: int = 2_000  # Mask R-CNN's, an image in training; half of it in prediction (FPN paper, sec. 5.2)
-    rois_per_image: int = 512  # regions an image in Mask R-CNN's loss (FPN paper; Mask R-CNN, sec. 3.1)
-    roi_pooling: str = "align"  # Mask R-CNN's; "pool" and "round" round regions to whole cells (its paper, sec. 3)
+    proposals: int = (
+        2_000  # Mask R-CNN's, an image in training; half of it in prediction (FPN paper, sec. 5.2)
+    )
+    rois_per_image: int = (
+        512  # regions an image in Mask R-CNN's loss (FPN paper; Mask R-CNN, sec. 3.1)
+    )
+    roi_pooling: str = (
+        "align"  # Mask R-CNN's; "pool" and "round" round regions to whole cells (its paper, sec. 3)
+    )
     batch_size: int = 2  # images (the study)
     iterations: int = 12_000  # parameter updates (the study)
     optimizer: str = "sgd"  # "sgd" or "adamw" (the study: SGD)
     learning_rate: float = 1e-3  # at the start, after warm-up (the study)
-    backbone_lr_mult: float = 1.0  # share of the learning rate that the backbone's body learns with (the study: 1)
+    backbone_lr_mult: float = (
+        1.0  # share of the learning rate that the backbone's body learns with (the study: 1)
+    )
     momentum: float = 0.9  # SGD only (the study)
     weight_decay: float = 5e-4  # the study does not say; the official YOLACT's
     schedule: str = "step"  # "step" (a tenth at each of lr_milestones) or "cosine" (to zero)
@@ -68,17 +78,27 @@ class Recipe:
     max_grad_norm: float | None = None  # largest gradient norm; the study names none
     batch_norm: str = "unfrozen"  # or "frozen", "precise" (statistics taken anew to judge), "official" (frozen below 6)
     semantic_loss: bool = False  # YOLACT's fourth term; the study used three
-    crop_in_training: bool = True  # mask loss inside the ground-truth box only (the study; YOLACT paper, sec. 3.1)
-    crop_in_inference: bool = True  # masks cropped with the predicted box (the study; YOLACT paper, sec. 3.1)
+    crop_in_training: bool = (
+        True  # mask loss inside the ground-truth box only (the study; YOLACT paper, sec. 3.1)
+    )
+    crop_in_inference: bool = (
+        True  # masks cropped with the predicted box (the study; YOLACT paper, sec. 3.1)
+    )
     normalize_by_area: bool = True  # mask loss over the box's area, else over the image's (the study; YOLACT paper, sec. 3.1)
     nms: str = "fast"  # YOLACT's: "fast" or "standard" (YOLACT paper, sec. 4)
     mixed_precision: bool = False  # fp16 or bf16 where the device has it; the study names none
     compile: bool = False  # the network through torch.compile: slow to start, then faster
     augmentation: str = "ssd"  # "ssd", "light" or "none" (the study: all SSD augmentations)
     eval_every: int = 1_000  # iterations between AP on val; best.pt is chosen by it
-    eval_images: int = 300  # images of val that AP is taken on in between, evenly spread; at the end, all
-    patience: int | None = None  # scores without a better one after which training ends (the study: never)
-    max_bad_fraction: float = 0.05  # largest share of unreadable training samples that are passed over
+    eval_images: int = (
+        300  # images of val that AP is taken on in between, evenly spread; at the end, all
+    )
+    patience: int | None = (
+        None  # scores without a better one after which training ends (the study: never)
+    )
+    max_bad_fraction: float = (
+        0.05  # largest share of unreadable training samples that are passed over
+    )
     checkpoint_every: int = 250  # iterations between checkpoints
     workers: int = 2  # processes that load images
     seed: int = 0  # of weights, order and augmentation
@@ -87,7 +107,11 @@ class Recipe:
         """Raises ValueError, naming the field, for a value that no training can have."""
         for field in fields(self):
             name, value = field.name, getattr(self, field.name)
-            if field.type in (int, int | None) and value is not None and value < (least := 0 if name in MAY_BE_ZERO else 1):
+            if (
+                field.type in (int, int | None)
+                and value is not None
+                and value < (least := 0 if name in MAY_BE_ZERO else 1)
+            ):
                 raise ValueError(f"{name} is {value}: it has to be at least {least}")
             if name in CHOICES and value not in CHOICES[name]:
                 raise ValueError(f"{name} is {value!r}: choose one of {', '.join(CHOICES[name])}")
@@ -207,7 +231,9 @@ def parse_changes(assignments: list[str]) -> dict[str, object]:
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals or name not in kinds:
-            raise ValueError(f"{assignment!r} sets no field of a recipe: FIELD=VALUE is expected, with one of {', '.join(kinds)}")
+            raise ValueError(
+                f"{assignment!r} sets no field of a recipe: FIELD=VALUE is expected, with one of {', '.join(kinds)}"
+            )
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
@@ -225,8 +251,15 @@ def parse_changes(assignments: list[str]) -> dict[str, object]:
 
 def recipe_changes(first: Recipe, second: Recipe) -> pd.DataFrame:
     """The settings in which two recipes differ, a row each: what it is, its value in the one and in the other."""
-    meanings = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(Recipe), re.MULTILINE))
+    meanings = dict(
+        re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(Recipe), re.MULTILINE)
+    )
     ours, theirs = asdict(first), asdict(second)
-    changed = [name for name in ours if name not in ("name", *PROSE_FIELDS) and ours[name] != theirs[name]]
+    changed = [
+        name for name in ours if name not in ("name", *PROSE_FIELDS) and ours[name] != theirs[name]
+    ]
     columns = {first.name: [ours[n] for n in changed], second.name: [theirs[n] for n in changed]}
-    return pd.DataFrame({**columns, "what it is": [meanings[n] for n in changed]}, index=pd.Index(changed, name="setting"))
+    return pd.DataFrame(
+        {**columns, "what it is": [meanings[n] for n in changed]},
+        index=pd.Index(changed, name="setting"),
+    )

@@ -22,7 +22,11 @@ from vocseg_lib.study.run import load_run
 from vocseg_lib.utils.files import project_root, read_json, resolve_path
 
 Judged = TypeVar("Judged")
-PREDICTIONS = {"best": "predictions.json", "half": "predictions_half.json", "last": "predictions_last.json"}
+PREDICTIONS = {
+    "best": "predictions.json",
+    "half": "predictions_half.json",
+    "last": "predictions_last.json",
+}
 """Prediction files on all of val: of the best weights, of those half-way and of the last ones."""
 
 
@@ -41,9 +45,15 @@ def evaluate_files(
     return project_root() / (results or "results/judged"), _of_each(files, data, split, evaluate)
 
 
-def _of_each(files: Sequence[str | Path], data: str | Path, split: str, judge: Callable[[dict, list], Judged]) -> dict[str, Judged]:
+def _of_each(
+    files: Sequence[str | Path], data: str | Path, split: str, judge: Callable[[dict, list], Judged]
+) -> dict[str, Judged]:
     """What `judge` makes of ground truth and detections, by file name; a ValueError names the file."""
-    truth, judged, paths = open_ground_truth(data, split), {}, [resolve_path(str(file).strip()) for file in files]
+    truth, judged, paths = (
+        open_ground_truth(data, split),
+        {},
+        [resolve_path(str(file).strip()) for file in files],
+    )
     stems = [path.stem for path in paths]
     for path in paths:
         predictions = load_predictions(path)
@@ -64,14 +74,20 @@ def analyze_files(
     thresholds: Thresholds | None = None,
 ) -> dict[str, Analysis]:
     """What goes wrong in prediction files with masks, by file name; see `evaluate_files` and `failures.analyze`."""
-    return _of_each(files, data, split, partial(analyze, score_threshold=score_threshold, thresholds=thresholds))
+    return _of_each(
+        files, data, split, partial(analyze, score_threshold=score_threshold, thresholds=thresholds)
+    )
 
 
-def measure_costs(run_folder: Path, images: list[Tensor], device: str, mixed_precision: bool = False) -> dict[str, float]:
+def measure_costs(
+    run_folder: Path, images: list[Tensor], device: str, mixed_precision: bool = False
+) -> dict[str, float]:
     """What a trained model costs, by the keys of `table1.COSTS`; speed is measured now, on float [3, H, W] images in 0..1."""
     model, *_ = load_run(run_folder, device)
     speed = measure_speed(model, images, device, mixed_precision=mixed_precision)
-    peaks = [entry["peak_memory_gb"] for entry in read_log(run_folder / LOG) if "peak_memory_gb" in entry]
+    peaks = [
+        entry["peak_memory_gb"] for entry in read_log(run_folder / LOG) if "peak_memory_gb" in entry
+    ]
     return {
         "network_ms": 1000 * speed["network_seconds"],
         "postprocess_ms": 1000 * speed["postprocess_seconds"],
@@ -90,6 +106,12 @@ def checkpoint_ap(run_folder: Path, ground_truth: dict) -> pd.DataFrame:
     for checkpoint, name in PREDICTIONS.items():
         if (run_folder / name).is_file():
             found = evaluate(ground_truth, load_predictions(run_folder / name)["detections"])
-            headline = found.table[found.table["metric"].isin(HEADLINE) & (found.table["class"] == "all")]
-            parts.append(add_intervals(headline, bootstrap(found, weights, headline=True)).assign(checkpoint=checkpoint))
+            headline = found.table[
+                found.table["metric"].isin(HEADLINE) & (found.table["class"] == "all")
+            ]
+            parts.append(
+                add_intervals(headline, bootstrap(found, weights, headline=True)).assign(
+                    checkpoint=checkpoint
+                )
+            )
     return pd.concat(parts, ignore_index=True)

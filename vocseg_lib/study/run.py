@@ -37,7 +37,11 @@ def build_model(recipe: Recipe, model_name: str, classes: int = len(CLASS_NAMES)
         raise ValueError(f"no model {model_name!r}; choose one of {', '.join((*MODELS, *LINEAGE))}")
     base = {"backbone": recipe.backbone, "weights": recipe.weights, "num_classes": classes + 1}
     shared = {**base, "channels": recipe.channels, "compile": recipe.compile}
-    two_stage = {"short_side": recipe.short_side, "proposals": recipe.proposals, "rois_per_image": recipe.rois_per_image}
+    two_stage = {
+        "short_side": recipe.short_side,
+        "proposals": recipe.proposals,
+        "rois_per_image": recipe.rois_per_image,
+    }
     torch.manual_seed(recipe.seed)
     if model_name in LINEAGE:
         from vocseg_lib.models import lineage  # needs more packages than the two models
@@ -47,7 +51,9 @@ def build_model(recipe: Recipe, model_name: str, classes: int = len(CLASS_NAMES)
         if model_name == "faster_rcnn":
             return lineage.MasksFromBoxes(lineage.FasterRCNN(**shared, **two_stage))
         # As many as Mask R-CNN and Faster R-CNN have in prediction.
-        search = lineage.SelectiveSearch(recipe.proposals // 2, seed=recipe.seed, cache=project_root() / "data" / "proposals")
+        search = lineage.SelectiveSearch(
+            recipe.proposals // 2, seed=recipe.seed, cache=project_root() / "data" / "proposals"
+        )
         return lineage.MasksFromBoxes(lineage.FastRCNN(search, **shared, **two_stage))
     own = {
         "yolact": {
@@ -71,9 +77,14 @@ def load_run(run_folder: str | Path, device: str | None = None) -> tuple[nn.Modu
     run_folder = Path(run_folder)
     for name in ("recipe.json", "best.pt"):
         if not (run_folder / name).is_file():
-            raise FileNotFoundError(f"{run_folder / name} is missing: {run_folder} is not the folder of a training")
+            raise FileNotFoundError(
+                f"{run_folder / name} is missing: {run_folder} is not the folder of a training"
+            )
     settings = read_json(run_folder / "recipe.json")
-    recipe, classes = replace(recipe_of(settings), weights=None), len(settings.get("class_names", CLASS_NAMES))
+    recipe, classes = (
+        replace(recipe_of(settings), weights=None),
+        len(settings.get("class_names", CLASS_NAMES)),
+    )
     model = build_model(recipe, settings.get("model"), classes)
     best = load_checkpoint(run_folder / BEST)
     best.pop("settings")
@@ -81,11 +92,18 @@ def load_run(run_folder: str | Path, device: str | None = None) -> tuple[nn.Modu
     return model.to(device or default_device()).eval(), settings, best
 
 
-def load_visualizer(run_folder: str | Path, score: float = DRAWN_SCORE, device: str | None = None) -> Visualizer:
+def load_visualizer(
+    run_folder: str | Path, score: float = DRAWN_SCORE, device: str | None = None
+) -> Visualizer:
     """A `Visualizer` with the best weights of a run folder, given as it or as its `best.pt`. Raises FileNotFoundError."""
     folder = resolve_path(run_folder)
     model, settings, _ = load_run(folder.parent if folder.is_file() else folder, device)
-    return Visualizer(model, settings.get("class_names", CLASS_NAMES), score, settings.get("mixed_precision", False))
+    return Visualizer(
+        model,
+        settings.get("class_names", CLASS_NAMES),
+        score,
+        settings.get("mixed_precision", False),
+    )
 
 
 def recipe_of(settings: dict) -> Recipe:
@@ -101,29 +119,47 @@ def recipe_of(settings: dict) -> Recipe:
 def prediction_header(settings: dict, best: dict, dataset: VocDataset) -> dict:
     """What a prediction file says of the model and the data that it comes from."""
     data = {"devkit": dataset.devkit.name, "split": dataset.split}
-    return {"model": settings["model"], "recipe": settings, "iteration": best["iteration"], "data": data}
+    return {
+        "model": settings["model"],
+        "recipe": settings,
+        "iteration": best["iteration"],
+        "data": data,
+    }
 
 
-def predict_run(run_folder: str | Path, devkit: str | Path, split: str = "val", device: str | None = None) -> dict:
+def predict_run(
+    run_folder: str | Path, devkit: str | Path, split: str = "val", device: str | None = None
+) -> dict:
     """The prediction file of a trained model's best weights on a split of a devkit. Raises ValueError when it has other classes."""
     model, settings, best = load_run(run_folder, device)
     dataset, classes = VocDataset(devkit, split), tuple(settings.get("class_names", CLASS_NAMES))
     if classes != dataset.class_names:
-        named = [", ".join(names[:4]) + (", ..." if len(names) > 4 else "") for names in (classes, dataset.class_names)]
-        raise ValueError(f"{run_folder} was trained on other classes ({named[0]}) than {dataset.devkit} has ({named[1]})")
+        named = [
+            ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+            for names in (classes, dataset.class_names)
+        ]
+        raise ValueError(
+            f"{run_folder} was trained on other classes ({named[0]}) than {dataset.devkit} has ({named[1]})"
+        )
     mixed_precision = settings.get("mixed_precision", False)
     facts = prediction_header(settings, best, dataset)
-    return predict(model, dataset, facts, device or default_device(), mixed_precision, uncropped=True)
+    return predict(
+        model, dataset, facts, device or default_device(), mixed_precision, uncropped=True
+    )
 
 
-def mask_explainer(run_folder: str | Path, dataset: VocDataset, device: str | None = None) -> Callable[[int, Tensor, int], list]:
+def mask_explainer(
+    run_folder: str | Path, dataset: VocDataset, device: str | None = None
+) -> Callable[[int, Tensor, int], list]:
     """How a trained model got to its detection nearest to a box (xyxy pixels) of a label in an image (by id) of a data set; see
     the models' `inside`. The model is loaded when it is asked for the first time."""
     device = device or default_device()
     load = lru_cache(maxsize=1)(lambda: load_run(run_folder, device)[0])
 
     def inside(image_id: int, box: Tensor, label: int) -> list[tuple[str, Tensor]]:
-        return load().explain_mask(model_input(dataset[image_id - 1][0], device), box.to(device), label)
+        return load().explain_mask(
+            model_input(dataset[image_id - 1][0], device), box.to(device), label
+        )
 
     return inside
 
@@ -151,4 +187,6 @@ def training_options(recipe: Recipe) -> dict:
         "iterations batch_size optimizer learning_rate backbone_lr_mult momentum weight_decay schedule lr_milestones warmup_iterations "
         "max_grad_norm mixed_precision eval_every patience checkpoint_every max_bad_fraction workers seed"
     )
-    return {name: getattr(recipe, name) for name in same.split()} | {"batch_norm": batch_norm_mode(recipe)}
+    return {name: getattr(recipe, name) for name in same.split()} | {
+        "batch_norm": batch_norm_mode(recipe)
+    }

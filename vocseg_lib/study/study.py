@@ -62,7 +62,9 @@ class Study:
     def dataset(self, split: str, augmentation: str = "none", skip_bad: bool = False) -> VocDataset:
         """A split of the devkit; `augmentation` is one of `transforms.AUGMENTATIONS`, "none" leaves it as it is."""
         if augmentation not in AUGMENTATIONS:
-            raise ValueError(f"no augmentation {augmentation!r}; choose one of {', '.join(AUGMENTATIONS)}")
+            raise ValueError(
+                f"no augmentation {augmentation!r}; choose one of {', '.join(AUGMENTATIONS)}"
+            )
         transform = None if augmentation == "none" else AUGMENTATIONS[augmentation]()
         return VocDataset(self.devkit, split, transform, skip_bad)
 
@@ -77,17 +79,22 @@ class Study:
             listed = f"{len(bad)} of {len(bad) + len(truth['images'])} images of val cannot be read"
             if len(bad) > self.recipe.max_bad_fraction * (len(bad) + len(truth["images"])):
                 raise TooManyBadSamples(
-                    f"{listed}; allowed is a share of {self.recipe.max_bad_fraction:.0%} (max_bad_fraction). " + "; ".join(bad)
+                    f"{listed}; allowed is a share of {self.recipe.max_bad_fraction:.0%} (max_bad_fraction). "
+                    + "; ".join(bad)
                 )
             warnings.warn(f"{listed} and are left out: {'; '.join(bad)}", stacklevel=3)
         if not truth["annotations"]:
-            raise ValueError(f"no image of val in {self.devkit} has an object, so nothing can be judged")
+            raise ValueError(
+                f"no image of val in {self.devkit} has an object, so nothing can be judged"
+            )
         return truth
 
     @cached_property
     def val(self) -> Subset:
         """The images of val that the ground truth has."""
-        return Subset(self.dataset("val"), [image["id"] - 1 for image in self.ground_truth["images"]])
+        return Subset(
+            self.dataset("val"), [image["id"] - 1 for image in self.ground_truth["images"]]
+        )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -106,15 +113,20 @@ class Study:
             return "drawn"
         if self.class_names != CLASS_NAMES:
             return "own"
-        return "VOC 2012" if all(len(self.dataset(s)) == count for s, count in VOC_IMAGES.items()) else "pilot"
+        return (
+            "VOC 2012"
+            if all(len(self.dataset(s)) == count for s, count in VOC_IMAGES.items())
+            else "pilot"
+        )
 
     @property
     def about(self) -> str:
         """What figures were taken with and on, to be said beside them."""
         said = f"recipe {self.recipe.name} on {len(self.val)} images of val"
-        return said + {"drawn": ", drawn ones and not VOC's", "pilot": ", a pilot and not VOC 2012's val"}.get(
-            self.kind_of_data, ""
-        )
+        return said + {
+            "drawn": ", drawn ones and not VOC's",
+            "pilot": ", a pilot and not VOC 2012's val",
+        }.get(self.kind_of_data, "")
 
     @property
     def halfway(self) -> int:
@@ -150,14 +162,25 @@ class Study:
         if not accept_changes and (finished := self._finished_otherwise(model_name)):
             return finished.train(model_name, skip_bad, device, mirror=mirror, watch=watch)
         if processes > 1 and not distributed.under_torchrun():
-            flags = {"--device": device or default_device(), "--max-hours": max_hours, "--mirror": mirror}
+            flags = {
+                "--device": device or default_device(),
+                "--max-hours": max_hours,
+                "--mirror": mirror,
+            }
             flags |= {"--accept-changes": accept_changes, "--stop-on-bad": not skip_bad}
             where = (self.devkit, self.results, self.run_folder(model_name))
             return launch_torchrun(self.recipe, model_name, *where, processes, flags, watch)
         device = device or default_device()
-        recipe, folder, settings = self.recipe, self.run_folder(model_name), self.settings(model_name)
+        recipe, folder, settings = (
+            self.recipe,
+            self.run_folder(model_name),
+            self.settings(model_name),
+        )
         mirror = Path(mirror) / "runs" / model_name if mirror else None
-        train_set, chosen = self.dataset("train", recipe.augmentation, skip_bad), evenly_spaced(len(self.val), recipe.eval_images)
+        train_set, chosen = (
+            self.dataset("train", recipe.augmentation, skip_bad),
+            evenly_spaced(len(self.val), recipe.eval_images),
+        )
         some, images = Subset(self.val, chosen), self.ground_truth["images"]
         judged = {images[i]["id"] for i in chosen}
         truth = subset(self.ground_truth, judged)
@@ -166,11 +189,20 @@ class Study:
         def score(model: nn.Module, iteration: int) -> dict[str, float]:
             checkpoint = {self.halfway: "half", recipe.iterations: "last"}.get(iteration)
             facts = prediction_header(settings, {"iteration": iteration}, self.dataset("val"))
-            found = predict(model, self.val if checkpoint else some, facts, device, recipe.mixed_precision, progress=False)
+            found = predict(
+                model,
+                self.val if checkpoint else some,
+                facts,
+                device,
+                recipe.mixed_precision,
+                progress=False,
+            )
             if checkpoint and distributed.rank() == 0:
                 save_predictions(folder / PREDICTIONS[checkpoint], found)
             detections = [d for d in found["detections"] if d["image_id"] in judged]
-            losses = validation_loss(model, some, recipe.batch_size, recipe.workers, device, recipe.mixed_precision)
+            losses = validation_loss(
+                model, some, recipe.batch_size, recipe.workers, device, recipe.mixed_precision
+            )
             return {**evaluate(truth, detections).summary, **losses, "val_images": len(some)}
 
         state = train(
@@ -188,7 +220,9 @@ class Study:
             device=device,
         )
         if state["best"]:
-            with mirrored(folder, mirror if distributed.rank() == 0 else None, suffixes=(".json", ".jsonl")):
+            with mirrored(
+                folder, mirror if distributed.rank() == 0 else None, suffixes=(".json", ".jsonl")
+            ):
                 self._judge(model_name, model, state, device)
         return state
 
@@ -197,16 +231,28 @@ class Study:
         folder = self.run_folder(model_name)
         if not all((folder / name).is_file() for name in ("recipe.json", LOG, LAST)):
             return None
-        settings, last = read_config(folder) or {}, max(e["iteration"] for e in [{"iteration": 0}, *read_log(folder / LOG)])
-        if config_changes(settings, self.settings(model_name)).keys() != {"iterations"} or last < settings["iterations"]:
+        settings, last = (
+            read_config(folder) or {},
+            max(e["iteration"] for e in [{"iteration": 0}, *read_log(folder / LOG)]),
+        )
+        if (
+            config_changes(settings, self.settings(model_name)).keys() != {"iterations"}
+            or last < settings["iterations"]
+        ):
             return None
         said = f"a finished training of {settings['iterations']} iterations, which is taken"
         print(f"{folder} holds {said}; accept changes for one of {self.recipe.iterations}")
         return replace(self, recipe=replace(self.recipe, iterations=settings["iterations"]))
 
-    def _new_model(self, model_name: str, train_set: VocDataset, mirror: Path | None, device: str) -> nn.Module:
+    def _new_model(
+        self, model_name: str, train_set: VocDataset, mirror: Path | None, device: str
+    ) -> nn.Module:
         """The model to train; for a training that starts, with a printed estimate of what it will take."""
-        if any(os.path.isfile(folder / LAST) for folder in (self.run_folder(model_name), mirror) if folder):
+        if any(
+            os.path.isfile(folder / LAST)
+            for folder in (self.run_folder(model_name), mirror)
+            if folder
+        ):
             return self.build(model_name, weights=None)  # a checkpoint brings all weights
         model = self.build(model_name)
         if distributed.rank() == 0:
@@ -214,7 +260,9 @@ class Study:
             print(f"{MODEL_TITLES.get(model_name, model_name)}: {in_words(found)}")
         return model
 
-    def _estimate(self, model: nn.Module, train_set: VocDataset, device: str, gpu: str | None = None) -> dict:
+    def _estimate(
+        self, model: nn.Module, train_set: VocDataset, device: str, gpu: str | None = None
+    ) -> dict:
         recipe, draws = self.recipe, SeededSamples(train_set, self.recipe.seed)
         size = min(recipe.batch_size, COUNTED_IMAGES)
         return estimate(
@@ -239,7 +287,12 @@ class Study:
         return self._estimate(model, train_set, device or default_device(), gpu)
 
     def overfit(
-        self, model_name: str, names: str | list[str], split: str = "val", steps: int = 120, device: str | None = None
+        self,
+        model_name: str,
+        names: str | list[str],
+        split: str = "val",
+        steps: int = 120,
+        device: str | None = None,
     ) -> nn.Module:
         """A model fitted to a few images alone, to look inside it or to see that it can learn; in eval mode.
 
@@ -270,7 +323,11 @@ class Study:
 
     def _judge(self, model_name: str, model: nn.Module, state: dict, device: str) -> None:
         """Write a run's `predictions.json` and `metrics.json` from its best weights, on all of val, where they are not there."""
-        folder, settings, first = self.run_folder(model_name), self.settings(model_name), distributed.rank() == 0
+        folder, settings, first = (
+            self.run_folder(model_name),
+            self.settings(model_name),
+            distributed.rank() == 0,
+        )
         best = distributed.broadcast_object(load_checkpoint(folder / BEST) if first else None)
         judged = checksum({"model": best["model"], "settings": settings})
         before = distributed.broadcast_object(cached_metrics(folder, judged) if first else None)
@@ -280,21 +337,39 @@ class Study:
         if not before:
             model.load_state_dict(best["model"])
             facts = prediction_header(settings, best, self.dataset("val"))
-            predictions = predict(model, self.val, facts, device, self.recipe.mixed_precision, uncropped=True)
+            predictions = predict(
+                model, self.val, facts, device, self.recipe.mixed_precision, uncropped=True
+            )
             summary = evaluate(self.ground_truth, predictions["detections"]).summary
             metrics = {**summary, **training, "judged": judged, **environment_info(device)}
             if first:
                 save_predictions(folder / "predictions.json", predictions)
-                truncate_log(folder / LOG, state["iteration"])  # and what a kill may have left of this line
-                append_log(folder / LOG, {"iteration": state["iteration"], "best": best["iteration"], "all_of_val": summary})
+                truncate_log(
+                    folder / LOG, state["iteration"]
+                )  # and what a kill may have left of this line
+                append_log(
+                    folder / LOG,
+                    {
+                        "iteration": state["iteration"],
+                        "best": best["iteration"],
+                        "all_of_val": summary,
+                    },
+                )
         if first and metrics != before:
             write_json(folder / "metrics.json", metrics)
 
     def settings(self, model_name: str) -> dict:
         """What a training of a model depends on: goes into its folder, and has to be the same when it goes on."""
         fields = asdict(self.recipe).items()
-        recipe = {k: list(v) if isinstance(v, tuple) else v for k, v in fields if k not in PROSE_FIELDS}  # as JSON gives it back
-        return {"model": model_name, **recipe, "class_names": list(self.class_names), "data_fingerprint": self.fingerprint}
+        recipe = {
+            k: list(v) if isinstance(v, tuple) else v for k, v in fields if k not in PROSE_FIELDS
+        }  # as JSON gives it back
+        return {
+            "model": model_name,
+            **recipe,
+            "class_names": list(self.class_names),
+            "data_fingerprint": self.fingerprint,
+        }
 
     def predictions(self, model_name: str, checkpoint: str = "best") -> dict:
         """A model's prediction file on val, of its "best" weights, those "half" way or the "last".
@@ -303,21 +378,32 @@ class Study:
         """
         path = self.run_folder(model_name) / PREDICTIONS[checkpoint]
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: run 03_train with MODEL={model_name!r} first")
+            raise FileNotFoundError(
+                f"{path} is missing: run 03_train with MODEL={model_name!r} first"
+            )
         return load_predictions(path)
 
     def evaluations(self) -> dict[str, Evaluation]:
         """Both models' best weights judged on val, by title."""
-        found = {title: self.predictions(name)["detections"] for name, title in MODEL_TITLES.items()}
-        return {title: evaluate(self.ground_truth, detections) for title, detections in found.items()}
+        found = {
+            title: self.predictions(name)["detections"] for name, title in MODEL_TITLES.items()
+        }
+        return {
+            title: evaluate(self.ground_truth, detections) for title, detections in found.items()
+        }
 
     def mask_explainers(self) -> dict[str, Callable]:
         """How both trained models get to a detection on val, by title, for the gallery: see `trained.inside_of`."""
-        return {title: mask_explainer(self.run_folder(name), self.dataset("val")) for name, title in MODEL_TITLES.items()}
+        return {
+            title: mask_explainer(self.run_folder(name), self.dataset("val"))
+            for name, title in MODEL_TITLES.items()
+        }
 
     def logs(self) -> dict[str, list[dict]]:
         """Both trainings' logs, by title."""
-        return {title: read_log(self.run_folder(name) / LOG) for name, title in MODEL_TITLES.items()}
+        return {
+            title: read_log(self.run_folder(name) / LOG) for name, title in MODEL_TITLES.items()
+        }
 
     def table1(self) -> pd.DataFrame:
         """Table 1, tidy (see `table1.COLUMNS`), ours and the paper's; also written to `table1.csv` and `table1.md`."""
@@ -325,7 +411,9 @@ class Study:
         images = [model_input(self.val[i][0]) for i in range(min(len(self.val), SPEED_IMAGES))]
         parts = [table1.paper_rows()]
         for name in reversed(trained):
-            costs = measure_costs(self.run_folder(name), images, default_device(), self.recipe.mixed_precision)
+            costs = measure_costs(
+                self.run_folder(name), images, default_device(), self.recipe.mixed_precision
+            )
             ap = checkpoint_ap(self.run_folder(name), self.ground_truth)
             parts.insert(0, table1.rows_of(MODEL_TITLES[name], costs, ap, self.about))
         table = pd.concat(parts, ignore_index=True)

@@ -10,7 +10,11 @@ from vocseg_lib.plots.style import COLORS, MODEL_COLOURS, describe, new_ax
 
 OURS, PAPER = "ours", "paper"
 NAN = float("nan")
-CHECKPOINTS = {"best": "best", "half": "half-way (the study's 6K)", "last": "last (the study's 12K)"}
+CHECKPOINTS = {
+    "best": "best",
+    "half": "half-way (the study's 6K)",
+    "last": "last (the study's 12K)",
+}
 COLUMNS = ["quantity", "model", "source", "value", "low", "high", "about"]
 COSTS = {
     "network_ms": "network (ms an image)",
@@ -91,7 +95,11 @@ def wide(table: pd.DataFrame) -> pd.DataFrame:
     text = table.assign(text=[_text(row.value, row.low, row.high) for row in table.itertuples()])
     text["column"] = text["source"] + ": " + text["model"]
     order = list(dict.fromkeys(text["quantity"])), list(dict.fromkeys(text["column"]))
-    return text.pivot(index="quantity", columns="column", values="text").loc[order[0], order[1]].fillna("–")
+    return (
+        text.pivot(index="quantity", columns="column", values="text")
+        .loc[order[0], order[1]]
+        .fillna("–")
+    )
 
 
 def styled(table: pd.DataFrame) -> Styler:
@@ -99,15 +107,27 @@ def styled(table: pd.DataFrame) -> Styler:
     shown = wide(table).rename_axis(index=None, columns=None)
     paper = [column for column in shown if column.startswith(PAPER)]
     caption = "<br>".join(footnotes(table))
-    styles = [{"selector": "caption", "props": "caption-side: bottom; text-align: left; max-width: 60em; font-size: 85%"}]
-    return shown.style.set_properties(subset=paper, color="grey").set_caption(caption).set_table_styles(styles)
+    styles = [
+        {
+            "selector": "caption",
+            "props": "caption-side: bottom; text-align: left; max-width: 60em; font-size: 85%",
+        }
+    ]
+    return (
+        shown.style.set_properties(subset=paper, color="grey")
+        .set_caption(caption)
+        .set_table_styles(styles)
+    )
 
 
 def markdown(table: pd.DataFrame) -> str:
     """The wide table and its footnotes in Markdown."""
     shown = wide(table)
     lines = ["| | " + " | ".join(shown.columns) + " |", "|---" * (len(shown.columns) + 1) + "|"]
-    lines += ["| " + " | ".join([quantity, *row]) + " |" for quantity, row in zip(shown.index, shown.to_numpy(), strict=True)]
+    lines += [
+        "| " + " | ".join([quantity, *row]) + " |"
+        for quantity, row in zip(shown.index, shown.to_numpy(), strict=True)
+    ]
     return "\n".join([*lines, "", *footnotes(table)]) + "\n"
 
 
@@ -121,11 +141,19 @@ def save(table: pd.DataFrame, results: Path) -> None:
 def speed_and_accuracy(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Mask AP50 of the best checkpoint against FPS; in grey the paper's points and, where no speed is known, published levels."""
     ax = new_ax(ax, (8, 4.6))
-    ours = table[table["source"] == OURS].pivot_table(index="model", columns="quantity", values="value", sort=False)
+    ours = table[table["source"] == OURS].pivot_table(
+        index="model", columns="quantity", values="value", sort=False
+    )
     quantity = f"mask AP50, {CHECKPOINTS['best']}"
     for model, row in ours.iterrows():
         at = row[COSTS["fps"]], row[quantity]
-        ax.plot(*at, "o", color=MODEL_COLOURS.get(model, COLORS[2]), markersize=9, label=f"{model}, ours")
+        ax.plot(
+            *at,
+            "o",
+            color=MODEL_COLOURS.get(model, COLORS[2]),
+            markersize=9,
+            label=f"{model}, ours",
+        )
     for name, at in PAPER_POINTS.items():
         ax.plot(*at, "o", color="grey")
         ax.annotate(name, at, fontsize=7, color="grey", xytext=(4, 4), textcoords="offset points")
@@ -134,7 +162,14 @@ def speed_and_accuracy(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for name, level in sorted(PUBLISHED_AP50.items(), key=lambda item: -item[1]):
         below = min(level, below - LINE)  # each label on a line of its own
         ax.plot(right, level, "<", color="grey", clip_on=False)
-        ax.annotate(f"{name}: {level}", (0.98 * right, below), fontsize=7, color="grey", ha="right", va="center")
+        ax.annotate(
+            f"{name}: {level}",
+            (0.98 * right, below),
+            fontsize=7,
+            color="grey",
+            ha="right",
+            va="center",
+        )
     ax.set_xlim(0, right)
     ax.set_ylim(0, 100)
     ax.set_xlabel("FPS on the machine of each (◂ at the edge: speed not published)")

@@ -18,7 +18,9 @@ def box_area(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def box_intersection(a: Float[Tensor, "*batch n 4"], b: Float[Tensor, "*batch m 4"]) -> Float[Tensor, "*batch n m"]:
+def box_intersection(
+    a: Float[Tensor, "*batch n 4"], b: Float[Tensor, "*batch m 4"]
+) -> Float[Tensor, "*batch n m"]:
     """Area that every box in `a` shares with every box in `b`."""
     ax1, ay1, ax2, ay2 = a[..., :, None, :].unbind(-1)
     bx1, by1, bx2, by2 = b[..., None, :, :].unbind(-1)
@@ -27,7 +29,9 @@ def box_intersection(a: Float[Tensor, "*batch n 4"], b: Float[Tensor, "*batch m 
     return width.mul_(height)
 
 
-def box_iou(a: Float[Tensor, "*batch n 4"], b: Float[Tensor, "*batch m 4"]) -> Float[Tensor, "*batch n m"]:
+def box_iou(
+    a: Float[Tensor, "*batch n 4"], b: Float[Tensor, "*batch m 4"]
+) -> Float[Tensor, "*batch n m"]:
     """Intersection over union of every box in `a` with every box in `b`; two empty boxes have IoU 0.
 
     Like `torchvision.ops.box_iou`, with leading batch dimensions (Fast NMS compares boxes class by class).
@@ -43,7 +47,9 @@ def nearest_box(found: dict[str, Tensor], box: Float[Tensor, "4"], label: int) -
     return int((iou + (found["labels"] == label)).argmax())
 
 
-def encode_boxes(boxes: Float[Tensor, "*n 4"], priors_cxcywh: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
+def encode_boxes(
+    boxes: Float[Tensor, "*n 4"], priors_cxcywh: Float[Tensor, "*n 4"]
+) -> Float[Tensor, "*n 4"]:
     """Offsets from priors to boxes: SSD's code with variances 0.1 and 0.2 (SSD paper, eq. 2)."""
     centre = (boxes[..., :2] + boxes[..., 2:]) / 2
     size = boxes[..., 2:] - boxes[..., :2]
@@ -53,7 +59,9 @@ def encode_boxes(boxes: Float[Tensor, "*n 4"], priors_cxcywh: Float[Tensor, "*n 
     return torch.cat([shift, scale], -1) / variances
 
 
-def decode_boxes(offsets: Float[Tensor, "*n 4"], priors_cxcywh: Float[Tensor, "*#n 4"]) -> Float[Tensor, "*n 4"]:
+def decode_boxes(
+    offsets: Float[Tensor, "*n 4"], priors_cxcywh: Float[Tensor, "*#n 4"]
+) -> Float[Tensor, "*n 4"]:
     """The inverse of `encode_boxes`: xyxy boxes in the units of the priors."""
     offsets = offsets * offsets.new_tensor(SSD_VARIANCES)
     centre = priors_cxcywh[..., :2] + offsets[..., :2] * priors_cxcywh[..., 2:]

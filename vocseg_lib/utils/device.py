@@ -18,8 +18,14 @@ def half_precision(device: str | torch.device) -> torch.dtype | None:
     """fp16 on GPUs below compute capability 8, bf16 on newer ones and on CPUs that have it; None elsewhere."""
     device = torch.device(device)
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= BF16_CAPABILITY else torch.float16
-    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return (
+            torch.bfloat16
+            if torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
+            else torch.float16
+        )
+    if device.type == "cpu" and (
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    ):
         return torch.bfloat16
     return None
 

@@ -53,7 +53,11 @@ def single_process() -> Iterator[None]:
 
 def world_size() -> int:
     """How many processes train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() and not _alone.get() else 1
+    return (
+        dist.get_world_size()
+        if dist.is_available() and dist.is_initialized() and not _alone.get()
+        else 1
+    )
 
 
 def rank() -> int:

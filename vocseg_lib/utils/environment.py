@@ -20,11 +20,15 @@ def git_commit() -> str:
     if (checkout / ".git").exists():
         command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         try:
-            return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout.strip()
+            return subprocess.run(
+                command, cwd=checkout, capture_output=True, text=True, check=True
+            ).stdout.strip()
         except (OSError, subprocess.CalledProcessError):
             return __version__
     try:
-        origin = distribution("vocseg_lib").read_text("direct_url.json")  # pip's note of the repository that it installed from
+        origin = distribution("vocseg_lib").read_text(
+            "direct_url.json"
+        )  # pip's note of the repository that it installed from
     except PackageNotFoundError:
         origin = None
     return json.loads(origin or "{}").get("vcs_info", {}).get("commit_id", __version__)
@@ -32,7 +36,11 @@ def git_commit() -> str:
 
 def device_name(device: str | torch.device) -> str:
     """The GPU's name, or the processor's kind."""
-    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else f"{platform.machine()} CPU"
+    return (
+        torch.cuda.get_device_name(device)
+        if torch.device(device).type == "cuda"
+        else f"{platform.machine()} CPU"
+    )
 
 
 def environment_info(device: str | torch.device) -> dict[str, str | int]:

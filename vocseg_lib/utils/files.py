@@ -14,7 +14,11 @@ import numpy as np
 def project_root() -> Path:
     """Where data/ and results/ go: here or, in the notebooks/ of a checkout, where a kernel starts, the checkout."""
     here = Path()
-    return here.absolute().parent if here.absolute().name == "notebooks" and Path("../vocseg_lib").is_dir() else here
+    return (
+        here.absolute().parent
+        if here.absolute().name == "notebooks" and Path("../vocseg_lib").is_dir()
+        else here
+    )
 
 
 def resolve_path(path: str | Path) -> Path:
@@ -57,7 +61,9 @@ def atomic_write(path: Path, keep: Path | None = None) -> Iterator[Path]:
         durable_rename(beside, path)
     except BaseException as error:
         beside.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno and not error.filename:  # a full disk does not say where
+        if (
+            isinstance(error, OSError) and error.errno and not error.filename
+        ):  # a full disk does not say where
             error.filename = str(path)
         raise
 
@@ -77,7 +83,10 @@ def read_json(path: Path) -> Any:
     """Read JSON. Raises FileNotFoundError, and ValueError naming the file when it is torn or no JSON."""
     try:
         return json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:  # no JSON, no text, numbers of thousands of digits, endless brackets
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # no JSON, no text, numbers of thousands of digits, endless brackets
         raise ValueError(f"{path} is not JSON: {error}") from None
 
 

@@ -30,7 +30,9 @@ def box_rows_and_columns(
     return (y >= low[:, 1:]) & (y < high[:, 1:]), (x >= low[:, :1]) & (x < high[:, :1])
 
 
-def box_mask(boxes: Float[Tensor, "n 4"], height: int, width: int, padding: float = 1.0) -> Bool[Tensor, "n height width"]:
+def box_mask(
+    boxes: Float[Tensor, "n 4"], height: int, width: int, padding: float = 1.0
+) -> Bool[Tensor, "n height width"]:
     """Which pixels lie in each box: rows and columns of `box_rows_and_columns` together."""
     rows, columns = box_rows_and_columns(boxes, height, width, padding)
     return rows[:, :, None] & columns[:, None, :]
@@ -51,7 +53,9 @@ def upsample_masks(
     inside_y, inside_x = inside_y[:, row_cells], inside_x[:, column_cells]
 
     def values(mask: Tensor, y: Tensor, x: Tensor) -> Tensor:
-        cells = logits[mask[:, None, None], row_cells[y][:, :, None], column_cells[x][:, None, :]].sigmoid()
+        cells = logits[
+            mask[:, None, None], row_cells[y][:, :, None], column_cells[x][:, None, :]
+        ].sigmoid()
         cells = cells * (inside_y[mask, y][:, :, None] & inside_x[mask, x][:, None, :])
         return row_weights[y] @ cells @ column_weights[x].transpose(1, 2)
 
@@ -79,13 +83,17 @@ def paste_masks(
     columns = columns.transpose(1, 2).contiguous()
 
     def values(mask: Tensor, y: Tensor, x: Tensor) -> Tensor:
-        return rows.index_select(0, row_number[mask, y]) @ columns.index_select(0, column_number[mask, x])
+        return rows.index_select(0, row_number[mask, y]) @ columns.index_select(
+            0, column_number[mask, x]
+        )
 
     return _resample_tiles(meets_y, meets_x, values)[:, :height, :width]
 
 
 def _resample_tiles(
-    meets_y: Bool[Tensor, "n ty"], meets_x: Bool[Tensor, "n tx"], values: Callable[[Tensor, Tensor, Tensor], Tensor]
+    meets_y: Bool[Tensor, "n ty"],
+    meets_x: Bool[Tensor, "n tx"],
+    values: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> Bool[Tensor, "n h w"]:
     """Masks that are `values(mask, y, x)` [k, TILE, TILE] > .5 in the tiles where both `meets` say so, False elsewhere.
 
@@ -95,28 +103,40 @@ def _resample_tiles(
     shape = (count, tiles_y, TILE, tiles_x, TILE)
     # numpy asks for memory that is zero already; torch.zeros writes all of it, which takes as long as the tiles.
     on_cpu = meets_y.device.type == "cpu"
-    out = torch.from_numpy(np.zeros(shape, bool)) if on_cpu else torch.zeros(shape, dtype=torch.bool, device=meets_y.device)
+    out = (
+        torch.from_numpy(np.zeros(shape, bool))
+        if on_cpu
+        else torch.zeros(shape, dtype=torch.bool, device=meets_y.device)
+    )
     tiles = out.transpose(2, 3)
     index = (meets_y[:, :, None] & meets_x[:, None, :]).nonzero()
     for mask, y, x in (part.unbind(1) for part in index.split(TILES_AT_ONCE)):
-        tiles[mask, y, x] = values(mask, y, x).gt_(0.5).bool()  # in place, then bool: a third of the time of `> .5`
+        tiles[mask, y, x] = (
+            values(mask, y, x).gt_(0.5).bool()
+        )  # in place, then bool: a third of the time of `> .5`
     return out.view(count, tiles_y * TILE, tiles_x * TILE)
 
 
 @lru_cache(maxsize=64)
-def _tile_weights(source: int, length: int, device: torch.device) -> tuple[Int[Tensor, "t s"], Float[Tensor, "t p s"]]:
+def _tile_weights(
+    source: int, length: int, device: torch.device
+) -> tuple[Int[Tensor, "t s"], Float[Tensor, "t p s"]]:
     """For each tile of a line of `length` pixels: the cells of a line of `source` that it needs, and their bilinear weights."""
     with torch.inference_mode(False):  # what is cached has to be of use in training too
         tiles = -(-length // TILE)
         needed = min(source, int(TILE * source / length) + 3)
-        position = ((torch.arange(tiles * TILE, device=device) + 0.5) * (source / length) - 0.5).clamp(0, source - 1)
+        position = (
+            (torch.arange(tiles * TILE, device=device) + 0.5) * (source / length) - 0.5
+        ).clamp(0, source - 1)
         position = position.view(tiles, TILE)
         first = position[:, :1].long().clamp(max=source - needed)
         cells = first + torch.arange(needed, device=device)
         return cells, _bilinear(position, cells)
 
 
-def _paste_weights(low: Tensor, high: Tensor, source: int, length: int) -> tuple[Bool[Tensor, "n t"], Float[Tensor, "k p source"]]:
+def _paste_weights(
+    low: Tensor, high: Tensor, source: int, length: int
+) -> tuple[Bool[Tensor, "n t"], Float[Tensor, "k p source"]]:
     """Which tiles of a line each range of pixels low..high meets, and in those tiles the weights that stretch `source`
     cells over the range."""
     start = torch.arange(-(-length // TILE), device=low.device) * TILE
@@ -124,7 +144,9 @@ def _paste_weights(low: Tensor, high: Tensor, source: int, length: int) -> tuple
     line, tile = meets.nonzero(as_tuple=True)
     low, high = low[line, None], high[line, None]
     pixel = start[tile, None] + torch.arange(TILE, device=low.device)
-    position = ((pixel - low + 0.5) * source / (high - low + 1).clamp(min=1) - 0.5).clamp(0, source - 1)
+    position = ((pixel - low + 0.5) * source / (high - low + 1).clamp(min=1) - 0.5).clamp(
+        0, source - 1
+    )
     inside = (pixel >= low) & (pixel <= high)
     cells = torch.arange(source, device=low.device)
     return meets, _bilinear(position, cells.expand(len(position), -1)) * inside[..., None]

@@ -56,20 +56,35 @@ def as_rle(segmentation: object, height: int, width: int, what: str) -> dict:
     if isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
         size, counts = segmentation["size"], segmentation["counts"]
         if not isinstance(size, list | tuple) or list(size) != [height, width]:
-            raise ValueError(f"{what} has a mask of size {shorten(size)}, but its image has {[height, width]} (height, width)")
+            raise ValueError(
+                f"{what} has a mask of size {shorten(size)}, but its image has {[height, width]} (height, width)"
+            )
         if isinstance(counts, bytes):
             return {"size": [height, width], "counts": counts.decode("ascii", "replace")}
         if isinstance(counts, str) and counts.isascii():
             return {"size": [height, width], "counts": counts}
-        if isinstance(counts, list) and all(is_number(c) and c >= 0 and c == int(c) for c in counts):
+        if isinstance(counts, list) and all(
+            is_number(c) and c >= 0 and c == int(c) for c in counts
+        ):
             if sum(counts) != height * width:
-                raise ValueError(f"{what} has a mask whose runs cover {sum(counts):g} of {height * width} pixels")
-            return _text(coco_mask.frPyObjects({"size": [height, width], "counts": [int(c) for c in counts]}, height, width))
+                raise ValueError(
+                    f"{what} has a mask whose runs cover {sum(counts):g} of {height * width} pixels"
+                )
+            return _text(
+                coco_mask.frPyObjects(
+                    {"size": [height, width], "counts": [int(c) for c in counts]}, height, width
+                )
+            )
     elif isinstance(segmentation, list) and segmentation:
-        corners = all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and all(map(is_number, p)) for p in segmentation)
+        corners = all(
+            isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and all(map(is_number, p))
+            for p in segmentation
+        )
         if corners and max(abs(c) for p in segmentation for c in p) <= FAR_OUT * max(height, width):
             return _text(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)))
-    raise ValueError(f"{what} has no mask that can be read: segmentation is {shorten(segmentation)}")
+    raise ValueError(
+        f"{what} has no mask that can be read: segmentation is {shorten(segmentation)}"
+    )
 
 
 def check_rles(rles: list[dict], what: str) -> None:
@@ -77,7 +92,9 @@ def check_rles(rles: list[dict], what: str) -> None:
     codes = [rle["counts"].encode("utf-8") for rle in rles]
     expected = np.array([rle["size"][0] * rle["size"][1] for rle in rles])
     for index in np.flatnonzero(rle_pixel_counts(codes) != expected):
-        raise ValueError(f"{what} {index} has a mask whose run-length code is damaged: it does not cover {expected[index]} pixels")
+        raise ValueError(
+            f"{what} {index} has a mask whose run-length code is damaged: it does not cover {expected[index]} pixels"
+        )
 
 
 def is_number(value: object) -> bool:
@@ -98,7 +115,10 @@ def _text(rle: dict) -> dict:
 def encode_rle(masks: Shaped[Tensor, "n h w"]) -> list[dict]:
     """COCO run-length codes of binary masks, `counts` as str so that they go into JSON."""
     fortran = np.asfortranarray(masks.detach().cpu().numpy().astype(np.uint8).transpose(1, 2, 0))
-    return [{"size": rle["size"], "counts": rle["counts"].decode("ascii")} for rle in coco_mask.encode(fortran)]
+    return [
+        {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
+        for rle in coco_mask.encode(fortran)
+    ]
 
 
 def decode_rle(rles: list[dict]) -> Bool[np.ndarray, "n h w"]:
@@ -110,5 +130,8 @@ def decode_rle(rles: list[dict]) -> Bool[np.ndarray, "n h w"]:
 
 def mask_areas(rles: list[dict]) -> Float[np.ndarray, " n"]:
     """Pixels of masks given by run-length codes; some at a time, as pycocotools fails on more than 255."""
-    parts = [coco_mask.area(rles[start : start + AREAS_AT_ONCE]) for start in range(0, len(rles), AREAS_AT_ONCE)]
+    parts = [
+        coco_mask.area(rles[start : start + AREAS_AT_ONCE])
+        for start in range(0, len(rles), AREAS_AT_ONCE)
+    ]
     return np.concatenate([np.zeros(0), *parts])

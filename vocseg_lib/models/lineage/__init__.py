@@ -8,7 +8,9 @@ try:
     import skimage  # noqa: F401
     import sklearn  # noqa: F401
 except ImportError as error:
-    raise ModuleNotFoundError(f"{error}: the lineage needs more packages, pip install 'vocseg_lib[lineage]'") from None
+    raise ModuleNotFoundError(
+        f"{error}: the lineage needs more packages, pip install 'vocseg_lib[lineage]'"
+    ) from None
 if not hasattr(cv2, "ximgproc"):
     raise ModuleNotFoundError(
         "this OpenCV has no ximgproc, which selective search is in: "

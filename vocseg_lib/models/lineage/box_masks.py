@@ -19,14 +19,18 @@ SMALLEST = 4
 """Pixels: a box with a shorter side has too little to tell foreground by, and is filled."""
 
 
-def box_masks(picture: UInt8[np.ndarray, "h w 3"], boxes: Float[Tensor, "n 4"]) -> Bool[Tensor, "n h w"]:
+def box_masks(
+    picture: UInt8[np.ndarray, "h w 3"], boxes: Float[Tensor, "n 4"]
+) -> Bool[Tensor, "n h w"]:
     """The pixels whose centre lies in each box."""
     height, width = picture.shape[:2]
     relative = (boxes - 0.5) / boxes.new_tensor([width, height, width, height])
     return box_mask(relative, height, width, padding=0)
 
 
-def grabcut(picture: UInt8[np.ndarray, "h w 3"], boxes: Float[Tensor, "n 4"]) -> Bool[Tensor, "n h w"]:
+def grabcut(
+    picture: UInt8[np.ndarray, "h w 3"], boxes: Float[Tensor, "n 4"]
+) -> Bool[Tensor, "n h w"]:
     """GrabCut (Rother et al. 2004) with each box as what is drawn around an object; never a pixel outside of it.
 
     Where it finds nothing, and in boxes too small for it, the box is filled.
@@ -34,11 +38,18 @@ def grabcut(picture: UInt8[np.ndarray, "h w 3"], boxes: Float[Tensor, "n 4"]) ->
     masks = box_masks(picture, boxes)
     height, width = picture.shape[:2]
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    for mask, (x1, y1, x2, y2) in zip(masks, whole_pixels(boxes.numpy(), height, width).tolist(), strict=True):
+    for mask, (x1, y1, x2, y2) in zip(
+        masks, whole_pixels(boxes.numpy(), height, width).tolist(), strict=True
+    ):
         if min(x2 - x1, y2 - y1) < SMALLEST or not mask.any():
             continue
-        left, top = (max(0, round(low - AROUND * (high - low))) for low, high in ((x1, x2), (y1, y2)))
-        right, bottom = (min(end, round(high + AROUND * (high - low))) for low, high, end in ((x1, x2, width), (y1, y2, height)))
+        left, top = (
+            max(0, round(low - AROUND * (high - low))) for low, high in ((x1, x2), (y1, y2))
+        )
+        right, bottom = (
+            min(end, round(high + AROUND * (high - low)))
+            for low, high, end in ((x1, x2, width), (y1, y2, height))
+        )
         seen, inside = bgr[top:bottom, left:right], mask[top:bottom, left:right]
         scale = min(1.0, LARGEST / max(seen.shape[:2]))
         size = tuple(max(1, round(scale * side)) for side in seen.shape[1::-1])
@@ -54,7 +65,9 @@ def grabcut(picture: UInt8[np.ndarray, "h w 3"], boxes: Float[Tensor, "n 4"]) ->
         except cv2.error:
             continue  # too few colours for its mixtures
         found = (seeds == cv2.GC_PR_FGD).astype(np.uint8)
-        found = inside & torch.from_numpy(cv2.resize(found, seen.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0)
+        found = inside & torch.from_numpy(
+            cv2.resize(found, seen.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
+        )
         if found.any():
             mask[top:bottom, left:right] = found
     return masks
@@ -72,8 +85,12 @@ class MasksFromBoxes(nn.Module):
             raise ValueError(f"no masks from {mask_from!r}; choose one of {', '.join(MASKS)}")
         self.model, self.mask_from, self.max_masks = model, mask_from, max_masks
 
-    def forward(self, images: list[Tensor], targets: list[dict] | None = None) -> dict[str, Tensor] | list[dict]:
-        return self.model(images, targets) if self.training else self.postprocess(self.network(images))
+    def forward(
+        self, images: list[Tensor], targets: list[dict] | None = None
+    ) -> dict[str, Tensor] | list[dict]:
+        return (
+            self.model(images, targets) if self.training else self.postprocess(self.network(images))
+        )
 
     def network(self, images: list[Tensor]) -> tuple:
         """What the model makes of images, and the images."""
@@ -83,6 +100,11 @@ class MasksFromBoxes(nn.Module):
         """The model's detections, the best `max_masks` of them, with masks bool [n, H, W]."""
         results = []
         for found, image in zip(self.model.postprocess(out[0]), out[1], strict=True):
-            best = {name: found[name][: self.max_masks].detach().cpu() for name in ("boxes", "labels", "scores")}
-            results.append({**best, "masks": MASKS[self.mask_from](to_uint8_hwc(image), best["boxes"])})
+            best = {
+                name: found[name][: self.max_masks].detach().cpu()
+                for name in ("boxes", "labels", "scores")
+            }
+            results.append(
+                {**best, "masks": MASKS[self.mask_from](to_uint8_hwc(image), best["boxes"])}
+            )
         return results

@@ -24,7 +24,9 @@ SMALLEST_SIDE = 8
 
 def to_uint8_hwc(image: Float[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """The RGB picture that a model was given (0..1)."""
-    return (image.detach().cpu() * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    return (
+        (image.detach().cpu() * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    )
 
 
 class DiskCache:
@@ -36,7 +38,9 @@ class DiskCache:
     remembers = True
     one_writes = Lock()
 
-    def __init__(self, function: Callable[..., np.ndarray], folder: str | Path | None, setting: str):
+    def __init__(
+        self, function: Callable[..., np.ndarray], folder: str | Path | None, setting: str
+    ):
         self.function, self.folder, self.setting = function, folder and Path(folder), setting
 
     def __call__(self, picture: UInt8[np.ndarray, "h w 3"], *more: np.ndarray) -> np.ndarray:
@@ -74,7 +78,13 @@ class SelectiveSearch:
     size), comes from `seed`. At most `count` boxes; none for an image that is too small.
     """
 
-    def __init__(self, count: int = 500, short_side: int = 200, seed: int = 0, cache: str | Path | None = None):
+    def __init__(
+        self,
+        count: int = 500,
+        short_side: int = 200,
+        seed: int = 0,
+        cache: str | Path | None = None,
+    ):
         self.count, self.short_side, self.seed = count, short_side, seed
         self.find = DiskCache(self._find, cache, f"selective search {short_side} {seed}")
 
@@ -88,7 +98,9 @@ class SelectiveSearch:
         scale = min(1.0, self.short_side / min(height, width))
         size = max(1, round(width * scale)), max(1, round(height * scale))
         search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
-        search.setBaseImage(cv2.cvtColor(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR))
+        search.setBaseImage(
+            cv2.cvtColor(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)
+        )
         search.switchToSelectiveSearchFast()
         found = np.asarray(search.process(), dtype=np.float32).reshape(-1, 4)
         found[:, 2:] += found[:, :2]
@@ -111,7 +123,10 @@ def assign_ground_truth(
 
 
 def proposal_recall(
-    proposals: list[Float[Tensor, "_ 4"]], objects: list[Float[Tensor, "_ 4"]], counts: list[int], iou: float
+    proposals: list[Float[Tensor, "_ 4"]],
+    objects: list[Float[Tensor, "_ 4"]],
+    counts: list[int],
+    iou: float,
 ) -> Float[np.ndarray, " c"]:
     """Percent of the objects that one of the first so many proposals of their image covers with an IoU of at least `iou`.
 
@@ -125,14 +140,23 @@ def average_recall(
     proposals: list[Float[Tensor, "_ 4"]], objects: list[Float[Tensor, "_ 4"]], counts: list[int]
 ) -> Float[np.ndarray, " c"]:
     """Recall in percent, the mean over IoU .5, .55 to .95 (Hosang et al. 2015; COCO's AR)."""
-    return np.mean([proposal_recall(proposals, objects, counts, iou) for iou in np.linspace(0.5, 0.95, 10)], axis=0)
+    return np.mean(
+        [proposal_recall(proposals, objects, counts, iou) for iou in np.linspace(0.5, 0.95, 10)],
+        axis=0,
+    )
 
 
-def _best_so_far(proposals: list[Tensor], objects: list[Tensor], counts: list[int]) -> Float[Tensor, "c n"]:
+def _best_so_far(
+    proposals: list[Tensor], objects: list[Tensor], counts: list[int]
+) -> Float[Tensor, "c n"]:
     """The best IoU with each object of all images among the first proposals."""
     parts = []
     for mine, theirs in zip(proposals, objects, strict=True):
-        iou = torch.cat([torch.zeros(1, len(theirs)), box_iou(mine.float(), theirs.float())]).cummax(0).values
+        iou = (
+            torch.cat([torch.zeros(1, len(theirs)), box_iou(mine.float(), theirs.float())])
+            .cummax(0)
+            .values
+        )
         parts.append(iou[torch.tensor(counts).clamp(max=len(mine))])
     return torch.cat(parts, 1)
 

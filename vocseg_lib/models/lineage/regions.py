@@ -30,11 +30,18 @@ VARIANCE = 0.8
 """Share of the features' variance that is kept for classifiers that want few of them."""
 CLASSIFIERS: dict[str, Callable[[int], BaseEstimator]] = {
     "linear SVM": lambda seed: LinearSVC(C=0.1, class_weight="balanced", random_state=seed),
-    "logistic regression": lambda seed: LogisticRegression(C=1.0, class_weight="balanced", max_iter=300),
-    "k nearest neighbours": lambda seed: make_pipeline(PCA(VARIANCE), KNeighborsClassifier(5, weights="distance")),
-    "random forest": lambda seed: RandomForestClassifier(100, class_weight="balanced", random_state=seed),
+    "logistic regression": lambda seed: LogisticRegression(
+        C=1.0, class_weight="balanced", max_iter=300
+    ),
+    "k nearest neighbours": lambda seed: make_pipeline(
+        PCA(VARIANCE), KNeighborsClassifier(5, weights="distance")
+    ),
+    "random forest": lambda seed: RandomForestClassifier(
+        100, class_weight="balanced", random_state=seed
+    ),
     "gradient boosting": lambda seed: make_pipeline(
-        PCA(VARIANCE), HistGradientBoostingClassifier(max_iter=50, early_stopping=False, random_state=seed)
+        PCA(VARIANCE),
+        HistGradientBoostingClassifier(max_iter=50, early_stopping=False, random_state=seed),
     ),
 }
 """scikit-learn's, from a seed."""
@@ -59,11 +66,27 @@ class RegionDetector(nn.Module):
         max_detections: int = 100,
     ):
         super().__init__()
-        self.proposals, self.features, self.classifier, self.num_classes = proposals, features, classifier, num_classes
+        self.proposals, self.features, self.classifier, self.num_classes = (
+            proposals,
+            features,
+            classifier,
+            num_classes,
+        )
         self.regressors: dict[int, Ridge] | None = {} if regress else None
-        self.score_threshold, self.nms_iou, self.max_detections = score_threshold, nms_iou, max_detections
+        self.score_threshold, self.nms_iou, self.max_detections = (
+            score_threshold,
+            nms_iou,
+            max_detections,
+        )
 
-    def fit(self, dataset: Dataset, negatives: int = 12, mined: int = 12, seed: int = 0, progress: bool = True) -> dict:
+    def fit(
+        self,
+        dataset: Dataset,
+        negatives: int = 12,
+        mined: int = 12,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> dict:
         """Learn from a data set of (image, target): draw negatives, classify, mine hard negatives once, classify, regress.
 
         Up to so many `negatives` an image are drawn, and as many hard ones `mined`. Returns counts: positives, negatives,
@@ -85,7 +108,14 @@ class RegionDetector(nn.Module):
             label = torch.where(iou >= POSITIVE, labels, torch.where(iou < NEGATIVE, 0, -1)).numpy()
             found = self.features.of(to_uint8_hwc(image), boxes.numpy())
             drawn = random.permutation(np.flatnonzero(label == 0))
-            rows.append((found, label, np.concatenate([np.flatnonzero(label > 0), drawn[:negatives]]), drawn[negatives:]))
+            rows.append(
+                (
+                    found,
+                    label,
+                    np.concatenate([np.flatnonzero(label > 0), drawn[:negatives]]),
+                    drawn[negatives:],
+                )
+            )
             if self.regressors is not None:
                 moved = encode_boxes(about[label > 0], _centred(boxes[label > 0])).numpy()
                 regions.append(moved)
@@ -93,7 +123,9 @@ class RegionDetector(nn.Module):
         y = np.concatenate([label[taught] for _, label, taught, _ in rows])
         if not (y > 0).any() or (y > 0).all():
             raise ValueError(
-                "these images have no object to learn from" if not (y > 0).any() else "there is nothing beside objects"
+                "these images have no object to learn from"
+                if not (y > 0).any()
+                else "there is nothing beside objects"
             )
         self.classifier.fit(x, y)
         hard = []
@@ -101,12 +133,21 @@ class RegionDetector(nn.Module):
             wrong = self._probabilities(found[spare])[:, 1:].max(1) if len(spare) else np.zeros(0)
             hard.append(found[spare[np.argsort(-wrong, kind="stable")[:mined]]])
         hard = np.concatenate(hard)
-        self.classifier.fit(np.concatenate([x, hard]), np.concatenate([y, np.zeros(len(hard), dtype=y.dtype)]))
+        self.classifier.fit(
+            np.concatenate([x, hard]), np.concatenate([y, np.zeros(len(hard), dtype=y.dtype)])
+        )
         if self.regressors is not None:
             moved = np.concatenate(regions)
-            self.regressors = {k: Ridge(1.0).fit(x[y == k], moved[y[y > 0] == k]) for k in np.unique(y[y > 0]).tolist()}
+            self.regressors = {
+                k: Ridge(1.0).fit(x[y == k], moved[y[y > 0] == k])
+                for k in np.unique(y[y > 0]).tolist()
+            }
         lacking = [int(k) for k in range(1, self.num_classes) if not seen[k]]
-        counts = {"positives": int((y > 0).sum()), "negatives": int((y == 0).sum()), "mined": len(hard)}
+        counts = {
+            "positives": int((y > 0).sum()),
+            "negatives": int((y == 0).sum()),
+            "mined": len(hard),
+        }
         bare = {"images_without_proposals": int(bare), "images_passed_over": passed_over}
         return {**counts, **bare, "classes_without_objects": lacking}
 
@@ -121,22 +162,35 @@ class RegionDetector(nn.Module):
             boxes = self.proposals(image)
             found = self.features.of(to_uint8_hwc(image), boxes.numpy())
             scores = self._probabilities(found) if len(boxes) else np.zeros((0, self.num_classes))
-            out.append({"boxes": boxes, "features": found, "scores": torch.from_numpy(scores).float(), "size": image.shape[-2:]})
+            out.append(
+                {
+                    "boxes": boxes,
+                    "features": found,
+                    "scores": torch.from_numpy(scores).float(),
+                    "size": image.shape[-2:],
+                }
+            )
         return out
 
     def postprocess(self, out: list[dict]) -> list[dict]:
         """The best boxes of each image: boxes, labels, scores."""
         results = []
         for of_image in out:
-            region, label = (of_image["scores"][:, 1:] > self.score_threshold).nonzero(as_tuple=True)
+            region, label = (of_image["scores"][:, 1:] > self.score_threshold).nonzero(
+                as_tuple=True
+            )
             label, height, width = label + 1, *of_image["size"]
             boxes, scores = self._moved(of_image, region, label), of_image["scores"][region, label]
-            boxes = boxes.clamp(min=0).minimum(torch.tensor([width, height, width, height], dtype=boxes.dtype))
+            boxes = boxes.clamp(min=0).minimum(
+                torch.tensor([width, height, width, height], dtype=boxes.dtype)
+            )
             kept = batched_nms(boxes, scores, label, self.nms_iou)[: self.max_detections]
             results.append({"boxes": boxes[kept], "labels": label[kept], "scores": scores[kept]})
         return results
 
-    def _moved(self, of_image: dict, region: Int[Tensor, " n"], label: Int[Tensor, " n"]) -> Float[Tensor, "n 4"]:
+    def _moved(
+        self, of_image: dict, region: Int[Tensor, " n"], label: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n 4"]:
         boxes = of_image["boxes"][region].float()
         for k in label.unique().tolist() if self.regressors else []:
             mine = label == k

@@ -47,24 +47,41 @@ class DeepLabV3Components(nn.Module):
         self.image_size, self.crf = image_size, crf and dense_crf()
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, images: list[Tensor], targets: list[dict] | None = None) -> dict[str, Tensor] | list[dict]:
+    def forward(
+        self, images: list[Tensor], targets: list[dict] | None = None
+    ) -> dict[str, Tensor] | list[dict]:
         if not self.training:
             return self.postprocess(self.network(images))
         if targets is None:
             raise ValueError("targets are needed in train mode; call model.eval() to predict")
-        if len(images) < 2 and any(part.training for part in self.head.modules() if isinstance(part, nn.BatchNorm2d)):
-            raise ValueError("DeepLabV3's head needs two images or more in a batch, unless batch norm is frozen: raise batch_size")
+        if len(images) < 2 and any(
+            part.training for part in self.head.modules() if isinstance(part, nn.BatchNorm2d)
+        ):
+            raise ValueError(
+                "DeepLabV3's head needs two images or more in a batch, unless batch norm is frozen: raise batch_size"
+            )
         logits = self._logits(images)
-        truth = torch.stack([self._resized(semantic_map(t)[None, None].float(), "nearest")[0, 0].long() for t in targets])
+        truth = torch.stack(
+            [
+                self._resized(semantic_map(t)[None, None].float(), "nearest")[0, 0].long()
+                for t in targets
+            ]
+        )
         logits = F.interpolate(logits, truth.shape[-2:], mode="bilinear", align_corners=False)
         return {"semantic": F.cross_entropy(logits, truth)}
 
-    def _resized(self, maps: Float[Tensor, "b c h w"], mode: str = "bilinear") -> Float[Tensor, "b c s s"]:
+    def _resized(
+        self, maps: Float[Tensor, "b c h w"], mode: str = "bilinear"
+    ) -> Float[Tensor, "b c s s"]:
         size = (self.image_size, self.image_size)
-        return F.interpolate(maps, size, mode=mode, **({} if mode == "nearest" else {"align_corners": False}))
+        return F.interpolate(
+            maps, size, mode=mode, **({} if mode == "nearest" else {"align_corners": False})
+        )
 
     def _logits(self, images: list[Tensor]) -> Float[Tensor, "b c h w"]:
-        batch = torch.cat([self._resized(image[None]) for image in images]).contiguous(memory_format=torch.channels_last)
+        batch = torch.cat([self._resized(image[None]) for image in images]).contiguous(
+            memory_format=torch.channels_last
+        )
         return self.head(self.body(normalize(batch, IMAGENET_MEAN, IMAGENET_STD))["last"])
 
     def network(self, images: list[Tensor]) -> tuple:
@@ -75,7 +92,13 @@ class DeepLabV3Components(nn.Module):
         """Of each class at each pixel of each image."""
         maps = []
         for logits, image in zip(*out, strict=True):
-            full = F.interpolate(logits[None].float(), image.shape[-2:], mode="bilinear", align_corners=False)[0].softmax(0).cpu()
+            full = (
+                F.interpolate(
+                    logits[None].float(), image.shape[-2:], mode="bilinear", align_corners=False
+                )[0]
+                .softmax(0)
+                .cpu()
+            )
             maps.append(self.crf(full, image) if self.crf else full)
         return maps
 
@@ -91,7 +114,9 @@ class DeepLabV3Components(nn.Module):
         for probability in self.probabilities(out):
             classes, labels, masks = probability.argmax(0).numpy(), [], []
             for k in np.unique(classes[classes > 0]).tolist():
-                count, components = cv2.connectedComponents((classes == k).astype(np.uint8), connectivity=8)
+                count, components = cv2.connectedComponents(
+                    (classes == k).astype(np.uint8), connectivity=8
+                )
                 mine = [components == c for c in range(1, count)]
                 mine = [mask for mask in mine if mask.sum() >= SMALLEST_COMPONENT]
                 masks, labels = masks + mine, labels + [k] * len(mine)
@@ -103,7 +128,12 @@ class DeepLabV3Components(nn.Module):
                 else torch.zeros(0)
             )
             order = scores.argsort(descending=True)
-            found = {"labels": labels, "scores": scores, "masks": masks, "boxes": masks_to_boxes(masks)}
+            found = {
+                "labels": labels,
+                "scores": scores,
+                "masks": masks,
+                "boxes": masks_to_boxes(masks),
+            }
             results.append({name: value[order] for name, value in found.items()})
         return results
 
@@ -111,7 +141,11 @@ class DeepLabV3Components(nn.Module):
 def semantic_map(target: dict) -> Int[Tensor, "h w"]:
     """The class of each pixel, 0 for background, from an image's instances."""
     masks, labels = torch.as_tensor(target["masks"]).as_subclass(Tensor), target["labels"]
-    return (masks.long() * labels[:, None, None]).amax(0) if len(labels) else masks.new_zeros(masks.shape[-2:], dtype=torch.int64)
+    return (
+        (masks.long() * labels[:, None, None]).amax(0)
+        if len(labels)
+        else masks.new_zeros(masks.shape[-2:], dtype=torch.int64)
+    )
 
 
 def dense_crf() -> Callable[[Tensor, Tensor], Tensor]:
@@ -119,9 +153,13 @@ def dense_crf() -> Callable[[Tensor, Tensor], Tensor]:
     try:
         from pydensecrf import densecrf, utils
     except ImportError:
-        raise ModuleNotFoundError("a dense CRF needs the package pydensecrf: pip install pydensecrf2") from None
+        raise ModuleNotFoundError(
+            "a dense CRF needs the package pydensecrf: pip install pydensecrf2"
+        ) from None
 
-    def refine(probability: Float[Tensor, "c h w"], image: Float[Tensor, "3 h w"]) -> Float[Tensor, "c h w"]:
+    def refine(
+        probability: Float[Tensor, "c h w"], image: Float[Tensor, "3 h w"]
+    ) -> Float[Tensor, "c h w"]:
         classes, height, width = probability.shape
         field = densecrf.DenseCRF2D(width, height, classes)
         field.setUnaryEnergy(utils.unary_from_softmax(probability.detach().numpy()))

@@ -14,13 +14,19 @@ class FasterRCNN(MaskRCNN):
 
     def __init__(self, num_classes: int = 21, pooling: str = "pool", **options):
         super().__init__(num_classes, pooling=pooling, **options)
-        self.roi_heads.mask_roi_pool = self.roi_heads.mask_head = self.roi_heads.mask_predictor = None
+        self.roi_heads.mask_roi_pool = self.roi_heads.mask_head = self.roi_heads.mask_predictor = (
+            None
+        )
 
     def postprocess(self, out: dict) -> list[dict]:
         """Scale boxes to the image."""
         rows = zip(out["detections"], out["resized"], out["image_sizes"], strict=True)
         return [
-            {"boxes": resize_boxes(found["boxes"].float(), *sizes), "labels": found["labels"], "scores": found["scores"].float()}
+            {
+                "boxes": resize_boxes(found["boxes"].float(), *sizes),
+                "labels": found["labels"],
+                "scores": found["scores"].float(),
+            }
             for found, *sizes in rows
         ]
 
@@ -35,9 +41,13 @@ class ExternalProposals(nn.Module):
         super().__init__()
         self.proposals: list[tuple[Tensor, tuple[int, int]]] = []
 
-    def forward(self, images, features: dict, targets: list[dict] | None = None) -> tuple[list[Tensor], dict]:
+    def forward(
+        self, images, features: dict, targets: list[dict] | None = None
+    ) -> tuple[list[Tensor], dict]:
         given = []
-        for (boxes, (height, width)), resized in zip(self.proposals, images.image_sizes, strict=True):
+        for (boxes, (height, width)), resized in zip(
+            self.proposals, images.image_sizes, strict=True
+        ):
             boxes = boxes if len(boxes) else boxes.new_tensor([[0, 0, width, height]])
             given.append(resize_boxes(boxes, (height, width), resized).to(images.tensors))
         return given, {}
@@ -46,11 +56,19 @@ class ExternalProposals(nn.Module):
 class FastRCNN(FasterRCNN):
     """Faster R-CNN with proposals from outside: `search(image)` gives boxes [p, 4] (xyxy pixels) for an image in 0..1."""
 
-    def __init__(self, search: Callable[[Tensor], Tensor], num_classes: int = 21, pooling: str = "pool", **options):
+    def __init__(
+        self,
+        search: Callable[[Tensor], Tensor],
+        num_classes: int = 21,
+        pooling: str = "pool",
+        **options,
+    ):
         super().__init__(num_classes, pooling, **options)
         self.search, self.rpn = search, ExternalProposals()
 
-    def forward(self, images: list[Tensor], targets: list[dict] | None = None) -> dict[str, Tensor] | list[dict]:
+    def forward(
+        self, images: list[Tensor], targets: list[dict] | None = None
+    ) -> dict[str, Tensor] | list[dict]:
         if self.training:
             self._look(images)
         return super().forward(images, targets)
@@ -63,7 +81,9 @@ class FastRCNN(FasterRCNN):
     def _look(self, images: list[Tensor]) -> None:
         with ThreadPoolExecutor() as pool:
             found = pool.map(self.search, images)
-        self.rpn.proposals = [(boxes, tuple(image.shape[-2:])) for boxes, image in zip(found, images, strict=True)]
+        self.rpn.proposals = [
+            (boxes, tuple(image.shape[-2:])) for boxes, image in zip(found, images, strict=True)
+        ]
 
     def loss_shares(self) -> dict[str, Tensor | float]:
         """Without those of an RPN."""
