@@ -15,7 +15,9 @@ from torchvision.transforms import v2
 from vocseg_lib.data.classes import CLASS_NAMES
 from vocseg_lib.data.coco_convert import coco_ground_truth
 from vocseg_lib.data.transforms import MEAN_COLOUR, PhotometricDistort, drop_lost_objects
+from vocseg_lib.engine.batch_norm import batch_norm_layers, set_train_mode
 from vocseg_lib.engine.optim import build_optimizer
+from vocseg_lib.models.config import YolactConfig
 from vocseg_lib.models.postprocess import detect, mask_logits
 from vocseg_lib.models.speedups import BatchNorm2d, FoldingConv2d
 from vocseg_lib.models.yolact import Yolact
@@ -73,7 +75,12 @@ def make_yolact(train: bool = False) -> Yolact:
     """YOLACT-550 from random weights; in training with the semantic term and frozen batch norm, as the official code's
     batches of 2."""
     torch.manual_seed(0)
-    return Yolact(weights=None, semantic=True, freeze_batch_norm=train).train(train)
+    model = Yolact(YolactConfig(weights=None, semantic_loss=True))
+    if not train:
+        return model.eval()
+    for norm in batch_norm_layers(model):
+        norm.requires_grad_(False)
+    return set_train_mode(model, frozen=True)
 
 
 def training_batch() -> tuple[list[Tensor], list[dict]]:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from PIL import Image
 
-from vocseg_lib.engine.predict import load_predictions
+from vocseg_lib.data.coco import read_predictions
 from vocseg_lib.engine.resume import LOG
 from vocseg_lib.engine.run_folder import read_log, read_sessions
 from vocseg_lib.failures.analysis import Analysis, analyze
@@ -208,7 +208,7 @@ def _experiment(study: Study, run: Path) -> dict:
         "settings": _without_paths(settings),
         "iterations": settings["iterations"],
         "minutes": metrics["train_minutes"],
-        **_headline(*_judged(study, load_predictions(run / PREDICTIONS["best"]))),
+        **_headline(*_judged(study, read_predictions(run / PREDICTIONS["best"]))),
     }
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from vocseg_lib.data import synthetic
 from vocseg_lib.data.classes import CLASS_NAMES
+from vocseg_lib.data.coco import read_predictions
 from vocseg_lib.data.coco_convert import coco_ground_truth, write_from_coco
 from vocseg_lib.data.verify import verify
 from vocseg_lib.data.voc import (
@@ -24,7 +25,6 @@ from vocseg_lib.data.voc import (
     read_sample,
     split_ids,
 )
-from vocseg_lib.engine.predict import load_predictions
 from vocseg_lib.study.open import open_study
 from vocseg_lib.study.recipes import PROFILES
 from vocseg_lib.study.run import load_run, predict_run
@@ -161,7 +161,7 @@ def test_three_classes_go_through_the_same_notebooks(
         run = tmp_path / "results" / "quick" / "runs" / name
         model, settings, _ = load_run(run)
         assert settings["class_names"] == list(NAMES)
-        assert load_predictions(run / "predictions.json")["header"]["recipe"][
+        assert read_predictions(run / "predictions.json")["header"]["recipe"][
             "class_names"
         ] == list(NAMES)
         last = [

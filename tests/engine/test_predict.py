@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tests.helpers.models import small
-from vocseg_lib.data.coco import UNCROPPED
+from vocseg_lib.data.coco import UNCROPPED, read_predictions
 from vocseg_lib.data.voc import VocDataset
-from vocseg_lib.engine.predict import load_predictions, predict, save_predictions
+from vocseg_lib.engine.predict import predict, save_predictions
 from vocseg_lib.engine.profile import measure_speed
 from vocseg_lib.utils.rle import decode_rle
 
@@ -18,7 +18,7 @@ def test_prediction_file_holds_what_the_model_said(name, devkit, tmp_path):
     predictions = predict(model, dataset, {"model": name})
     assert model.training  # as it was
     save_predictions(tmp_path / "p.json", predictions)
-    loaded = load_predictions(tmp_path / "p.json")
+    loaded = read_predictions(tmp_path / "p.json")
     assert loaded["header"]["model"] == name
     assert loaded["header"]["commit"]
     assert loaded == predictions
@@ -37,11 +37,11 @@ def test_prediction_file_holds_what_the_model_said(name, devkit, tmp_path):
 
 def test_bare_results_are_read_and_other_files_named(tmp_path):
     (tmp_path / "bare.json").write_text('[{"image_id": 1}]')
-    assert load_predictions(tmp_path / "bare.json")["detections"] == [{"image_id": 1}]
+    assert read_predictions(tmp_path / "bare.json")["detections"] == [{"image_id": 1}]
     for content in ("{torn", '{"a": 1}', "3"):
         (tmp_path / "bad.json").write_text(content)
         with pytest.raises(ValueError, match=r"bad\.json"):
-            load_predictions(tmp_path / "bad.json")
+            read_predictions(tmp_path / "bad.json")
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):

@@ -3,23 +3,19 @@
 import torch
 
 from vocseg_lib.models import MODELS
+from vocseg_lib.models.config import MaskRCNNConfig, YolactConfig
 
+TINY = {"backbone": "tiny", "weights": None, "channels": 32}
+CONFIGS = {"yolact": YolactConfig, "mask_rcnn": MaskRCNNConfig}
 SMALL = {
-    "yolact": {"backbone": "tiny", "weights": None, "channels": 32, "image_size": 96},
-    "mask_rcnn": {
-        "backbone": "tiny",
-        "weights": None,
-        "channels": 32,
-        "short_side": 96,
-        "proposals": 64,
-        "rois_per_image": 16,
-    },
+    "yolact": {**TINY, "image_size": 96},
+    "mask_rcnn": {**TINY, "short_side": 96, "proposals": 64, "rois_per_image": 16},
 }
 
 
-def small(name, **options):
+def small(name, num_classes=21, **options):
     torch.manual_seed(0)
-    return MODELS[name](**SMALL[name], **options)
+    return MODELS[name](CONFIGS[name](**SMALL[name] | options), num_classes)
 
 
 def target(height, width):

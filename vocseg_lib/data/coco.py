@@ -1,10 +1,11 @@
 """COCO's formats: ground truth and results from anywhere, checked entry by entry, masks as run-length codes."""
 
 from collections.abc import Collection
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from pycocotools import mask as coco_mask
 
+from vocseg_lib.utils.files import read_json
 from vocseg_lib.utils.rle import as_rle, check_rles, is_number, shorten
 
 MOST_PIXELS = 10**8
@@ -188,3 +189,24 @@ def check_images(ground_truth: dict, header: dict) -> None:
                 f"image {image['id']} is {predicted} in the predictions and {truth.get(image['id'])} in the ground truth: "
                 "these predictions are of other data, or of another split"
             )
+
+
+def read_predictions(path: str | Path) -> dict:
+    """A prediction file, or a bare list of COCO results (its header is then empty).
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file, if it is neither.
+    """
+    content = read_json(Path(path))
+    if isinstance(content, list):
+        content = {"detections": content}
+    if not isinstance(content, dict) or not isinstance(content.get("detections"), list):
+        raise ValueError(
+            f'{path} is not a prediction file: expected {{"header", "detections"}} or a list of '
+            "COCO results"
+        )
+    content = {"header": {}, **content}
+    header = content["header"]
+    if not isinstance(header, dict) or not isinstance(header.get("images", []), list):
+        raise ValueError(f"{path} is not a prediction file: its header has no list of images")
+    return content

@@ -1,54 +1,44 @@
-"""Optimizer and learning rate schedule."""
+"""Optimizer and learning-rate schedule."""
 
 import math
 
 import torch
 from torch import nn
 
+from vocseg_lib.engine.config import TrainConfig
+
 WARMUP_START = 0.1
-"""Share of the learning rate at the first iteration of a warm-up (official YOLACT)."""
+"""First learning rate of a warm-up / learning rate after it (official YOLACT)."""
 
 
-def lr_factor(
-    iteration: int,
-    iterations: int,
-    schedule: str,
-    lr_milestones: tuple[int, ...],
-    warmup_iterations: int,
-) -> float:
-    """What to multiply the learning rate with at an iteration (from 0). Raises ValueError for an unknown schedule."""
-    if schedule == "step":
-        factor = 0.1 ** sum(iteration >= drop for drop in lr_milestones)
-    elif schedule == "cosine":
-        factor = 0.5 * (1 + math.cos(math.pi * iteration / iterations))
+def lr_factor(config: TrainConfig, iteration: int) -> float:
+    """Learning rate at an iteration (from 0) / `config.learning_rate`."""
+    if config.schedule == "step":
+        factor = 0.1 ** sum(iteration >= milestone for milestone in config.lr_milestones)
     else:
-        raise ValueError(f'no schedule {schedule!r}; choose "step" or "cosine"')
-    if iteration < warmup_iterations:
-        factor *= WARMUP_START + (1 - WARMUP_START) * iteration / warmup_iterations
+        factor = 0.5 * (1 + math.cos(math.pi * iteration / config.iterations))
+    if iteration < config.warmup_iterations:
+        factor *= WARMUP_START + (1 - WARMUP_START) * iteration / config.warmup_iterations
     return factor
 
 
-def build_optimizer(
-    model: nn.Module,
-    name: str,
-    learning_rate: float,
-    momentum: float,
-    weight_decay: float,
-    backbone_lr_mult: float = 1.0,
-) -> torch.optim.Optimizer:
-    """ "sgd" or "adamw" over the parameters that learn, those of the backbone's body with a share of the learning rate.
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """SGD or AdamW over the parameters that require gradients.
 
-    Each group says in `share` what share of the learning rate it gets. Raises ValueError for another name.
+    Parameters of the backbone's body are a group of their own if they have another learning rate;
+    `lr_mult` of a group is its learning rate / `config.learning_rate`.
     """
-    learning = [(part, p) for part, p in model.named_parameters() if p.requires_grad]
-    body = [p for part, p in learning if backbone_lr_mult != 1 and "body" in part.split(".")]
-    rest = [p for part, p in learning if backbone_lr_mult == 1 or "body" not in part.split(".")]
-    shares_of = ((rest, 1.0), (body, backbone_lr_mult))
+    body, others = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            in_body = config.backbone_lr_mult != 1 and "body" in name.split(".")
+            (body if in_body else others).append(parameter)
     groups = [
-        {"params": p, "share": share, "lr": learning_rate * share} for p, share in shares_of if p
+        {"params": parameters, "lr_mult": mult, "lr": config.learning_rate * mult}
+        for parameters, mult in ((others, 1.0), (body, config.backbone_lr_mult))
+        if parameters
     ]
-    if name == "sgd":
-        return torch.optim.SGD(groups, learning_rate, momentum=momentum, weight_decay=weight_decay)
-    if name == "adamw":
-        return torch.optim.AdamW(groups, learning_rate, weight_decay=weight_decay)
-    raise ValueError(f'no optimizer {name!r}; choose "sgd" or "adamw"')
+    decay = config.weight_decay
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=config.momentum, weight_decay=decay)
+    return torch.optim.AdamW(groups, weight_decay=decay)

@@ -14,7 +14,7 @@ from vocseg_lib.engine.batch_norm import set_train_mode
 from vocseg_lib.utils import distributed
 from vocseg_lib.utils.device import autocast
 from vocseg_lib.utils.environment import git_commit
-from vocseg_lib.utils.files import read_json, write_json
+from vocseg_lib.utils.files import write_json
 from vocseg_lib.utils.rle import encode_rle
 
 
@@ -125,25 +125,3 @@ def validation_loss(
 def save_predictions(path: str | Path, predictions: dict) -> None:
     """Write a prediction file, whole or not at all."""
     write_json(Path(path), predictions)
-
-
-def load_predictions(path: str | Path) -> dict:
-    """Read a prediction file, or a bare COCO results list (its header is then empty).
-
-    Raises FileNotFoundError, and ValueError naming the file when it is neither.
-    """
-    content = read_json(Path(path))
-    if isinstance(content, list):
-        content = {"detections": content}
-    if not isinstance(content, dict) or not isinstance(content.get("detections"), list):
-        raise ValueError(
-            f'{path} is no prediction file: expected {{"header", "detections"}} or a list of COCO results'
-        )
-    content = {"header": {}, **content}
-    if not isinstance(content["header"], dict) or not isinstance(
-        content["header"].get("images", []), list
-    ):
-        raise ValueError(
-            f"{path} is no prediction file: its header is not an object with a list of images"
-        )
-    return content

@@ -1,15 +1,19 @@
 """The run folder: checkpoints that outlive kills, torn files and full disks, the log, and what the training ran on."""
 
 import json
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from vocseg_lib.engine.resume import _read_list
-from vocseg_lib.utils.files import atomic_write, write_json
+from filelock import FileLock, Timeout
+
+from vocseg_lib.engine.resume import set_aside
+from vocseg_lib.utils.files import atomic_write, read_json, write_json
+
+LOCK_SECONDS = 10.0
+"""How long a training waits for the run folder."""
 
 
 class RunningElsewhere(RuntimeError):
@@ -61,43 +65,48 @@ def truncate_log(path: Path, iteration: int) -> None:
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Within, no other process of this machine trains in a run folder. Raises RunningElsewhere when one does already."""
-    if os.name != "posix":
-        yield
-        return
-    import fcntl
+    """Context manager: no other process trains in the run folder.
 
-    path = folder / "running"
+    Raises:
+        RunningElsewhere: if one does already.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.lockf(
-                file, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # ends with this process, however it ends; forks do not have it
-        except (BlockingIOError, PermissionError):
-            file.seek(0)
-            raise RunningElsewhere(
-                f"process {file.read()} is training in {folder}: wait for it, or end it"
-            ) from None
-        except OSError as error:
-            warnings.warn(
-                f"{folder} cannot be locked ({error}): see to it that nothing else trains in it",
-                stacklevel=3,
-            )
-        file.truncate(0)
-        print(os.getpid(), end="", file=file, flush=True)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+    # The workers of a killed training hold its lock for some seconds.
+    lock = FileLock(folder / "running.lock", timeout=LOCK_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunningElsewhere(
+            f"another process is training in {folder}: wait for it, or end it"
+        ) from None
+    except (NotImplementedError, OSError) as error:
+        warnings.warn(
+            f"{folder} cannot be locked ({error}): make sure that nothing else trains in it",
+            stacklevel=3,
+        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def read_sessions(path: Path) -> list[dict]:
-    """The calls of a training in its `run.json`; a file that is torn is left out, with a warning."""
-    return _read_list(path, ("started",), "calls")
+    """The sessions in a `run.json`; a damaged file is set aside with a warning."""
+    try:
+        content = read_json(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except ValueError as error:
+        warnings.warn(f"{error}. It is {set_aside(path)}", stacklevel=2)
+        return []
+    sessions = content.get("sessions") if isinstance(content, dict) else None
+    if isinstance(sessions, list) and all(isinstance(s, dict) for s in sessions):
+        return sessions
+    warnings.warn(f"{path} does not list sessions. It is {set_aside(path)}", stacklevel=2)
+    return []
 
 
-def append_session(path: Path, facts: dict) -> None:
-    """Add a call of a training to its `run.json`: what it ran on, and when."""
+def append_session(path: Path, info: dict) -> None:
+    """Add a session to a `run.json`: when it started and what it ran on."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    write_json(path, {"calls": [*read_sessions(path), {"started": started, **facts}]})
+    write_json(path, {"sessions": [*read_sessions(path), {"started": started, **info}]})

@@ -1,283 +1,243 @@
-"""The training loop: any model under the contract, any data set; resumes by itself, bit for bit on the CPU."""
+"""The training loop: any model under the contract, any data set; it resumes by itself."""
 
-import json
 import math
 import os
+import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from vocseg_lib.data.loader import SeededSamples, load_batches, preserve_rng_state
-from vocseg_lib.engine.batch_norm import (
-    MODES,
-    batch_norm_layers,
-    precise_statistics,
-    set_train_mode,
-)
+from vocseg_lib.data.loader import SeededSamples, load_batches
+from vocseg_lib.engine.batch_norm import batch_norm_layers, set_train_mode
+from vocseg_lib.engine.config import TrainConfig
 from vocseg_lib.engine.mirror import mirrored
-from vocseg_lib.engine.optim import build_optimizer, lr_factor
-from vocseg_lib.engine.resume import LOG, preserve_newer_mirror, resume, write_config
+from vocseg_lib.engine.resume import CONFIG, LOG, preserve_newer_mirror, resume
 from vocseg_lib.engine.run_folder import append_session, run_lock, truncate_log
-from vocseg_lib.engine.train_state import TrainingState
+from vocseg_lib.engine.train_state import TrainState
 from vocseg_lib.utils import distributed
 from vocseg_lib.utils.device import keep_freed_memory, peak_memory_gb
 from vocseg_lib.utils.environment import environment_info
+from vocseg_lib.utils.files import write_json
 
-PRECISE_IMAGES = 200
-"""Training images over which "precise" batch norm takes its statistics."""
+FORECAST_AFTER = 20
+"""Iterations of a session after which time left and peak memory are reported."""
 
 
 class NonFiniteLoss(RuntimeError):
-    """Losses or their gradients went on being infinite or not a number; the message names the images."""
+    """Too many consecutive losses or gradients were not finite; the message names the images."""
 
 
 class TooManyBadSamples(RuntimeError):
-    """More of the data cannot be read than is allowed; the message names the files."""
+    """More samples cannot be read than is allowed; the message names the files."""
 
 
 class WorkerDied(RuntimeError):
     """A process that loads images was killed; the message says what to do."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """One call of `train`: what may differ when a training is resumed, and what may not."""
+
+    device: str | torch.device = "cpu"
+    max_hours: float | None = None  # after which it stops with a checkpoint
+    mirror: Path | None = None  # second folder that gets everything the run folder gets
+    run_config: dict[str, Any] = field(default_factory=dict)  # recorded; equal when resumed
+    metadata: dict[str, Any] = field(default_factory=dict)  # recorded in run.json
+
+
 def train(
     model: nn.Module,
     dataset: Dataset,
     run_folder: str | Path,
-    *,
-    iterations: int,
-    batch_size: int,
-    optimizer: str = "sgd",
-    learning_rate: float = 1e-3,
-    backbone_lr_mult: float = 1.0,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    schedule: str = "step",
-    lr_milestones: tuple[int, ...] = (),
-    warmup_iterations: int = 0,
-    max_grad_norm: float | None = None,
-    mixed_precision: bool = False,
-    batch_norm: str = "unfrozen",
-    score: Callable[[nn.Module, int], dict[str, float]] | None = None,
-    eval_every: int = 1_000,
-    patience: int | None = None,
-    checkpoint_every: int = 250,
-    max_hours: float | None = None,
-    mirror: str | Path | None = None,
-    accept_changes: bool = False,
-    max_bad_fraction: float = 0.05,
-    max_skipped_updates: int = 10,
-    watch: Callable[[Path], None] | None = None,
-    workers: int = 0,
-    seed: int = 0,
-    settings: dict | None = None,
-    notes: dict | None = None,
-    device: str | torch.device = "cpu",
+    config: TrainConfig,
+    evaluate: Callable[[nn.Module, int], dict[str, float]] | None = None,
+    on_log: Callable[[Path], None] | None = None,
+    session: Session | None = None,
 ) -> dict:
-    """Train, or continue the training that `run_folder` holds; returns what is known of it (see below).
+    """Train a model, or resume the training that `run_folder` holds; bit-exact on the CPU.
 
-    `batch_size` is that of all processes together. The backbone's body learns with `backbone_lr_mult` of the learning rate.
-    `batch_norm`: "unfrozen", "frozen", or "precise": unfrozen, with
-    statistics taken anew over training images whenever the model is judged.
-    `score(model, iteration)` is called in eval mode every `eval_every` iterations and at the end; the weights with the highest
-    `mask_AP50` are kept in `best.pt`, and training ends after `patience` scores without a higher one.
-    `max_hours` of this call end it with a checkpoint. `mirror` is a second folder that gets all that the run folder gets.
-    Bad samples that the data set passes over are counted and logged, up to a `max_bad_fraction` of the data set. A batch whose loss
-    or gradient is not finite is left out and kept in `left_out/`; so are, without being kept, updates whose gradient
-    overflows in fp16. `watch(log)` is called with the path of the log whenever there is something new to show.
+    The folder gets `config.json`, `run.json` (versions, device and metadata of each session),
+    `log.jsonl` (a line per iteration and per evaluation), `last.pt`, `previous.pt`, `best.pt`, and
+    in `skipped_updates/` batches whose loss or gradient was not finite.
 
-    The folder gets `recipe.json` (`settings`), `run.json` (`notes`, and versions and device of each call), `log.jsonl` (a
-    line an iteration, a line a score), `last.pt`, `previous.pt` and `best.pt`.
+    Args:
+        model: under torchvision's detection contract; losses are already weighted.
+        evaluate: `evaluate(model, iteration)` in eval mode, every `eval_every` iterations and at
+            the end; `best.pt` has the weights of the highest `mask_AP50`.
+        on_log: `on_log(log)` whenever there is something new in the log.
 
-    Returns `iteration`; `seconds` of loading and updates, without scoring and checkpoints; `best` (its scores and
-    iteration); `evals_since_best`; `skipped` (bad samples and how often they came up); `overflows` and `left_out` (updates
-    left out in fp16, and for other reasons); `stopped`: None, "patience" or "max_hours".
+    Returns:
+        `iteration`; `seconds` of loading and updates; `best` (metrics and iteration);
+        `evals_since_best`; `bad_samples` (how often each came up); `overflows` and
+        `skipped_updates` (skipped in fp16, and otherwise); `stopped`: None, "patience" or
+        "max_hours".
 
-    Raises NonFiniteLoss after `max_skipped_updates` updates left out in a row, TooManyBadSamples, WorkerDied, ChangedSettings when
-    the folder holds a training with other settings, RunningElsewhere when another process trains in it, and OSError when a file
-    cannot be written.
+    Raises:
+        NonFiniteLoss, TooManyBadSamples, WorkerDied: see there.
+        ChangedConfig: if the folder holds a training with another config.
+        RunningElsewhere: if another process trains in it.
+        OSError: if a file cannot be written.
     """
-    begun = time.monotonic()
-    run_folder, first = Path(run_folder), distributed.rank() == 0
-    mirror = Path(mirror) if mirror and first else None
-    if mirror and Path(os.path.abspath(mirror)).is_relative_to(os.path.abspath(run_folder)):
-        raise ValueError(f"the mirror lies in {run_folder} itself: choose another folder")
-    counts = {
-        "iterations": iterations,
-        "batch_size": batch_size,
-        "eval_every": eval_every,
-        "checkpoint_every": checkpoint_every,
-    }
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} is {count}: it has to be at least 1")
-    if max_grad_norm is not None and not max_grad_norm > 0:
-        raise ValueError(f"max_grad_norm is {max_grad_norm}: it has to be above 0, or None")
-    if batch_norm not in MODES:
-        raise ValueError(f"no batch norm {batch_norm!r}; choose one of {', '.join(MODES)}")
-    if batch_size % distributed.world_size():
-        raise ValueError(
-            f"{distributed.world_size()} processes cannot share a batch of {batch_size} images alike"
-        )
-    lr_factor(
-        0, iterations, schedule, lr_milestones, warmup_iterations
-    )  # an unknown schedule is named before all else
-    model.to(device)
-    if batch_norm == "frozen":
-        for norm in batch_norm_layers(model):
-            norm.requires_grad_(False)
-    torch.manual_seed(seed)
-    run = TrainingState(
-        model,
-        build_optimizer(model, optimizer, learning_rate, momentum, weight_decay, backbone_lr_mult),
-        run_folder,
-        json.loads(json.dumps(settings or {})),
-        torch.device(device),
-        mixed_precision,
-        max_grad_norm,
+    session = session or Session()
+    deadline = time.monotonic() + 3600 * (
+        math.inf if session.max_hours is None else session.max_hours
     )
-    with run_lock(run_folder) if first else nullcontext():
-        run.restore(
-            distributed.broadcast_object(
-                resume(run_folder, mirror, run.settings, accept_changes) if first else None
-            )
+    folder, is_first = Path(run_folder), distributed.rank() == 0
+    mirror = Path(session.mirror) if session.mirror and is_first else None
+    _check(folder, mirror, config)
+    model.to(session.device)
+    if config.freeze_batch_norm:
+        for layer in batch_norm_layers(model):
+            layer.requires_grad_(False)
+    torch.manual_seed(config.seed)
+    run_config = {**session.run_config, "train": config.to_dict()}
+    state = TrainState(
+        model=model,
+        config=config,
+        run_config=run_config,
+        folder=folder,
+        device=torch.device(session.device),
+    )
+    with run_lock(folder) if is_first else nullcontext():
+        checkpoint = resume(folder, mirror, run_config) if is_first else None
+        state.restore(distributed.broadcast_object(checkpoint))
+        start = state.progress["iteration"]
+        if is_first:
+            write_json(folder / CONFIG, run_config)
+        if not state.is_over():
+            if is_first:
+                _begin(folder, state, session)
+            preserve = partial(preserve_newer_mirror, iteration=start)
+            with (
+                keep_freed_memory(),
+                mirrored(folder, mirror, before=preserve) as update_mirror,
+                _explain_dead_workers(),
+            ):
+                reports = (update_mirror, partial(_show, on_log if is_first else None, folder))
+                _iterate(state, dataset, evaluate, reports, deadline)
+        elif evaluate and not state.progress["best"]:  # the best weights were lost
+            state.evaluate(evaluate)
+            state.save()
+    return {**state.progress, "stopped": state.stop_reason()}
+
+
+def _check(folder: Path, mirror: Path | None, config: TrainConfig) -> None:
+    if mirror and Path(os.path.abspath(mirror)).is_relative_to(os.path.abspath(folder)):
+        raise ValueError(f"the mirror {mirror} lies in {folder}: choose another folder")
+    if config.batch_size % distributed.world_size():
+        raise ValueError(
+            f"batch_size ({config.batch_size}) must be divisible by the number of processes "
+            f"({distributed.world_size()})"
         )
-        if first:
-            write_config(run_folder, run.settings, run.state["iteration"])
-    state, draws = run.state, SeededSamples(dataset, seed)
 
-    def is_over() -> bool:
-        return state["iteration"] >= iterations or bool(
-            patience and state["evals_since_best"] >= patience
-        )
 
-    def show() -> None:
-        try:
-            watch(run_folder / LOG)
-        except (
-            Exception
-        ) as error:  # whatever goes wrong in a picture, it is no reason to end a training
-            warnings.warn(f"the training cannot be shown: {error!r}. It goes on", stacklevel=2)
+def _begin(folder: Path, state: TrainState, session: Session) -> None:
+    """Bring the log to the checkpoint, and record the session."""
+    start = state.progress["iteration"]
+    truncate_log(folder / LOG, start)
+    info = {"from_iteration": start, "processes": distributed.world_size()}
+    info |= environment_info(session.device)
+    append_session(folder / "run.json", {**info, **session.metadata})
 
-    def judge() -> None:
-        few = load_batches(
-            draws, rank_batches(0, math.ceil(PRECISE_IMAGES / batch_size), batch_size), workers
-        )
-        with (
-            preserve_rng_state(device),
-            precise_statistics(model, few, run.losses)
-            if batch_norm == "precise"
-            else nullcontext(),
-        ):
-            run.judge(score)
 
-    if is_over():
-        if score and not state["best"]:  # the best weights were lost
-            judge()
-            run.save()
-        return {**state, "stopped": "patience" if state["iteration"] < iterations else None}
-    batches = load_batches(draws, rank_batches(state["iteration"], iterations, batch_size), workers)
+def _iterate(
+    state: TrainState,
+    dataset: Dataset,
+    evaluate: Callable | None,
+    reports: tuple[Callable[[], None], ...],
+    deadline: float,
+) -> None:
+    """All iterations that are left, up to the deadline; `reports` are called after checkpoints."""
+    config, progress, is_first = state.config, state.progress, distributed.rank() == 0
+    start = progress["iteration"]
+    indices = rank_batches(start, config.iterations, config.batch_size)
+    batches = load_batches(SeededSamples(dataset, config.seed), indices, config.workers)
     bar = tqdm(
         batches,
         "train",
-        iterations,
-        initial=state["iteration"],
+        config.iterations,
+        initial=start,
         unit="it",
         mininterval=1,
-        disable=not first,
+        disable=not is_first,
     )
-    with (
-        run_lock(run_folder) if first else nullcontext(),
-        keep_freed_memory(),
-        mirrored(
-            run_folder, mirror, before=partial(preserve_newer_mirror, iteration=state["iteration"])
-        ) as update_mirror,
-        _workers_watched(),
-    ):
-        if first:
-            truncate_log(run_folder / LOG, state["iteration"])
-            call = {
-                "from_iteration": state["iteration"],
-                "seed": seed,
-                "processes": distributed.world_size(),
-            }
-            append_session(
-                run_folder / "run.json", {**call, **environment_info(device), **(notes or {})}
-            )
-        lap = _stopwatch()
-        for images, targets in bar:
-            seconds = {"data_seconds": lap()}
-            factor = lr_factor(
-                state["iteration"], iterations, schedule, lr_milestones, warmup_iterations
-            )
-            for group in run.optimizer.param_groups:
-                group["lr"] = learning_rate * factor * group["share"]
-            set_train_mode(model, frozen=batch_norm == "frozen")
-            out_of_time = max_hours is not None and time.monotonic() - begun > 3600 * max_hours
-            entry, out_of_time = run.step(images, targets, out_of_time, seconds, lap)
-            state["iteration"] += 1
-            state["seconds"] += sum(seconds.values())
-            run.log(
-                {"iteration": state["iteration"], "lr": learning_rate * factor, **entry, **seconds}
-            )
-            bar.set_postfix_str(_now(entry, seconds, device), refresh=False)
-            if state["consecutive_skips"] >= max_skipped_updates:
-                raise NonFiniteLoss(
-                    f"{max_skipped_updates} updates in a row had to be left out, the last one because of {entry['left_out']} on images "
-                    f"{', '.join(entry['images'])}; see {run_folder / 'left_out'}. Try a lower learning rate or max_grad_norm"
+    lap, durations = _stopwatch(), []
+    for images, targets in bar:
+        seconds = {"data_seconds": lap()}
+        lr = state.set_learning_rate()
+        set_train_mode(state.model, config.freeze_batch_norm)
+        entry, out_of_time = state.step(images, targets, time.monotonic() > deadline, seconds, lap)
+        progress["iteration"] += 1
+        durations.append(sum(seconds.values()))
+        progress["seconds"] += durations[-1]
+        if progress["iteration"] == start + FORECAST_AFTER:
+            entry |= _forecast(state, durations)
+            bar.write(
+                "{hours_left:.2g} h left without evaluations, peak {peak_memory_gb:.1f} GB".format(
+                    **entry
                 )
-            if len(state["skipped"]) > max_bad_fraction * len(dataset):
-                raise TooManyBadSamples(
-                    f"{len(state['skipped'])} of {len(dataset)} samples cannot be read; allowed is a share of {max_bad_fraction:.0%} "
-                    "(max_bad_fraction). They are:\n  " + "\n  ".join(sorted(state["skipped"]))
-                )
-            judged = score and (
-                state["iteration"] == iterations or state["iteration"] % eval_every == 0
-            )
-            if judged:
-                bar.set_description("judge on val")
-                judge()
-                bar.set_description("train", refresh=False)
-            over = is_over() or out_of_time
-            if over or (
-                not state["consecutive_skips"]
-                and (judged or state["iteration"] % checkpoint_every == 0)
-            ):
-                run.save()  # while updates are left out, the weights may be what is wrong: keep those before
-                update_mirror()
-                if watch and first:
-                    show()
-            if over and state["iteration"] < iterations:
-                break
-            lap()
-    if state["skipped"] and first:
-        print(
-            f"passed over {len(state['skipped'])} bad samples:",
-            *sorted(state["skipped"]),
-            sep="\n  ",
+            ) if is_first else None
+        state.log({"iteration": progress["iteration"], "lr": lr, **entry, **seconds})
+        bar.set_postfix_str(_postfix(entry, seconds, state.device), refresh=False)
+        _check_progress(state, entry, len(dataset))
+        evaluated = evaluate and state.is_due(config.eval_every)
+        if evaluated:
+            bar.set_description("evaluate on val")
+            state.evaluate(evaluate)
+            bar.set_description("train", refresh=False)
+        state.out_of_time = out_of_time
+        over = state.is_over() or out_of_time
+        # While updates are skipped, the weights may be what is wrong: keep those before.
+        good = not progress["consecutive_skips"]
+        if over or (good and (evaluated or state.is_due(config.checkpoint_every))):
+            state.save()
+            for report in reports:
+                report()
+        if over:
+            break
+        lap()
+    if progress["bad_samples"] and is_first:
+        names = sorted(progress["bad_samples"])
+        print(f"skipped {len(names)} bad samples:", *names, sep="\n  ")
+
+
+def _check_progress(state: TrainState, entry: dict, samples: int) -> None:
+    """Raises NonFiniteLoss and TooManyBadSamples."""
+    config, progress = state.config, state.progress
+    if progress["consecutive_skips"] >= config.max_skipped_updates:
+        raise NonFiniteLoss(
+            f"{config.max_skipped_updates} consecutive updates were skipped, the last because of "
+            f"{entry['skipped_update']} on images {', '.join(entry['images'])}; see "
+            f"{state.folder / 'skipped_updates'}. Try a lower learning_rate or max_grad_norm"
         )
-    ended = state["iteration"] == iterations
-    return {**state, "stopped": None if ended else "patience" if is_over() else "max_hours"}
+    if len(bad := progress["bad_samples"]) > config.max_bad_fraction * samples:
+        raise TooManyBadSamples(
+            f"{len(bad)} of {samples} samples cannot be read, max_bad_fraction is "
+            f"{config.max_bad_fraction:.0%}. They are:\n  " + "\n  ".join(sorted(bad))
+        )
 
 
 def rank_batches(start: int, stop: int, batch_size: int) -> list[range]:
-    """The draws of this process in iterations `start` to `stop`: an equal share of each batch."""
+    """Sample indices of this process in iterations `start` to `stop`: an even part of each batch."""
     size = batch_size // distributed.world_size()
     offset = distributed.rank() * size
-    return [
-        range(i * batch_size + offset, i * batch_size + offset + size) for i in range(start, stop)
-    ]
+    first = range(start * batch_size + offset, stop * batch_size, batch_size)
+    return [range(i, i + size) for i in first]
 
 
 def _stopwatch() -> Callable[[], float]:
-    """A function that gives the seconds since it was last called."""
+    """A function that returns the seconds since its last call."""
     last = time.perf_counter()
 
     def lap() -> float:
@@ -288,27 +248,37 @@ def _stopwatch() -> Callable[[], float]:
     return lap
 
 
-def _now(entry: dict, seconds: dict[str, float], device: str | torch.device) -> str:
-    """What the progress bar says beside the time left."""
-    terms = (
-        [entry["left_out"]]
-        if "left_out" in entry
-        else [f"{k} {v:.2f}" for k, v in entry.items() if isinstance(v, float)]
-    )
-    parts = [
-        f"{name.removesuffix('_seconds')} {1000 * value:.0f}" for name, value in seconds.items()
-    ]
-    return f"{', '.join(terms)} | {', '.join(parts)} ms | peak {peak_memory_gb(device):.1f} GB"
+def _forecast(state: TrainState, durations: list[float]) -> dict[str, float]:
+    """Hours left by the median iteration, without evaluations, and peak memory so far."""
+    left = state.config.iterations - state.progress["iteration"]
+    hours = statistics.median(durations) * left / 3600
+    return {"hours_left": hours, "peak_memory_gb": peak_memory_gb(state.device)}
+
+
+def _postfix(entry: dict, seconds: dict[str, float], device: torch.device) -> str:
+    """Losses, times and memory, to stand in the progress bar."""
+    losses = [f"{k} {v:.2f}" for k, v in entry.items() if isinstance(v, float)]
+    terms = [entry["skipped_update"]] if "skipped_update" in entry else losses
+    times = [f"{k.removesuffix('_seconds')} {1000 * v:.0f}" for k, v in seconds.items()]
+    return f"{', '.join(terms)} | {', '.join(times)} ms | peak {peak_memory_gb(device):.1f} GB"
+
+
+def _show(on_log: Callable[[Path], None] | None, folder: Path) -> None:
+    try:
+        if on_log:
+            on_log(folder / LOG)
+    except Exception as error:  # whatever fails in a plot is not a reason to end a training
+        warnings.warn(f"the live plot failed ({error!r}); training continues", stacklevel=2)
 
 
 @contextmanager
-def _workers_watched() -> Iterator[None]:
+def _explain_dead_workers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
         if "DataLoader worker (pid" not in str(error):
             raise
         raise WorkerDied(
-            f"a process that loads images died, most often for want of memory ({error}); run again, with fewer workers, to go on "
-            "from the last checkpoint"
+            f"a process that loads images died, most often for lack of memory ({error}); run "
+            "again with fewer workers to continue from the last checkpoint"
         ) from error

@@ -1,11 +1,12 @@
-"""What a training consists of between two iterations, and the one step that takes it from one to the next."""
+"""The state of a training between two iterations, and the update from one to the next."""
 
 import math
-import operator
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,143 +14,127 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vocseg_lib.data.loader import to_device
 from vocseg_lib.engine.checkpoint import load_checkpoint, save_checkpoint
+from vocseg_lib.engine.config import TrainConfig
 from vocseg_lib.engine.mirror import LAST, PREVIOUS
-from vocseg_lib.engine.resume import BEST, LOG, ChangedConfig, accepted_configs, config_changes
+from vocseg_lib.engine.optim import build_optimizer, lr_factor
+from vocseg_lib.engine.resume import BEST, LOG
 from vocseg_lib.engine.run_folder import append_log
 from vocseg_lib.utils import distributed
 from vocseg_lib.utils.device import autocast, half_precision, peak_memory_gb
 
-NEEDED_OF_BEST = ("settings", "model", "iteration", "mask_AP50")
-"""What there is in `best.pt`."""
-LEFT_OUT_KEPT = 10
-"""Batches at most that a run folder keeps of those that gave no finite loss."""
+BEST_KEYS = ("config", "model", "iteration", "mask_AP50")
+"""What `best.pt` must hold."""
+MAX_KEPT_BATCHES = 10
+"""Batches of skipped updates that a run folder keeps."""
 
 
-@dataclass
-class TrainingState:
-    """The state of one training and its run folder."""
+@dataclass(kw_only=True)
+class TrainState:
+    """Model, optimizer, scaler and progress of a training, and its run folder."""
 
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    config: TrainConfig
+    run_config: dict[str, Any]
     folder: Path
-    settings: dict
     device: torch.device
-    mixed_precision: bool
-    max_grad_norm: float | None
+    out_of_time: bool = False
 
-    def __post_init__(self):
-        fp16 = self.mixed_precision and half_precision(self.device) is torch.float16
+    def __post_init__(self) -> None:
+        self.optimizer = build_optimizer(self.model, self.config)
+        fp16 = self.config.mixed_precision and half_precision(self.device) is torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
-        self.state = {
-            "iteration": 0,
-            "seconds": 0.0,
-            "best": None,
-            "evals_since_best": 0,
-            "skipped": {},
-        }
-        self.state |= {"overflows": 0, "left_out": 0, "consecutive_skips": 0}
-        self.first = distributed.rank() == 0
+        self.progress = {"iteration": 0, "seconds": 0.0, "best": None, "evals_since_best": 0}
+        self.progress |= {"bad_samples": {}, "overflows": 0, "skipped_updates": 0}
+        self.progress |= {"consecutive_skips": 0}
+        self.is_first = distributed.rank() == 0
         self.parallel = self.model
         if distributed.world_size() > 1:
-            self.parallel = DistributedDataParallel(
-                self.model, [self.device] if self.device.type == "cuda" else None
-            )
+            devices = [self.device] if self.device.type == "cuda" else None
+            self.parallel = DistributedDataParallel(self.model, devices)
         self.buffers = list(self.model.buffers())
         self.buffers_before = [buffer.clone() for buffer in self.buffers]
 
+    def is_due(self, every: int) -> bool:
+        """True at each multiple of `every` iterations and at the end."""
+        return self.progress["iteration"] in (self.config.iterations,) or (
+            self.progress["iteration"] % every == 0
+        )
+
+    def is_over(self) -> bool:
+        """True if all iterations are done or patience has run out."""
+        return self.progress["iteration"] >= self.config.iterations or self._out_of_patience()
+
+    def stop_reason(self) -> str | None:
+        """ "patience" or "max_hours" for a training that stopped early."""
+        if self.progress["iteration"] >= self.config.iterations:
+            return None
+        return "patience" if self._out_of_patience() else "max_hours"
+
+    def _out_of_patience(self) -> bool:
+        patience = self.config.patience
+        return patience is not None and self.progress["evals_since_best"] >= patience
+
+    def set_learning_rate(self) -> float:
+        """Set the learning rate of this iteration, and return it."""
+        lr = self.config.learning_rate * lr_factor(self.config, self.progress["iteration"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group["lr_mult"]
+        return lr
+
     def restore(self, checkpoint: dict | None) -> None:
-        """Take over a checkpoint, and what is in `best.pt`; where that cannot be used, the next score will be the best."""
+        """Load a checkpoint, and the metrics of `best.pt`; if that is unusable, start over."""
         if checkpoint is None:
             return
-        changed = config_changes(checkpoint.pop("settings"), self.settings)
-        self._restore_weights(checkpoint.pop("model"), checkpoint.pop("optimizer"), changed)
-        if scaler := checkpoint.pop("scaler"):  # empty when it came from a device without fp16
+        checkpoint.pop("config")
+        self.model.load_state_dict(checkpoint.pop("model"))
+        self.optimizer.load_state_dict(checkpoint.pop("optimizer"))
+        if scaler := checkpoint.pop("scaler"):  # empty if from a device without fp16
             self.scaler.load_state_dict(scaler)
         random_state = checkpoint.pop("random")
         torch.set_rng_state(random_state["cpu"])
         if self.device.type == "cuda" and random_state["cuda"] is not None:
             torch.cuda.set_rng_state(random_state["cuda"], self.device)
-        self.state.update(checkpoint)
-        if changed:
-            self.state["consecutive_skips"] = 0
-        if self.first and self.state["best"]:
-            try:
-                best = load_checkpoint(self.folder / BEST, NEEDED_OF_BEST)
-                if best["settings"] not in accepted_configs(
-                    self.folder, self.settings, accept_changes=True
-                ):
-                    raise ValueError(f"{self.folder / BEST} is of another training")
-                if (
-                    best["iteration"] < self.state["best"]["iteration"]
-                ):  # a mirror that was cut off between two files
-                    warnings.warn(
-                        f"{BEST} is not yet that of iteration {self.state['best']['iteration']}",
-                        stacklevel=3,
-                    )
-                    self.state["best"] = {
-                        key: value
-                        for key, value in best.items()
-                        if key not in ("settings", "model")
-                    }
-            except (FileNotFoundError, ValueError) as error:
-                warnings.warn(
-                    f"the best weights are lost ({error}); the best from now on are kept",
-                    stacklevel=3,
-                )
-                self.state["best"] = None
-        self.state["best"] = distributed.broadcast_object(self.state["best"])
+        self.progress.update(checkpoint)
+        if self.is_first and self.progress["best"]:
+            self.progress["best"] = self._usable_best()
+        self.progress["best"] = distributed.broadcast_object(self.progress["best"])
 
-    def _restore_weights(self, model: dict, optimizer: dict, changed: dict[str, tuple]) -> None:
-        """Take over weights, and the optimizer's state where it fits; its settings stay those of this training."""
+    def _usable_best(self) -> dict | None:
+        """The metrics of the weights in `best.pt`; None, with a warning, if they are lost."""
         try:
-            self.model.load_state_dict(model)
-        except RuntimeError as error:
-            raise ChangedConfig(
-                f"the weights in {self.folder} do not fit the changed settings ({', '.join(changed)}); choose another folder, or "
-                "delete this one to train anew"
-            ) from error
-        own = [
-            {key: value for key, value in group.items() if key != "params"}
-            for group in self.optimizer.param_groups
-        ]
-        theirs = optimizer["param_groups"]
-        sizes = (
-            [len(group["params"]) for group in groups]
-            for groups in (self.optimizer.param_groups, theirs)
-        )
-        if "optimizer" in changed or not operator.eq(*sizes):
-            warnings.warn(
-                f"the optimizer starts without memory: it changed with {', '.join(changed)}",
-                stacklevel=4,
-            )
-            return
-        self.optimizer.load_state_dict(optimizer)
-        for group, values in zip(self.optimizer.param_groups, own, strict=True):
-            group.update(values)
+            best = load_checkpoint(self.folder / BEST, BEST_KEYS)
+            if best["config"] != self.run_config:
+                raise ValueError(f"{self.folder / BEST} is of another training")
+        except (FileNotFoundError, ValueError) as error:
+            message = f"the best weights are lost ({error}); the best from now on are kept"
+            warnings.warn(message, stacklevel=4)
+            return None
+        expected = self.progress["best"]["iteration"]
+        if best["iteration"] >= expected:
+            return self.progress["best"]
+        # A mirror was cut off between two files.
+        warnings.warn(f"{BEST} is not yet that of iteration {expected}", stacklevel=4)
+        return {key: value for key, value in best.items() if key not in ("config", "model")}
 
     def save(self) -> None:
         """Write `last.pt`; the one before it becomes `previous.pt`."""
-        if not self.first:
+        if not self.is_first:
             return
         cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         content = {
-            "settings": self.settings,
+            "config": self.run_config,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
         }
-        save_checkpoint(self.folder / LAST, {**content, **self.state}, keep=self.folder / PREVIOUS)
+        path, previous = self.folder / LAST, self.folder / PREVIOUS
+        save_checkpoint(path, {**content, **self.progress}, keep=previous)
 
     def log(self, entry: dict) -> None:
         """Add a line to the log."""
-        if self.first:
+        if self.is_first:
             append_log(self.folder / LOG, entry)
-
-    def losses(self, batch: tuple[tuple, tuple]) -> dict[str, Tensor]:
-        """The model's losses on a batch, on this process alone."""
-        with autocast(self.device, self.mixed_precision):
-            return self.model(*to_device(*batch, self.device))
 
     def step(
         self,
@@ -159,129 +144,117 @@ class TrainingState:
         seconds: dict[str, float],
         lap: Callable[[], float],
     ) -> tuple[dict, bool]:
-        """One update, or none when a loss or gradient is not finite: what to log, and whether the first process is out of time."""
-        copy_all(self.buffers, self.buffers_before)
-        with autocast(self.device, self.mixed_precision):
+        """One update, skipped if a loss or gradient is not finite.
+
+        Returns:
+            What to log, and whether the first process is out of time.
+        """
+        _copy(self.buffers, self.buffers_before)
+        with autocast(self.device, self.config.mixed_precision):
             losses = self.parallel(*to_device(images, targets, self.device))
         total = sum(losses.values())
-        skipped = [name for target in targets for name in target["skipped"]]
-        told = torch.stack([total, *losses.values()]).detach().float()
-        told = distributed.all_reduce_mean(
-            torch.cat([told, told.new_tensor([len(skipped), out_of_time and self.first])])
-        )
-        *values, any_skipped, out_of_time = told.tolist()
+        bad = [name for target in targets for name in target["skipped"]]
+        # One reduction for everything that the processes have to agree on.
+        reduced = torch.stack([total, *losses.values()]).detach().float()
+        flags = reduced.new_tensor([len(bad), out_of_time and self.is_first])
+        *values, any_bad, out_of_time = distributed.all_reduce_mean(
+            torch.cat([reduced, flags])
+        ).tolist()
         seconds["forward_seconds"] = lap()
         entry = dict(zip(("loss", *losses), values, strict=True))
-        fault, norm = None if math.isfinite(entry["loss"]) else "loss", math.nan
-        if not fault:
-            self.optimizer.zero_grad(set_to_none=True)
-            self.scaler.scale(total).backward()
-            self.scaler.unscale_(self.optimizer)
-            norm = nn.utils.clip_grad_norm_(
-                self.model.parameters(),
-                math.inf if self.max_grad_norm is None else self.max_grad_norm,
-            ).item()
-            scale = self.scaler.get_scale()
-            if self.scaler.is_enabled() or math.isfinite(norm):
-                self.scaler.step(
-                    self.optimizer
-                )  # in fp16 an overflow is left out, and the next loss scaled less
-                self.scaler.update()
-            if not math.isfinite(norm):
-                fault = "gradient" if scale <= 1 else "overflow"
+        problem = None if math.isfinite(entry["loss"]) else "loss"
+        if not problem:
+            problem, norm = self._update(total)
         entry = (
-            self._leave_out(fault, entry, images, targets)
-            if fault
+            self._skip(problem, entry, images, targets)
+            if problem
             else {**entry, "gradient_norm": norm}
         )
-        if any_skipped:
-            entry["skipped"] = [
-                name for names in distributed.all_gather_object(skipped) for name in names
-            ]
-            for name in entry["skipped"]:
-                self.state["skipped"][name] = self.state["skipped"].get(name, 0) + 1
-        if (
-            fault != "overflow"
-        ):  # of which a scaler may need some; at its lowest scale they are no overflows any more
-            self.state["consecutive_skips"] = self.state["consecutive_skips"] + 1 if fault else 0
+        if any_bad:
+            entry["bad_samples"] = [*chain.from_iterable(distributed.all_gather_object(bad))]
+            for name in entry["bad_samples"]:
+                counts = self.progress["bad_samples"]
+                counts[name] = counts.get(name, 0) + 1
+        if problem != "overflow":  # a scaler may need some; at its lowest scale there are none
+            skips = self.progress["consecutive_skips"]
+            self.progress["consecutive_skips"] = skips + 1 if problem else 0
         seconds["backward_seconds"] = lap()
         return entry, out_of_time > 0
 
-    def _leave_out(
-        self, fault: str, terms: dict[str, float], images: tuple, targets: tuple
-    ) -> dict:
-        """Count and name a batch that gave no update, and keep it unless fp16 merely overflowed; batch norm forgets it."""
-        copy_all(self.buffers_before, self.buffers)
+    def _update(self, loss: Tensor) -> tuple[str | None, float]:
+        """Backward pass and update; the problem, "gradient" or "overflow", and the gradient norm."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        limit = math.inf if self.config.max_grad_norm is None else self.config.max_grad_norm
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit).item()
+        scale = self.scaler.get_scale()
+        if self.scaler.is_enabled() or math.isfinite(norm):
+            self.scaler.step(self.optimizer)  # skips an overflow, and scales the next loss less
+            self.scaler.update()
+        if math.isfinite(norm):
+            return None, norm
+        return "gradient" if scale <= 1 else "overflow", norm
+
+    def _skip(self, problem: str, losses: dict[str, float], images: tuple, targets: tuple) -> dict:
+        """Count, name and keep a batch without an update; batch norm forgets it."""
+        _copy(self.buffers_before, self.buffers)
         names = [
-            str(name)
-            for part in distributed.all_gather_object([target["name"] for target in targets])
-            for name in part
+            *chain.from_iterable(distributed.all_gather_object([str(t["name"]) for t in targets]))
         ]
-        self.state["overflows" if fault == "overflow" else "left_out"] += 1
-        what = (
-            f"a {fault} that is not finite"
-            if fault != "overflow"
-            else "a gradient that overflows fp16"
-        )
-        entry = {
-            "left_out": f"{what} ({', '.join(f'{name} {value:.4g}' for name, value in terms.items())})",
-            "images": names,
-        }
-        if math.isfinite(terms["loss"]):
-            entry |= terms
-        if fault != "overflow" and self.state["left_out"] <= LEFT_OUT_KEPT:
-            batch = [
-                pair
-                for part in distributed.all_gather_object((images, targets))
-                for pair in zip(*part, strict=True)
-            ]
-            if self.first:
-                path = self.folder / "left_out" / f"{self.state['iteration'] + 1:06}.pt"
-                kept = {
-                    "images": [plain(image) for image, _ in batch],
-                    "targets": [plain(target) for _, target in batch],
+        terms = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        if overflow := problem == "overflow":
+            self.progress["overflows"] += 1
+            entry = {"skipped_update": f"a gradient that overflows fp16 ({terms})"}
+        else:
+            self.progress["skipped_updates"] += 1
+            entry = {"skipped_update": f"a {problem} that is not finite ({terms})"}
+        entry["images"] = names
+        if math.isfinite(losses["loss"]):
+            entry |= losses
+        if not overflow and self.progress["skipped_updates"] <= MAX_KEPT_BATCHES:
+            parts = distributed.all_gather_object((images, targets))
+            if self.is_first:
+                path = self.folder / "skipped_updates" / f"{self.progress['iteration'] + 1:06}.pt"
+                batch = {
+                    "images": [_plain(image) for images, _ in parts for image in images],
+                    "targets": [_plain(target) for _, targets in parts for target in targets],
                 }
-                save_checkpoint(path, {**kept, "left_out": entry["left_out"]})
+                save_checkpoint(path, {**batch, "problem": entry["skipped_update"]})
         return entry
 
-    def judge(self, score: Callable[[nn.Module, int], dict[str, float]]) -> None:
-        """Score the model, log the result, and keep the model when it is the best so far."""
+    def evaluate(self, evaluate: Callable[[nn.Module, int], dict[str, float]]) -> None:
+        """Evaluate the model, log the metrics, and keep the weights if they are the best so far."""
         for buffer in self.model.buffers():
             buffer.copy_(distributed.broadcast_tensor(buffer))
         self.model.eval()
-        iteration = self.state["iteration"]
-        result = distributed.broadcast_object(score(self.model, iteration))
-        facts = {
-            "iteration": iteration,
-            "seconds": self.state["seconds"],
-            "peak_memory_gb": peak_memory_gb(self.device),
-        }
-        self.log({**facts, **result})
-        self.state["evals_since_best"] += 1
-        if self.state["best"] is None or _rank(result) > _rank(self.state["best"]):
-            self.state |= {"best": {"iteration": iteration, **result}, "evals_since_best": 0}
-            if self.first:
-                content = {
-                    "settings": self.settings,
-                    "model": self.model.state_dict(),
-                    **self.state["best"],
-                }
-                save_checkpoint(self.folder / BEST, content)
+        iteration = self.progress["iteration"]
+        metrics = distributed.broadcast_object(evaluate(self.model, iteration))
+        entry = {"iteration": iteration, "seconds": self.progress["seconds"]}
+        self.log({**entry, "peak_memory_gb": peak_memory_gb(self.device), **metrics})
+        self.progress["evals_since_best"] += 1
+        best = self.progress["best"]
+        if best is None or _quality(metrics) > _quality(best):
+            best = {"iteration": iteration, **metrics}
+            self.progress |= {"best": best, "evals_since_best": 0}
+            if self.is_first:
+                content = {"config": self.run_config, "model": self.model.state_dict()}
+                save_checkpoint(self.folder / BEST, {**content, **best})
 
 
-def _rank(scores: dict[str, float]) -> tuple[float, float]:
-    """What makes one result better than another: mask AP50 and, while that is equal (as at the start: 0), the loss on val."""
-    return scores["mask_AP50"], -scores.get("val_loss", 0.0)
+def _quality(metrics: dict[str, float]) -> tuple[float, float]:
+    """What is larger for better weights: mask AP50 and, while that is equal, less loss on val."""
+    return metrics["mask_AP50"], -metrics.get("val_loss", 0.0)
 
 
-def copy_all(sources: list[Tensor], targets: list[Tensor]) -> None:
-    """Copy tensors into others, in one go."""
+def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:
+    """Copy tensors into others, in one call."""
     if sources:
         torch._foreach_copy_(targets, sources)
 
 
-def plain(value: object) -> object:
-    """Tensors of a sample without torchvision's types, so that they can be loaded by anyone."""
+def _plain(value: object) -> object:
+    """Tensors of a sample without torchvision's types, so that they load without it."""
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     return value.as_subclass(Tensor) if isinstance(value, Tensor) else value

@@ -42,8 +42,8 @@ class Evaluation:
     no object of a size. `summary`: mask_AP, mask_AP50, mask_AP75, box_AP, box_AP50, box_AP75. `per_class`: the same a class,
     with its number of instances. Classes without ground truth are left out, there and in every mean. `precision[kind]` and
     `scores[kind]`: precision (0..1), and the score from which on detections count, at IoU .5 to .95, recall 0 to 1, for the
-    classes of `per_class`. `places`: where those are among all categories, by id. `ground_truth`,
-    `detections`: what was judged, checked. `judges`: COCOeval, done.
+    classes of `per_class`. `category_index`: where those are among all categories, by id. `ground_truth`,
+    `detections`: what was judged, checked. `coco_evals`: COCOeval, done.
     """
 
     table: pd.DataFrame
@@ -51,10 +51,10 @@ class Evaluation:
     per_class: pd.DataFrame
     precision: dict[str, Float[np.ndarray, "10 101 k"]]
     scores: dict[str, Float[np.ndarray, "10 101 k"]]
-    places: dict[str, int]
+    category_index: dict[str, int]
     ground_truth: dict
     detections: list[dict]
-    judges: dict[str, Any]
+    coco_evals: dict[str, Any]
 
     @property
     def kinds(self) -> list[str]:
@@ -110,9 +110,9 @@ def _evaluate(ground_truth: dict, detections: list[dict], backend: str) -> Evalu
     judged = [i for i, c in enumerate(categories) if counts.get(c["id"], 0)]
     names = [categories[i]["name"] for i in judged]
     instances = [int(counts[categories[i]["id"]]) for i in judged]
-    rows, precision, scores, judges = [], {}, {}, {}
+    rows, precision, scores, coco_evals = [], {}, {}, {}
     for kind in iou_types_of(ground_truth, detections):
-        judge = judges[kind] = run_coco_eval(ground_truth, detections, kind, backend)
+        judge = coco_evals[kind] = run_coco_eval(ground_truth, detections, kind, backend)
         found = {
             name: np.asarray(judge.eval[name])[..., judged, :, :]
             for name in ("precision", "recall", "scores")
@@ -144,7 +144,7 @@ def _evaluate(ground_truth: dict, detections: list[dict], backend: str) -> Evalu
         dict(zip(names, judged, strict=True)),
         ground_truth,
         detections,
-        judges,
+        coco_evals,
     )
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from urllib.error import URLError
@@ -44,17 +43,15 @@ def tiny(norm_layer: Callable[..., nn.Module], width: int = 32) -> nn.Sequential
     return nn.Sequential(stem, *(stage(inputs, outputs, 2) for inputs, outputs in pairwise(widths)))
 
 
-def build_backbone(
-    name: str, weights: str | Path | None = "imagenet", freeze_batch_norm: bool = False
-) -> Backbone:
+def build_backbone(name: str, weights: str | Path | None = "imagenet") -> Backbone:
     """A backbone by name: "resnet50", "resnet101", "mobilenet_v2" or "tiny".
 
     `weights`: "imagenet" (torchvision's, downloaded once; none for "tiny"), a local file with a state dict in
-    torchvision's layout, or None for random ones. With `freeze_batch_norm`, batch norm is a constant affine map; where it
-    is one, its convolution does its work (see `folding`).
+    torchvision's layout, or None for random ones. Where batch norm is
+    in eval mode, its convolution does its work (see `speedups`).
     Raises ValueError for an unknown name, WeightsError when weights are not to be had or do not fit.
     """
-    norm_layer = partial(BatchNorm2d, frozen=freeze_batch_norm)
+    norm_layer = BatchNorm2d
     if name in ("resnet50", "resnet101"):
         network = models.get_model(name, norm_layer=norm_layer)
         published = models.get_model_weights(name).IMAGENET1K_V1

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +17,7 @@ from torchvision.ops.poolers import initLevelMapper
 
 from vocseg_lib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from vocseg_lib.models.backbones import build_backbone
+from vocseg_lib.models.config import MaskRCNNConfig
 from vocseg_lib.models.roi_pooling import POOLING
 from vocseg_lib.utils import distributed
 from vocseg_lib.utils.boxes import nearest_box
@@ -118,47 +118,33 @@ class MaskRCNN(TorchvisionMaskRCNN):
     what is found, through torch.compile.
     """
 
-    def __init__(
-        self,
-        num_classes: int = 21,
-        backbone: str = "resnet50",
-        weights: str | Path | None = "imagenet",
-        short_side: int = SHORT_SIDE,
-        channels: int = 256,
-        freeze_batch_norm: bool = False,
-        proposals: int = 2000,
-        rois_per_image: int = 512,
-        score_threshold: float = 0.05,
-        nms_iou: float = 0.5,
-        max_detections: int = 100,
-        pooling: str = "align",
-        compile: bool = False,
-    ):
-        if pooling not in POOLING:
-            raise ValueError(f"no pooling {pooling!r}; choose one of {', '.join(POOLING)}")
-        base = build_backbone(backbone, weights, freeze_batch_norm)
+    def __init__(self, config: MaskRCNNConfig | None = None, num_classes: int = 21):
+        config = config or MaskRCNNConfig()
+        base = build_backbone(config.backbone, config.weights)
+        channels, pooling = config.channels, POOLING[config.roi_pooling]
         stages = {name: str(k) for k, name in enumerate(base.stages)}
-        scale, levels = short_side / SHORT_SIDE, list(stages.values())
+        scale, levels = config.short_side / SHORT_SIDE, list(stages.values())
         sizes = tuple((max(1, round(size * scale)),) for size in ANCHOR_SIZES)
         super().__init__(
             BackboneWithFPN(base.body, stages, list(base.channels), channels),
             rpn_anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes)),
-            box_roi_pool=POOLING[pooling](levels, 7, 2),
+            box_roi_pool=pooling(levels, 7, 2),
             box_head=TwoMLPHead(channels * 7**2, 4 * channels),
             box_predictor=FastRCNNPredictor(4 * channels, num_classes),
-            mask_roi_pool=POOLING[pooling](levels, 14, 2),
+            mask_roi_pool=pooling(levels, 14, 2),
             mask_head=MaskRCNNHeads(channels, (channels,) * 4, 1),
             mask_predictor=MaskRCNNPredictor(channels, channels, num_classes),
-            rpn_pre_nms_top_n_train=proposals,
-            rpn_post_nms_top_n_train=proposals,
-            rpn_pre_nms_top_n_test=proposals // 2,
-            rpn_post_nms_top_n_test=proposals // 2,
-            box_batch_size_per_image=rois_per_image,
-            box_score_thresh=score_threshold,
-            box_nms_thresh=nms_iou,
-            box_detections_per_img=max_detections,
+            rpn_pre_nms_top_n_train=config.proposals,
+            rpn_post_nms_top_n_train=config.proposals,
+            rpn_pre_nms_top_n_test=config.proposals // 2,
+            rpn_post_nms_top_n_test=config.proposals // 2,
+            box_batch_size_per_image=config.rois_per_image,
+            box_score_thresh=config.score_threshold,
+            box_nms_thresh=config.nms_iou,
+            box_detections_per_img=config.max_detections,
         )
-        if compile:
+        self.config = config
+        if config.compile:
             self.backbone.compile()
         self.to(memory_format=torch.channels_last)
         for part in (self.rpn, self.roi_heads):
@@ -174,7 +160,7 @@ class MaskRCNN(TorchvisionMaskRCNN):
             ends = (int(math.log2(stride)) for stride in (STRIDES[0], STRIDES[-1]))
             pool.map_levels = initLevelMapper(*ends, pool.canonical_scale, pool.canonical_level)
         self.transform = AnySizeTransform(
-            short_side, round(LONG_SIDE * scale), IMAGENET_MEAN, IMAGENET_STD
+            config.short_side, round(LONG_SIDE * scale), IMAGENET_MEAN, IMAGENET_STD
         )
 
     def forward(

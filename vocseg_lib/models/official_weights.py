@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vocseg_lib.models.backbones import WeightsError
-from vocseg_lib.models.priors import COCO_SCALES, PASCAL_SCALES
+from vocseg_lib.models.config import COCO_SCALES, PASCAL_SCALES, YolactConfig
 from vocseg_lib.models.yolact import Yolact
 
 RENAMES = (
@@ -59,14 +59,14 @@ def load_official(path: str | Path) -> Yolact:
             f"{path} is no checkpoint of the official YOLACT-550 with a ResNet: {error!r}"
         ) from error
     coco = num_classes == COCO_CLASSES
-    model = Yolact(
-        num_classes,
-        backbone,
+    config = YolactConfig(
+        backbone=backbone,
         weights=None,
-        semantic=any(name.startswith("semantic.") for name in theirs),
+        semantic_loss=any(name.startswith("semantic.") for name in theirs),
         scales=COCO_SCALES if coco else PASCAL_SCALES,
         square_priors=coco,
     )
+    model = Yolact(config, num_classes)
     _check(path, model.state_dict(), theirs)
     model.load_state_dict(theirs, strict=False)
     return model.eval()

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-PASCAL_SCALES = (32, 64, 128, 256, 512)
-COCO_SCALES = (24, 48, 96, 192, 384)
+from vocseg_lib.models.config import PASCAL_SCALES
+
 ASPECT_RATIOS = (1.0, 0.5, 2.0)
 SCALES_FOR_SIZE = 550
 """Pixels: the side of the image that the scales are meant for."""

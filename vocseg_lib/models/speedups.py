@@ -12,15 +12,7 @@ DENSE = 0.25
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch norm after a `FoldingConv2d`. Frozen, it stays in eval mode and does not learn; the state dict is the same."""
-
-    def __init__(self, channels: int, frozen: bool = False):
-        super().__init__(channels)
-        self.frozen = frozen
-        self.requires_grad_(not frozen).train()
-
-    def train(self, mode: bool = True) -> "BatchNorm2d":
-        return super().train(mode and not self.frozen)
+    """Batch norm after a `FoldingConv2d`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) if self.training else x

@@ -1,7 +1,6 @@
 """YOLACT (arXiv 1904.02689): one pass gives class, box and mask coefficients a prior, and prototypes an image."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +11,9 @@ from torchvision.transforms.v2.functional import normalize
 from vocseg_lib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from vocseg_lib.losses import yolact_loss
 from vocseg_lib.models.backbones import build_backbone
-from vocseg_lib.models.postprocess import NMS, assemble_masks, detect, mask_logits, scale_boxes
-from vocseg_lib.models.priors import ASPECT_RATIOS, PASCAL_SCALES, prior_boxes
+from vocseg_lib.models.config import YolactConfig
+from vocseg_lib.models.postprocess import assemble_masks, detect, mask_logits, scale_boxes
+from vocseg_lib.models.priors import ASPECT_RATIOS, prior_boxes
 from vocseg_lib.models.speedups import SparseGradientConv, UpsampledConv
 from vocseg_lib.utils.boxes import nearest_box
 
@@ -112,46 +112,22 @@ class Yolact(nn.Module):
     also have `uncropped_masks` bool [n, H, W]: what their masks were before the crop.
     """
 
-    def __init__(
-        self,
-        num_classes: int = 21,
-        backbone: str = "resnet50",
-        weights: str | Path | None = "imagenet",
-        image_size: int = 550,
-        channels: int = 256,
-        freeze_batch_norm: bool = False,
-        semantic: bool = False,
-        crop_in_training: bool = True,
-        crop_in_inference: bool = True,
-        normalize_by_area: bool = True,
-        nms: str = "fast",
-        nms_iou: float = 0.5,
-        score_threshold: float = 0.05,
-        max_detections: int = 100,
-        scales: Sequence[float] = PASCAL_SCALES,
-        square_priors: bool = False,
-        compile: bool = False,
-    ):
+    def __init__(self, config: YolactConfig | None = None, num_classes: int = 21):
         super().__init__()
-        if nms not in NMS:
-            raise ValueError(f"no NMS {nms!r}; choose one of {', '.join(NMS)}")
-        base = build_backbone(backbone, weights, freeze_batch_norm)
+        self.config = config = config or YolactConfig()
+        base = build_backbone(config.backbone, config.weights)
         self.body = IntermediateLayerGetter(base.body, {name: name for name in base.stages[1:]})
-        self.pyramid = FPN(base.channels[1:], channels)
-        self.protonet = ProtoNet(channels)
-        self.head = PredictionHead(channels, num_classes, len(ASPECT_RATIOS))
-        self.semantic = conv(channels, num_classes - 1, 1, relu=False) if semantic else None
-        self.image_size, self.scales, self.square_priors = image_size, tuple(scales), square_priors
-        self.loss_options = {"crop": crop_in_training, "normalize_by_area": normalize_by_area}
-        self.detect_options = {
-            "score_threshold": score_threshold,
-            "nms": nms,
-            "nms_iou": nms_iou,
-            "max_detections": max_detections,
-        }
-        self.crop_in_inference, self.uncropped_masks = crop_in_inference, False
+        self.pyramid = FPN(base.channels[1:], config.channels)
+        self.protonet = ProtoNet(config.channels)
+        self.head = PredictionHead(config.channels, num_classes, len(ASPECT_RATIOS))
+        self.semantic = None
+        if config.semantic_loss:
+            self.semantic = conv(config.channels, num_classes - 1, 1, relu=False)
+        self.uncropped_masks = False
         self._priors: dict[tuple, Tensor] = {}
-        self._layers = torch.compile(self._all_layers) if compile else self._all_layers
+        self._layers = (
+            torch.compile(self._forward_layers) if config.compile else self._forward_layers
+        )
         self.to(memory_format=torch.channels_last)
 
     def forward(
@@ -186,13 +162,14 @@ class Yolact(nn.Module):
                 [t["labels"] for t in targets],
                 [t["masks"].as_subclass(Tensor) for t in targets],
                 out.get("semantic_logits"),
-                **self.loss_options,
+                crop=self.config.crop_in_training,
+                normalize_by_area=self.config.normalize_by_area,
             )
 
     def network(self, images: list[Tensor]) -> dict:
         """Everything up to the raw predictions: class_logits [b,p,c], box_offsets [b,p,4], coefficients [b,p,32],
         prototypes [b,h,w,32], priors [p,4], image_sizes and, in training with the semantic head, semantic_logits."""
-        side = (self.image_size, self.image_size)
+        side = (self.config.image_size, self.config.image_size)
         resized = [
             F.interpolate(x[None].as_subclass(Tensor), side, mode="bilinear", align_corners=False)
             for x in images
@@ -205,7 +182,7 @@ class Yolact(nn.Module):
             "image_sizes": [tuple(image.shape[-2:]) for image in images],
         }
 
-    def _all_layers(self, batch: Tensor) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:
+    def _forward_layers(self, batch: Tensor) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:
         levels = self.pyramid(list(self.body(batch).values()))
         class_logits, box_offsets, coefficients = self.head(levels)
         out = {
@@ -222,7 +199,9 @@ class Yolact(nn.Module):
         key = (*feature_sizes, device)
         if key not in self._priors:
             with torch.inference_mode(False):  # what is kept has to be of use in training too
-                priors = prior_boxes(feature_sizes, self.scales, ASPECT_RATIOS, self.square_priors)
+                priors = prior_boxes(
+                    feature_sizes, self.config.scales, ASPECT_RATIOS, self.config.square_priors
+                )
                 self._priors[key] = priors.to(device)
         return self._priors[key]
 
@@ -237,11 +216,14 @@ class Yolact(nn.Module):
                 out["box_offsets"][i],
                 out["coefficients"][i],
                 out["priors"],
-                **self.detect_options,
+                self.config.score_threshold,
+                self.config.nms,
+                self.config.nms_iou,
+                self.config.max_detections,
             )
             shape = out["prototypes"][i], coefficients, boxes, height, width
             result = {"labels": classes + 1, "scores": found, "coefficients": coefficients}
-            result["masks"] = assemble_masks(*shape, self.crop_in_inference)
+            result["masks"] = assemble_masks(*shape, self.config.crop_in_inference)
             if self.uncropped_masks:
                 result["uncropped_masks"] = assemble_masks(*shape, crop=False)
             results.append({"boxes": scale_boxes(boxes, height, width), **result})

@@ -1,5 +1,7 @@
-"""What YOLACT's two tricks buy: its mask loss with and without the crop to the true box, and with and without the division by
-the box's area (the study; YOLACT paper, sec. 3.1)."""
+"""Ablation of YOLACT's mask loss: crop to the ground-truth box, normalization by its area.
+
+(The study; YOLACT paper, sec. 3.1.)
+"""
 
 import shutil
 from dataclasses import replace
@@ -7,17 +9,19 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from torch import nn
 
+from vocseg_lib.data.coco import read_predictions
 from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
-from vocseg_lib.engine.predict import load_predictions, predict, save_predictions
-from vocseg_lib.engine.resume import BEST, config_changes, read_config
-from vocseg_lib.engine.train import train
+from vocseg_lib.engine.predict import predict, save_predictions
+from vocseg_lib.engine.resume import BEST, ChangedConfig, check_config
+from vocseg_lib.engine.train import Session, train
 from vocseg_lib.metrics.average_precision import class_mean
 from vocseg_lib.metrics.bootstrap import interval, prepend_point_estimate
 from vocseg_lib.metrics.coco_eval import SIZES, Evaluation, coco_metrics, evaluate
-from vocseg_lib.study.run import default_device, prediction_header, training_options
+from vocseg_lib.study.recipes import Recipe
+from vocseg_lib.study.run import build_model, default_device, prediction_header
 from vocseg_lib.study.study import Study
+from vocseg_lib.study.train import run_config
 from vocseg_lib.utils.rle import mask_areas
 
 VARIANTS = {
@@ -27,65 +31,64 @@ VARIANTS = {
     "neither": {"crop_in_training": False, "normalize_by_area": False},
 }
 """What is switched off in each; the first is the paper's loss."""
-SHARE = 1 / 8
-"""Of the recipe's iterations that each variant gets."""
+FRACTION = 1 / 8
+"""Iterations of each variant / iterations of the recipe."""
 
 
-def variant_model(study: Study, changes: dict) -> nn.Module:
-    """The study's trained YOLACT with a mask loss of its own."""
-    model = study.build("yolact", weights=None, **changes)
-    model.load_state_dict(load_checkpoint(study.run_folder("yolact") / BEST)["model"])
-    return model
+def variant_recipe(recipe: Recipe, fraction: float, changes: dict) -> Recipe:
+    """The recipe of a variant: a short training of YOLACT with another mask loss."""
+    iterations = max(1, round(fraction * recipe.train.iterations))
+    return recipe.with_changes(
+        iterations=iterations,
+        warmup_iterations=min(recipe.train.warmup_iterations, iterations // 5),
+        patience=None,
+        eval_every=iterations,
+        checkpoint_every=iterations,
+        weights=None,
+        **changes,
+    )
 
 
 def train_variants(
-    study: Study, share: float = SHARE, device: str | None = None
+    study: Study, fraction: float = FRACTION, device: str | None = None
 ) -> dict[str, Evaluation]:
-    """Each variant judged on val: the study's YOLACT, trained on with its loss for `share` of the recipe's iterations.
+    """Evaluations on val of the study's YOLACT, trained further with the loss of each variant.
 
-    On the same images, in `results`/ablation, where that was not done yet. Raises FileNotFoundError when the study's YOLACT is
-    not trained yet.
+    On the same images, in `results`/ablation, if not done yet.
+
+    Raises:
+        FileNotFoundError: if the study's YOLACT is not trained yet.
     """
-    device = device or default_device()
-    iterations = max(1, round(share * study.recipe.iterations))
-    recipe = replace(
-        study.recipe,
-        iterations=iterations,
-        warmup_iterations=min(study.recipe.warmup_iterations, iterations // 5),
-    )
-    if not (study.run_folder("yolact") / BEST).is_file():
-        raise FileNotFoundError(
-            f"{study.run_folder('yolact') / BEST} is missing: run 03_train with MODEL='yolact' first"
-        )
-    start = checksum(load_checkpoint(study.run_folder("yolact") / BEST)["model"])
-    judged = {}
+    trained = study.run_folder("yolact") / BEST
+    if not trained.is_file():
+        raise FileNotFoundError(f"{trained} is missing: run 03_train with MODEL='yolact' first")
+    weights = load_checkpoint(trained)["model"]
+    evaluations = {}
     for name, changes in VARIANTS.items():
+        recipe = variant_recipe(study.recipe, fraction, changes)
+        variant = replace(study, recipe=recipe)
         folder = study.results / "ablation" / name.replace(" ", "_")
-        model = variant_model(study, changes)
-        options = training_options(recipe) | {
-            "patience": None,
-            "eval_every": iterations,
-            "checkpoint_every": iterations,
-        }
-        settings = {**study.settings("yolact"), **changes, "iterations": iterations, "start": start}
-        if config_changes(
-            read_config(folder) or settings, settings
-        ):  # of another detector, or another recipe
-            shutil.rmtree(folder)
-        train(
-            model,
-            study.dataset("train", recipe.augmentation, skip_bad=True),
-            folder,
-            **options,
-            settings=settings,
-            device=device,
+        session = Session(
+            device=device or default_device(),
+            run_config={**run_config(variant, "yolact"), "start": checksum(weights)},
         )
+        config = {**session.run_config, "train": recipe.train.to_dict()}
+        try:
+            check_config(folder, config)
+        except ChangedConfig:  # of other weights, or another recipe
+            shutil.rmtree(folder)
+        model = build_model(recipe, "yolact", len(study.class_names))
+        model.load_state_dict(weights)
+        dataset = study.dataset("train", recipe.train.augmentation, skip_bad=True)
+        train(model, dataset, folder, recipe.train, session=session)
         path = folder / "predictions.json"
         if not path.is_file():
-            facts = prediction_header(settings, {"iteration": iterations}, study.dataset("val"))
-            save_predictions(path, predict(model, study.val, facts, device, recipe.mixed_precision))
-        judged[name] = evaluate(study.ground_truth, load_predictions(path)["detections"])
-    return judged
+            header = prediction_header(config, recipe.train.iterations, study.dataset("val"))
+            half = recipe.train.mixed_precision
+            save_predictions(path, predict(model, study.val, header, session.device, half))
+        detections = read_predictions(path)["detections"]
+        evaluations[name] = evaluate(study.ground_truth, detections)
+    return evaluations
 
 
 def ablation_table(

@@ -12,9 +12,8 @@ from vocseg_lib.data.download import FetchError, fetch
 from vocseg_lib.data.verify import verify
 from vocseg_lib.data.voc import BadSample
 from vocseg_lib.engine.predict import save_predictions
-from vocseg_lib.engine.profile import in_words
 from vocseg_lib.engine.run_folder import RunningElsewhere
-from vocseg_lib.engine.train import NonFiniteLoss, TooManyBadSamples, WorkerDied
+from vocseg_lib.engine.train import NonFiniteLoss, Session, TooManyBadSamples, WorkerDied
 from vocseg_lib.failures.mask_errors import parse_thresholds
 from vocseg_lib.failures.scene_text import describe_with_errors, resolve_image_names
 from vocseg_lib.failures.tables import coverage_of_boxes
@@ -27,9 +26,9 @@ from vocseg_lib.plots.gallery_page import export_page
 from vocseg_lib.plots.pictures import draw_predictions
 from vocseg_lib.study.open import open_study, reproduce
 from vocseg_lib.study.recipes import parse_changes
-from vocseg_lib.study.results import analyze_files, evaluate_files
+from vocseg_lib.study.results import open_files
 from vocseg_lib.study.run import load_visualizer, predict_run
-from vocseg_lib.study.study import Study
+from vocseg_lib.study.train import train_model
 from vocseg_lib.utils import distributed
 from vocseg_lib.utils.files import to_jsonable, write_json
 
@@ -45,53 +44,34 @@ USER_ERRORS = (
 )
 
 
-def open_for_training(arguments: argparse.Namespace) -> tuple[Study, str]:
-    """The study and the name of the model that `train` or `estimate` is asked for."""
-    changes = parse_changes(arguments.set) | (
-        {"weights": arguments.weights} if arguments.weights else {}
-    )
+def train(arguments: argparse.Namespace, device: str) -> None:
+    changes = parse_changes(arguments.set)
+    if arguments.weights:
+        changes["weights"] = arguments.weights
     if arguments.source:
         study, model_name = reproduce(arguments.source, arguments.data, arguments.results, changes)
-        return study, arguments.model or model_name
-    if not arguments.model:
-        raise ValueError(f"which model? Say --model {' or --model '.join(MODELS)}")
-    return open_study(
-        arguments.profile, arguments.data, arguments.results, changes=changes
-    ), arguments.model
-
-
-def train(arguments: argparse.Namespace, device: str) -> None:
-    study, model_name = open_for_training(arguments)
-    state = study.train(
-        model_name,
-        skip_bad=not arguments.stop_on_bad,
-        device=device,
-        max_hours=arguments.max_hours,
-        mirror=arguments.mirror,
-        accept_changes=arguments.accept_changes,
-    )
+        model_name = arguments.model or model_name
+    elif not arguments.model:
+        raise ValueError(f"--model is required: {' or '.join(MODELS)}")
+    else:
+        study = open_study(arguments.profile, arguments.data, arguments.results, changes=changes)
+        model_name = arguments.model
+    mirror = Path(arguments.mirror) if arguments.mirror else None
+    session = Session(device=device, max_hours=arguments.max_hours, mirror=mirror)
+    state = train_model(study, model_name, skip_bad=not arguments.stop_on_bad, session=session)
     if distributed.rank():
         return
-    best = state["best"]
-    if best:
-        print(
-            f"{model_name}: best mask AP50 {best['mask_AP50']:.1f} at iteration {best['iteration']}"
-        )
-    if state["stopped"] == "max_hours":
-        print(
-            f"stopped after {arguments.max_hours:g} h at iteration {state['iteration']}; the same command goes on from there"
-        )
-    elif state["stopped"] == "patience":
-        print(
-            f"stopped at iteration {state['iteration']}: no better score for {study.recipe.patience} times"
-        )
+    if best := state["best"]:
+        print(f"{model_name}: best mask AP50 {best['mask_AP50']:.1f} at {best['iteration']}")
+    if state["stopped"]:
+        print(f"stopped at iteration {state['iteration']}: {state['stopped']}")
     print(f"run folder: {study.run_folder(model_name)}")
 
 
 def judge(arguments: argparse.Namespace) -> None:
     """Print a prediction file's figures, and write them."""
-    _, judged = evaluate_files([arguments.predictions], arguments.data, split=arguments.split)
-    (result,) = judged.values()
+    results = open_files([arguments.predictions], arguments.data, split=arguments.split)
+    (result,) = results.evaluations.values()
     table = metrics_table(result, arguments.score)
     if arguments.resamples:
         weights = bootstrap_weights(len(result.ground_truth["images"]), arguments.resamples)
@@ -126,8 +106,8 @@ def show_failures(arguments: argparse.Namespace) -> None:
         raise ValueError(
             "where are the pictures? Say --images DIR, as --data is COCO ground truth and no devkit"
         )
-    analyses = analyze_files(
-        arguments.predictions, arguments.data, arguments.split, arguments.score, thresholds
+    analyses = open_files(arguments.predictions, arguments.data, split=arguments.split).analyses(
+        arguments.score, thresholds
     )
     for title, analysis in analyses.items():
         table = coverage_of_boxes(analysis.table).drop(columns=["class", "size"])
@@ -157,9 +137,8 @@ def show_failures(arguments: argparse.Namespace) -> None:
 
 def describe(arguments: argparse.Namespace) -> None:
     """Print images in words, with what went wrong beside each sentence, and write their scene graphs."""
-    (analysis,) = analyze_files(
-        [arguments.predictions], arguments.data, arguments.split, arguments.score
-    ).values()
+    results = open_files([arguments.predictions], arguments.data, split=arguments.split)
+    (analysis,) = results.analyses(arguments.score).values()
     ids = {
         str(Path(image.get("file_name", str(image["id"]))).with_suffix("")): image["id"]
         for image in analysis.scenes.images
@@ -230,9 +209,6 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.command == "train":
         with distributed.process_group(arguments.device) as here:
             train(arguments, here)
-    elif arguments.command == "estimate":
-        study, model_name = open_for_training(arguments)
-        print(f"{model_name}: {in_words(study.estimate(model_name, gpu=arguments.gpu))}")
     elif arguments.command == "predict":
         return predict(arguments)
     elif arguments.command == "export-coco":

@@ -5,12 +5,11 @@ import math
 
 import torch
 
-from vocseg_lib.engine.profile import GPUS
 from vocseg_lib.metrics.bootstrap import RESAMPLES
 from vocseg_lib.metrics.semantic import SEMANTIC_SCORE
 from vocseg_lib.models import MODELS
 from vocseg_lib.plots.pictures import DRAWN_SCORE
-from vocseg_lib.study.recipes import PROFILES
+from vocseg_lib.study.recipes import RECIPES
 from vocseg_lib.study.run import LINEAGE, default_device
 
 
@@ -117,7 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
     recipe = argparse.ArgumentParser(add_help=False)
     recipe.add_argument(
         "--profile",
-        choices=PROFILES,
+        choices=RECIPES,
         default="quick",
         help="recipe to train by (default: %(default)s)",
     )
@@ -173,11 +172,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="a second results folder that is kept up to date",
     )
     train.add_argument(
-        "--accept-changes",
-        action="store_true",
-        help="go on from the weights of a run with another recipe",
-    )
-    train.add_argument(
         "--stop-on-bad",
         action="store_true",
         help="stop at a bad sample instead of passing over and listing it",
@@ -187,13 +181,6 @@ def build_parser() -> argparse.ArgumentParser:
         type=device,
         default=default_device(),
         help="cpu or cuda (default here: %(default)s)",
-    )
-
-    estimate = commands.add_parser(
-        "estimate", parents=[recipe], help="time and memory of a training, by arithmetic"
-    )
-    estimate.add_argument(
-        "--gpu", choices=GPUS, help="reckon for this card (default: for the device here)"
     )
 
     predict = commands.add_parser(

@@ -4,87 +4,72 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from vocseg_lib.engine.checkpoint import load_checkpoint
 from vocseg_lib.engine.mirror import LAST
-from vocseg_lib.engine.resume import LOG
-from vocseg_lib.study.recipes import Recipe
+from vocseg_lib.engine.resume import LOG, REQUIRED_KEYS
+from vocseg_lib.engine.train import Session
+from vocseg_lib.study.study import Study
 from vocseg_lib.utils.files import write_json
 
 
-def run_subprocess(command: list[str], heard: Callable[[], None]) -> None:
-    """Run a command and pass on what it says, as it says it; `heard` is called each time.
+def launch_torchrun(
+    study: Study,
+    model_name: str,
+    processes: int,
+    skip_bad: bool,
+    on_log: Callable[[Path], None] | None,
+    session: Session,
+) -> dict:
+    """Train in several processes of this machine, started by torchrun; the state at the end.
 
-    Raises RuntimeError with its last words when it fails.
+    Raises:
+        ValueError: for more processes than GPUs, or a batch that they cannot share evenly.
+        RuntimeError: when the training fails, with its last output.
+    """
+    if str(session.device).startswith("cuda") and torch.cuda.device_count() < processes:
+        raise ValueError(f"processes is {processes}: there are {torch.cuda.device_count()} GPUs")
+    if study.recipe.train.batch_size % processes:
+        raise ValueError(
+            f"batch_size ({study.recipe.train.batch_size}) must be divisible by the number of "
+            f"processes ({processes})"
+        )
+    folder = study.run_folder(model_name)
+    flags = {"--device": session.device, "--max-hours": session.max_hours}
+    flags |= {"--mirror": session.mirror, "--stop-on-bad": not skip_bad}
+    with tempfile.TemporaryDirectory() as temporary:
+        written = Path(temporary) / "config.json"
+        recipe, train = study.recipe.for_model(model_name), study.recipe.train.to_dict()
+        write_json(written, {"model": model_name, "recipe": recipe, "train": train})
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc_per_node", processes, "-m", "vocseg_lib", "train"]
+        command += ["--from", written, "--data", study.devkit, "--results", study.results]
+        for flag, value in flags.items():
+            if value:
+                command += [flag] if value is True else [flag, value]
+        log = folder / LOG
+        run_subprocess(
+            [str(part) for part in command],
+            lambda: on_log(log) if on_log and log.is_file() else None,
+        )
+    state = load_checkpoint(folder / LAST)
+    return {key: value for key, value in state.items() if key not in REQUIRED_KEYS[:5]}
+
+
+def run_subprocess(command: list[str], on_output: Callable[[], None]) -> None:
+    """Run a command and pass on its output to stderr; `on_output` is called for each part of it.
+
+    Raises:
+        RuntimeError: when it fails, with its last output.
     """
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        said = b""
+        tail = b""
         while chunk := process.stdout.read1():
-            said = (said + chunk)[-2_000:]
+            tail = (tail + chunk)[-2_000:]
             sys.stderr.write(chunk.decode(errors="replace"))
-            heard()
+            on_output()
     if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{said.decode(errors='replace')}")
-
-
-def launch_torchrun(
-    recipe: Recipe,
-    model_name: str,
-    devkit: Path,
-    results: Path,
-    run_folder: Path,
-    processes: int,
-    flags: dict,
-    watch: Callable[[Path], None] | None,
-) -> dict:
-    """Train in several processes of this machine, started by torchrun, with `flags` of the command line; the state at the end."""
-    if flags["--device"].startswith("cuda") and torch.cuda.device_count() < processes:
-        raise ValueError(
-            f"there are {torch.cuda.device_count()} GPUs here, not {processes}: take fewer processes"
-        )
-    if recipe.batch_size % processes:
-        raise ValueError(
-            f"{processes} processes cannot share a batch of {recipe.batch_size} images alike"
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        written = Path(folder) / "recipe.json"
-        write_json(written, {"model": model_name, **asdict(recipe)})
-        command = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc_per_node",
-            processes,
-        ]
-        command += [
-            "-m",
-            "vocseg_lib",
-            "train",
-            "--from",
-            written,
-            "--data",
-            devkit,
-            "--results",
-            results,
-        ]
-        command += [
-            part
-            for flag, value in flags.items()
-            if value
-            for part in ([flag] if value is True else [flag, value])
-        ]
-        log = run_folder / LOG
-        run_subprocess(
-            [str(part) for part in command], lambda: watch(log) if watch and log.is_file() else None
-        )
-    state = load_checkpoint(run_folder / LAST)
-    return {
-        key: value
-        for key, value in state.items()
-        if key not in ("settings", "model", "optimizer", "scaler", "random")
-    }
+        raise RuntimeError(f"{' '.join(command)} failed:\n{tail.decode(errors='replace')}")

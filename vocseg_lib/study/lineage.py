@@ -23,8 +23,8 @@ from vocseg_lib.data.transforms import model_input
 from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
 from vocseg_lib.engine.predict import (
     detections_to_coco,
-    load_predictions,
     predict,
+    read_predictions,
     save_predictions,
 )
 from vocseg_lib.engine.profile import measure_speed
@@ -362,7 +362,7 @@ class Lineage:
         }
         if (
             path.is_file()
-            and (header := load_predictions(path)["header"]).get("settings") == settings
+            and (header := read_predictions(path)["header"]).get("settings") == settings
         ):
             row = header["row"]
         else:
@@ -453,7 +453,7 @@ class Lineage:
 
     def detections(self, title: str) -> list[dict]:
         """A row's detections on val."""
-        return load_predictions(self._path(title))["detections"]
+        return read_predictions(self._path(title))["detections"]
 
     def judged(self, title: str) -> Evaluation:
         """A row's detections on val, judged."""

@@ -1,117 +1,167 @@
-"""What there is to say of trained models and of prediction files from elsewhere: figures at each checkpoint, and costs."""
+"""Predictions of one or more models and their ground truth, opened by one call."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
+import numpy as np
 import pandas as pd
-from torch import Tensor
 
-from vocseg_lib.data.coco import check_images
+from vocseg_lib.data.coco import check_images, read_predictions, validate_ground_truth
 from vocseg_lib.data.coco_convert import coco_ground_truth, read_coco
-from vocseg_lib.engine.predict import load_predictions
-from vocseg_lib.engine.profile import count_gflop, measure_speed
 from vocseg_lib.engine.resume import LOG
 from vocseg_lib.engine.run_folder import read_log
 from vocseg_lib.failures.analysis import Analysis, analyze
 from vocseg_lib.failures.mask_errors import Thresholds
 from vocseg_lib.metrics.bootstrap import add_intervals, bootstrap, bootstrap_weights
 from vocseg_lib.metrics.coco_eval import HEADLINE, Evaluation, evaluate
-from vocseg_lib.study.run import load_run
-from vocseg_lib.utils.files import project_root, read_json, resolve_path
+from vocseg_lib.study.run import mask_explainer
+from vocseg_lib.study.study import MODEL_TITLES, Study
+from vocseg_lib.utils.files import project_root, resolve_path
 
-Judged = TypeVar("Judged")
 PREDICTIONS = {
     "best": "predictions.json",
     "half": "predictions_half.json",
     "last": "predictions_last.json",
 }
-"""Prediction files on all of val: of the best weights, of those half-way and of the last ones."""
+"""A run's prediction files on all of val: of the best weights, half way and of the last ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """Predictions of models on the images of one ground truth, and where they come from."""
+
+    ground_truth: dict
+    predictions: dict[str, dict]  # prediction file by title of its model
+    folder: Path  # where tables and figures go
+    images: Path | None = None  # devkit with the images
+    description: str = ""  # model and data in words
+    study: Study | None = None  # of the study's own runs
+
+    @cached_property
+    def evaluations(self) -> dict[str, Evaluation]:
+        """COCO's evaluation of each model, by title."""
+        return {
+            title: evaluate(self.ground_truth, predictions["detections"])
+            for title, predictions in self.predictions.items()
+        }
+
+    def analyses(
+        self, score_threshold: float = 0.0, thresholds: Thresholds | None = None
+    ) -> dict[str, Analysis]:
+        """The failures of each model, by title: see `failures.analyze`."""
+        return {
+            title: analyze(
+                evaluation.ground_truth, evaluation.detections, score_threshold, thresholds
+            )
+            for title, evaluation in self.evaluations.items()
+        }
+
+    def bootstrap_weights(self, resamples: int = 1_000) -> np.ndarray:
+        """Weights of the images for paired bootstraps: see `metrics.bootstrap`."""
+        return bootstrap_weights(len(self.ground_truth["images"]), resamples)
+
+    def mask_explainers(self) -> dict[str, Callable]:
+        """How each of the study's models got to a detection, by title: see `run.mask_explainer`."""
+        if not self.study:
+            return {}
+        val = self.study.dataset("val")
+        return {
+            title: mask_explainer(self.study.run_folder(name), val)
+            for name, title in MODEL_TITLES.items()
+        }
+
+    def logs(self) -> dict[str, list[dict]]:
+        """The logs of the study's trainings, by title."""
+        if not self.study:
+            return {}
+        folders = {title: self.study.run_folder(name) for name, title in MODEL_TITLES.items()}
+        return {title: read_log(folder / LOG) for title, folder in folders.items()}
 
 
 def open_ground_truth(data: str | Path, split: str = "val") -> dict:
-    """COCO ground truth: of a split of a VOC devkit, or from a COCO JSON file. Raises ValueError, naming the file."""
+    """COCO ground truth of a split of a VOC devkit, or of a COCO JSON file."""
     path = resolve_path(data)
     if path.suffix != ".json" and not path.is_file():
-        return coco_ground_truth(path, split)
+        return validate_ground_truth(coco_ground_truth(path, split))
     return read_coco(path)
 
 
-def evaluate_files(
+def open_files(
     files: Sequence[str | Path], data: str | Path, results: str | Path = "", split: str = "val"
-) -> tuple[Path, dict[str, Evaluation]]:
-    """Prediction files from elsewhere judged against a devkit or COCO ground truth: a folder for results, and by file name."""
-    return project_root() / (results or "results/judged"), _of_each(files, data, split, evaluate)
+) -> Results:
+    """Prediction files from anywhere and their ground truth, a VOC devkit or COCO JSON.
 
-
-def _of_each(
-    files: Sequence[str | Path], data: str | Path, split: str, judge: Callable[[dict, list], Judged]
-) -> dict[str, Judged]:
-    """What `judge` makes of ground truth and detections, by file name; a ValueError names the file."""
-    truth, judged, paths = (
-        open_ground_truth(data, split),
-        {},
-        [resolve_path(str(file).strip()) for file in files],
-    )
-    stems = [path.stem for path in paths]
+    Raises:
+        ValueError: naming the file, if it is not of the ground truth's images.
+    """
+    truth, paths = open_ground_truth(data, split), [resolve_path(str(f).strip()) for f in files]
+    stems, predictions = [path.stem for path in paths], {}
     for path in paths:
-        predictions = load_predictions(path)
-        try:
-            check_images(truth, predictions["header"])
-            found = judge(truth, predictions["detections"])
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-        judged[path.stem if stems.count(path.stem) == 1 else str(path)] = found
-    return judged
-
-
-def analyze_files(
-    files: Sequence[str | Path],
-    data: str | Path,
-    split: str = "val",
-    score_threshold: float = 0.0,
-    thresholds: Thresholds | None = None,
-) -> dict[str, Analysis]:
-    """What goes wrong in prediction files with masks, by file name; see `evaluate_files` and `failures.analyze`."""
-    return _of_each(
-        files, data, split, partial(analyze, score_threshold=score_threshold, thresholds=thresholds)
+        title = path.stem if stems.count(path.stem) == 1 else str(path)
+        if title in predictions:
+            raise ValueError(f"{path} is given twice: nothing to compare")
+        predictions[title] = _read(path, truth)
+    images = resolve_path(data)
+    return Results(
+        ground_truth=truth,
+        predictions=predictions,
+        folder=project_root() / (results or "results/evaluated"),
+        images=images if images.is_dir() else None,
+        description=f"{', '.join(predictions)} on {len(truth['images'])} images",
     )
 
 
-def measure_costs(
-    run_folder: Path, images: list[Tensor], device: str, mixed_precision: bool = False
-) -> dict[str, float]:
-    """What a trained model costs, by the keys of `table1.COSTS`; speed is measured now, on float [3, H, W] images in 0..1."""
-    model, *_ = load_run(run_folder, device)
-    speed = measure_speed(model, images, device, mixed_precision=mixed_precision)
-    peaks = [
-        entry["peak_memory_gb"] for entry in read_log(run_folder / LOG) if "peak_memory_gb" in entry
-    ]
-    return {
-        "network_ms": 1000 * speed["network_seconds"],
-        "postprocess_ms": 1000 * speed["postprocess_seconds"],
-        "end_to_end_ms": 1000 * speed["seconds_per_image"],
-        "fps": speed["fps"],
-        "train_hours": read_json(run_folder / "metrics.json")["train_minutes"] / 60,
-        "parameters_m": sum(p.numel() for p in model.parameters()) / 1e6,
-        "gflop": count_gflop(model, images[0], device),
-        "train_peak_gb": max(peaks, default=float("nan")),
-    }
+def open_results(study: Study) -> Results:
+    """The predictions of a study's best weights on val.
+
+    Raises:
+        FileNotFoundError: if a model is not trained yet.
+        ValueError: if predictions are not of this devkit's val.
+    """
+    truth = validate_ground_truth(study.ground_truth)
+    return Results(
+        ground_truth=truth,
+        predictions={
+            title: _read(_prediction_path(study, name), truth)
+            for name, title in MODEL_TITLES.items()
+        },
+        folder=study.results,
+        images=study.devkit,
+        description=study.description,
+        study=study,
+    )
+
+
+def _read(path: Path, truth: dict) -> dict:
+    predictions = read_predictions(path)
+    try:
+        check_images(truth, predictions["header"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return predictions
+
+
+def _prediction_path(study: Study, model_name: str, checkpoint: str = "best") -> Path:
+    path = study.run_folder(model_name) / PREDICTIONS[checkpoint]
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: run 03_train with MODEL={model_name!r} first")
+    return path
 
 
 def checkpoint_ap(run_folder: Path, ground_truth: dict) -> pd.DataFrame:
-    """COCO's AP, AP50 and AP75 with their intervals at each checkpoint: checkpoint, kind, metric, class, value, low, high."""
+    """COCO's AP, AP50 and AP75 with their intervals at each checkpoint of a run.
+
+    Columns: checkpoint, kind, metric, class, value, low, high (percent).
+    """
     parts, weights = [], bootstrap_weights(len(ground_truth["images"]))
     for checkpoint, name in PREDICTIONS.items():
-        if (run_folder / name).is_file():
-            found = evaluate(ground_truth, load_predictions(run_folder / name)["detections"])
-            headline = found.table[
-                found.table["metric"].isin(HEADLINE) & (found.table["class"] == "all")
-            ]
-            parts.append(
-                add_intervals(headline, bootstrap(found, weights, headline=True)).assign(
-                    checkpoint=checkpoint
-                )
-            )
+        if not (run_folder / name).is_file():
+            continue
+        evaluation = evaluate(ground_truth, read_predictions(run_folder / name)["detections"])
+        table = evaluation.table
+        headline = table[table["metric"].isin(HEADLINE) & (table["class"] == "all")]
+        resamples = bootstrap(evaluation, weights, headline=True)
+        parts.append(add_intervals(headline, resamples).assign(checkpoint=checkpoint))
     return pd.concat(parts, ignore_index=True)

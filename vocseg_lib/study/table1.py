@@ -5,8 +5,18 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 from pandas.io.formats.style import Styler
+from torch import Tensor
 
+from vocseg_lib.data.transforms import model_input
+from vocseg_lib.engine.profile import count_gflop, measure_speed
+from vocseg_lib.engine.resume import LOG
+from vocseg_lib.engine.run_folder import read_log
+from vocseg_lib.models import MODELS
 from vocseg_lib.plots.style import COLORS, MODEL_COLOURS, describe, new_ax
+from vocseg_lib.study.results import checkpoint_ap
+from vocseg_lib.study.run import default_device, load_run
+from vocseg_lib.study.study import MODEL_TITLES, Study
+from vocseg_lib.utils.files import read_json
 
 OURS, PAPER = "ours", "paper"
 NAN = float("nan")
@@ -186,3 +196,38 @@ def _text(value: float, low: float, high: float) -> str:
     digits = 1 if abs(value) >= 10 else 2
     interval = "" if pd.isna(low) else f" [{low:.1f}, {high:.1f}]"
     return f"{value:.{digits}f}{interval}"
+
+
+def measure_costs(
+    run_folder: Path, images: list[Tensor], device: str, mixed_precision: bool = False
+) -> dict[str, float]:
+    """Costs of a trained model by the keys of `COSTS`; images are float [3, H, W] in 0..1."""
+    model, *_ = load_run(run_folder, device)
+    speed = measure_speed(model, images, device, mixed_precision=mixed_precision)
+    log = read_log(run_folder / LOG)
+    peaks = [entry["peak_memory_gb"] for entry in log if "peak_memory_gb" in entry]
+    return {
+        "network_ms": 1000 * speed["network_seconds"],
+        "postprocess_ms": 1000 * speed["postprocess_seconds"],
+        "end_to_end_ms": 1000 * speed["seconds_per_image"],
+        "fps": speed["fps"],
+        "train_hours": read_json(run_folder / "metrics.json")["train_minutes"] / 60,
+        "parameters_m": sum(p.numel() for p in model.parameters()) / 1e6,
+        "gflop": count_gflop(model, images[0], device),
+        "train_peak_gb": max(peaks, default=float("nan")),
+    }
+
+
+def table1(study: Study) -> pd.DataFrame:
+    """Table 1, tidy (see `COLUMNS`), ours and the paper's; also written to table1.csv and .md."""
+    trained = [name for name in MODELS if (study.run_folder(name) / "metrics.json").is_file()]
+    images = [model_input(study.val[i][0]) for i in range(min(len(study.val), SPEED_IMAGES))]
+    parts = []
+    for name in trained:
+        folder, half = study.run_folder(name), study.recipe.train.mixed_precision
+        costs = measure_costs(folder, images, default_device(), half)
+        ap = checkpoint_ap(folder, study.ground_truth)
+        parts.append(rows_of(MODEL_TITLES[name], costs, ap, study.description))
+    table = pd.concat([*parts, paper_rows()], ignore_index=True)
+    save(table, study.results)
+    return table

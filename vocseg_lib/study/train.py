@@ -1,5 +1,202 @@
-"""Train and evaluate the models of a study."""
+"""Train the models of a study and evaluate their best weights on val."""
 
-OVERFIT_LEARNING_RATE = 1e-3
-COUNTED_BATCHES, COUNTED_IMAGES = 4, 16
-"""Training batches from which the estimate is made, and how many images of each are looked at."""
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.utils.data import Subset
+
+from vocseg_lib.data.coco import subset
+from vocseg_lib.data.loader import evenly_spaced
+from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
+from vocseg_lib.engine.config import TrainConfig
+from vocseg_lib.engine.mirror import LAST, mirrored
+from vocseg_lib.engine.predict import predict, save_predictions, validation_loss
+from vocseg_lib.engine.resume import BEST, LOG
+from vocseg_lib.engine.run_folder import append_log, truncate_log
+from vocseg_lib.engine.train import Session, train
+from vocseg_lib.metrics.coco_eval import evaluate
+from vocseg_lib.study.launch import launch_torchrun
+from vocseg_lib.study.results import PREDICTIONS
+from vocseg_lib.study.run import build_model, cached_metrics, default_device, prediction_header
+from vocseg_lib.study.study import Study
+from vocseg_lib.utils import distributed
+from vocseg_lib.utils.environment import environment_info
+from vocseg_lib.utils.files import write_json
+
+OVERFIT = TrainConfig(
+    iterations=120,
+    optimizer="adamw",
+    weight_decay=0.0,
+    schedule="cosine",
+    lr_milestones=(),
+    warmup_iterations=10,
+    max_grad_norm=20.0,
+    augmentation="none",
+    workers=0,
+)
+"""How `overfit` trains."""
+
+
+def run_config(study: Study, model_name: str) -> dict[str, Any]:
+    """What a training depends on beside its `TrainConfig`: it must be equal to be resumed."""
+    return {
+        "model": model_name,
+        "recipe": study.recipe.for_model(model_name),
+        "class_names": list(study.class_names),
+        "data_fingerprint": study.fingerprint,
+    }
+
+
+def halfway(config: TrainConfig) -> int:
+    """The evaluated iteration nearest to half of a training: the study's 6K."""
+    every = config.eval_every
+    return min(config.iterations, max(1, round(config.iterations / 2 / every)) * every)
+
+
+def train_model(
+    study: Study,
+    model_name: str,
+    *,
+    skip_bad: bool = True,
+    processes: int = 1,
+    on_log: Callable[[Path], None] | None = None,
+    session: Session | None = None,
+) -> dict:
+    """Train a model of a study or resume it, then write its predictions and metrics on val.
+
+    Args:
+        skip_bad: skip unreadable training samples instead of raising.
+        processes: of this machine that share each batch, with a GPU each where there are GPUs.
+        on_log: see `engine.train.train`, as for what is raised and returned.
+        session: its `mirror` is a second results folder.
+    """
+    session = session or Session(device=default_device())
+    folder = study.run_folder(model_name)
+    if processes > 1 and not distributed.under_torchrun():
+        return launch_torchrun(study, model_name, processes, skip_bad, on_log, session)
+    mirror = session.mirror / "runs" / model_name if session.mirror else None
+    config = study.recipe.train
+    session = replace(
+        session,
+        mirror=mirror,
+        run_config=run_config(study, model_name),
+        metadata={"devkit": str(study.devkit.resolve())},
+    )
+    resumed = any((place / LAST).is_file() for place in (folder, mirror) if place)
+    model = build_model(
+        study.recipe.with_changes(weights=None) if resumed else study.recipe,
+        model_name,
+        len(study.class_names),
+    )
+    dataset = study.dataset("train", config.augmentation, skip_bad)
+    evaluate_model = _evaluation(study, model_name, session)
+    state = train(model, dataset, folder, config, evaluate_model, on_log, session)
+    if state["best"]:
+        writer = mirror if distributed.rank() == 0 else None
+        with mirrored(folder, writer, suffixes=(".json", ".jsonl")):
+            _evaluate_best(study, model_name, model, state, session)
+    return state
+
+
+def _evaluation(study: Study, model_name: str, session: Session) -> Callable:
+    """`evaluate(model, iteration)` of a training: AP and losses on `eval_images` images of val.
+
+    Writes a prediction file of all of val half way and at the end.
+    """
+    config, folder = study.recipe.train, study.run_folder(model_name)
+    indices = evenly_spaced(len(study.val), config.eval_images)
+    images = Subset(study.val, indices)
+    ids = {study.ground_truth["images"][i]["id"] for i in indices}
+    truth = subset(study.ground_truth, ids)
+    checkpoints = {halfway(config): "half", config.iterations: "last"}
+
+    def evaluate_model(model: nn.Module, iteration: int) -> dict[str, float]:
+        checkpoint = checkpoints.get(iteration)
+        header = prediction_header(
+            {**session.run_config, "train": config.to_dict()}, iteration, study.dataset("val")
+        )
+        predictions = predict(
+            model,
+            study.val if checkpoint else images,
+            header,
+            session.device,
+            config.mixed_precision,
+            progress=False,
+        )
+        if checkpoint and distributed.rank() == 0:
+            save_predictions(folder / PREDICTIONS[checkpoint], predictions)
+        detections = [d for d in predictions["detections"] if d["image_id"] in ids]
+        losses = validation_loss(
+            model,
+            images,
+            config.batch_size,
+            config.workers,
+            session.device,
+            config.mixed_precision,
+        )
+        return {**evaluate(truth, detections).summary, **losses, "val_images": len(images)}
+
+    return evaluate_model
+
+
+def _evaluate_best(
+    study: Study, model_name: str, model: nn.Module, state: dict, session: Session
+) -> None:
+    """Write a run's `predictions.json` and `metrics.json` from its best weights, if missing."""
+    folder, config = study.run_folder(model_name), study.recipe.train
+    is_first = distributed.rank() == 0
+    best = distributed.broadcast_object(load_checkpoint(folder / BEST) if is_first else None)
+    settings = {**session.run_config, "train": config.to_dict()}
+    key = checksum({"model": best["model"], "config": settings})
+    cached = distributed.broadcast_object(cached_metrics(folder, key) if is_first else None)
+    training = {"iterations": best["iteration"], "train_minutes": state["seconds"] / 60}
+    training |= {name: state[name] for name in ("bad_samples", "overflows", "skipped_updates")}
+    metrics = {**cached, **training}
+    if not cached:
+        model.load_state_dict(best["model"])
+        header = prediction_header(settings, best["iteration"], study.dataset("val"))
+        predictions = predict(
+            model, study.val, header, session.device, config.mixed_precision, uncropped=True
+        )
+        summary = evaluate(study.ground_truth, predictions["detections"]).summary
+        metrics = {**summary, **training, "checksum": key, **environment_info(session.device)}
+        if is_first:
+            save_predictions(folder / "predictions.json", predictions)
+            truncate_log(folder / LOG, state["iteration"])  # and what a kill left of this line
+            entry = {"iteration": state["iteration"], "best": best["iteration"]}
+            append_log(folder / LOG, {**entry, "all_of_val": summary})
+    if is_first and metrics != cached:
+        write_json(folder / "metrics.json", metrics)
+
+
+def overfit(
+    study: Study,
+    model_name: str,
+    names: str | list[str],
+    split: str = "val",
+    steps: int = OVERFIT.iterations,
+    device: str | None = None,
+) -> nn.Module:
+    """A model fitted to a few images, to look inside it or to see that it can learn; eval mode.
+
+    AdamW, without augmentation, once, into `results`/overfit.
+    """
+    dataset = study.dataset(split)
+    dataset.names = [names] if isinstance(names, str) else list(names)
+    folder = study.results / "overfit" / f"{model_name}_{'_'.join(dataset.names)}"
+    model = build_model(study.recipe, model_name, len(study.class_names))
+    config = replace(
+        OVERFIT,
+        iterations=steps,
+        batch_size=max(2, min(4, len(dataset))),
+        seed=study.recipe.train.seed,
+    )
+    session = Session(
+        device=device or default_device(),
+        run_config={**run_config(study, model_name), "names": dataset.names},
+    )
+    train(model, dataset, folder, config, session=session)
+    return model.eval()

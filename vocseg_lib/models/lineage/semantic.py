@@ -37,11 +37,10 @@ class DeepLabV3Components(nn.Module):
         backbone: str = "resnet50",
         weights: str | Path | None = "imagenet",
         image_size: int = 550,
-        freeze_batch_norm: bool = False,
         crf: bool = False,
     ):
         super().__init__()
-        base = build_backbone(backbone, weights, freeze_batch_norm)
+        base = build_backbone(backbone, weights)
         self.body = IntermediateLayerGetter(base.body, {base.stages[-1]: "last"})
         self.head = DeepLabHead(base.channels[-1], num_classes)
         self.image_size, self.crf = image_size, crf and dense_crf()

@@ -6,14 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 from torch import Tensor, nn
 from torchvision.models.detection.transform import resize_boxes
 
+from vocseg_lib.models.config import MaskRCNNConfig
 from vocseg_lib.models.mask_rcnn import MaskRCNN
 
 
 class FasterRCNN(MaskRCNN):
     """Mask R-CNN without its mask branch, and with RoI pooling for RoIAlign. Gives boxes, labels, scores; no masks."""
 
-    def __init__(self, num_classes: int = 21, pooling: str = "pool", **options):
-        super().__init__(num_classes, pooling=pooling, **options)
+    def __init__(self, config: MaskRCNNConfig, num_classes: int = 21):
+        super().__init__(config, num_classes)
         self.roi_heads.mask_roi_pool = self.roi_heads.mask_head = self.roi_heads.mask_predictor = (
             None
         )
@@ -59,11 +60,10 @@ class FastRCNN(FasterRCNN):
     def __init__(
         self,
         search: Callable[[Tensor], Tensor],
+        config: MaskRCNNConfig,
         num_classes: int = 21,
-        pooling: str = "pool",
-        **options,
     ):
-        super().__init__(num_classes, pooling, **options)
+        super().__init__(config, num_classes)
         self.search, self.rpn = search, ExternalProposals()
 
     def forward(

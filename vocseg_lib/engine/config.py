@@ -1,0 +1,45 @@
+"""Options of a training."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vocseg_lib.utils.config import POSITIVE, Config, bounded
+
+FROZEN_BELOW = 6
+"""Images per batch below which "official" batch norm is frozen (official YOLACT)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Config):
+    """Options of a training, the same for both models; the defaults are the study's."""
+
+    batch_size: int = bounded(2, least=1)  # images, over all processes (the study)
+    iterations: int = bounded(12_000, least=1)  # parameter updates (the study)
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # (the study: SGD)
+    learning_rate: float = bounded(1e-3, least=POSITIVE)  # after warm-up (the study)
+    backbone_lr_mult: float = bounded(
+        1.0, least=POSITIVE
+    )  # backbone's learning rate / learning_rate
+    momentum: float = bounded(0.9, least=0, below=1)  # of SGD (the study)
+    weight_decay: float = bounded(5e-4, least=0)  # not in the study; the official YOLACT's
+    schedule: Literal["step", "cosine"] = "step"  # "step": / 10 at each of lr_milestones; or to 0
+    lr_milestones: tuple[int, ...] = bounded((8_000,), least=1)  # iterations; the study names none
+    warmup_iterations: int = bounded(0, least=0)  # linear, from a tenth; the study names none
+    max_grad_norm: float | None = bounded(None, least=POSITIVE)  # clipped to it; not in the study
+    batch_norm: Literal["unfrozen", "frozen", "official"] = "unfrozen"  # "official": frozen below 6
+    mixed_precision: bool = False  # fp16 or bf16 where the device has it; not in the study
+    augmentation: Literal["ssd", "light", "none"] = "ssd"  # (the study: all SSD augmentations)
+    eval_every: int = bounded(1_000, least=1)  # iterations between evaluations on val
+    eval_images: int = bounded(300, least=1)  # val images in between; at the end, all
+    patience: int | None = bounded(None, least=1)  # evaluations without a better one before it ends
+    checkpoint_every: int = bounded(250, least=1)  # iterations between checkpoints
+    max_bad_fraction: float = bounded(0.05, least=0, below=1)  # of unreadable training samples
+    max_skipped_updates: int = bounded(10, least=1)  # consecutive non-finite losses or gradients
+    workers: int = bounded(2, least=0)  # processes that load images
+    seed: int = bounded(0, least=0)  # of weights, order and augmentation
+
+    @property
+    def freeze_batch_norm(self) -> bool:
+        """True if batch norm is frozen, by the official rule if that is chosen."""
+        official = self.batch_norm == "official" and self.batch_size < FROZEN_BELOW
+        return official or self.batch_norm == "frozen"

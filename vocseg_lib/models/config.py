@@ -1,0 +1,51 @@
+"""Options of the two models; defaults are their papers' and the study's."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vocseg_lib.utils.config import Config, bounded
+
+PASCAL_SCALES = (32, 64, 128, 256, 512)
+COCO_SCALES = (24, 48, 96, 192, 384)
+"""Sides of YOLACT's priors, pixels in a 550 x 550 image, one per level P3..P7."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Config):
+    """Options that both models have."""
+
+    backbone: Literal["resnet50", "resnet101", "mobilenet_v2", "tiny"] = "resnet50"  # (the study)
+    weights: str | None = "imagenet"  # backbone's: "imagenet", a file, or None for random ones
+    channels: int = bounded(256, least=1)  # width of FPN and heads (YOLACT, sec. 4; FPN paper)
+    score_threshold: float = bounded(
+        0.05, least=0
+    )  # least score of a detection (both papers' code)
+    nms_iou: float = bounded(0.5, least=0)  # largest IoU of two detections of a class
+    max_detections: int = bounded(100, least=1)  # per image
+    compile: bool = False  # the network through torch.compile: slow to start, then faster
+
+
+@dataclass(frozen=True, kw_only=True)
+class YolactConfig(ModelConfig):
+    """Options of YOLACT (arXiv 1904.02689)."""
+
+    image_size: int = bounded(550, least=32)  # pixels, side of the square input (sec. 6)
+    semantic_loss: bool = False  # the fourth loss term; the study used three
+    crop_in_training: bool = True  # mask loss inside the ground-truth box (the study; sec. 3.1)
+    crop_in_inference: bool = True  # masks cropped with the predicted box (the study; sec. 3.1)
+    normalize_by_area: bool = True  # mask loss / box area, else / image area (the study; sec. 3.1)
+    nms: Literal["fast", "standard"] = "fast"  # (sec. 4)
+    scales: tuple[int, ...] = bounded(
+        PASCAL_SCALES, least=1
+    )  # pixels at 550, one per level (sec. 4)
+    square_priors: bool = False  # the official code's bug, which its COCO weights assume
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRCNNConfig(ModelConfig):
+    """Options of Mask R-CNN (arXiv 1703.06870)."""
+
+    short_side: int = bounded(800, least=32)  # pixels of the input (sec. 3.1; not in the study)
+    proposals: int = bounded(2_000, least=2)  # per image in training, half in inference (FPN, 5.2)
+    rois_per_image: int = bounded(512, least=1)  # regions in the loss (FPN paper; sec. 3.1)
+    roi_pooling: Literal["align", "pool", "round"] = "align"  # (sec. 3); others round regions
