@@ -88,8 +88,8 @@ def test_dataset_skips_bad_samples_only_when_told(damageable):
     _, target = VocDataset(damageable, "val", skip_bad=True)[0]
     assert target["name"] == second
     assert target["image_id"] == 2
-    assert len(target["skipped"]) == 1
-    assert first in target["skipped"][0]
+    assert len(target["bad_samples"]) == 1
+    assert first in target["bad_samples"][0]
     for path in (damageable / "JPEGImages").iterdir():
         path.unlink()
     with pytest.raises(BadSample, match="not one of its samples"):

@@ -227,9 +227,9 @@ class VocDataset(torch.utils.data.Dataset):
     """A split of a devkit as `(image, target)` pairs of tv_tensors.
 
     image: uint8 [3, H, W]. target: boxes float [n, 4] (pixels), labels int64 [n] (from 1), masks uint8 [n, H, W],
-    image_id (line number in the split list, from 1), name, skipped (list of str: bad samples passed over).
+    image_id (line number in the split list, from 1), name, bad_samples (list of str: bad samples passed over).
 
-    With `skip_bad`, a bad sample is replaced by the next good one of the list and named in `skipped`; without it,
+    With `skip_bad`, a bad sample is replaced by the next good one of the list and named in `bad_samples`; without it,
     reading one raises BadSample.
     """
 
@@ -253,7 +253,7 @@ class VocDataset(torch.utils.data.Dataset):
         return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict]:
-        skipped = []
+        bad_samples = []
         for step in range(len(self)):
             index_read = (index + step) % len(self)
             try:
@@ -262,13 +262,13 @@ class VocDataset(torch.utils.data.Dataset):
             except BadSample as bad:
                 if not self.skip_bad:
                     raise
-                skipped.append(bad.said_within(self.devkit))
+                bad_samples.append(bad.said_within(self.devkit))
         else:
             path = self.devkit / "ImageSets" / "Segmentation" / f"{self.split}.txt"
             raise BadSample(
                 path,
                 "no readable sample",
-                f"not one of its samples can be read; first: {skipped[0]}",
+                f"not one of its samples can be read; first: {bad_samples[0]}",
             )
         size = sample.image.shape[1:]
         target = {
@@ -277,7 +277,7 @@ class VocDataset(torch.utils.data.Dataset):
             "masks": tv_tensors.Mask(sample.masks),
             "image_id": index_read + 1,
             "name": sample.name,
-            "skipped": skipped,
+            "bad_samples": bad_samples,
         }
         image = tv_tensors.Image(sample.image)
         return self.transform(image, target) if self.transform else (image, target)

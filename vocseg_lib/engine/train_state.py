@@ -153,7 +153,7 @@ class TrainState:
         with autocast(self.device, self.config.mixed_precision):
             losses = self.parallel(*to_device(images, targets, self.device))
         total = sum(losses.values())
-        bad = [name for target in targets for name in target["skipped"]]
+        bad = [name for target in targets for name in target["bad_samples"]]
         # One reduction for everything that the processes have to agree on.
         reduced = torch.stack([total, *losses.values()]).detach().float()
         flags = reduced.new_tensor([len(bad), out_of_time and self.is_first])

@@ -101,7 +101,7 @@ class RegionDetector(nn.Module):
             image = model_input(image)
             proposed = self.proposals(image)
             bare += not len(proposed)
-            passed_over += len(target.get("skipped", ()))
+            passed_over += len(target.get("bad_samples", ()))
             boxes = torch.cat([target["boxes"].as_subclass(Tensor).float(), proposed])
             iou, labels, about = assign_ground_truth(boxes, target)
             seen[target["labels"].numpy()] = True
