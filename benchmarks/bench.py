@@ -227,8 +227,8 @@ def measure_failures(devkit: str | Path, repeats: int) -> Iterator[tuple[str, di
 
     def everything() -> None:
         analysis = analyze(truth, found)
-        tables = analysis.table, analysis.cases, single_oracles(analysis.scenes)
-        by_crowding({"drawn": analysis.scenes}, analysis.thresholds.near)
+        tables = analysis.table, analysis.cases, single_oracles(analysis.dataset_eval)
+        by_crowding({"drawn": analysis.dataset_eval}, analysis.thresholds.near)
         if any(table.empty for table in tables):
             raise RuntimeError("nothing was found to fail")
 

@@ -171,7 +171,7 @@ def front_picture(gallery: Gallery) -> Figure:
 
 def _failures(analyses: dict[str, Analysis], counted: pd.DataFrame) -> tuple[dict, dict]:
     """By family and type: how often (`counted` by notebook 05) and at what cost, of each model; the costs' paired difference."""
-    weights = bootstrap_weights(len(next(iter(analyses.values())).scenes.images))
+    weights = bootstrap_weights(len(next(iter(analyses.values())).dataset_eval.images))
     costs = {title: analysis.resampled_costs(weights) for title, analysis in analyses.items()}
     first, second = costs.values()
     counts = {

@@ -165,7 +165,7 @@ def with_type(row, kind):
 def test_a_repair_brings_back_what_it_should():
     both = truth(shape(LEFT), shape(RIGHT))
     one_for_both = analyze(both, [shape(LEFT | RIGHT, score=0.9)])
-    before = mean_ap(match_coco(one_for_both.scenes))[0, 0]
+    before = mean_ap(match_coco(one_for_both.dataset_eval))[0, 0]
     assert before == pytest.approx(
         100 * 51 / 101 / 10
     )  # right at IoU .5 alone, about one of the two
@@ -239,10 +239,10 @@ def test_ap_is_cocos_and_tables_hold_together_on_random_sets(pair):
     found = validate_results(content, found)
     if not any("segmentation" in d for d in found):
         return
-    scenes = evaluate_images(content, found)
+    dataset_eval = evaluate_images(content, found)
     result = evaluate(content, found, "pycocotools")
     for kind in ("mask", "box"):
-        ours = mean_ap(match_coco(scenes, kind))[0, 0]
+        ours = mean_ap(match_coco(dataset_eval, kind))[0, 0]
         assert ours == pytest.approx(result.summary[f"{kind}_AP"], abs=1e-9, nan_ok=True)
     analysis = analyze(content, found, score_threshold=0.3)
     table, facts = analysis.table, analysis.counted

@@ -13,7 +13,7 @@ from vocseg_lib.metrics.matching import evaluate_images
 NEAR = 0.25
 
 
-def scenes_of(content, found):
+def dataset_eval_of(content, found):
     return evaluate_images(content, validate_results(content, found))
 
 
@@ -44,8 +44,11 @@ def crowds():
 
 def test_each_object_has_its_place(crowds):
     content, _ = crowds
-    scenes = scenes_of(content, [])
-    names = [[CROWDING[k] for k in crowding_of(scenes, scene, NEAR)] for scene in scenes.scenes]
+    dataset_eval = dataset_eval_of(content, [])
+    names = [
+        [CROWDING[k] for k in crowding_of(dataset_eval, image_eval, NEAR)]
+        for image_eval in dataset_eval.image_evals
+    ]
     assert names == [["overlapping", "overlapping", "near", "alone"], ["apart", "apart"], []]
 
 
@@ -55,9 +58,9 @@ def test_recall_and_ap_by_hand(crowds):
     found.append(
         shape(mask_of((50, 0, 10, 10)), score=0.95)
     )  # nothing there; the nearest of its class is the first
-    table = by_crowding({"model": scenes_of(content, found)}, NEAR).set_index(["bin", "metric"])[
-        "value"
-    ]
+    table = by_crowding({"model": dataset_eval_of(content, found)}, NEAR).set_index(
+        ["bin", "metric"]
+    )["value"]
     recalls = {name: table[name, "recall"] for name in (*CROWDING, *COUNTS)}
     assert recalls == pytest.approx(
         {
@@ -87,9 +90,9 @@ def test_all_bins_together_are_all_objects(shared):
         (shared / "predictions" / "mask_rcnn_torchvision_mobilenet320.json").read_text()
     )
     result = evaluate(content, found)
-    scenes = scenes_of(result.ground_truth, result.detections)
+    dataset_eval = dataset_eval_of(result.ground_truth, result.detections)
     weights = bootstrap_weights(len(content["images"]), 100)
-    table = by_crowding({"a": scenes, "b": scenes}, NEAR, weights)
+    table = by_crowding({"a": dataset_eval, "b": dataset_eval}, NEAR, weights)
     bins = table[~table["bin"].str.contains(" - ")]
     assert bins.groupby(["measure", "metric", "model"])["objects"].sum().unique().tolist() == [
         len(content["annotations"])
@@ -97,7 +100,7 @@ def test_all_bins_together_are_all_objects(shared):
     recalls = bins[(bins["metric"] == "recall") & (bins["model"] == "a")]
     right = (recalls["value"] * recalls["objects"] / 100).groupby(recalls["measure"]).sum()
     matches = result.matches["mask"]["all"]
-    assert right.tolist() == pytest.approx([matches.right[0].sum()] * 2)
+    assert right.tolist() == pytest.approx([matches.true_positive[0].sum()] * 2)
     assert ((table["low"] <= table["value"] + 1e-9) & (table["value"] <= table["high"] + 1e-9))[
         recalls.index
     ].all()
@@ -108,20 +111,21 @@ def test_all_bins_together_are_all_objects(shared):
     # Recall of the crowded ones, drawn again by hand.
     crowd = recalls[recalls["bin"] == "overlapping"].iloc[0]
     places = [
-        crowding_of(scenes, scene, NEAR) == CROWDING.index("overlapping") for scene in scenes.scenes
+        crowding_of(dataset_eval, image_eval, NEAR) == CROWDING.index("overlapping")
+        for image_eval in dataset_eval.image_evals
     ]
     objects = np.array([place.sum() for place in places])
     hits = np.zeros(len(objects))
-    for scene, place in zip(scenes.scenes, places, strict=True):
+    for image_eval, place in zip(dataset_eval.image_evals, places, strict=True):
         taken = set()
-        for row in range(len(scene.found)):
+        for row in range(len(image_eval.detections)):
             own = [
-                (-1 if j in taken else scene.same_class_iou("mask")[row, j])
+                (-1 if j in taken else image_eval.same_class_iou("mask")[row, j])
                 for j in range(len(place))
             ]
             if own and max(own) >= 0.5:
                 taken.add(int(np.argmax(own)))
-        hits[scene.image] = sum(place[j] for j in taken)
+        hits[image_eval.image] = sum(place[j] for j in taken)
     drawn = 100 * (weights @ hits) / (weights @ objects)
     assert [crowd["low"], crowd["high"]] == pytest.approx(
         np.percentile(drawn, [2.5, 97.5]).tolist()

@@ -168,16 +168,18 @@ def test_parts_equal_pixels_counted_one_by_one(shared):
     found = json.loads(
         (shared / "predictions" / "mask_rcnn_torchvision_mobilenet320.json").read_text()
     )
-    scenes = evaluate_images(content, validate_results(content, found[:400]))
-    rows = measure(scenes)
+    dataset_eval = evaluate_images(content, validate_results(content, found[:400]))
+    rows = measure(dataset_eval)
     thresholds = replace(Thresholds())
     right = rows[rows["object"] >= 0]
     assert len(right) > 20
     for row in right.itertuples():
-        scene = scenes.scenes[row.image]
-        objects = decode_rle([content["annotations"][j]["segmentation"] for j in scene.objects])
+        image_eval = dataset_eval.image_evals[row.image]
+        objects = decode_rle(
+            [content["annotations"][j]["segmentation"] for j in image_eval.objects]
+        )
         (mask,), own = (
-            decode_rle([scenes.detections[row.found]["segmentation"]]),
+            decode_rle([dataset_eval.detections[row.found]["segmentation"]]),
             objects[row.object],
         )
         others = np.delete(objects, row.object, 0).any(0)

@@ -17,12 +17,14 @@ from vocseg_lib.metrics.matching import evaluate_images, match_coco, mean_ap
 SQUARE, OTHER = mask_of((10, 10, 20, 20)), mask_of((35, 10, 20, 20))
 
 
-def scenes_of(content, found):
+def dataset_eval_of(content, found):
     return evaluate_images(content, validate_results(content, found))
 
 
 def ap(content, found, *oracles, kind="mask"):
-    return mean_ap(match_coco(with_truth(scenes_of(content, found), set(oracles)), kind))[0, 0]
+    return mean_ap(match_coco(with_truth(dataset_eval_of(content, found), set(oracles)), kind))[
+        0, 0
+    ]
 
 
 def test_true_classes():
@@ -86,11 +88,11 @@ def test_no_duplicates_and_no_false_alarms():
 def test_single_oracles_of_perfect_and_of_no_predictions():
     content = truth(shape(SQUARE, 13), shape(OTHER, 15), images=2)
     perfect = single_oracles(
-        scenes_of(content, [{**a, "score": 1.0} for a in content["annotations"]])
+        dataset_eval_of(content, [{**a, "score": 1.0} for a in content["annotations"]])
     )
     assert perfect.index.tolist() == ["as it is", *ORACLES, "all of it"]
     assert (perfect == 100).all().all()
-    assert (single_oracles(scenes_of(content, [])) == 0).all().all()
+    assert (single_oracles(dataset_eval_of(content, [])) == 0).all().all()
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
@@ -100,7 +102,7 @@ def test_parts_add_up_on_random_sets(pair):
     content = validate_ground_truth(content)
     if not any(not a["iscrowd"] for a in content["annotations"]):
         return
-    first, second = (scenes_of(content, found[k::2]) for k in range(2))
+    first, second = (dataset_eval_of(content, found[k::2]) for k in range(2))
     parts = gap_parts(first, second).set_index("part")["points"]
     assert list(parts.index) == [*ORACLES, REST, "gap"]
     assert parts.drop("gap").sum() == pytest.approx(parts["gap"], abs=1e-9)
@@ -111,12 +113,12 @@ def test_parts_add_up_on_random_sets(pair):
 
 def test_a_gap_of_one_kind_has_one_part():
     content = truth(shape(SQUARE, 13), shape(OTHER, 15))
-    right = scenes_of(content, [{**a, "score": 0.9} for a in content["annotations"]])
-    wrong = scenes_of(content, [shape(SQUARE, 10, 0.9), shape(OTHER, 9, 0.9)])
+    right = dataset_eval_of(content, [{**a, "score": 0.9} for a in content["annotations"]])
+    wrong = dataset_eval_of(content, [shape(SQUARE, 10, 0.9), shape(OTHER, 9, 0.9)])
     parts = gap_parts(wrong, right).set_index("part")["points"]
     assert parts["true classes"] == pytest.approx(100)
     assert parts.drop(["true classes", "gap"]).abs().max() < 1e-9
-    half = scenes_of(content, [shape(SQUARE, 13, 0.9)])
+    half = dataset_eval_of(content, [shape(SQUARE, 13, 0.9)])
     assert gap_parts(half, right).set_index("part")["points"][REST] == pytest.approx(50)
 
 
@@ -126,14 +128,16 @@ def test_intervals_and_oracles_on_real_predictions(shared):
     )
     content = subset(content, range(1, 41))
     files = sorted((shared / "predictions").glob("*_mobilenet320.json"))
-    scenes = [
-        scenes_of(content, [d for d in json.loads(path.read_text()) if d["image_id"] <= 40])
+    dataset_eval = [
+        dataset_eval_of(content, [d for d in json.loads(path.read_text()) if d["image_id"] <= 40])
         for path in files
     ]
-    parts = gap_parts(*scenes, bootstrap_weights(len(content["images"]), 20)).set_index("part")
+    parts = gap_parts(*dataset_eval, bootstrap_weights(len(content["images"]), 20)).set_index(
+        "part"
+    )
     assert (parts["low"] <= parts["high"]).all()
     assert parts["points"].drop("gap").sum() == pytest.approx(parts["points"]["gap"], abs=1e-9)
-    for one in scenes:
+    for one in dataset_eval:
         table = single_oracles(one)["mask AP"]
         assert table["all of it"] > table.drop("all of it").max()
         assert table["true masks"] > table["as it is"]
@@ -157,7 +161,7 @@ def test_guesses_at_low_scores_change_no_part():
         for label in (13, 15)
     ]
     parts = gap_parts(
-        scenes_of(content, found), scenes_of(content, found + guesses), least_score=0.1
+        dataset_eval_of(content, found), dataset_eval_of(content, found + guesses), least_score=0.1
     )
     assert parts["points"].abs().max() < 1e-9
 
@@ -166,23 +170,33 @@ def test_what_comes_second_by_its_repair_is_gone_and_no_duplicate():
     content = truth(shape(SQUARE))
     poor = shape(mask_of((10, 10, 20, 6)), score=0.8, box=(10, 10, 20, 20))
     found = [shape(SQUARE, score=0.9), poor, {**poor, "score": 0.7}]
-    changed = with_truth(scenes_of(content, found), {"true masks"})
-    assert len(changed.scenes[0].found) == 1
+    changed = with_truth(dataset_eval_of(content, found), {"true masks"})
+    assert len(changed.image_evals[0].detections) == 1
     assert (
-        len(with_truth(scenes_of(content, found), {"no duplicates"}).scenes[0].found) == 3
+        len(
+            with_truth(dataset_eval_of(content, found), {"no duplicates"}).image_evals[0].detections
+        )
+        == 3
     )  # these were none
     ghost = [shape(SQUARE, score=0.9), shape(SQUARE, score=0.8)]
-    assert len(with_truth(scenes_of(content, ghost), {"true masks"}).scenes[0].found) == 2
     assert (
-        len(with_truth(scenes_of(content, ghost), {"true masks", "no duplicates"}).scenes[0].found)
+        len(with_truth(dataset_eval_of(content, ghost), {"true masks"}).image_evals[0].detections)
+        == 2
+    )
+    assert (
+        len(
+            with_truth(dataset_eval_of(content, ghost), {"true masks", "no duplicates"})
+            .image_evals[0]
+            .detections
+        )
         == 1
     )
 
 
 def test_unknown_oracles_and_other_images_are_named():
     content = truth(shape(SQUARE))
-    scenes = scenes_of(content, [])
+    dataset_eval = dataset_eval_of(content, [])
     with pytest.raises(ValueError, match="no oracle true clases"):
-        with_truth(scenes, {"true clases"})
+        with_truth(dataset_eval, {"true clases"})
     with pytest.raises(ValueError, match="different images"):
-        gap_parts(scenes, scenes_of(truth(shape(SQUARE), images=2), []))
+        gap_parts(dataset_eval, dataset_eval_of(truth(shape(SQUARE), images=2), []))

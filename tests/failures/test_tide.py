@@ -47,13 +47,13 @@ def toolbox(truth, found, kind):
 def assert_same(truth, found):
     truth = validate_ground_truth(truth)
     found = validate_results(truth, found)
-    scenes = evaluate_images(truth, found)
+    dataset_eval = evaluate_images(truth, found)
     for kind in ("mask", "box"):
         try:
             costs, counts = toolbox(truth, found, kind)
         except ZeroDivisionError:  # the toolbox cannot say what an AP of no class is
             continue
-        ours = tide(scenes, kind)
+        ours = tide(dataset_eval, kind)
         assert ours.dap_as_tidecv == pytest.approx(costs, abs=1e-9)
         with_objects = {a["category_id"] for a in truth["annotations"] if not a["iscrowd"]}
         if {d["category_id"] for d in found} <= with_objects:

@@ -38,7 +38,7 @@ def test_no_threshold_is_better_than_the_best(judged):
     evaluation = evaluate(*judged)
     for row in best_f1(evaluation, "mask", 0.5).itertuples():
         place = evaluation.category_index[row[1]]
-        scores, right, objects = evaluation.matches["mask"]["all"].counted(0.5, place)
+        scores, right, objects = evaluation.matches["mask"]["all"].at_threshold(0.5, place)
         tries = [2 * right[scores >= s].sum() / ((scores >= s).sum() + objects) for s in scores]
         assert row.F1 == pytest.approx(max(tries, default=0))
 
@@ -61,4 +61,4 @@ def test_the_area_below_the_mean_curve_is_the_ap():
         evaluation.summary["box_AP75"]
     )
     with pytest.raises(ValueError, match=r"no matches at IoU 0\.42"):
-        evaluation.matches["mask"]["all"].counted(0.42)
+        evaluation.matches["mask"]["all"].at_threshold(0.42)

@@ -111,7 +111,7 @@ def test_backends_are_equal_to_the_last_bit(judged):
         assert np.array_equal(ours.scores[kind], reference.scores[kind])
         for size in SIZES:
             one, other = ours.matches[kind][size], reference.matches[kind][size]
-            for field in ("image", "category", "score", "right", "ignored", "objects"):
+            for field in ("image", "category", "score", "true_positive", "ignored", "num_gt"):
                 assert np.array_equal(getattr(one, field), getattr(other, field)), (
                     kind,
                     size,

@@ -36,9 +36,13 @@ def analyses():
 
 
 def asked(analyses, weights=None):
-    scenes = {title: analysis.scenes for title, analysis in analyses.items()}
-    oracles = {title: single_oracles(of_model) for title, of_model in scenes.items()}
-    return oracles, gap_parts(*scenes.values(), weights), by_crowding(scenes, 0.25, weights)
+    dataset_eval = {title: analysis.dataset_eval for title, analysis in analyses.items()}
+    oracles = {title: single_oracles(of_model) for title, of_model in dataset_eval.items()}
+    return (
+        oracles,
+        gap_parts(*dataset_eval.values(), weights),
+        by_crowding(dataset_eval, 0.25, weights),
+    )
 
 
 def test_figures_have_labels_and_a_reading(analyses):
@@ -89,7 +93,8 @@ def test_figures_have_labels_and_a_reading(analyses):
 def test_waterfall_ends_where_the_second_model_is(analyses):
     _, parts, _ = asked(analyses)
     ap = tuple(
-        single_oracles(analysis.scenes).loc["as it is", "mask AP"] for analysis in analyses.values()
+        single_oracles(analysis.dataset_eval).loc["as it is", "mask AP"]
+        for analysis in analyses.values()
     )
     ax = failures.waterfall(parts, *analyses, ap)
     bars = [(bar.get_y(), bar.get_height()) for bar in ax.patches]

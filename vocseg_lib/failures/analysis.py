@@ -24,27 +24,34 @@ FAMILIES = {"TIDE, masks": "AP50", "TIDE, boxes": "AP50", "pixels": "AP"}
 class Analysis:
     """One model's failures. Counts and cases are of detections of at least `score_threshold`, costs in AP of all detections."""
 
-    scenes: DatasetEval
+    dataset_eval: DatasetEval
     score_threshold: float = 0.0
     thresholds: Thresholds = field(default_factory=Thresholds)
 
     @cached_property
     def measured(self) -> pd.DataFrame:
         """`measure` of all detections."""
-        return measure(self.scenes, self.thresholds)
+        return measure(self.dataset_eval, self.thresholds)
 
     @cached_property
     def everything(self) -> FailureTables:
         """Of all detections."""
-        return build_tables(self.scenes, self.measured, self.thresholds)
+        return build_tables(self.dataset_eval, self.measured, self.thresholds)
 
     @cached_property
     def counted(self) -> FailureTables:
         """Of those that are sure enough to be counted."""
-        kept = np.concatenate([scene.score >= self.score_threshold for scene in self.scenes.scenes])
+        kept = np.concatenate(
+            [
+                image_eval.score >= self.score_threshold
+                for image_eval in self.dataset_eval.image_evals
+            ]
+        )
         if kept.all():
             return self.everything
-        sure = self.scenes.changed(lambda scene: scene.take(scene.score >= self.score_threshold))
+        sure = self.dataset_eval.changed(
+            lambda image_eval: image_eval.select(image_eval.score >= self.score_threshold)
+        )
         return build_tables(sure, self.measured[kept].reset_index(drop=True), self.thresholds)
 
     @cached_property
@@ -75,9 +82,9 @@ class Analysis:
         on_object, objects = cases["annotation"] >= 0, facts.objects.set_index("annotation")
         for name in ("size", "crowding"):
             cases[name] = cases["annotation"].map(objects[name]).where(on_object, cases[name])
-        cases["severity"] = _severity(self.scenes, cases)
+        cases["severity"] = _severity(self.dataset_eval, cases)
         cases["image_id"] = pd.Series(
-            [self.scenes.images[place]["id"] for place in cases["image"]], dtype=object
+            [self.dataset_eval.images[place]["id"] for place in cases["image"]], dtype=object
         )
         cases = cases.sort_values("severity", ascending=False, kind="stable", ignore_index=True)
         return cases[CASE_COLUMNS]
@@ -91,7 +98,7 @@ class Analysis:
         toolbox says, for all classes and sizes; it differs where there are detections of classes that have no object.
         """
         facts, costs = self.counted, self._costs()
-        names = [c["name"] for c in self.scenes.categories]
+        names = [c["name"] for c in self.dataset_eval.categories]
         of_toolbox = {
             family: self.everything.tide[kind].dap_as_tidecv
             for kind, family in zip(IOU_TYPES, FAMILIES, strict=False)
@@ -143,7 +150,7 @@ class Analysis:
         )
 
     def _costs(self) -> dict[tuple[str, str, str, str], float]:
-        costs, names = {}, ["all", *(c["name"] for c in self.scenes.categories)]
+        costs, names = {}, ["all", *(c["name"] for c in self.dataset_eval.categories)]
         for size in ("all", *SIZES):
             for (family, name), price in self._prices(size).items():
                 for of, value in zip(names if size == "all" else ["all"], price[0], strict=False):
@@ -157,7 +164,7 @@ class Analysis:
         return {
             key: price[:, 0]
             for key, price in self._prices(
-                "all", prepend_point_estimate(weights, len(self.scenes.images))
+                "all", prepend_point_estimate(weights, len(self.dataset_eval.images))
             ).items()
         }
 
@@ -205,11 +212,11 @@ def analyze(
     Raises ValueError naming the entry that cannot be judged (see `coco.checked_results`), or that has no mask.
     """
     ground_truth = validate_ground_truth(ground_truth)
-    scenes = evaluate_images(ground_truth, validate_results(ground_truth, detections))
-    return Analysis(scenes, score_threshold, thresholds or Thresholds())
+    dataset_eval = evaluate_images(ground_truth, validate_results(ground_truth, detections))
+    return Analysis(dataset_eval, score_threshold, thresholds or Thresholds())
 
 
-def _severity(scenes: DatasetEval, cases: pd.DataFrame) -> Float[np.ndarray, " n"]:
+def _severity(dataset_eval: DatasetEval, cases: pd.DataFrame) -> Float[np.ndarray, " n"]:
     """How bad cases of a type are beside one another: the score times what is lost; for missed objects their share of the image."""
     lost = pd.DataFrame(
         {
@@ -223,10 +230,14 @@ def _severity(scenes: DatasetEval, cases: pd.DataFrame) -> Float[np.ndarray, " n
         "score"
     ].to_numpy(float)
     areas = np.array(
-        [scenes.annotations[i]["area"] if i >= 0 else 0 for i in cases["annotation"]], dtype=float
+        [dataset_eval.annotations[i]["area"] if i >= 0 else 0 for i in cases["annotation"]],
+        dtype=float,
     )
     images = np.array(
-        [scenes.images[i]["height"] * scenes.images[i]["width"] for i in cases["image"]],
+        [
+            dataset_eval.images[i]["height"] * dataset_eval.images[i]["width"]
+            for i in cases["image"]
+        ],
         dtype=float,
     )
     return np.where(cases["detection"] < 0, areas / np.maximum(images, 1), weight)

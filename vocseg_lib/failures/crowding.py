@@ -43,41 +43,46 @@ def neighbours(
     ).max(1, initial=0)
 
 
-def crowding_of(scenes: DatasetEval, scene: ImageEval, near: float) -> Int[np.ndarray, " m"]:
+def crowding_of(
+    dataset_eval: DatasetEval, image_eval: ImageEval, near: float
+) -> Int[np.ndarray, " m"]:
     """Each object's place in `CROWDING`; `near`: see `Thresholds`."""
     boxes = np.array(
-        [bbox_xywh(scenes.annotations[j]) for j in scene.objects], dtype=float
+        [bbox_xywh(dataset_eval.annotations[j]) for j in image_eval.objects], dtype=float
     ).reshape(-1, 4)
-    distance, overlap = neighbours(boxes, scene.object_class)
+    distance, overlap = neighbours(boxes, image_eval.object_class)
     return np.select([overlap > 0, distance <= near, distance < np.inf], [3, 2, 1], 0)
 
 
-def crowding_bins(scenes: DatasetEval, near: float) -> dict[str, dict[str, Selection]]:
+def crowding_bins(dataset_eval: DatasetEval, near: float) -> dict[str, dict[str, Selection]]:
     """For each way to tell how crowded it is, the bins: what `match_coco` counts in each, for any model on these images.
 
     A detection on no object counts where the object of its class does that its box overlaps most (or is nearest to, in the
     order of the ground truth); where the image has none of its class, with the objects that are alone.
     """
-    labels = [crowding_of(scenes, scene, near) for scene in scenes.scenes]
+    labels = [
+        crowding_of(dataset_eval, image_eval, near) for image_eval in dataset_eval.image_evals
+    ]
 
-    def by_neighbour(scene: ImageEval, place: int) -> tuple[np.ndarray, np.ndarray]:
-        own = labels[scene.image]
+    def by_neighbour(image_eval: ImageEval, place: int) -> tuple[np.ndarray, np.ndarray]:
+        own = labels[image_eval.image]
         if not len(own):
-            return own == place, np.full(len(scene.found), place == 0)
-        nearest = np.where(scene.same, scene.iou["box"], -1).argmax(1)
-        return own == place, np.where(scene.same.any(1), own[nearest], 0) == place
+            return own == place, np.full(len(image_eval.detections), place == 0)
+        nearest = np.where(image_eval.same_class, image_eval.iou["box"], -1).argmax(1)
+        return own == place, np.where(image_eval.same_class.any(1), own[nearest], 0) == place
 
-    def by_count(scene: ImageEval, least: float, most: float) -> tuple[np.ndarray, np.ndarray]:
-        inside = least <= max(1, len(scene.objects)) <= most
-        return np.full(len(scene.objects), inside), np.full(len(scene.found), inside)
+    def by_count(image_eval: ImageEval, least: float, most: float) -> tuple[np.ndarray, np.ndarray]:
+        inside = least <= max(1, len(image_eval.objects)) <= most
+        return np.full(len(image_eval.objects), inside), np.full(len(image_eval.detections), inside)
 
     return {
         "neighbours of its class": {
-            name: lambda scene, place=place: by_neighbour(scene, place)
+            name: lambda image_eval, place=place: by_neighbour(image_eval, place)
             for place, name in enumerate(CROWDING)
         },
         "objects in the image": {
-            name: lambda scene, ends=ends: by_count(scene, *ends) for name, ends in COUNTS.items()
+            name: lambda image_eval, ends=ends: by_count(image_eval, *ends)
+            for name, ends in COUNTS.items()
         },
     }
 
@@ -85,9 +90,10 @@ def crowding_bins(scenes: DatasetEval, near: float) -> dict[str, dict[str, Selec
 def recall(matches: Matches, weights: Float[np.ndarray, "b i"]) -> Float[np.ndarray, " b"]:
     """Share of the objects that are found, in percent, by all detections, at the first threshold; NaN without objects."""
     found = np.bincount(
-        matches.image[matches.right[0] & ~matches.ignored[0]], minlength=len(matches.image_ids)
+        matches.image[matches.true_positive[0] & ~matches.ignored[0]],
+        minlength=len(matches.image_ids),
     )
-    objects = weights @ matches.objects.sum(1)
+    objects = weights @ matches.num_gt.sum(1)
     return np.where(objects > 0, 100 * (weights @ found) / np.maximum(objects, 1), np.nan)
 
 
@@ -112,11 +118,11 @@ def by_crowding(
         by_bin = {}
         for name, counting in bins.items():
             values = by_bin[name] = {}
-            for title, scenes in models.items():
-                matches = match_coco(scenes, kind, counting, AT_50)
+            for title, dataset_eval in models.items():
+                matches = match_coco(dataset_eval, kind, counting, AT_50)
                 values["AP50", title] = mean_ap(matches, drawn)[:, 0]
                 values["recall", title] = recall(matches, drawn)
-                objects = int(matches.objects.sum())
+                objects = int(matches.num_gt.sum())
             if len(models) == 2:
                 a, b = models
                 values |= {

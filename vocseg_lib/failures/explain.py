@@ -13,17 +13,20 @@ def explain_failure(analysis: Analysis, case: pd.Series) -> str:
     if case["detection"] < 0:
         return _missed(analysis, case)
     row = analysis.counted.detections.loc[case["place"]]
-    names = {c["id"]: c["name"] for c in analysis.scenes.categories}
+    names = {c["id"]: c["name"] for c in analysis.dataset_eval.categories}
     object_name = (
-        names[analysis.scenes.annotations[case["annotation"]]["category_id"]]
+        names[analysis.dataset_eval.annotations[case["annotation"]]["category_id"]]
         if case["annotation"] >= 0
         else ""
     )
     if case["type"] == MASK_FAILURES[0]:
-        scene = analysis.scenes.scenes[row["image"]]
-        united = [analysis.scenes.categories[scene.object_class[j]]["name"] for j in row["united"]]
+        image_eval = analysis.dataset_eval.image_evals[row["image"]]
+        united = [
+            analysis.dataset_eval.categories[image_eval.object_class[j]]["name"]
+            for j in row["united"]
+        ]
         state = analysis.counted.objects.set_index("annotation")["state"]
-        lost = sum(state[scene.objects[j]] == LOST for j in row["united"])
+        lost = sum(state[image_eval.objects[j]] == LOST for j in row["united"])
         found = f"IoU {row['union_iou']:.2f} with all of them, {row['single_iou']:.2f} with the best single one"
         ending = f"; {lost} of them {'is' if lost == 1 else 'are'} lost" if lost else ""
         objects = f"{len(united)} objects ({', '.join(united)})"
@@ -61,7 +64,7 @@ def explain_failure(analysis: Analysis, case: pd.Series) -> str:
 
 
 def _missed(analysis: Analysis, case: pd.Series) -> str:
-    annotation = analysis.scenes.annotations[case["annotation"]]
+    annotation = analysis.dataset_eval.annotations[case["annotation"]]
     place = {
         "alone": "no other object of its class is in the image",
         "apart": "others of its class are in the image, further away",

@@ -76,11 +76,11 @@ def parse_thresholds(assignments: list[str]) -> Thresholds:
     return Thresholds(**values)
 
 
-def measure(scenes: DatasetEval, thresholds: Thresholds | None = None) -> pd.DataFrame:
-    """What the pixels say of each detection, a row each, in the order of the scenes and of their detections.
+def measure(dataset_eval: DatasetEval, thresholds: Thresholds | None = None) -> pd.DataFrame:
+    """What the pixels say of each detection, a row each, in the order of the images and of their detections.
 
     - `united`: the objects G of which the mask covers at least half (|D & G| / |G| >= `covered`), a tuple of places in the
-      scene; `union_iou`: IoU of D and their union, when there are two or more; `single_iou`: the largest IoU with one object.
+      image; `union_iou`: IoU of D and their union, when there are two or more; `single_iou`: the largest IoU with one object.
     - `object`: the object of the detection's class with the largest box IoU (-1 when none has at least `right_box`).
     - `leakage` = |D - G| / |D|, of which `leaked_on_others` lies on another object; `leakage_before_crop` and
       `leaked_on_others_before_crop` are the same for the mask before its crop (`segmentation_uncropped`), where there is one.
@@ -94,28 +94,32 @@ def measure(scenes: DatasetEval, thresholds: Thresholds | None = None) -> pd.Dat
       when more is lost outside of G than in it and leakage is at least `leaked`, else *incomplete*.
     """
     thresholds = thresholds or Thresholds()
-    parts = [_measured(scenes, scene, thresholds) for scene in scenes.scenes]
+    parts = [
+        _measured(dataset_eval, image_eval, thresholds) for image_eval in dataset_eval.image_evals
+    ]
     rows = pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
     return rows.assign(failure=failure_names(rows, thresholds))
 
 
 def _measured(
-    scenes: DatasetEval, scene: ImageEval, thresholds: Thresholds
+    dataset_eval: DatasetEval, image_eval: ImageEval, thresholds: Thresholds
 ) -> dict[str, np.ndarray]:
-    image, count = scenes.images[scene.image], len(scene.found)
-    objects = [scenes.annotations[j]["segmentation"] for j in scene.objects]
+    image, count = dataset_eval.images[image_eval.image], len(image_eval.detections)
+    objects = [dataset_eval.annotations[j]["segmentation"] for j in image_eval.objects]
     void = image.get("void")
     outside_void = (
         encode_rle(torch.from_numpy(coco_mask.decode(void)[None] == 0))[0] if void else None
     )
-    masks = without([scenes.detections[i]["segmentation"] for i in scene.found], outside_void)
+    masks = without(
+        [dataset_eval.detections[i]["segmentation"] for i in image_eval.detections], outside_void
+    )
     shared, areas, sizes = pixels_shared(masks, objects), mask_areas(masks), mask_areas(objects)
     unions = np.maximum(areas[:, None] + sizes - shared, 1)
     iou = shared / unions
     covered = (shared >= thresholds.covered * sizes) & (shared > 0)
     rows = {
-        "image": np.full(count, scene.image),
-        "found": scene.found,
+        "image": np.full(count, image_eval.image),
+        "found": image_eval.detections,
         "object": np.full(count, -1),
     }
     rows |= {name: np.full(count, np.nan) for name in MEASURES}
@@ -125,7 +129,7 @@ def _measured(
     for row in np.flatnonzero(covered.sum(1) > 1):
         union = coco_mask.merge([objects[j] for j in rows["united"][row]])
         rows["union_iou"][row] = overlaps([masks[row]], [union])[0, 0]
-    own = scene.same_class_iou("box")
+    own = image_eval.same_class_iou("box")
     right = np.flatnonzero(own.max(1, initial=0) >= thresholds.right_box)
     if not len(right):
         return rows
@@ -135,7 +139,7 @@ def _measured(
     rows["missing"][right] = (sizes[about] - shared[right, about]) / unions[right, about]
     for name, values in _parts(masks, shared, unions, areas, sizes, right, about, bands).items():
         rows[name][right] = values
-    uncropped = [scenes.detections[i].get(UNCROPPED) for i in scene.found[right]]
+    uncropped = [dataset_eval.detections[i].get(UNCROPPED) for i in image_eval.detections[right]]
     known = np.array([k for k, mask in enumerate(uncropped) if mask], dtype=int)
     whole = without([uncropped[k] for k in known], outside_void)
     for names, some, theirs in (

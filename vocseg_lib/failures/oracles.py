@@ -48,11 +48,13 @@ class Assigned:
     judged: Bool[np.ndarray, " n"]
 
 
-def assigned(scene: ImageEval, least_score: float = 0.0) -> Assigned:
+def assigned(image_eval: ImageEval, least_score: float = 0.0) -> Assigned:
     """What each detection of at least a score is about."""
-    about = np.full(len(scene.found), -1)
-    judged = (scene.score >= least_score) & (np.arange(len(scene.found)) < MAX_DETECTIONS)
-    of_mask, of_box = (classify_errors(scene, kind) for kind in ("mask", "box"))
+    about = np.full(len(image_eval.detections), -1)
+    judged = (image_eval.score >= least_score) & (
+        np.arange(len(image_eval.detections)) < MAX_DETECTIONS
+    )
+    of_mask, of_box = (classify_errors(image_eval, kind) for kind in ("mask", "box"))
     for errors in (of_box, of_mask):  # the mask has the last word
         known = (
             judged
@@ -64,11 +66,11 @@ def assigned(scene: ImageEval, least_score: float = 0.0) -> Assigned:
 
 
 def with_truth(
-    scenes: DatasetEval,
+    dataset_eval: DatasetEval,
     oracles: frozenset[str] | set[str],
     assignments: list[Assigned] | None = None,
 ) -> DatasetEval:
-    """The scenes with some of `ORACLES` made true of the detections, each about its object (see `assigned`; by default all).
+    """The images with some of `ORACLES` made true of the detections, each about its object (see `assigned`; by default all).
 
     - *true classes*: the object's class. *True boxes*: the object's box, and the mask, before its crop where the prediction
       file has that, cut to this box. *True masks*: the object's mask, cut to the box. As in TIDE one repair an object: what
@@ -81,44 +83,51 @@ def with_truth(
         raise ValueError(
             f"no oracle {', '.join(sorted(unknown))}; choose among {', '.join(ORACLES)}"
         )
-    assignments = assignments or [assigned(scene) for scene in scenes.scenes]
+    assignments = assignments or [assigned(image_eval) for image_eval in dataset_eval.image_evals]
 
-    def change(scene: ImageEval) -> ImageEval:
-        of_scene = assignments[scene.image]
-        target, known = of_scene.about, of_scene.about >= 0
+    def change(image_eval: ImageEval) -> ImageEval:
+        of_image = assignments[image_eval.image]
+        target, known = of_image.about, of_image.about >= 0
         kept = (
-            ~of_scene.duplicate if "no duplicates" in oracles else np.ones(len(known), dtype=bool)
+            ~of_image.duplicate if "no duplicates" in oracles else np.ones(len(known), dtype=bool)
         )
         if "no false alarms" in oracles:
-            kept &= known | ~of_scene.judged
+            kept &= known | ~of_image.judged
         if known.any() and oracles & {"true classes", "true boxes", "true masks"}:
             if "true classes" in oracles:
-                scene = replace(
-                    scene,
-                    found_class=np.where(known, scene.object_class[target], scene.found_class),
+                image_eval = replace(
+                    image_eval,
+                    detection_class=np.where(
+                        known, image_eval.object_class[target], image_eval.detection_class
+                    ),
                 )
             if oracles & {"true boxes", "true masks"}:
-                scene = replace(scene, iou=_true_shapes(scenes, scene, target, oracles))
-            kept &= ~(known & ~of_scene.duplicate & _second(scene, kept))
-        return scene.take(kept)
+                image_eval = replace(
+                    image_eval, iou=_true_shapes(dataset_eval, image_eval, target, oracles)
+                )
+            kept &= ~(known & ~of_image.duplicate & _second(image_eval, kept))
+        return image_eval.select(kept)
 
-    return scenes.changed(change)
+    return dataset_eval.changed(change)
 
 
-def _second(scene: ImageEval, kept: np.ndarray) -> Bool[np.ndarray, " n"]:
+def _second(image_eval: ImageEval, kept: np.ndarray) -> Bool[np.ndarray, " n"]:
     """Which of the detections that are kept are on an object of their class that a better one has taken."""
-    own = scene.same_class_iou("mask")
+    own = image_eval.same_class_iou("mask")
     return (own.max(1) >= FOREGROUND_IOU) & kept & (greedy_match(own, kept) < 0)
 
 
 def _true_shapes(
-    scenes: DatasetEval, scene: ImageEval, target: np.ndarray, oracles: frozenset[str] | set[str]
+    dataset_eval: DatasetEval,
+    image_eval: ImageEval,
+    target: np.ndarray,
+    oracles: frozenset[str] | set[str],
 ) -> dict[str, np.ndarray]:
     """IoU of masks and boxes when boxes, masks or both of what is about an object are its own."""
-    image, known = scenes.images[scene.image], np.flatnonzero(target >= 0)
-    objects = [scenes.annotations[j] for j in scene.objects]
+    image, known = dataset_eval.images[image_eval.image], np.flatnonzero(target >= 0)
+    objects = [dataset_eval.annotations[j] for j in image_eval.objects]
     truth, truth_boxes = [o["segmentation"] for o in objects], [bbox_xywh(o) for o in objects]
-    found = [scenes.detections[scene.found[i]] for i in known]
+    found = [dataset_eval.detections[image_eval.detections[i]] for i in known]
     true_box = "true boxes" in oracles
     boxes = [
         truth_boxes[target[i]] if true_box else bbox_xywh(d)
@@ -133,25 +142,25 @@ def _true_shapes(
         coco_mask.merge([mask, frame], intersect=True)
         for mask, frame in zip(masks, frames, strict=True)
     ]
-    iou = {kind: values.copy() for kind, values in scene.iou.items()}
+    iou = {kind: values.copy() for kind, values in image_eval.iou.items()}
     iou["mask"][known] = overlaps(masks, truth)
     iou["box"][known] = overlaps(boxes, truth_boxes)
     return iou
 
 
-def single_oracles(scenes: DatasetEval, least_score: float = 0.0) -> pd.DataFrame:
+def single_oracles(dataset_eval: DatasetEval, least_score: float = 0.0) -> pd.DataFrame:
     """Mask AP, box AP and mask AP50 as they are, with each oracle alone, and with all (percent).
 
     Detections below `least_score` stay as they are.
     """
-    assignments = [assigned(scene, least_score) for scene in scenes.scenes]
+    assignments = [assigned(image_eval, least_score) for image_eval in dataset_eval.image_evals]
     rows = {}
     for name, chosen in {
         "as it is": (),
         **{o: (o,) for o in ORACLES},
         "all of it": ORACLES,
     }.items():
-        changed = with_truth(scenes, set(chosen), assignments)
+        changed = with_truth(dataset_eval, set(chosen), assignments)
         ap = {kind: mean_ap(match_coco(changed, kind))[0, 0] for kind in ("mask", "box")}
         at_50 = mean_ap(match_coco(changed, "mask", thresholds=np.array([0.5])))[0, 0]
         rows[name] = {"mask AP": ap["mask"], "box AP": ap["box"], "mask AP50": at_50}
@@ -174,14 +183,15 @@ def gap_parts(
     same_images(first, second)
     drawn = prepend_point_estimate(weights, len(first.images))
     assignments = [
-        [assigned(scene, least_score) for scene in scenes.scenes] for scenes in (first, second)
+        [assigned(image_eval, least_score) for image_eval in dataset_eval.image_evals]
+        for dataset_eval in (first, second)
     ]
     gaps = {}
     for count in range(len(ORACLES) + 1):
         for chosen in combinations(ORACLES, count):
             ap = [
-                mean_ap(match_coco(with_truth(scenes, set(chosen), of_model)), drawn)[:, 0]
-                for scenes, of_model in zip((first, second), assignments, strict=True)
+                mean_ap(match_coco(with_truth(dataset_eval, set(chosen), of_model)), drawn)[:, 0]
+                for dataset_eval, of_model in zip((first, second), assignments, strict=True)
             ]
             gaps[frozenset(chosen)] = ap[1] - ap[0]
     parts = {name: np.zeros(len(drawn)) for name in ORACLES}

@@ -280,23 +280,26 @@ def describe_with_errors(
 
     Raises ValueError for an image that the ground truth does not have.
     """
-    scenes = analysis.counted.scenes
-    scene = next((s for s in scenes.scenes if scenes.images[s.image]["id"] == image_id), None)
-    if scene is None:
+    dataset_eval = analysis.counted.dataset_eval
+    image_eval = next(
+        (s for s in dataset_eval.image_evals if dataset_eval.images[s.image]["id"] == image_id),
+        None,
+    )
+    if image_eval is None:
         raise ValueError(f"the ground truth has no image {image_id}")
-    names = {c["id"]: c["name"] for c in scenes.categories}
+    names = {c["id"]: c["name"] for c in dataset_eval.categories}
     # That an object is missed is said more exactly by the pixels' family: in a crowd, or alone.
     cases = analysis.cases.query(
         "image_id == @image_id and family != 'TIDE, boxes' and type != 'missed'"
     )
     sources = {
-        "as predicted": ("detection", scene.found, scenes.detections),
-        "as it is": ("annotation", scene.objects, scenes.annotations),
+        "as predicted": ("detection", image_eval.detections, dataset_eval.detections),
+        "as it is": ("annotation", image_eval.objects, dataset_eval.annotations),
     }
     described, rows = {}, []
     for source, (column, places, entries) in sources.items():
         told = described[source] = describe(
-            [entries[i] for i in places], names, scenes.images[scene.image]
+            [entries[i] for i in places], names, dataset_eval.images[image_eval.image]
         )
         for sentence, about in zip(told.sentences, told.about, strict=True):
             counts = source == "as predicted" and sentence == told.sentences[0]
@@ -320,10 +323,10 @@ def most_telling_images(
     than `most` objects, was found and is; others where there are too few of them."""
     ranked = []
     for title, analysis in analyses.items():
-        scenes, failures = analysis.counted.scenes, Counter(analysis.cases["image_id"])
-        for scene in scenes.scenes:
-            image_id = scenes.images[scene.image]["id"]
-            telling = 0 < len(scene.found) <= most and 0 < len(scene.objects) <= most
+        dataset_eval, failures = analysis.counted.dataset_eval, Counter(analysis.cases["image_id"])
+        for image_eval in dataset_eval.image_evals:
+            image_id = dataset_eval.images[image_eval.image]["id"]
+            telling = 0 < len(image_eval.detections) <= most and 0 < len(image_eval.objects) <= most
             ranked.append((not telling, -failures[image_id], image_id, title))
     chosen = {}
     for _, _, image_id, title in sorted(ranked):

@@ -32,54 +32,58 @@ SIZE_NAMES = np.array(list(SIZES), dtype=object)
 class FailureTables:
     """What there is to say of one set of detections, a row each in `detections` and of each object in `objects`.
 
-    `detections`: image (place), row (in the scene), detection (in the list), class, size, crowding, score, error_mask and
+    `detections`: image (place), row (in its image), detection (in the list), class, size, crowding, score, error_mask and
     error_box (codes of TIDE), iou_mask and iou_box (with what TIDE says they are about, else the largest), annotation (that
     TIDE says the mask is about, else -1), failure, target (the annotation that the failure is about, else -1), and what
     `measure` says. `objects`: image, row, annotation, class, size, crowding, state.
     """
 
-    scenes: DatasetEval
+    dataset_eval: DatasetEval
     tide: dict[str, Tide]
     detections: pd.DataFrame
     objects: pd.DataFrame
 
 
 def build_tables(
-    scenes: DatasetEval, measured: pd.DataFrame, thresholds: Thresholds
+    dataset_eval: DatasetEval, measured: pd.DataFrame, thresholds: Thresholds
 ) -> FailureTables:
     """Everything about some detections; `measured` has their rows of `measure`."""
-    names = np.array([c["name"] for c in scenes.categories], dtype=object)
-    errors = {kind: tide(scenes, kind) for kind in IOU_TYPES}
+    names = np.array([c["name"] for c in dataset_eval.categories], dtype=object)
+    errors = {kind: tide(dataset_eval, kind) for kind in IOU_TYPES}
     detections, objects, start = [], [], 0
-    for scene, *theirs in zip(
-        scenes.scenes, errors["mask"].errors, errors["box"].errors, strict=True
+    for image_eval, *theirs in zip(
+        dataset_eval.image_evals, errors["mask"].errors, errors["box"].errors, strict=True
     ):
         of_mask = theirs[0]
-        rows = measured.iloc[start : start + len(scene.found)]
+        rows = measured.iloc[start : start + len(image_eval.detections)]
         start += len(rows)
-        crowding = np.array(CROWDING, object)[crowding_of(scenes, scene, thresholds.near)]
-        size = SIZE_NAMES[size_of(scene.object_area)]
+        crowding = np.array(CROWDING, object)[
+            crowding_of(dataset_eval, image_eval, thresholds.near)
+        ]
+        size = SIZE_NAMES[size_of(image_eval.object_area)]
         failure = rows["failure"].to_numpy(object)
         on_object = of_mask.about >= 0
         detections.append(
             {
-                "image": np.full(len(rows), scene.image),
+                "image": np.full(len(rows), image_eval.image),
                 "row": np.arange(len(rows)),
-                "detection": scene.found,
-                "class": names[scene.found_class],
+                "detection": image_eval.detections,
+                "class": names[image_eval.detection_class],
                 "size": np.where(
-                    on_object, _at(size, of_mask.about), SIZE_NAMES[size_of(scene.found_area)]
+                    on_object,
+                    _at(size, of_mask.about),
+                    SIZE_NAMES[size_of(image_eval.detection_area)],
                 ),
                 "crowding": np.where(on_object, _at(crowding, of_mask.about), "no object"),
-                "score": scene.score,
+                "score": image_eval.score,
                 **{f"error_{kind}": of.code for kind, of in zip(IOU_TYPES, theirs, strict=True)},
                 **{
-                    f"iou_{kind}": _iou_about(scene.iou[kind], of.about)
+                    f"iou_{kind}": _iou_about(image_eval.iou[kind], of.about)
                     for kind, of in zip(IOU_TYPES, theirs, strict=True)
                 },
-                "annotation": np.where(on_object, _at(scene.objects, of_mask.about), -1),
+                "annotation": np.where(on_object, _at(image_eval.objects, of_mask.about), -1),
                 "failure": failure,
-                "target": _targets(scene, rows),
+                "target": _targets(image_eval, rows),
                 **{name: rows[name].to_numpy() for name in MEASURES},
             }
         )
@@ -95,14 +99,14 @@ def build_tables(
             MISSED[1],
         )
         places = {
-            "image": np.full(len(size), scene.image),
+            "image": np.full(len(size), image_eval.image),
             "row": np.arange(len(size)),
-            "annotation": scene.objects,
+            "annotation": image_eval.objects,
         }
         objects.append(
             {
                 **places,
-                "class": names[scene.object_class],
+                "class": names[image_eval.object_class],
                 "size": size,
                 "crowding": crowding,
                 "state": state,
@@ -112,20 +116,24 @@ def build_tables(
         pd.DataFrame({key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
         for parts in (detections, objects)
     )
-    return FailureTables(scenes, errors, *tables)
+    return FailureTables(dataset_eval, errors, *tables)
 
 
-def _targets(scene: ImageEval, rows: pd.DataFrame) -> Int[np.ndarray, " n"]:
+def _targets(image_eval: ImageEval, rows: pd.DataFrame) -> Int[np.ndarray, " n"]:
     """The annotation that each failure of `measure` is about: of what a mask unites the best, of its class if one is."""
     targets = np.full(len(rows), -1)
     for place, row in enumerate(rows.itertuples()):
         if row.failure == MASK_FAILURES[0]:
             own = [
-                j for j in row.united if scene.object_class[j] == scene.found_class[place]
+                j
+                for j in row.united
+                if image_eval.object_class[j] == image_eval.detection_class[place]
             ] or row.united
-            targets[place] = scene.objects[max(own, key=lambda j: scene.iou["mask"][place, j])]
+            targets[place] = image_eval.objects[
+                max(own, key=lambda j: image_eval.iou["mask"][place, j])
+            ]
         elif row.failure:
-            targets[place] = scene.objects[row.object]
+            targets[place] = image_eval.objects[row.object]
     return targets
 
 

@@ -27,7 +27,7 @@ FOREGROUND_IOU, BACKGROUND_IOU = 0.5, 0.1
 
 @dataclass(frozen=True)
 class ImageErrors:
-    """What each detection of a scene is (a code; RIGHT for none), the place in the scene of the object that it is about (-1),
+    """What each detection of an image is (a code; RIGHT for none), the index in the image of the object that it is about (-1),
     and which objects are missed."""
 
     code: Int[np.ndarray, " n"]
@@ -38,7 +38,7 @@ class ImageErrors:
     repaired_by: Int[np.ndarray, " m"]
 
 
-def classify_errors(scene: ImageEval, kind: str = "mask") -> ImageErrors:
+def classify_errors(image_eval: ImageEval, kind: str = "mask") -> ImageErrors:
     """TIDE's errors of one image; of detections after the 100 best nothing is said (RIGHT, about nothing).
 
     Best score first, a detection takes the free object of its class with the largest IoU, from .5 on, and is right. One
@@ -47,16 +47,16 @@ def classify_errors(scene: ImageEval, kind: str = "mask") -> ImageErrors:
     *background* (IoU up to .1 with every object), else *both*. An object that is not found is *missed* unless a class or
     localisation error is about it; of these, the best score (`repaired_by`) would have found it.
     """
-    count = len(scene.found)
+    count = len(image_eval.detections)
     code, about = np.full(count, RIGHT), np.full(count, -1)
-    objects = len(scene.objects)
+    objects = len(image_eval.objects)
     found, repaired_by = np.zeros(objects, dtype=bool), np.full(objects, -1)
     judged = np.arange(count) < MAX_DETECTIONS
-    in_crowd = scene.in_own_crowd(kind) > FOREGROUND_IOU
+    in_crowd = image_eval.in_own_crowd(kind) > FOREGROUND_IOU
     if not objects:
         code[judged] = BACKGROUND
         return ImageErrors(code, about, in_crowd & judged, found, found, repaired_by)
-    iou, own = scene.iou[kind], scene.same_class_iou(kind)
+    iou, own = image_eval.iou[kind], image_eval.same_class_iou(kind)
     about = greedy_match(own, judged)
     wrong = judged & (about < 0)
     found[about[about >= 0]] = True
@@ -102,7 +102,7 @@ def greedy_match(
 class Tide:
     """TIDE's errors of all images, for masks or boxes at IoU .5."""
 
-    scenes: DatasetEval
+    dataset_eval: DatasetEval
     kind: str
     errors: list[ImageErrors]
 
@@ -111,28 +111,28 @@ class Tide:
         """A row a judged detection, image by image, best score first: image, category, score, code, in_crowd, and the class
         that a repair gives it (`repaired`, -1 when it would be dropped)."""
         parts = []
-        for scene, errors in zip(self.scenes.scenes, self.errors, strict=True):
-            n = min(len(scene.found), MAX_DETECTIONS)
-            repaired = np.full(len(scene.found), -1)
+        for image_eval, errors in zip(self.dataset_eval.image_evals, self.errors, strict=True):
+            n = min(len(image_eval.detections), MAX_DETECTIONS)
+            repaired = np.full(len(image_eval.detections), -1)
             there = errors.repaired_by >= 0
-            repaired[errors.repaired_by[there]] = scene.object_class[there]
+            repaired[errors.repaired_by[there]] = image_eval.object_class[there]
             facts = {
-                "category": scene.found_class,
-                "score": scene.score,
+                "category": image_eval.detection_class,
+                "score": image_eval.score,
                 "code": errors.code,
                 "in_crowd": errors.in_crowd,
             }
             facts = {name: values[:n] for name, values in (facts | {"repaired": repaired}).items()}
-            parts.append(pd.DataFrame({"image": scene.image, **facts}))
+            parts.append(pd.DataFrame({"image": image_eval.image, **facts}))
         return pd.concat(parts, ignore_index=True)
 
     def matches(self, repaired: str | None = None, counting: Selection = select_all) -> Matches:
         """What is right and wrong, as it is or with all errors of one type repaired; see `match_coco` for `counting`."""
         rows, counted, objects = self.rows, [], []
-        for scene, errors in zip(self.scenes.scenes, self.errors, strict=True):
-            wanted, stray = counting(scene)
+        for image_eval, errors in zip(self.dataset_eval.image_evals, self.errors, strict=True):
+            wanted, stray = counting(image_eval)
             there = wanted & ~errors.missed if repaired == "missed" else wanted
-            objects.append((scene.image, scene.object_class[there]))
+            objects.append((image_eval.image, image_eval.object_class[there]))
             counted.append(
                 np.where(errors.about >= 0, np.append(wanted, False)[errors.about], stray)[
                     :MAX_DETECTIONS
@@ -155,11 +155,14 @@ class Tide:
             category, right = np.where(theirs, new, category), right | theirs
         order = np.flatnonzero(kept)
         order = order[np.argsort(-rows["score"].to_numpy()[order], kind="stable")]
-        ids = tuple(range(len(self.scenes.images))), tuple(range(len(self.scenes.categories)))
+        ids = (
+            tuple(range(len(self.dataset_eval.images))),
+            tuple(range(len(self.dataset_eval.categories))),
+        )
         facts = rows["image"].to_numpy()[order], category[order], rows["score"].to_numpy()[order]
         facts += right[None, order], np.zeros((1, len(order)), dtype=bool)
         return Matches(
-            np.array([FOREGROUND_IOU]), *ids, *facts, count_objects(self.scenes, objects)
+            np.array([FOREGROUND_IOU]), *ids, *facts, count_objects(self.dataset_eval, objects)
         )
 
     @cached_property
@@ -179,10 +182,12 @@ class Tide:
         `weights` as in `average_precision`.
         """
         weights = (
-            prepend_point_estimate(None, len(self.scenes.images)) if weights is None else weights
+            prepend_point_estimate(None, len(self.dataset_eval.images))
+            if weights is None
+            else weights
         )
         before = self.matches(counting=counting)
-        classes = weights @ before.objects > 0
+        classes = weights @ before.num_gt > 0
         ap = tide_ap(before, classes, weights)
         return {
             name: np.maximum(tide_ap(self.matches(name, counting), classes, weights) - ap, 0.0)
@@ -190,9 +195,13 @@ class Tide:
         }
 
 
-def tide(scenes: DatasetEval, kind: str = "mask") -> Tide:
+def tide(dataset_eval: DatasetEval, kind: str = "mask") -> Tide:
     """TIDE's errors of one model's "mask" or "box"."""
-    return Tide(scenes, kind, [classify_errors(scene, kind) for scene in scenes.scenes])
+    return Tide(
+        dataset_eval,
+        kind,
+        [classify_errors(image_eval, kind) for image_eval in dataset_eval.image_evals],
+    )
 
 
 def tide_ap(

@@ -21,7 +21,7 @@ class Matches:
     """Detections of all images, best score first, and what became of them at each IoU threshold.
 
     `image` and `category` are places in `image_ids` and `category_ids`; a detection that is `ignored` is neither right nor
-    wrong. `objects`: how many there are to find, an image and a category.
+    wrong. `num_gt`: ground-truth objects per image and category.
     """
 
     thresholds: Float[np.ndarray, " t"]
@@ -30,20 +30,20 @@ class Matches:
     image: Int[np.ndarray, " n"]
     category: Int[np.ndarray, " n"]
     score: Float[np.ndarray, " n"]
-    right: Bool[np.ndarray, "t n"]
+    true_positive: Bool[np.ndarray, "t n"]
     ignored: Bool[np.ndarray, "t n"]
-    objects: Int[np.ndarray, "i k"]
+    num_gt: Int[np.ndarray, "i k"]
 
     def at(self, rows: list[int]) -> "Matches":
         """The same at some of the thresholds."""
         return replace(
             self,
             thresholds=self.thresholds[rows],
-            right=self.right[rows],
+            true_positive=self.true_positive[rows],
             ignored=self.ignored[rows],
         )
 
-    def counted(
+    def at_threshold(
         self, threshold: float, category: int | None = None
     ) -> tuple[np.ndarray, np.ndarray, int]:
         """Scores, and which are right, of the detections that count at an IoU threshold, and the number of objects.
@@ -56,8 +56,8 @@ class Matches:
                 f"no matches at IoU {threshold}; there are some at {', '.join(f'{t:g}' for t in self.thresholds)}"
             )
         chosen = ~self.ignored[rows[0]] & (True if category is None else self.category == category)
-        objects = self.objects if category is None else self.objects[:, category]
-        return self.score[chosen], self.right[rows[0], chosen], int(objects.sum())
+        objects = self.num_gt if category is None else self.num_gt[:, category]
+        return self.score[chosen], self.true_positive[rows[0], chosen], int(objects.sum())
 
 
 def average_precision(
@@ -68,7 +68,7 @@ def average_precision(
     `weights`: how often each image counts, a row a resample; without, each once. `points` is a key of `POINTS`.
     """
     weights = np.ones((1, len(matches.image_ids))) if weights is None else weights
-    objects, weights = weights @ matches.objects, weights.astype(np.float32)
+    objects, weights = weights @ matches.num_gt, weights.astype(np.float32)
     result = np.full((len(weights), len(matches.thresholds), objects.shape[1]), np.nan)
     for k in np.flatnonzero(objects.any(0)):
         found = np.flatnonzero((matches.category == k) & ~matches.ignored.all(0))
@@ -78,7 +78,7 @@ def average_precision(
         for t in range(len(matches.thresholds)):
             ignored, right = (
                 matches.ignored[t, found],
-                matches.right[t, found] & ~matches.ignored[t, found],
+                matches.true_positive[t, found] & ~matches.ignored[t, found],
             )
             all_until = (weight * ~ignored).cumsum(1) if ignored.any() else until
             ap = _interpolated_ap(

@@ -17,7 +17,7 @@ def best_f1(evaluation: Evaluation, kind: str = "mask", iou: float = 0.5) -> pd.
     """
     rows = []
     for name, place in evaluation.category_index.items():
-        scores, right, objects = evaluation.matches[kind]["all"].counted(iou, place)
+        scores, right, objects = evaluation.matches[kind]["all"].at_threshold(iou, place)
         found = right.cumsum()
         last = np.r_[scores[1:] != scores[:-1], True][
             : len(scores)
@@ -37,7 +37,7 @@ def recall_at(evaluation: Evaluation, score: float, kind: str = "mask", iou: flo
     """Recall (0..1) of the detections with at least a score, mean over classes."""
     recalls = []
     for place in evaluation.category_index.values():
-        scores, right, objects = evaluation.matches[kind]["all"].counted(iou, place)
+        scores, right, objects = evaluation.matches[kind]["all"].at_threshold(iou, place)
         recalls.append(right[scores >= score].sum() / objects)
     return float(np.mean(recalls)) if recalls else float("nan")
 
@@ -49,7 +49,7 @@ def calibration(
 
     Empty bins are left out. Raises ValueError when scores are not within 0..1.
     """
-    scores, right, _ = evaluation.matches[kind]["all"].counted(iou)
+    scores, right, _ = evaluation.matches[kind]["all"].at_threshold(iou)
     if len(scores) and not 0 <= scores.min() <= scores.max() <= 1:
         raise ValueError(
             f"scores from {scores.min():g} to {scores.max():g} are no probabilities: they cannot be calibrated"

@@ -24,7 +24,7 @@ MAX_DETECTIONS = 100
 class ImageEval:
     """One image: `m` objects, `c` crowd regions, `n` detections, best score first.
 
-    `objects` and `crowds` are places in `ground_truth["annotations"]`, `found` in the list of detections (-1 for one that a
+    `objects` and `crowds` are places in `ground_truth["annotations"]`, `detections` in the list of detections (-1 for one that a
     repair has added); areas are in pixels. `iou` and `in_crowd` (share of the detection that lies in the region) are keyed
     "mask" and "box".
     """
@@ -32,36 +32,36 @@ class ImageEval:
     image: int
     objects: Int[np.ndarray, " m"]
     crowds: Int[np.ndarray, " c"]
-    found: Int[np.ndarray, " n"]
+    detections: Int[np.ndarray, " n"]
     object_class: Int[np.ndarray, " m"]
     crowd_class: Int[np.ndarray, " c"]
-    found_class: Int[np.ndarray, " n"]
+    detection_class: Int[np.ndarray, " n"]
     object_area: Float[np.ndarray, " m"]
-    found_area: Float[np.ndarray, " n"]
+    detection_area: Float[np.ndarray, " n"]
     score: Float[np.ndarray, " n"]
     iou: dict[str, Float[np.ndarray, "n m"]]
     in_crowd: dict[str, Float[np.ndarray, "n c"]]
 
     @property
-    def same(self) -> Bool[np.ndarray, "n m"]:
+    def same_class(self) -> Bool[np.ndarray, "n m"]:
         """Which detections are of the class of which objects."""
-        return self.found_class[:, None] == self.object_class
+        return self.detection_class[:, None] == self.object_class
 
     def same_class_iou(self, kind: str) -> Float[np.ndarray, "n m"]:
         """IoU with objects of the detection's class; 0 with others."""
-        return np.where(self.same, self.iou[kind], 0.0)
+        return np.where(self.same_class, self.iou[kind], 0.0)
 
     def in_own_crowd(self, kind: str) -> Float[np.ndarray, " n"]:
         """The largest share of each detection that lies in a crowd region of its class."""
         return np.where(
-            self.found_class[:, None] == self.crowd_class, self.in_crowd[kind], 0.0
+            self.detection_class[:, None] == self.crowd_class, self.in_crowd[kind], 0.0
         ).max(1, initial=0.0)
 
-    def take(self, rows: np.ndarray) -> "Scene":
+    def select(self, rows: np.ndarray) -> "ImageEval":
         """The same with some of the detections, by place or by truth value."""
         parts = {
             name: getattr(self, name)[rows]
-            for name in ("found", "found_class", "found_area", "score")
+            for name in ("detections", "detection_class", "detection_area", "score")
         }
         parts |= {
             name: {k: v[rows] for k, v in getattr(self, name).items()}
@@ -71,12 +71,14 @@ class ImageEval:
 
 
 Selection = Callable[[ImageEval], tuple[Bool[np.ndarray, " m"], Bool[np.ndarray, " n"]]]
-"""For a scene, which objects are to be found, and which detections count when they are on no object."""
+"""For an image, which objects are to be found, and which detections count when they are on no object."""
 
 
-def select_all(scene: ImageEval) -> tuple[Bool[np.ndarray, " m"], Bool[np.ndarray, " n"]]:
+def select_all(image_eval: ImageEval) -> tuple[Bool[np.ndarray, " m"], Bool[np.ndarray, " n"]]:
     """All objects and all detections."""
-    return np.ones(len(scene.objects), dtype=bool), np.ones(len(scene.found), dtype=bool)
+    return np.ones(len(image_eval.objects), dtype=bool), np.ones(
+        len(image_eval.detections), dtype=bool
+    )
 
 
 @dataclass(frozen=True)
@@ -87,15 +89,15 @@ class DatasetEval:
     categories: list[dict]
     annotations: list[dict]
     detections: list[dict]
-    scenes: list[ImageEval]
+    image_evals: list[ImageEval]
 
-    def changed(self, change: Callable[[ImageEval], ImageEval]) -> "Scenes":
+    def changed(self, change: Callable[[ImageEval], ImageEval]) -> "DatasetEval":
         """With a change made in each image."""
-        return replace(self, scenes=[change(scene) for scene in self.scenes])
+        return replace(self, image_evals=[change(image_eval) for image_eval in self.image_evals])
 
 
 def evaluate_images(ground_truth: dict, detections: list[dict]) -> DatasetEval:
-    """Scenes from checked COCO ground truth and results with masks (`coco.checked_ground_truth`, `coco.checked_results`).
+    """Every image evaluated, from checked COCO ground truth and results with masks (`coco.checked_ground_truth`, `coco.checked_results`).
 
     Raises ValueError when an object or a detection has no mask.
     """
@@ -121,7 +123,7 @@ def evaluate_images(ground_truth: dict, detections: list[dict]) -> DatasetEval:
     def classes(entries: list[dict], places: list[int]) -> np.ndarray:
         return np.array([place[entries[i]["category_id"]] for i in places], dtype=int)
 
-    scenes = []
+    image_evals = []
     for number, image in enumerate(ground_truth["images"]):
         mine, theirs, regions = (places[image["id"]] for places in (found, objects, crowds))
         mine = _best_of_each_class(mine, [detections[i]["category_id"] for i in mine])
@@ -132,7 +134,7 @@ def evaluate_images(ground_truth: dict, detections: list[dict]) -> DatasetEval:
             in_crowd[kind] = overlaps(
                 shapes, [form(annotations[j]) for j in regions], of_first=True
             )
-        scenes.append(
+        image_evals.append(
             ImageEval(
                 number,
                 *(np.array(places, dtype=int) for places in (theirs, regions, mine)),
@@ -147,7 +149,7 @@ def evaluate_images(ground_truth: dict, detections: list[dict]) -> DatasetEval:
                 in_crowd,
             )
         )
-    return DatasetEval(ground_truth["images"], categories, annotations, detections, scenes)
+    return DatasetEval(ground_truth["images"], categories, annotations, detections, image_evals)
 
 
 def overlaps(first: list, second: list, of_first: bool = False) -> Float[np.ndarray, "n m"]:
@@ -167,7 +169,7 @@ def _best_of_each_class(places: list[int], classes: list[int]) -> list[int]:
 
 
 def match_coco(
-    scenes: DatasetEval,
+    dataset_eval: DatasetEval,
     kind: str = "mask",
     counting: Selection = select_all,
     thresholds: Float[np.ndarray, " t"] = AP_THRESHOLDS,
@@ -178,44 +180,50 @@ def match_coco(
     and large.
     """
     image, category, score, right, ignored, there = [], [], [], [], [], []
-    for scene in sorted(
-        scenes.scenes, key=lambda scene: scenes.images[scene.image]["id"]
+    for image_eval in sorted(
+        dataset_eval.image_evals, key=lambda image_eval: dataset_eval.images[image_eval.image]["id"]
     ):  # the order of equal scores in COCO
-        wanted, counted = counting(scene)
-        there.append((scene.image, scene.object_class[wanted]))
-        image.append(np.full(len(scene.found), scene.image))
-        category.append(scene.found_class)
-        score.append(scene.score)
+        wanted, counted = counting(image_eval)
+        there.append((image_eval.image, image_eval.object_class[wanted]))
+        image.append(np.full(len(image_eval.detections), image_eval.image))
+        category.append(image_eval.detection_class)
+        score.append(image_eval.score)
         for rows, part in zip(
-            (right, ignored), _matched(scene, kind, wanted, counted, thresholds), strict=True
+            (right, ignored), _matched(image_eval, kind, wanted, counted, thresholds), strict=True
         ):
             rows.append(part)
     image, category, score = (np.concatenate(parts) for parts in (image, category, score))
     right, ignored = np.concatenate(right, 1), np.concatenate(ignored, 1)
     order = np.argsort(-score, kind="stable")
-    ids = tuple(range(len(scenes.images))), tuple(range(len(scenes.categories)))
+    ids = tuple(range(len(dataset_eval.images))), tuple(range(len(dataset_eval.categories)))
     facts = image[order], category[order], score[order], right[:, order], ignored[:, order]
-    return Matches(thresholds, *ids, *facts, count_objects(scenes, there))
+    return Matches(thresholds, *ids, *facts, count_objects(dataset_eval, there))
 
 
 def count_objects(
-    scenes: DatasetEval, there: list[tuple[int, np.ndarray]]
+    dataset_eval: DatasetEval, there: list[tuple[int, np.ndarray]]
 ) -> Int[np.ndarray, "i k"]:
     """How many objects each image has of each class, from pairs of an image and the classes of its objects."""
-    counts = np.zeros((len(scenes.images), len(scenes.categories)), dtype=np.int64)
+    counts = np.zeros((len(dataset_eval.images), len(dataset_eval.categories)), dtype=np.int64)
     images = np.repeat([image for image, _ in there], [len(classes) for _, classes in there])
     np.add.at(counts, (images, np.concatenate([classes for _, classes in there])), 1)
     return counts
 
 
 def _matched(
-    scene: ImageEval, kind: str, wanted: np.ndarray, counted: np.ndarray, thresholds: np.ndarray
+    image_eval: ImageEval,
+    kind: str,
+    wanted: np.ndarray,
+    counted: np.ndarray,
+    thresholds: np.ndarray,
 ) -> tuple[Bool[np.ndarray, "t n"], Bool[np.ndarray, "t n"]]:
-    """(right, ignored) of a scene's detections at each threshold."""
-    right, ignored = (np.zeros((len(thresholds), len(scene.found)), dtype=bool) for _ in range(2))
-    ignored |= (scene.in_own_crowd(kind) >= thresholds[:, None]) | ~counted
-    own = scene.same_class_iou(kind)
-    free = np.ones((len(thresholds), len(scene.objects)), dtype=bool)
+    """(right, ignored) of an image's detections at each threshold."""
+    right, ignored = (
+        np.zeros((len(thresholds), len(image_eval.detections)), dtype=bool) for _ in range(2)
+    )
+    ignored |= (image_eval.in_own_crowd(kind) >= thresholds[:, None]) | ~counted
+    own = image_eval.same_class_iou(kind)
+    free = np.ones((len(thresholds), len(image_eval.objects)), dtype=bool)
     bonus, every = 2.0 * wanted, np.arange(len(thresholds))
     for row in np.flatnonzero(own.max(1, initial=0) >= thresholds[0]):
         # Objects that are wanted come first, whatever their IoU.
@@ -239,9 +247,11 @@ def mean_ap(
 def same_images(*models: DatasetEval) -> None:
     """Raises ValueError when models are not judged on the same images and classes."""
     first = models[0]
-    for scenes in models[1:]:
+    for dataset_eval in models[1:]:
         for what in ("images", "categories"):
-            if [e["id"] for e in getattr(first, what)] != [e["id"] for e in getattr(scenes, what)]:
+            if [e["id"] for e in getattr(first, what)] != [
+                e["id"] for e in getattr(dataset_eval, what)
+            ]:
                 raise ValueError(
                     f"the models are judged on different {what}: they cannot be compared"
                 )

@@ -55,7 +55,7 @@ class Gallery:
             if folder.is_dir() and not _is_devkit(folder)
             else find_devkit(folder) / "JPEGImages"
         )
-        first = next(iter(analyses.values())).scenes
+        first = next(iter(analyses.values())).dataset_eval
         self.images = {image["id"]: image for image in first.images}
         for image in first.images:
             if not isinstance(image.get("file_name"), str):
@@ -72,8 +72,10 @@ class Gallery:
     def _found(self, analysis: Analysis) -> dict[int, list[int]]:
         """Detections that count, by image, best first."""
         found = {image_id: [] for image_id in self.images}
-        for scene in analysis.counted.scenes.scenes:
-            found[analysis.scenes.images[scene.image]["id"]] = scene.found.tolist()
+        for image_eval in analysis.counted.dataset_eval.image_evals:
+            found[analysis.dataset_eval.images[image_eval.image]["id"]] = (
+                image_eval.detections.tolist()
+            )
         return found
 
     def _cases_of(self, title: str) -> pd.DataFrame:
@@ -93,10 +95,11 @@ class Gallery:
         rows = facts.detections[facts.detections["error_mask"] == BACKGROUND]
         false_alarms = {place: np.array(part["detection"]) for place, part in rows.groupby("image")}
         images = {
-            image["id"]: place for place, image in enumerate(self.analyses[other].scenes.images)
+            image["id"]: place
+            for place, image in enumerate(self.analyses[other].dataset_eval.images)
         }
         theirs, ours = (
-            self.analyses[name].scenes.detections
+            self.analyses[name].dataset_eval.detections
             for name in (other, cases["model"].iat[0] if len(cases) else other)
         )
         for row in np.flatnonzero(cases["type"] == ERRORS[BACKGROUND]):
@@ -152,16 +155,16 @@ class Gallery:
 
     def entry(self, case: pd.Series) -> dict:
         """The detection that a case is about, else the object."""
-        scenes = self.analyses[case["model"]].scenes
+        dataset_eval = self.analyses[case["model"]].dataset_eval
         return (
-            scenes.detections[case["detection"]]
+            dataset_eval.detections[case["detection"]]
             if case["detection"] >= 0
-            else scenes.annotations[case["annotation"]]
+            else dataset_eval.annotations[case["annotation"]]
         )
 
     def truth_layers(self, case: pd.Series) -> list[Layer]:
         """The objects of the image, the one that the case is about in its own colour."""
-        annotations = next(iter(self.analyses.values())).scenes.annotations
+        annotations = next(iter(self.analyses.values())).dataset_eval.annotations
         layers = []
         for place in self.objects[case["image_id"]]:
             entry = annotations[place]
@@ -175,7 +178,7 @@ class Gallery:
             return []
         analysis = self.analyses[case["model"]]
         row = analysis.counted.detections.loc[case["place"]]
-        return analysis.scenes.scenes[row["image"]].objects[list(row["united"])].tolist()
+        return analysis.dataset_eval.image_evals[row["image"]].objects[list(row["united"])].tolist()
 
     def found_layers(self, case: pd.Series, title: str) -> list[Layer]:
         """What a model found where a case is: neighbours, then what is to blame, or what was missed."""
@@ -183,20 +186,20 @@ class Gallery:
         there = [
             i
             for i in self.found[title][case["image_id"]]
-            if _meet(box, bbox_xywh(analysis.scenes.detections[i]))
+            if _meet(box, bbox_xywh(analysis.dataset_eval.detections[i]))
         ]
         for rank, place in enumerate(there):
             blamed = title == case["model"] and bool(place == case["detection"])
             if rank >= NEIGHBOURS and not blamed:
                 continue
-            entry = analysis.scenes.detections[place]
+            entry = analysis.dataset_eval.detections[place]
             layers.append(self._layer(entry, BLAMED if blamed else OTHERS, blamed))
             if blamed and UNCROPPED in entry:
                 layers.append(
                     Layer(decode_rle([entry[UNCROPPED]])[0], None, BLAMED, "", False, dotted=True)
                 )
         if case["annotation"] >= 0:
-            annotation = analysis.scenes.annotations[case["annotation"]]
+            annotation = analysis.dataset_eval.annotations[case["annotation"]]
             missed = title == case["model"] and case["detection"] < 0
             layer = self._layer(annotation, LOST, False)
             layers.append(
@@ -263,11 +266,12 @@ class Gallery:
 
     def side_by_side(self, case: pd.Series, score: float = 0.3) -> Figure:
         """A case for those in a hurry: image, ground truth and what each model found there from a score on, a colour an object."""
-        annotations = next(iter(self.analyses.values())).scenes.annotations
+        annotations = next(iter(self.analyses.values())).dataset_eval.annotations
         found = {"ground truth": [annotations[place] for place in self.objects[case["image_id"]]]}
         for title, analysis in self.analyses.items():
             detections = (
-                analysis.scenes.detections[place] for place in self.found[title][case["image_id"]]
+                analysis.dataset_eval.detections[place]
+                for place in self.found[title][case["image_id"]]
             )
             found[title] = [d for d in detections if d["score"] >= score]
         picture, (x1, y1, x2, y2) = self.picture(case["image_id"]), self.window(case, 1.25)

@@ -108,7 +108,7 @@ def ablation_table(
     first, rows = next(iter(judged)), []
     for (name, size), ap in values.items():
         difference = ap - values[first, size]
-        objects = int(judged[name].matches["mask"][size].objects.sum())
+        objects = int(judged[name].matches["mask"][size].num_gt.sum())
         ends = *interval(ap[1:]), difference[0], *interval(difference[1:])
         rows.append((name, size, objects, ap[0], *ends, empty_masks(judged[name])))
     columns = [

@@ -116,7 +116,9 @@ def _cost(analysis: Analysis, family: str, name: str) -> float:
 
 
 def _box_ap50(analysis: Analysis) -> float:
-    return float(mean_ap(match_coco(analysis.scenes, "box", thresholds=np.array([0.5])))[0, 0])
+    return float(
+        mean_ap(match_coco(analysis.dataset_eval, "box", thresholds=np.array([0.5])))[0, 0]
+    )
 
 
 def _mean(analysis: Analysis, column: str) -> float:

@@ -141,7 +141,7 @@ def describe(arguments: argparse.Namespace) -> None:
     (analysis,) = results.analyses(arguments.score).values()
     ids = {
         str(Path(image.get("file_name", str(image["id"]))).with_suffix("")): image["id"]
-        for image in analysis.scenes.images
+        for image in analysis.dataset_eval.images
     }
     meant = {asked: resolve_image_names(asked, ids) for asked in arguments.image}
     if unknown := [asked for asked, names in meant.items() if not names]:
