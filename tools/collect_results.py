@@ -24,11 +24,11 @@ from vocseg_lib.plots.gallery import Gallery
 from vocseg_lib.plots.style import save
 from vocseg_lib.plots.training import overfitting, scores_of
 from vocseg_lib.study.open import reproduce
-from vocseg_lib.study.recipes import PROSE_FIELDS, get_recipe
+from vocseg_lib.study.recipes import MODEL_TITLES, PROSE_FIELDS, get_recipe
 from vocseg_lib.study.recipes import differences as recipe_differences
 from vocseg_lib.study.results import PREDICTIONS
 from vocseg_lib.study.run import recipe_of
-from vocseg_lib.study.study import MODEL_TITLES, Study
+from vocseg_lib.study.study import Study
 from vocseg_lib.utils.files import atomic_write, read_json, to_jsonable, write_json
 
 REPORT, LINEAGE = "report.json", "lineage.json"

@@ -9,8 +9,8 @@ from vocseg_lib.metrics.bootstrap import RESAMPLES
 from vocseg_lib.metrics.semantic import SEMANTIC_SCORE
 from vocseg_lib.models import MODELS
 from vocseg_lib.plots.pictures import DRAWN_SCORE
-from vocseg_lib.study.recipes import RECIPES
-from vocseg_lib.study.run import LINEAGE, default_device
+from vocseg_lib.study.recipes import LINEAGE_MODELS, RECIPES
+from vocseg_lib.study.run import default_device
 
 
 def device(value: str) -> str:
@@ -134,7 +134,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="change the recipe, as in short_side=550",
     )
     recipe.add_argument(
-        "--model", choices=(*MODELS, *LINEAGE), help="needed, unless --from says it"
+        "--model", choices=(*MODELS, *LINEAGE_MODELS), help="needed, unless --from says it"
     )
     data = {
         "metavar": "DATA",

@@ -50,8 +50,9 @@ from vocseg_lib.models.lineage.proposals import (
 )
 from vocseg_lib.models.lineage.regions import CLASSIFIERS, RegionDetector
 from vocseg_lib.models.lineage.semantic import dense_crf
+from vocseg_lib.study.recipes import MODEL_TITLES
 from vocseg_lib.study.run import default_device, load_run
-from vocseg_lib.study.study import MODEL_TITLES, Study
+from vocseg_lib.study.study import Study
 from vocseg_lib.utils.environment import environment_info
 from vocseg_lib.utils.files import read_json, to_jsonable, write_json
 

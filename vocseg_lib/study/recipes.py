@@ -4,14 +4,19 @@ import ast
 import inspect
 import re
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, Self
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from vocseg_lib.engine.config import TrainConfig
 from vocseg_lib.models.config import MaskRCNNConfig, ModelConfig, YolactConfig
 from vocseg_lib.utils.config import Config
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+MODEL_TITLES = {"yolact": "YOLACT", "mask_rcnn": "Mask R-CNN"}
+"""The two models of the study."""
+LINEAGE_MODELS = ("fast_rcnn", "faster_rcnn", "semantic")
+"""Models of `models.lineage` that are trained like the two of the study."""
 PARTS = {"train": TrainConfig, "yolact": YolactConfig, "mask_rcnn": MaskRCNNConfig}
 """Configs that a recipe is made of, by field."""
 
@@ -186,11 +191,13 @@ def parse_changes(assignments: list[str]) -> dict[str, Any]:
     return changes
 
 
-def recipe_changes(recipe: Recipe, base: Recipe) -> pd.DataFrame:
+def recipe_changes(recipe: Recipe, base: Recipe) -> "pd.DataFrame":
     """Fields in which a recipe differs from another: one row per field, with its comment.
 
     Columns: the two recipes' names, "meaning"; index: "part.field".
     """
+    import pandas as pd  # here: the command line reads recipes before it needs pandas
+
     rows = {}
     for part, kind in PARTS.items():
         for cls in kind.__mro__[:-2]:

@@ -16,8 +16,9 @@ from vocseg_lib.failures.analysis import Analysis, analyze
 from vocseg_lib.failures.mask_errors import Thresholds
 from vocseg_lib.metrics.bootstrap import add_intervals, bootstrap, bootstrap_weights
 from vocseg_lib.metrics.coco_eval import HEADLINE, Evaluation, evaluate
+from vocseg_lib.study.recipes import MODEL_TITLES
 from vocseg_lib.study.run import mask_explainer
-from vocseg_lib.study.study import MODEL_TITLES, Study
+from vocseg_lib.study.study import Study
 from vocseg_lib.utils.files import project_root, resolve_path
 
 PREDICTIONS = {

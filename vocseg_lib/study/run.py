@@ -16,11 +16,8 @@ from vocseg_lib.engine.predict import predict
 from vocseg_lib.engine.resume import BEST, CONFIG
 from vocseg_lib.models import MODELS
 from vocseg_lib.plots.pictures import DRAWN_SCORE, Visualizer
-from vocseg_lib.study.recipes import Recipe
+from vocseg_lib.study.recipes import LINEAGE_MODELS, Recipe
 from vocseg_lib.utils.files import project_root, read_json, resolve_path
-
-LINEAGE = ("fast_rcnn", "faster_rcnn", "semantic")
-"""Models of `models.lineage` that are trained like the two of the study."""
 
 
 def default_device() -> str:
@@ -38,8 +35,8 @@ def build_model(recipe: Recipe, model_name: str, classes: int = len(CLASS_NAMES)
     torch.manual_seed(recipe.train.seed)
     if model_name in MODELS:
         return MODELS[model_name](config, outputs)
-    if model_name not in LINEAGE:
-        names = ", ".join((*MODELS, *LINEAGE))
+    if model_name not in LINEAGE_MODELS:
+        names = ", ".join((*MODELS, *LINEAGE_MODELS))
         raise ValueError(f"{model_name!r} is not a model: choose one of {names}")
     from vocseg_lib.models import lineage  # needs more packages than the two models
 

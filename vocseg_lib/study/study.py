@@ -15,7 +15,6 @@ from vocseg_lib.data.voc import VocDataset, class_names, fingerprint
 from vocseg_lib.engine.train import TooManyBadSamples
 from vocseg_lib.study.recipes import Recipe
 
-MODEL_TITLES = {"yolact": "YOLACT", "mask_rcnn": "Mask R-CNN"}
 VOC_IMAGES = {"train": 1_464, "val": 1_449}
 """Images of VOC 2012's segmentation splits."""
 NOTES = {"synthetic": ", synthetic and not VOC's", "pilot": ", a pilot and not VOC 2012's val"}

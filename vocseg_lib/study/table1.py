@@ -13,9 +13,10 @@ from vocseg_lib.engine.resume import LOG
 from vocseg_lib.engine.run_folder import read_log
 from vocseg_lib.models import MODELS
 from vocseg_lib.plots.style import COLORS, MODEL_COLOURS, describe, new_ax
+from vocseg_lib.study.recipes import MODEL_TITLES
 from vocseg_lib.study.results import checkpoint_ap
 from vocseg_lib.study.run import default_device, load_run
-from vocseg_lib.study.study import MODEL_TITLES, Study
+from vocseg_lib.study.study import Study
 from vocseg_lib.utils.files import read_json
 
 OURS, PAPER = "ours", "paper"
