@@ -4,7 +4,7 @@ import dataclasses
 import math
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def bounded(default: Any = MISSING, *, least: float = -math.inf, below: float = math.inf) -> Any:
@@ -35,7 +35,7 @@ class Config:
                 raise ValueError(f"{field.name} is {value!r}: it must be {problem}")
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls, values: dict[str, Any]) -> "Config":
         """The config that `to_dict` made `values` of; lists become tuples, dicts configs."""
         hints = get_type_hints(cls)
         known = {field.name for field in fields(cls)}
