@@ -18,7 +18,7 @@ from vocseg_lib.failures.analysis import Analysis, analyze
 from vocseg_lib.failures.mask_errors import MASK_FAILURES
 from vocseg_lib.failures.tables import coverage_of_boxes
 from vocseg_lib.metrics.bootstrap import bootstrap, bootstrap_weights, interval, paired_differences
-from vocseg_lib.metrics.bootstrap import bounded as add_intervals
+from vocseg_lib.metrics.bootstrap import add_intervals
 from vocseg_lib.metrics.coco_eval import Evaluation, evaluate, metrics_table
 from vocseg_lib.plots.gallery import Gallery
 from vocseg_lib.plots.style import save

@@ -4,7 +4,7 @@ import ast
 import inspect
 import re
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 from vocseg_lib.engine.config import TrainConfig
 from vocseg_lib.models.config import MaskRCNNConfig, ModelConfig, YolactConfig
@@ -33,7 +33,7 @@ class Recipe(Config):
     yolact: YolactConfig = field(default_factory=YolactConfig)
     mask_rcnn: MaskRCNNConfig = field(default_factory=MaskRCNNConfig)
 
-    def with_changes(self, **changes: Any) -> Self:
+    def with_changes(self, **changes: Any) -> "Recipe":
         """A recipe with other values of fields of its parts, each in every part that has it.
 
         Raises:
@@ -59,7 +59,7 @@ class Recipe(Config):
         }
 
     @classmethod
-    def of_run(cls, config: dict[str, Any]) -> Self:
+    def of_run(cls, config: dict[str, Any]) -> "Recipe":
         """The recipe in a run folder's `config.json`."""
         return cls.from_dict({**config["recipe"], "train": config["train"]})
 
