@@ -9,8 +9,10 @@ from vocseg_lib.data.download import fetch
 from vocseg_lib.data.voc import find_devkit, fingerprint
 from vocseg_lib.engine.resume import CONFIG
 from vocseg_lib.engine.run_folder import read_sessions
-from vocseg_lib.study.recipes import Recipe, get_recipe
+from vocseg_lib.study.recipes import MODEL_TITLES, Recipe, get_recipe
+from vocseg_lib.study.results import Results, open_files, open_results
 from vocseg_lib.study.study import Study
+from vocseg_lib.study.train import train_model
 from vocseg_lib.utils import distributed
 from vocseg_lib.utils.files import project_root, read_json, resolve_path
 
@@ -78,3 +80,27 @@ def reproduce(
             f"{study.devkit} is not the data of {run}: its fingerprint is {now}, not {before}"
         )
     return study, config["model"]
+
+
+def open_or_train(
+    profile: str | Recipe,
+    data: str | Path = "",
+    results: str | Path = "",
+    weights: str | Path = "",
+    predictions: str = "",
+) -> Results:
+    """Results of a study's two models, trained first if they are not yet, or of prediction files.
+
+    Args:
+        predictions: prediction files, separated by commas, to open instead; `data` is their ground
+            truth: see `open_files`, as for what is raised.
+    """
+    if predictions:
+        opened = open_files(predictions.split(","), data, results)
+    else:
+        study = open_study(profile, data, results, weights)
+        for model_name in MODEL_TITLES:
+            train_model(study, model_name)
+        opened = open_results(study)
+    opened.folder.mkdir(parents=True, exist_ok=True)
+    return opened
