@@ -13,8 +13,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from vocseg_lib.data.classes import CLASS_NAMES
-from vocseg_lib.data.coco_convert import coco_ground_truth
-from vocseg_lib.data.transforms import MEAN_COLOUR, PhotometricDistort, drop_lost_objects
+from vocseg_lib.data.coco_convert import voc_to_coco
+from vocseg_lib.data.transforms import MEAN_COLOR, PhotometricDistort, drop_lost_objects
 from vocseg_lib.engine.batch_norm import batch_norm_layers, set_train_mode
 from vocseg_lib.engine.optim import build_optimizer
 from vocseg_lib.models.config import YolactConfig
@@ -119,7 +119,7 @@ def log_uniform_boxes(count: int, smallest: float = 16.0) -> Tensor:
 
 def naive_augmentation() -> Callable:
     """SSD's augmentation in the order of its paper, each step on the whole image."""
-    fill = {tv_tensors.Image: MEAN_COLOUR, tv_tensors.Mask: 0}
+    fill = {tv_tensors.Image: MEAN_COLOR, tv_tensors.Mask: 0}
     steps = [
         PhotometricDistort(),
         v2.RandomZoomOut(fill=fill),
@@ -133,7 +133,7 @@ def synthetic_results(
     devkit: str | Path, images: int = EVALUATED_IMAGES, detections: int = EVALUATED_DETECTIONS
 ) -> tuple[dict, list]:
     """COCO ground truth of as many images, a devkit's val over and over, and detections: its objects, moved, many wrong."""
-    truth = coco_ground_truth(devkit, "val")
+    truth = voc_to_coco(devkit, "val")
     random, kept, objects, found = np.random.default_rng(0), [], [], []
     by_image = {
         image["id"]: [a for a in truth["annotations"] if a["image_id"] == image["id"]]

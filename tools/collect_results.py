@@ -17,12 +17,16 @@ from vocseg_lib.engine.run_folder import read_log, read_sessions
 from vocseg_lib.failures.analysis import Analysis, analyze
 from vocseg_lib.failures.mask_errors import MASK_FAILURES
 from vocseg_lib.failures.tables import coverage_of_boxes
-from vocseg_lib.metrics.bootstrap import bootstrap, bootstrap_weights, interval, paired_differences
-from vocseg_lib.metrics.bootstrap import add_intervals
+from vocseg_lib.metrics.bootstrap import (
+    add_intervals,
+    bootstrap,
+    bootstrap_weights,
+    interval,
+    paired_differences,
+)
 from vocseg_lib.metrics.coco_eval import Evaluation, evaluate, metrics_table
 from vocseg_lib.plots.gallery import Gallery
-from vocseg_lib.plots.style import save
-from vocseg_lib.plots.training import overfitting, scores_of
+from vocseg_lib.plots.training import logged_evaluations, overfitting
 from vocseg_lib.study.open import reproduce
 from vocseg_lib.study.recipes import MODEL_TITLES, PROSE_FIELDS, get_recipe
 from vocseg_lib.study.recipes import differences as recipe_differences
@@ -258,7 +262,7 @@ def _training(run: Path, table1: pd.DataFrame) -> dict:
         read_sessions(run / "run.json"),
         read_log(run / LOG),
     )
-    recipe, scores, last = recipe_of(settings), scores_of(log).reset_index(), calls[-1]
+    recipe, scores, last = recipe_of(settings), logged_evaluations(log).reset_index(), calls[-1]
     kept = ["iteration", *(c for c in scores if c.startswith(("mask_", "box_")) or c == "val_loss")]
     return {
         "command": _command(settings),
@@ -356,7 +360,7 @@ def write(results: str | Path) -> list[Path]:
     results, written = Path(results), []
     if not (results / LINEAGE).is_file() or (results / TABLES[0]).is_file():
         report, picture = collect(results)
-        save(picture, results, FRONT_PAGE)
+        save_figure(picture, results, FRONT_PAGE)
         write_json(results / REPORT, report)
         written.append(results / REPORT)
     for name in FIGURES:

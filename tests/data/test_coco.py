@@ -8,7 +8,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from vocseg_lib.data.coco import check_images, validate_ground_truth, validate_results
-from vocseg_lib.data.coco_convert import coco_ground_truth
+from vocseg_lib.data.coco_convert import voc_to_coco
 from vocseg_lib.data.voc import read_sample, split_ids
 from vocseg_lib.metrics.coco_eval import evaluate
 from vocseg_lib.utils.rle import decode_rle, encode_rle, rle_pixel_counts
@@ -195,7 +195,7 @@ def test_predictions_of_other_images_are_refused():
 
 
 def test_an_exported_devkit_is_valid_coco_and_comes_back(devkit, tmp_path):
-    truth = coco_ground_truth(devkit, "val")
+    truth = voc_to_coco(devkit, "val")
     (tmp_path / "coco.json").write_text(json.dumps(truth))
     coco = COCO(tmp_path / "coco.json")
     for image_id, name in enumerate(split_ids(devkit, "val"), 1):

@@ -15,7 +15,7 @@ from PIL import Image
 from vocseg_lib.data import synthetic
 from vocseg_lib.data.classes import CLASS_NAMES
 from vocseg_lib.data.coco import read_predictions
-from vocseg_lib.data.coco_convert import coco_ground_truth, write_from_coco
+from vocseg_lib.data.coco_convert import coco_to_voc, voc_to_coco
 from vocseg_lib.data.verify import verify
 from vocseg_lib.data.voc import (
     BadSample,
@@ -66,7 +66,7 @@ def as_coco(three_classes, tmp_path_factory) -> Path:
     (folder / "annotations").mkdir()
     ids = {1: 3, 2: 7, 3: 90}
     for split in ("train", "val"):
-        truth = coco_ground_truth(three_classes, split)
+        truth = voc_to_coco(three_classes, split)
         for entry in truth["annotations"]:
             entry["category_id"] = ids[entry["category_id"]]
         for entry in truth["categories"]:
@@ -96,7 +96,7 @@ def test_names_come_from_the_devkit(three_classes, devkit):
     assert class_names(three_classes) == NAMES
     assert class_names(devkit) == CLASS_NAMES
     assert VocDataset(three_classes, "train").class_names == NAMES
-    assert [c["name"] for c in coco_ground_truth(three_classes, "val")["categories"]] == list(NAMES)
+    assert [c["name"] for c in voc_to_coco(three_classes, "val")["categories"]] == list(NAMES)
 
 
 def test_names_tell_data_sets_apart(three_classes, tmp_path):
@@ -179,9 +179,9 @@ def test_three_classes_go_through_the_same_notebooks(
 
 
 def test_coco_annotations_become_the_devkit_that_they_came_from(three_classes, as_coco, tmp_path):
-    written = write_from_coco(as_coco, tmp_path / "written")
+    written = coco_to_voc(as_coco, tmp_path / "written")
     for split in ("train", "val"):
-        before, after = (coco_ground_truth(devkit, split) for devkit in (three_classes, written))
+        before, after = (voc_to_coco(devkit, split) for devkit in (three_classes, written))
         assert [c["name"] for c in after["categories"]] == list(NAMES)
         assert [i["file_name"] for i in after["images"]] == [
             i["file_name"] for i in before["images"]
@@ -199,17 +199,15 @@ def test_coco_annotations_become_the_devkit_that_they_came_from(three_classes, a
 
 
 def test_it_is_written_once(as_coco, tmp_path):
-    written = write_from_coco(as_coco, tmp_path / "written")
+    written = coco_to_voc(as_coco, tmp_path / "written")
     (written / "JPEGImages" / "extra.jpg").touch()
-    assert (write_from_coco(as_coco, tmp_path / "written") / "JPEGImages" / "extra.jpg").exists()
+    assert (coco_to_voc(as_coco, tmp_path / "written") / "JPEGImages" / "extra.jpg").exists()
     (written / "from_coco.txt").write_text("of other annotations")
-    assert not (
-        write_from_coco(as_coco, tmp_path / "written") / "JPEGImages" / "extra.jpg"
-    ).exists()
+    assert not (coco_to_voc(as_coco, tmp_path / "written") / "JPEGImages" / "extra.jpg").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
     with pytest.raises(FileExistsError, match="holds other data"):
-        write_from_coco(as_coco, tmp_path / "mine")
+        coco_to_voc(as_coco, tmp_path / "mine")
 
 
 def coco_file(
@@ -241,7 +239,7 @@ def test_overlaps_crowds_other_formats_and_a_split_of_its_own(tmp_path):
         {"id": 2, "image_id": 1, "category_id": 5, "segmentation": square(12, 12, 4)},
         {"id": 3, "image_id": 1, "category_id": 2, "segmentation": square(0, 0, 12), "iscrowd": 1},
     ]
-    written = write_from_coco(coco_file(tmp_path / "in", images, annotations), tmp_path / "out")
+    written = coco_to_voc(coco_file(tmp_path / "in", images, annotations), tmp_path / "out")
     assert class_names(written) == ("big plate", "cup")
     assert split_ids(written, "val") == ["sub_dir_4_a", "sub_dir_9_a"]
     assert len(split_ids(written, "train")) == 8
@@ -262,7 +260,7 @@ def test_a_picture_that_only_its_exif_turns_is_turned(tmp_path):
         {"0.jpg": (30, 40)},
     )
     Image.new("RGB", (40, 30)).save(tmp_path / "0.jpg", exif=exif)
-    written = write_from_coco(path, tmp_path / "out")
+    written = coco_to_voc(path, tmp_path / "out")
     assert read_sample(written, "0").image.shape == (3, 40, 30)
 
 
@@ -275,7 +273,7 @@ def test_what_cannot_be_used_is_named_and_passed_over(tmp_path, capsys):
     path = coco_file(tmp_path, images, many)
     (tmp_path / "1.jpg").unlink()
     (tmp_path / "2.jpg").write_bytes((tmp_path / "2.jpg").read_bytes()[:200])
-    written = write_from_coco(path, tmp_path / "out")
+    written = coco_to_voc(path, tmp_path / "out")
     listed = capsys.readouterr().out
     assert "3 of 60 images cannot be used" in listed
     assert "1.jpg: file is missing" in listed
@@ -288,21 +286,21 @@ def test_what_cannot_be_used_is_named_and_passed_over(tmp_path, capsys):
         ValueError,
         match=r"4 of 60 images cannot be used(?s:.*)5.jpg: is 9 x 8 pixels, but its annotations say 8 x 8",
     ):
-        write_from_coco(path, tmp_path / "out")
+        coco_to_voc(path, tmp_path / "out")
 
 
 def test_mistakes_in_annotations_are_named(tmp_path):
     images = {f"{i}.jpg": Image.new("RGB", (8, 8)) for i in range(3)}
     box = {"id": 1, "image_id": 1, "category_id": 5, "bbox": [0, 0, 2, 2]}
     with pytest.raises(ValueError, match=r"labels.json has boxes without masks"):
-        write_from_coco(coco_file(tmp_path, images, [box]), tmp_path / "out")
+        coco_to_voc(coco_file(tmp_path, images, [box]), tmp_path / "out")
     path = coco_file(tmp_path, images, [])
     with pytest.raises(ValueError, match=r"leaves no image for val"):
-        write_from_coco(path, tmp_path / "out")
+        coco_to_voc(path, tmp_path / "out")
     (tmp_path / "0.jpg").unlink()
     with pytest.raises(
         FileNotFoundError, match=r"0.jpg, the first image of .*labels.json, is in none of"
     ):
-        write_from_coco(path, tmp_path / "other")
+        coco_to_voc(path, tmp_path / "other")
     with pytest.raises(FileNotFoundError):
         open_study("quick", tmp_path / "no.json")

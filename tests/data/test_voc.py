@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from vocseg_lib.data.classes import CLASS_NAMES, palette
-from vocseg_lib.data.coco_convert import coco_ground_truth
+from vocseg_lib.data.coco_convert import voc_to_coco
 from vocseg_lib.data.voc import (
     BadSample,
     VocDataset,
@@ -97,7 +97,7 @@ def test_dataset_skips_bad_samples_only_when_told(damageable):
 
 
 def test_coco_ground_truth_holds_the_samples(devkit):
-    truth = coco_ground_truth(devkit, "val")
+    truth = voc_to_coco(devkit, "val")
     assert [i["id"] for i in truth["images"]] == list(range(1, 7))
     assert [a["id"] for a in truth["annotations"]] == list(range(1, len(truth["annotations"]) + 1))
     assert [c["name"] for c in truth["categories"]] == list(CLASS_NAMES)
@@ -121,7 +121,7 @@ def test_real_ground_truth_equals_the_published_one(real_devkit, shared):
     import json
 
     theirs = json.loads((shared / "predictions" / "voc2012_val_gt.json").read_text())
-    ours = coco_ground_truth(real_devkit, "val")
+    ours = voc_to_coco(real_devkit, "val")
     assert len(ours["images"]) == len(theirs["images"]) == 135
     areas = [
         sorted((a["image_id"], a["category_id"], a["area"]) for a in truth["annotations"])

@@ -12,7 +12,7 @@ from torch import nn
 
 from tests.helpers.models import small
 from tests.helpers.trainings import QUICK, ignoring_time, run
-from vocseg_lib.data.coco_convert import coco_ground_truth
+from vocseg_lib.data.coco_convert import voc_to_coco
 from vocseg_lib.data.loader import SeededSamples
 from vocseg_lib.data.transforms import light_augmentation
 from vocseg_lib.data.voc import BadSample, VocDataset, split_ids
@@ -433,7 +433,7 @@ def test_four_images_are_learned_by_heart(name, some_devkit, tmp_path):
     folder = some_devkit
     recipe = replace(get_recipe("quick"), image_size=192, short_side=144)
     study = Study(recipe, folder, tmp_path)
-    truth = coco_ground_truth(folder, "val")
+    truth = voc_to_coco(folder, "val")
     crowded = sorted(
         truth["images"],
         key=lambda i: abs(sum(a["image_id"] == i["id"] for a in truth["annotations"]) - 2),

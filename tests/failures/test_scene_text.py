@@ -10,7 +10,7 @@ import torch
 
 from vocseg_lib.__main__ import main
 from vocseg_lib.data.classes import CLASS_NAMES
-from vocseg_lib.data.coco_convert import coco_ground_truth
+from vocseg_lib.data.coco_convert import voc_to_coco
 from vocseg_lib.failures.analysis import analyze
 from vocseg_lib.failures.scene_text import (
     describe,
@@ -268,7 +268,7 @@ def test_a_wrong_sentence_leads_to_its_failure():
 
 
 def test_the_command_line_describes_a_prediction_file(devkit, tmp_path, monkeypatch, capsys):
-    truth = coco_ground_truth(devkit, "val")
+    truth = voc_to_coco(devkit, "val")
     found = [
         {k: a[k] for k in ("image_id", "category_id", "segmentation")} | {"score": 0.9}
         for a in truth["annotations"]

@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from tests.helpers.coco import entry, rectangle, truth_of
 from tests.helpers.random_sets import judged_sets
-from vocseg_lib.data.coco_convert import coco_ground_truth
+from vocseg_lib.data.coco_convert import voc_to_coco
 from vocseg_lib.metrics.coco_eval import IOU_TYPES, SIZES, backends, evaluate, metrics_table
 from vocseg_lib.metrics.semantic import mean_iou
 from vocseg_lib.utils.rle import encode_rle
@@ -36,7 +36,7 @@ def test_ap_by_hand():
 
 
 def test_perfect_predictions_score_exactly_100(devkit):
-    truth = coco_ground_truth(devkit, "val")
+    truth = voc_to_coco(devkit, "val")
     found = [{**a, "score": 1.0} for a in truth["annotations"]]
     result = evaluate(truth, found)
     assert set(result.summary.values()) == {100.0}
@@ -156,7 +156,7 @@ def test_a_duplicate_never_raises_vocs_ap(judged, random):
 )
 @given(random=st.randoms())
 def test_a_duplicate_never_raises_cocos_ap_of_masks_that_are_apart(devkit, random):
-    truth = coco_ground_truth(
+    truth = voc_to_coco(
         devkit, "val"
     )  # where no object lies on another: COCO gives a duplicate to a free one
     kept = random.sample(truth["annotations"], len(truth["annotations"]) // 2)

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from vocseg_lib.data.coco_convert import coco_ground_truth
+from vocseg_lib.data.coco_convert import voc_to_coco
 from vocseg_lib.data.voc import read_sample, split_ids
 from vocseg_lib.metrics import bootstrap
 from vocseg_lib.metrics.coco_eval import evaluate
@@ -18,10 +18,10 @@ from vocseg_lib.plots.data import (
     objects_per_image,
     sample_maps,
 )
-from vocseg_lib.plots.images import as_picture, boxes_on_image, instances, outlined
+from vocseg_lib.plots.images import draw_box, draw_boxes, draw_instances, to_hwc
 from vocseg_lib.plots.models import coefficients, prototypes, stages
 from vocseg_lib.plots.precision_recall import per_class_ap
-from vocseg_lib.plots.style import save
+from vocseg_lib.plots.style import save_figure
 from vocseg_lib.plots.widgets import browse
 from vocseg_lib.study import table1
 
@@ -39,7 +39,7 @@ def sample(devkit):
 
 @pytest.fixture
 def judged(devkit):
-    truth = coco_ground_truth(devkit, "val")
+    truth = voc_to_coco(devkit, "val")
     random = np.random.default_rng(0)
     found = {}
     for title in ("YOLACT", "Mask R-CNN"):
@@ -100,7 +100,7 @@ def test_charts_have_labels_legend_and_a_reading(judged):
     assert "YOLACT peaks after 0.6 hours; Mask R-CNN peaks after 1 hours" in charts[4].get_title(
         loc="left"
     )
-    assert "no difference shown" in precision_recall.paired_differences(gaps, *results).get_title(
+    assert "no difference shown" in precision_recall.ap_differences(gaps, *results).get_title(
         loc="left"
     )
     for ax in charts:
@@ -189,23 +189,23 @@ def test_a_live_picture_is_redrawn_in_place_and_not_too_often(tmp_path, monkeypa
 
 
 def test_pictures_are_drawn_and_saved(sample, tmp_path):
-    ax = instances(
+    ax = draw_instances(
         sample.image, sample.masks, sample.boxes, sample.labels, scores=[0.5] * len(sample.labels)
     )
     assert len(ax.patches) == len(ax.texts) == len(sample.labels)
-    save(ax, tmp_path, "picture")
+    save_figure(ax, tmp_path, "picture")
     assert plt.imread(tmp_path / "figures" / "picture.png").std() > 0
-    instances(sample.image, sample.masks[:0])
+    draw_instances(sample.image, sample.masks[:0])
     maps = sample.masks.sum(0).numpy().astype(np.uint8)
     assert len(sample_maps(sample.image, maps, maps)) == 3
     target = {"masks": sample.masks, "boxes": sample.boxes, "labels": sample.labels}
     assert len(augmented([(sample.image, target)] * 5)) == 5
     assert len(prototypes(torch.rand(9, 9, 32))) == 32
-    boxes_on_image(sample.image, sample.boxes, "boxes", "reading")
-    edged = outlined(sample.image, sample.boxes[0])
+    draw_boxes(sample.image, sample.boxes, "boxes", "reading")
+    edged = draw_box(sample.image, sample.boxes[0])
     assert edged.shape == (*sample.image.shape[1:], 3)
-    assert (edged != as_picture(sample.image)).any()
-    axes = stages([np.eye(4), outlined], ["map", "picture"], "title", "reading")
+    assert (edged != to_hwc(sample.image)).any()
+    axes = stages([np.eye(4), draw_box], ["map", "picture"], "title", "reading")
     assert len(axes[0].figure.axes) == 3  # the map has a colour bar
 
 
@@ -246,11 +246,11 @@ def test_precision_recall_figures_say_what_they_show(judged):
     truth, found = judged
     results = {title: evaluate(truth, detections) for title, detections in found.items()}
     figures = {
-        "Areas (AP) at IoU 0.5": precision_recall.overall(results),
-        "Box minus mask AP75": precision_recall.masks_beside_boxes(results),
-        "the worse masks are drawn": precision_recall.family(results),
-        "Mean over classes of that F1": precision_recall.by_class(results),
-        "on average over detections": precision_recall.reliability(results),
+        "Areas (AP) at IoU 0.5": precision_recall.pr_curves(results),
+        "Box minus mask AP75": precision_recall.pr_masks_and_boxes(results),
+        "the worse masks are drawn": precision_recall.pr_by_iou(results),
+        "Mean over classes of that F1": precision_recall.pr_by_class(results),
+        "on average over detections": precision_recall.reliability_diagram_diagram(results),
     }
     for reading, axes in figures.items():
         assert reading in axes[0].figure.get_suptitle().replace("\n", " ")
@@ -275,15 +275,15 @@ def test_nothing_found_can_be_drawn(judged):
     results["no class"] = evaluate({**truth, "annotations": []}, [])
     assert per_class_ap({"no class": results.pop("no class").per_class}).get_title(loc="left")
     assert (
-        len(precision_recall.by_class({"no class": evaluate({**truth, "annotations": []}, [])}))
+        len(precision_recall.pr_by_class({"no class": evaluate({**truth, "annotations": []}, [])}))
         == 1
     )
     for draw in (
-        precision_recall.overall,
-        precision_recall.masks_beside_boxes,
-        precision_recall.family,
-        precision_recall.by_class,
-        precision_recall.reliability,
+        precision_recall.pr_curves,
+        precision_recall.pr_masks_and_boxes,
+        precision_recall.pr_by_iou,
+        precision_recall.pr_by_class,
+        precision_recall.reliability_diagram_diagram,
     ):
         assert len(draw(results))
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from tests.helpers.shapes import SIDE, mask_of, shape, truth
-from vocseg_lib.data.coco_convert import coco_ground_truth
+from vocseg_lib.data.coco_convert import voc_to_coco
 from vocseg_lib.failures.analysis import analyze
 from vocseg_lib.failures.tables import TYPES
 from vocseg_lib.plots.gallery import BLAMED, LOST, TARGET, Gallery
@@ -128,7 +128,7 @@ def test_pictures_that_are_not_there_or_others_are_named(analyses, pictures, dev
     del nameless["images"][0]["file_name"]
     with pytest.raises(ValueError, match="image 1 of the ground truth has no file_name"):
         Gallery({"x": analyze(nameless, [])}, pictures)
-    content = coco_ground_truth(devkit, "val")
+    content = voc_to_coco(devkit, "val")
     assert Gallery({"x": analyze(content, [])}, devkit.parents[1]).picture(1).ndim == 3
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from vocseg_lib.__main__ import main
 from vocseg_lib.data import synthetic
-from vocseg_lib.data.coco_convert import coco_ground_truth
+from vocseg_lib.data.coco_convert import voc_to_coco
 from vocseg_lib.data.voc import split_ids
 from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
 from vocseg_lib.study.cli_options import build_parser
@@ -377,7 +377,7 @@ def test_mistakes_get_one_line_and_exit_code_two(monkeypatch, capsys, devkit, tm
 
 
 def found_in(devkit):
-    truth = coco_ground_truth(devkit, "val")
+    truth = voc_to_coco(devkit, "val")
     return truth, [
         {k: a[k] for k in ("image_id", "category_id", "bbox", "segmentation")} | {"score": 0.9}
         for a in truth["annotations"]
@@ -494,7 +494,7 @@ def test_malformed_prediction_files_get_one_line(monkeypatch, capsys, devkit, tm
 
 
 def test_failures_of_files_from_elsewhere(monkeypatch, capsys, devkit, tmp_path):
-    content = coco_ground_truth(devkit, "val")
+    content = voc_to_coco(devkit, "val")
     kept = [{**a, "score": 0.9} for a in content["annotations"]]
     for name, found in {"all": kept, "some": kept[::2]}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(found))

@@ -12,7 +12,7 @@ from torch.utils.data import Subset
 
 from vocseg_lib.data.classes import CLASS_NAMES
 from vocseg_lib.data.coco import subset
-from vocseg_lib.data.coco_convert import coco_ground_truth
+from vocseg_lib.data.coco_convert import voc_to_coco
 from vocseg_lib.data.transforms import model_input
 from vocseg_lib.data.voc import VocDataset
 from vocseg_lib.engine.predict import predict
@@ -54,7 +54,7 @@ def two(devkit) -> Subset:
 
 @pytest.fixture(scope="module")
 def truth(devkit) -> dict:
-    return subset(coco_ground_truth(devkit, "train"), {5, 6})
+    return subset(voc_to_coco(devkit, "train"), {5, 6})
 
 
 @pytest.fixture

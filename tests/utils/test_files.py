@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from vocseg_lib.plots.pictures import files_in
+from vocseg_lib.plots.pictures import list_files
 from vocseg_lib.study.open import open_study
 from vocseg_lib.study.results import evaluate_files
 from vocseg_lib.utils.files import project_root, resolve_path, to_jsonable
@@ -40,13 +40,13 @@ def test_what_a_notebook_in_a_checkout_names_may_lie_in_the_checkout(tmp_path, m
         devkit.resolve(),
         tmp_path / "results" / "mine",
     )
-    assert files_in(["pictures"])[0].samefile(tmp_path / "pictures" / "cat.jpg")
+    assert list_files(["pictures"])[0].samefile(tmp_path / "pictures" / "cat.jpg")
     results, judged = evaluate_files(["found.json"], "mine", "results/judged")
     assert (results.resolve(), list(judged)) == (tmp_path / "results" / "judged", ["found"])
     (tmp_path / "notebooks" / "found.json").write_text("[]")
     assert resolve_path("found.json").samefile("found.json")
     with pytest.raises(FileNotFoundError, match=r"^nowhere is not there"):
-        files_in(["nowhere"])
+        list_files(["nowhere"])
 
 
 def test_json_gets_what_it_has():

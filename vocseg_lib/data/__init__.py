@@ -1,7 +1,7 @@
 """PASCAL VOC on disk: read a devkit, fetch VOC 2012, verify every file."""
 
 from vocseg_lib.data.classes import CLASS_NAMES
-from vocseg_lib.data.coco_convert import coco_ground_truth, read_coco, write_from_coco
+from vocseg_lib.data.coco_convert import coco_to_voc, read_coco, voc_to_coco
 from vocseg_lib.data.download import FetchError, fetch
 from vocseg_lib.data.verify import Problem, verify
 from vocseg_lib.data.voc import (
@@ -23,7 +23,7 @@ __all__ = [
     "Sample",
     "VocDataset",
     "class_names",
-    "coco_ground_truth",
+    "coco_to_voc",
     "fetch",
     "find_devkit",
     "fingerprint",
@@ -31,5 +31,5 @@ __all__ = [
     "read_sample",
     "split_ids",
     "verify",
-    "write_from_coco",
+    "voc_to_coco",
 ]

@@ -25,7 +25,7 @@ MOST_BAD = 0.05
 """Largest share of images that may be missing or broken."""
 
 
-def write_from_coco(
+def coco_to_voc(
     annotations: str | Path,
     out: str | Path,
     val: str | Path | None = None,
@@ -227,7 +227,7 @@ def _write_picture(source: Path, target: Path, height: int, width: int) -> None:
         Image.fromarray(pixels).save(target, quality=JPEG_QUALITY)
 
 
-def coco_ground_truth(devkit: str | Path, split: str, skip_bad: bool = False) -> dict:
+def voc_to_coco(devkit: str | Path, split: str, skip_bad: bool = False) -> dict:
     """A split's instances in COCO's format: image ids from 1 in list order, annotation ids from 1, `area` of the mask.
 
     Void pixels belong to no instance; an image that has some has their mask as `void`. Raises BadSample, unless with `skip_bad`:

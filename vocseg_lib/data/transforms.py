@@ -15,7 +15,7 @@ from vocseg_lib.utils.boxes import box_iou, masks_to_boxes
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-MEAN_COLOUR = tuple(round(255 * m) for m in IMAGENET_MEAN)
+MEAN_COLOR = tuple(round(255 * m) for m in IMAGENET_MEAN)
 SMALLEST_SIDE = 4
 """Pixels: an object whose visible mask is narrower or lower than this is dropped."""
 LARGEST_ZOOM = 4.0
@@ -78,7 +78,7 @@ class SsdAugmentation(torch.nn.Module):
                 masks.flip(-1),
                 (*around[:2], around[3], around[2]),
             )
-        image, masks = surround(image, around, MEAN_COLOUR), surround(masks, around, (0,))
+        image, masks = surround(image, around, MEAN_COLOR), surround(masks, around, (0,))
         return drop_lost_objects(
             image, {**target, "masks": masks, "labels": target["labels"][kept]}
         )

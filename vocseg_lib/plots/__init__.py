@@ -1,127 +1,29 @@
-"""Every figure, the gallery and its page, and drawing on pictures."""
+"""Every figure as `plots.NAME`, the failure gallery, widgets, and predictions drawn on pictures."""
 
-from vocseg_lib.plots.data import (
-    augmented,
-    class_counts,
-    object_sizes,
-    objects_per_image,
-    sample_maps,
-)
-from vocseg_lib.plots.failures import (
-    ablation,
-    costs_by_size,
-    crowding,
-    explain_largest,
-    failure_costs,
-    oracles,
-    waterfall,
-    whole,
-)
-from vocseg_lib.plots.gallery import Gallery
-from vocseg_lib.plots.gallery_page import FILTERS, export_page, outline
-from vocseg_lib.plots.images import (
-    Layer,
-    as_picture,
-    boxes_on_image,
-    framed,
-    instances,
-    layered,
-    outlined,
-    side_by_side,
-)
-from vocseg_lib.plots.lineage import ap_against_seconds, proposal_recall, short, strip
-from vocseg_lib.plots.models import coefficients, prototypes, stages
-from vocseg_lib.plots.pictures import (
-    UnreadablePicture,
-    Visualizer,
-    draw_instances,
-    draw_predictions,
-    files_in,
-    paint_video,
-    read_picture,
-)
-from vocseg_lib.plots.precision_recall import (
-    by_class,
-    family,
-    iso_f1,
-    masks_beside_boxes,
-    overall,
-    paired_differences,
-    per_class_ap,
-    reliability,
-)
-from vocseg_lib.plots.style import color_of, describe, describe_figure, new_ax, new_axes, save
-from vocseg_lib.plots.training import (
-    ap_against_iteration,
-    ap_against_time,
-    overfitting,
-    scores_of,
-    steps_of,
-    training_curves,
-)
-from vocseg_lib.plots.widgets import LivePlot, as_png, browse
+from importlib import import_module
 
-__all__ = [
-    "FILTERS",
-    "Gallery",
-    "Layer",
-    "LivePlot",
-    "UnreadablePicture",
-    "Visualizer",
-    "ablation",
-    "ap_against_iteration",
-    "ap_against_seconds",
-    "ap_against_time",
-    "as_picture",
-    "as_png",
-    "augmented",
-    "boxes_on_image",
-    "browse",
-    "by_class",
-    "class_counts",
-    "coefficients",
-    "color_of",
-    "costs_by_size",
-    "crowding",
-    "describe",
-    "describe_figure",
-    "draw_instances",
-    "draw_predictions",
-    "explain_largest",
-    "export_page",
-    "failure_costs",
-    "family",
-    "files_in",
-    "framed",
-    "instances",
-    "iso_f1",
-    "layered",
-    "masks_beside_boxes",
-    "new_ax",
-    "new_axes",
-    "object_sizes",
-    "objects_per_image",
-    "oracles",
-    "outline",
-    "outlined",
-    "overall",
-    "overfitting",
-    "paint_video",
-    "paired_differences",
-    "per_class_ap",
-    "proposal_recall",
-    "prototypes",
-    "read_picture",
-    "reliability",
-    "sample_maps",
-    "save",
-    "scores_of",
-    "short",
-    "side_by_side",
-    "stages",
-    "steps_of",
-    "strip",
+_MODULES = {
+    "data": "augmented class_counts object_sizes objects_per_image sample_maps",
+    "failures": "ablation costs_by_size crowding explain_largest failure_costs oracles waterfall",
+    "gallery": "Gallery",
+    "gallery_page": "FILTERS export_page",
+    "images": "draw_box draw_boxes draw_instances side_by_side",
+    "lineage": "ap_against_seconds proposal_recall strip",
+    "models": "coefficients prototypes stages",
+    "pictures": "Visualizer draw_predictions",
+    "precision_recall": "ap_differences per_class_ap pr_by_class pr_by_iou pr_curves "
+    "pr_masks_and_boxes reliability_diagram",
+    "style": "add_figure_title add_title save_figure",
+    "training": "ap_against_iteration ap_against_time logged_evaluations overfitting "
     "training_curves",
-    "waterfall",
-    "whole",
-]
+    "widgets": "LivePlot browse",
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> object:
+    """Import the module of a name when it is first used."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -10,8 +10,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from vocseg_lib.data.classes import CLASS_NAMES, palette
-from vocseg_lib.plots.images import as_picture, instances
-from vocseg_lib.plots.style import COLORS, describe, describe_figure, new_ax, new_axes
+from vocseg_lib.plots.images import draw_instances, to_hwc
+from vocseg_lib.plots.style import COLORS, add_figure_title, add_title, new_ax, new_axes
 
 
 def sample_maps(
@@ -24,7 +24,7 @@ def sample_maps(
     """An image beside its class map and its object map, in VOC's colours."""
     axes = new_axes(3, 3, (4, 3.6), axes)
     colours = palette()
-    axes[0].imshow(as_picture(image))
+    axes[0].imshow(to_hwc(image))
     axes[0].set_title("JPEGImages", fontsize=9)
     for ax, values, name in zip(
         axes[1:], (class_map, object_map), ("SegmentationClass", "SegmentationObject"), strict=True
@@ -42,7 +42,7 @@ def sample_maps(
         )
     for ax in axes:
         ax.axis("off")
-    describe_figure(
+    add_figure_title(
         axes[0].figure,
         "One sample as VOC stores it",
         "A pixel's number is its class in one PNG and its object in the other.",
@@ -59,7 +59,7 @@ def class_counts(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.tick_params(axis="x", labelrotation=60)
     ax.margins(y=0.25)  # room for the legend
     reading = f"{top} is the most frequent: {100 * counts.loc[top].sum() / total:.0f} % of {total} instances."
-    return describe(ax, "Instances a class", reading, 110)
+    return add_title(ax, "Instances a class", reading, 110)
 
 
 def object_sizes(areas: Sequence[float], ax: Axes | None = None) -> Axes:
@@ -81,7 +81,7 @@ def object_sizes(areas: Sequence[float], ax: Axes | None = None) -> Axes:
     ax.set_xlabel("square root of mask area (pixels)")
     ax.set_ylabel("objects")
     ax.legend(fontsize=8)
-    return describe(
+    return add_title(
         ax,
         "Object size",
         f"{100 * (sides < 32).mean():.1f} % are small, {100 * (sides >= 96).mean():.1f} % large in COCO's terms.",
@@ -101,7 +101,7 @@ def objects_per_image(counts: Sequence[int], label: str = "images", ax: Axes | N
     ax.set_ylabel(label)
     ax.legend(fontsize=8)
     reading = f"{100 * (values > 1).mean():.0f} % of images have more than one object: instances to keep apart."
-    return describe(ax, "Objects an image", reading)
+    return add_title(ax, "Objects an image", reading)
 
 
 def augmented(
@@ -112,7 +112,7 @@ def augmented(
     """Draws of one augmented sample, masks and boxes on top."""
     axes = new_axes(len(samples), 4, (3, 2.8), axes)
     for ax, (image, target) in zip(axes, samples, strict=True):
-        instances(
+        draw_instances(
             image,
             target["masks"],
             target["boxes"],
@@ -123,7 +123,7 @@ def augmented(
         ax.set_title(
             f"{image.shape[2]} x {image.shape[1]} px, {len(target['labels'])} objects", fontsize=8
         )
-    describe_figure(
+    add_figure_title(
         axes[0].figure,
         "The same sample, drawn again and again",
         "Boxes follow what is left of the masks; an object that is cut away is gone.",

@@ -9,8 +9,15 @@ from matplotlib.axes import Axes
 
 from vocseg_lib.failures.analysis import FAMILIES
 from vocseg_lib.failures.tables import SIZES, coverage_of_boxes
-from vocseg_lib.plots.images import instances
-from vocseg_lib.plots.style import COLORS, color_of, describe, describe_figure, new_ax, new_axes
+from vocseg_lib.plots.images import draw_instances
+from vocseg_lib.plots.style import (
+    COLORS,
+    add_figure_title,
+    add_title,
+    model_color,
+    new_ax,
+    new_axes,
+)
 
 FEW = 10
 """Objects below which an AP says nothing."""
@@ -27,7 +34,7 @@ def _bars(
     width = 0.8 / max(1, len(values.columns))
     for k, name in enumerate(values):
         at = np.arange(len(values)) + (k - (len(values.columns) - 1) / 2) * width
-        ax.bar(at, values[name], width, label=name, color=color_of(name, k))
+        ax.bar(at, values[name], width, label=name, color=model_color(name, k))
         if low is not None and high is not None:
             ends = np.clip([values[name] - low[name], high[name] - values[name]], 0, None)
             ax.errorbar(at, values[name], ends, fmt="none", ecolor="black", elinewidth=1, capsize=2)
@@ -66,7 +73,7 @@ def failure_costs(
     worst = "; ".join(
         f"{title}: {cost.idxmax()} ({cost.max():.1f})" for title, cost in costs.items()
     )
-    describe_figure(
+    add_figure_title(
         axes[0].figure,
         f"What goes wrong ({family}), how often and at what price",
         f"Dearest: {worst} points of {FAMILIES[family]}. Each type repaired alone; the prices do not add up.",
@@ -97,7 +104,7 @@ def costs_by_size(
         ax.set_xlabel("type of failure")
         ax.set_ylabel(f"points of {FAMILIES[family]} among {size} objects")
     reading = "; ".join(f"{size}: {name}" for size, name in dearest.items())
-    describe_figure(
+    add_figure_title(
         axes[0].figure,
         f"Price by size of object ({family})",
         f"Dearest on average over the models: {reading}.",
@@ -142,7 +149,7 @@ def crowding(
         if gap
         else "In brackets how many objects there are."
     )
-    describe_figure(
+    add_figure_title(
         axes[0].figure, f"Too many objects in one spot? {metric} against crowding", reading
     )
     return axes
@@ -160,7 +167,7 @@ def oracles(
     best = "; ".join(
         f"{title}: {gains[title].idxmax()} (+{gains[title].max():.1f})" for title in values
     )
-    return describe(
+    return add_title(
         ax, f"What if one thing were true? {column}", f"What helps most alone: {best}.", 110
     )
 
@@ -202,7 +209,7 @@ def waterfall(
     largest = rows.loc[rows["points"].abs().idxmax()]
     gap = parts.set_index("part")["points"]["gap"]
     reading = f"The gap is {gap:+.1f} points; its largest part is {largest['part']} ({largest['points']:+.1f}). The parts add up."
-    return describe(ax, f"From {first} to {second}", reading, 110)
+    return add_title(ax, f"From {first} to {second}", reading, 110)
 
 
 def ablation(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -229,7 +236,7 @@ def ablation(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         f"{r.variant} {r.difference:+.1f} [{r.difference_low:+.1f}, {r.difference_high:+.1f}]"
         for r in overall.itertuples()
     ]
-    return describe(
+    return add_title(
         ax,
         "What the two tricks of the mask loss buy",
         f"Against {variants[0]}: {'; '.join(said)} points.",
@@ -261,7 +268,7 @@ def explain_largest(
     ):
         names, numbers = [o["id"] for o in of_source], range(1, len(of_source) + 1)
         image, boxes = torch.tensor(picture).permute(2, 0, 1), [o["box"] for o in of_source]
-        instances(
+        draw_instances(
             image, np.zeros((0, *picture.shape[:2])), boxes, numbers, class_names=names, ax=pictured
         )
         pictured.set_title(source, fontsize=9, loc="left")
@@ -281,7 +288,7 @@ def explain_largest(
                 **place,
             ).set_in_layout(False)
     wrong = int((told["failures"] != "").sum())
-    describe_figure(
+    add_figure_title(
         axes[0].figure,
         title,
         f"{wrong} of {len(told)} sentences are about something that went wrong; in brackets, what.",

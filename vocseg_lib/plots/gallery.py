@@ -20,8 +20,8 @@ from vocseg_lib.failures.explain import explain_failure
 from vocseg_lib.failures.mask_errors import MASK_FAILURES
 from vocseg_lib.failures.tables import FOUND, TYPES
 from vocseg_lib.failures.tide import BACKGROUND, ERRORS
-from vocseg_lib.plots.images import Layer, layered
-from vocseg_lib.plots.style import COLORS, describe_figure, new_axes
+from vocseg_lib.plots.images import Layer, draw_layers
+from vocseg_lib.plots.style import COLORS, add_figure_title, new_axes
 from vocseg_lib.utils.files import resolve_path
 from vocseg_lib.utils.rle import decode_rle
 
@@ -260,7 +260,7 @@ class Gallery:
         counts = ", ".join(
             f"{title} {len(self.select(type=kind, model=title))}" for title in self.analyses
         )
-        return describe_figure(
+        return add_figure_title(
             figure, f"{kind}: the worst {len(cases)}", f"Cases on these images: {counts}."
         )
 
@@ -277,13 +277,15 @@ class Gallery:
         picture, (x1, y1, x2, y2) = self.picture(case["image_id"]), self.window(case, 1.25)
         height = 3.4 * (y2 - y1) / (x2 - x1)
         axes = new_axes(1 + len(found), 1 + len(found), (3.4, height + 0.75), None)
-        layered(picture, [], axes[0]).set_title("image", fontsize=12)
+        draw_layers(picture, [], axes[0]).set_title("image", fontsize=12)
         for ax, (title, entries) in zip(axes[1:], found.items(), strict=True):
             layers = [self._layer(entry, COLORS[k % 7], True) for k, entry in enumerate(entries)]
-            layered(picture, layers[::-1], ax).set_title(f"{title}: {len(entries)}", fontsize=12)
+            draw_layers(picture, layers[::-1], ax).set_title(
+                f"{title}: {len(entries)}", fontsize=12
+            )
         for ax in axes:
             ax.set(xlim=(x1 - 0.5, x2 - 0.5), ylim=(y2 - 0.5, y1 - 0.5))
-        return describe_figure(
+        return add_figure_title(
             axes[0].figure, f"{case['type']}: {case['model']}", self.sentence(case)
         )
 
@@ -306,13 +308,13 @@ class Gallery:
                 np.full((image["height"], image["width"], 3), 200, np.uint8),
                 textwrap.fill(str(error), 40),
             )
-        layered(picture, [], axes[0]).set_title(note, fontsize=8)
+        draw_layers(picture, [], axes[0]).set_title(note, fontsize=8)
         axes[0].add_patch(
             Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor="white", linestyle="--")
         )
-        layered(picture, self.truth_layers(case), axes[1]).set_title("ground truth", fontsize=8)
+        draw_layers(picture, self.truth_layers(case), axes[1]).set_title("ground truth", fontsize=8)
         for ax, title in zip(axes[2:], self.analyses, strict=True):
-            layered(picture, self.found_layers(case, title), ax).set_title(title, fontsize=8)
+            draw_layers(picture, self.found_layers(case, title), ax).set_title(title, fontsize=8)
         for ax in axes[1:]:
             ax.set(xlim=(x1 - 0.5, x2 - 0.5), ylim=(y2 - 0.5, y1 - 0.5))
 

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
 from vocseg_lib.data.classes import CLASS_NAMES
-from vocseg_lib.plots.style import COLORS, describe, describe_figure, new_ax, new_axes
+from vocseg_lib.plots.style import COLORS, add_figure_title, add_title, new_ax, new_axes
 
 
-def as_picture(image: torch.Tensor | np.ndarray) -> np.ndarray:
+def to_hwc(image: torch.Tensor | np.ndarray) -> np.ndarray:
     """[3, H, W] uint8 or 0..1 float, or [H, W, 3], as [H, W, 3] for imshow."""
     pixels = np.asarray(image)
     return pixels.transpose(1, 2, 0) if pixels.shape[0] == 3 and pixels.shape[-1] != 3 else pixels
@@ -30,7 +30,7 @@ def framed(ax: Axes, picture: np.ndarray) -> Axes:
     return ax
 
 
-def instances(
+def draw_instances(
     image: torch.Tensor,
     masks: np.ndarray | torch.Tensor,
     boxes: torch.Tensor | np.ndarray | Sequence = (),
@@ -42,7 +42,7 @@ def instances(
 ) -> Axes:
     """An image with masks as tinted areas with contours, boxes (xyxy pixels), class names, scores and notes."""
     ax = new_ax(ax, (5, 4))
-    picture = as_picture(image)
+    picture = to_hwc(image)
     if picture.dtype == np.uint8:
         picture = picture / 255
     shown = picture.astype(float).copy()
@@ -81,7 +81,7 @@ def instances(
     return framed(ax, picture)
 
 
-def boxes_on_image(
+def draw_boxes(
     image: torch.Tensor,
     boxes: np.ndarray | torch.Tensor,
     title: str,
@@ -90,7 +90,7 @@ def boxes_on_image(
 ) -> Axes:
     """Many boxes (xyxy pixels) as thin outlines: proposals or priors."""
     ax = new_ax(ax, (5, 4))
-    ax.imshow(as_picture(image))
+    ax.imshow(to_hwc(image))
     for x1, y1, x2, y2 in np.asarray(boxes):
         ax.add_patch(
             Rectangle(
@@ -111,12 +111,12 @@ def boxes_on_image(
     ax.set_xlim(0, image.shape[2])
     ax.set_ylim(image.shape[1], 0)
     ax.axis("off")
-    return describe(ax, title, reading, 56)
+    return add_title(ax, title, reading, 56)
 
 
-def outlined(image: torch.Tensor, box: torch.Tensor | np.ndarray) -> np.ndarray:
+def draw_box(image: torch.Tensor, box: torch.Tensor | np.ndarray) -> np.ndarray:
     """A copy of a picture [H, W, 3] with one box (xyxy pixels) drawn into its pixels."""
-    picture = as_picture(image).copy()
+    picture = to_hwc(image).copy()
     height, width = picture.shape[:2]
     x1, y1, x2, y2 = (
         int(v)
@@ -141,15 +141,15 @@ def side_by_side(
     """One image, several sets of instances: `panels` maps a name to the keywords of `instances`."""
     axes = new_axes(len(panels), len(panels), (4, 3.6), axes)
     for ax, (name, keywords) in zip(axes, panels.items(), strict=True):
-        instances(image, class_names=class_names, ax=ax, **keywords)
+        draw_instances(image, class_names=class_names, ax=ax, **keywords)
         ax.set_title(name, fontsize=9)
     if title:
-        describe_figure(axes[0].figure, title, reading)
+        add_figure_title(axes[0].figure, title, reading)
     return axes
 
 
 class Layer(NamedTuple):
-    """What `layered` draws of one object: mask [h, w], box (xywh pixels, or None), colour, text, strong or not, dotted or not."""
+    """What `draw_layers` draws of one object: mask [h, w], box (xywh pixels, or None), colour, text, strong or not, dotted or not."""
 
     mask: np.ndarray
     box: Sequence[float] | None
@@ -159,7 +159,7 @@ class Layer(NamedTuple):
     dotted: bool = False
 
 
-def layered(picture: np.ndarray, layers: Sequence[Layer], ax: Axes | None = None) -> Axes:
+def draw_layers(picture: np.ndarray, layers: Sequence[Layer], ax: Axes | None = None) -> Axes:
     """A picture [h, w, 3] uint8 with objects on it: strong ones tinted, all with a contour, so that overlaps stay visible."""
     ax = new_ax(ax, (5, 4))
     shown = picture / 255

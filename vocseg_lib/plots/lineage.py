@@ -8,8 +8,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from vocseg_lib.plots.images import instances
-from vocseg_lib.plots.style import COLORS, describe, describe_figure, new_ax, new_axes
+from vocseg_lib.plots.images import draw_instances
+from vocseg_lib.plots.style import COLORS, add_figure_title, add_title, new_ax, new_axes
 from vocseg_lib.utils.rle import decode_rle
 
 KINDS = ("classical ML", "two stages", "one stage", "semantic")
@@ -60,7 +60,7 @@ def ap_against_seconds(
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8, loc="lower left", bbox_to_anchor=(1.01, 0), frameon=False)
     reading = "Up is better, right is faster; arrows go from one step to the next."
-    return describe(ax, "What each step bought", reading + _sentence(about), 90)
+    return add_title(ax, "What each step bought", reading + _sentence(about), 90)
 
 
 def proposal_recall(
@@ -88,7 +88,7 @@ def proposal_recall(
     reading = f"With at most {counts[-1]} an image, {next(iter(recalls))}: {said}." + _sentence(
         about
     )
-    describe_figure(axes[0].figure, "Where objects may be", reading)
+    add_figure_title(axes[0].figure, "Where objects may be", reading)
     return axes
 
 
@@ -109,7 +109,7 @@ def strip(
             if sure
             else np.zeros((0, *image.shape[-2:]), bool)
         )
-        instances(
+        draw_instances(
             image,
             masks,
             labels=[d["category_id"] for d in sure],
@@ -121,7 +121,7 @@ def strip(
     reading = f"Detections with a score of at least {score}; some rows may have none." + _sentence(
         about
     )
-    describe_figure(axes[0].figure, "One image through all rows", reading)
+    add_figure_title(axes[0].figure, "One image through all rows", reading)
     return axes
 
 

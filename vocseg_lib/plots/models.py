@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 
-from vocseg_lib.plots.images import as_picture
-from vocseg_lib.plots.style import COLORS, describe, describe_figure, new_ax, new_axes
+from vocseg_lib.plots.images import to_hwc
+from vocseg_lib.plots.style import COLORS, add_figure_title, add_title, new_ax, new_axes
 
 
 def prototypes(maps: torch.Tensor, axes: np.ndarray | None = None) -> np.ndarray:
@@ -17,7 +17,7 @@ def prototypes(maps: torch.Tensor, axes: np.ndarray | None = None) -> np.ndarray
         ax.imshow(maps[..., k].detach().cpu().numpy(), cmap="viridis")
         ax.set_title(str(k), fontsize=7)
         ax.axis("off")
-    describe_figure(
+    add_figure_title(
         axes[0].figure,
         "YOLACT's prototypes",
         "Masks that belong to the whole image, not to an object; dark is zero, bright each map's own highest.",
@@ -43,7 +43,7 @@ def coefficients(
     ax.set_xlabel("prototype")
     ax.set_ylabel("coefficient (no unit)")
     ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
-    return describe(
+    return add_title(
         ax,
         "Coefficients",
         "Each detection adds (above 0) and subtracts (below 0) prototypes in its own way.",
@@ -62,10 +62,10 @@ def stages(
     axes = new_axes(len(pictures), len(pictures), (3.1, 3.2), axes)
     for ax, picture, name in zip(axes, pictures, titles, strict=True):
         pixels = np.asarray(picture)
-        shown = ax.imshow(as_picture(pixels), cmap="viridis")
+        shown = ax.imshow(to_hwc(pixels), cmap="viridis")
         if pixels.ndim == 2:
             ax.figure.colorbar(shown, ax=ax, shrink=0.7)
         ax.set_title(name, fontsize=9)
         ax.axis("off")
-    describe_figure(axes[0].figure, title, reading)
+    add_figure_title(axes[0].figure, title, reading)
     return axes

@@ -103,7 +103,7 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     return np.array(upright)
 
 
-def files_in(paths: Sequence[str | Path]) -> list[Path]:
+def list_files(paths: Sequence[str | Path]) -> list[Path]:
     """The files named, and those in the folders named, in the order of their names.
 
     Raises FileNotFoundError for what is not there, and ValueError for an empty folder.
@@ -135,7 +135,7 @@ def draw_predictions(
     Pictures are written to the folder `out` as PNG, videos as MP4. A file that cannot be read yields itself, None and the reason.
     Raises FileNotFoundError for a path that is not there, and ValueError when `out` is where an input lies, or a file.
     """
-    files, out, taken = files_in(paths), Path(out), set()
+    files, out, taken = list_files(paths), Path(out), set()
     if out.is_file():
         raise ValueError(f"{out} is a file: pictures are written to a folder")
     for file in files:
@@ -152,7 +152,7 @@ def draw_predictions(
         taken.add(target)
         try:
             if ending == ".mp4":
-                said = paint_video(painter, file, target)
+                said = draw_video(painter, file, target)
             else:
                 drawn, found = painter.paint(read_picture(file))
                 Image.fromarray(drawn).save(target)
@@ -162,7 +162,7 @@ def draw_predictions(
             yield file, None, str(error)
 
 
-def paint_video(painter: Visualizer, source: Path, target: Path) -> str:
+def draw_video(painter: Visualizer, source: Path, target: Path) -> str:
     """Draw predictions into each frame of a video and write it as MP4 (H.264); what was done, in words.
 
     Raises UnreadablePicture when no frame can be read, and ModuleNotFoundError, saying what to install, without imageio-ffmpeg.

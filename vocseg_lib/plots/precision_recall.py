@@ -19,10 +19,10 @@ from vocseg_lib.metrics.calibration import (
 from vocseg_lib.metrics.coco_eval import Evaluation
 from vocseg_lib.plots.style import (
     COLORS,
-    MODEL_COLOURS,
-    color_of,
-    describe,
-    describe_figure,
+    MODEL_COLORS,
+    add_figure_title,
+    add_title,
+    model_color,
     new_ax,
     new_axes,
 )
@@ -56,7 +56,7 @@ def _pr_axes(ax: Axes, title: str) -> None:
         ax.legend(fontsize=7, loc="upper right")
 
 
-def overall(
+def pr_curves(
     evaluations: dict[str, Evaluation],
     kind: str = "mask",
     ious: Sequence[float] = (0.5, 0.75),
@@ -67,7 +67,7 @@ def overall(
     ap = {}
     for ax, iou in zip(axes, ious, strict=True):
         for i, (name, evaluation) in enumerate(evaluations.items()):
-            curve, colour = class_mean_curve(evaluation, kind, iou), color_of(name, i)
+            curve, colour = class_mean_curve(evaluation, kind, iou), model_color(name, i)
             ap[name, iou] = 100 * curve.mean()
             ax.plot(RECALLS, curve, color=colour, label=f"{name}: AP {ap[name, iou]:.1f} %")
             for score in MARKED_SCORES:
@@ -89,13 +89,13 @@ def overall(
     )
     reading = f"Areas (AP) {areas}: whether a gap is more than chance, the paired differences say. A dot marks where detections of "
     reading += "at least that score reach; grey lines have equal F1."
-    describe_figure(
+    add_figure_title(
         axes[0].figure, f"Precision against recall, {PLURALS[kind]}, mean over classes", reading
     )
     return axes
 
 
-def masks_beside_boxes(
+def pr_masks_and_boxes(
     evaluations: dict[str, Evaluation], axes: np.ndarray | None = None
 ) -> np.ndarray:
     """A panel a model: its mask and its box curves at IoU .5 and .75."""
@@ -119,11 +119,11 @@ def masks_beside_boxes(
         _pr_axes(ax, name)
     reading = "Where dashed lies above solid, objects are found and drawn badly."
     reading += f" Box minus mask AP75, in points: {', '.join(gaps)}." if gaps else ""
-    describe_figure(axes[0].figure, "Masks beside boxes", reading)
+    add_figure_title(axes[0].figure, "Masks beside boxes", reading)
     return axes
 
 
-def family(
+def pr_by_iou(
     evaluations: dict[str, Evaluation], kind: str = "mask", axes: np.ndarray | None = None
 ) -> np.ndarray:
     """A panel a model: its class-mean curve at each IoU from .5 to .95."""
@@ -142,11 +142,11 @@ def family(
         ax.get_legend().set_title("IoU: AP", {"size": 7})
     reading = f"The faster the curves fall from one IoU to the next, the worse {PLURALS[kind]} are drawn. "
     reading += f"Of its AP50, at IoU .75 {', '.join(falls)}." if falls else ""
-    describe_figure(axes[0].figure, "From IoU .5 to .95", reading)
+    add_figure_title(axes[0].figure, "From IoU .5 to .95", reading)
     return axes
 
 
-def by_class(
+def pr_by_class(
     evaluations: dict[str, Evaluation],
     kind: str = "mask",
     iou: float = 0.5,
@@ -164,7 +164,7 @@ def by_class(
         zip(axes, names, strict=False)
     ):  # without any class, one empty panel
         for i, (title, evaluation) in enumerate(evaluations.items()):
-            colour = color_of(title, i)
+            colour = model_color(title, i)
             ax.plot(RECALLS, evaluation.precision[kind][row, :, k], color=colour, linewidth=1)
             best = tables[title].loc[name]
             if best["F1"] > 0:
@@ -187,15 +187,15 @@ def by_class(
         ax.set_xlabel("recall", fontsize=7)
     for ax in axes[::5]:
         ax.set_ylabel("precision", fontsize=7)
-    handles = [Line2D([], [], color=color_of(t, i), label=t) for i, t in enumerate(evaluations)]
+    handles = [Line2D([], [], color=model_color(t, i), label=t) for i, t in enumerate(evaluations)]
     axes[0].figure.legend(handles=handles, fontsize=8, loc="upper right", ncols=len(handles))
     means = ", ".join(f"{title} {table['F1'].mean():.2f}" for title, table in tables.items())
     reading = f"Dots: the score threshold (the number beside it) with the best F1. Mean over classes of that F1: {means}."
-    describe_figure(axes[0].figure, f"Class by class, {kind} IoU {iou:g}", reading)
+    add_figure_title(axes[0].figure, f"Class by class, {kind} IoU {iou:g}", reading)
     return axes
 
 
-def reliability(
+def reliability_diagram(
     evaluations: dict[str, Evaluation],
     kind: str = "mask",
     iou: float = 0.5,
@@ -209,7 +209,7 @@ def reliability(
     errors = []
     for i, (name, evaluation) in enumerate(evaluations.items()):
         try:
-            table, colour = calibration(evaluation, kind, iou), color_of(name, i)
+            table, colour = calibration(evaluation, kind, iou), model_color(name, i)
         except ValueError as error:
             errors.append(f"none for {name}, whose {error}")
             continue
@@ -236,13 +236,13 @@ def reliability(
             ax.legend(fontsize=8)
     axes[0].set_ylim(0, 1)
     reading = f"Points between score and share right, on average over detections: {', '.join(errors)}. Below the dotted line, scores "
-    describe_figure(
+    add_figure_title(
         axes[0].figure, "Calibration: score against precision", reading + "promise too much."
     )
     return axes
 
 
-def paired_differences(
+def ap_differences(
     table: pd.DataFrame,
     first: str,
     second: str,
@@ -258,7 +258,7 @@ def paired_differences(
         colour = (
             "0.6"
             if not row.shown
-            else MODEL_COLOURS.get(first if row.difference > 0 else second, "black")
+            else MODEL_COLORS.get(first if row.difference > 0 else second, "black")
         )
         ax.plot(
             [row.low, row.high], [y, y], color=colour, linewidth=3 if row.name == "all" else 1.5
@@ -274,7 +274,7 @@ def paired_differences(
     ax.grid(alpha=0.3, axis="x")
     shown = int(rows.loc[rows["class"] != "all", "shown"].sum())
     reading = f"A difference is shown for {shown} of {len(rows) - 1} classes; grey intervals hold 0: no difference shown."
-    return describe(ax, "Is the gap more than chance?", reading, 90)
+    return add_title(ax, "Is the gap more than chance?", reading, 90)
 
 
 def per_class_ap(
@@ -286,10 +286,10 @@ def per_class_ap(
         {name: table.set_index("class")[column] for name, table in tables.items()}
     )
     if joined.empty:
-        return describe(ax, "AP a class", "There is no class to judge.")
+        return add_title(ax, "AP a class", "There is no class to judge.")
     gap = joined.iloc[:, 0] - joined.iloc[:, -1]
     joined = joined.loc[gap.sort_values().index]
-    joined.plot.bar(ax=ax, color=[color_of(name, i) for i, name in enumerate(joined)], width=0.8)
+    joined.plot.bar(ax=ax, color=[model_color(name, i) for i, name in enumerate(joined)], width=0.8)
     ax.set_xlabel("class, sorted by the gap between the models")
     ax.set_ylabel(f"{column.replace('_', ' ')} (percent)")
     ax.tick_params(axis="x", labelrotation=60)
@@ -298,7 +298,7 @@ def per_class_ap(
     reading = (
         f"The widest gap is on {widest}, which has {objects} objects: {gap.abs().max():.0f} points."
     )
-    return describe(
+    return add_title(
         ax,
         "AP a class",
         reading if len(tables) > 1 else f"Highest on {joined.iloc[:, 0].idxmax()}.",

@@ -10,21 +10,21 @@ from matplotlib.figure import Figure
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#999999")
 """Okabe and Ito's colours, told apart by colour-blind readers too."""
-MODEL_COLOURS = {"YOLACT": COLORS[0], "Mask R-CNN": COLORS[1]}
+MODEL_COLORS = {"YOLACT": COLORS[0], "Mask R-CNN": COLORS[1]}
 
 
-def color_of(name: str, place: int) -> str:
+def model_color(name: str, place: int) -> str:
     """A model's colour: its own, or one of those that are nobody's."""
-    return MODEL_COLOURS.get(name, COLORS[2 + place % (len(COLORS) - 2)])
+    return MODEL_COLORS.get(name, COLORS[2 + place % (len(COLORS) - 2)])
 
 
-def describe(ax: Axes, title: str, reading: str, wrap: int = 70) -> Axes:
+def add_title(ax: Axes, title: str, reading: str, wrap: int = 70) -> Axes:
     """Title and, below it, the one line that says what the figure shows."""
     ax.set_title(title + "\n" + textwrap.fill(reading, wrap), loc="left", fontsize=10)
     return ax
 
 
-def describe_figure(fig: Figure, title: str, reading: str) -> Figure:
+def add_figure_title(fig: Figure, title: str, reading: str) -> Figure:
     """The same for a figure of several panels."""
     fig.suptitle(
         title + "\n" + textwrap.fill(reading, int(11 * fig.get_figwidth())),
@@ -35,7 +35,7 @@ def describe_figure(fig: Figure, title: str, reading: str) -> Figure:
     return fig
 
 
-def save(figure: Figure | Axes, results: str | Path, name: str) -> None:
+def save_figure(figure: Figure | Axes, results: str | Path, name: str) -> None:
     """Write a figure to `results`/figures/`name`.png."""
     path = Path(results) / "figures" / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)

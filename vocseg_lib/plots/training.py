@@ -6,9 +6,9 @@ from matplotlib.axes import Axes
 
 from vocseg_lib.plots.style import (
     COLORS,
-    MODEL_COLOURS,
-    describe,
-    describe_figure,
+    MODEL_COLORS,
+    add_figure_title,
+    add_title,
     new_ax,
     new_axes,
 )
@@ -21,7 +21,7 @@ NO_SCORES = "There are no scores yet."
 NOT_TERMS = ("lr", "gradient_norm", "data_seconds", "forward_seconds", "backward_seconds")
 
 
-def steps_of(log: list[dict]) -> pd.DataFrame:
+def logged_updates(log: list[dict]) -> pd.DataFrame:
     """The updates of a log by iteration: `lr`, `loss` and its terms, seconds."""
     rows = [
         {k: v for k, v in entry.items() if isinstance(v, int | float)}
@@ -33,7 +33,7 @@ def steps_of(log: list[dict]) -> pd.DataFrame:
     )
 
 
-def scores_of(log: list[dict]) -> pd.DataFrame:
+def logged_evaluations(log: list[dict]) -> pd.DataFrame:
     """The scores of a log by iteration: AP (percent), `val_loss` and its terms, `seconds` of training before."""
     rows = [entry for entry in log if "mask_AP50" in entry]
     return pd.DataFrame(rows, columns=None if rows else ["iteration", "mask_AP50"]).set_index(
@@ -46,7 +46,7 @@ def overfitting(log: list[dict]) -> str:
 
     A single risen score, the last, is not called so yet.
     """
-    steps, scores = steps_of(log), scores_of(log)
+    steps, scores = logged_updates(log), logged_evaluations(log)
     if "val_loss" in scores:
         scores = scores.dropna(subset=["mask_AP50", "val_loss"])
     if len(scores) < 3 or "val_loss" not in scores or not len(steps):
@@ -84,7 +84,7 @@ def training_curves(
     `iterations` of the whole training put the study's two marks where they belong: half way and at the end.
     """
     axes = new_axes(4, 2, (6, 3.4), axes)
-    steps, scores = steps_of(log), scores_of(log)
+    steps, scores = logged_updates(log), logged_evaluations(log)
     window = max(1, len(steps) // 50)
     terms = (
         steps.drop(columns=[c for c in NOT_TERMS if c in steps])
@@ -123,7 +123,7 @@ def training_curves(
             ax.set_yscale("log")
         if ax.lines:
             ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=5)
-    describe_figure(axes[0].figure, title, overfitting(log))
+    add_figure_title(axes[0].figure, title, overfitting(log))
     return axes
 
 
@@ -147,13 +147,18 @@ def ap_against_iteration(
         if same
         else " The trainings are of different length: half-way is not the same place for both."
     )
-    return describe(ax, "AP against iteration", said if peaks else NO_SCORES)
+    return add_title(ax, "AP against iteration", said if peaks else NO_SCORES)
 
 
 def ap_against_time(logs: dict[str, list[dict]], ax: Axes | None = None) -> Axes:
     """Mask AP50 on val against time of loading and updates, a line a model; in hours, or minutes where that is under an hour."""
     longest = max(
-        (scores_of(log)["seconds"].max() for log in logs.values() if len(scores_of(log))), default=0
+        (
+            logged_evaluations(log)["seconds"].max()
+            for log in logs.values()
+            if len(logged_evaluations(log))
+        ),
+        default=0,
     )
     unit = "hours" if longest >= 3600 else "minutes"
     ax, peaks, _ = _ap_lines(logs, unit, ax)
@@ -161,7 +166,7 @@ def ap_against_time(logs: dict[str, list[dict]], ax: Axes | None = None) -> Axes
     if peaks:
         ax.legend(fontsize=8)
     said = "; ".join(f"{name} peaks after {at:.2g} {unit}" for name, at in peaks.items()) + "."
-    return describe(ax, "AP against time", said if peaks else NO_SCORES)
+    return add_title(ax, "AP against time", said if peaks else NO_SCORES)
 
 
 def _ap_lines(
@@ -170,7 +175,7 @@ def _ap_lines(
     """The axes, where each model peaks, and where the last one ends."""
     ax, peaks, last = new_ax(ax), {}, 1.0
     for name, log in logs.items():
-        scores = scores_of(log).reset_index().dropna(subset=["mask_AP50"])
+        scores = logged_evaluations(log).reset_index().dropna(subset=["mask_AP50"])
         if not len(scores):
             continue
         x = (
@@ -178,7 +183,7 @@ def _ap_lines(
             if against == "iteration"
             else scores["seconds"] / {"hours": 3600, "minutes": 60}[against]
         )
-        ax.plot(x, scores["mask_AP50"], "o-", color=MODEL_COLOURS.get(name), label=name)
+        ax.plot(x, scores["mask_AP50"], "o-", color=MODEL_COLORS.get(name), label=name)
         peaks[name], last = float(x[scores["mask_AP50"].idxmax()]), max(last, float(x.iloc[-1]))
     ax.set_ylabel("mask AP50 on val (percent)")
     ax.set_ylim(bottom=0)

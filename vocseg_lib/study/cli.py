@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vocseg_lib.data.coco_convert import coco_ground_truth, write_from_coco
+from vocseg_lib.data.coco_convert import coco_to_voc, voc_to_coco
 from vocseg_lib.data.download import FetchError, fetch
 from vocseg_lib.data.verify import verify
 from vocseg_lib.data.voc import BadSample
@@ -203,16 +203,14 @@ def run(arguments: argparse.Namespace) -> int:
         print(*problems, f"{len(problems)} problems in {arguments.devkit}", sep="\n")
         return 1 if problems else 0
     elif arguments.command == "import-coco":
-        print(
-            write_from_coco(arguments.annotations, arguments.out, arguments.val, arguments.images)
-        )
+        print(coco_to_voc(arguments.annotations, arguments.out, arguments.val, arguments.images))
     elif arguments.command == "train":
         with distributed.process_group(arguments.device) as here:
             train(arguments, here)
     elif arguments.command == "predict":
         return predict(arguments)
     elif arguments.command == "export-coco":
-        truth = coco_ground_truth(arguments.devkit, arguments.split)
+        truth = voc_to_coco(arguments.devkit, arguments.split)
         write_json(Path(arguments.out), truth)
         print(
             f"{len(truth['images'])} images, {len(truth['annotations'])} objects: {arguments.out}"

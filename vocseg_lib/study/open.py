@@ -4,7 +4,7 @@ import zlib
 from pathlib import Path
 
 from vocseg_lib.data import synthetic
-from vocseg_lib.data.coco_convert import write_from_coco
+from vocseg_lib.data.coco_convert import coco_to_voc
 from vocseg_lib.data.download import fetch
 from vocseg_lib.data.voc import find_devkit, fingerprint
 from vocseg_lib.engine.resume import CONFIG
@@ -40,7 +40,7 @@ def open_study(
     with distributed.local_rank_zero_first():
         if str(data).endswith(".json"):
             checksum = zlib.crc32(str(data.resolve()).encode())
-            devkit = write_from_coco(data, root / "data" / f"{data.stem}_{checksum:08x}")
+            devkit = coco_to_voc(data, root / "data" / f"{data.stem}_{checksum:08x}")
         elif data:
             devkit = find_devkit(data)
         elif recipe.data == "mini_voc":

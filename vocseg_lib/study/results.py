@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from vocseg_lib.data.coco import check_images, read_predictions, validate_ground_truth
-from vocseg_lib.data.coco_convert import coco_ground_truth, read_coco
+from vocseg_lib.data.coco_convert import read_coco, voc_to_coco
 from vocseg_lib.engine.resume import LOG
 from vocseg_lib.engine.run_folder import read_log
 from vocseg_lib.failures.analysis import Analysis, analyze
@@ -85,7 +85,7 @@ def open_ground_truth(data: str | Path, split: str = "val") -> dict:
     """COCO ground truth of a split of a VOC devkit, or of a COCO JSON file."""
     path = resolve_path(data)
     if path.suffix != ".json" and not path.is_file():
-        return validate_ground_truth(coco_ground_truth(path, split))
+        return validate_ground_truth(voc_to_coco(path, split))
     return read_coco(path)
 
 

@@ -9,7 +9,7 @@ from torch.utils.data import Subset
 
 from vocseg_lib.data import synthetic
 from vocseg_lib.data.classes import CLASS_NAMES
-from vocseg_lib.data.coco_convert import coco_ground_truth
+from vocseg_lib.data.coco_convert import voc_to_coco
 from vocseg_lib.data.transforms import AUGMENTATIONS
 from vocseg_lib.data.voc import VocDataset, class_names, fingerprint
 from vocseg_lib.engine.train import TooManyBadSamples
@@ -46,7 +46,7 @@ class Study:
             TooManyBadSamples: for more of them than the recipe's `max_bad_fraction`.
             ValueError: if val has no object.
         """
-        truth = coco_ground_truth(self.devkit, "val", skip_bad=True)
+        truth = voc_to_coco(self.devkit, "val", skip_bad=True)
         if bad := truth["info"].get("skipped", []):
             total, allowed = len(bad) + len(truth["images"]), self.recipe.train.max_bad_fraction
             summary = f"{len(bad)} of {total} images of val cannot be read"

@@ -12,7 +12,7 @@ from vocseg_lib.engine.profile import count_gflop, measure_speed
 from vocseg_lib.engine.resume import LOG
 from vocseg_lib.engine.run_folder import read_log
 from vocseg_lib.models import MODELS
-from vocseg_lib.plots.style import COLORS, MODEL_COLOURS, describe, new_ax
+from vocseg_lib.plots.style import COLORS, MODEL_COLORS, add_title, new_ax
 from vocseg_lib.study.recipes import MODEL_TITLES
 from vocseg_lib.study.results import checkpoint_ap
 from vocseg_lib.study.run import default_device, load_run
@@ -161,7 +161,7 @@ def speed_and_accuracy(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.plot(
             *at,
             "o",
-            color=MODEL_COLOURS.get(model, COLORS[2]),
+            color=MODEL_COLORS.get(model, COLORS[2]),
             markersize=9,
             label=f"{model}, ours",
         )
@@ -190,7 +190,7 @@ def speed_and_accuracy(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     fastest, best = ours[COSTS["fps"]].idxmax(), ours[quantity].idxmax()
     reading = f"Of ours ({about_ours(table)}), {fastest} has the higher speed and {best} the higher AP50. "
     reading += "Grey: published, on VOC 2012 val, with other training data and machines."
-    return describe(ax, "Speed and accuracy", reading, 100)
+    return add_title(ax, "Speed and accuracy", reading, 100)
 
 
 def _text(value: float, low: float, high: float) -> str:
