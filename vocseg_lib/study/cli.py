@@ -1,224 +1,305 @@
-"""The command line: `python -m vocseg_lib COMMAND`; `--help` lists the commands."""
+"""The command line: `python -m vocseg_lib COMMAND` or `vocseg COMMAND`; `--help` lists them.
 
-import argparse
+Heavy packages are imported inside the commands, after their arguments have been checked.
+"""
+
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
-from tqdm import tqdm
+import typer
 
-from vocseg_lib.data.coco_convert import coco_to_voc, voc_to_coco
-from vocseg_lib.data.download import FetchError, fetch
-from vocseg_lib.data.verify import verify
-from vocseg_lib.data.voc import BadSample
-from vocseg_lib.engine.predict import save_predictions
-from vocseg_lib.engine.run_folder import RunningElsewhere
-from vocseg_lib.engine.train import NonFiniteLoss, Session, TooManyBadSamples, WorkerDied
-from vocseg_lib.failures.mask_errors import parse_thresholds
-from vocseg_lib.failures.scene_text import describe_with_errors, resolve_image_names
-from vocseg_lib.failures.tables import coverage_of_boxes
-from vocseg_lib.metrics.bootstrap import add_intervals, bootstrap, bootstrap_weights
-from vocseg_lib.metrics.coco_eval import metrics_table
-from vocseg_lib.models import MODELS
-from vocseg_lib.models.backbones import WeightsError
-from vocseg_lib.plots.gallery import Gallery
-from vocseg_lib.plots.gallery_page import export_page
-from vocseg_lib.plots.pictures import draw_predictions
-from vocseg_lib.study.open import open_study, reproduce
-from vocseg_lib.study.recipes import parse_changes
-from vocseg_lib.study.results import open_files
-from vocseg_lib.study.run import load_visualizer, predict_run
-from vocseg_lib.study.train import train_model
-from vocseg_lib.utils import distributed
-from vocseg_lib.utils.files import to_jsonable, write_json
+from vocseg_lib.study.cli_options import (
+    Command,
+    Data,
+    Device,
+    Devkit,
+    Model,
+    Predictions,
+    Profile,
+    Split,
+    number,
+    require,
+    text,
+    texts,
+    usable_device,
+)
+from vocseg_lib.study.recipes import MODEL_TITLES, get_recipe, parse_changes
 
-TRAINING_ERRORS = (NonFiniteLoss, RunningElsewhere, TooManyBadSamples, WorkerDied)
-USER_ERRORS = (
-    OSError,
-    ValueError,
-    ModuleNotFoundError,
-    BadSample,
-    FetchError,
-    WeightsError,
-    *TRAINING_ERRORS,
+app = typer.Typer(
+    help="Train and evaluate YOLACT and Mask R-CNN on PASCAL VOC, or on data in its layout.",
+    context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 
-def train(arguments: argparse.Namespace, device: str) -> None:
-    changes = parse_changes(arguments.set)
-    if arguments.weights:
-        changes["weights"] = arguments.weights
-    if arguments.source:
-        study, model_name = reproduce(arguments.source, arguments.data, arguments.results, changes)
-        model_name = arguments.model or model_name
-    elif not arguments.model:
-        raise ValueError(f"--model is required: {' or '.join(MODELS)}")
-    else:
-        study = open_study(arguments.profile, arguments.data, arguments.results, changes=changes)
-        model_name = arguments.model
-    mirror = Path(arguments.mirror) if arguments.mirror else None
-    session = Session(device=device, max_hours=arguments.max_hours, mirror=mirror)
-    state = train_model(study, model_name, skip_bad=not arguments.stop_on_bad, session=session)
-    if distributed.rank():
-        return
+@app.command("fetch", cls=Command)
+def fetch_command(
+    folder: Annotated[str, typer.Argument(help="folder to write to")] = "data/voc2012",
+) -> None:
+    """Download VOC 2012 (2.0 GB), check and unpack it."""
+    from vocseg_lib.data.download import fetch
+
+    print(fetch(folder))
+
+
+@app.command("verify", cls=Command)
+def verify_command(
+    devkit: Devkit,
+    splits: texts("splits to read; default: train, val, trainval", "SPLIT") = (),
+) -> None:
+    """Report every bad file of a devkit; exit code 1 if there is one."""
+    require(devkit)
+    from vocseg_lib.data.verify import verify
+
+    problems = verify(devkit, splits or None)
+    print(*problems, f"{len(problems)} problems in {devkit}", sep="\n")
+    raise typer.Exit(1 if problems else 0)
+
+
+@app.command("import-coco", cls=Command)
+def import_coco(
+    annotations: Annotated[
+        str, typer.Argument(metavar="FILE", help="COCO annotations with masks (JSON) for train")
+    ],
+    out: text("devkit to write", "DIR"),
+    val: text("those for val; default: see docs/own_data.md", "FILE") = "",
+    images: text("folder of the images; default: beside the annotations", "DIR") = "",
+) -> None:
+    """Write images with COCO annotations as a devkit."""
+    require(annotations, val, images)
+    from vocseg_lib.data.coco_convert import write_from_coco
+
+    print(write_from_coco(annotations, out, val, images))
+
+
+@app.command("export-coco", cls=Command)
+def export_coco(
+    devkit: Devkit,
+    out: text("file to write (JSON)", "FILE"),
+    split: Split = "val",
+) -> None:
+    """Write a devkit's instances as COCO ground truth (JSON)."""
+    require(devkit)
+    from vocseg_lib.data.coco_convert import coco_ground_truth
+    from vocseg_lib.utils.files import write_json
+
+    content = coco_ground_truth(devkit, split)
+    write_json(Path(out), content)
+    print(f"{len(content['images'])} images, {len(content['annotations'])} objects: {out}")
+
+
+@app.command("train", cls=Command)
+def train_command(
+    model: Model = None,
+    profile: Profile = "quick",
+    source: text("take recipe, model and data of this run folder", "RUN", "--from") = "",
+    data: text("VOC devkit, or COCO annotations (JSON), converted", "DATA") = "",
+    results: text("write to DIR/runs/MODEL; default: results/PROFILE", "DIR") = "",
+    weights: text("initial backbone weights; default: the recipe's", "FILE") = "",
+    changes: texts("change fields, as in short_side=550", "FIELD=VALUE", "--set") = (),
+    max_hours: Annotated[
+        float | None, typer.Option(metavar="H", help="then stop; the same command continues")
+    ] = None,
+    mirror: text("second results folder, kept up to date", "DIR") = "",
+    stop_on_bad: Annotated[
+        bool, typer.Option("--stop-on-bad", help="stop at an unreadable sample")
+    ] = False,
+    device: Device = "",
+) -> None:
+    """Train a model, or resume its training, and evaluate it on val; torchrun: on several GPUs."""
+    if not model and not source:
+        raise ValueError(f"--model is required: {' or '.join(MODEL_TITLES)}")
+    if max_hours is not None and not max_hours > 0:
+        raise ValueError(f"--max-hours must be above 0, got {max_hours}")
+    changed = parse_changes(changes) | ({"weights": weights} if weights else {})
+    get_recipe(profile).with_changes(**changed)
+    require(data, source, weights)
+    from vocseg_lib.engine.train import Session
+    from vocseg_lib.study.open import open_study, reproduce
+    from vocseg_lib.study.train import train_model
+    from vocseg_lib.utils import distributed
+
+    with distributed.process_group(usable_device(device)) as device:
+        if source:
+            study, trained = reproduce(source, data, results, changed)
+        else:
+            study, trained = open_study(profile, data, results, changes=changed), model
+        name = model or trained
+        session = Session(
+            device=device, max_hours=max_hours, mirror=Path(mirror) if mirror else None
+        )
+        state = train_model(study, name, skip_bad=not stop_on_bad, session=session)
+        if distributed.rank():
+            return
     if best := state["best"]:
-        print(f"{model_name}: best mask AP50 {best['mask_AP50']:.1f} at {best['iteration']}")
+        print(f"{name}: best mask AP50 {best['mask_AP50']:.1f} at {best['iteration']}")
     if state["stopped"]:
         print(f"stopped at iteration {state['iteration']}: {state['stopped']}")
-    print(f"run folder: {study.run_folder(model_name)}")
+    print(f"run folder: {study.run_folder(name)}")
 
 
-def judge(arguments: argparse.Namespace) -> None:
-    """Print a prediction file's figures, and write them."""
-    results = open_files([arguments.predictions], arguments.data, split=arguments.split)
-    (result,) = results.evaluations.values()
-    table = metrics_table(result, arguments.score)
-    if arguments.resamples:
-        weights = bootstrap_weights(len(result.ground_truth["images"]), arguments.resamples)
-        table = add_intervals(table, bootstrap(result, weights))
-    print(result.per_class.round(1).to_string(index=False), "", sep="\n")
+@app.command("predict", cls=Command)
+def predict_command(
+    run: Annotated[str, typer.Argument(metavar="[RUN]", help="run folder of a training")] = "",
+    weights: text("the same", "RUN") = "",
+    image: texts("images, videos, or folders of them, to draw into", "PATH") = (),
+    score: number("least score of a detection", min=0, max=1) = 0.3,
+    data: text("VOC devkit to predict", "DEVKIT") = "",
+    split: Split = "val",
+    out: text("folder for images; default: predictions; or prediction file", "PATH") = "",
+    device: Device = "",
+) -> None:
+    """Draw a model's detections, or write its prediction file."""
+    run = weights or run
+    if not run:
+        raise ValueError("--weights RUN is required: the run folder of a training")
+    if bool(image) == bool(data):
+        raise ValueError("either --image PATH, to draw, or --data DEVKIT, to predict, is required")
+    if data and not out:
+        raise ValueError("--out FILE is required with --data: the prediction file to write")
+    require(run, data, *image)
+    device = usable_device(device)
+    from vocseg_lib.engine.predict import save_predictions
+    from vocseg_lib.plots.pictures import draw_predictions
+    from vocseg_lib.study.run import load_visualizer, predict_run
+
+    if data:
+        save_predictions(out, predict_run(run, data, split, device))
+        print(out)
+        return
+    drawn, skipped = 0, []
+    visualizer = load_visualizer(run, score, device)
+    for file, written, message in draw_predictions(visualizer, image, out or "predictions"):
+        if written:
+            drawn += 1
+            print(f"{file}: {message} -> {written}")
+        else:
+            skipped.append(message)
+    if skipped:
+        print(f"{len(skipped)} files skipped:", *skipped, sep="\n  ", file=sys.stderr)
+    raise typer.Exit(0 if drawn else 1)
+
+
+@app.command("evaluate", cls=Command)
+def evaluate_command(
+    predictions: Predictions,
+    data: Data,
+    split: Split = "val",
+    score: number("least score for mean IoU") = 0.3,
+    resamples: Annotated[
+        int, typer.Option(help="of the bootstrap; 0: no intervals", min=0)
+    ] = 1_000,
+    out: text("also write the metrics as JSON", "FILE") = "",
+) -> None:
+    """Evaluate a prediction file: COCO's and VOC's AP, mean IoU."""
+    require(predictions, data)
+    from vocseg_lib.metrics.bootstrap import add_intervals, bootstrap
+    from vocseg_lib.metrics.coco_eval import metrics_table
+    from vocseg_lib.study.results import open_files
+    from vocseg_lib.utils.files import to_jsonable, write_json
+
+    results = open_files([predictions], data, split=split)
+    (evaluation,) = results.evaluations.values()
+    table = metrics_table(evaluation, score)
+    if resamples:
+        table = add_intervals(table, bootstrap(evaluation, results.bootstrap_weights(resamples)))
+    print(evaluation.per_class.round(1).to_string(index=False), "", sep="\n")
     overall = table[table["class"] == "all"].drop(columns="class")
     print(overall.to_string(index=False, na_rep="", float_format="{:.2f}".format))
-    if arguments.out:
-        figures = {f"{row.kind}_{row.metric}": row.value for row in overall.itertuples()}
-        content = {
-            **figures,
-            "per_class": result.per_class.to_dict("records"),
-            "table": table.to_dict("records"),
-        }
-        write_json(Path(arguments.out), to_jsonable(content))
-        print(arguments.out)
+    if out:
+        content = {f"{row.kind}_{row.metric}": row.value for row in overall.itertuples()}
+        content["per_class"] = evaluation.per_class.to_dict("records")
+        write_json(Path(out), to_jsonable({**content, "table": table.to_dict("records")}))
+        print(out)
 
 
-def show_failures(arguments: argparse.Namespace) -> None:
-    """Print what goes wrong in one or two prediction files, and write it."""
-    if len(arguments.predictions) > 2:
-        raise ValueError(
-            f"{len(arguments.predictions)} prediction files: one or two can be shown beside one another"
-        )
-    if len(set(arguments.predictions)) < len(arguments.predictions):
-        raise ValueError(
-            f"--predictions has {arguments.predictions[0]} twice: nothing could be told apart"
-        )
-    thresholds = parse_thresholds(arguments.set)
-    images = arguments.images or ("" if arguments.data.endswith(".json") else arguments.data)
-    if arguments.gallery and not images:
-        raise ValueError(
-            "where are the pictures? Say --images DIR, as --data is COCO ground truth and no devkit"
-        )
-    analyses = open_files(arguments.predictions, arguments.data, split=arguments.split).analyses(
-        arguments.score, thresholds
-    )
+@app.command("failures", cls=Command)
+def failures_command(
+    predictions: texts("one or two prediction files (JSON)", "FILE"),
+    data: Data,
+    split: Split = "val",
+    score: number("least score of a detection") = 0.0,
+    changes: texts("change a threshold, as in leaked=0.3", "NAME=VALUE", "--set") = (),
+    out: text("write the tables and all cases as JSON", "FILE") = "",
+    gallery: text("write the worst cases as one HTML page", "FILE") = "",
+    images: text("folder of the images; default: the devkit's", "DIR") = "",
+) -> None:
+    """What goes wrong in one or two prediction files: error types, their dAP, a gallery."""
+    if len(predictions) > 2:
+        raise ValueError(f"--predictions takes one or two files, got {len(predictions)}")
+    if len(set(predictions)) < len(predictions):
+        raise ValueError(f"--predictions {predictions[0]}: the same file is given twice")
+    if gallery and not images and data.endswith(".json"):
+        raise ValueError("--images DIR is required: --data is COCO ground truth and not a devkit")
+    require(*predictions, data, images)
+    from vocseg_lib.failures.mask_errors import parse_thresholds
+    from vocseg_lib.failures.tables import coverage_of_boxes
+    from vocseg_lib.study.results import open_files
+    from vocseg_lib.utils.files import to_jsonable, write_json
+
+    thresholds = parse_thresholds(list(changes))
+    analyses = open_files(predictions, data, split=split).analyses(score, thresholds)
+    models = {}
     for title, analysis in analyses.items():
+        counted, cases = analysis.counted, analysis.cases.drop(columns="place")
         table = coverage_of_boxes(analysis.table).drop(columns=["class", "size"])
-        print(
-            f"{title}: {len(analysis.counted.detections)} detections, {len(analysis.counted.objects)} objects"
-        )
+        print(f"{title}: {len(counted.detections)} detections, {len(counted.objects)} objects")
         print(table.to_string(index=False, na_rep="", float_format="{:.2f}".format), "", sep="\n")
-    if arguments.out:
-        content = {
-            title: {
-                "table": a.table.to_dict("records"),
-                "cases": a.cases.drop(columns="place").to_dict("records"),
-            }
-            for title, a in analyses.items()
+        models[title] = {
+            "table": analysis.table.to_dict("records"),
+            "cases": cases.to_dict("records"),
         }
-        write_json(
-            Path(arguments.out),
-            to_jsonable(
-                {"thresholds": asdict(thresholds), "score": arguments.score, "models": content}
-            ),
-        )
-        print(arguments.out)
-    if arguments.gallery:
-        page, about = export_page(Gallery(analyses, images), arguments.gallery)
-        print(about, page, sep="\n")
+    if out:
+        content = {"thresholds": asdict(thresholds), "score": score, "models": models}
+        write_json(Path(out), to_jsonable(content))
+        print(out)
+    if gallery:
+        from vocseg_lib.plots.gallery import Gallery
+        from vocseg_lib.plots.gallery_page import export_page
+
+        page, summary = export_page(Gallery(analyses, images or data), gallery)
+        print(summary, page, sep="\n")
 
 
-def describe(arguments: argparse.Namespace) -> None:
-    """Print images in words, with what went wrong beside each sentence, and write their scene graphs."""
-    results = open_files([arguments.predictions], arguments.data, split=arguments.split)
-    (analysis,) = results.analyses(arguments.score).values()
+@app.command("describe", cls=Command)
+def describe_command(
+    predictions: Predictions,
+    data: Data,
+    split: Split = "val",
+    score: number("least score of a detection", min=0, max=1) = 0.5,
+    image: texts("images, by file name; default: all", "NAME") = (),
+    out: text("write the scene graphs as JSON", "FILE") = "",
+) -> None:
+    """Describe images in words, as predicted and as annotated, and as scene graphs (JSON)."""
+    require(predictions, data)
+    from vocseg_lib.failures.scene_text import describe_with_errors, resolve_image_names
+    from vocseg_lib.study.results import open_files
+    from vocseg_lib.utils.files import write_json
+
+    results = open_files([predictions], data, split=split)
+    (analysis,) = results.analyses(score).values()
     ids = {
-        str(Path(image.get("file_name", str(image["id"]))).with_suffix("")): image["id"]
-        for image in analysis.dataset_eval.images
+        str(Path(entry.get("file_name", str(entry["id"]))).with_suffix("")): entry["id"]
+        for entry in results.ground_truth["images"]
     }
-    meant = {asked: resolve_image_names(asked, ids) for asked in arguments.image}
-    if unknown := [asked for asked, names in meant.items() if not names]:
-        raise ValueError(
-            f"{arguments.data} has no image {', '.join(unknown)} in its {arguments.split}"
-        )
+    names = {asked: resolve_image_names(asked, ids) for asked in image}
+    if unknown := [asked for asked, matching in names.items() if not matching]:
+        raise ValueError(f"--image {', '.join(unknown)}: not an image of {split} of {data}")
     graphs = {}
-    for name in dict.fromkeys(name for names in meant.values() for name in names) or ids:
-        described, told = describe_with_errors(analysis, ids[name])
+    for name in dict.fromkeys(name for matching in names.values() for name in matching) or ids:
+        described, sentences = describe_with_errors(analysis, ids[name])
         graphs[name] = {source: description.graph for source, description in described.items()}
-        for source, lines in told.groupby("source", sort=False):
-            wrong = [
+        for source, lines in sentences.groupby("source", sort=False):
+            texts = [
                 f"{line.sentence} [{line.failures}]" if line.failures else line.sentence
                 for line in lines.itertuples()
             ]
-            print(f"{name}, {source}: {' '.join(wrong)}")
-    if arguments.out:
-        write_json(Path(arguments.out), graphs)
-        print(arguments.out)
-
-
-def predict(arguments: argparse.Namespace) -> int:
-    """Draw what a trained model finds, or write its prediction file; 1 when no picture could be read."""
-    run = arguments.weights or arguments.run
-    if not run:
-        raise ValueError("with which model? Say --weights RUN, the run folder of a training")
-    if bool(arguments.image) == bool(arguments.data):
-        raise ValueError(
-            "of what? Say --image PATH, to draw into pictures, or --data DEVKIT, to write a prediction file"
-        )
-    if arguments.data:
-        if not arguments.out:
-            raise ValueError("where to? Say --out FILE, the prediction file to write")
-        save_predictions(
-            arguments.out, predict_run(run, arguments.data, arguments.split, arguments.device)
-        )
-        print(arguments.out)
-        return 0
-    painter, read, skipped = load_visualizer(run, arguments.score, arguments.device), 0, []
-    for file, written, said in draw_predictions(
-        painter, arguments.image, arguments.out or "predictions"
-    ):
-        if written:
-            read += 1
-            tqdm.write(f"{file}: {said} -> {written}")
-        else:
-            skipped.append(said)
-    if skipped:
-        print(f"passed over {len(skipped)} files:", *skipped, sep="\n  ", file=sys.stderr)
-    return 0 if read else 1
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Do what the command line says; the exit code."""
-    if arguments.command == "fetch":
-        print(fetch(arguments.folder))
-    elif arguments.command == "verify":
-        problems = verify(arguments.devkit, arguments.splits)
-        print(*problems, f"{len(problems)} problems in {arguments.devkit}", sep="\n")
-        return 1 if problems else 0
-    elif arguments.command == "import-coco":
-        print(coco_to_voc(arguments.annotations, arguments.out, arguments.val, arguments.images))
-    elif arguments.command == "train":
-        with distributed.process_group(arguments.device) as here:
-            train(arguments, here)
-    elif arguments.command == "predict":
-        return predict(arguments)
-    elif arguments.command == "export-coco":
-        truth = voc_to_coco(arguments.devkit, arguments.split)
-        write_json(Path(arguments.out), truth)
-        print(
-            f"{len(truth['images'])} images, {len(truth['annotations'])} objects: {arguments.out}"
-        )
-    elif arguments.command == "failures":
-        show_failures(arguments)
-    elif arguments.command == "describe":
-        describe(arguments)
-    else:
-        judge(arguments)
-    return 0
+            print(f"{name}, {source}: {' '.join(texts)}")
+    if out:
+        write_json(Path(out), graphs)
+        print(out)
