@@ -1,5 +1,6 @@
 """The command line: `python -m vocseg_lib COMMAND`; `--help` lists the commands."""
 
-from vocseg_lib.study.cli import app
+from vocseg_lib.study.cli import main
 
-app(prog_name="vocseg")
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from vocseg_lib.__main__ import main
+from tests.helpers.cli import vocseg
 from vocseg_lib.data.classes import CLASS_NAMES
 from vocseg_lib.data.coco_convert import voc_to_coco
 from vocseg_lib.failures.analysis import analyze
@@ -286,9 +286,9 @@ def test_the_command_line_describes_a_prediction_file(devkit, tmp_path, monkeypa
         tmp_path / "scenes.json",
         "--image",
     ]
-    monkeypatch.setattr("sys.argv", ["vocseg_lib", *map(str, asked), first, f"{last}.jpg"])
-    assert main() == 0
-    lines = capsys.readouterr().out.splitlines()
+    done = vocseg(*asked, first, f"{last}.jpg")
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
     assert [line.split(":")[0] for line in lines[:4]] == [
         f"{n}, {s}" for n in (first, last) for s in ("as predicted", "as it is")
     ]
@@ -298,9 +298,9 @@ def test_the_command_line_describes_a_prediction_file(devkit, tmp_path, monkeypa
     scenes = json.loads((tmp_path / "scenes.json").read_text())
     assert list(scenes) == [first, last]
     assert {o["class"] for o in scenes[last]["as it is"]["objects"]} <= set(CLASS_NAMES)
-    monkeypatch.setattr("sys.argv", ["vocseg_lib", *map(str, asked), "nowhere"])
-    assert main() == 2
-    assert "no image nowhere" in capsys.readouterr().err
+    done = vocseg(*asked, "nowhere")
+    assert done.exit_code == 2
+    assert "nowhere" in done.stderr
 
 
 def test_images_are_asked_for_by_whole_or_last_name():

@@ -19,6 +19,7 @@ from vocseg_lib.study.cli_options import (
     Predictions,
     Profile,
     Split,
+    app,
     number,
     require,
     text,
@@ -26,15 +27,6 @@ from vocseg_lib.study.cli_options import (
     usable_device,
 )
 from vocseg_lib.study.recipes import MODEL_TITLES, get_recipe, parse_changes
-
-app = typer.Typer(
-    help="Train and evaluate YOLACT and Mask R-CNN on PASCAL VOC, or on data in its layout.",
-    context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
 
 
 @app.command("fetch", cls=Command)
@@ -102,9 +94,7 @@ def train_command(
     results: text("write to DIR/runs/MODEL; default: results/PROFILE", "DIR") = "",
     weights: text("initial backbone weights; default: the recipe's", "FILE") = "",
     changes: texts("change fields, as in short_side=550", "FIELD=VALUE", "--set") = (),
-    max_hours: Annotated[
-        float | None, typer.Option(metavar="H", help="then stop; the same command continues")
-    ] = None,
+    max_hours: number("then stop; the same command continues") = None,
     mirror: text("second results folder, kept up to date", "DIR") = "",
     stop_on_bad: Annotated[
         bool, typer.Option("--stop-on-bad", help="stop at an unreadable sample")
@@ -303,3 +293,8 @@ def describe_command(
     if out:
         write_json(Path(out), graphs)
         print(out)
+
+
+def main() -> None:
+    """Run the command of `sys.argv`; exit with 0, 1 (problems found) or 2 (wrong arguments)."""
+    app(prog_name="vocseg")

@@ -1,4 +1,4 @@
-"""Options that commands share, and checks of them that need none of the heavy packages."""
+"""The command line's app, the types of its options, and checks that need no heavy package."""
 
 import math
 import re
@@ -9,6 +9,15 @@ from typer.core import TyperCommand
 
 from vocseg_lib.study.recipes import LINEAGE_MODELS, MODEL_TITLES, RECIPES
 from vocseg_lib.utils.files import resolve_path
+
+app = typer.Typer(
+    help="Train and evaluate YOLACT and Mask R-CNN on PASCAL VOC, or on data in its layout.",
+    context_settings={"max_content_width": 100},
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
 
 
 class Command(TyperCommand):
@@ -77,7 +86,7 @@ def texts(help_text: str, metavar: str, *flags: str) -> Any:
 
 def number(help_text: str, **limits: float) -> Any:
     """The type of an option with a finite number."""
-    return Annotated[float, typer.Option(help=help_text, callback=finite, **limits)]
+    return Annotated[float | None, typer.Option(help=help_text, callback=finite, **limits)]
 
 
 MODEL_NAMES = (*MODEL_TITLES, *LINEAGE_MODELS)
