@@ -64,9 +64,9 @@ def import_coco(
 ) -> None:
     """Write images with COCO annotations as a devkit."""
     require(annotations, val, images)
-    from vocseg_lib.data.coco_convert import write_from_coco
+    from vocseg_lib.data.coco_convert import coco_to_voc
 
-    print(write_from_coco(annotations, out, val, images))
+    print(coco_to_voc(annotations, out, val, images))
 
 
 @app.command("export-coco", cls=Command)
@@ -77,10 +77,10 @@ def export_coco(
 ) -> None:
     """Write a devkit's instances as COCO ground truth (JSON)."""
     require(devkit)
-    from vocseg_lib.data.coco_convert import coco_ground_truth
+    from vocseg_lib.data.coco_convert import voc_to_coco
     from vocseg_lib.utils.files import write_json
 
-    content = coco_ground_truth(devkit, split)
+    content = voc_to_coco(devkit, split)
     write_json(Path(out), content)
     print(f"{len(content['images'])} images, {len(content['annotations'])} objects: {out}")
 

@@ -23,7 +23,7 @@ app = typer.Typer(
 class Command(TyperCommand):
     """A command: several values may follow one flag; user errors are one line and exit code 2."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         several = {flag for p in self.params if getattr(p, "multiple", False) for flag in p.opts}
         repeated, flag = [], ""
         for argument in args:
@@ -34,7 +34,7 @@ class Command(TyperCommand):
             repeated.append(argument)
         return super().parse_args(ctx, repeated)
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except Exception as error:
