@@ -9,12 +9,9 @@ import torch
 import torch.nn.functional as F
 from pycocotools import mask as coco_mask
 from torch import Tensor, nn
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 from vocseg_lib.data.classes import CLASS_NAMES
 from vocseg_lib.data.coco_convert import voc_to_coco
-from vocseg_lib.data.transforms import MEAN_COLOR, PhotometricDistort, drop_lost_objects
 from vocseg_lib.engine.batch_norm import batch_norm_layers, set_train_mode
 from vocseg_lib.engine.optim import build_optimizer
 from vocseg_lib.models.config import YolactConfig
@@ -115,18 +112,6 @@ def log_uniform_boxes(count: int, smallest: float = 16.0) -> Tensor:
     sides = smallest * (image / smallest) ** torch.rand(count, 2)
     corner = torch.rand(count, 2) * (image - sides)
     return torch.cat([corner, corner + sides], 1)
-
-
-def naive_augmentation() -> Callable:
-    """SSD's augmentation in the order of its paper, each step on the whole image."""
-    fill = {tv_tensors.Image: MEAN_COLOR, tv_tensors.Mask: 0}
-    steps = [
-        PhotometricDistort(),
-        v2.RandomZoomOut(fill=fill),
-        v2.RandomIoUCrop(),
-        v2.RandomHorizontalFlip(),
-    ]
-    return v2.Compose([*steps, drop_lost_objects])
 
 
 def synthetic_results(
