@@ -11,8 +11,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from vocseg_lib.engine.resume import LOG
-from vocseg_lib.engine.run_folder import read_log
+from vocseg_lib.engine.run_folder import LOG, read_log
 from vocseg_lib.engine.train import train
 from vocseg_lib.models import MODELS
 from vocseg_lib.study.open import open_study

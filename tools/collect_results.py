@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from vocseg_lib.data.coco import read_predictions
-from vocseg_lib.engine.resume import LOG
-from vocseg_lib.engine.run_folder import read_log, read_sessions
+from vocseg_lib.engine.run_folder import LOG, read_log, read_sessions
 from vocseg_lib.failures.analysis import Analysis, analyze
 from vocseg_lib.failures.mask_errors import MASK_FAILURES
 from vocseg_lib.failures.tables import coverage_of_boxes

@@ -21,7 +21,7 @@ from tests.helpers.trainings import ignoring_time, run
 from vocseg_lib.data.voc import VocDataset
 from vocseg_lib.engine import mirror, train_state
 from vocseg_lib.engine.checkpoint import checksum, load_checkpoint, save_checkpoint
-from vocseg_lib.engine.resume import MIRROR_TRIES, ChangedConfig, earlier_recipes
+from vocseg_lib.engine.resume import MIRROR_TRIES, ChangedConfig
 from vocseg_lib.engine.run_folder import RunningElsewhere, read_log, run_lock
 from vocseg_lib.engine.train import train
 from vocseg_lib.utils.files import write_json

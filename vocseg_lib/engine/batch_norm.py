@@ -1,4 +1,4 @@
-"""What batch norm may do in training with few images a batch: be frozen, learn, or learn and be measured anew to be judged."""
+"""Batch norm in training with few images per batch: unfrozen or frozen."""
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -9,10 +9,10 @@ def batch_norm_layers(model: nn.Module) -> list[_BatchNorm]:
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
-def set_train_mode(model: nn.Module, frozen: bool) -> nn.Module:
-    """The model in train mode; with `frozen`, its batch norm stays in eval mode: a constant affine map."""
+def set_train_mode(model: nn.Module, freeze_bn: bool) -> nn.Module:
+    """The model in train mode; with `freeze_bn`, its batch norm stays in eval mode."""
     model.train()
-    if frozen:
-        for norm in batch_norm_layers(model):
-            norm.eval()
+    if freeze_bn:
+        for layer in batch_norm_layers(model):
+            layer.eval()
     return model

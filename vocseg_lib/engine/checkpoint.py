@@ -1,8 +1,7 @@
-"""Checkpoints: written whole or not at all, each with its checksum; what is torn or foreign is told from what is good."""
+"""Checkpoints: atomic writes with a checksum; truncated or foreign files are detected."""
 
 import hashlib
 import io
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from vocseg_lib.utils.files import atomic_write
 
 
 def checksum(content: Any) -> str:
-    """SHA-256 over the bytes of all tensors and the text of everything else in nested dicts, lists and tuples."""
+    """SHA-256 of nested dicts, lists and tuples: bytes of tensors, text of everything else."""
     digest = hashlib.sha256()
 
     def add(value: Any) -> None:
@@ -36,51 +35,36 @@ def checksum(content: Any) -> str:
 
 
 def save_checkpoint(path: Path, content: dict, keep: Path | None = None) -> None:
-    """Write a checkpoint with its checksum, whole or not at all; the one before it goes to `keep`.
+    """Write a checkpoint with its checksum, atomically; the one before it is renamed to `keep`.
 
-    Raises OSError, naming the file, when the disk is full or cannot be written to.
+    Raises:
+        OSError: with the file's name, if it cannot be written; the one before it is untouched.
     """
-    whole = io.BytesIO()
-    torch.save({**content, "checksum": checksum(content)}, whole)
-    try:
-        with atomic_write(path, keep) as beside:
-            beside.write_bytes(whole.getbuffer())
-    except OSError as error:
-        raise OSError(
-            f"cannot write {path}: {error}. The checkpoint before it is untouched: make room, then run again to go on"
-        ) from error
+    buffer = io.BytesIO()
+    torch.save({**content, "checksum": checksum(content)}, buffer)
+    with atomic_write(path, keep) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
-def load_checkpoint(
-    path: Path, needed: Sequence[str] = (), device: str | torch.device = "cpu"
-) -> dict:
-    """What a checkpoint holds. Raises ValueError, naming the file, when it is torn or foreign (lacks what is `needed`).
+def load_checkpoint(path: Path, required: Sequence[str] = ()) -> dict:
+    """What a checkpoint holds, on the CPU.
 
-    Raises OSError when it cannot be read now, FileNotFoundError when it is not there.
+    Raises:
+        ValueError: naming the file, if it is damaged, foreign or lacks a `required` key.
+        OSError: if it cannot be read now; FileNotFoundError if it is missing.
     """
     try:
         with path.open("rb") as file:
-            content = torch.load(file, map_location=device, weights_only=True)
-    except IsADirectoryError:
-        raise ValueError(f"{path} is a folder, not a checkpoint") from None
-    except OSError as error:
-        if error.errno:
-            raise
-        raise ValueError(f"{path} is damaged ({error})") from error
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} is damaged, or no checkpoint of PyTorch's") from error
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged archive may raise anything
+        if isinstance(error, OSError) and error.errno:
+            raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"{path} is damaged ({reason})") from error
+        raise ValueError(f"{path} is damaged or not a checkpoint ({reason})") from error
     if not isinstance(content, dict) or "checksum" not in content:
         raise ValueError(f"{path} is not a checkpoint of a training: it has no checksum")
     if content.pop("checksum") != checksum(content):
-        raise ValueError(
-            f"{path} is damaged: it does not have the checksum that it was written with"
-        )
-    missing = [key for key in needed if key not in content]
-    if missing:
-        raise ValueError(
-            f"{path} is not that kind of checkpoint: it has no {' and no '.join(missing)}"
-        )
+        raise ValueError(f"{path} is damaged: its checksum is another than when it was written")
+    if missing := [key for key in required if key not in content]:
+        raise ValueError(f"{path} is not a checkpoint of that kind: {', '.join(missing)} missing")
     return content

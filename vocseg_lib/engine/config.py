@@ -1,4 +1,4 @@
-"""Options of a training."""
+"""Options of a training, each with its source."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -17,9 +17,7 @@ class TrainConfig(Config):
     iterations: int = bounded(12_000, least=1)  # parameter updates (the study)
     optimizer: Literal["sgd", "adamw"] = "sgd"  # (the study: SGD)
     learning_rate: float = bounded(1e-3, least=POSITIVE)  # after warm-up (the study)
-    backbone_lr_mult: float = bounded(
-        1.0, least=POSITIVE
-    )  # backbone's learning rate / learning_rate
+    backbone_lr_mult: float = bounded(1.0, least=POSITIVE)  # of the backbone / learning_rate
     momentum: float = bounded(0.9, least=0, below=1)  # of SGD (the study)
     weight_decay: float = bounded(5e-4, least=0)  # not in the study; the official YOLACT's
     schedule: Literal["step", "cosine"] = "step"  # "step": / 10 at each of lr_milestones; or to 0

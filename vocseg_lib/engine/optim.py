@@ -25,8 +25,8 @@ def lr_factor(config: TrainConfig, iteration: int) -> float:
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """SGD or AdamW over the parameters that require gradients.
 
-    Parameters of the backbone's body are a group of their own if they have another learning rate;
-    `lr_mult` of a group is its learning rate / `config.learning_rate`.
+    `lr_mult` of a parameter group is its learning rate / `config.learning_rate`: that of the
+    backbone's body is `config.backbone_lr_mult`.
     """
     body, others = [], []
     for name, parameter in model.named_parameters():
@@ -38,7 +38,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
         for parameters, mult in ((others, 1.0), (body, config.backbone_lr_mult))
         if parameters
     ]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
     decay = config.weight_decay
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=config.momentum, weight_decay=decay)
-    return torch.optim.AdamW(groups, weight_decay=decay)
+    return torch.optim.SGD(groups, momentum=config.momentum, weight_decay=decay)

@@ -1,4 +1,4 @@
-"""From a model to a prediction file: all that judging and analysis read."""
+"""From a model to a prediction file: all that evaluation and analysis read."""
 
 from pathlib import Path
 
@@ -18,32 +18,23 @@ from vocseg_lib.utils.files import write_json
 from vocseg_lib.utils.rle import encode_rle
 
 
-def detections_to_coco(image_id: int, found: dict[str, Tensor]) -> list[dict]:
-    """One image's detections as COCO results: xywh boxes in pixels, RLE masks, scores, category = label; masks before their
-    crop, where there are some, as `segmentation_uncropped`."""
-    boxes = found["boxes"].clone()
+def detections_to_coco(image_id: int, detections: dict[str, Tensor]) -> list[dict]:
+    """COCO results of one image: xywh boxes in pixels, RLE masks, category = label.
+
+    Masks before their crop, if there are any, are `segmentation_uncropped`.
+    """
+    boxes = detections["boxes"].clone()
     boxes[:, 2:] -= boxes[:, :2]
-    rows = zip(
-        boxes.tolist(),
-        found["labels"].tolist(),
-        found["scores"].tolist(),
-        encode_rle(found["masks"]),
-        strict=True,
-    )
-    results = [
-        {
-            "image_id": image_id,
-            "category_id": label,
-            "bbox": box,
-            "score": score,
-            "segmentation": rle,
-        }
-        for box, label, score, rle in rows
-    ]
-    if "uncropped_masks" in found:
-        for result, rle in zip(results, encode_rle(found["uncropped_masks"]), strict=True):
-            result[UNCROPPED] = rle
-    return results
+    columns = {
+        "category_id": detections["labels"].tolist(),
+        "bbox": boxes.tolist(),
+        "score": detections["scores"].tolist(),
+        "segmentation": encode_rle(detections["masks"]),
+    }
+    if "uncropped_masks" in detections:
+        columns[UNCROPPED] = encode_rle(detections["uncropped_masks"])
+    rows = zip(*columns.values(), strict=True)
+    return [{"image_id": image_id, **dict(zip(columns, row, strict=True))} for row in rows]
 
 
 @torch.inference_mode()
@@ -56,35 +47,39 @@ def predict(
     progress: bool = True,
     uncropped: bool = False,
 ) -> dict:
-    """Run a model over a data set: `{"header": {..., "commit", "images": [...]}, "detections": [COCO results]}`.
+    """Prediction file of a model on a data set.
 
-    Works in eval mode and leaves the model in the mode it was in. `uncropped` adds masks before their crop, of models that
-    crop. Several processes share the images; each gets all detections, in the order of the images.
+    Works in eval mode and leaves the model in the mode it was in. Several processes share the
+    images; each gets all detections, in the order of the images.
+
+    Args:
+        uncropped: add masks before their crop, of models that crop.
+
+    Returns:
+        `{"header": {..., "commit", "images": [...]}, "detections": [COCO results]}`.
     """
     was_training, crops = model.training, hasattr(model, "uncropped_masks")
     if crops:
         model.uncropped_masks = uncropped
     model.eval().to(device)
-    found = []
-    mine = range(distributed.rank(), len(dataset), distributed.world_size())
-    for i in tqdm(mine, "predict", unit="image", disable=not progress or distributed.rank() > 0):
+    rows = []
+    indices = range(distributed.rank(), len(dataset), distributed.world_size())
+    silent = not progress or distributed.rank() > 0
+    for i in tqdm(indices, "predict", unit="image", disable=silent):
         image, target = dataset[i]
         height, width = image.shape[-2:]
-        facts = {"id": target["image_id"], "name": target["name"], "height": height, "width": width}
+        info = {"id": target["image_id"], "name": target["name"], "height": height, "width": width}
         with autocast(device, mixed_precision):
             (detections,) = model([model_input(image, device)])
-        found.append((facts, detections_to_coco(target["image_id"], detections)))
+        rows.append((info, detections_to_coco(target["image_id"], detections)))
     model.train(was_training)
     if crops:
         model.uncropped_masks = False
-    found = distributed.interleave_shards(found)
+    rows = distributed.interleave_shards(rows)
+    images = [info for info, _ in rows]
     return {
-        "header": {
-            **(header or {}),
-            "commit": git_commit(),
-            "images": [facts for facts, _ in found],
-        },
-        "detections": [detection for _, detections in found for detection in detections],
+        "header": {**(header or {}), "commit": git_commit(), "images": images},
+        "detections": [detection for _, detections in rows for detection in detections],
     }
 
 
@@ -97,25 +92,24 @@ def validation_loss(
     device: str | torch.device = "cpu",
     mixed_precision: bool = False,
 ) -> dict[str, float]:
-    """Mean over batches of each loss term and of their sum: `val_loss`, `val_class` and so on. Batch norm is in eval mode.
+    """Mean over batches of each loss and of their sum: `val_loss`, `val_class` and so on.
 
-    Random choices within a loss (which regions, which masks) are the same in each call. Leaves the model in the mode it was
-    in. Several processes share the batches, and each gets the mean over all.
+    Batch norm is in eval mode, and random samples within a loss (regions, masks) are the same in
+    each call. Leaves the model in the mode it was in. Several processes share the batches; each
+    gets the mean over all.
     """
     was_training = model.training
-    set_train_mode(model.to(device), frozen=True)
-    starts = range(
-        distributed.rank() * batch_size, len(dataset), distributed.world_size() * batch_size
-    )
+    set_train_mode(model.to(device), freeze_bn=True)
+    stride = distributed.world_size() * batch_size
+    starts = range(distributed.rank() * batch_size, len(dataset), stride)
     batches = [range(start, min(start + batch_size, len(dataset))) for start in starts]
     rows = []
     with preserve_rng_state(device), distributed.single_process():
         for batch in load_batches(dataset, batches, workers):
             torch.manual_seed(0)
             with autocast(device, mixed_precision):
-                losses = {
-                    name: loss.item() for name, loss in model(*to_device(*batch, device)).items()
-                }
+                losses = model(*to_device(*batch, device))
+            losses = {name: loss.item() for name, loss in losses.items()}
             rows.append({"loss": sum(losses.values()), **losses})
     model.train(was_training)
     rows = distributed.interleave_shards(rows)
@@ -123,5 +117,5 @@ def validation_loss(
 
 
 def save_predictions(path: str | Path, predictions: dict) -> None:
-    """Write a prediction file, whole or not at all."""
+    """Write a prediction file atomically."""
     write_json(Path(path), predictions)

@@ -1,4 +1,4 @@
-"""Latency as a user of one image at a time sees it, and floating point operations."""
+"""Latency at batch size 1, and floating-point operations."""
 
 import statistics
 import time
@@ -18,42 +18,38 @@ def measure_speed(
     warmup: int = 3,
     repeats: int = 15,
     mixed_precision: bool = False,
-) -> dict:
-    """Median seconds an image at batch 1, network and post-processing apart, with `fps` for both together.
+) -> dict[str, float]:
+    """Median seconds per image of the network, of post-processing and of both, and `fps` of both.
 
-    `images` are float [3, H, W] in 0..1, taken in turn. The device is synchronised before each reading of the clock.
-    Where the network ends is the model's word: YOLACT's raw predictions; Mask R-CNN's boxes with their 28 x 28 masks (its
-    NMS lies inside).
+    The device is synchronized before each reading of the clock. What a model's `network` leaves to
+    its `postprocess` differs: YOLACT's NMS and mask assembly; Mask R-CNN's pasting of 28 x 28
+    masks, as its NMS lies inside.
+
+    Args:
+        images: float [3, H, W] in 0..1, used in turn.
     """
     device = torch.device(device)
     was_training = model.training
     model.eval().to(device)
     images = [image.to(device) for image in images]
-    network, postprocess = [], []
+    rows = []
     for run in range(warmup + repeats):
-        image = images[run % len(images)]
-        start = _now(device)
         with autocast(device, mixed_precision):
-            raw = model.network([image])
+            start = _now(device)
+            raw = model.network([images[run % len(images)]])
             middle = _now(device)
             model.postprocess(raw)
             end = _now(device)
-        if run >= warmup:
-            network.append(middle - start)
-            postprocess.append(end - middle)
+        rows.append((middle - start, end - middle, end - start))
     model.train(was_training)
-    total = statistics.median(n + p for n, p in zip(network, postprocess, strict=True))
-    return {
-        "network_seconds": statistics.median(network),
-        "postprocess_seconds": statistics.median(postprocess),
-        "seconds_per_image": total,
-        "fps": 1 / total,
-    }
+    network, postprocess, total = map(statistics.median, zip(*rows[warmup:], strict=True))
+    seconds = {"network_seconds": network, "postprocess_seconds": postprocess}
+    return {**seconds, "seconds_per_image": total, "fps": 1 / total}
 
 
 @torch.inference_mode()
 def count_gflop(model: nn.Module, image: Tensor, device: str | torch.device = "cpu") -> float:
-    """Floating point operations (1e9; two for each multiply-add) of finding the objects of one image [3, H, W] in 0..1."""
+    """Floating-point operations for one image [3, H, W] in 0..1: 1e9, two per multiply-add."""
     was_training = model.training
     model.eval().to(device)
     with FlopCounterMode(display=False) as counter:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from vocseg_lib.engine.checkpoint import load_checkpoint
-from vocseg_lib.engine.mirror import KEPT, LAST, PREVIOUS, SUFFIXES, copy_changed
-from vocseg_lib.utils.files import durable_rename, read_json
+from vocseg_lib.engine.mirror import KEPT, SUFFIXES, copy_changed
+from vocseg_lib.engine.run_folder import CONFIG, LAST, PREVIOUS, set_aside
+from vocseg_lib.utils.files import read_json
 
-BEST, CONFIG, LOG = "best.pt", "config.json", "log.jsonl"
-REQUIRED_KEYS = ("config", "model", "optimizer", "scaler", "random", "iteration", "best")
+RESTORED_KEYS = ("config", "model", "optimizer", "scaler", "random")
+REQUIRED_KEYS = (*RESTORED_KEYS, "iteration", "best")
 """What a checkpoint must hold to be resumed."""
 MIRROR_TRIES, MIRROR_PAUSE_SECONDS = 3, 1.0
 """How often a mirror is read at the start before training continues without it."""
@@ -21,101 +22,91 @@ class ChangedConfig(ValueError):
     """The run folder holds a training with another config; the message names the fields."""
 
 
-def read_config(folder: Path) -> dict | None:
-    """The config in a run folder or, if that is damaged, in its checkpoints; None without either."""
-    path = folder / CONFIG
-    if not path.is_file():
-        return None
-    try:
-        config = read_json(path)
-        if isinstance(config, dict):
-            return config
-        reason = f"{path} does not hold a config"
-    except ValueError as error:
-        reason = str(error)
-    warnings.warn(f"{reason}. The config in the checkpoints is used", stacklevel=2)
-    for name in (LAST, PREVIOUS):
-        try:
-            return load_checkpoint(folder / name, REQUIRED_KEYS)["config"]
-        except (FileNotFoundError, ValueError):
-            continue
-    return None
-
-
 def check_config(folder: Path, config: dict) -> None:
-    """Raises ChangedConfig, naming the fields, if a run folder has another config."""
-    recorded = read_config(folder)
-    changed = {} if recorded is None else config_changes(recorded, config)
-    if changed:
-        lines = "\n".join(f"  {k}: {was!r} there, {now!r} now" for k, (was, now) in changed.items())
+    """Raises ChangedConfig, naming the fields, if a run folder's `config.json` is another."""
+    try:
+        recorded = read_json(folder / CONFIG)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except ValueError:
+        recorded = None
+    if isinstance(recorded, dict):
+        _refuse_changes(folder, recorded, config)
+    else:
+        message = f"{folder / CONFIG} is damaged. The config in the checkpoints is used"
+        warnings.warn(message, stacklevel=2)
+
+
+def _refuse_changes(folder: Path, recorded: dict, config: dict) -> None:
+    if changes := _changes(recorded, config):
+        lines = "\n".join(f"  {k}: {was!r} there, {now!r} now" for k, (was, now) in changes.items())
         raise ChangedConfig(
             f"{folder} holds a training with another config:\n{lines}\n"
             "Choose another folder, or delete this one to train again."
         )
 
 
-def config_changes(before: dict, now: dict, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+def _changes(before: dict, now: dict, prefix: str = "") -> dict[str, tuple[Any, Any]]:
     """What differs between two configs, nested or not: "part.field" to (before, now)."""
     changes = {}
     for key in sorted(before.keys() | now.keys()):
         values = before.get(key), now.get(key)
         if all(isinstance(value, dict) for value in values):
-            changes |= config_changes(*values, f"{prefix}{key}.")
+            changes |= _changes(*values, f"{prefix}{key}.")
         elif values[0] != values[1]:
             changes[prefix + key] = values
     return changes
 
 
-def newest_checkpoint(folder: Path, config: dict) -> dict | None:
-    """The last checkpoint of a run folder that can be used, or None if there was never one.
-
-    A damaged one, or one of another config, is skipped with a warning and set aside.
-
-    Raises:
-        ValueError: if there are some and none can be used.
-        OSError: if one cannot be read now.
-    """
-    unusable = {}
+def _load_newest(folder: Path) -> tuple[dict | None, dict[Path, str]]:
+    """The newest readable checkpoint of a folder, and what is wrong with those after it."""
+    damaged = {}
     for path in (folder / LAST, folder / PREVIOUS):
         try:
-            content = load_checkpoint(path, REQUIRED_KEYS)
-            if content["config"] != config:
-                raise ValueError(f"{path} is of another training than {folder / CONFIG}")
+            return load_checkpoint(path, REQUIRED_KEYS), damaged
         except (FileNotFoundError, NotADirectoryError):
             continue
         except ValueError as error:
-            unusable[path] = str(error)
-            continue
-        for skipped, reason in unusable.items():
-            warnings.warn(
-                f"{reason}. It is skipped, {set_aside(skipped)}, and the one before it is used",
-                stacklevel=2,
-            )
-        return content
-    if unusable:
-        reasons = "; ".join(unusable.values())
-        raise ValueError(f"{reasons}. No other checkpoint is left; delete {folder} to train again")
-    return None
+            damaged[path] = str(error)
+    return None, damaged
 
 
-def set_aside(path: Path) -> str:
-    """Rename a file that cannot be used; what happened to it, for a message."""
-    aside = path.with_name(path.name + ".unusable")
-    try:
-        durable_rename(path, aside)
-    except OSError as error:
-        return f"left where it is ({error})"
-    return f"kept as {aside.name}"
+def newest_checkpoint(folder: Path, config: dict) -> dict | None:
+    """The last checkpoint of a run folder or, if it is damaged, the one before; None without any.
+
+    A damaged one is set aside, with a warning.
+
+    Raises:
+        ChangedConfig: if it is of another config.
+        ValueError: if there are some and none can be used.
+        OSError: if one cannot be read now.
+    """
+    content, damaged = _load_newest(folder)
+    if content is None:
+        if damaged:
+            reasons = "; ".join(damaged.values())
+            raise ValueError(f"{reasons}. No other checkpoint: delete {folder} to train again")
+        return None
+    _refuse_changes(folder, content["config"], config)
+    for path, reason in damaged.items():
+        message = f"{reason}. It is {set_aside(path)}, and the one before it is used"
+        warnings.warn(message, stacklevel=2)
+    return content
 
 
 def resume(folder: Path, mirror: Path | None, config: dict) -> dict | None:
-    """The newest checkpoint of a run folder or of its mirror, whose files are then copied back."""
+    """The newest checkpoint of a run folder or of its mirror, whose files are then copied back.
+
+    Raises:
+        ChangedConfig: if one of them holds a training with another config.
+        ValueError, OSError: see `newest_checkpoint`.
+    """
     check_config(folder, config)
     mirrored = _read_mirror(mirror, config) if mirror else None
     try:
         content = newest_checkpoint(folder, config)
     except ValueError as error:
-        if mirrored is None:
+        if mirrored is None or isinstance(error, ChangedConfig):
             raise
         warnings.warn(f"{error}. The one in {mirror} is used", stacklevel=2)
         content = None
@@ -130,7 +121,7 @@ def resume(folder: Path, mirror: Path | None, config: dict) -> dict | None:
 
 def _read_mirror(mirror: Path, config: dict) -> dict | None:
     """The newest checkpoint of a mirror; None, with a warning, if it cannot be read."""
-    for tries_left in range(MIRROR_TRIES - 1, -1, -1):
+    for tries_left in reversed(range(MIRROR_TRIES)):
         try:
             check_config(mirror, config)
             return newest_checkpoint(mirror, config)
@@ -140,10 +131,9 @@ def _read_mirror(mirror: Path, config: dict) -> dict | None:
             if tries_left and isinstance(error, OSError):
                 time.sleep(MIRROR_PAUSE_SECONDS)
                 continue
-            warnings.warn(
-                f"the mirror {mirror} cannot be read: {error}. Its content will be kept in {KEPT}/",
-                stacklevel=3,
-            )
+            message = f"the mirror {mirror} cannot be read: {error}. Its content moves to {KEPT}/"
+            warnings.warn(message, stacklevel=3)
+            return None
     return None
 
 
@@ -156,21 +146,13 @@ def preserve_newer_mirror(mirror: Path, iteration: int) -> str | None:
     Raises:
         OSError: if it cannot be read or moved now.
     """
-    reason = None
-    for path in (mirror / LAST, mirror / PREVIOUS):
-        try:
-            found = load_checkpoint(path, REQUIRED_KEYS)["iteration"]
-        except FileNotFoundError:
-            continue
-        except ValueError as error:
-            reason = str(error)
-            continue
-        if found <= iteration:
-            return None
-        reason = f"{mirror} holds iteration {found}, this training continues from {iteration}"
-        break
-    if reason is None:
+    content, damaged = _load_newest(mirror)
+    if (content and content["iteration"] <= iteration) or not (content or damaged):
         return None
+    reason = "; ".join(damaged.values())
+    if content:
+        found = content["iteration"]
+        reason = f"{mirror} holds iteration {found}, this training continues from {iteration}"
     aside = mirror / KEPT / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
     aside.mkdir(parents=True)
     for path in [path for path in mirror.iterdir() if path.suffix in SUFFIXES]:

@@ -18,12 +18,19 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from vocseg_lib.data.loader import SeededSamples, load_batches
-from vocseg_lib.engine.batch_norm import batch_norm_layers, set_train_mode
+from vocseg_lib.engine.batch_norm import batch_norm_layers
 from vocseg_lib.engine.config import TrainConfig
 from vocseg_lib.engine.mirror import mirrored
-from vocseg_lib.engine.resume import CONFIG, LOG, preserve_newer_mirror, resume
-from vocseg_lib.engine.run_folder import append_session, run_lock, truncate_log
-from vocseg_lib.engine.train_state import TrainState
+from vocseg_lib.engine.resume import preserve_newer_mirror, resume
+from vocseg_lib.engine.run_folder import (
+    CONFIG,
+    LOG,
+    SESSIONS,
+    append_session,
+    run_lock,
+    truncate_log,
+)
+from vocseg_lib.engine.train_state import TrainState, stop_reason
 from vocseg_lib.utils import distributed
 from vocseg_lib.utils.device import keep_freed_memory, peak_memory_gb
 from vocseg_lib.utils.environment import environment_info
@@ -47,12 +54,11 @@ class WorkerDied(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """One call of `train`: what may differ when a training is resumed, and what may not."""
+    """Options of one call of `train`; they may differ when the training is resumed."""
 
     device: str | torch.device = "cpu"
     max_hours: float | None = None  # after which it stops with a checkpoint
-    mirror: Path | None = None  # second folder that gets everything the run folder gets
-    run_config: dict[str, Any] = field(default_factory=dict)  # recorded; equal when resumed
+    mirror: str | Path | None = None  # second folder that gets everything the run folder gets
     metadata: dict[str, Any] = field(default_factory=dict)  # recorded in run.json
 
 
@@ -64,6 +70,7 @@ def train(
     evaluate: Callable[[nn.Module, int], dict[str, float]] | None = None,
     on_log: Callable[[Path], None] | None = None,
     session: Session | None = None,
+    run_config: dict[str, Any] | None = None,
 ) -> dict:
     """Train a model, or resume the training that `run_folder` holds; bit-exact on the CPU.
 
@@ -76,6 +83,7 @@ def train(
         evaluate: `evaluate(model, iteration)` in eval mode, every `eval_every` iterations and at
             the end; `best.pt` has the weights of the highest `mask_AP50`.
         on_log: `on_log(log)` whenever there is something new in the log.
+        run_config: what else the training depends on, such as the model's config; as JSON.
 
     Returns:
         `iteration`; `seconds` of loading and updates; `best` (metrics and iteration);
@@ -85,51 +93,56 @@ def train(
 
     Raises:
         NonFiniteLoss, TooManyBadSamples, WorkerDied: see there.
-        ChangedConfig: if the folder holds a training with another config.
+        ChangedConfig: if the folder holds a training with another `config` or `run_config`.
         RunningElsewhere: if another process trains in it.
         OSError: if a file cannot be written.
     """
     session = session or Session()
-    deadline = time.monotonic() + 3600 * (
-        math.inf if session.max_hours is None else session.max_hours
-    )
+    hours = math.inf if session.max_hours is None else session.max_hours
+    deadline = time.monotonic() + 3600 * hours
     folder, is_first = Path(run_folder), distributed.rank() == 0
     mirror = Path(session.mirror) if session.mirror and is_first else None
     _check(folder, mirror, config)
+    # The state of a training that starts.
     model.to(session.device)
     if config.freeze_batch_norm:
         for layer in batch_norm_layers(model):
             layer.requires_grad_(False)
     torch.manual_seed(config.seed)
-    run_config = {**session.run_config, "train": config.to_dict()}
     state = TrainState(
         model=model,
         config=config,
-        run_config=run_config,
+        run_config={**(run_config or {}), "train": config.to_dict()},
         folder=folder,
         device=torch.device(session.device),
+        deadline=deadline,
     )
     with run_lock(folder) if is_first else nullcontext():
-        checkpoint = resume(folder, mirror, run_config) if is_first else None
+        # Resume, and record the session.
+        checkpoint = resume(folder, mirror, state.run_config) if is_first else None
         state.restore(distributed.broadcast_object(checkpoint))
-        start = state.progress["iteration"]
+        start, over = state.progress["iteration"], state.is_over()
         if is_first:
-            write_json(folder / CONFIG, run_config)
-        if not state.is_over():
-            if is_first:
-                _begin(folder, state, session)
-            preserve = partial(preserve_newer_mirror, iteration=start)
+            write_json(folder / CONFIG, state.run_config)
+        if is_first and not over:
+            truncate_log(folder / LOG, start)
+            info = {"from_iteration": start, "processes": distributed.world_size()}
+            info |= {**environment_info(session.device), **session.metadata}
+            append_session(folder / SESSIONS, info)
+        # Train.
+        prepare = partial(preserve_newer_mirror, iteration=start)
+        if not over:
             with (
                 keep_freed_memory(),
-                mirrored(folder, mirror, before=preserve) as update_mirror,
+                mirrored(folder, mirror, prepare) as update_mirror,
                 _explain_dead_workers(),
             ):
-                reports = (update_mirror, partial(_show, on_log if is_first else None, folder))
-                _iterate(state, dataset, evaluate, reports, deadline)
+                show = partial(_show, on_log if is_first else None, folder / LOG)
+                _iterate(state, dataset, evaluate, (update_mirror, show))
         elif evaluate and not state.progress["best"]:  # the best weights were lost
             state.evaluate(evaluate)
             state.save()
-    return {**state.progress, "stopped": state.stop_reason()}
+    return {**state.progress, "stopped": stop_reason(config, state.progress)}
 
 
 def _check(folder: Path, mirror: Path | None, config: TrainConfig) -> None:
@@ -142,72 +155,52 @@ def _check(folder: Path, mirror: Path | None, config: TrainConfig) -> None:
         )
 
 
-def _begin(folder: Path, state: TrainState, session: Session) -> None:
-    """Bring the log to the checkpoint, and record the session."""
-    start = state.progress["iteration"]
-    truncate_log(folder / LOG, start)
-    info = {"from_iteration": start, "processes": distributed.world_size()}
-    info |= environment_info(session.device)
-    append_session(folder / "run.json", {**info, **session.metadata})
-
-
 def _iterate(
     state: TrainState,
     dataset: Dataset,
     evaluate: Callable | None,
     reports: tuple[Callable[[], None], ...],
-    deadline: float,
 ) -> None:
-    """All iterations that are left, up to the deadline; `reports` are called after checkpoints."""
-    config, progress, is_first = state.config, state.progress, distributed.rank() == 0
-    start = progress["iteration"]
+    """All iterations that are left; `reports` are called after checkpoints."""
+    config, progress = state.config, state.progress
+    start, durations = progress["iteration"], []
     indices = rank_batches(start, config.iterations, config.batch_size)
     batches = load_batches(SeededSamples(dataset, config.seed), indices, config.workers)
-    bar = tqdm(
-        batches,
-        "train",
-        config.iterations,
-        initial=start,
-        unit="it",
-        mininterval=1,
-        disable=not is_first,
-    )
-    lap, durations = _stopwatch(), []
-    for images, targets in bar:
-        seconds = {"data_seconds": lap()}
-        lr = state.set_learning_rate()
-        set_train_mode(state.model, config.freeze_batch_norm)
-        entry, out_of_time = state.step(images, targets, time.monotonic() > deadline, seconds, lap)
-        progress["iteration"] += 1
-        durations.append(sum(seconds.values()))
-        progress["seconds"] += durations[-1]
-        if progress["iteration"] == start + FORECAST_AFTER:
-            entry |= _forecast(state, durations)
-            bar.write(
-                "{hours_left:.2g} h left without evaluations, peak {peak_memory_gb:.1f} GB".format(
-                    **entry
-                )
-            ) if is_first else None
-        state.log({"iteration": progress["iteration"], "lr": lr, **entry, **seconds})
-        bar.set_postfix_str(_postfix(entry, seconds, state.device), refresh=False)
-        _check_progress(state, entry, len(dataset))
-        evaluated = evaluate and state.is_due(config.eval_every)
-        if evaluated:
-            bar.set_description("evaluate on val")
-            state.evaluate(evaluate)
-            bar.set_description("train", refresh=False)
-        state.out_of_time = out_of_time
-        over = state.is_over() or out_of_time
-        # While updates are skipped, the weights may be what is wrong: keep those before.
-        good = not progress["consecutive_skips"]
-        if over or (good and (evaluated or state.is_due(config.checkpoint_every))):
-            state.save()
-            for report in reports:
-                report()
-        if over:
-            break
-        lap()
-    if progress["bad_samples"] and is_first:
+    options = {"unit": "it", "mininterval": 1, "disable": not state.is_first}
+    with tqdm(desc="train", initial=start, total=config.iterations, **options) as bar:
+        waiting_since = time.perf_counter()
+        for images, targets in batches:
+            data_seconds = time.perf_counter() - waiting_since
+            entry = {**state.step(images, targets), "data_seconds": data_seconds}
+            # Report.
+            durations.append(sum(v for k, v in entry.items() if k.endswith("_seconds")))
+            progress["seconds"] += durations[-1]
+            bar.set_postfix_str(_postfix(entry, state.device), refresh=False)
+            bar.update()
+            if progress["iteration"] == start + FORECAST_AFTER:
+                entry |= (forecast := _forecast(state, durations))
+                text = "{hours_left:.2g} h left without evaluations, peak {peak_memory_gb:.1f} GB"
+                if state.is_first:
+                    bar.write(text.format(**forecast))
+            state.log(entry)
+            _check_progress(state, entry, len(dataset))
+            # Evaluate and save.
+            evaluated = evaluate and state.is_due(config.eval_every)
+            if evaluated:
+                bar.set_description("evaluate on val")
+                state.evaluate(evaluate)
+                bar.set_description("train", refresh=False)
+            over = state.is_over()
+            # While updates are skipped, the weights may be what is wrong: keep those before.
+            good = not progress["consecutive_skips"]
+            if over or (good and (evaluated or state.is_due(config.checkpoint_every))):
+                state.save()
+                for report in reports:
+                    report()
+            if over:
+                break
+            waiting_since = time.perf_counter()
+    if progress["bad_samples"] and state.is_first:
         names = sorted(progress["bad_samples"])
         print(f"skipped {len(names)} bad samples:", *names, sep="\n  ")
 
@@ -217,8 +210,8 @@ def _check_progress(state: TrainState, entry: dict, samples: int) -> None:
     config, progress = state.config, state.progress
     if progress["consecutive_skips"] >= config.max_skipped_updates:
         raise NonFiniteLoss(
-            f"{config.max_skipped_updates} consecutive updates were skipped, the last because of "
-            f"{entry['skipped_update']} on images {', '.join(entry['images'])}; see "
+            f"{config.max_skipped_updates} consecutive updates were skipped, the last one "
+            f"(not finite: {entry['skipped_update']}) on images {', '.join(entry['images'])}; see "
             f"{state.folder / 'skipped_updates'}. Try a lower learning_rate or max_grad_norm"
         )
     if len(bad := progress["bad_samples"]) > config.max_bad_fraction * samples:
@@ -229,23 +222,11 @@ def _check_progress(state: TrainState, entry: dict, samples: int) -> None:
 
 
 def rank_batches(start: int, stop: int, batch_size: int) -> list[range]:
-    """Sample indices of this process in iterations `start` to `stop`: an even part of each batch."""
+    """Samples of this process in iterations `start` to `stop`: an even part of each batch."""
     size = batch_size // distributed.world_size()
     offset = distributed.rank() * size
     first = range(start * batch_size + offset, stop * batch_size, batch_size)
     return [range(i, i + size) for i in first]
-
-
-def _stopwatch() -> Callable[[], float]:
-    """A function that returns the seconds since its last call."""
-    last = time.perf_counter()
-
-    def lap() -> float:
-        nonlocal last
-        before, last = last, time.perf_counter()
-        return last - before
-
-    return lap
 
 
 def _forecast(state: TrainState, durations: list[float]) -> dict[str, float]:
@@ -255,18 +236,19 @@ def _forecast(state: TrainState, durations: list[float]) -> dict[str, float]:
     return {"hours_left": hours, "peak_memory_gb": peak_memory_gb(state.device)}
 
 
-def _postfix(entry: dict, seconds: dict[str, float], device: torch.device) -> str:
+def _postfix(entry: dict, device: torch.device) -> str:
     """Losses, times and memory, to stand in the progress bar."""
-    losses = [f"{k} {v:.2f}" for k, v in entry.items() if isinstance(v, float)]
-    terms = [entry["skipped_update"]] if "skipped_update" in entry else losses
-    times = [f"{k.removesuffix('_seconds')} {1000 * v:.0f}" for k, v in seconds.items()]
-    return f"{', '.join(terms)} | {', '.join(times)} ms | peak {peak_memory_gb(device):.1f} GB"
+    numbers = {k: v for k, v in entry.items() if isinstance(v, float) and k != "lr"}
+    times = [f"{k[:-8]} {1000 * v:.0f}" for k, v in numbers.items() if k.endswith("_seconds")]
+    losses = [f"{k} {v:.2f}" for k, v in numbers.items() if not k.endswith("_seconds")]
+    terms = entry.get("skipped_update") or ", ".join(losses)
+    return f"{terms} | {', '.join(times)} ms | peak {peak_memory_gb(device):.1f} GB"
 
 
-def _show(on_log: Callable[[Path], None] | None, folder: Path) -> None:
+def _show(on_log: Callable[[Path], None] | None, log: Path) -> None:
     try:
         if on_log:
-            on_log(folder / LOG)
+            on_log(log)
     except Exception as error:  # whatever fails in a plot is not a reason to end a training
         warnings.warn(f"the live plot failed ({error!r}); training continues", stacklevel=2)
 

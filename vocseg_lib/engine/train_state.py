@@ -1,6 +1,7 @@
 """The state of a training between two iterations, and the update from one to the next."""
 
 import math
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,12 +14,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vocseg_lib.data.loader import to_device
+from vocseg_lib.engine.batch_norm import set_train_mode
 from vocseg_lib.engine.checkpoint import load_checkpoint, save_checkpoint
 from vocseg_lib.engine.config import TrainConfig
-from vocseg_lib.engine.mirror import LAST, PREVIOUS
 from vocseg_lib.engine.optim import build_optimizer, lr_factor
-from vocseg_lib.engine.resume import BEST, LOG
-from vocseg_lib.engine.run_folder import append_log
+from vocseg_lib.engine.run_folder import BEST, LAST, LOG, PREVIOUS, append_log
 from vocseg_lib.utils import distributed
 from vocseg_lib.utils.device import autocast, half_precision, peak_memory_gb
 
@@ -34,18 +34,19 @@ class TrainState:
 
     model: nn.Module
     config: TrainConfig
-    run_config: dict[str, Any]
+    run_config: dict[str, Any]  # all of `config.json`
     folder: Path
     device: torch.device
+    deadline: float = math.inf  # time.monotonic() after which no iteration starts
     out_of_time: bool = False
 
     def __post_init__(self) -> None:
         self.optimizer = build_optimizer(self.model, self.config)
         fp16 = self.config.mixed_precision and half_precision(self.device) is torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
-        self.progress = {"iteration": 0, "seconds": 0.0, "best": None, "evals_since_best": 0}
-        self.progress |= {"bad_samples": {}, "overflows": 0, "skipped_updates": 0}
-        self.progress |= {"consecutive_skips": 0}
+        counts = ("iteration", "evals_since_best", "overflows", "skipped_updates")
+        self.progress = dict.fromkeys((*counts, "consecutive_skips"), 0)
+        self.progress |= {"seconds": 0.0, "best": None, "bad_samples": {}}
         self.is_first = distributed.rank() == 0
         self.parallel = self.model
         if distributed.world_size() > 1:
@@ -56,33 +57,15 @@ class TrainState:
 
     def is_due(self, every: int) -> bool:
         """True at each multiple of `every` iterations and at the end."""
-        return self.progress["iteration"] in (self.config.iterations,) or (
-            self.progress["iteration"] % every == 0
-        )
+        iteration = self.progress["iteration"]
+        return iteration % every == 0 or iteration == self.config.iterations
 
     def is_over(self) -> bool:
-        """True if all iterations are done or patience has run out."""
-        return self.progress["iteration"] >= self.config.iterations or self._out_of_patience()
-
-    def stop_reason(self) -> str | None:
-        """ "patience" or "max_hours" for a training that stopped early."""
-        if self.progress["iteration"] >= self.config.iterations:
-            return None
-        return "patience" if self._out_of_patience() else "max_hours"
-
-    def _out_of_patience(self) -> bool:
-        patience = self.config.patience
-        return patience is not None and self.progress["evals_since_best"] >= patience
-
-    def set_learning_rate(self) -> float:
-        """Set the learning rate of this iteration, and return it."""
-        lr = self.config.learning_rate * lr_factor(self.config, self.progress["iteration"])
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group["lr_mult"]
-        return lr
+        """True if all iterations are done, or patience or time has run out."""
+        return self.out_of_time or stop_reason(self.config, self.progress) != "max_hours"
 
     def restore(self, checkpoint: dict | None) -> None:
-        """Load a checkpoint, and the metrics of `best.pt`; if that is unusable, start over."""
+        """Load a checkpoint and the metrics of `best.pt`; with None, start from the beginning."""
         if checkpoint is None:
             return
         checkpoint.pop("config")
@@ -109,12 +92,10 @@ class TrainState:
             message = f"the best weights are lost ({error}); the best from now on are kept"
             warnings.warn(message, stacklevel=4)
             return None
-        expected = self.progress["best"]["iteration"]
-        if best["iteration"] >= expected:
-            return self.progress["best"]
-        # A mirror was cut off between two files.
-        warnings.warn(f"{BEST} is not yet that of iteration {expected}", stacklevel=4)
-        return {key: value for key, value in best.items() if key not in ("config", "model")}
+        if best["iteration"] < self.progress["best"]["iteration"]:
+            # From a mirror that was cut off between the two files.
+            return {key: value for key, value in best.items() if key not in ("config", "model")}
+        return self.progress["best"]
 
     def save(self) -> None:
         """Write `last.pt`; the one before it becomes `previous.pt`."""
@@ -136,53 +117,53 @@ class TrainState:
         if self.is_first:
             append_log(self.folder / LOG, entry)
 
-    def step(
-        self,
-        images: tuple,
-        targets: tuple,
-        out_of_time: bool,
-        seconds: dict[str, float],
-        lap: Callable[[], float],
-    ) -> tuple[dict, bool]:
-        """One update, skipped if a loss or gradient is not finite.
+    def step(self, images: tuple, targets: tuple) -> dict:
+        """One iteration; its update is skipped if a loss or gradient is not finite.
 
         Returns:
-            What to log, and whether the first process is out of time.
+            What to log: losses, gradient norm before clipping, times, and what went wrong.
         """
+        start = time.perf_counter()
+        lr = self.config.learning_rate * lr_factor(self.config, self.progress["iteration"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group["lr_mult"]
+        set_train_mode(self.model, self.config.freeze_batch_norm)
         _copy(self.buffers, self.buffers_before)
         with autocast(self.device, self.config.mixed_precision):
             losses = self.parallel(*to_device(images, targets, self.device))
         total = sum(losses.values())
-        bad = [name for target in targets for name in target["bad_samples"]]
         # One reduction for everything that the processes have to agree on.
+        bad = [name for target in targets for name in target["bad_samples"]]
         reduced = torch.stack([total, *losses.values()]).detach().float()
-        flags = reduced.new_tensor([len(bad), out_of_time and self.is_first])
-        *values, any_bad, out_of_time = distributed.all_reduce_mean(
-            torch.cat([reduced, flags])
-        ).tolist()
-        seconds["forward_seconds"] = lap()
+        flags = [len(bad), self.is_first and time.monotonic() > self.deadline]
+        reduced = torch.cat([reduced, reduced.new_tensor(flags)])
+        *values, any_bad, out_of_time = distributed.all_reduce_mean(reduced).tolist()
+        self.out_of_time = out_of_time > 0
+        forward_end = time.perf_counter()
+        # Update, or skip the update.
         entry = dict(zip(("loss", *losses), values, strict=True))
-        problem = None if math.isfinite(entry["loss"]) else "loss"
-        if not problem:
-            problem, norm = self._update(total)
-        entry = (
-            self._skip(problem, entry, images, targets)
-            if problem
-            else {**entry, "gradient_norm": norm}
-        )
+        problem, norm = self._update(total) if math.isfinite(entry["loss"]) else ("loss", math.nan)
+        if problem:
+            entry = self._skip(problem, entry, images, targets)
+        else:
+            entry["gradient_norm"] = norm
+            self.progress["consecutive_skips"] = 0
         if any_bad:
-            entry["bad_samples"] = [*chain.from_iterable(distributed.all_gather_object(bad))]
+            entry["bad_samples"] = [*chain(*distributed.all_gather_object(bad))]
+            counts = self.progress["bad_samples"]
             for name in entry["bad_samples"]:
-                counts = self.progress["bad_samples"]
                 counts[name] = counts.get(name, 0) + 1
-        if problem != "overflow":  # a scaler may need some; at its lowest scale there are none
-            skips = self.progress["consecutive_skips"]
-            self.progress["consecutive_skips"] = skips + 1 if problem else 0
-        seconds["backward_seconds"] = lap()
-        return entry, out_of_time > 0
+        self.progress["iteration"] += 1
+        entry = {"iteration": self.progress["iteration"], "lr": lr, **entry}
+        backward_seconds = time.perf_counter() - forward_end
+        return {
+            **entry,
+            "forward_seconds": forward_end - start,
+            "backward_seconds": backward_seconds,
+        }
 
     def _update(self, loss: Tensor) -> tuple[str | None, float]:
-        """Backward pass and update; the problem, "gradient" or "overflow", and the gradient norm."""
+        """Backward pass and update; the problem ("gradient", "overflow"), and the gradient norm."""
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
@@ -199,28 +180,23 @@ class TrainState:
     def _skip(self, problem: str, losses: dict[str, float], images: tuple, targets: tuple) -> dict:
         """Count, name and keep a batch without an update; batch norm forgets it."""
         _copy(self.buffers_before, self.buffers)
-        names = [
-            *chain.from_iterable(distributed.all_gather_object([str(t["name"]) for t in targets]))
-        ]
+        names = distributed.all_gather_object([str(target["name"]) for target in targets])
         terms = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-        if overflow := problem == "overflow":
-            self.progress["overflows"] += 1
-            entry = {"skipped_update": f"a gradient that overflows fp16 ({terms})"}
-        else:
-            self.progress["skipped_updates"] += 1
-            entry = {"skipped_update": f"a {problem} that is not finite ({terms})"}
-        entry["images"] = names
+        entry = {"skipped_update": f"{problem}: {terms}", "images": [*chain(*names)]}
         if math.isfinite(losses["loss"]):
             entry |= losses
-        if not overflow and self.progress["skipped_updates"] <= MAX_KEPT_BATCHES:
+        if problem == "overflow":  # a scaler may need some; at its lowest scale there are none
+            self.progress["overflows"] += 1
+            return entry
+        self.progress["skipped_updates"] += 1
+        self.progress["consecutive_skips"] += 1
+        if self.progress["skipped_updates"] <= MAX_KEPT_BATCHES:
             parts = distributed.all_gather_object((images, targets))
             if self.is_first:
                 path = self.folder / "skipped_updates" / f"{self.progress['iteration'] + 1:06}.pt"
-                batch = {
-                    "images": [_plain(image) for images, _ in parts for image in images],
-                    "targets": [_plain(target) for _, targets in parts for target in targets],
-                }
-                save_checkpoint(path, {**batch, "problem": entry["skipped_update"]})
+                content = {"images": [_plain(image) for part, _ in parts for image in part]}
+                content["targets"] = [_plain(target) for _, part in parts for target in part]
+                save_checkpoint(path, {**content, "problem": entry["skipped_update"]})
         return entry
 
     def evaluate(self, evaluate: Callable[[nn.Module, int], dict[str, float]]) -> None:
@@ -240,6 +216,14 @@ class TrainState:
             if self.is_first:
                 content = {"config": self.run_config, "model": self.model.state_dict()}
                 save_checkpoint(self.folder / BEST, {**content, **best})
+
+
+def stop_reason(config: TrainConfig, progress: dict) -> str | None:
+    """Why a training ended: None if it is done, else "patience" or "max_hours"."""
+    if progress["iteration"] >= config.iterations:
+        return None
+    patience = math.inf if config.patience is None else config.patience
+    return "patience" if progress["evals_since_best"] >= patience else "max_hours"
 
 
 def _quality(metrics: dict[str, float]) -> tuple[float, float]:

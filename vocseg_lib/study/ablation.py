@@ -13,7 +13,8 @@ from jaxtyping import Float
 from vocseg_lib.data.coco import read_predictions
 from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
 from vocseg_lib.engine.predict import predict, save_predictions
-from vocseg_lib.engine.resume import BEST, ChangedConfig, check_config
+from vocseg_lib.engine.resume import ChangedConfig, check_config
+from vocseg_lib.engine.run_folder import BEST
 from vocseg_lib.engine.train import Session, train
 from vocseg_lib.metrics.average_precision import class_mean
 from vocseg_lib.metrics.bootstrap import interval, prepend_point_estimate
@@ -68,11 +69,8 @@ def train_variants(
         recipe = variant_recipe(study.recipe, fraction, changes)
         variant = replace(study, recipe=recipe)
         folder = study.results / "ablation" / name.replace(" ", "_")
-        session = Session(
-            device=device or default_device(),
-            run_config={**run_config(variant, "yolact"), "start": checksum(weights)},
-        )
-        config = {**session.run_config, "train": recipe.train.to_dict()}
+        session = Session(device=device or default_device())
+        config = {**run_config(variant, "yolact"), "start": checksum(weights)}
         try:
             check_config(folder, config)
         except ChangedConfig:  # of other weights, or another recipe
@@ -80,7 +78,7 @@ def train_variants(
         model = build_model(recipe, "yolact", len(study.class_names))
         model.load_state_dict(weights)
         dataset = study.dataset("train", recipe.train.augmentation, skip_bad=True)
-        train(model, dataset, folder, recipe.train, session=session)
+        train(model, dataset, folder, recipe.train, session=session, run_config=config)
         path = folder / "predictions.json"
         if not path.is_file():
             header = prediction_header(config, recipe.train.iterations, study.dataset("val"))

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from vocseg_lib.engine.checkpoint import load_checkpoint
-from vocseg_lib.engine.mirror import LAST
-from vocseg_lib.engine.resume import LOG, REQUIRED_KEYS
+from vocseg_lib.engine.resume import RESTORED_KEYS
+from vocseg_lib.engine.run_folder import CONFIG, LAST, LOG
 from vocseg_lib.engine.train import Session
+from vocseg_lib.engine.train_state import stop_reason
 from vocseg_lib.study.study import Study
 from vocseg_lib.utils.files import write_json
 
@@ -24,7 +25,7 @@ def launch_torchrun(
     on_log: Callable[[Path], None] | None,
     session: Session,
 ) -> dict:
-    """Train in several processes of this machine, started by torchrun; the state at the end.
+    """Train in several processes of this machine, started by torchrun; returns what `train` does.
 
     Raises:
         ValueError: for more processes than GPUs, or a batch that they cannot share evenly.
@@ -41,12 +42,12 @@ def launch_torchrun(
     flags = {"--device": session.device, "--max-hours": session.max_hours}
     flags |= {"--mirror": session.mirror, "--stop-on-bad": not skip_bad}
     with tempfile.TemporaryDirectory() as temporary:
-        written = Path(temporary) / "config.json"
+        config = Path(temporary) / CONFIG
         recipe, train = study.recipe.for_model(model_name), study.recipe.train.to_dict()
-        write_json(written, {"model": model_name, "recipe": recipe, "train": train})
+        write_json(config, {"model": model_name, "recipe": recipe, "train": train})
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += ["--nproc_per_node", processes, "-m", "vocseg_lib", "train"]
-        command += ["--from", written, "--data", study.devkit, "--results", study.results]
+        command += ["--from", config, "--data", study.devkit, "--results", study.results]
         for flag, value in flags.items():
             if value:
                 command += [flag] if value is True else [flag, value]
@@ -56,7 +57,8 @@ def launch_torchrun(
             lambda: on_log(log) if on_log and log.is_file() else None,
         )
     state = load_checkpoint(folder / LAST)
-    return {key: value for key, value in state.items() if key not in REQUIRED_KEYS[:5]}
+    progress = {key: value for key, value in state.items() if key not in RESTORED_KEYS}
+    return {**progress, "stopped": stop_reason(study.recipe.train, progress)}
 
 
 def run_subprocess(command: list[str], on_output: Callable[[], None]) -> None:

@@ -28,7 +28,7 @@ from vocseg_lib.engine.predict import (
     save_predictions,
 )
 from vocseg_lib.engine.profile import measure_speed
-from vocseg_lib.engine.resume import BEST
+from vocseg_lib.engine.run_folder import BEST
 from vocseg_lib.metrics.bootstrap import (
     bootstrap,
     bootstrap_weights,

@@ -7,8 +7,7 @@ from vocseg_lib.data import synthetic
 from vocseg_lib.data.coco_convert import coco_to_voc
 from vocseg_lib.data.download import fetch
 from vocseg_lib.data.voc import find_devkit, fingerprint
-from vocseg_lib.engine.resume import CONFIG
-from vocseg_lib.engine.run_folder import read_sessions
+from vocseg_lib.engine.run_folder import CONFIG, read_sessions
 from vocseg_lib.study.recipes import MODEL_TITLES, Recipe, get_recipe
 from vocseg_lib.study.results import Results, open_files, open_results
 from vocseg_lib.study.study import Study

@@ -10,8 +10,7 @@ import pandas as pd
 
 from vocseg_lib.data.coco import check_images, read_predictions, validate_ground_truth
 from vocseg_lib.data.coco_convert import read_coco, voc_to_coco
-from vocseg_lib.engine.resume import LOG
-from vocseg_lib.engine.run_folder import read_log
+from vocseg_lib.engine.run_folder import LOG, read_log
 from vocseg_lib.failures.analysis import Analysis, analyze
 from vocseg_lib.failures.mask_errors import Thresholds
 from vocseg_lib.metrics.bootstrap import add_intervals, bootstrap, bootstrap_weights

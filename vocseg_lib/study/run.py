@@ -13,7 +13,7 @@ from vocseg_lib.data.transforms import model_input
 from vocseg_lib.data.voc import VocDataset
 from vocseg_lib.engine.checkpoint import load_checkpoint
 from vocseg_lib.engine.predict import predict
-from vocseg_lib.engine.resume import BEST, CONFIG
+from vocseg_lib.engine.run_folder import BEST, CONFIG
 from vocseg_lib.models import MODELS
 from vocseg_lib.plots.pictures import DRAWN_SCORE, Visualizer
 from vocseg_lib.study.recipes import LINEAGE_MODELS, Recipe

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from vocseg_lib.data.transforms import model_input
 from vocseg_lib.engine.profile import count_gflop, measure_speed
-from vocseg_lib.engine.resume import LOG
-from vocseg_lib.engine.run_folder import read_log
+from vocseg_lib.engine.run_folder import LOG, read_log
 from vocseg_lib.models import MODELS
 from vocseg_lib.plots.style import COLORS, MODEL_COLORS, add_title, new_ax
 from vocseg_lib.study.recipes import MODEL_TITLES

@@ -12,10 +12,9 @@ from vocseg_lib.data.coco import subset
 from vocseg_lib.data.loader import evenly_spaced
 from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
 from vocseg_lib.engine.config import TrainConfig
-from vocseg_lib.engine.mirror import LAST, mirrored
+from vocseg_lib.engine.mirror import mirrored
 from vocseg_lib.engine.predict import predict, save_predictions, validation_loss
-from vocseg_lib.engine.resume import BEST, LOG
-from vocseg_lib.engine.run_folder import append_log, truncate_log
+from vocseg_lib.engine.run_folder import BEST, LAST, LOG, append_log, truncate_log
 from vocseg_lib.engine.train import Session, train
 from vocseg_lib.metrics.coco_eval import evaluate
 from vocseg_lib.study.launch import launch_torchrun
@@ -41,12 +40,13 @@ OVERFIT = TrainConfig(
 
 
 def run_config(study: Study, model_name: str) -> dict[str, Any]:
-    """What a training depends on beside its `TrainConfig`: it must be equal to be resumed."""
+    """What a training depends on, all of its `config.json`."""
     return {
         "model": model_name,
         "recipe": study.recipe.for_model(model_name),
         "class_names": list(study.class_names),
         "data_fingerprint": study.fingerprint,
+        "train": study.recipe.train.to_dict(),
     }
 
 
@@ -74,93 +74,70 @@ def train_model(
         session: its `mirror` is a second results folder.
     """
     session = session or Session(device=default_device())
-    folder = study.run_folder(model_name)
     if processes > 1 and not distributed.under_torchrun():
         return launch_torchrun(study, model_name, processes, skip_bad, on_log, session)
-    mirror = session.mirror / "runs" / model_name if session.mirror else None
-    config = study.recipe.train
-    session = replace(
-        session,
-        mirror=mirror,
-        run_config=run_config(study, model_name),
-        metadata={"devkit": str(study.devkit.resolve())},
-    )
+    folder, config = study.run_folder(model_name), run_config(study, model_name)
+    mirror = Path(session.mirror) / "runs" / model_name if session.mirror else None
+    metadata = {**session.metadata, "devkit": str(study.devkit.resolve())}
+    session = replace(session, mirror=mirror, metadata=metadata)
+    # Backbone weights only for a training that starts: a checkpoint has all weights.
     resumed = any((place / LAST).is_file() for place in (folder, mirror) if place)
-    model = build_model(
-        study.recipe.with_changes(weights=None) if resumed else study.recipe,
-        model_name,
-        len(study.class_names),
-    )
-    dataset = study.dataset("train", config.augmentation, skip_bad)
-    evaluate_model = _evaluation(study, model_name, session)
-    state = train(model, dataset, folder, config, evaluate_model, on_log, session)
+    recipe = study.recipe.with_changes(weights=None) if resumed else study.recipe
+    model = build_model(recipe, model_name, len(study.class_names))
+    dataset = study.dataset("train", recipe.train.augmentation, skip_bad)
+    evaluate_model = _evaluation(study, config, session)
+    options = {"on_log": on_log, "session": session, "run_config": config}
+    state = train(model, dataset, folder, recipe.train, evaluate_model, **options)
     if state["best"]:
-        writer = mirror if distributed.rank() == 0 else None
-        with mirrored(folder, writer, suffixes=(".json", ".jsonl")):
-            _evaluate_best(study, model_name, model, state, session)
+        target = mirror if distributed.rank() == 0 else None
+        with mirrored(folder, target, suffixes=(".json", ".jsonl")):
+            _evaluate_best(study, model, state, config, session)
     return state
 
 
-def _evaluation(study: Study, model_name: str, session: Session) -> Callable:
+def _evaluation(study: Study, config: dict, session: Session) -> Callable:
     """`evaluate(model, iteration)` of a training: AP and losses on `eval_images` images of val.
 
     Writes a prediction file of all of val half way and at the end.
     """
-    config, folder = study.recipe.train, study.run_folder(model_name)
-    indices = evenly_spaced(len(study.val), config.eval_images)
+    options, folder = study.recipe.train, study.run_folder(config["model"])
+    device, half = session.device, options.mixed_precision
+    indices = evenly_spaced(len(study.val), options.eval_images)
     images = Subset(study.val, indices)
     ids = {study.ground_truth["images"][i]["id"] for i in indices}
-    truth = subset(study.ground_truth, ids)
-    checkpoints = {halfway(config): "half", config.iterations: "last"}
+    ground_truth = subset(study.ground_truth, ids)
+    checkpoints = {halfway(options): "half", options.iterations: "last"}
 
     def evaluate_model(model: nn.Module, iteration: int) -> dict[str, float]:
         checkpoint = checkpoints.get(iteration)
-        header = prediction_header(
-            {**session.run_config, "train": config.to_dict()}, iteration, study.dataset("val")
-        )
-        predictions = predict(
-            model,
-            study.val if checkpoint else images,
-            header,
-            session.device,
-            config.mixed_precision,
-            progress=False,
-        )
+        dataset = study.val if checkpoint else images
+        header = prediction_header(config, iteration, study.dataset("val"))
+        predictions = predict(model, dataset, header, device, half, progress=False)
         if checkpoint and distributed.rank() == 0:
             save_predictions(folder / PREDICTIONS[checkpoint], predictions)
         detections = [d for d in predictions["detections"] if d["image_id"] in ids]
-        losses = validation_loss(
-            model,
-            images,
-            config.batch_size,
-            config.workers,
-            session.device,
-            config.mixed_precision,
-        )
-        return {**evaluate(truth, detections).summary, **losses, "val_images": len(images)}
+        losses = validation_loss(model, images, options.batch_size, options.workers, device, half)
+        return {**evaluate(ground_truth, detections).summary, **losses, "val_images": len(images)}
 
     return evaluate_model
 
 
 def _evaluate_best(
-    study: Study, model_name: str, model: nn.Module, state: dict, session: Session
+    study: Study, model: nn.Module, state: dict, config: dict, session: Session
 ) -> None:
     """Write a run's `predictions.json` and `metrics.json` from its best weights, if missing."""
-    folder, config = study.run_folder(model_name), study.recipe.train
-    is_first = distributed.rank() == 0
+    folder, is_first = study.run_folder(config["model"]), distributed.rank() == 0
     best = distributed.broadcast_object(load_checkpoint(folder / BEST) if is_first else None)
-    settings = {**session.run_config, "train": config.to_dict()}
-    key = checksum({"model": best["model"], "config": settings})
+    key = checksum({"model": best["model"], "config": config})
     cached = distributed.broadcast_object(cached_metrics(folder, key) if is_first else None)
     training = {"iterations": best["iteration"], "train_minutes": state["seconds"] / 60}
     training |= {name: state[name] for name in ("bad_samples", "overflows", "skipped_updates")}
     metrics = {**cached, **training}
     if not cached:
         model.load_state_dict(best["model"])
-        header = prediction_header(settings, best["iteration"], study.dataset("val"))
-        predictions = predict(
-            model, study.val, header, session.device, config.mixed_precision, uncropped=True
-        )
+        header = prediction_header(config, best["iteration"], study.dataset("val"))
+        half = study.recipe.train.mixed_precision
+        predictions = predict(model, study.val, header, session.device, half, uncropped=True)
         summary = evaluate(study.ground_truth, predictions["detections"]).summary
         metrics = {**summary, **training, "checksum": key, **environment_info(session.device)}
         if is_first:
@@ -188,15 +165,9 @@ def overfit(
     dataset.names = [names] if isinstance(names, str) else list(names)
     folder = study.results / "overfit" / f"{model_name}_{'_'.join(dataset.names)}"
     model = build_model(study.recipe, model_name, len(study.class_names))
-    config = replace(
-        OVERFIT,
-        iterations=steps,
-        batch_size=max(2, min(4, len(dataset))),
-        seed=study.recipe.train.seed,
-    )
-    session = Session(
-        device=device or default_device(),
-        run_config={**run_config(study, model_name), "names": dataset.names},
-    )
-    train(model, dataset, folder, config, session=session)
+    batch_size, seed = max(2, min(4, len(dataset))), study.recipe.train.seed
+    config = replace(OVERFIT, iterations=steps, batch_size=batch_size, seed=seed)
+    session = Session(device=device or default_device())
+    images = {**run_config(study, model_name), "names": dataset.names}
+    train(model, dataset, folder, config, session=session, run_config=images)
     return model.eval()
