@@ -1,11 +1,11 @@
 """The models, under one contract: `model(images, targets) -> losses`, `model(images) -> detections`.
 
-Loaded when first used: a model's name and config are known without PyTorch.
+Loaded when first used, as the models' names and configs are known without PyTorch.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from vocseg_lib.utils.lazy import lazy_getattr
+from vocseg_lib.utils.lazy import attach
 
 if TYPE_CHECKING:
     from vocseg_lib.models.backbones import WeightsError
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["MODELS", "MaskRCNN", "WeightsError", "Yolact"]
 
-_submodule_getattr = lazy_getattr(
-    __name__, {"MaskRCNN": "mask_rcnn", "WeightsError": "backbones", "Yolact": "yolact"}
+_class, _ = attach(
+    __name__, {"backbones": "WeightsError", "mask_rcnn": "MaskRCNN", "yolact": "Yolact"}
 )
 
 
 def __getattr__(name: str) -> Any:
     if name == "MODELS":
-        return {"yolact": __getattr__("Yolact"), "mask_rcnn": __getattr__("MaskRCNN")}
-    return _submodule_getattr(name)
+        return {"yolact": _class("Yolact"), "mask_rcnn": _class("MaskRCNN")}
+    return _class(name)
