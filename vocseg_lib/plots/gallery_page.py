@@ -69,7 +69,7 @@ def export_page(
     text = json.dumps(content, separators=(",", ":")).replace(
         "<", "\\u003c"
     )  # so that nothing in it ends its script
-    template = (files("vocseg_lib") / "gallery_page.html").read_text(encoding="utf-8")
+    template = (files("vocseg_lib.plots") / "gallery_page.html").read_text(encoding="utf-8")
     with atomic_write(Path(path)) as beside:
         beside.write_text(template.replace("$DATA", text, 1), encoding="utf-8")
     return Path(path), about
