@@ -155,21 +155,24 @@ def _config(config: dict) -> dict:
     options = config["recipe"][part]
     weights = options["weights"] and Path(options["weights"]).name
     recipe = {**config["recipe"], part: {**options, "weights": weights}}
-    command, train = train_command(config, part), config["train"]
-    return {"command": command, "recipe": recipe, "train": train, "iterations": train["iterations"]}
+    recorded = {name: config[name] for name in ("train", "data_fingerprint")}
+    recorded["iterations"] = config["train"]["iterations"]
+    return {"command": train_command(config, part), "recipe": recipe, **recorded}
 
 
 def train_command(config: dict, part: str) -> str:
     """The command that trains a model with a run's config on DEVKIT."""
-    recipe, name = Recipe.of_run(config), config["recipe"]["name"]
-    changes = recipe_changes(recipe, get_recipe(name)).iloc[:, 0]
-    command = ["vocseg", "train", "--profile", name, "--model", config["model"], "--data", "DEVKIT"]
-    if (weights := config["recipe"][part]["weights"]) not in (None, "imagenet"):
-        command += ["--weights", Path(weights).name]
-    for field, value in changes.items():
-        of, _, option = field.partition(".")
-        if of in ("train", part) and option != "weights":
-            command += ["--set", f"{option}={value}"]
+    recipe, base = Recipe.of_run(config), get_recipe(config["recipe"]["name"])
+    changes = {
+        field.partition(".")[2]: value
+        for field, value in recipe_changes(recipe, base).iloc[:, 0].items()
+        if field.startswith(("train.", f"{part}."))
+    }
+    weights = changes.pop("weights", None)
+    command = ["vocseg", "train", "--profile", base.name, "--model", config["model"]]
+    command += ["--data", "DEVKIT"]
+    command += ["--weights", Path(weights).name] if weights else []
+    command += ["--set", *(f"{name}={value}" for name, value in changes.items())] if changes else []
     return shlex.join(command)
 
 

@@ -17,6 +17,7 @@ ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+CHANGE = {"value": "", "low": "_low", "high": "_high"}
 
 
 def bounded(value: dict, sign: str = "") -> str:
@@ -27,7 +28,11 @@ def bounded(value: dict, sign: str = "") -> str:
     return f"{text} [{value['low']:{sign}.1f}, {value['high']:{sign}.1f}]"
 
 
-ENVIRONMENT.filters |= {"bounded": bounded, "signed": lambda value: bounded(value, "+")}
+ENVIRONMENT.filters |= {
+    "bounded": bounded,
+    "signed": lambda value: bounded(value, "+"),
+    "change": lambda row: {k: row[f"difference{end}"] for k, end in CHANGE.items()},
+}
 
 
 def between_marks(text: str, name: str, content: str) -> str:
