@@ -268,7 +268,7 @@ def write(results: Path) -> list[Path]:
     written = []
     if not (results / LINEAGE).is_file() or (results / f"{TABLES[0]}.csv").is_file():
         report, figure = collect(results)
-        plots.save(figure, results, FIGURES[-1])
+        plots.save_figure(figure, results, FIGURES[-1])
         write_json(results / REPORT, report)
         written.append(results / REPORT)
     for name in FIGURES:

@@ -1,41 +1,26 @@
-"""Reports hold what the results hold, and the pages what the report holds."""
+"""The report holds what the results folder holds, and the committed one what is claimed of it."""
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from jinja2 import UndefinedError
 from PIL import Image
 
-from tools.collect_results import COMPARED, LARGEST_FIGURE, LINEAGE, REPORT, _beside, _rows, shrink
-from tools.fill_pages import between_marks, bounded, fill, write_lineage_page, write_pages
+from tools.collect_results import (
+    COMPARED,
+    LINEAGE,
+    REPORT,
+    collect,
+    compare_with_peer,
+    nest,
+    shrink,
+    train_command,
+)
+from vocseg_lib.study.recipes import get_recipe
 
-ROOT = Path(__file__).parents[2]
-PILOT = ROOT / "results" / "pilot" / REPORT
-
-
-def test_figures_with_intervals_as_text():
-    figure = {"value": 12.34, "low": 10.0, "high": 15.26}
-    assert (
-        fill("{{ figure | bounded }}, {{ figure | signed }}", {"figure": figure})
-        == "12.3 [10.0, 15.3], +12.3 [+10.0, +15.3]"
-    )
-    assert bounded({"value": -1.0, "low": None, "high": None}) == "-1.0"
-    with pytest.raises(UndefinedError):
-        fill("{{ figures.value }}", {"figure": figure})
-
-
-def test_what_stands_between_marks_is_replaced():
-    for old in ("", "old\n"):
-        text = f"a\n<!-- pilot -->\n{old}<!-- /pilot -->\nb\n"
-        assert (
-            between_marks(text, "pilot", "new\n") == "a\n<!-- pilot -->\nnew\n<!-- /pilot -->\nb\n"
-        )
-    with pytest.raises(ValueError, match="no marks <!-- other -->"):
-        between_marks(text, "other", "new")
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 def test_figures_are_made_small_enough(tmp_path):
@@ -50,101 +35,74 @@ def test_figures_are_made_small_enough(tmp_path):
 @pytest.mark.parametrize(
     ("minutes", "iterations"), [(20.0, None), (26.0, 25), (30.0, 30), (99.0, 50)]
 )
-def test_a_peer_stands_beside_what_we_had_in_its_time(tmp_path, minutes, iterations):
-    figures = {name: {"value": 1.0, "low": 0.5, "high": 2.0} for name in COMPARED}
-    trained = [
-        {"model": model, "iterations": i, "minutes": float(i), **figures}
+def test_a_peer_stands_beside_the_longest_training_within_its_time(tmp_path, minutes, iterations):
+    ap = {name: {"value": 1.0, "low": 0.5, "high": 2.0} for name in COMPARED}
+    experiments = [
+        {"model": model, "iterations": i, "minutes": float(i), **ap}
         for model, i in (("A", 25), ("B", 28), ("A", 30))
     ]
     rows = [
-        {"kind": "mask", "metric": metric, "class": "all", **figures["mask_AP"]}
+        {"kind": "mask", "metric": metric, "class": "all", **ap["mask_AP"]}
         for metric in ("AP", "AP50")
     ]
     (tmp_path / "peer.json").write_text(json.dumps({"table": rows}))
-    half = {"iterations": 50, "minutes": 50.0, **figures}
-    beside = _beside(
-        {"model": "A", "minutes": minutes, "file": "peer.json"},
-        {"A": {"half": half}},
-        trained,
-        tmp_path,
-    )
-    assert (beside["ours"] and beside["ours"]["iterations"]) == iterations
-    assert beside["mask_AP50"] == figures["mask_AP50"]
+    models = {"A": {"half": {"iterations": 50, "minutes": 50.0, **ap}}}
+    peer = {"model": "A", "minutes": minutes, "file": "peer.json"}
+    compared = compare_with_peer(peer, models, experiments, tmp_path)
+    assert (compared["study"] and compared["study"]["iterations"]) == iterations
+    assert compared["mask_AP50"] == ap["mask_AP50"]
 
 
 def test_a_table_by_its_keys():
-    table = pd.DataFrame(
-        {"size": ["all", "small", "all"], "type": ["a", "a", "b"], "cost": [1, 2, 3]}
-    )
-    assert _rows(table, "type", "size") == {
-        "a": {"all": {"cost": 1}, "small": {"cost": 2}},
-        "b": {"all": {"cost": 3}},
+    columns = {"size": ["all", "small", "all"], "type": ["a", "a", "b"], "dap": [1, 2, 3]}
+    assert nest(pd.DataFrame(columns), "type", "size") == {
+        "a": {"all": {"dap": 1}, "small": {"dap": 2}},
+        "b": {"all": {"dap": 3}},
     }
 
 
-@pytest.fixture
-def committed() -> dict:
-    """The pilot's report."""
-    if not PILOT.is_file():
-        pytest.skip("there is no report of a pilot")
-    return json.loads(PILOT.read_text())
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        ({}, ""),
+        ({"iterations": 400, "short_side": 999}, " --set iterations=400"),
+        ({"weights": "/some/where/w.pth", "channels": 8}, " --weights w.pth --set channels=8"),
+    ],
+)
+def test_the_command_has_what_differs_from_the_recipe(changes, options):
+    recipe = get_recipe("laptop").with_changes(**changes)
+    config = {"model": "yolact", "recipe": recipe.for_model("yolact")}
+    config["train"] = recipe.train.to_dict()
+    start = "vocseg train --profile laptop --model yolact --data DEVKIT"
+    assert train_command(config, "yolact") == start + options
 
 
-def test_the_pages_say_what_the_report_says(committed, tmp_path):
-    (tmp_path / "docs").mkdir()
-    for name in (
-        "README.md",
-        "tools/templates/findings.md.jinja",
-        "tools/templates/front_page.md.jinja",
-    ):
-        (tmp_path / name).write_text((ROOT / name).read_text())
-    for page in write_pages(committed, tmp_path):
-        assert page.read_text() == (ROOT / page.relative_to(tmp_path)).read_text(), page.name
+def test_a_missing_table_is_reported(tmp_path):
+    with pytest.raises(FileNotFoundError, match="table1"):
+        collect(tmp_path)
 
 
-def test_a_pilot_is_called_one(committed):
-    assert committed["data"]["kind"] == "pilot"
-    assert "**pilot**" in fill(
-        (ROOT / "tools" / "templates" / "front_page.md.jinja").read_text(), committed
-    )
+@pytest.fixture(scope="module")
+def report() -> dict:
+    """The committed report of the pilot."""
+    return json.loads((RESULTS / "pilot" / REPORT).read_text())
 
 
-def test_what_is_claimed_of_the_trainings_holds(committed):
-    assert {
-        title: model["recipe"]["backbone"] for title, model in committed["models"].items()
-    } == dict.fromkeys(committed["models"], "mobilenet_v2")
-    recipes = [
-        {k: v for k, v in m["recipe"].items() if k not in ("model", "iterations")}
-        for m in committed["models"].values()
-    ]
-    assert recipes[0] == recipes[1]
-    for peer in committed["peers"]:
-        assert peer["ours"]["minutes"] <= peer["minutes"]
-        for figure in ("mask_AP", "mask_AP50"):
-            assert peer["ours"][figure]["value"] > peer[figure]["value"]
-    assert committed["metrics"]["YOLACT"]["mask_AP50"]["value"] > 10
-    assert committed["metrics"]["Mask R-CNN"]["mask_AP50"]["value"] > 15
+def test_committed_results_are_called_a_pilot(report):
+    assert report["data"]["kind"] == "pilot"
+    assert json.loads((RESULTS / "lineage" / LINEAGE).read_text())["data"] == "pilot"
 
 
-def test_pictures_of_the_pages_are_there_and_small():
-    pages = (ROOT / "README.md", ROOT / "docs" / "findings.md")
-    for page in (path for path in pages if path.is_file()):
-        for picture in re.findall(
-            r'!\[[^\]]*\]\(([^)h][^)]*)\)|<img src="([^"]+)"', page.read_text()
-        ):
-            path = page.parent / next(filter(None, picture))
-            assert path.is_file(), path
-            assert path.stat().st_size <= LARGEST_FIGURE
-
-
-def test_the_lineages_page_holds_what_its_file_holds(tmp_path):
-    file = ROOT / "results" / "lineage" / LINEAGE
-    if not file.is_file():
-        pytest.skip("there is no pilot of the lineage")
-    lineage = json.loads(file.read_text())
-    assert "not VOC 2012's" in lineage["about"]
-    (tmp_path / "docs").mkdir()
-    for name in ("lineage.md", "lineage_pilot.md.jinja"):
-        (tmp_path / "docs" / name).write_text((ROOT / "docs" / name).read_text())
-    (page,) = write_lineage_page(lineage, tmp_path)
-    assert page.read_text() == (ROOT / "docs" / "lineage.md").read_text()
+def test_what_is_claimed_of_the_trainings_holds(report):
+    models = report["models"]
+    parts = {"YOLACT": "yolact", "Mask R-CNN": "mask_rcnn"}
+    for title, part in parts.items():
+        assert models[title]["recipe"][part]["backbone"] == "mobilenet_v2"
+    train = [{**model["train"], "iterations": None} for model in models.values()]
+    assert train[0] == train[1]
+    for peer in report["peers"]:
+        assert peer["study"]["minutes"] <= peer["minutes"]
+        for metric in COMPARED:
+            assert peer["study"][metric]["value"] > peer[metric]["value"]
+    assert report["metrics"]["YOLACT"]["mask_AP50"]["value"] > 10
+    assert report["metrics"]["Mask R-CNN"]["mask_AP50"]["value"] > 15

@@ -83,7 +83,7 @@ def test_no_outputs(notebook):
 def test_every_figure_is_saved_under_its_notebooks_number(notebook):
     nb, path = notebook
     names = re.findall(
-        r"plots\.save\([^\n]*?, (?:study\.results|results(?:\.folder)?), f?\"([^\"]+)\"",
+        r"plots\.save_figure\([^\n]*?, (?:study\.results|results(?:\.folder)?), f?\"([^\"]+)\"",
         "\n".join(cells(nb, "code")),
     )
     assert names
