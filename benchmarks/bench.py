@@ -214,7 +214,7 @@ def measure_failures(devkit: str | Path, repeats: int) -> Iterator[tuple[str, di
     def everything() -> None:
         analysis = analyze(truth, found)
         tables = analysis.table, analysis.cases, single_oracles(analysis.dataset_eval)
-        by_crowding({"drawn": analysis.dataset_eval}, analysis.thresholds.near)
+        by_crowding({"drawn": analysis.dataset_eval}, analysis.thresholds.crowd_distance)
         if any(table.empty for table in tables):
             raise RuntimeError("nothing was found to fail")
 
@@ -241,7 +241,7 @@ def ratio(body: Callable, measured: Callable, repeats: int) -> dict:
     return {"value": seconds / base, "seconds": seconds, "base_seconds": base}
 
 
-def measure(devkit: str | Path, repeats: int = 9, only: str = "") -> dict[str, dict]:
+def measure_masks(devkit: str | Path, repeats: int = 9, only: str = "") -> dict[str, dict]:
     """Every figure, or those of one of `PARTS`: `value`, and what it was timed under. Raises RuntimeError when a check fails."""
     torch.manual_seed(0)
     layers = nn.Sequential(*list(resnet50(weights=None).children())[:-2]).eval()
@@ -357,7 +357,7 @@ def main() -> int:
         find_devkit(options.data) if options.data else synthetic.write(Path("data") / "mini_voc")
     )
     before = read_json(options.out)["details"] if options.only and options.out.is_file() else {}
-    figures = before | measure(devkit, options.repeats, options.only)
+    figures = before | measure_masks(devkit, options.repeats, options.only)
     print(table(figures).round(3).fillna("").to_string(index=False))
     write_json(options.out, report(figures))
     print(options.out)

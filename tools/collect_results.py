@@ -19,7 +19,7 @@ from vocseg_lib.data.coco import read_predictions
 from vocseg_lib.engine.run_folder import CONFIG, LOG, read_log, read_sessions
 from vocseg_lib.failures.analysis import Analysis
 from vocseg_lib.failures.mask_errors import MASK_FAILURES
-from vocseg_lib.failures.tables import coverage_of_boxes
+from vocseg_lib.failures.tables import overall_rows
 from vocseg_lib.metrics import bootstrap
 from vocseg_lib.metrics.coco_eval import Evaluation, evaluate, metrics_table
 from vocseg_lib.study.open import reproduce
@@ -210,10 +210,10 @@ def _metrics(file: Path) -> dict:
 def _failures(analyses: dict[str, Analysis], table: pd.DataFrame) -> tuple[dict, dict]:
     """Count (of notebook 05) and dAP by model, family and type; the paired difference of dAP."""
     weights = bootstrap.bootstrap_weights(len(next(iter(analyses.values())).dataset_eval.images))
-    dap = {title: analysis.resampled_costs(weights) for title, analysis in analyses.items()}
+    dap = {title: analysis.resampled_dap(weights) for title, analysis in analyses.items()}
     failures, differences = {title: {} for title in dap}, {}
     for title, of_model in dap.items():
-        rows = coverage_of_boxes(table[table["model"] == title])
+        rows = overall_rows(table[table["model"] == title])
         counts = rows.set_index(["family", "type"])["count"]
         for (family, name), values in of_model.items():
             entry = {"count": counts[family, name], "dap": _with_interval(values)}

@@ -13,7 +13,7 @@ from vocseg_lib.data.coco import validate_ground_truth, validate_results
 from vocseg_lib.failures.analysis import analyze
 from vocseg_lib.failures.explain import explain_failure
 from vocseg_lib.failures.mask_errors import Thresholds
-from vocseg_lib.failures.tables import FAILURES, FOUND, LOST, SIZES, TYPES
+from vocseg_lib.failures.tables import AREA_LIMITS, CASE_TYPES, DETECTED, FAILURES, LOST
 from vocseg_lib.metrics.coco_eval import evaluate
 from vocseg_lib.metrics.matching import evaluate_images, match_coco, mean_ap
 
@@ -76,9 +76,9 @@ def test_costs_in_resamples(hand_made):
         for key in ("images", "annotations")
     }
     fewer = analyze(ground_truth | fewer, [d for d in found if d["image_id"] != 1])
-    costs = analysis.resampled_costs(np.array([np.ones(8), without_the_first]))
+    costs = analysis.resampled_dap(np.array([np.ones(8), without_the_first]))
     for family, name in costs:
-        here, there = (count(a, family, "cost")[name] for a in (analysis, fewer))
+        here, there = (count(a, family, "dAP")[name] for a in (analysis, fewer))
         assert costs[family, name].tolist() == pytest.approx([here, here, there]), (family, name)
     assert (
         costs["pixels", "localization failure"][0] > costs["pixels", "localization failure"][2] == 0
@@ -96,7 +96,7 @@ def test_each_failure_is_counted_once(hand_made):
         "missed in a crowd": 1,
         "missed alone": 1,
     }
-    masks = {"class": 1, "localisation": 0, "both": 0, "duplicate": 1, "background": 1, "missed": 3}
+    masks = {"class": 1, "localization": 0, "both": 0, "duplicate": 1, "background": 1, "missed": 3}
     assert count(analysis, "TIDE, masks") == masks
     assert count(analysis, "TIDE, boxes") == masks
     assert count(analyze(*hand_made), "TIDE, masks")["background"] == 2
@@ -111,7 +111,7 @@ def test_each_failure_is_counted_once(hand_made):
 def test_cases_say_where_and_what(hand_made):
     analysis = analyze(*hand_made, score_threshold=0.1)
     cases = analysis.cases[analysis.cases["family"] != "TIDE, boxes"].set_index("type")
-    assert set(TYPES) - {"localisation", "both"} <= set(cases.index)
+    assert set(CASE_TYPES) - {"localization", "both"} <= set(cases.index)
     images = {
         kind: cases.loc[[kind], "image_id"].tolist()
         for kind in ("localization failure", "leakage", "missed alone", "class")
@@ -145,7 +145,7 @@ def test_cases_say_where_and_what(hand_made):
         in words["incomplete"]
     )
     assert "is on a horse, IoU 1.00" in words["class"]
-    assert "better one has found already, IoU 1.00" in words["duplicate"]
+    assert "better one detects, IoU 1.00" in words["duplicate"]
     assert "overlaps no object by more than 0.00" in words["background"]
     assert (
         words["missed alone"]
@@ -169,21 +169,23 @@ def test_a_repair_brings_back_what_it_should():
     assert before == pytest.approx(
         100 * 51 / 101 / 10
     )  # right at IoU .5 alone, about one of the two
-    costs = count(one_for_both, column="cost")
+    costs = count(one_for_both, column="dAP")
     assert costs["localization failure"] == pytest.approx(100 - before)
     assert costs[LOST] == pytest.approx(
         10 - before
     )  # without the lost object, all there is was found, at IoU .5
     coarse = analyze(truth(shape(LEFT)), [shape(mask_of((7, 7, 16, 16)), score=0.9)])
-    assert count(coarse, column="cost")["boundary"] == pytest.approx(
+    assert count(coarse, column="dAP")["boundary"] == pytest.approx(
         100 - 30
     )  # IoU .64: right at .5, .55 and .6
-    assert count(coarse, column="cost", size="small")["boundary"] == pytest.approx(70)
-    assert count(coarse, column="cost")["leakage"] == 0
+    assert count(coarse, column="dAP", size="small")["boundary"] == pytest.approx(70)
+    assert count(coarse, column="dAP")["leakage"] == 0
 
 
 def test_thresholds_move_what_counts(hand_made):
-    strict = Thresholds(leaked=0.6, lost=0.5, united=0.99, gained=0.5, near=0.0)
+    strict = Thresholds(
+        min_leakage=0.6, min_iou_loss=0.5, min_union_iou=0.99, min_iou_gain=0.5, crowd_distance=0.0
+    )
     counted = count(analyze(*hand_made, 0.1, strict))
     assert (
         counted["leakage"]
@@ -193,12 +195,12 @@ def test_thresholds_move_what_counts(hand_made):
         == 0
     )
     assert (
-        count(analyze(*hand_made, 0.1, Thresholds(near=0.0)))["missed in a crowd"] == 1
+        count(analyze(*hand_made, 0.1, Thresholds(crowd_distance=0.0)))["missed in a crowd"] == 1
     )  # they touch
     apart = truth(shape(LEFT), shape(FAR))
     assert count(analyze(apart, [shape(LEFT, score=0.9)]))["missed alone"] == 1
     assert (
-        count(analyze(apart, [shape(LEFT, score=0.9)], thresholds=Thresholds(near=2.0)))[
+        count(analyze(apart, [shape(LEFT, score=0.9)], thresholds=Thresholds(crowd_distance=2.0)))[
             "missed in a crowd"
         ]
         == 1
@@ -209,17 +211,17 @@ def test_perfect_predictions_fail_nowhere_and_none_miss_all(hand_made):
     content, _ = hand_made
     perfect = analyze(content, [{**a, "score": 1.0} for a in content["annotations"]])
     assert perfect.cases.empty
-    assert set(perfect.counted.objects["state"]) == {FOUND}
-    assert perfect.table["cost"].dropna().abs().max() == 0
+    assert set(perfect.at_threshold.objects["state"]) == {DETECTED}
+    assert perfect.table["dAP"].dropna().abs().max() == 0
     nothing = analyze(content, [])
-    assert nothing.counted.objects["state"].str.startswith("missed").all()
+    assert nothing.at_threshold.objects["state"].str.startswith("missed").all()
     assert count(nothing, "TIDE, masks")["missed"] == len(content["annotations"])
 
 
 def test_empty_ground_truth_and_images_without_objects():
     alone = analyze(truth(images=2), [shape(LEFT, score=0.9)])
     assert count(alone, "TIDE, masks")["background"] == 1
-    assert alone.counted.objects.empty
+    assert alone.at_threshold.objects.empty
     assert not analyze(
         truth(shape(LEFT, image=2), images=2), [shape(LEFT, score=0.9, image=1)]
     ).cases.empty
@@ -245,7 +247,7 @@ def test_ap_is_cocos_and_tables_hold_together_on_random_sets(pair):
         ours = mean_ap(match_coco(dataset_eval, kind))[0, 0]
         assert ours == pytest.approx(result.summary[f"{kind}_AP"], abs=1e-9, nan_ok=True)
     analysis = analyze(content, found, score_threshold=0.3)
-    table, facts = analysis.table, analysis.counted
+    table, facts = analysis.table, analysis.at_threshold
     assert len(facts.detections) <= sum(d["score"] >= 0.3 for d in found)
     by_size = (
         table[(table["class"] == "all") & (table["size"] != "all")]
@@ -277,16 +279,16 @@ def test_real_predictions_show_each_failure(shared):
             analysis.cases[analysis.cases["family"] != "TIDE, boxes"]["type"].value_counts().items()
         ):
             seen[name] = seen.get(name, 0) + number
-        sizes = analysis.counted.objects["size"].value_counts()
+        sizes = analysis.at_threshold.objects["size"].value_counts()
         assert sizes.sum() == len(content["annotations"])
-        assert set(sizes.index) <= set(SIZES)
-    assert all(seen.get(name, 0) >= 3 for name in TYPES), seen
+        assert set(sizes.index) <= set(AREA_LIMITS)
+    assert all(seen.get(name, 0) >= 3 for name in CASE_TYPES), seen
 
 
 def test_masks_before_the_crop_are_checked():
     content = truth(shape(LEFT))
     found = shape(LEFT, score=0.9, uncropped=torch.ones(60, 60, dtype=torch.bool))
-    assert np.isfinite(analyze(content, [found]).measured["leakage_before_crop"].item())
+    assert np.isfinite(analyze(content, [found]).measures["leakage_before_crop"].item())
     torn = {**found, "segmentation_uncropped": {**found["segmentation_uncropped"], "counts": "0"}}
     with pytest.raises(
         ValueError,
@@ -315,7 +317,7 @@ def test_price_of_tides_errors_by_class_and_size():
     half = 100 * 51 / 101  # one of two horses
 
     def cost(**scope):
-        return count(analysis, "TIDE, masks", "cost", **scope)["class"]
+        return count(analysis, "TIDE, masks", "dAP", **scope)["class"]
 
     assert cost(**{"class": "horse"}) == pytest.approx(100 - half)
     assert cost(**{"class": "person"}) == 0  # the wrong one came after the right one
@@ -324,7 +326,7 @@ def test_price_of_tides_errors_by_class_and_size():
         50
     )  # of small ones, the person is found, the horse is not
     assert cost(size="medium") == 0
-    assert count(analysis, "TIDE, masks", "cost", size="medium")["missed"] == 0
+    assert count(analysis, "TIDE, masks", "dAP", size="medium")["missed"] == 0
 
 
 def test_price_of_coarse_masks_by_class_and_size():
@@ -333,16 +335,16 @@ def test_price_of_coarse_masks_by_class_and_size():
     found = [shape(LEFT, 15, 0.9), shape(coarse, 13, 0.9, image=2), shape(large, 13, 0.8, image=3)]
     analysis = analyze(truth(*objects, images=3), found)
     by_class = {
-        name: count(analysis, column="cost", **{"class": name})["boundary"]
+        name: count(analysis, column="dAP", **{"class": name})["boundary"]
         for name in ("person", "horse")
     }
     assert by_class["person"] == 0
     assert by_class["horse"] > 20
-    assert count(analysis, column="cost")["boundary"] == pytest.approx(by_class["horse"] / 2)
-    assert count(analysis, column="cost", size="small")["boundary"] == pytest.approx(
+    assert count(analysis, column="dAP")["boundary"] == pytest.approx(by_class["horse"] / 2)
+    assert count(analysis, column="dAP", size="small")["boundary"] == pytest.approx(
         70 / 2
     )  # IoU .64: right at three of ten
-    assert count(analysis, column="cost", size="medium")["boundary"] == 0
+    assert count(analysis, column="dAP", size="medium")["boundary"] == 0
 
 
 def test_the_worst_come_first():
@@ -370,6 +372,6 @@ def test_hundreds_of_detections_in_one_image():
         for m, k in ((LEFT, 15), (RIGHT, 13), (FAR, 10))
     ]
     analysis = analyze(content, found)
-    assert len(analysis.counted.detections) == 297
+    assert len(analysis.at_threshold.detections) == 297
     assert count(analysis, "TIDE, masks")["duplicate"] == 65  # of the 100 that TIDE looks at
     assert analysis.table["count"].sum() > 0

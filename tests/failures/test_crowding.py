@@ -5,7 +5,13 @@ import pytest
 
 from tests.helpers.shapes import mask_of, shape, truth
 from vocseg_lib.data.coco import validate_results
-from vocseg_lib.failures.crowding import COUNTS, CROWDING, by_crowding, crowding_of, neighbours
+from vocseg_lib.failures.crowding import (
+    CROWDING,
+    IMAGE_COUNT_BINS,
+    by_crowding,
+    crowding_of,
+    neighbors,
+)
 from vocseg_lib.metrics.bootstrap import bootstrap_weights
 from vocseg_lib.metrics.coco_eval import evaluate
 from vocseg_lib.metrics.matching import evaluate_images
@@ -21,11 +27,11 @@ def test_neighbours_by_hand():
     boxes = np.array(
         [[0, 0, 10, 10], [13, 14, 10, 10], [0, 5, 10, 10], [40, 0, 5, 20]], dtype=float
     )
-    distance, overlap = neighbours(boxes, np.array([1, 1, 1, 2]))
+    distance, overlap = neighbors(boxes, np.array([1, 1, 1, 2]))
     assert distance[[0, 2, 3]].tolist() == [0, 0, np.inf]
     assert distance[1] == pytest.approx(3 / 10)  # to the third, 3 beside it
     assert overlap.tolist() == pytest.approx([50 / 150, 0, 50 / 150, 0])
-    assert [part.shape for part in neighbours(np.zeros((0, 4)), np.zeros(0, int))] == [(0,), (0,)]
+    assert [part.shape for part in neighbors(np.zeros((0, 4)), np.zeros(0, int))] == [(0,), (0,)]
 
 
 @pytest.fixture
@@ -61,7 +67,7 @@ def test_recall_and_ap_by_hand(crowds):
     table = by_crowding({"model": dataset_eval_of(content, found)}, NEAR).set_index(
         ["bin", "metric"]
     )["value"]
-    recalls = {name: table[name, "recall"] for name in (*CROWDING, *COUNTS)}
+    recalls = {name: table[name, "recall"] for name in (*CROWDING, *IMAGE_COUNT_BINS)}
     assert recalls == pytest.approx(
         {
             "overlapping": 50,

@@ -9,14 +9,14 @@ import torch
 
 from tests.helpers.shapes import SIDE, mask_of, shape, truth
 from vocseg_lib.data.coco import validate_ground_truth, validate_results
-from vocseg_lib.failures.mask_errors import PLACES, Thresholds, measure
+from vocseg_lib.failures.mask_errors import LOSSES, Thresholds, measure_masks
 from vocseg_lib.metrics.matching import evaluate_images
 from vocseg_lib.utils.rle import decode_rle
 
 
 def measured(objects, found, void=None, **changes):
     content = truth(*objects, void=void)
-    return measure(
+    return measure_masks(
         evaluate_images(content, validate_results(content, found)), Thresholds(**changes)
     )
 
@@ -29,7 +29,7 @@ def test_foreground_of_two_neighbours():
     rows = measured([shape(LEFT), shape(RIGHT)], [both, left])
     assert rows["failure"].tolist() == ["localization failure", ""]
     assert rows.loc[0, ["union_iou", "single_iou"]].tolist() == [1.0, 0.5]
-    assert rows["united"].tolist() == [(0, 1), (0,)]
+    assert rows["covered_objects"].tolist() == [(0, 1), (0,)]
 
 
 @pytest.mark.parametrize(("width", "failure"), [(12, "localization failure"), (9, "leakage")])
@@ -51,7 +51,7 @@ def test_three_neighbours_whatever_their_class():
     ]
     rows = measured(objects, [shape(mask_of((5, 10, 45, 30)), score=0.9)])
     assert rows["failure"].tolist() == ["localization failure"]
-    assert rows["united"].tolist() == [(0, 1, 2)]
+    assert rows["covered_objects"].tolist() == [(0, 1, 2)]
     assert rows["single_iou"].item() == pytest.approx(1 / 3)
 
 
@@ -64,19 +64,21 @@ def test_a_crumb_of_a_neighbour_is_none_unless_asked():
     crumb = mask_of((30, 10, 2, 8))
     found = [shape(LEFT | crumb, score=0.9)]
     assert measured([shape(LEFT), shape(crumb)], found)["failure"].tolist() == [""]
-    assert measured([shape(LEFT), shape(crumb)], found, gained=0.0)["failure"].tolist() == [
+    assert measured([shape(LEFT), shape(crumb)], found, min_iou_gain=0.0)["failure"].tolist() == [
         "localization failure"
     ]
 
 
 def test_leak_on_the_ground_and_on_an_object():
-    # 20 x 30 pixels of its own, 4 columns on its neighbour, 6 rows on the ground.
+    # 20 x 30 pixels of its own, 4 columns on its neighbor, 6 rows on the ground.
     mask = mask_of((10, 10, 24, 30), (10, 40, 20, 6))
     rows = measured([shape(LEFT), shape(RIGHT)], [shape(mask, score=0.9, box=(10, 10, 20, 30))])
     assert rows["failure"].item() == "leakage"
     assert rows["leakage"].item() == pytest.approx(240 / 840)
     assert rows["leaked_on_others"].item() == pytest.approx(120 / 840)
-    assert measured([shape(LEFT)], [shape(mask, score=0.9)], leaked=0.4)["failure"].item() == ""
+    assert (
+        measured([shape(LEFT)], [shape(mask, score=0.9)], min_leakage=0.4)["failure"].item() == ""
+    )
 
 
 def test_leak_before_the_crop():
@@ -109,7 +111,7 @@ def test_coarse_contour_and_hole_and_leak_share_what_is_lost():
         mask_of((10, 0, 40, 60)),
     )
     rows = measured(
-        [shape(square)], [shape(m, score=0.9) for m in (coarse, holed, leaking)], lost=0.15
+        [shape(square)], [shape(m, score=0.9) for m in (coarse, holed, leaking)], min_iou_loss=0.15
     )
     assert rows["failure"].tolist() == ["boundary", "incomplete", "leakage"]
     assert rows.loc[0, "lost_at_boundary"] == pytest.approx(1 - 36**2 / 40**2)
@@ -119,7 +121,7 @@ def test_coarse_contour_and_hole_and_leak_share_what_is_lost():
     )  # two rows above and two below
     assert rows.loc[2, "lost_outside"] == pytest.approx(2 * 8 * 40 / 2400)
     assert rows["object_iou"].tolist() == pytest.approx(
-        (1 - rows[list(PLACES.values())].sum(1)).tolist()
+        (1 - rows[list(LOSSES.values())].sum(1)).tolist()
     )
 
 
@@ -157,8 +159,8 @@ def test_no_objects_and_no_detections():
 
 
 def test_a_threshold_that_cannot_be_is_named():
-    with pytest.raises(ValueError, match="leaked is 20"):
-        Thresholds(leaked=20)
+    with pytest.raises(ValueError, match="min_leakage is 20"):
+        Thresholds(min_leakage=20)
 
 
 def test_parts_equal_pixels_counted_one_by_one(shared):
@@ -169,7 +171,7 @@ def test_parts_equal_pixels_counted_one_by_one(shared):
         (shared / "predictions" / "mask_rcnn_torchvision_mobilenet320.json").read_text()
     )
     dataset_eval = evaluate_images(content, validate_results(content, found[:400]))
-    rows = measure(dataset_eval)
+    rows = measure_masks(dataset_eval)
     thresholds = replace(Thresholds())
     right = rows[rows["object"] >= 0]
     assert len(right) > 20
@@ -179,13 +181,13 @@ def test_parts_equal_pixels_counted_one_by_one(shared):
             [content["annotations"][j]["segmentation"] for j in image_eval.objects]
         )
         (mask,), own = (
-            decode_rle([dataset_eval.detections[row.found]["segmentation"]]),
+            decode_rle([dataset_eval.detections[row.detection]["segmentation"]]),
             objects[row.object],
         )
         others = np.delete(objects, row.object, 0).any(0)
         assert row.leakage == pytest.approx((mask & ~own).sum() / mask.sum())
         assert row.leaked_on_others == pytest.approx((mask & others & ~own).sum() / mask.sum())
-        reach = max(thresholds.least_band, round(thresholds.band * own.sum() ** 0.5))
+        reach = max(thresholds.min_band_px, round(thresholds.band_width * own.sum() ** 0.5))
         near = [distance_within(area, reach) for area in (own, ~own)]
         union = (mask | own).sum()
         assert row.lost_outside == pytest.approx((mask & ~near[0]).sum() / union)

@@ -10,7 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from tests.helpers.random_sets import judged_sets
 from tests.helpers.shapes import SIDE, mask_of, shape, truth
 from vocseg_lib.data.coco import subset, validate_ground_truth, validate_results
-from vocseg_lib.failures.oracles import ORACLES, REST, gap_parts, single_oracles, with_truth
+from vocseg_lib.failures.oracles import (
+    ORACLES,
+    UNDETECTED,
+    apply_oracles,
+    gap_parts,
+    single_oracles,
+)
 from vocseg_lib.metrics.bootstrap import bootstrap_weights
 from vocseg_lib.metrics.matching import evaluate_images, match_coco, mean_ap
 
@@ -22,7 +28,7 @@ def dataset_eval_of(content, found):
 
 
 def ap(content, found, *oracles, kind="mask"):
-    return mean_ap(match_coco(with_truth(dataset_eval_of(content, found), set(oracles)), kind))[
+    return mean_ap(match_coco(apply_oracles(dataset_eval_of(content, found), set(oracles)), kind))[
         0, 0
     ]
 
@@ -90,7 +96,7 @@ def test_single_oracles_of_perfect_and_of_no_predictions():
     perfect = single_oracles(
         dataset_eval_of(content, [{**a, "score": 1.0} for a in content["annotations"]])
     )
-    assert perfect.index.tolist() == ["as it is", *ORACLES, "all of it"]
+    assert perfect.index.tolist() == ["baseline", *ORACLES, "all oracles"]
     assert (perfect == 100).all().all()
     assert (single_oracles(dataset_eval_of(content, [])) == 0).all().all()
 
@@ -104,7 +110,7 @@ def test_parts_add_up_on_random_sets(pair):
         return
     first, second = (dataset_eval_of(content, found[k::2]) for k in range(2))
     parts = gap_parts(first, second).set_index("part")["points"]
-    assert list(parts.index) == [*ORACLES, REST, "gap"]
+    assert list(parts.index) == [*ORACLES, UNDETECTED, "gap"]
     assert parts.drop("gap").sum() == pytest.approx(parts["gap"], abs=1e-9)
     expected = mean_ap(match_coco(second))[0, 0] - mean_ap(match_coco(first))[0, 0]
     assert parts["gap"] == pytest.approx(expected, abs=1e-9)
@@ -119,7 +125,7 @@ def test_a_gap_of_one_kind_has_one_part():
     assert parts["true classes"] == pytest.approx(100)
     assert parts.drop(["true classes", "gap"]).abs().max() < 1e-9
     half = dataset_eval_of(content, [shape(SQUARE, 13, 0.9)])
-    assert gap_parts(half, right).set_index("part")["points"][REST] == pytest.approx(50)
+    assert gap_parts(half, right).set_index("part")["points"][UNDETECTED] == pytest.approx(50)
 
 
 def test_intervals_and_oracles_on_real_predictions(shared):
@@ -139,8 +145,8 @@ def test_intervals_and_oracles_on_real_predictions(shared):
     assert parts["points"].drop("gap").sum() == pytest.approx(parts["points"]["gap"], abs=1e-9)
     for one in dataset_eval:
         table = single_oracles(one)["mask AP"]
-        assert table["all of it"] > table.drop("all of it").max()
-        assert table["true masks"] > table["as it is"]
+        assert table["all oracles"] > table.drop("all oracles").max()
+        assert table["true masks"] > table["baseline"]
 
 
 def test_uncropped_masks_as_large_as_the_image():
@@ -161,7 +167,7 @@ def test_guesses_at_low_scores_change_no_part():
         for label in (13, 15)
     ]
     parts = gap_parts(
-        dataset_eval_of(content, found), dataset_eval_of(content, found + guesses), least_score=0.1
+        dataset_eval_of(content, found), dataset_eval_of(content, found + guesses), min_score=0.1
     )
     assert parts["points"].abs().max() < 1e-9
 
@@ -170,22 +176,26 @@ def test_what_comes_second_by_its_repair_is_gone_and_no_duplicate():
     content = truth(shape(SQUARE))
     poor = shape(mask_of((10, 10, 20, 6)), score=0.8, box=(10, 10, 20, 20))
     found = [shape(SQUARE, score=0.9), poor, {**poor, "score": 0.7}]
-    changed = with_truth(dataset_eval_of(content, found), {"true masks"})
+    changed = apply_oracles(dataset_eval_of(content, found), {"true masks"})
     assert len(changed.image_evals[0].detections) == 1
     assert (
         len(
-            with_truth(dataset_eval_of(content, found), {"no duplicates"}).image_evals[0].detections
+            apply_oracles(dataset_eval_of(content, found), {"no duplicates"})
+            .image_evals[0]
+            .detections
         )
         == 3
     )  # these were none
     ghost = [shape(SQUARE, score=0.9), shape(SQUARE, score=0.8)]
     assert (
-        len(with_truth(dataset_eval_of(content, ghost), {"true masks"}).image_evals[0].detections)
+        len(
+            apply_oracles(dataset_eval_of(content, ghost), {"true masks"}).image_evals[0].detections
+        )
         == 2
     )
     assert (
         len(
-            with_truth(dataset_eval_of(content, ghost), {"true masks", "no duplicates"})
+            apply_oracles(dataset_eval_of(content, ghost), {"true masks", "no duplicates"})
             .image_evals[0]
             .detections
         )
@@ -197,6 +207,6 @@ def test_unknown_oracles_and_other_images_are_named():
     content = truth(shape(SQUARE))
     dataset_eval = dataset_eval_of(content, [])
     with pytest.raises(ValueError, match="no oracle true clases"):
-        with_truth(dataset_eval, {"true clases"})
+        apply_oracles(dataset_eval, {"true clases"})
     with pytest.raises(ValueError, match="different images"):
         gap_parts(dataset_eval, dataset_eval_of(truth(shape(SQUARE), images=2), []))

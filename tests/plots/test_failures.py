@@ -70,7 +70,7 @@ def test_figures_have_labels_and_a_reading(analyses):
         "Dearest: YOLACT: localization failure": failures.failure_costs(tables, "pixels"),
         "Dearest: YOLACT: missed": failures.failure_costs(tables),
         "small: localization failure": failures.costs_by_size(tables),
-        "YOLACT - Mask R-CNN, by neighbours: alone +0 [0, 0]; overlapping -50": failures.crowding(
+        "YOLACT - Mask R-CNN, by neighbors: alone +0 [0, 0]; overlapping -50": failures.crowding(
             crowding
         ),
         "The parts add up.": [failures.waterfall(parts, *analyses, (5.0, 100.0))],
@@ -93,7 +93,7 @@ def test_figures_have_labels_and_a_reading(analyses):
 def test_waterfall_ends_where_the_second_model_is(analyses):
     _, parts, _ = asked(analyses)
     ap = tuple(
-        single_oracles(analysis.dataset_eval).loc["as it is", "mask AP"]
+        single_oracles(analysis.dataset_eval).loc["baseline", "mask AP"]
         for analysis in analyses.values()
     )
     ax = failures.waterfall(parts, *analyses, ap)

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.helpers.shapes import SIDE, mask_of, shape, truth
 from vocseg_lib.data.coco_convert import voc_to_coco
 from vocseg_lib.failures.analysis import analyze
-from vocseg_lib.failures.tables import TYPES
+from vocseg_lib.failures.tables import CASE_TYPES
 from vocseg_lib.plots.gallery import BLAMED, LOST, TARGET, Gallery
 from vocseg_lib.plots.gallery_page import export_page, outline
 
@@ -103,7 +103,7 @@ def test_what_is_drawn(analyses, pictures):
     assert not any(
         layer.text.startswith("missed") for layer in gallery.found_layers(missed, "YOLACT")
     )
-    for kind in TYPES:
+    for kind in CASE_TYPES:
         assert f"{kind}: the worst" in gallery.sheet(kind).get_suptitle()
 
 

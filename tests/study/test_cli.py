@@ -514,12 +514,12 @@ def test_failures_of_files_from_elsewhere(monkeypatch, capsys, devkit, tmp_path)
         "--gallery",
         page,
         "--set",
-        "leaked=0.3",
+        "min_leakage=0.3",
     )
     assert code == 0
     assert f"some: {len(kept[::2])} detections, {len(kept)} objects" in said
     written = json.loads(out.read_text())
-    assert written["thresholds"]["leaked"] == 0.3
+    assert written["thresholds"]["min_leakage"] == 0.3
     assert written["models"]["all"]["cases"] == []
     assert len(written["models"]["some"]["cases"]) >= 2 * len(
         kept[1::2]
@@ -530,8 +530,8 @@ def test_failures_of_files_from_elsewhere(monkeypatch, capsys, devkit, tmp_path)
     wrong = {
         ("--predictions", *files, *files, "--data", devkit): "one or two",
         (*where, "--set", "leaks=1"): "sets no threshold",
-        (*where, "--set", "leaked=much"): "has to be a number",
-        (*where, "--set", "leaked=7"): "leaked is 7",
+        (*where, "--set", "min_leakage=much"): "has to be a number",
+        (*where, "--set", "min_leakage=7"): "min_leakage is 7",
         ("--predictions", files[0], *truth, "--gallery", page): "--images",
         ("--predictions", tmp_path / "none.json", *truth): "none.json",
     }

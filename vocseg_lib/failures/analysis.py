@@ -1,4 +1,4 @@
-"""Everything that goes wrong in one prediction file: counted, priced in AP, and listed case by case."""
+"""All failures in one prediction file: counts, dAP, and one row per case."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -8,197 +8,161 @@ import pandas as pd
 from jaxtyping import Float
 
 from vocseg_lib.data.coco import validate_ground_truth, validate_results
-from vocseg_lib.failures.fixes import ap_with_fix, counting
-from vocseg_lib.failures.mask_errors import MASK_FAILURES, Thresholds, measure
-from vocseg_lib.failures.tables import FAILURES, OBJECT_FAILURES, SIZES, FailureTables, build_tables
-from vocseg_lib.failures.tide import ERRORS, RIGHT
+from vocseg_lib.failures.fixes import ap_with_fix, select_size
+from vocseg_lib.failures.mask_errors import MASK_FAILURES, Thresholds, measure_masks
+from vocseg_lib.failures.tables import (
+    AREA_LIMITS,
+    FAILURES,
+    OBJECT_FAILURES,
+    FailureTables,
+    build_tables,
+)
+from vocseg_lib.failures.tide import ERRORS, NO_ERROR
 from vocseg_lib.metrics.bootstrap import prepend_point_estimate
 from vocseg_lib.metrics.coco_eval import IOU_TYPES
 from vocseg_lib.metrics.matching import DatasetEval, evaluate_images
 
 FAMILIES = {"TIDE, masks": "AP50", "TIDE, boxes": "AP50", "pixels": "AP"}
-"""Of failures, and the figure whose points they cost: AP50 of masks or boxes, or COCO's AP of masks."""
+"""Families of failures and the metric of their dAP: AP50 of masks or boxes, or COCO's mask AP."""
+TIDE_FAMILIES = dict(zip(IOU_TYPES, FAMILIES, strict=False))
+SEVERITY = {"leakage": "leakage", "boundary": "lost_at_boundary", "incomplete": "missing"}
+"""Measure that says how bad a failure with a right box is."""
+CASE_COLUMNS = ["family", "type", "image_id", "class", "size", "crowding", "score", "severity"]
+CASE_COLUMNS += ["detection", "annotation", "table_row"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """One model's failures. Counts and cases are of detections of at least `score_threshold`, costs in AP of all detections."""
+    """One model's failures; counts and cases are of detections from `score_threshold` on, dAP of all."""
 
     dataset_eval: DatasetEval
     score_threshold: float = 0.0
     thresholds: Thresholds = field(default_factory=Thresholds)
 
     @cached_property
-    def measured(self) -> pd.DataFrame:
-        """`measure` of all detections."""
-        return measure(self.dataset_eval, self.thresholds)
+    def measures(self) -> pd.DataFrame:
+        """`measure_masks` of all detections."""
+        return measure_masks(self.dataset_eval, self.thresholds)
 
     @cached_property
-    def everything(self) -> FailureTables:
-        """Of all detections."""
-        return build_tables(self.dataset_eval, self.measured, self.thresholds)
+    def tables(self) -> FailureTables:
+        """Tables of all detections."""
+        return build_tables(self.dataset_eval, self.measures, self.thresholds)
 
     @cached_property
-    def counted(self) -> FailureTables:
-        """Of those that are sure enough to be counted."""
-        kept = np.concatenate(
-            [
-                image_eval.score >= self.score_threshold
-                for image_eval in self.dataset_eval.image_evals
-            ]
-        )
+    def at_threshold(self) -> FailureTables:
+        """Tables of the detections from the score threshold on."""
+        kept = [e.score >= self.score_threshold for e in self.dataset_eval.image_evals]
+        kept = np.concatenate(kept)
         if kept.all():
-            return self.everything
-        sure = self.dataset_eval.changed(
-            lambda image_eval: image_eval.select(image_eval.score >= self.score_threshold)
-        )
-        return build_tables(sure, self.measured[kept].reset_index(drop=True), self.thresholds)
+            return self.tables
+        sure = self.dataset_eval.changed(lambda e: e.select(e.score >= self.score_threshold))
+        return build_tables(sure, self.measures[kept].reset_index(drop=True), self.thresholds)
 
     @cached_property
     def cases(self) -> pd.DataFrame:
-        """Each failure as a row, the worst of a type first: family, type, image_id, class, size, crowding, score, severity,
-        detection, annotation (places in the lists; -1 for none), place (in `counted.detections`, or -1)."""
-        facts = self.counted
-        found, parts = facts.detections.rename_axis("place").reset_index(), []
-        errors = dict(zip(FAMILIES, ("error_mask", "error_box"), strict=False))
-        for family, column in errors.items():
-            wrong = found[found[column] != RIGHT]
-            parts.append(
-                wrong.assign(
-                    family=family, type=np.array(ERRORS, object)[wrong[column].to_numpy(int)]
-                )
-            )
-        failed = found[found["failure"] != ""]
-        parts.append(
-            failed.assign(family="pixels", type=failed["failure"], annotation=failed["target"])
-        )
-        missed = facts.objects.assign(detection=-1, place=-1)
-        for kind, family in zip(IOU_TYPES, errors, strict=True):
-            none = np.concatenate([errors.missed for errors in facts.tide[kind].errors])
-            parts.append(missed[none].assign(family=family, type="missed"))
-        missed = missed[missed["state"].isin(OBJECT_FAILURES)]
-        parts.append(missed.assign(family="pixels", type=missed["state"]))
+        """One row per failure, the worst of a type first.
+
+        Columns: family, type, image_id, class, size, crowding, score, severity, detection,
+        annotation (indices in the files, -1 for none), table_row (in `at_threshold.detections`).
+        """
+        tables, parts = self.at_threshold, []
+        detections = tables.detections.rename_axis("table_row").reset_index()
+        objects = tables.objects.assign(detection=-1, table_row=-1)
+        for kind, family in TIDE_FAMILIES.items():
+            wrong = detections[detections[f"error_{kind}"] != NO_ERROR]
+            types = np.array(ERRORS, object)[wrong[f"error_{kind}"].to_numpy(int)]
+            parts.append(wrong.assign(family=family, type=types))
+        failed = detections[detections["failure"] != ""]
+        failed = failed.assign(type=failed["failure"], annotation=failed["target"])
+        parts.append(failed.assign(family="pixels"))
+        for kind, family in TIDE_FAMILIES.items():
+            missed = np.concatenate([errors.missed for errors in tables.tide[kind].errors])
+            parts.append(objects[missed].assign(family=family, type="missed"))
+        undetected = objects[objects["state"].isin(OBJECT_FAILURES)]
+        parts.append(undetected.assign(family="pixels", type=undetected["state"]))
         cases = pd.concat(parts, ignore_index=True)
-        on_object, objects = cases["annotation"] >= 0, facts.objects.set_index("annotation")
+        # A failure has the size and crowding of its object.
+        on_object, of_object = cases["annotation"] >= 0, tables.objects.set_index("annotation")
         for name in ("size", "crowding"):
-            cases[name] = cases["annotation"].map(objects[name]).where(on_object, cases[name])
+            cases[name] = cases["annotation"].map(of_object[name]).where(on_object, cases[name])
         cases["severity"] = _severity(self.dataset_eval, cases)
-        cases["image_id"] = pd.Series(
-            [self.dataset_eval.images[place]["id"] for place in cases["image"]], dtype=object
-        )
+        ids = [self.dataset_eval.images[index]["id"] for index in cases["image"]]
+        cases["image_id"] = pd.Series(ids, dtype=object)
         cases = cases.sort_values("severity", ascending=False, kind="stable", ignore_index=True)
         return cases[CASE_COLUMNS]
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """Failures of each type: family, type, class, size ("all" for all), count, rate, cost, dap_as_tidecv.
+        """One row per type of failure and class or size ("all" for all).
 
-        `rate` is percent of the counted detections, for what is missed or lost of the objects. `cost`: points of AP (see
-        `FAMILIES`) that come back when all failures of the type are repaired, and nothing else. `dap_as_tidecv`: what TIDE's
-        toolbox says, for all classes and sizes; it differs where there are detections of classes that have no object.
+        Columns: family, type, class, size, count, rate (percent of the detections, for missed and
+        lost objects of the objects), dAP (points that AP, see `FAMILIES`, gains when all failures
+        of the type are fixed, alone), dAP_as_tidecv (as TIDE's toolbox has it, which differs if
+        there are detections of classes without objects).
         """
-        facts, costs = self.counted, self._costs()
-        names = [c["name"] for c in self.dataset_eval.categories]
-        of_toolbox = {
-            family: self.everything.tide[kind].dap_as_tidecv
-            for kind, family in zip(IOU_TYPES, FAMILIES, strict=False)
+        classes = ["all", *(c["name"] for c in self.dataset_eval.categories)]
+        dap, rows = {size: self._dap(size) for size in ("all", *AREA_LIMITS)}, []
+        as_tidecv = {
+            (family, name): value
+            for kind, family in TIDE_FAMILIES.items()
+            for name, value in self.tables.tide[kind].dap_as_tidecv.items()
         }
-        of = {"detections": facts.detections, "objects": facts.objects}
-        scopes = [
-            ("all", "all"),
-            *(("all", size) for size in SIZES),
-            *((name, "all") for name in names),
-        ]
-        types = [(family, name) for family in list(FAMILIES)[:2] for name in ERRORS] + [
-            ("pixels", name) for name in FAILURES
-        ]
-        rows = []
-        for class_name, size in scopes:
+        scopes = [("all", size) for size in dap] + [(name, "all") for name in classes[1:]]
+        of_class = self.cases, self.at_threshold.detections, self.at_threshold.objects
+        for name, size in scopes:
+            cases, detections, objects = (_in_scope(table, name, size) for table in of_class)
+            counts = cases.value_counts(["family", "type"])
+            for family, kind in dap[size]:
+                count = int(counts.get((family, kind), 0))
+                total = len(objects if kind in ("missed", *OBJECT_FAILURES) else detections)
+                row = {"family": family, "type": kind, "class": name, "size": size, "count": count}
+                row["rate"] = 100 * count / total if total else np.nan
+                row["dAP"] = float(dap[size][family, kind][0, classes.index(name)])
+                whole = (name, size) == ("all", "all")
+                row["dAP_as_tidecv"] = as_tidecv.get((family, kind), np.nan) if whole else np.nan
+                rows.append(row)
+        return pd.DataFrame(rows)
 
-            def within(
-                table: pd.DataFrame, class_name: str = class_name, size: str = size
-            ) -> pd.DataFrame:
-                kept = (table["class"] == class_name) | (class_name == "all")
-                return table[kept & ((table["size"] == size) | (size == "all"))]
-
-            counts = within(self.cases).value_counts(["family", "type"])
-            totals = {what: len(within(table)) for what, table in of.items()}
-            for family, name in types:
-                count = int(counts.get((family, name), 0))
-                total = totals["objects" if name in ("missed", *OBJECT_FAILURES) else "detections"]
-                rate = 100 * count / total if total else np.nan
-                toolbox = (
-                    of_toolbox[family][name]
-                    if (class_name, size) == ("all", "all") and family in of_toolbox
-                    else np.nan
-                )
-                rows.append(
-                    (
-                        family,
-                        name,
-                        class_name,
-                        size,
-                        count,
-                        rate,
-                        costs[family, name, class_name, size],
-                        toolbox,
-                    )
-                )
-        return pd.DataFrame(
-            rows,
-            columns=["family", "type", "class", "size", "count", "rate", "cost", "dap_as_tidecv"],
-        )
-
-    def _costs(self) -> dict[tuple[str, str, str, str], float]:
-        costs, names = {}, ["all", *(c["name"] for c in self.dataset_eval.categories)]
-        for size in ("all", *SIZES):
-            for (family, name), price in self._prices(size).items():
-                for of, value in zip(names if size == "all" else ["all"], price[0], strict=False):
-                    costs[family, name, of, size] = float(value)
-        return costs
-
-    def resampled_costs(
+    def resampled_dap(
         self, weights: Float[np.ndarray, "b i"]
     ) -> dict[tuple[str, str], Float[np.ndarray, " _"]]:
-        """What failures cost over all classes and sizes, by family and type: as it is (see `table`), then in each resample."""
-        return {
-            key: price[:, 0]
-            for key, price in self._prices(
-                "all", prepend_point_estimate(weights, len(self.dataset_eval.images))
-            ).items()
-        }
+        """dAP over all classes and sizes by family and type: the estimate, then each resample's."""
+        weights = prepend_point_estimate(weights, len(self.dataset_eval.images))
+        return {key: values[:, 0] for key, values in self._dap("all", weights).items()}
 
-    def _prices(
+    def _dap(
         self, size: str, weights: Float[np.ndarray, "b i"] | None = None
     ) -> dict[tuple[str, str], Float[np.ndarray, "b _"]]:
-        facts = self.everything
-        before = ap_with_fix(facts, "", size, weights)
-        prices = {
-            ("pixels", name): ap_with_fix(facts, name, size, weights) - before for name in FAILURES
-        }
-        for kind, family in zip(IOU_TYPES, FAMILIES, strict=False):
-            prices |= {
-                (family, name): price
-                for name, price in facts.tide[kind].costs(counting(size), weights).items()
-            }
-        return prices
+        """dAP among objects of a size by family and type: of all classes, then per class."""
+        result = {}
+        for kind, family in TIDE_FAMILIES.items():
+            dap = self.tables.tide[kind].dap(select_size(size), weights)
+            result |= {(family, name): values for name, values in dap.items()}
+        ap = ap_with_fix(self.tables, "", size, weights)
+        for name in FAILURES:
+            result["pixels", name] = ap_with_fix(self.tables, name, size, weights) - ap
+        return result
 
 
-LOST_BY = {"leakage": "leakage", "boundary": "lost_at_boundary", "incomplete": "missing"}
-"""What of `measure` says how bad a failure with a right box is."""
-CASE_COLUMNS = [
-    "family",
-    "type",
-    "image_id",
-    "class",
-    "size",
-    "crowding",
-    "score",
-    "severity",
-    "detection",
-    "annotation",
-    "place",
-]
+def _in_scope(table: pd.DataFrame, class_name: str, size: str) -> pd.DataFrame:
+    of_class = (table["class"] == class_name) | (class_name == "all")
+    return table[of_class & ((table["size"] == size) | (size == "all"))]
+
+
+def _severity(dataset_eval: DatasetEval, cases: pd.DataFrame) -> Float[np.ndarray, " n"]:
+    """Score times what is lost; for missed objects, their share of the image."""
+    lost = {name: cases[measure] for name, measure in SEVERITY.items()}
+    lost["localization"] = 1 - cases["iou_mask"]
+    lost[MASK_FAILURES[0]] = cases["union_iou"] - cases["single_iou"]
+    lost, rows = pd.DataFrame(lost), np.arange(len(cases))
+    columns = lost.columns.get_indexer(cases["type"])
+    weight = np.where(columns >= 0, lost.to_numpy(float)[rows, columns], 1.0)
+    annotations, images = dataset_eval.annotations, dataset_eval.images
+    areas = [annotations[i]["area"] if i >= 0 else 0.0 for i in cases["annotation"]]
+    pixels = [images[i]["height"] * images[i]["width"] for i in cases["image"]]
+    share = np.array(areas, dtype=float) / np.maximum(np.array(pixels, dtype=float), 1)
+    return np.where(cases["detection"] < 0, share, weight * cases["score"].to_numpy(float))
 
 
 def analyze(
@@ -207,37 +171,14 @@ def analyze(
     score_threshold: float = 0.0,
     thresholds: Thresholds | None = None,
 ) -> Analysis:
-    """What goes wrong in COCO results with masks, against COCO ground truth; both are checked.
+    """Analysis of COCO results with masks; ground truth and results are validated.
 
-    Raises ValueError naming the entry that cannot be judged (see `coco.checked_results`), or that has no mask.
+    Raises:
+        ValueError: an entry is invalid or has no mask.
     """
     ground_truth = validate_ground_truth(ground_truth)
-    dataset_eval = evaluate_images(ground_truth, validate_results(ground_truth, detections))
-    return Analysis(dataset_eval, score_threshold, thresholds or Thresholds())
-
-
-def _severity(dataset_eval: DatasetEval, cases: pd.DataFrame) -> Float[np.ndarray, " n"]:
-    """How bad cases of a type are beside one another: the score times what is lost; for missed objects their share of the image."""
-    lost = pd.DataFrame(
-        {
-            "localisation": 1 - cases["iou_mask"],
-            MASK_FAILURES[0]: cases["union_iou"] - cases["single_iou"],
-            **{name: cases[column] for name, column in LOST_BY.items()},
-        }
+    return Analysis(
+        dataset_eval=evaluate_images(ground_truth, validate_results(ground_truth, detections)),
+        score_threshold=score_threshold,
+        thresholds=thresholds or Thresholds(),
     )
-    rows, columns = np.arange(len(cases)), lost.columns.get_indexer(cases["type"])
-    weight = np.where(columns >= 0, lost.to_numpy(float)[rows, columns], 1.0) * cases[
-        "score"
-    ].to_numpy(float)
-    areas = np.array(
-        [dataset_eval.annotations[i]["area"] if i >= 0 else 0 for i in cases["annotation"]],
-        dtype=float,
-    )
-    images = np.array(
-        [
-            dataset_eval.images[i]["height"] * dataset_eval.images[i]["width"]
-            for i in cases["image"]
-        ],
-        dtype=float,
-    )
-    return np.where(cases["detection"] < 0, areas / np.maximum(images, 1), weight)

@@ -1,4 +1,4 @@
-"""The same images with failures of one type repaired: what AP gains by it is their price."""
+"""Mask AP with all failures of one type fixed."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from vocseg_lib.failures.mask_errors import MASK_FAILURES
-from vocseg_lib.failures.tables import LOST, OBJECT_FAILURES, SIZES, FailureTables, size_of
+from vocseg_lib.failures.tables import AREA_LIMITS, LOST, OBJECT_FAILURES, FailureTables, size_index
 from vocseg_lib.metrics.matching import (
     DatasetEval,
     ImageEval,
@@ -19,85 +19,83 @@ from vocseg_lib.metrics.matching import (
 
 
 def ap_with_fix(
-    facts: FailureTables,
-    name: str,
+    tables: FailureTables,
+    failure: str,
     size: str = "all",
     weights: Float[np.ndarray, "b i"] | None = None,
 ) -> Float[np.ndarray, "b _"]:
-    """COCO's AP of masks (see `mean_ap`) among objects of a size, all failures of a type repaired ("": of none).
+    """COCO's mask AP (see `mean_ap`) on objects of a size, failures of a type fixed ("": none).
 
-    Missed and lost objects are taken away, as in TIDE. For the rest see `repaired_masks`.
+    Missed and lost objects are dropped, as in TIDE; the others get the masks of `fix_masks`.
     """
-    dataset_eval, there = facts.dataset_eval, None
-    if name in OBJECT_FAILURES:
-        there = _by_image(facts, facts.objects["state"] != name)
-    elif name:
-        dataset_eval = repaired_masks(facts, name)
-    return mean_ap(match_coco(dataset_eval, "mask", counting(size, there)), weights)
+    dataset_eval, kept = tables.dataset_eval, None
+    if failure in OBJECT_FAILURES:
+        kept = _by_image(tables, tables.objects["state"] != failure)
+    elif failure:
+        dataset_eval = fix_masks(tables, failure)
+    return mean_ap(match_coco(dataset_eval, "mask", select_size(size, kept)), weights)
 
 
-def _by_image(facts: FailureTables, values: pd.Series) -> list[np.ndarray]:
+def _by_image(tables: FailureTables, values: pd.Series) -> list[np.ndarray]:
     """Values of all objects, split by image."""
-    ends = np.cumsum([len(image_eval.objects) for image_eval in facts.dataset_eval.image_evals])
+    ends = np.cumsum([len(e.objects) for e in tables.dataset_eval.image_evals])
     return np.split(values.to_numpy(), ends[:-1])
 
 
-def repaired_masks(facts: FailureTables, name: str) -> DatasetEval:
-    """The images in which each mask that fails in a way is that of the object which the failure is about.
+def fix_masks(tables: FailureTables, failure: str) -> DatasetEval:
+    """The evaluation with the object's mask in place of each mask that has a failure.
 
-    For a localization failure that is one of the united objects, and each other one of the detection's class that is lost
-    gets a detection of its own with the same score.
+    The fix of a localization failure adds detections of the same score for the other covered
+    objects of its class that are lost.
     """
-    failed = dict(list(facts.detections[facts.detections["failure"] == name].groupby("image")))
-    lost = _by_image(facts, facts.objects["state"] == LOST)
+    rows_of = dict(
+        list(tables.detections[tables.detections["failure"] == failure].groupby("image"))
+    )
+    lost = _by_image(tables, tables.objects["state"] == LOST)
 
-    def repair(image_eval: ImageEval) -> ImageEval:
-        if image_eval.image not in failed:
+    def fix(image_eval: ImageEval) -> ImageEval:
+        if image_eval.image not in rows_of:
             return image_eval
-        rows = failed[image_eval.image]
-        places, targets = (
-            rows["row"].to_numpy(),
-            np.searchsorted(image_eval.objects, rows["target"]),
+        failed = rows_of[image_eval.image]
+        rows, targets = (
+            failed["row"].to_numpy(),
+            np.searchsorted(image_eval.objects, failed["target"]),
         )
         iou = image_eval.iou["mask"].copy()
-        iou[places] = 0
-        iou[places, targets] = 1
+        iou[rows] = 0
+        iou[rows, targets] = 1
         image_eval = replace(image_eval, iou={**image_eval.iou, "mask": iou})
-        if name != MASK_FAILURES[0]:
+        if failure != MASK_FAILURES[0]:
             return image_eval
-        others = [
-            (place, j)
-            for place, target, united in zip(places, targets, rows["united"], strict=True)
-            for j in united
-            if j != target
-            and lost[image_eval.image][j]
-            and image_eval.object_class[j] == image_eval.detection_class[place]
+        added = [
+            (row, j)
+            for row, target, covered in zip(rows, targets, failed["covered_objects"], strict=True)
+            for j in covered
+            if j != target and lost[image_eval.image][j] and image_eval.same_class[row, j]
         ]
-        return _with_copies(image_eval, *np.array(others).T) if others else image_eval
+        return _add_detections(image_eval, *np.array(added).T) if added else image_eval
 
-    return facts.dataset_eval.changed(repair)
+    return tables.dataset_eval.changed(fix)
 
 
-def _with_copies(image_eval: ImageEval, places: np.ndarray, objects: np.ndarray) -> ImageEval:
-    """With copies of the detections at places, each with the mask of an object, right after what they were copied from."""
-    rows = np.r_[np.arange(len(image_eval.detections)), places]
+def _add_detections(image_eval: ImageEval, rows: np.ndarray, objects: np.ndarray) -> ImageEval:
+    """Copies of detections with the masks of objects, each right after its original."""
+    count = len(image_eval.detections)
+    rows = np.r_[np.arange(count), rows]
     more = image_eval.select(rows)
-    more.iou["mask"][len(image_eval.detections) :] = np.eye(len(image_eval.objects))[objects]
-    more.detections[len(image_eval.detections) :] = -1
+    more.iou["mask"][count:] = np.eye(len(image_eval.objects))[objects]
+    more.detections[count:] = -1
     return more.select(np.argsort(rows, kind="stable"))
 
 
-def counting(size: str, there: list[np.ndarray] | None = None) -> Selection:
-    """What counts among objects of a size ("all" for all), of those that are there (by image; by default all)."""
+def select_size(size: str, kept: list[np.ndarray] | None = None) -> Selection:
+    """Selection of the objects of a size ("all": any), if kept (by image; default: all)."""
 
-    def of_image(image_eval: ImageEval) -> tuple[np.ndarray, np.ndarray]:
-        wanted, counted = select_all(image_eval)
+    def select(image_eval: ImageEval) -> tuple[np.ndarray, np.ndarray]:
+        objects, detections = select_all(image_eval)
         if size != "all":
-            place = list(SIZES).index(size)
-            wanted, counted = (
-                size_of(image_eval.object_area) == place,
-                size_of(image_eval.detection_area) == place,
-            )
-        return wanted if there is None else wanted & there[image_eval.image], counted
+            index, areas = list(AREA_LIMITS).index(size), image_eval.detection_area
+            objects, detections = (size_index(a) == index for a in (image_eval.object_area, areas))
+        return objects if kept is None else objects & kept[image_eval.image], detections
 
-    return of_image
+    return select

@@ -1,4 +1,4 @@
-"""What if one thing were true? AP with classes, boxes or masks replaced by the truth, and the gap between two models in parts."""
+"""Oracles: AP with classes, boxes or masks from the ground truth, and a gap in AP by its causes."""
 
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -14,8 +14,8 @@ from vocseg_lib.failures.tide import (
     CLASS,
     DUPLICATE,
     FOREGROUND_IOU,
-    LOCALISATION,
-    RIGHT,
+    LOCALIZATION,
+    NO_ERROR,
     classify_errors,
     greedy_match,
 )
@@ -31,180 +31,156 @@ from vocseg_lib.metrics.matching import (
 )
 
 ORACLES = ("true classes", "no duplicates", "true boxes", "true masks", "no false alarms")
-REST = "objects without a detection"
-"""What is left of a gap when all of `ORACLES` are true."""
+UNDETECTED = "objects without a detection"
+"""What is left of a gap with all of `ORACLES`."""
 
 
-@dataclass(frozen=True)
-class Assigned:
-    """Of each detection of a scene: the object that it is about (-1: none), whether it is a duplicate, and whether it is judged.
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """Per detection of an image: its object (index, -1 for none), and if TIDE calls it a duplicate.
 
-    TIDE says what a mask is about, else what its box is: what it is right about, a duplicate of, or would be right about with
-    another class or a better mask (or box). Not judged are those below a score and those after the 100 best.
+    The object is that of the mask's TIDE match, class, localization or duplicate error, else that
+    of the box's. Detections below a score or after the 100 best are not evaluated.
     """
 
-    about: Int[np.ndarray, " n"]
+    object: Int[np.ndarray, " n"]
     duplicate: Bool[np.ndarray, " n"]
-    judged: Bool[np.ndarray, " n"]
+    evaluated: Bool[np.ndarray, " n"]
 
 
-def assigned(image_eval: ImageEval, least_score: float = 0.0) -> Assigned:
-    """What each detection of at least a score is about."""
-    about = np.full(len(image_eval.detections), -1)
-    judged = (image_eval.score >= least_score) & (
-        np.arange(len(image_eval.detections)) < MAX_DETECTIONS
-    )
-    of_mask, of_box = (classify_errors(image_eval, kind) for kind in ("mask", "box"))
-    for errors in (of_box, of_mask):  # the mask has the last word
-        known = (
-            judged
-            & (errors.about >= 0)
-            & np.isin(errors.code, (RIGHT, CLASS, LOCALISATION, DUPLICATE))
-        )
-        about[known] = errors.about[known]
-    return Assigned(about, judged & (of_mask.code == DUPLICATE), judged)
+def assign(image_eval: ImageEval, min_score: float = 0.0) -> Assignment:
+    """Assignment of an image's detections from a score on."""
+    count = len(image_eval.detections)
+    objects, evaluated = np.full(count, -1), np.arange(count) < MAX_DETECTIONS
+    evaluated &= image_eval.score >= min_score
+    for kind in ("box", "mask"):  # the mask takes precedence
+        errors = classify_errors(image_eval, kind)
+        fixable = np.isin(errors.code, (NO_ERROR, CLASS, LOCALIZATION, DUPLICATE))
+        known = evaluated & (errors.object >= 0) & fixable
+        objects[known] = errors.object[known]
+    duplicate = evaluated & (errors.code == DUPLICATE)
+    return Assignment(object=objects, duplicate=duplicate, evaluated=evaluated)
 
 
-def with_truth(
-    dataset_eval: DatasetEval,
-    oracles: frozenset[str] | set[str],
-    assignments: list[Assigned] | None = None,
+def apply_oracles(
+    dataset_eval: DatasetEval, oracles: set[str], assignments: list[Assignment] | None = None
 ) -> DatasetEval:
-    """The images with some of `ORACLES` made true of the detections, each about its object (see `assigned`; by default all).
+    """The evaluation with some of `ORACLES` true of the detections (by default all are assigned).
 
-    - *true classes*: the object's class. *True boxes*: the object's box, and the mask, before its crop where the prediction
-      file has that, cut to this box. *True masks*: the object's mask, cut to the box. As in TIDE one repair an object: what
-      comes second on an object by its repair is gone.
-    - *no duplicates*: without TIDE's duplicates; *no false alarms*: without detections that are about nothing.
+    - *true classes*: the object's class. *True boxes*: the object's box, and the mask, before its
+      crop if the prediction file has that, cropped to this box. *True masks*: the object's mask,
+      cropped to the box. As in TIDE, one fix per object: another detection that these put on a
+      taken object is dropped.
+    - *no duplicates*: without TIDE's duplicates; *no false alarms*: without detections on no object.
 
-    Raises ValueError for an oracle that is none of these.
+    Raises:
+        ValueError: an unknown oracle.
     """
-    if unknown := set(oracles) - set(ORACLES):
+    if unknown := oracles - set(ORACLES):
         raise ValueError(
-            f"no oracle {', '.join(sorted(unknown))}; choose among {', '.join(ORACLES)}"
+            f"no oracle {', '.join(sorted(unknown))}; choose from {', '.join(ORACLES)}"
         )
-    assignments = assignments or [assigned(image_eval) for image_eval in dataset_eval.image_evals]
+    assignments = assignments or [assign(image_eval) for image_eval in dataset_eval.image_evals]
 
     def change(image_eval: ImageEval) -> ImageEval:
-        of_image = assignments[image_eval.image]
-        target, known = of_image.about, of_image.about >= 0
-        kept = (
-            ~of_image.duplicate if "no duplicates" in oracles else np.ones(len(known), dtype=bool)
-        )
+        assignment = assignments[image_eval.image]
+        target, known = assignment.object, assignment.object >= 0
+        kept = np.ones(len(known), dtype=bool)
+        if "no duplicates" in oracles:
+            kept &= ~assignment.duplicate
         if "no false alarms" in oracles:
-            kept &= known | ~of_image.judged
+            kept &= known | ~assignment.evaluated
         if known.any() and oracles & {"true classes", "true boxes", "true masks"}:
             if "true classes" in oracles:
-                image_eval = replace(
-                    image_eval,
-                    detection_class=np.where(
-                        known, image_eval.object_class[target], image_eval.detection_class
-                    ),
+                classes = np.where(
+                    known, image_eval.object_class[target], image_eval.detection_class
                 )
+                image_eval = replace(image_eval, detection_class=classes)
             if oracles & {"true boxes", "true masks"}:
-                image_eval = replace(
-                    image_eval, iou=_true_shapes(dataset_eval, image_eval, target, oracles)
-                )
-            kept &= ~(known & ~of_image.duplicate & _second(image_eval, kept))
+                iou = _oracle_iou(dataset_eval, image_eval, target, oracles)
+                image_eval = replace(image_eval, iou=iou)
+            own = image_eval.same_class_iou("mask")
+            second = kept & (own.max(1) >= FOREGROUND_IOU) & (greedy_match(own, kept) < 0)
+            kept &= ~(second & known & ~assignment.duplicate)
         return image_eval.select(kept)
 
     return dataset_eval.changed(change)
 
 
-def _second(image_eval: ImageEval, kept: np.ndarray) -> Bool[np.ndarray, " n"]:
-    """Which of the detections that are kept are on an object of their class that a better one has taken."""
-    own = image_eval.same_class_iou("mask")
-    return (own.max(1) >= FOREGROUND_IOU) & kept & (greedy_match(own, kept) < 0)
-
-
-def _true_shapes(
-    dataset_eval: DatasetEval,
-    image_eval: ImageEval,
-    target: np.ndarray,
-    oracles: frozenset[str] | set[str],
+def _oracle_iou(
+    dataset_eval: DatasetEval, image_eval: ImageEval, target: np.ndarray, oracles: set[str]
 ) -> dict[str, np.ndarray]:
-    """IoU of masks and boxes when boxes, masks or both of what is about an object are its own."""
+    """IoU by kind when the assigned detections have the boxes, masks or both of their objects."""
     image, known = dataset_eval.images[image_eval.image], np.flatnonzero(target >= 0)
     objects = [dataset_eval.annotations[j] for j in image_eval.objects]
-    truth, truth_boxes = [o["segmentation"] for o in objects], [bbox_xywh(o) for o in objects]
-    found = [dataset_eval.detections[image_eval.detections[i]] for i in known]
-    true_box = "true boxes" in oracles
-    boxes = [
-        truth_boxes[target[i]] if true_box else bbox_xywh(d)
-        for i, d in zip(known, found, strict=True)
-    ]
+    detections = [dataset_eval.detections[image_eval.detections[i]] for i in known]
+    targets = [objects[j] for j in target[known]]
+    boxes = [bbox_xywh(e) for e in (targets if "true boxes" in oracles else detections)]
     if "true masks" in oracles:
-        masks = [truth[target[i]] for i in known]
+        masks = [o["segmentation"] for o in targets]
     else:
-        masks = [d.get(UNCROPPED) or d["segmentation"] for d in found]
-    frames = coco_mask.frPyObjects(np.array(boxes, dtype=float), image["height"], image["width"])
-    masks = [
-        coco_mask.merge([mask, frame], intersect=True)
-        for mask, frame in zip(masks, frames, strict=True)
-    ]
+        masks = [d.get(UNCROPPED) or d["segmentation"] for d in detections]
+    crops = coco_mask.frPyObjects(np.array(boxes, dtype=float), image["height"], image["width"])
+    pairs = zip(masks, crops, strict=True)
+    masks = [coco_mask.merge(pair, intersect=True) for pair in pairs]
     iou = {kind: values.copy() for kind, values in image_eval.iou.items()}
-    iou["mask"][known] = overlaps(masks, truth)
-    iou["box"][known] = overlaps(boxes, truth_boxes)
+    iou["mask"][known] = overlaps(masks, [o["segmentation"] for o in objects])
+    iou["box"][known] = overlaps(boxes, [bbox_xywh(o) for o in objects])
     return iou
 
 
-def single_oracles(dataset_eval: DatasetEval, least_score: float = 0.0) -> pd.DataFrame:
-    """Mask AP, box AP and mask AP50 as they are, with each oracle alone, and with all (percent).
+def single_oracles(dataset_eval: DatasetEval, min_score: float = 0.0) -> pd.DataFrame:
+    """Mask AP, box AP and mask AP50 (percent): baseline, with each oracle alone, with all.
 
-    Detections below `least_score` stay as they are.
+    Detections below `min_score` stay as they are.
     """
-    assignments = [assigned(image_eval, least_score) for image_eval in dataset_eval.image_evals]
+    assignments = [assign(image_eval, min_score) for image_eval in dataset_eval.image_evals]
+    subsets = {"baseline": set()} | {name: {name} for name in ORACLES}
     rows = {}
-    for name, chosen in {
-        "as it is": (),
-        **{o: (o,) for o in ORACLES},
-        "all of it": ORACLES,
-    }.items():
-        changed = with_truth(dataset_eval, set(chosen), assignments)
-        ap = {kind: mean_ap(match_coco(changed, kind))[0, 0] for kind in ("mask", "box")}
-        at_50 = mean_ap(match_coco(changed, "mask", thresholds=np.array([0.5])))[0, 0]
-        rows[name] = {"mask AP": ap["mask"], "box AP": ap["box"], "mask AP50": at_50}
-    return pd.DataFrame(rows).T.rename_axis("what is true")
+    for name, oracles in (subsets | {"all oracles": set(ORACLES)}).items():
+        changed = apply_oracles(dataset_eval, oracles, assignments)
+        rows[name] = {f"{k} AP": mean_ap(match_coco(changed, k))[0, 0] for k in ("mask", "box")}
+        at_50 = match_coco(changed, "mask", thresholds=np.array([0.5]))
+        rows[name]["mask AP50"] = mean_ap(at_50)[0, 0]
+    return pd.DataFrame(rows).T.rename_axis("oracle")
 
 
 def gap_parts(
     first: DatasetEval,
     second: DatasetEval,
     weights: Float[np.ndarray, "b i"] | None = None,
-    least_score: float = 0.0,
+    min_score: float = 0.0,
 ) -> pd.DataFrame:
-    """The gap in mask AP from the first model to the second in parts that add up: part, points, low, high.
+    """The gap in mask AP, second model minus first, in parts that sum: part, points, low, high.
 
-    An oracle's part is by how much the gap closes when it is true of both models, as the mean over all orders in which the
-    oracles can be made true one after the other (the Shapley value), so that none profits from its place. What is left
-    when all are true is due to `REST`. The last row is the gap itself. Detections below `least_score` stay as they are.
-    `weights` as in `crowding.by_crowding`. Raises ValueError when the models are not about the same images.
+    An oracle's part is by how much it closes the gap when applied to both models: the mean over all
+    orders in which oracles can be added (Shapley value). `UNDETECTED` is the gap with all of them.
+    The last row is the gap itself. Detections below `min_score` stay as they are. `weights`: see
+    `by_crowding`.
+
+    Raises:
+        ValueError: the models are not evaluated on the same images.
     """
     same_images(first, second)
-    drawn = prepend_point_estimate(weights, len(first.images))
-    assignments = [
-        [assigned(image_eval, least_score) for image_eval in dataset_eval.image_evals]
-        for dataset_eval in (first, second)
+    weights = prepend_point_estimate(weights, len(first.images))
+    models = [
+        (m, [assign(image_eval, min_score) for image_eval in m.image_evals])
+        for m in (first, second)
     ]
     gaps = {}
     for count in range(len(ORACLES) + 1):
-        for chosen in combinations(ORACLES, count):
-            ap = [
-                mean_ap(match_coco(with_truth(dataset_eval, set(chosen), of_model)), drawn)[:, 0]
-                for dataset_eval, of_model in zip((first, second), assignments, strict=True)
-            ]
-            gaps[frozenset(chosen)] = ap[1] - ap[0]
-    parts = {name: np.zeros(len(drawn)) for name in ORACLES}
+        for oracles in combinations(ORACLES, count):
+            changed = [apply_oracles(model, set(oracles), of_model) for model, of_model in models]
+            ap = [mean_ap(match_coco(model), weights)[:, 0] for model in changed]
+            gaps[frozenset(oracles)] = ap[1] - ap[0]
+    parts = {}
     for name in ORACLES:
-        for chosen, gap in gaps.items():
-            if name not in chosen:
-                share = (
-                    factorial(len(chosen))
-                    * factorial(len(ORACLES) - 1 - len(chosen))
-                    / factorial(len(ORACLES))
-                )
-                parts[name] += share * (gap - gaps[chosen | {name}])
-    parts[REST] = gaps[frozenset(ORACLES)]
-    parts["gap"] = gaps[frozenset()]
+        parts[name] = np.zeros(len(weights))
+        for others, gap in gaps.items():
+            if name not in others:
+                orders = factorial(len(others)) * factorial(len(ORACLES) - 1 - len(others))
+                closed = gap - gaps[others | {name}]
+                parts[name] += orders / factorial(len(ORACLES)) * closed
+    parts |= {UNDETECTED: gaps[frozenset(ORACLES)], "gap": gaps[frozenset()]}
     rows = [(name, values[0], *interval(values[1:])) for name, values in parts.items()]
     return pd.DataFrame(rows, columns=["part", "points", "low", "high"])

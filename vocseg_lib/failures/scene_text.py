@@ -1,4 +1,4 @@
-"""A scene in words: what is in an image, how large, where, and what touches what; as sentences, and as a graph for JSON."""
+"""Scene descriptions: what is in an image, where, and what touches what, as sentences and a graph."""
 
 import json
 import math
@@ -20,41 +20,39 @@ from vocseg_lib.utils.boxes import box_area, box_intersection, masks_to_boxes
 from vocseg_lib.utils.files import to_jsonable
 from vocseg_lib.utils.rle import decode_rle
 
-SIZES = {"small": 5.0, "medium": 25.0, "large": math.inf}
-"""Percent of the image, up to."""
+SIZE_PERCENT = {"small": 5.0, "medium": 25.0, "large": math.inf}
+"""Upper limits of an object's share of the image, in percent."""
 CONTACT = 0.015
-"""Masks that are as near as this share of the image's diagonal touch: VOC leaves void, some 5 pixels wide, between objects."""
-LEAST_OVERLAP = 5.0
-"""Percent of the smaller box that has to lie in the other one for one object to be in front of the other."""
+"""Masks this share of the image's diagonal apart still touch: VOC's void borders are 5 pixels wide."""
+MIN_OVERLAP = 5.0
+"""Percent of the smaller box inside the other one, from which one object is in front of the other."""
 IN_FRONT = 0.55
-"""Share of the object pixels where two boxes meet that are the front one's."""
-SAME_PLACE = 0.5
-"""IoU of masks from which they are about the same thing."""
-COUNTS = "no one two three four five six seven eight nine ten eleven twelve".split()
-SPELT = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
-PLURALS = {
-    "man": "men",
-    "woman": "women",
-    "child": "children",
-    "sheep": "sheep",
-    "mouse": "mice",
-    "knife": "knives",
-    "skis": "skis",
-    "scissors": "scissors",
+"""Share of the object pixels in the intersection of two boxes that the front object has."""
+SAME_OBJECT_IOU = 0.5
+"""Mask IoU from which two instances are of the same object."""
+NUMBERS = "no one two three four five six seven eight nine ten eleven twelve".split()
+SPELLINGS = {
+    "diningtable": "dining table",
+    "pottedplant": "potted plant",
+    "tvmonitor": "tv monitor",
 }
+PLURALS = {"sheep": "sheep", "mouse": "mice", "knife": "knives", "skis": "skis"}
+PLURALS["scissors"] = "scissors"
 ROWS, COLUMNS = ("top", "", "bottom"), ("left", "", "right")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Description:
-    """What is in an image. `about` has the instances, by their places, that each of the sentences names.
+    """Sentences on an image and its scene graph.
 
-    `graph`: image (width, height), objects (id, class, score where there is one, box as xyxy pixels, percent of the image, size,
-    position) and relations (subject, relation, object, and overlap in percent of the smaller box, or distance in pixels).
+    `mentions`: per sentence the indices of the instances that it mentions. `graph`: image (width,
+    height), objects (id, class, score if known, box in xyxy pixels, percent of the image, size,
+    position) and relations (subject, relation, object, and overlap in percent of the smaller box or
+    distance in pixels).
     """
 
     sentences: list[str]
-    about: list[list[int]]
+    mentions: list[list[int]]
     graph: dict
 
     def __str__(self) -> str:
@@ -66,100 +64,104 @@ class Description:
         return json.dumps(to_jsonable(self.graph))
 
 
-def describe(
+def describe_scene(
     instances: list[dict], names: dict[int, str], image: dict | None = None
 ) -> Description:
-    """An image's instances, COCO results or annotations with run-length coded masks, in words; `names` maps category ids, `image`
-    has the width and height of one in which there may be nothing.
+    """Description of an image's instances, the largest first; empty masks are ignored.
 
-    The largest object comes first; empty masks are nothing. What lies in front of what is read off the place where their boxes
-    meet: the front one has most of its pixels. Objects that touch nothing are placed by their nearest neighbour. Raises ValueError
-    for an instance without a mask, or of a category without a name, and for masks of different images.
+    `instances`: COCO results or annotations with RLE masks; `names`: class by category id; `image`
+    has width and height, for images without instances. The front one of two overlapping objects has
+    most pixels in the intersection of their boxes. An object that touches none is located by its
+    nearest neighbor.
+
+    Raises:
+        ValueError: an instance without RLE mask or known category, or masks of different sizes.
     """
     _check(instances, names)
-    size = {key: (image or {}).get(key) for key in ("width", "height")}
     masks = torch.from_numpy(decode_rle([instance["segmentation"] for instance in instances]))
-    areas = masks.flatten(1).sum(1) if len(instances) else torch.zeros(0)
+    areas = masks.flatten(1).sum(1) if instances else torch.zeros(0)
     order = [i for i in areas.argsort(descending=True, stable=True).tolist() if areas[i]]
     if not order:
-        return Description(
-            ["There is nothing."], [[]], {"image": size, "objects": [], "relations": []}
-        )
-    instances, masks = [instances[i] for i in order], masks[order]
-    height, width = masks.shape[1:]
-    boxes, share = masks_to_boxes(masks), (100 * areas[order] / (height * width)).tolist()
-    classes = [
-        SPELT.get(name, name) for name in (names[instance["category_id"]] for instance in instances)
-    ]
-    counts, seen, objects = Counter(classes), Counter(), []
-    for instance, name, box, percent in zip(instances, classes, boxes, share, strict=True):
-        seen[name] += 1
-        objects.append(
-            {
-                "id": f"{name} {seen[name]}" if counts[name] > 1 else name,
-                "class": names[instance["category_id"]],
-                **({} if instance.get("score") is None else {"score": round(instance["score"], 3)}),
-                "box": [round(side) for side in box.tolist()],
-                "percent": round(percent, 1),
-                "size": next(size for size, most in SIZES.items() if percent < most),
-                "position": _position(box, height, width),
-            }
-        )
-    relations = _relations(masks, boxes)
-    called = [
-        o["id"] if counts[name] > 1 else f"the {name}"
-        for o, name in zip(objects, classes, strict=True)
-    ]
-    sentences, named = [_counted(counts)], [order]
-    for i, (o, name) in enumerate(zip(objects, called, strict=True)):
-        sentences.append(
-            f"{_capital(name)} is {o['size']} ({_percent(o['percent'])} % of the image), {o['position']}."
-        )
-        named.append([order[i]])
-    for first, relation, second, facts in relations:
-        measured = "".join(
-            f", overlap {v} %" if k == "overlap" else f", {v} pixel{'s' if v > 1 else ''} away"
-            for k, v in facts.items()
-            if v
-        )
-        sentences.append(f"{_capital(called[first])} {_verb(relation)} {called[second]}{measured}.")
-        named.append([order[first], order[second]])
-    linked = [
-        {"subject": objects[i]["id"], "relation": r, "object": objects[j]["id"], **facts}
-        for i, r, j, facts in relations
-    ]
-    return Description(
-        sentences,
-        named,
-        {"image": {"width": width, "height": height}, "objects": objects, "relations": linked},
-    )
+        size = {key: (image or {}).get(key) for key in ("width", "height")}
+        graph = {"image": size, "objects": [], "relations": []}
+        return Description(sentences=["There is nothing."], mentions=[[]], graph=graph)
+    masks = masks[order]
+    boxes, relations = masks_to_boxes(masks), []
+    objects = _objects([instances[i] for i in order], names, masks, boxes)
+    classes = [SPELLINGS.get(o["class"], o["class"]) for o in objects]
+    counts = Counter(classes)
+    # A class with one object needs no number: "the person" instead of "person 1".
+    nouns = [o["id"] if counts[o["id"]] != 1 else f"the {o['id']}" for o in objects]
+    sentences, mentions = [_count_sentence(counts)], [order]
+    for i, o in enumerate(objects):
+        size = f"{o['size']} ({_percent(o['percent'])} % of the image)"
+        sentences.append(f"{_capital(nouns[i])} is {size}, {o['position']}.")
+        mentions.append([order[i]])
+    for i, relation, j, measures in _relations(masks, boxes):
+        verb = relation if relation == "touches" else f"is {relation}"
+        sentences.append(f"{_capital(nouns[i])} {verb} {nouns[j]}{_measures_text(measures)}.")
+        mentions.append([order[i], order[j]])
+        subject, other = objects[i]["id"], objects[j]["id"]
+        relations.append({"subject": subject, "relation": relation, "object": other} | measures)
+    size = {"width": masks.shape[2], "height": masks.shape[1]}
+    graph = {"image": size, "objects": objects, "relations": relations}
+    return Description(sentences=sentences, mentions=mentions, graph=graph)
 
 
 def _check(instances: list[dict], names: dict[int, str]) -> None:
     for i, instance in enumerate(instances):
         if not isinstance(instance, dict) or "category_id" not in instance:
-            raise ValueError(
-                f"instance {i} has no category_id: detections of a model become instances by `detections_to_coco`"
-            )
-        if instance["category_id"] not in names:
-            raise ValueError(
-                f"category {instance['category_id']} of instance {i} has no name; there are {names}"
-            )
+            raise ValueError(f"instance {i} has no category_id: use `detections_to_coco` first")
+        if (category := instance["category_id"]) not in names:
+            raise ValueError(f"category {category} of instance {i} is not one of {names}")
         if "counts" not in (instance.get("segmentation") or ()):
-            raise ValueError(
-                f"instance {i} has no run-length coded mask (segmentation with size and counts)"
-            )
-    sizes = {tuple(instance["segmentation"]["size"]) for instance in instances}
+            raise ValueError(f"instance {i} has no RLE mask: segmentation with size and counts")
+    sizes = sorted({tuple(instance["segmentation"]["size"]) for instance in instances})
     if len(sizes) > 1:
-        listed = ", ".join(f"{width} x {height}" for height, width in sorted(sizes))
-        raise ValueError(
-            f"these instances have masks of {listed} pixels: describe one image at a time"
+        listed = ", ".join(f"{width} x {height}" for height, width in sizes)
+        raise ValueError(f"masks have different sizes ({listed}): describe one image at a time")
+
+
+def _objects(
+    instances: list[dict],
+    names: dict[int, str],
+    masks: Bool[Tensor, "n h w"],
+    boxes: Float[Tensor, "n 4"],
+) -> list[dict]:
+    """The objects of the scene graph."""
+    height, width = masks.shape[1:]
+    shares = (100 * masks.flatten(1).sum(1) / (height * width)).tolist()
+    classes = [names[instance["category_id"]] for instance in instances]
+    counts, seen, objects = Counter(classes), Counter(), []
+    for instance, name, box, percent in zip(instances, classes, boxes, shares, strict=True):
+        seen[name] += 1
+        number = f" {seen[name]}" if counts[name] > 1 else ""
+        score = instance.get("score")
+        objects.append(
+            {
+                "id": SPELLINGS.get(name, name) + number,
+                "class": name,
+                **({} if score is None else {"score": round(score, 3)}),
+                "box": [round(side) for side in box.tolist()],
+                "percent": round(percent, 1),
+                "size": next(size for size, limit in SIZE_PERCENT.items() if percent < limit),
+                "position": _position(box, height, width),
+            }
         )
+    return objects
 
 
-def _counted(counts: Counter) -> str:
-    parts = [_number(count, name) for name, count in counts.items()]
-    return _capital(", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]) + "."
+def _position(box: Float[Tensor, "4"], height: int, width: int) -> str:
+    """The ninth of the image that has a box's center."""
+    x, y = ((box[:2] + box[2:]) / 2).tolist()
+    row, column = ROWS[min(2, int(3 * y / height))], COLUMNS[min(2, int(3 * x / width))]
+    where = f"{row} {column}".strip()
+    return f"at the {where}" if row else f"on the {where}" if where else "in the middle"
+
+
+def _count_sentence(counts: Counter) -> str:
+    *parts, last = (_number(count, name) for name, count in counts.items())
+    return _capital(f"{', '.join(parts)} and {last}." if parts else f"{last}.")
 
 
 def _number(count: int, name: str) -> str:
@@ -174,7 +176,7 @@ def _number(count: int, name: str) -> str:
         plural = name[:-1] + "ies"
     else:
         plural = name + "s"
-    return f"{COUNTS[count] if count < len(COUNTS) else count} {plural}"
+    return f"{NUMBERS[count] if count < len(NUMBERS) else count} {plural}"
 
 
 def _percent(value: float) -> str:
@@ -185,69 +187,54 @@ def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _verb(relation: str) -> str:
-    return relation if relation == "touches" else f"is {relation}"
-
-
-def _position(box: Float[Tensor, "4"], height: int, width: int) -> str:
-    """In which ninth of the image a box's centre lies."""
-    x, y = ((box[:2] + box[2:]) / 2).tolist()
-    row, column = ROWS[min(2, int(3 * y / height))], COLUMNS[min(2, int(3 * x / width))]
-    where = f"{row} {column}".strip()
-    return f"at the {where}" if row else f"on the {where}" if where else "in the middle"
+def _measures_text(measures: dict[str, int]) -> str:
+    if overlap := measures.get("overlap"):
+        return f", overlap {overlap} %"
+    distance = measures.get("distance")
+    return f", {distance} pixel{'s' if distance > 1 else ''} away" if distance else ""
 
 
 def _relations(
     masks: Bool[Tensor, "n h w"], boxes: Float[Tensor, "n 4"]
 ) -> list[tuple[int, str, int, dict]]:
-    """(subject, relation, object, facts): of all that touch, then of each other object to its nearest."""
+    """(subject, relation, object, measures) of all that touch, then of the others' nearest objects."""
     pixels = masks.flatten(1).float()
     shared, areas = pixels @ pixels.T, pixels.sum(1)
     iou = shared / (areas[:, None] + areas - shared)
-    reach = 1 + round(CONTACT * math.hypot(*masks.shape[1:]))  # 1: the neighbouring pixel
-    near = (_grown(masks, reach).flatten(1) @ pixels.T) > 0
-    overlap = (
-        100
-        * box_intersection(boxes, boxes)
-        / torch.minimum(box_area(boxes)[:, None], box_area(boxes))
-    )
-    pairs = list(combinations(range(len(masks)), 2))
-    found, touching = [], set()
-    for larger, smaller in (pair for pair in pairs if near[pair]):
-        touching |= {larger, smaller}
+    reach = 1 + round(CONTACT * math.hypot(*masks.shape[1:]))  # 1: the adjacent pixel
+    near = (_dilate(masks, reach).flatten(1) @ pixels.T) > 0
+    smaller_area = torch.minimum(box_area(boxes)[:, None], box_area(boxes))
+    overlap = 100 * box_intersection(boxes, boxes) / smaller_area
+    pairs, relations = list(combinations(range(len(masks)), 2)), []
+    touching = [pair for pair in pairs if near[pair]]
+    for larger, smaller in touching:
         percent = round(overlap[larger, smaller].item())
-        relation = (
-            "touches"
-            if percent < LEAST_OVERLAP
-            else _depth(masks[[smaller, larger]], boxes[[smaller, larger]])
-        )
-        if iou[larger, smaller] >= SAME_PLACE:
+        if iou[larger, smaller] >= SAME_OBJECT_IOU:
             relation = "in the same place as"
-        found.append((smaller, relation, larger, {"overlap": percent}))
-    gaps = {pair: _gap(*boxes[list(pair)]) for pair in pairs}
-    alone = set(range(len(masks))) - touching
-    nearest = {
-        min((p for p in pairs if i in p), key=lambda p: math.hypot(*gaps[p]))
-        for i in alone
-        if pairs
-    }
+        elif percent < MIN_OVERLAP:
+            relation = "touches"
+        else:
+            relation = _depth(masks[[smaller, larger]], boxes[[smaller, larger]])
+        relations.append((smaller, relation, larger, {"overlap": percent}))
+    gaps = {pair: math.hypot(*_gap(*boxes[list(pair)])) for pair in pairs}
+    isolated = set(range(len(masks))) - {i for pair in touching for i in pair}
+    nearest = {min((p for p in pairs if i in p), key=gaps.get) for i in isolated if pairs}
     for larger, smaller in sorted(nearest):
-        pixels = round(math.hypot(*gaps[larger, smaller]))
-        relation = (
-            _direction(boxes[smaller], boxes[larger]) if pixels else "near"
-        )  # by boxes, which say nothing where they overlap
-        found.append((smaller, relation, larger, {"distance": pixels} if pixels else {}))
-    return found
+        distance = round(gaps[larger, smaller])
+        # Boxes give no direction where they overlap.
+        relation = _direction(boxes[smaller], boxes[larger]) if distance else "near"
+        relations.append((smaller, relation, larger, {"distance": distance} if distance else {}))
+    return relations
 
 
-def _grown(masks: Bool[Tensor, "n h w"], reach: int) -> Float[Tensor, "n h w"]:
-    """Masks with all that is at most `reach` pixels away from them, in rows and in columns."""
+def _dilate(masks: Bool[Tensor, "n h w"], reach: int) -> Float[Tensor, "n h w"]:
+    """Masks and all pixels at most `reach` rows and columns away."""
     wide = F.max_pool2d(masks.float(), (1, 2 * reach + 1), 1, (0, reach))
     return F.max_pool2d(wide, (2 * reach + 1, 1), 1, (reach, 0))
 
 
 def _depth(masks: Bool[Tensor, "2 h w"], boxes: Float[Tensor, "2 4"]) -> str:
-    """What the first of two is to the second, by whose pixels lie where their boxes meet."""
+    """Relation of the first of two objects to the second, by their pixels in both boxes."""
     x1, y1 = torch.maximum(boxes[0, :2], boxes[1, :2]).int().tolist()
     x2, y2 = torch.minimum(boxes[0, 2:], boxes[1, 2:]).int().tolist()
     first, second = masks[:, y1:y2, x1:x2].flatten(1).sum(1).tolist()
@@ -257,13 +244,13 @@ def _depth(masks: Bool[Tensor, "2 h w"], boxes: Float[Tensor, "2 4"]) -> str:
 
 
 def _gap(first: Float[Tensor, "4"], second: Float[Tensor, "4"]) -> tuple[float, float]:
-    """Pixels between two boxes, across and down; 0 where they overlap."""
+    """Horizontal and vertical pixels between two boxes, 0 where they overlap."""
     apart = torch.maximum(first[:2] - second[2:], second[:2] - first[2:]).clamp(min=0)
     return tuple(apart.tolist())
 
 
 def _direction(box: Float[Tensor, "4"], other: Float[Tensor, "4"]) -> str:
-    """On which side of the other a box lies, by where they are furthest apart."""
+    """The side of the other box on which a box lies, along the larger gap."""
     across, down = _gap(box, other)
     x, y = ((box[:2] + box[2:] - other[:2] - other[2:]) / 2).tolist()
     if across >= down:
@@ -274,68 +261,69 @@ def _direction(box: Float[Tensor, "4"], other: Float[Tensor, "4"]) -> str:
 def describe_with_errors(
     analysis: Analysis, image_id: int
 ) -> tuple[dict[str, Description], pd.DataFrame]:
-    """An image in words "as predicted", by the detections that an analysis counts, and "as it is"; and both sentence by sentence
-    with what went wrong with the objects that it names: source, sentence, failures (types), why (a sentence on each). What was
-    missed is about the first sentence of what was predicted, which counts.
+    """Descriptions "as predicted" (from the score threshold on) and "as annotated", with errors.
 
-    Raises ValueError for an image that the ground truth does not have.
+    The table has one row per sentence: source, sentence, failures (types of what it mentions), why
+    (a sentence on each failure). Missed objects count as failures of the first predicted sentence,
+    the one that counts.
+
+    Raises:
+        ValueError: the ground truth has no such image.
     """
-    dataset_eval = analysis.counted.dataset_eval
-    image_eval = next(
-        (s for s in dataset_eval.image_evals if dataset_eval.images[s.image]["id"] == image_id),
-        None,
-    )
-    if image_eval is None:
+    dataset_eval = analysis.at_threshold.dataset_eval
+    images = {dataset_eval.images[e.image]["id"]: e for e in dataset_eval.image_evals}
+    if image_id not in images:
         raise ValueError(f"the ground truth has no image {image_id}")
+    image_eval, image = images[image_id], dataset_eval.images[images[image_id].image]
     names = {c["id"]: c["name"] for c in dataset_eval.categories}
-    # That an object is missed is said more exactly by the pixels' family: in a crowd, or alone.
+    # Missed objects come as "missed in a crowd" or "missed alone" too, which says more.
     cases = analysis.cases.query(
         "image_id == @image_id and family != 'TIDE, boxes' and type != 'missed'"
     )
     sources = {
         "as predicted": ("detection", image_eval.detections, dataset_eval.detections),
-        "as it is": ("annotation", image_eval.objects, dataset_eval.annotations),
+        "as annotated": ("annotation", image_eval.objects, dataset_eval.annotations),
     }
-    described, rows = {}, []
-    for source, (column, places, entries) in sources.items():
-        told = described[source] = describe(
-            [entries[i] for i in places], names, dataset_eval.images[image_eval.image]
-        )
-        for sentence, about in zip(told.sentences, told.about, strict=True):
-            counts = source == "as predicted" and sentence == told.sentences[0]
-            wrong = cases[cases[column].isin(places[about]) | (counts & (cases["detection"] < 0))]
-            why = [explain_failure(analysis, case) for _, case in wrong.iterrows()]
-            rows.append(
-                (
-                    source,
-                    sentence,
-                    ", ".join(dict.fromkeys(wrong["type"])),
-                    " ".join(dict.fromkeys(why)),
-                )
-            )
-    return described, pd.DataFrame(rows, columns=["source", "sentence", "failures", "why"])
+    descriptions, rows = {}, []
+    for source, (column, indices, entries) in sources.items():
+        description = describe_scene([entries[i] for i in indices], names, image)
+        descriptions[source] = description
+        pairs = zip(description.sentences, description.mentions, strict=True)
+        for number, (sentence, mentioned) in enumerate(pairs):
+            missed = (cases["detection"] < 0) & (source == "as predicted" and number == 0)
+            wrong = cases[cases[column].isin(indices[mentioned]) | missed]
+            types = ", ".join(dict.fromkeys(wrong["type"]))
+            why = (explain_failure(analysis, case) for _, case in wrong.iterrows())
+            rows.append((source, sentence, types, " ".join(dict.fromkeys(why))))
+    return descriptions, pd.DataFrame(rows, columns=["source", "sentence", "failures", "why"])
 
 
 def most_telling_images(
-    analyses: dict[str, Analysis], count: int = 3, most: int = 4
+    analyses: dict[str, Analysis], count: int = 3, max_objects: int = 4
 ) -> list[tuple[str, int]]:
-    """Of which images (title, image id) to tell, each once: those with the most failures, of those in which something, and no more
-    than `most` objects, was found and is; others where there are too few of them."""
+    """(title, image id) of the images with most failures, each once.
+
+    Images with 1 to `max_objects` objects and as many detections come first.
+    """
     ranked = []
     for title, analysis in analyses.items():
-        dataset_eval, failures = analysis.counted.dataset_eval, Counter(analysis.cases["image_id"])
+        dataset_eval, failures = (
+            analysis.at_threshold.dataset_eval,
+            Counter(analysis.cases["image_id"]),
+        )
         for image_eval in dataset_eval.image_evals:
             image_id = dataset_eval.images[image_eval.image]["id"]
-            telling = 0 < len(image_eval.detections) <= most and 0 < len(image_eval.objects) <= most
-            ranked.append((not telling, -failures[image_id], image_id, title))
-    chosen = {}
+            counts = len(image_eval.detections), len(image_eval.objects)
+            simple = min(counts) > 0 and max(counts) <= max_objects
+            ranked.append((not simple, -failures[image_id], image_id, title))
+    selected = {}
     for _, _, image_id, title in sorted(ranked):
-        chosen.setdefault(image_id, title)
-    return [(title, image_id) for image_id, title in chosen.items()][:count]
+        selected.setdefault(image_id, title)
+    return [(title, image_id) for image_id, title in selected.items()][:count]
 
 
-def resolve_image_names(asked: str, names: Iterable[str]) -> list[str]:
-    """Of images' names without ending those that someone asks for, with an ending or without, by the whole or the last part."""
-    forms = {asked, str(Path(asked).with_suffix(""))}
-    last = {Path(form).name for form in forms}
-    return [name for name in names if name in forms or Path(name).name in last]
+def resolve_image_names(name: str, known: Iterable[str]) -> list[str]:
+    """The known names (without extension) that a name, a stem or a file name may stand for."""
+    forms = {name, str(Path(name).with_suffix(""))}
+    stems = {Path(form).name for form in forms}
+    return [other for other in known if other in forms or Path(other).name in stems]

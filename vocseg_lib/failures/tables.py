@@ -1,6 +1,7 @@
-"""All there is to say of each detection and of each object, in two tables."""
+"""Two tables: one row per detection, one row per object."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,29 +14,29 @@ from vocseg_lib.metrics.coco_eval import IOU_TYPES
 from vocseg_lib.metrics.matching import DatasetEval, ImageEval
 
 MISSED = ("missed in a crowd", "missed alone")
-"""An object that no detection is right about, nor would be with another class or a better mask. In a crowd: its box overlaps
-that of another of its class or is at most `Thresholds.near` of its own side (the root of its box's area) away from it."""
-FOUND, BADLY_FOUND, LOST = "found", "badly found", "lost in a localization failure"
-"""What becomes of objects that are not missed: a detection is right about them; one would be, with another class or a better
-mask (TIDE's class and localisation errors); a mask that is foreground covers them (a localization failure)."""
+"""Types of objects without a detection, also of another class or with a poor mask. In a crowd:
+another object of the class overlaps its box or is nearer than `Thresholds.crowd_distance`."""
+DETECTED, MISDETECTED, LOST = "detected", "misdetected", "lost in a localization failure"
+"""States of other objects: a true positive; one but for its class or mask (TIDE's class and
+localization errors); covered by a localization failure."""
 OBJECT_FAILURES = (LOST, *MISSED)
 FAILURES = (*MASK_FAILURES, *OBJECT_FAILURES)
-"""What pixels and neighbours say, beside TIDE's errors."""
-TYPES = (*ERRORS[:-1], *MASK_FAILURES, *MISSED)
-"""Of cases to look at: TIDE's *missed* is told apart as in a crowd or alone."""
-SIZES = {"small": 32**2, "medium": 96**2, "large": np.inf}
-"""Of an object by its pixels (COCO's limits, up to)."""
-SIZE_NAMES = np.array(list(SIZES), dtype=object)
+"""Types of failures beside TIDE's errors, from pixels and neighbors."""
+CASE_TYPES = (*ERRORS[:-1], *MASK_FAILURES, *MISSED)
+"""Types in the gallery: `MISSED` in place of TIDE's missed."""
+AREA_LIMITS = {"small": 32**2, "medium": 96**2, "large": np.inf}
+"""Largest area of an object of each size, in pixels (COCO)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FailureTables:
-    """What there is to say of one set of detections, a row each in `detections` and of each object in `objects`.
+    """Errors and failures of one set of detections.
 
-    `detections`: image (place), row (in its image), detection (in the list), class, size, crowding, score, error_mask and
-    error_box (codes of TIDE), iou_mask and iou_box (with what TIDE says they are about, else the largest), annotation (that
-    TIDE says the mask is about, else -1), failure, target (the annotation that the failure is about, else -1), and what
-    `measure` says. `objects`: image, row, annotation, class, size, crowding, state.
+    `detections`: image (index), row (in the image), detection (in the file), class, size, crowding,
+    score, error_mask and error_box (codes of TIDE), iou_mask and iou_box (with the object of the
+    error, else the largest), annotation (of the mask's error, else -1), failure, target (annotation
+    of the failure, else -1), and `MEASURES`. `objects`: image, row, annotation, class, size,
+    crowding, state.
     """
 
     dataset_eval: DatasetEval
@@ -45,120 +46,106 @@ class FailureTables:
 
 
 def build_tables(
-    dataset_eval: DatasetEval, measured: pd.DataFrame, thresholds: Thresholds
+    dataset_eval: DatasetEval, measures: pd.DataFrame, thresholds: Thresholds
 ) -> FailureTables:
-    """Everything about some detections; `measured` has their rows of `measure`."""
+    """Tables of all detections of an evaluation; `measures`: their rows of `measure_masks`."""
     names = np.array([c["name"] for c in dataset_eval.categories], dtype=object)
-    errors = {kind: tide(dataset_eval, kind) for kind in IOU_TYPES}
+    tides = {kind: tide(dataset_eval, kind) for kind in IOU_TYPES}
     detections, objects, start = [], [], 0
-    for image_eval, *theirs in zip(
-        dataset_eval.image_evals, errors["mask"].errors, errors["box"].errors, strict=True
-    ):
-        of_mask = theirs[0]
-        rows = measured.iloc[start : start + len(image_eval.detections)]
+    for image_eval in dataset_eval.image_evals:
+        errors = {kind: tides[kind].errors[image_eval.image] for kind in IOU_TYPES}
+        rows = measures.iloc[start : start + len(image_eval.detections)]
         start += len(rows)
-        crowding = np.array(CROWDING, object)[
-            crowding_of(dataset_eval, image_eval, thresholds.near)
-        ]
-        size = SIZE_NAMES[size_of(image_eval.object_area)]
-        failure = rows["failure"].to_numpy(object)
-        on_object = of_mask.about >= 0
+        size = _size_names(image_eval.object_area)
+        labels = crowding_of(dataset_eval, image_eval, thresholds.crowd_distance)
+        crowding, obj = np.array(CROWDING, object)[labels], errors["mask"].object
         detections.append(
             {
                 "image": np.full(len(rows), image_eval.image),
                 "row": np.arange(len(rows)),
                 "detection": image_eval.detections,
                 "class": names[image_eval.detection_class],
-                "size": np.where(
-                    on_object,
-                    _at(size, of_mask.about),
-                    SIZE_NAMES[size_of(image_eval.detection_area)],
-                ),
-                "crowding": np.where(on_object, _at(crowding, of_mask.about), "no object"),
+                "size": _take(size, obj, _size_names(image_eval.detection_area)),
+                "crowding": _take(crowding, obj, "no object"),
                 "score": image_eval.score,
-                **{f"error_{kind}": of.code for kind, of in zip(IOU_TYPES, theirs, strict=True)},
+                **{f"error_{kind}": errors[kind].code for kind in IOU_TYPES},
                 **{
-                    f"iou_{kind}": _iou_about(image_eval.iou[kind], of.about)
-                    for kind, of in zip(IOU_TYPES, theirs, strict=True)
+                    f"iou_{kind}": _iou(image_eval.iou[kind], errors[kind].object)
+                    for kind in IOU_TYPES
                 },
-                "annotation": np.where(on_object, _at(image_eval.objects, of_mask.about), -1),
-                "failure": failure,
+                "annotation": _take(image_eval.objects, obj, -1),
+                "failure": rows["failure"].to_numpy(object),
                 "target": _targets(image_eval, rows),
                 **{name: rows[name].to_numpy() for name in MEASURES},
             }
         )
-        covered = {
-            j
-            for row in np.flatnonzero(failure == MASK_FAILURES[0])
-            for j in rows["united"].iloc[row]
-        }
-        lost = ~of_mask.found & np.isin(np.arange(len(size)), list(covered))
+        of_mask = errors["mask"]
+        covered = rows["covered_objects"][rows["failure"] == MASK_FAILURES[0]]
+        covered = np.isin(np.arange(len(size)), [j for indices in covered for j in indices])
+        crowd = np.isin(crowding, CROWDING[2:])
         state = np.select(
-            [of_mask.found, lost, ~of_mask.missed, np.isin(crowding, CROWDING[2:])],
-            [FOUND, LOST, BADLY_FOUND, MISSED[0]],
+            [of_mask.detected, covered, ~of_mask.missed, crowd],
+            [DETECTED, LOST, MISDETECTED, MISSED[0]],
             MISSED[1],
         )
-        places = {
-            "image": np.full(len(size), image_eval.image),
-            "row": np.arange(len(size)),
-            "annotation": image_eval.objects,
-        }
         objects.append(
             {
-                **places,
+                "image": np.full(len(size), image_eval.image),
+                "row": np.arange(len(size)),
+                "annotation": image_eval.objects,
                 "class": names[image_eval.object_class],
                 "size": size,
                 "crowding": crowding,
                 "state": state,
             }
         )
-    tables = (
-        pd.DataFrame({key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
-        for parts in (detections, objects)
+    return FailureTables(
+        dataset_eval=dataset_eval,
+        tide=tides,
+        detections=_frame(detections),
+        objects=_frame(objects),
     )
-    return FailureTables(dataset_eval, errors, *tables)
+
+
+def _frame(parts: list[dict]) -> pd.DataFrame:
+    return pd.DataFrame({key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
 
 
 def _targets(image_eval: ImageEval, rows: pd.DataFrame) -> Int[np.ndarray, " n"]:
-    """The annotation that each failure of `measure` is about: of what a mask unites the best, of its class if one is."""
+    """The annotation of each failure: the covered object with most IoU, of its class if any is."""
     targets = np.full(len(rows), -1)
-    for place, row in enumerate(rows.itertuples()):
+    for i, row in enumerate(rows.itertuples()):
         if row.failure == MASK_FAILURES[0]:
-            own = [
-                j
-                for j in row.united
-                if image_eval.object_class[j] == image_eval.detection_class[place]
-            ] or row.united
-            targets[place] = image_eval.objects[
-                max(own, key=lambda j: image_eval.iou["mask"][place, j])
-            ]
+            own = [j for j in row.covered_objects if image_eval.same_class[i, j]]
+            iou = image_eval.iou["mask"][i]
+            targets[i] = image_eval.objects[max(own or row.covered_objects, key=lambda j: iou[j])]
         elif row.failure:
-            targets[place] = image_eval.objects[row.object]
+            targets[i] = image_eval.objects[row.object]
     return targets
 
 
-def size_of(pixels: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """Places in `SIZES`."""
-    return np.searchsorted(list(SIZES.values())[:-1], pixels, side="left")
+def size_index(areas: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """Indices in `AREA_LIMITS` of areas in pixels."""
+    return np.searchsorted(list(AREA_LIMITS.values())[:-1], areas, side="left")
 
 
-def _at(values: np.ndarray, places: Int[np.ndarray, " n"]) -> np.ndarray:
-    """The values at places, something where a place is -1."""
-    return values[places] if len(values) else np.zeros(len(places), values.dtype)
+def _size_names(areas: Float[np.ndarray, " n"]) -> np.ndarray:
+    return np.array(list(AREA_LIMITS), dtype=object)[size_index(areas)]
 
 
-def _iou_about(
-    iou: Float[np.ndarray, "n m"], about: Int[np.ndarray, " n"]
-) -> Float[np.ndarray, " n"]:
-    """IoU with the object at a place; the largest where that is -1."""
+def _take(values: np.ndarray, indices: Int[np.ndarray, " n"], default: Any) -> np.ndarray:
+    """The values at indices, the default where an index is -1."""
+    if not len(values):
+        return np.full(len(indices), default, values.dtype)
+    return np.where(indices >= 0, values[indices], default)
+
+
+def _iou(iou: Float[np.ndarray, "n m"], obj: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """IoU of each detection with its object; the largest one where that is -1."""
     largest = iou.max(1, initial=0)
-    return (
-        np.where(about >= 0, iou[np.arange(len(about)), about], largest)
-        if iou.shape[1]
-        else largest
-    )
+    return np.where(obj >= 0, iou[np.arange(len(obj)), obj], largest) if iou.size else largest
 
 
-def coverage_of_boxes(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `Analysis.table` for all classes and sizes."""
+def overall_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `Analysis.table` over all classes and sizes."""
     return table[(table["class"] == "all") & (table["size"] == "all")]

@@ -1,4 +1,4 @@
-"""TIDE's six errors, and the AP that each one costs (Bolya et al., TIDE, ECCV 2020; the figures of its toolbox)."""
+"""TIDE: six error types and their dAP (Bolya et al., ECCV 2020; the numbers of its toolbox)."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,190 +18,173 @@ from vocseg_lib.metrics.matching import (
     select_all,
 )
 
-ERRORS = ("class", "localisation", "both", "duplicate", "background", "missed")
-RIGHT, CLASS, LOCALISATION, BOTH, DUPLICATE, BACKGROUND = range(-1, 5)
-"""Codes of detections: places in `ERRORS`, or -1."""
+ERRORS = ("class", "localization", "both", "duplicate", "background", "missed")
+NO_ERROR, CLASS, LOCALIZATION, BOTH, DUPLICATE, BACKGROUND = range(-1, 5)
+"""Codes of detections: indices in `ERRORS`, or -1."""
 FOREGROUND_IOU, BACKGROUND_IOU = 0.5, 0.1
-"""From where on a detection is on an object, and up to where it has nothing to do with one."""
+"""From the first IoU on, a detection is on an object; up to the second, it is on none."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageErrors:
-    """What each detection of an image is (a code; RIGHT for none), the index in the image of the object that it is about (-1),
-    and which objects are missed."""
+    """Errors of an image: per detection its code and the object concerned (index, -1 for none)."""
 
     code: Int[np.ndarray, " n"]
-    about: Int[np.ndarray, " n"]
+    object: Int[np.ndarray, " n"]
     in_crowd: Bool[np.ndarray, " n"]
-    found: Bool[np.ndarray, " m"]
+    detected: Bool[np.ndarray, " m"]
     missed: Bool[np.ndarray, " m"]
-    repaired_by: Int[np.ndarray, " m"]
+    fixed_by: Int[np.ndarray, " m"]  # detection that would be a true positive without its error
 
 
 def classify_errors(image_eval: ImageEval, kind: str = "mask") -> ImageErrors:
-    """TIDE's errors of one image; of detections after the 100 best nothing is said (RIGHT, about nothing).
+    """TIDE's errors of one image; detections after the 100 best have none.
 
-    Best score first, a detection takes the free object of its class with the largest IoU, from .5 on, and is right. One
-    that takes none is, with the first that holds: *localisation* (largest IoU with an object of its class .1 to .5),
-    *class* (IoU from .5 on with an object of another class), *duplicate* (from .5 on with one of its class that is taken),
-    *background* (IoU up to .1 with every object), else *both*. An object that is not found is *missed* unless a class or
-    localisation error is about it; of these, the best score (`repaired_by`) would have found it.
+    By descending score, a detection takes the free object of its class with the largest IoU, from
+    .5 on. One that takes none is, with the first that holds: *localization* (largest IoU with an
+    object of its class .1 to .5), *class* (IoU from .5 on with an object of another class),
+    *duplicate* (from .5 on with one of its class that is taken), *background* (IoU up to .1 with
+    every object), else *both*. An object without a detection is *missed* unless there is a class or
+    localization error on it; the one with the best score is `fixed_by`.
     """
-    count = len(image_eval.detections)
-    code, about = np.full(count, RIGHT), np.full(count, -1)
-    objects = len(image_eval.objects)
-    found, repaired_by = np.zeros(objects, dtype=bool), np.full(objects, -1)
-    judged = np.arange(count) < MAX_DETECTIONS
-    in_crowd = image_eval.in_own_crowd(kind) > FOREGROUND_IOU
-    if not objects:
-        code[judged] = BACKGROUND
-        return ImageErrors(code, about, in_crowd & judged, found, found, repaired_by)
     iou, own = image_eval.iou[kind], image_eval.same_class_iou(kind)
-    about = greedy_match(own, judged)
-    wrong = judged & (about < 0)
-    found[about[about >= 0]] = True
-    other, taken = iou - own, own * found
+    evaluated = np.arange(len(iou)) < MAX_DETECTIONS
+    code, obj = np.full(len(iou), NO_ERROR), greedy_match(own, evaluated)
+    detected = np.isin(np.arange(iou.shape[1]), obj)
+    best_own, rest = own.max(1, initial=0), evaluated & (obj < 0)
+    localized = (best_own >= BACKGROUND_IOU) & (best_own <= FOREGROUND_IOU)
+    other, taken = iou - own, own * detected
     tests = (
-        (LOCALISATION, own, (own.max(1) >= BACKGROUND_IOU) & (own.max(1) <= FOREGROUND_IOU)),
-        (CLASS, other, other.max(1) >= FOREGROUND_IOU),
-        (DUPLICATE, taken, taken.max(1) >= FOREGROUND_IOU),
-        (BACKGROUND, None, iou.max(1) <= BACKGROUND_IOU),
-        (BOTH, iou, np.ones(count, dtype=bool)),
+        (LOCALIZATION, own, localized),
+        (CLASS, other, other.max(1, initial=0) >= FOREGROUND_IOU),
+        (DUPLICATE, taken, taken.max(1, initial=0) >= FOREGROUND_IOU),
+        (BACKGROUND, None, iou.max(1, initial=0) <= BACKGROUND_IOU),
+        (BOTH, iou, np.ones(len(iou), dtype=bool)),
     )
-    for name, overlaps, holds in tests:
-        rows = wrong & holds
-        code[rows] = name
-        if overlaps is not None:
-            about[rows] = overlaps[rows].argmax(1)
-        wrong &= ~rows
-    for row in np.flatnonzero((code == LOCALISATION) | (code == CLASS))[
-        ::-1
-    ]:  # so that the best score stays
-        if not found[about[row]]:
-            repaired_by[about[row]] = row
+    for error, overlap, holds in tests:
+        rows = np.flatnonzero(rest & holds)
+        code[rows], rest[rows] = error, False
+        if overlap is not None and len(rows):
+            obj[rows] = overlap[rows].argmax(1)
+    fixed_by = np.full(iou.shape[1], -1)
+    # Ascending scores, so that the best one stays.
+    for row in np.flatnonzero((code == LOCALIZATION) | (code == CLASS))[::-1]:
+        if not detected[obj[row]]:
+            fixed_by[obj[row]] = row
+    in_crowd = (image_eval.in_own_crowd(kind) > FOREGROUND_IOU) & (code != NO_ERROR)
+    missed = ~detected & (fixed_by < 0)
     return ImageErrors(
-        code, about, in_crowd & (code != RIGHT), found, ~found & (repaired_by < 0), repaired_by
+        code=code,
+        object=obj,
+        in_crowd=in_crowd,
+        detected=detected,
+        missed=missed,
+        fixed_by=fixed_by,
     )
 
 
 def greedy_match(
     own: Float[np.ndarray, "n m"], rows: Bool[np.ndarray, " n"]
 ) -> Int[np.ndarray, " n"]:
-    """The object that each of some detections takes, -1 for none: in their order, of those still free the one with the largest
-    IoU, from .5 on. `own`: IoU with objects of the detection's class."""
-    free, on = own.copy(), np.full(len(own), -1)
-    for row in np.flatnonzero((own.max(1) >= FOREGROUND_IOU) & rows):
+    """The object that each of some detections takes in turn (index, -1 for none).
+
+    It is the free one with the largest IoU, from .5 on; `own`: IoU with objects of its class.
+    """
+    free, match = own.copy(), np.full(len(own), -1)
+    for row in np.flatnonzero((own.max(1, initial=0) >= FOREGROUND_IOU) & rows):
         best = free[row].argmax()
         if free[row, best] >= FOREGROUND_IOU:
             free[:, best] = 0
-            on[row] = best
-    return on
+            match[row] = best
+    return match
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tide:
-    """TIDE's errors of all images, for masks or boxes at IoU .5."""
+    """TIDE's errors of all images, of masks or boxes at IoU .5."""
 
     dataset_eval: DatasetEval
-    kind: str
     errors: list[ImageErrors]
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """A row a judged detection, image by image, best score first: image, category, score, code, in_crowd, and the class
-        that a repair gives it (`repaired`, -1 when it would be dropped)."""
+        """One row per evaluated detection, by image and descending score.
+
+        Columns: image, category, score, code, in_crowd, fixed (category after the fix of the error,
+        -1 where the fix drops the detection).
+        """
         parts = []
         for image_eval, errors in zip(self.dataset_eval.image_evals, self.errors, strict=True):
-            n = min(len(image_eval.detections), MAX_DETECTIONS)
-            repaired = np.full(len(image_eval.detections), -1)
-            there = errors.repaired_by >= 0
-            repaired[errors.repaired_by[there]] = image_eval.object_class[there]
-            facts = {
-                "category": image_eval.detection_class,
-                "score": image_eval.score,
-                "code": errors.code,
-                "in_crowd": errors.in_crowd,
-            }
-            facts = {name: values[:n] for name, values in (facts | {"repaired": repaired}).items()}
-            parts.append(pd.DataFrame({"image": image_eval.image, **facts}))
+            fixed, fixable = np.full(len(errors.code), -1), errors.fixed_by >= 0
+            fixed[errors.fixed_by[fixable]] = image_eval.object_class[fixable]
+            columns = {"category": image_eval.detection_class, "score": image_eval.score}
+            columns |= {"code": errors.code, "in_crowd": errors.in_crowd, "fixed": fixed}
+            part = {name: values[:MAX_DETECTIONS] for name, values in columns.items()}
+            parts.append(pd.DataFrame({"image": image_eval.image, **part}))
         return pd.concat(parts, ignore_index=True)
 
-    def matches(self, repaired: str | None = None, counting: Selection = select_all) -> Matches:
-        """What is right and wrong, as it is or with all errors of one type repaired; see `match_coco` for `counting`."""
+    def matches(self, fix: str | None = None, selection: Selection = select_all) -> Matches:
+        """True positives as they are, or with all errors of a type fixed; see `match_coco`."""
         rows, counted, objects = self.rows, [], []
         for image_eval, errors in zip(self.dataset_eval.image_evals, self.errors, strict=True):
-            wanted, stray = counting(image_eval)
-            there = wanted & ~errors.missed if repaired == "missed" else wanted
+            wanted, others = selection(image_eval)
+            there = wanted & ~errors.missed if fix == "missed" else wanted
             objects.append((image_eval.image, image_eval.object_class[there]))
-            counted.append(
-                np.where(errors.about >= 0, np.append(wanted, False)[errors.about], stray)[
-                    :MAX_DETECTIONS
-                ]
-            )
+            of_object = np.append(wanted, False)[errors.object]
+            counted.append(np.where(errors.object >= 0, of_object, others)[:MAX_DETECTIONS])
         rows = rows[np.concatenate(counted)]
-        if (
-            repaired
-        ):  # as in the toolbox, what is wrong comes before what is right among equal scores
-            rows = rows.sort_values("code", key=lambda code: code == RIGHT, kind="stable")
-        code, category, right = (
-            rows["code"].to_numpy(),
-            rows["category"].to_numpy(),
-            rows["code"].to_numpy() == RIGHT,
-        )
-        kept = ~rows["in_crowd"].to_numpy()
-        if repaired and repaired != "missed":
-            theirs, new = code == ERRORS.index(repaired), rows["repaired"].to_numpy()
-            kept = np.where(theirs, new >= 0, kept)
-            category, right = np.where(theirs, new, category), right | theirs
+        if fix:  # as in the toolbox, errors come before true positives of the same score
+            rows = rows.sort_values("code", key=lambda code: code == NO_ERROR, kind="stable")
+        code, category, fixed = (rows[name].to_numpy() for name in ("code", "category", "fixed"))
+        correct, kept = code == NO_ERROR, ~rows["in_crowd"].to_numpy()
+        if fix and fix != "missed":
+            wrong = code == ERRORS.index(fix)
+            kept, category = np.where(wrong, fixed >= 0, kept), np.where(wrong, fixed, category)
+            correct |= wrong
         order = np.flatnonzero(kept)
         order = order[np.argsort(-rows["score"].to_numpy()[order], kind="stable")]
-        ids = (
-            tuple(range(len(self.dataset_eval.images))),
-            tuple(range(len(self.dataset_eval.categories))),
-        )
-        facts = rows["image"].to_numpy()[order], category[order], rows["score"].to_numpy()[order]
-        facts += right[None, order], np.zeros((1, len(order)), dtype=bool)
         return Matches(
-            np.array([FOREGROUND_IOU]), *ids, *facts, count_objects(self.dataset_eval, objects)
+            thresholds=np.array([FOREGROUND_IOU]),
+            image_ids=tuple(range(len(self.dataset_eval.images))),
+            category_ids=tuple(range(len(self.dataset_eval.categories))),
+            image=rows["image"].to_numpy()[order],
+            category=category[order],
+            score=rows["score"].to_numpy()[order],
+            true_positive=correct[None, order],
+            ignored=np.zeros((1, len(order)), dtype=bool),
+            num_gt=count_objects(self.dataset_eval, objects),
         )
 
     @cached_property
     def dap_as_tidecv(self) -> dict[str, float]:
-        """Points of AP50 that each type of error costs, by name: dAP as TIDE's toolbox has it.
+        """dAP of each error in points of AP50, as TIDE's toolbox has it.
 
-        A class without objects that has detections counts as 0 there, so that a repair which takes these away raises the mean.
+        A class that has detections but no objects counts as 0 there, so a fix that drops these
+        detections raises the mean.
         """
         ap = tide_ap(self.matches())[0, 0]
         return {name: max(0.0, float(tide_ap(self.matches(name))[0, 0] - ap)) for name in ERRORS}
 
-    def costs(
-        self, counting: Selection = select_all, weights: Float[np.ndarray, "b i"] | None = None
+    def dap(
+        self, selection: Selection = select_all, weights: Float[np.ndarray, "b i"] | None = None
     ) -> dict[str, Float[np.ndarray, "b _"]]:
-        """The same over the classes that have objects, which are what AP is about: of all, then of each (NaN without objects).
+        """dAP over the classes that have objects, as AP: of all, then per class (NaN without).
 
         `weights` as in `average_precision`.
         """
-        weights = (
-            prepend_point_estimate(None, len(self.dataset_eval.images))
-            if weights is None
-            else weights
-        )
-        before = self.matches(counting=counting)
+        if weights is None:
+            weights = prepend_point_estimate(None, len(self.dataset_eval.images))
+        before = self.matches(selection=selection)
         classes = weights @ before.num_gt > 0
         ap = tide_ap(before, classes, weights)
-        return {
-            name: np.maximum(tide_ap(self.matches(name, counting), classes, weights) - ap, 0.0)
-            for name in ERRORS
-        }
+        fixed = {name: tide_ap(self.matches(name, selection), classes, weights) for name in ERRORS}
+        return {name: np.maximum(value - ap, 0.0) for name, value in fixed.items()}
 
 
 def tide(dataset_eval: DatasetEval, kind: str = "mask") -> Tide:
     """TIDE's errors of one model's "mask" or "box"."""
-    return Tide(
-        dataset_eval,
-        kind,
-        [classify_errors(image_eval, kind) for image_eval in dataset_eval.image_evals],
-    )
+    errors = [classify_errors(image_eval, kind) for image_eval in dataset_eval.image_evals]
+    return Tide(dataset_eval=dataset_eval, errors=errors)
 
 
 def tide_ap(
@@ -209,14 +192,13 @@ def tide_ap(
     classes: Bool[np.ndarray, "b k"] | None = None,
     weights: Float[np.ndarray, "b i"] | None = None,
 ) -> Float[np.ndarray, "b _"]:
-    """AP in percent: of all `classes` (by default of all there are), then of each. `weights` as in `average_precision`.
+    """AP in percent: mean over `classes` (default: all), then per class; see `average_precision`.
 
-    As in TIDE's toolbox, one without objects that has detections counts as 0, and is left out only when it has none either.
+    As in TIDE's toolbox, a class without objects counts as 0 if it has detections.
     """
     by_class = 100 * average_precision(matches, weights, points="tide")[:, 0]
-    by_class = np.where(
-        np.isnan(by_class) & np.isin(np.arange(by_class.shape[1]), matches.category), 0.0, by_class
-    )
+    present = np.isin(np.arange(by_class.shape[1]), matches.category)
+    by_class = np.where(np.isnan(by_class) & present, 0.0, by_class)
     if classes is not None:
         by_class = np.where(classes, by_class, np.nan)
     return np.column_stack([np.nan_to_num(class_mean(by_class)), by_class])

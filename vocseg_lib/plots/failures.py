@@ -8,7 +8,7 @@ import torch
 from matplotlib.axes import Axes
 
 from vocseg_lib.failures.analysis import FAMILIES
-from vocseg_lib.failures.tables import SIZES, coverage_of_boxes
+from vocseg_lib.failures.tables import AREA_LIMITS, overall_rows
 from vocseg_lib.plots.images import draw_instances
 from vocseg_lib.plots.style import (
     COLORS,
@@ -49,7 +49,7 @@ def _bars(
 
 def whole(table: pd.DataFrame, family: str, column: str) -> pd.Series:
     """A column of `Analysis.table` for all classes and sizes, by type."""
-    return coverage_of_boxes(table[table["family"] == family]).set_index("type")[column]
+    return overall_rows(table[table["family"] == family]).set_index("type")[column]
 
 
 def failure_costs(
@@ -59,7 +59,7 @@ def failure_costs(
     axes = new_axes(2, 2, (6.2, 3.9), axes)
     for ax, column, label in zip(
         axes,
-        ("rate", "cost"),
+        ("rate", "dAP"),
         ("percent of detections, or of objects", FAMILIES[family]),
         strict=True,
     ):
@@ -69,7 +69,7 @@ def failure_costs(
         _bars(values.fillna(0.0), ax)
         ax.set_xlabel("type of failure")
         ax.set_ylabel(label if column == "rate" else f"points of {label} it costs")
-    costs = {title: whole(table, family, "cost") for title, table in tables.items()}
+    costs = {title: whole(table, family, "dAP") for title, table in tables.items()}
     worst = "; ".join(
         f"{title}: {cost.idxmax()} ({cost.max():.1f})" for title, cost in costs.items()
     )
@@ -86,13 +86,13 @@ def costs_by_size(
 ) -> np.ndarray:
     """What each type of failure costs among small, medium and large objects: a panel for each size at which something does."""
     costs = {}
-    for size in SIZES:
+    for size in AREA_LIMITS:
         kept = {
             t: table[(table["family"] == family) & (table["class"] == "all")]
             for t, table in tables.items()
         }
         values = pd.DataFrame(
-            {t: rows[rows["size"] == size].set_index("type")["cost"] for t, rows in kept.items()}
+            {t: rows[rows["size"] == size].set_index("type")["dAP"] for t, rows in kept.items()}
         ).fillna(0.0)
         if values.to_numpy().any() or size == "small":
             costs[size] = values
@@ -145,7 +145,7 @@ def crowding(
         ]
     gap = next((name for name in chosen["model"] if " - " in name), None)
     reading = (
-        f"{gap}, by neighbours: {'; '.join(said)} points."
+        f"{gap}, by neighbors: {'; '.join(said)} points."
         if gap
         else "In brackets how many objects there are."
     )
@@ -163,7 +163,7 @@ def oracles(
     ax = _bars(values, new_ax(ax, (9.5, 4)))
     ax.set_xlabel("what is replaced by the truth")
     ax.set_ylabel(f"{column} (percent)")
-    gains = values.drop(index=["as it is", "all of it"]) - values.loc["as it is"]
+    gains = values.drop(index=["baseline", "all oracles"]) - values.loc["baseline"]
     best = "; ".join(
         f"{title}: {gains[title].idxmax()} (+{gains[title].max():.1f})" for title in values
     )

@@ -18,7 +18,7 @@ from vocseg_lib.data.voc import find_devkit
 from vocseg_lib.failures.analysis import Analysis
 from vocseg_lib.failures.explain import explain_failure
 from vocseg_lib.failures.mask_errors import MASK_FAILURES
-from vocseg_lib.failures.tables import FOUND, TYPES
+from vocseg_lib.failures.tables import CASE_TYPES, DETECTED
 from vocseg_lib.failures.tide import BACKGROUND, ERRORS
 from vocseg_lib.plots.images import Layer, draw_layers
 from vocseg_lib.plots.style import COLORS, add_figure_title, new_axes
@@ -72,7 +72,7 @@ class Gallery:
     def _found(self, analysis: Analysis) -> dict[int, list[int]]:
         """Detections that count, by image, best first."""
         found = {image_id: [] for image_id in self.images}
-        for image_eval in analysis.counted.dataset_eval.image_evals:
+        for image_eval in analysis.at_threshold.dataset_eval.image_evals:
             found[analysis.dataset_eval.images[image_eval.image]["id"]] = (
                 image_eval.detections.tolist()
             )
@@ -81,7 +81,7 @@ class Gallery:
     def _cases_of(self, title: str) -> pd.DataFrame:
         analysis = self.analyses[title]
         cases = analysis.cases
-        cases = cases[cases["type"].isin(TYPES) & (cases["family"] != "TIDE, boxes")].copy()
+        cases = cases[cases["type"].isin(CASE_TYPES) & (cases["family"] != "TIDE, boxes")].copy()
         cases.insert(0, "model", title)
         others = [name for name in self.analyses if name != title]
         cases["only this model"] = self._right_about(others[0], cases) if others else False
@@ -89,9 +89,9 @@ class Gallery:
 
     def _right_about(self, other: str, cases: pd.DataFrame) -> np.ndarray:
         """Whether another model has found the object, or has no detection of nothing at all there."""
-        facts = self.analyses[other].counted
+        facts = self.analyses[other].at_threshold
         states = facts.objects.set_index("annotation")["state"]
-        found = cases["annotation"].map(states) == FOUND
+        found = cases["annotation"].map(states) == DETECTED
         rows = facts.detections[facts.detections["error_mask"] == BACKGROUND]
         false_alarms = {place: np.array(part["detection"]) for place, part in rows.groupby("image")}
         images = {
@@ -177,11 +177,15 @@ class Gallery:
         if case["type"] != MASK_FAILURES[0]:
             return []
         analysis = self.analyses[case["model"]]
-        row = analysis.counted.detections.loc[case["place"]]
-        return analysis.dataset_eval.image_evals[row["image"]].objects[list(row["united"])].tolist()
+        row = analysis.at_threshold.detections.loc[case["table_row"]]
+        return (
+            analysis.dataset_eval.image_evals[row["image"]]
+            .objects[list(row["covered_objects"])]
+            .tolist()
+        )
 
     def found_layers(self, case: pd.Series, title: str) -> list[Layer]:
-        """What a model found where a case is: neighbours, then what is to blame, or what was missed."""
+        """What a model found where a case is: neighbors, then what is to blame, or what was missed."""
         analysis, layers, box = self.analyses[title], [], bbox_xywh(self.entry(case))
         there = [
             i

@@ -5,8 +5,8 @@ import pandas as pd
 
 from vocseg_lib.failures.analysis import Analysis
 from vocseg_lib.failures.mask_errors import LEAKAGE, LEAKAGE_BEFORE_CROP, MASK_FAILURES
-from vocseg_lib.failures.oracles import REST
-from vocseg_lib.failures.tables import coverage_of_boxes
+from vocseg_lib.failures.oracles import UNDETECTED
+from vocseg_lib.failures.tables import overall_rows
 from vocseg_lib.metrics.matching import match_coco, mean_ap
 
 YES, NO, OPEN = "so it is here", "not so here", "not shown here"
@@ -39,15 +39,15 @@ def gap_claims(
         for name in ("class", "duplicate")
     }
     lost = {
-        title: table.loc["as it is", "box AP"] - table.loc["as it is", "mask AP"]
+        title: table.loc["baseline", "box AP"] - table.loc["baseline", "mask AP"]
         for title, table in oracles.items()
     }
     lost50 = {
-        title: _box_ap50(a) - oracles[title].loc["as it is", "mask AP50"]
+        title: _box_ap50(a) - oracles[title].loc["baseline", "mask AP50"]
         for title, a in analyses.items()
     }
     gain = {
-        title: table.loc["true masks", "mask AP"] - table.loc["as it is", "mask AP"]
+        title: table.loc["true masks", "mask AP"] - table.loc["baseline", "mask AP"]
         for title, table in oracles.items()
     }
     gap = part.loc["gap", "points"]
@@ -89,7 +89,7 @@ def gap_claims(
             f"classes, duplicates and masks together: {named:+.1f} of {gap:+.1f} points; the rest: "
             + ", ".join(
                 f"{name} {part.loc[name, 'points']:+.1f}"
-                for name in ("true boxes", "no false alarms", REST)
+                for name in ("true boxes", "no false alarms", UNDETECTED)
             ),
             YES if abs(gap - named) > CLOSE else NO,
         ),
@@ -110,9 +110,7 @@ def gap_claims(
 
 
 def _cost(analysis: Analysis, family: str, name: str) -> float:
-    return float(
-        coverage_of_boxes(analysis.table).set_index(["family", "type"])["cost"][family, name]
-    )
+    return float(overall_rows(analysis.table).set_index(["family", "type"])["dAP"][family, name])
 
 
 def _box_ap50(analysis: Analysis) -> float:
@@ -122,7 +120,7 @@ def _box_ap50(analysis: Analysis) -> float:
 
 
 def _mean(analysis: Analysis, column: str) -> float:
-    return float(100 * analysis.counted.detections[column].astype(float).mean())
+    return float(100 * analysis.at_threshold.detections[column].astype(float).mean())
 
 
 def _leaks(analysis: Analysis) -> str:

@@ -214,7 +214,7 @@ def failures_command(
     data: Data,
     split: Split = "val",
     score: number("least score of a detection") = 0.0,
-    changes: texts("change a threshold, as in leaked=0.3", "NAME=VALUE", "--set") = (),
+    changes: texts("change a threshold, as in min_leakage=0.3", "NAME=VALUE", "--set") = (),
     out: text("write the tables and all cases as JSON", "FILE") = "",
     gallery: text("write the worst cases as one HTML page", "FILE") = "",
     images: text("folder of the images; default: the devkit's", "DIR") = "",
@@ -228,7 +228,7 @@ def failures_command(
         raise ValueError("--images DIR is required: --data is COCO ground truth and not a devkit")
     require(*predictions, data, images)
     from vocseg_lib.failures.mask_errors import parse_thresholds
-    from vocseg_lib.failures.tables import coverage_of_boxes
+    from vocseg_lib.failures.tables import overall_rows
     from vocseg_lib.study.results import open_files
     from vocseg_lib.utils.files import to_jsonable, write_json
 
@@ -236,8 +236,8 @@ def failures_command(
     analyses = open_files(predictions, data, split=split).analyses(score, thresholds)
     models = {}
     for title, analysis in analyses.items():
-        counted, cases = analysis.counted, analysis.cases.drop(columns="place")
-        table = coverage_of_boxes(analysis.table).drop(columns=["class", "size"])
+        counted, cases = analysis.at_threshold, analysis.cases.drop(columns="table_row")
+        table = overall_rows(analysis.table).drop(columns=["class", "size"])
         print(f"{title}: {len(counted.detections)} detections, {len(counted.objects)} objects")
         print(table.to_string(index=False, na_rep="", float_format="{:.2f}".format), "", sep="\n")
         models[title] = {
