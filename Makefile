@@ -1,4 +1,5 @@
-# make study: set up and run the notebooks.  make test: set up and run the tests.  make bench: measure speed.
+# make study: set up and run the notebooks.  make test: set up and run the tests.  make lint: check style, formatting, layers.
+# make bench: measure speed.  make gpu-check: train and time both models on a GPU.  make notebook: open the notebooks.
 PYTHON ?= python3
 # constraints-colab.txt: what Colab ships, in an environment of its own, .venv-colab.
 CONSTRAINTS ?= constraints.txt
@@ -18,7 +19,7 @@ READY := $(VENV)/ready
 VOCSEG_SHARED ?= ../shared
 BENCH_DATA = $(firstword $(DATA) $(wildcard $(VOCSEG_SHARED)/voc2012/VOCdevkit))
 
-.PHONY: setup study test lint bench gpu-check notebook
+.PHONY: setup study test lint bench notebook gpu-check
 
 setup: $(READY)
 
@@ -29,7 +30,7 @@ $(READY): requirements.txt $(CONSTRAINTS) pyproject.toml
 	@touch $@
 
 study: $(READY)
-	$(BIN)/python tools/run_notebooks.py --profile "$(PROFILE)" --data "$(DATA)" --results "$(RESULTS)" --weights "$(WEIGHTS)" --only "$(NOTEBOOKS)" $(if $(SET),--set $(SET)) $(if $(FRESH),--fresh)
+	$(BIN)/python -m tools.run_notebooks --profile "$(PROFILE)" --data "$(DATA)" --results "$(RESULTS)" --weights "$(WEIGHTS)" --only "$(NOTEBOOKS)" $(if $(SET),--set $(SET)) $(if $(FRESH),--fresh)
 
 # Two processes with a thread each are faster than one with two.
 test: $(READY)
@@ -43,7 +44,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.bench --data "$(BENCH_DATA)" --out results/bench.json
 
-# What a GPU makes of both models at the study's settings.
+# Both models on a GPU with the study's config.
 gpu-check: $(READY)
 	$(BIN)/python -m benchmarks.gpu_check --profile paper --data "$(BENCH_DATA)" --out results/gpu_check.json
 

@@ -41,6 +41,7 @@ front_page""".split()
 MAX_FIGURE_BYTES = 300_000
 FRONT_PAGE_SCORE = 0.3
 COMPARED = ("mask_AP", "mask_AP50")
+VERSIONS = ("python", "torch", "torchvision", "numpy", "vocseg_lib")
 Evaluated = tuple[Evaluation, pd.DataFrame]
 """An evaluation on val and its bootstrap, with the same resamples for all."""
 
@@ -106,8 +107,8 @@ def _models(study: Study, table1: pd.DataFrame) -> tuple[dict, dict]:
         }
         half, evals = models[title]["iterations"] // 2, models[title]["evaluations"]
         at = next(e for e in evals if e["iteration"] >= half)
-        training = {"iterations": at["iteration"], "minutes": at["minutes"]}
-        models[title]["half"] = {**training, **_headline(evaluated["half"])}
+        models[title]["half"] = {"iterations": at["iteration"], "minutes": at["minutes"]}
+        models[title]["half"] |= _headline(evaluated["half"])
         halfway.append(evaluated["half"])
     return models, _difference(*halfway)
 
@@ -118,22 +119,18 @@ def _training(run: Path, table1: pd.DataFrame) -> dict:
     sessions, evals = read_sessions(run / "run.json"), plots.logged_evaluations(log).reset_index()
     last = sessions[-1]
     metrics = [c for c in evals if c.startswith(("mask_", "box_")) or c == "val_loss"]
-    rows = evals[["iteration", *metrics]].assign(minutes=evals["seconds"] / 60)
-    versions = ("python", "torch", "torchvision", "numpy", "vocseg_lib")
+    minutes, rows = evals["seconds"] / 60, table1[table1["source"] == "ours"]
     return {
         **_config(config),
-        "minutes": float(evals["seconds"].iloc[-1] / 60),
+        "minutes": float(minutes.iloc[-1]),
         "sessions": len(sessions),
         "commits": list(dict.fromkeys(session["commit"] for session in sessions)),
         "device": {key: last.get(key) for key in ("device", "device_name", "cpu_cores")},
-        "versions": {key: last[key] for key in versions},
+        "versions": {key: last[key] for key in VERSIONS},
         "started": sessions[0]["started"],
-        "evaluations": rows.to_dict("records"),
+        "evaluations": evals[["iteration", *metrics]].assign(minutes=minutes).to_dict("records"),
         "overfitting": plots.overfitting(log),
-        "table1": {
-            row.quantity: _bounds(row, "value")
-            for row in table1[table1["source"] == "ours"].itertuples()
-        },
+        "table1": {row.quantity: _bounds(row, "value") for row in rows.itertuples()},
     }
 
 
@@ -236,10 +233,7 @@ def _bounds(row: object, value: str) -> dict:
 
 
 def compare_with_peer(peer: dict, models: dict, experiments: list[dict], results: Path) -> dict:
-    """A peer's AP beside that of the longest training of its model within its minutes, if any.
-
-    That is an experiment, or the study's at its half.
-    """
+    """A peer's AP beside that of the longest training (or half of one) within its minutes."""
     trainings = [models[peer["model"]]["half"]]
     trainings += [e for e in experiments if e["model"] == peer["model"]]
     within = [t for t in trainings if t["minutes"] <= peer["minutes"]]
@@ -261,10 +255,7 @@ def nest(table: pd.DataFrame, *keys: str) -> dict:
 
 
 def write(results: Path) -> list[Path]:
-    """Write `report.json` and small figures into a results folder; their paths.
-
-    Where only notebook 07 has run, its `lineage.json` is the report.
-    """
+    """Write `report.json`, unless only notebook 07 has run, and small figures; their paths."""
     written = []
     if not (results / LINEAGE).is_file() or (results / f"{TABLES[0]}.csv").is_file():
         report, figure = collect(results)
