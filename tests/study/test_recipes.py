@@ -1,21 +1,32 @@
+"""The recipes: the study's numbers, what the others change, and changes by hand."""
+
 import dataclasses
 import inspect
 import re
 
 import pytest
 
+from vocseg_lib.engine.config import TrainConfig
+from vocseg_lib.models.config import MaskRCNNConfig, ModelConfig, YolactConfig
 from vocseg_lib.study.recipes import (
-    PROFILES,
-    PROSE_FIELDS,
+    PARTS,
+    RECIPES,
     Recipe,
+    field_types,
     get_recipe,
     parse_changes,
     recipe_changes,
 )
 
+CONFIGS = (TrainConfig, ModelConfig, YolactConfig, MaskRCNNConfig, Recipe)
+
+
+def values(recipe):
+    """Values of all fields of the parts; of those of both models, Mask R-CNN's."""
+    return {k: v for part in PARTS for k, v in vars(getattr(recipe, part)).items()}
+
 
 def test_paper_is_the_study():
-    paper = get_recipe("paper")
     study = {
         "backbone": "resnet50",
         "weights": "imagenet",
@@ -33,30 +44,12 @@ def test_paper_is_the_study():
         "semantic_loss": False,
         "augmentation": "ssd",
     }
-    assert {name: getattr(paper, name) for name in study} == study
-
-
-def test_profiles_are_frozen_and_say_command_time_and_score():
-    assert set(PROFILES) == {"paper", "official", "t4", "laptop", "quick"}
-    for name, recipe in PROFILES.items():
-        assert recipe.name == name
-        assert "make study" in recipe.command
-        assert recipe.expected_time
-        assert recipe.expected_score
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            recipe.seed = 1
-    with pytest.raises(ValueError, match="choose one of paper, official, t4, laptop, quick"):
-        get_recipe("huge")
-
-
-def test_every_field_has_its_comment():
-    source = inspect.getsource(Recipe)
-    for field in dataclasses.fields(Recipe):
-        assert re.search(rf"^    {field.name}: .*  # \S", source, re.MULTILINE), field.name
+    assert study.items() <= values(get_recipe("paper")).items()
+    defaults = Recipe(name="paper")
+    assert recipe_changes(get_recipe("paper"), defaults).empty  # the defaults are the study's
 
 
 def test_official_is_yolacts_pascal_schedule():
-    official = get_recipe("official")
     pascal = {
         "batch_size": 8,
         "iterations": 120_000,
@@ -67,62 +60,90 @@ def test_official_is_yolacts_pascal_schedule():
         "semantic_loss": True,
         "batch_norm": "official",
     }
-    assert {name: getattr(official, name) for name in pascal} == pascal
-
-
-def test_differences_are_all_of_them_and_say_what_they_are():
-    paper, official = get_recipe("paper"), get_recipe("official")
-    table = recipe_changes(paper, official)
-    assert table.loc["iterations"].tolist()[:2] == [12_000, 120_000]
-    assert table["what it is"].str.len().min() > 5
-    for field in dataclasses.fields(Recipe):
-        differs = getattr(paper, field.name) != getattr(official, field.name)
-        assert (field.name in table.index) is (
-            differs and field.name not in ("name", *PROSE_FIELDS)
-        )
-    assert recipe_changes(paper, paper).empty
-
-
-def test_changes_are_parsed_and_checked():
-    texts = [
-        "short_side=550",
-        "learning_rate=1",
-        "patience=None",
-        "lr_milestones=(1, 2)",
-        "mixed_precision=True",
-        "weights=a/b.pth",
-    ]
-    wanted = {
-        "short_side": 550,
-        "learning_rate": 1,
-        "patience": None,
-        "lr_milestones": (1, 2),
-        "mixed_precision": True,
-    }
-    assert parse_changes(texts) == {**wanted, "weights": "a/b.pth"}
-    for wrong in (
-        "short_side",
-        "size=3",
-        "short_side=large",
-        "batch_size=2.5",
-        "batch_size=None",
-        "schedule=3",
-        "compile=1",
-    ):
-        with pytest.raises(ValueError, match=wrong.split("=")[0]):
-            parse_changes([wrong])
-
-
-def test_numbers_that_count_something_are_checked():
-    for wrong in ({"batch_size": 0}, {"iterations": -1}, {"workers": -1}, {"patience": 0}):
-        ((name, value),) = wrong.items()
-        with pytest.raises(ValueError, match=f"{name} is {value}: it has to be at least [01]"):
-            dataclasses.replace(get_recipe("paper"), **wrong)
+    assert pascal.items() <= values(get_recipe("official")).items()
 
 
 def test_t4_scales_its_learning_rate_with_its_batch():
     t4, official = get_recipe("t4"), get_recipe("official")
-    assert t4.learning_rate / official.learning_rate == t4.batch_size / official.batch_size
-    assert t4.mixed_precision
-    assert t4.max_grad_norm
-    assert t4.short_side == t4.image_size
+    ratio = t4.train.learning_rate / official.train.learning_rate
+    assert ratio == t4.train.batch_size / official.train.batch_size
+    assert t4.train.mixed_precision
+    assert t4.train.max_grad_norm
+    assert t4.mask_rcnn.short_side == t4.yolact.image_size
+
+
+def test_official_batch_norm_is_frozen_in_small_batches():
+    assert TrainConfig(batch_norm="official", batch_size=5).freeze_batch_norm
+    assert not TrainConfig(batch_norm="official", batch_size=6).freeze_batch_norm
+    assert TrainConfig(batch_norm="frozen").freeze_batch_norm
+    assert not TrainConfig().freeze_batch_norm
+
+
+def test_recipes_are_frozen_and_found_by_name():
+    assert list(RECIPES) == ["paper", "official", "t4", "laptop", "quick"]
+    for name, recipe in RECIPES.items():
+        assert (recipe.name, get_recipe(name)) == (name, recipe)
+        assert recipe.expected_time
+        assert recipe.expected_score
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            recipe.train.seed = 1
+    with pytest.raises(ValueError, match="huge") as raised:
+        get_recipe("huge")
+    assert all(name in str(raised.value) for name in RECIPES)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)
+def test_every_field_has_its_comment(config):
+    source = inspect.getsource(config)
+    for name in config.__annotations__:
+        if name not in PARTS:
+            assert re.search(rf"^    {name}: .*  # \S", source, re.MULTILINE), name
+
+
+def test_changes_are_all_differences_with_their_meaning():
+    paper, laptop = get_recipe("paper"), get_recipe("laptop")
+    table = recipe_changes(laptop, paper)
+    assert table.columns.tolist() == ["laptop", "paper", "meaning"]
+    assert table.loc["train.iterations"].tolist()[:2] == [6_000, 12_000]
+    assert table["meaning"].str.len().min() > 5
+    for part in PARTS:
+        first, second = (vars(getattr(recipe, part)) for recipe in (laptop, paper))
+        for name, value in first.items():
+            assert (f"{part}.{name}" in table.index) is (value != second[name])
+    assert recipe_changes(paper, paper).empty
+
+
+def test_a_change_reaches_every_part_that_has_the_field():
+    changed = get_recipe("paper").with_changes(channels=64, iterations=5, nms="standard")
+    assert (changed.yolact.channels, changed.mask_rcnn.channels) == (64, 64)
+    assert (changed.train.iterations, changed.yolact.nms) == (5, "standard")
+    assert changed.model_config("yolact") is changed.yolact
+    assert changed.model_config("faster_rcnn") is changed.mask_rcnn
+    for name, value in (("size", 3), ("batch_size", 0), ("schedule", "foo"), ("compile", 1)):
+        with pytest.raises(ValueError, match=name):
+            changed.with_changes(**{name: value})
+
+
+def test_a_run_folders_config_gives_the_recipe_back():
+    recipe = get_recipe("laptop").with_changes(seed=3)
+    for model in ("yolact", "mask_rcnn"):
+        config = {"recipe": recipe.for_model(model), "train": recipe.train.to_dict()}
+        again = Recipe.of_run(config)
+        assert (again.name, again.train) == ("laptop", recipe.train)
+        assert again.model_config(model) == recipe.model_config(model)
+
+
+def test_changes_as_text():
+    texts = {
+        "short_side=550": 550,
+        "learning_rate=1": 1,
+        "patience=None": None,
+        "lr_milestones=(1, 2)": (1, 2),
+        "mixed_precision=True": True,
+        "weights=a/b.pth": "a/b.pth",
+    }
+    assert parse_changes(list(texts)) == {t.split("=")[0]: v for t, v in texts.items()}
+    for wrong in ("short_side", "size=3"):
+        with pytest.raises(ValueError, match=wrong.split("=")[0]) as raised:
+            parse_changes([wrong])
+        assert all(name in str(raised.value) for name in field_types())

@@ -17,9 +17,7 @@ class ModelConfig(Config):
     backbone: Literal["resnet50", "resnet101", "mobilenet_v2", "tiny"] = "resnet50"  # (the study)
     weights: str | None = "imagenet"  # backbone's: "imagenet", a file, or None for random ones
     channels: int = bounded(256, least=1)  # width of FPN and heads (YOLACT, sec. 4; FPN paper)
-    score_threshold: float = bounded(
-        0.05, least=0
-    )  # least score of a detection (both papers' code)
+    score_threshold: float = bounded(0.05, least=0)  # of detections (both papers' code)
     nms_iou: float = bounded(0.5, least=0)  # largest IoU of two detections of a class
     max_detections: int = bounded(100, least=1)  # per image
     compile: bool = False  # the network through torch.compile: slow to start, then faster
@@ -35,9 +33,7 @@ class YolactConfig(ModelConfig):
     crop_in_inference: bool = True  # masks cropped with the predicted box (the study; sec. 3.1)
     normalize_by_area: bool = True  # mask loss / box area, else / image area (the study; sec. 3.1)
     nms: Literal["fast", "standard"] = "fast"  # (sec. 4)
-    scales: tuple[int, ...] = bounded(
-        PASCAL_SCALES, least=1
-    )  # pixels at 550, one per level (sec. 4)
+    scales: tuple[int, ...] = bounded(PASCAL_SCALES, least=1)  # pixels at 550, per level
     square_priors: bool = False  # the official code's bug, which its COCO weights assume
 
 

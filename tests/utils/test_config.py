@@ -1,0 +1,77 @@
+"""Configs: what their fields accept, and what an error says."""
+
+from dataclasses import FrozenInstanceError, dataclass, field
+from typing import Literal
+
+import pytest
+
+from vocseg_lib.utils.config import POSITIVE, Config, bounded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part(Config):
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    count: int = bounded(2, least=1)
+    momentum: float = bounded(0.9, least=0, below=1)
+    rate: float = bounded(0.1, least=POSITIVE)
+    patience: int | None = bounded(None, least=1)
+    steps: tuple[int, ...] = bounded((3,), least=1)
+    flag: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole(Config):
+    name: str
+    part: Part = field(default_factory=Part)
+
+
+def test_allowed_values():
+    part = Part(optimizer="adamw", momentum=0, rate=1, patience=5, steps=(), flag=True)
+    assert (part.momentum, part.rate, part.steps) == (0, 1, ())
+    with pytest.raises(FrozenInstanceError):
+        part.count = 3
+    with pytest.raises(TypeError):
+        Whole("by position")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("optimizer", "adam", "'sgd', 'adamw'"),
+        ("count", 0, "1"),
+        ("count", 2.5, "int"),
+        ("count", True, "int"),
+        ("count", None, "int"),
+        ("momentum", 1.0, "0 and below 1"),
+        ("momentum", float("nan"), "0 and below 1"),
+        ("rate", 0.0, "above 0"),
+        ("rate", float("inf"), "finite"),
+        ("rate", "fast", "float"),
+        ("patience", 0, "1"),
+        ("patience", "long", "int or None"),
+        ("steps", 5, "tuple of int"),
+        ("steps", ("a",), "tuple of int"),
+        ("steps", (0,), "1"),
+        ("flag", 1, "bool"),
+    ],
+)
+def test_an_error_names_field_value_and_choices(name, value, expected):
+    with pytest.raises(ValueError, match=f"^{name} ") as raised:
+        Part(**{name: value})
+    assert expected in str(raised.value)
+    assert repr(value) in str(raised.value)
+
+
+def test_dicts_and_back():
+    whole = Whole(name="a", part=Part(steps=(1, 2)))
+    values = whole.to_dict()
+    assert values["part"]["steps"] == [1, 2]
+    assert Whole.from_dict(values) == whole
+    assert Whole.from_dict({"name": "b"}).part == Part()
+    for values, named in (
+        ({}, "name"),
+        ({"name": "a", "size": 1}, "size"),
+        ({"name": "a", "part": {"counts": 1}}, "counts"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            Whole.from_dict(values)
