@@ -40,20 +40,20 @@ def test_colab_has_what_is_required():
 
 
 def dry_run(*requirements: object) -> set[str]:
-    """What pip would install; it may ask no index, so all that is missing here is an error."""
+    """Packages that pip would install; without an index, a missing one is an error."""
     options = ["--dry-run", "--quiet", "--no-index", "--no-build-isolation", "--report", "-"]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "pip", "install", *options, *map(str, requirements)],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    return {item["metadata"]["name"] for item in json.loads(done.stdout)["install"]}
+    assert process.returncode == 0, process.stderr
+    return {item["metadata"]["name"] for item in json.loads(process.stdout)["install"]}
 
 
 def test_the_cell_that_gets_the_library_installs_nothing_else():
-    """With Colab's versions in place (make test CONSTRAINTS=constraints-colab.txt) as with ours."""
+    """Also with Colab's versions in place: make test CONSTRAINTS=constraints-colab.txt."""
     cell = next(
         cell
         for cell in nbformat.read(ROOT / "notebooks" / "01_voc_data.ipynb", 4).cells

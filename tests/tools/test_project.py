@@ -49,7 +49,7 @@ def test_the_page_on_speed_shows_the_committed_bench():
         re.DOTALL,
     )
     assert shown, "docs/speed.md has no table between its bench marks"
-    try:  # as committed: a bench run since then is nobody's fault
+    try:  # as committed: a later bench run may have other numbers
         committed = subprocess.run(
             ["git", "show", "HEAD:results/bench.json"],
             cwd=ROOT,
