@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 
+from tests.helpers.devkits import write_as_coco, write_other_classes
 from vocseg_lib.data import synthetic
 from vocseg_lib.data.voc import find_devkit
 
@@ -15,19 +16,31 @@ SHARED = Path(os.environ.get("VOCSEG_SHARED", Path(__file__).parents[2] / "share
 
 @pytest.fixture(scope="session")
 def devkit(tmp_path_factory) -> Path:
-    """A drawn devkit of 12 + 6 images; tests must not change it."""
+    """A synthetic devkit of 12 + 6 images; tests must not change it."""
     return synthetic.write(tmp_path_factory.mktemp("mini"), train=12, val=6, seed=1)
 
 
 @pytest.fixture
 def damageable(tmp_path) -> Path:
-    """A drawn devkit of the test's own."""
+    """A synthetic devkit for one test, which may change it."""
     return synthetic.write(tmp_path, train=14, val=3, seed=2)
 
 
 @pytest.fixture(scope="session")
+def other_classes(tmp_path_factory) -> Path:
+    """A synthetic devkit of 12 + 6 images with `OTHER_CLASSES`; tests must not change it."""
+    return write_other_classes(tmp_path_factory.mktemp("other"))
+
+
+@pytest.fixture(scope="session")
+def other_classes_coco(other_classes, tmp_path_factory) -> Path:
+    """The same as COCO annotations, with their images."""
+    return write_as_coco(other_classes, tmp_path_factory.mktemp("coco"))
+
+
+@pytest.fixture(scope="session")
 def real_devkit() -> Path:
-    """Real VOC images; skips when they are not there."""
+    """Real VOC images; skips when they are missing."""
     folder = SHARED / "voc2012"
     if not folder.is_dir():
         pytest.skip(f"no real VOC images at {folder}; set VOCSEG_SHARED")
@@ -36,14 +49,14 @@ def real_devkit() -> Path:
 
 @pytest.fixture(scope="session")
 def some_devkit(devkit) -> Path:
-    """Real VOC images where there are some, else drawn ones."""
+    """Real VOC images if present, else synthetic ones."""
     folder = SHARED / "voc2012"
     return find_devkit(folder) if folder.is_dir() else devkit
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Folder of reference numbers and predictions; skips when it is not there."""
+    """Folder of reference numbers and predictions; skips when it is missing."""
     if not SHARED.is_dir():
         pytest.skip(f"no reference data at {SHARED}; set VOCSEG_SHARED")
     return SHARED

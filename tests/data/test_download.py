@@ -1,4 +1,4 @@
-"""Downloads against a server on this machine; nothing here reaches out."""
+"""Downloads from a local server; nothing here uses the network."""
 
 import hashlib
 import http.server
@@ -10,15 +10,15 @@ import pytest
 
 from vocseg_lib.data import download
 from vocseg_lib.data.download import TAR_NAME, FetchError
-from vocseg_lib.data.voc import find_devkit
+from vocseg_lib.data.voc import FOLDERS, find_devkit
 
-FOLDERS = ("JPEGImages", "SegmentationObject", "SegmentationClass", "ImageSets/Segmentation")
+PARTS = (*FOLDERS, "ImageSets/Segmentation")
 
 
 def make_tar(extra=()):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for folder in FOLDERS:
+        for folder in PARTS:
             member = tarfile.TarInfo(f"VOCdevkit/VOC2012/{folder}/file")
             member.size = 30_000
             tar.addfile(member, io.BytesIO(b"x" * 30_000))
@@ -28,7 +28,7 @@ def make_tar(extra=()):
 
 
 class Server:
-    """Serves /whole (with ranges), /norange, /cut (breaks off half-way), /wrong and 404 for the rest."""
+    """Serves /whole (with ranges), /norange, /cut (half), /wrong, /page, /short; 404 /missing."""
 
     def __init__(self, archive):
         outer = self
@@ -94,14 +94,14 @@ def fetch(folder, server, archive, *paths):
 
 
 def test_mirrors_in_turn_until_one_is_right(tmp_path, server, archive):
-    found = fetch(tmp_path, server, archive, "missing", "wrong", "whole", "never")
-    assert found == tmp_path / "VOCdevkit" / "VOC2012"
+    devkit = fetch(tmp_path, server, archive, "missing", "wrong", "whole", "never")
+    assert devkit == tmp_path / "VOCdevkit" / "VOC2012"
     assert [path for path, _ in server.requests] == ["/missing", "/wrong", "/whole"]
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["VOCdevkit", TAR_NAME])
 
 
-def test_a_broken_download_goes_on_at_the_next_mirror_and_the_next_call(tmp_path, server, archive):
-    with pytest.raises(FetchError, match="broke off"):
+def test_a_broken_download_is_resumed(tmp_path, server, archive):
+    with pytest.raises(FetchError):
         fetch(tmp_path, server, archive, "cut")
     part = tmp_path / (TAR_NAME + ".part")
     half = part.stat().st_size
@@ -110,25 +110,25 @@ def test_a_broken_download_goes_on_at_the_next_mirror_and_the_next_call(tmp_path
     assert server.requests[-1] == ("/whole", f"bytes={half}-")
 
 
-def test_a_server_without_ranges_sends_it_all_again(tmp_path, server, archive):
+def test_a_server_without_ranges_sends_everything_again(tmp_path, server, archive):
     (tmp_path / (TAR_NAME + ".part")).write_bytes(archive[:1000])
     fetch(tmp_path, server, archive, "norange")
     assert len(server.requests) == 1
 
 
-def test_a_damaged_part_is_thrown_away(tmp_path, server, archive):
+def test_a_damaged_part_is_discarded(tmp_path, server, archive):
     (tmp_path / (TAR_NAME + ".part")).write_bytes(b"damage" * 100)
     fetch(tmp_path, server, archive, "whole")
     assert server.requests == [("/whole", "bytes=600-"), ("/whole", None)]
 
 
-def test_a_part_that_is_too_long_is_thrown_away(tmp_path, server, archive):
+def test_a_part_that_is_too_long_is_discarded(tmp_path, server, archive):
     (tmp_path / (TAR_NAME + ".part")).write_bytes(archive + b"more")
     fetch(tmp_path, server, archive, "whole")
     assert server.requests[-1] == ("/whole", None)
 
 
-def test_nothing_is_done_twice(tmp_path, server, archive):
+def test_an_archive_and_a_devkit_are_reused(tmp_path, server, archive):
     (tmp_path / TAR_NAME).write_bytes(archive)
     devkit = fetch(tmp_path, server, archive, "whole")
     (devkit / "mark").touch()
@@ -137,7 +137,7 @@ def test_nothing_is_done_twice(tmp_path, server, archive):
     assert server.requests == []
 
 
-def test_an_unpacking_that_was_cut_off_starts_anew(tmp_path, server, archive):
+def test_an_interrupted_unpacking_starts_again(tmp_path, server, archive):
     (tmp_path / "VOCdevkit.unpacking" / "VOCdevkit").mkdir(parents=True)
     devkit = fetch(tmp_path, server, archive, "whole")
     assert (devkit / "JPEGImages" / "file").stat().st_size == 30_000
@@ -171,25 +171,23 @@ def test_when_all_mirrors_fail_the_error_lists_them(tmp_path, server, archive):
     with pytest.raises(FetchError) as caught:
         fetch(tmp_path, server, archive, "missing", "wrong")
     assert "404" in str(caught.value)
-    assert "MD5 differs" in str(caught.value)
-    assert "Call again to continue" in str(caught.value)
+    assert md5(archive) in str(caught.value)
 
 
-def test_an_answer_that_is_not_the_archive_costs_no_byte(tmp_path, server, archive):
+def test_an_answer_that_is_not_the_archive_keeps_the_partial_file(tmp_path, server, archive):
     part = tmp_path / (TAR_NAME + ".part")
     part.write_bytes(archive[:1000])
     with pytest.raises(FetchError) as caught:
         fetch(tmp_path, server, archive, "page", "short")
-    assert "web page" in str(caught.value)
-    assert "fewer than the 1000" in str(caught.value)
+    assert all(part in str(caught.value) for part in ("/page", "/short", "1000"))
     assert part.read_bytes() == archive[:1000]
 
 
 def test_another_year_is_not_voc2012_and_half_a_devkit_is_not_one(tmp_path, server, archive):
-    for part in FOLDERS:
+    for part in PARTS:
         (tmp_path / "VOCdevkit" / "VOC2007" / part).mkdir(parents=True)
     assert fetch(tmp_path, server, archive, "whole").name == "VOC2012"
     assert find_devkit(tmp_path).name == "VOC2012"
     (tmp_path / "half" / "VOCdevkit" / "VOC2012" / "JPEGImages").mkdir(parents=True)
-    with pytest.raises(FetchError, match="not whole"):
+    with pytest.raises(FetchError):
         fetch(tmp_path / "half", server, archive, "whole")

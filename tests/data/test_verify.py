@@ -1,26 +1,19 @@
-"""Each kind of damage is made in a copy of a good devkit and has to be named."""
+"""Each kind of damage is done to a copy of a good devkit and has to be reported."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from vocseg_lib.data.classes import palette
+from vocseg_lib.data.classes import save_map
 from vocseg_lib.data.verify import verify
 from vocseg_lib.data.voc import BadSample, read_sample, split_ids
 
 
 def change_map(path, change):
-    pixels = np.array(Image.open(path))
-    image = Image.fromarray(change(pixels).astype(np.uint8))
-    image.putpalette(palette().ravel().tolist())
-    image.save(path)
+    save_map(path, change(np.array(Image.open(path))).astype(np.uint8))
 
 
-def recolour(before, after):
-    return lambda pixels: np.where(pixels == before, after, pixels)
-
-
-def half_recoloured(pixels):
+def half_recolored(pixels):
     rows, columns = np.nonzero((pixels > 0) & (pixels < 255))
     changed = pixels.copy()
     half = len(rows) // 2
@@ -34,7 +27,7 @@ def cut(path, share):
 
 
 def damages(devkit, names):
-    """Do twelve kinds of damage, each to a sample of its own; {kind and file name} that have to be reported."""
+    """Do twelve kinds of damage, one per sample; the {(kind, file name)} expected in the report."""
     jpeg = {n: devkit / "JPEGImages" / f"{n}.jpg" for n in names}
     classes = {n: devkit / "SegmentationClass" / f"{n}.png" for n in names}
     objects = {n: devkit / "SegmentationObject" / f"{n}.png" for n in names}
@@ -55,7 +48,7 @@ def damages(devkit, names):
     expect("undecodable", classes[next(n)]).write_bytes(b"")
     change_map(expect("size mismatch", classes[next(n)]), lambda pixels: pixels[:-3])
     change_map(expect("contradiction", objects[k := next(n)]), lambda pixels: pixels)
-    change_map(classes[k], half_recoloured)
+    change_map(classes[k], half_recolored)
     k = next(n)
     change_map(expect("no instance", objects[k]), np.zeros_like)
     change_map(classes[k], np.zeros_like)
@@ -69,15 +62,15 @@ def damages(devkit, names):
     return expected
 
 
-def test_twelve_kinds_of_damage_are_all_named(damageable):
-    names = split_ids(damageable, "train")[2:]  # the first two are the awkward ones
+def test_twelve_kinds_of_damage_are_all_reported(damageable):
+    names = split_ids(damageable, "train")[2:]  # the first two are the edge cases
     assert verify(damageable) == []
     expected = damages(damageable, names)
     assert len(expected) == 13  # twelve kinds of damage; the last one made two
     problems = verify(damageable)
     found = {(problem.kind, problem.path.name) for problem in problems}
     assert expected <= found
-    # Nothing is reported of files that nobody touched.
+    # Nothing is reported of other files.
     touched = {path for _, path in expected}
     stems = {path.split(".")[0] for path in touched}
     assert {problem.path.stem for problem in problems} <= stems | {"train"}
@@ -105,7 +98,7 @@ def test_one_wrong_pixel_is_a_contradiction(damageable):
     change_map(path, one_pixel)
     (problem,) = verify(damageable)
     assert problem.kind == "contradiction"
-    assert "1 pixels" in problem.detail
+    assert "1 pixel" in problem.detail
 
 
 def test_an_object_that_vanished_from_one_map_is_a_contradiction(damageable):
@@ -116,14 +109,15 @@ def test_an_object_that_vanished_from_one_map_is_a_contradiction(damageable):
     whole = path.read_bytes()
     for value in (0, 255):
         path.write_bytes(whole)
-        change_map(path, recolour(largest, value))
+        change_map(path, lambda p, new=value: np.where(p == largest, new, p))
         (problem,) = verify(damageable)
         assert problem.kind == "contradiction"
-        with pytest.raises(BadSample, match="no object's"):
+        with pytest.raises(BadSample) as caught:
             read_sample(damageable, crowd)
+        assert caught.value.kind == "contradiction"
 
 
-def test_rgb_map_and_shared_ids_and_missing_list_are_named(damageable):
+def test_rgb_map_shared_ids_and_missing_list_are_reported(damageable):
     names = split_ids(damageable, "train")
     path = damageable / "SegmentationObject" / f"{names[3]}.png"
     Image.open(path).convert("RGB").save(path)
@@ -137,7 +131,7 @@ def test_rgb_map_and_shared_ids_and_missing_list_are_named(damageable):
 
 
 @pytest.mark.parametrize("folder", ["JPEGImages", "SegmentationClass", "SegmentationObject"])
-def test_reading_names_the_bad_file(damageable, folder):
+def test_reading_a_bad_file_names_it(damageable, folder):
     name = split_ids(damageable, "val")[0]
     path = next((damageable / folder).glob(f"{name}.*"))
     for damage in (lambda: cut(path, 0.5), lambda: path.write_bytes(b"x"), path.unlink):
@@ -150,15 +144,15 @@ def test_reading_names_the_bad_file(damageable, folder):
 
 def test_reading_refuses_contradictions_and_unknown_classes(damageable):
     first, second = split_ids(damageable, "val")[:2]
-    change_map(damageable / "SegmentationClass" / f"{first}.png", half_recoloured)
+    change_map(damageable / "SegmentationClass" / f"{first}.png", half_recolored)
     change_map(
         damageable / "SegmentationClass" / f"{second}.png",
         lambda p: np.where((p > 0) & (p < 255), 21, p),
     )
-    with pytest.raises(BadSample, match="no single class"):
-        read_sample(damageable, first)
-    with pytest.raises(BadSample, match="class value 21"):
-        read_sample(damageable, second)
+    for name, kind in ((first, "contradiction"), (second, "unknown class")):
+        with pytest.raises(BadSample) as caught:
+            read_sample(damageable, name)
+        assert caught.value.kind == kind
 
 
 def test_real_images_are_whole(real_devkit):

@@ -1,46 +1,44 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from vocseg_lib.data.classes import CLASS_NAMES, palette
-from vocseg_lib.data.coco_convert import voc_to_coco
+from tests.helpers.devkits import OTHER_CLASSES
+from vocseg_lib.data.classes import CLASS_NAMES, palette, save_map
+from vocseg_lib.data.verify import verify
 from vocseg_lib.data.voc import (
+    FOLDERS,
     BadSample,
     VocDataset,
+    class_names,
     find_devkit,
     fingerprint,
     read_sample,
+    sample_paths,
     split_ids,
 )
-from vocseg_lib.utils.rle import decode_rle
-
-
-def write_maps(devkit, name, object_map, class_map):
-    for folder, pixels in (("SegmentationObject", object_map), ("SegmentationClass", class_map)):
-        image = Image.fromarray(np.asarray(pixels, dtype=np.uint8))
-        image.putpalette(palette().ravel().tolist())
-        image.save(devkit / folder / f"{name}.png")
 
 
 def test_palette_is_voc():
-    colours = palette().tolist()
-    assert colours[:3] == [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
-    assert colours[15] == [192, 128, 128]  # person
-    assert colours[255] == [224, 224, 192]  # void
+    colors = palette().tolist()
+    assert colors[:3] == [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
+    assert colors[15] == [192, 128, 128]  # person
+    assert colors[255] == [224, 224, 192]  # void
 
 
 def test_sample_by_hand(tmp_path):
-    devkit = tmp_path / "VOC2012"
-    for folder in ("JPEGImages", "SegmentationObject", "SegmentationClass"):
-        (devkit / folder).mkdir(parents=True)
-    Image.new("RGB", (8, 6), (10, 200, 30)).save(devkit / "JPEGImages" / "a.jpg")
-    objects = np.zeros((6, 8))
-    objects[1:3, 2:5], objects[4:, 6:], objects[0] = 1, 2, 255
-    classes = np.zeros((6, 8))
-    classes[1:3, 2:5], classes[4:, 6:], classes[0] = 20, 3, 255
-    write_maps(devkit, "a", objects, classes)
-    sample = read_sample(devkit, "a")
+    for folder in FOLDERS:
+        (tmp_path / folder).mkdir()
+    image, objects, classes = sample_paths(tmp_path, "a").values()
+    Image.new("RGB", (8, 6), (10, 200, 30)).save(image)
+    object_map, class_map = np.zeros((2, 6, 8), np.uint8)
+    object_map[1:3, 2:5], object_map[4:, 6:], object_map[0] = 1, 2, 255
+    class_map[1:3, 2:5], class_map[4:, 6:], class_map[0] = 20, 3, 255
+    save_map(objects, object_map)
+    save_map(classes, class_map)
+    sample = read_sample(tmp_path, "a")
     assert sample.image.shape == (3, 6, 8)
     assert sample.image.dtype == torch.uint8
     assert sample.labels.tolist() == [20, 3]
@@ -51,36 +49,25 @@ def test_sample_by_hand(tmp_path):
 
 
 def test_devkit_is_found_from_above(devkit):
-    assert (
-        find_devkit(devkit.parent.parent)
-        == find_devkit(devkit.parent)
-        == find_devkit(devkit)
-        == devkit
-    )
-    with pytest.raises(FileNotFoundError, match="not a VOC devkit"):
+    assert {find_devkit(f) for f in (devkit, *list(devkit.parents)[:2])} == {devkit}
+    with pytest.raises(FileNotFoundError, match="JPEGImages"):
         find_devkit(devkit / "JPEGImages")
-    with pytest.raises(FileNotFoundError, match="splits in this devkit: train, trainval, val"):
+    with pytest.raises(FileNotFoundError, match=r"test.txt .*train, trainval, val"):
         split_ids(devkit, "test")
 
 
 def test_split_lists_as_editors_write_them(damageable):
-    """A byte order mark, blanks in names and around them, and the flag of VOC's lists of a class."""
+    """A byte order mark, blanks in names and around them, and the flag of VOC's class lists."""
     first, second = split_ids(damageable, "val")[:2]
-    for folder, ending in (
-        ("JPEGImages", "jpg"),
-        ("SegmentationObject", "png"),
-        ("SegmentationClass", "png"),
-    ):
-        (damageable / folder / f"{second}.{ending}").rename(
-            damageable / folder / f"my photo 1.{ending}"
-        )
+    for path in sample_paths(damageable, second).values():
+        path.rename(path.with_stem("my photo 1"))
     path = damageable / "ImageSets" / "Segmentation" / "val.txt"
     path.write_text(f"\ufeff{first}  1\r\n\nmy photo 1 \n", encoding="utf-8")
     assert split_ids(damageable, "val") == [first, "my photo 1"]
     assert VocDataset(damageable, "val")[1][1]["name"] == "my photo 1"
 
 
-def test_dataset_skips_bad_samples_only_when_told(damageable):
+def test_bad_samples_are_skipped_on_request(damageable):
     first, second = split_ids(damageable, "val")[:2]
     (damageable / "JPEGImages" / f"{first}.jpg").write_bytes(b"no image")
     with pytest.raises(BadSample, match=f"{first}.jpg"):
@@ -88,44 +75,46 @@ def test_dataset_skips_bad_samples_only_when_told(damageable):
     _, target = VocDataset(damageable, "val", skip_bad=True)[0]
     assert target["name"] == second
     assert target["image_id"] == 2
-    assert len(target["bad_samples"]) == 1
-    assert first in target["bad_samples"][0]
+    (bad,) = target["bad_samples"]
+    assert bad.startswith(f"JPEGImages/{first}.jpg: ")
     for path in (damageable / "JPEGImages").iterdir():
         path.unlink()
-    with pytest.raises(BadSample, match="not one of its samples"):
+    with pytest.raises(BadSample) as caught:
         VocDataset(damageable, "val", skip_bad=True)[0]
+    assert caught.value.kind == "no readable sample"
 
 
-def test_coco_ground_truth_holds_the_samples(devkit):
-    truth = voc_to_coco(devkit, "val")
-    assert [i["id"] for i in truth["images"]] == list(range(1, 7))
-    assert [a["id"] for a in truth["annotations"]] == list(range(1, len(truth["annotations"]) + 1))
-    assert [c["name"] for c in truth["categories"]] == list(CLASS_NAMES)
-    sample = read_sample(devkit, split_ids(devkit, "val")[2])
-    mine = [a for a in truth["annotations"] if a["image_id"] == 3]
-    assert np.array_equal(
-        decode_rle([a["segmentation"] for a in mine]), sample.masks.numpy().astype(bool)
-    )
-    assert [a["area"] for a in mine] == sample.masks.sum((1, 2)).tolist()
+def test_class_names_come_from_the_devkit(other_classes, devkit):
+    assert class_names(devkit) == CLASS_NAMES
+    assert class_names(other_classes) == OTHER_CLASSES
+    assert VocDataset(other_classes, "train").class_names == OTHER_CLASSES
+    assert {p.kind for p in verify(other_classes)} <= {"no instance"}
 
 
-def test_fingerprint_tells_data_apart(devkit, damageable):
+@pytest.mark.parametrize("content", ["", "a\nb\na\n", "a\nall\n"])
+def test_class_names_that_cannot_be_used_name_their_file(other_classes, tmp_path, content):
+    path = shutil.copytree(other_classes, tmp_path / "other") / "class_names.txt"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=str(path)):
+        VocDataset(path.parent, "train")
+
+
+def test_a_class_value_without_a_name_is_refused(other_classes, tmp_path):
+    other = shutil.copytree(other_classes, tmp_path / "other")
+    (other / "class_names.txt").write_text("bottle\nperson\n")
+    with pytest.raises(BadSample, match=r"\b3\b.* 0 to 2 or 255") as caught:
+        list(VocDataset(other, "train"))
+    assert caught.value.kind == "unknown class"
+    assert "unknown class" in {problem.kind for problem in verify(other)}
+
+
+def test_fingerprint_tells_data_apart(devkit, damageable, other_classes, tmp_path):
     assert fingerprint(devkit) == fingerprint(devkit) != fingerprint(damageable)
     before = fingerprint(damageable)
     name = split_ids(damageable, "train")[3]
     (damageable / "SegmentationClass" / f"{name}.png").write_bytes(b"changed")
     assert fingerprint(damageable) != before
-
-
-def test_real_ground_truth_equals_the_published_one(real_devkit, shared):
-    import json
-
-    theirs = json.loads((shared / "predictions" / "voc2012_val_gt.json").read_text())
-    ours = voc_to_coco(real_devkit, "val")
-    assert len(ours["images"]) == len(theirs["images"]) == 135
-    areas = [
-        sorted((a["image_id"], a["category_id"], a["area"]) for a in truth["annotations"])
-        for truth in (ours, theirs)
-    ]
-    assert set(areas[1]) - set(areas[0]) == set()  # ours has one instance more, of a few pixels
-    assert len(areas[0]) - len(areas[1]) == 1
+    other = shutil.copytree(other_classes, tmp_path / "other")
+    assert fingerprint(other) == fingerprint(other_classes)
+    (other / "class_names.txt").write_text("bottle\nperson\nlamb\n")
+    assert fingerprint(other) != fingerprint(other_classes)

@@ -1,4 +1,4 @@
-"""COCO's annotations of one's own images, written as a devkit: after that, they are data like any other."""
+"""COCO annotations to a devkit, and a devkit to COCO ground truth."""
 
 import shutil
 import zlib
@@ -6,6 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
@@ -16,13 +17,13 @@ from vocseg_lib.data.voc import CLASS_FILE, BadSample, VocDataset, read_image, r
 from vocseg_lib.utils.files import read_json, reuse_or_clear
 from vocseg_lib.utils.rle import encode_rle
 
-STAMP = "from_coco.txt"
-"""File in a written devkit that says what it was written from."""
+COCO_STAMP_NAME = "from_coco.txt"
+"""File in a converted devkit with the files that it was made from."""
 VAL_EVERY = 5
-"""Without annotations for val, each image of this number is kept for it."""
+"""Without annotations for val, every fifth image is held out for it."""
 JPEG_QUALITY = 95
-MOST_BAD = 0.05
-"""Largest share of images that may be missing or broken."""
+MAX_BAD_FRACTION = 0.05
+"""Largest fraction of images that may be missing or unusable."""
 
 
 def coco_to_voc(
@@ -31,244 +32,209 @@ def coco_to_voc(
     val: str | Path | None = None,
     images: str | Path | None = None,
 ) -> Path:
-    """Write COCO annotations with masks, and their images, as a devkit with their class names; returns its folder.
+    """Write COCO instance annotations and their images as a devkit with class names in `out`.
 
-    `val` has the annotations to judge by; it defaults to the file whose name has "val" for "train", and without one every
-    fifth image is kept. `images` is the folder of `file_name`s; it defaults to those where they usually are (see
-    `image_folder`). Where masks overlap, the smaller object is in front; crowds become void. Images that are missing, broken
-    or of another size are passed over and named, up to a share of 5 %. A devkit that was written from the same files is
-    used as it is.
+    `val`: annotations for val; default: the file named "val" or "valid" where this one is named
+    "train", otherwise every fifth image is held out. `images`: the folder of the `file_name`s;
+    default: see `find_images`. Where masks overlap, the smaller object is in front; crowds become
+    void. Unusable images are reported and skipped, up to 5 %. An up-to-date devkit is reused.
 
-    Raises FileNotFoundError, ValueError naming the file and the entry, and FileExistsError when `out` holds other data.
+    Raises FileNotFoundError, ValueError, and FileExistsError when `out` holds other data.
     """
     annotations, out = Path(annotations), Path(out)
-    val = Path(val) if val else _validation_file(annotations)
-    files = [annotations] + ([val] if val else [])
-    truths = [_read(file) for file in files]
-    names = _category_names(truths[0], annotations)
-    for file, truth in zip(files[1:], truths[1:], strict=True):
-        if _category_names(truth, file) != names:
+    val = Path(val) if val else _find_val_file(annotations)
+    contents = {file: _read_with_masks(file) for file in [annotations] + ([val] if val else [])}
+    names = _class_names(contents[annotations], annotations)
+    for file, content in contents.items():
+        if _class_names(content, file) != names:
             raise ValueError(f"{file} has other categories than {annotations}")
-    stamp = (
-        " ".join(f"{file.name}:{zlib.crc32(file.read_bytes()):08x}" for file in files)
-        + f" images={images or ''}\n"
-    )
-    made = out / STAMP
-    if reuse_or_clear(made, stamp):
+    checksums = (f"{file.name}:{zlib.crc32(file.read_bytes()):08x}" for file in contents)
+    stamp = f"{' '.join(checksums)} images={images or ''}\n"
+    if reuse_or_clear(out / COCO_STAMP_NAME, stamp):
         return out
     for part in ("JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets/Segmentation"):
         (out / part).mkdir(parents=True)
     (out / CLASS_FILE).write_text("".join(f"{name}\n" for name in names.values()), encoding="utf-8")
     written, bad = [], []
-    for file, truth in zip(files, truths, strict=True):
-        folder = Path(images) if images else image_folder(file, truth)
-        written.append(_write_images(truth, folder, list(names), out, bad))
-    total = sum(len(truth["images"]) for truth in truths)
+    for file, content in contents.items():
+        folder = Path(images) if images else find_images(file, content)
+        written.append(_write_images(content, folder, list(names), out, bad))
     if bad:
-        listed = f"{len(bad)} of {total} images cannot be used:\n  " + "\n  ".join(bad)
-        if len(bad) > MOST_BAD * total:
+        total = sum(len(content["images"]) for content in contents.values())
+        report = f"{len(bad)} of {total} images cannot be used:\n  " + "\n  ".join(bad)
+        if len(bad) > MAX_BAD_FRACTION * total:
             shutil.rmtree(out)
-            raise ValueError(
-                f"{listed}\nThat is more than {MOST_BAD:.0%}: is {folder} the folder of the images?"
-            )
-        print(listed)
-    train, judged = written if val else (written[0][:], written[0][VAL_EVERY - 1 :: VAL_EVERY])
-    train = [name for name in train if name not in set(judged)]
-    for split, members in (("train", train), ("val", judged), ("trainval", train + judged)):
+            limit = f"at most {MAX_BAD_FRACTION:.0%} may be bad"
+            raise ValueError(f"{report}\n{limit}: is {folder} the folder of the images?")
+        print(report)
+    held_out = written[1] if val else written[0][VAL_EVERY - 1 :: VAL_EVERY]
+    train = [name for name in written[0] if name not in set(held_out)]
+    for split, members in (("train", train), ("val", held_out), ("trainval", train + held_out)):
         if not members:
-            raise ValueError(
-                f"{annotations} leaves no image for {split}: at least {VAL_EVERY} are needed, or annotations for val"
-            )
-        (out / "ImageSets" / "Segmentation" / f"{split}.txt").write_text(
-            "".join(f"{n}\n" for n in members), encoding="utf-8"
-        )
-    made.write_text(stamp)
+            raise ValueError(f"{annotations} has no usable image for {split}: give more, or `val`")
+        path = out / "ImageSets" / "Segmentation" / f"{split}.txt"
+        path.write_text("".join(f"{name}\n" for name in members), encoding="utf-8")
+    (out / COCO_STAMP_NAME).write_text(stamp)
     return out
 
 
-def image_folder(annotations: Path, truth: dict) -> Path:
-    """Where the images of a COCO file lie: beside it, in `images/` or in a folder named as its split, there or one above.
+def find_images(annotations: Path, content: dict) -> Path:
+    """The image folder of a COCO file: beside it or one above, there in `images/` or `<split>/`.
 
-    Raises FileNotFoundError, naming all places, when the first image is in none of them.
+    Raises FileNotFoundError when the first image is in none of them.
     """
     split = annotations.stem.removeprefix("instances_")
-    places = [
+    folders = [
         base / sub
         for base in (annotations.parent, annotations.parent.parent)
         for sub in ("", "images", split, f"images/{split}")
     ]
-    first = truth["images"][0]["file_name"]
-    for place in places:
-        if (place / first).is_file():
-            return place
-    listed = ", ".join(str(place) for place in places)
+    first = content["images"][0]["file_name"]
+    for folder in folders:
+        if (folder / first).is_file():
+            return folder
+    searched = ", ".join(map(str, folders))
     raise FileNotFoundError(
-        f"{first}, the first image of {annotations}, is in none of {listed}: say where the images are"
+        f"{first}, the first image of {annotations}, is in none of {searched}: pass its folder"
     )
 
 
-def _validation_file(annotations: Path) -> Path | None:
-    """The file beside these annotations, or beside their folder, whose name has "val" or "valid" where theirs has "train"."""
+def _find_val_file(annotations: Path) -> Path | None:
+    """The file, here or in a sibling folder, named "val" or "valid" instead of "train"."""
+    folder, name = annotations.parent, annotations.name
     for word in ("val", "valid"):
-        named = annotations.with_name(annotations.name.replace("train", word))
-        beside = (
-            annotations.parent.with_name(annotations.parent.name.replace("train", word))
-            / annotations.name
-        )
-        for other in (named, beside):
+        sibling = folder.with_name(folder.name.replace("train", word))
+        for other in (folder / name.replace("train", word), sibling / name):
             if other != annotations and other.is_file():
                 return other
     return None
 
 
 def read_coco(file: Path) -> dict:
-    """COCO ground truth from a file, checked: see `coco.checked_ground_truth`. Raises ValueError, naming the file."""
+    """Validated COCO ground truth (`coco.validate_ground_truth`) of a file. Raises ValueError."""
+    content = read_json(file)
     try:
-        return validate_ground_truth(read_json(file))
+        return validate_ground_truth(content)
     except ValueError as error:
-        raise ValueError(f"{file}: {error}".replace(f"{file}: {file}", str(file))) from None
+        raise ValueError(f"{file}: {error}") from None
 
 
-def _read(file: Path) -> dict:
-    """Ground truth that images can be written from."""
-    truth = read_coco(file)
-    for index, image in enumerate(truth["images"]):
+def _read_with_masks(file: Path) -> dict:
+    """Ground truth with a mask for each annotation and a file name for each image."""
+    content = read_coco(file)
+    for index, image in enumerate(content["images"]):
         if not isinstance(image.get("file_name"), str):
             raise ValueError(f"{file}: images[{index}] has no file_name")
-    for annotation in truth["annotations"]:
-        if "segmentation" not in annotation:
-            raise ValueError(
-                f"{file} has boxes without masks: instance segmentation needs a segmentation for each annotation"
-            )
-    return truth
+    if not all("segmentation" in annotation for annotation in content["annotations"]):
+        raise ValueError(f"{file} has boxes without masks: each annotation needs a segmentation")
+    return content
 
 
-def _category_names(truth: dict, file: Path) -> dict[int, str]:
-    """Category id to name, those with annotations or without, in the order of ids: labels 1, 2, ..."""
-    names = {
-        c["id"]: " ".join(c["name"].split())
-        for c in sorted(truth["categories"], key=lambda c: c["id"])
-    }
+def _class_names(content: dict, file: Path) -> dict[int, str]:
+    """Category id to name, in the order of ids: labels 1, 2, ..."""
+    categories = sorted(content["categories"], key=lambda c: c["id"])
+    names = {c["id"]: " ".join(c["name"].split()) for c in categories}
     if not 0 < len(names) < VOID:
-        raise ValueError(f"{file} has {len(names)} categories: 1 to {VOID - 1} are possible")
+        raise ValueError(f"{file} has {len(names)} categories; expected 1 to {VOID - 1}")
     return names
 
 
 def _write_images(
-    truth: dict, folder: Path, category_ids: list[int], out: Path, bad: list[str]
+    content: dict, folder: Path, category_ids: list[int], out: Path, bad: list[str]
 ) -> list[str]:
-    """Write each image with its maps; the names written. What cannot be used is added to `bad`."""
-    of_image, labels = defaultdict(list), {c: k for k, c in enumerate(category_ids, 1)}
-    for annotation in truth["annotations"]:
-        of_image[annotation["image_id"]].append(annotation)
-    written = []
-    for image in tqdm(truth["images"], f"write {out.name}", unit="image"):
-        name = "_".join(
-            Path(image["file_name"]).with_suffix("").as_posix().replace("/", " ").split()
-        )
+    """Write each image with its maps and return the names; unusable images are added to `bad`."""
+    by_image, labels = defaultdict(list), {c: k for k, c in enumerate(category_ids, 1)}
+    for annotation in content["annotations"]:
+        by_image[annotation["image_id"]].append(annotation)
+    names = []
+    for image in tqdm(content["images"], f"write {out.name}", unit="image"):
+        file_name, size = image["file_name"], (image["height"], image["width"])
+        name = "_".join(Path(file_name).with_suffix("").as_posix().replace("/", " ").split())
+        target = out / "JPEGImages" / f"{name}.jpg"
         try:
-            if (out / "JPEGImages" / f"{name}.jpg").exists():
-                raise BadSample(image["file_name"], "duplicate", "has the name of another image")
-            object_map, class_map = draw_maps(
-                of_image[image["id"]], labels, image["height"], image["width"], image["file_name"]
-            )
-            _write_picture(
-                folder / image["file_name"],
-                out / "JPEGImages" / f"{name}.jpg",
-                image["height"],
-                image["width"],
-            )
+            if target.exists():
+                raise BadSample(file_name, "duplicate", "has the name of another image")
+            annotations = by_image[image["id"]]
+            if sum(not a["iscrowd"] for a in annotations) >= VOID:
+                raise BadSample(file_name, "too many objects", f"has more than {VOID - 1} objects")
+            _write_jpeg(folder / file_name, target, size)
         except BadSample as error:
             bad.append(str(error))
             continue
-        for part, pixels in (("SegmentationObject", object_map), ("SegmentationClass", class_map)):
-            save_map(out / part / f"{name}.png", pixels)
-        written.append(name)
-    return written
+        object_map, class_map = _paint_maps(annotations, labels, size)
+        save_map(out / "SegmentationObject" / f"{name}.png", object_map)
+        save_map(out / "SegmentationClass" / f"{name}.png", class_map)
+        names.append(name)
+    return names
 
 
-def draw_maps(
-    annotations: list[dict], labels: dict[int, int], height: int, width: int, name: str = ""
-) -> tuple[np.ndarray, np.ndarray]:
-    """Object map and class map, uint8 [h, w], of an image's annotations: crowds void, then objects, the smallest last.
-
-    Raises BadSample for more objects than a map of bytes can tell apart.
-    """
-    crowds, objects = ([a for a in annotations if a["iscrowd"] == crowd] for crowd in (1, 0))
-    if len(objects) >= VOID:
-        raise BadSample(
-            name, "too many objects", f"has {len(objects)} objects; a VOC map holds {VOID - 1}"
-        )
-    object_map, class_map = np.zeros((2, height, width), dtype=np.uint8)
-    for crowd in crowds:
-        object_map[coco_mask.decode(crowd["segmentation"]) > 0] = VOID
-    class_map[object_map == VOID] = VOID
-    masks = [coco_mask.decode(a["segmentation"]) > 0 for a in objects]
-    for k in sorted(range(len(objects)), key=lambda k: -masks[k].sum()):
-        object_map[masks[k]], class_map[masks[k]] = k + 1, labels[objects[k]["category_id"]]
+def _paint_maps(
+    annotations: list[dict], labels: dict[int, int], size: tuple[int, int]
+) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
+    """Object map and class map: crowds as void, then objects, the smallest last."""
+    object_map, class_map = np.zeros((2, *size), dtype=np.uint8)
+    masks = [coco_mask.decode(a["segmentation"]) > 0 for a in annotations]
+    objects = [(m, a) for m, a in zip(masks, annotations, strict=True) if not a["iscrowd"]]
+    for mask, annotation in zip(masks, annotations, strict=True):
+        if annotation["iscrowd"]:
+            object_map[mask] = class_map[mask] = VOID
+    for k, (mask, annotation) in sorted(enumerate(objects, 1), key=lambda item: -item[1][0].sum()):
+        object_map[mask], class_map[mask] = k, labels[annotation["category_id"]]
     return object_map, class_map
 
 
-def _write_picture(source: Path, target: Path, height: int, width: int) -> None:
-    """Copy a JPEG, or make one; an image that lies on its side by its EXIF alone is turned. Raises BadSample."""
+def _write_jpeg(source: Path, target: Path, size: tuple[int, int]) -> None:
+    """Copy a JPEG or convert to one; rotate it if only then it has `size`. Raises BadSample."""
     pixels = read_image(source, "RGB")
-    turned = pixels.shape[:2] != (height, width)
-    if turned:
+    rotated = pixels.shape[:2] != size
+    if rotated:
         with Image.open(source) as image:
             pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    if pixels.shape[:2] != (height, width):
-        sizes = f"{pixels.shape[1]} x {pixels.shape[0]}", f"{width} x {height}"
-        raise BadSample(
-            source, "size mismatch", f"is {sizes[0]} pixels, but its annotations say {sizes[1]}"
-        )
-    if not turned and source.suffix.lower() in (".jpg", ".jpeg"):
+    if pixels.shape[:2] != size:
+        sizes = ("{1} x {0}".format(*s) for s in (pixels.shape, size))
+        reason = "is {} pixels, but its annotations say {}".format(*sizes)
+        raise BadSample(source, "size mismatch", reason)
+    if not rotated and source.suffix.lower() in (".jpg", ".jpeg"):
         shutil.copyfile(source, target)
     else:
         Image.fromarray(pixels).save(target, quality=JPEG_QUALITY)
 
 
 def voc_to_coco(devkit: str | Path, split: str, skip_bad: bool = False) -> dict:
-    """A split's instances in COCO's format: image ids from 1 in list order, annotation ids from 1, `area` of the mask.
+    """A split as COCO ground truth: image ids from 1 in list order, annotation ids from 1.
 
-    Void pixels belong to no instance; an image that has some has their mask as `void`. Raises BadSample, unless with `skip_bad`:
-    then `info` names them as `skipped`.
+    `area` is the mask's. Void pixels belong to no instance; an image with some has their mask as
+    `void`. Raises BadSample, or with `skip_bad` lists bad samples in `info`.
     """
     dataset = VocDataset(devkit, split)
-    images, annotations, skipped = [], [], []
+    images, annotations, bad_samples = [], [], []
     for image_id, name in enumerate(dataset.names, 1):
         try:
             sample = read_sample(dataset.devkit, name)
         except BadSample as bad:
             if not skip_bad:
                 raise
-            skipped.append(bad.said_within(dataset.devkit))
+            bad_samples.append(bad.relative_to(dataset.devkit))
             continue
         height, width = sample.image.shape[1:]
-        images.append(
-            {"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width}
-        )
+        image = {"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width}
         if sample.void.any():
-            (images[-1]["void"],) = encode_rle(sample.void[None])
-        rles = encode_rle(sample.masks)
-        for rle, box, label, mask in zip(
-            rles, sample.boxes.tolist(), sample.labels.tolist(), sample.masks, strict=True
-        ):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": label,
-                    "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
-                    "area": int(mask.sum()),
-                    "segmentation": rle,
-                    "iscrowd": 0,
-                }
-            )
-    categories = [{"id": k, "name": name} for k, name in enumerate(dataset.class_names, 1)]
+            image["void"] = encode_rle(sample.void[None])[0]
+        images.append(image)
+        areas = sample.masks.sum((1, 2)).tolist()
+        labels, boxes, rles = (
+            sample.labels.tolist(),
+            sample.boxes.tolist(),
+            encode_rle(sample.masks),
+        )
+        for label, (x1, y1, x2, y2), area, rle in zip(labels, boxes, areas, rles, strict=True):
+            annotation = {"id": len(annotations) + 1, "image_id": image_id, "category_id": label}
+            annotation |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": area}
+            annotations.append(annotation | {"segmentation": rle, "iscrowd": 0})
+    info = {"devkit": dataset.devkit.name, "split": split}
     return {
-        "info": {"devkit": dataset.devkit.name, "split": split}
-        | ({"skipped": skipped} if skipped else {}),
+        "info": info | ({"bad_samples": bad_samples} if bad_samples else {}),
         "images": images,
         "annotations": annotations,
-        "categories": categories,
+        "categories": [{"id": k, "name": name} for k, name in enumerate(dataset.class_names, 1)],
     }

@@ -1,4 +1,4 @@
-"""From a data set to batches on a device: an endless row of draws, the same whoever loads it and wherever it goes on."""
+"""From a data set to batches on a device, reproducibly."""
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -11,19 +11,19 @@ from vocseg_lib.data.transforms import model_input
 
 
 class SeededSamples(Dataset):
-    """A data set as one long row of shuffled, augmented draws; draw k is a function of the seed and k alone.
+    """A data set as an endless sequence of shuffled, augmented samples.
 
-    That is why a resumed training sees what an uninterrupted one would have, with any number of workers and processes.
+    The sample at step k depends only on the seed and k, so a resumed training sees the same data
+    as an uninterrupted one, with any number of workers and processes.
     """
 
     def __init__(self, dataset: Dataset, seed: int):
         self.dataset, self.seed = dataset, seed
 
-    def __getitem__(self, draw: int) -> tuple:
-        epoch, position = divmod(draw, len(self.dataset))
-        order = torch.randperm(
-            len(self.dataset), generator=torch.Generator().manual_seed(hash((self.seed, epoch)))
-        )
+    def __getitem__(self, step: int) -> tuple:
+        epoch, position = divmod(step, len(self.dataset))
+        shuffling = torch.Generator().manual_seed(hash((self.seed, epoch)))
+        order = torch.randperm(len(self.dataset), generator=shuffling)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(hash((self.seed, epoch, position)))
             return self.dataset[int(order[position])]
@@ -36,12 +36,12 @@ def load_batches(dataset: Dataset, batches: Iterable[range], workers: int = 0) -
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=collate,
-        generator=torch.Generator(),  # its own, so that starting to load does not move the global one
+        generator=torch.Generator(),  # starting to load leaves the global one as it is
     )
 
 
 def collate(samples: list) -> tuple[tuple, tuple]:
-    """A batch: the images of the samples and their targets, each a tuple, since sizes differ."""
+    """A batch: the samples' images and their targets, each a tuple, since sizes differ."""
     return tuple(zip(*samples, strict=True))
 
 
@@ -56,15 +56,13 @@ def to_device(
 
 
 def preserve_rng_state(device: str | torch.device) -> AbstractContextManager:
-    """Within, random numbers may be drawn on the CPU and on the device; afterwards it is as if none had been."""
+    """Context manager: restore the random state of the CPU and of the device at the end."""
     device = torch.device(device)
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
-def evenly_spaced(length: int, wanted: int) -> list[int]:
-    """`wanted` places in a row of `length`, evenly spread; all when there are no more."""
+def evenly_spaced(length: int, count: int) -> list[int]:
+    """At most `count` evenly spaced indices of a sequence of `length`."""
     return (
-        sorted({i * length // wanted for i in range(wanted)})
-        if wanted < length
-        else list(range(length))
+        sorted({i * length // count for i in range(count)}) if count < length else [*range(length)]
     )

@@ -1,4 +1,4 @@
-"""Read a VOC devkit: images, instance masks, boxes, labels and void, from palette PNGs (VOC 2012 devkit, sec. 3)."""
+"""Read a VOC devkit: images, instance masks, boxes, labels, void (VOC 2012 devkit, sec. 3)."""
 
 import zlib
 from collections.abc import Callable
@@ -17,35 +17,36 @@ from vocseg_lib.data.classes import CLASS_NAMES, VOID
 from vocseg_lib.utils.boxes import masks_to_boxes
 
 CLASS_FILE = "class_names.txt"
-"""In a devkit with classes other than VOC's: their names, line k that of class value k."""
-NOT_CLASSES = ("__ignore__", "_background_", "background")
+"""In a devkit with classes other than VOC's: one name per line, in the order of class values."""
+IGNORED_NAMES = ("__ignore__", "_background_", "background")
 """Lines of such a file that stand for no class, as labelme writes them."""
-PARTS = ("JPEGImages", "SegmentationObject", "SegmentationClass")
-AGREEMENT = 0.95
-"""Share of an object's pixels that must carry one class, and of a class's pixels that must belong to an object, for the
-sample to be readable; `verify` reports every pixel."""
+FOLDERS = {"JPEGImages": ".jpg", "SegmentationObject": ".png", "SegmentationClass": ".png"}
+"""A devkit's folders and the suffix of their files."""
+MIN_AGREEMENT = 0.95
+"""Fraction of an object's pixels that must carry one class, and of a class's pixels that must
+belong to an object, for the sample to be readable; `verify` reports every pixel."""
 
 
 class BadSample(Exception):
-    """A file of a sample cannot be used. `path` is the file, `kind` one of `verify`'s kinds, `reason` a sentence."""
+    """A file of a sample cannot be used: its `path`, `kind` (one of `verify`'s) and `reason`."""
 
     def __init__(self, path: Path | str, kind: str = "", reason: str = ""):
-        # A DataLoader's worker hands on its message alone, as the first argument.
+        # A DataLoader's worker passes on its message alone, as the first argument.
         super().__init__(path, kind, reason)
         self.path, self.kind, self.reason = path, kind, reason
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}" if self.reason else str(self.path)
 
-    def said_within(self, devkit: Path) -> str:
-        """The same with the file's path in its devkit, wherever that lies."""
+    def relative_to(self, devkit: Path) -> str:
+        """The message with the file's path relative to the devkit."""
         path = Path(self.path)
         return f"{path.relative_to(devkit) if path.is_relative_to(devkit) else path}: {self.reason}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One image of a devkit. Boxes are pixels, x2 and y2 exclusive; labels count from 1; void pixels are judged by nobody."""
+    """One image of a devkit. Boxes: xyxy pixels, x2 and y2 exclusive; labels count from 1."""
 
     name: str
     image: UInt8[Tensor, "3 h w"]
@@ -55,148 +56,139 @@ class Sample:
     void: Bool[Tensor, "h w"]
 
 
+def sample_paths(devkit: Path, name: str) -> dict[str, Path]:
+    """The files of a sample, by folder."""
+    return {folder: devkit / folder / f"{name}{suffix}" for folder, suffix in FOLDERS.items()}
+
+
+def is_devkit(folder: Path) -> bool:
+    """Whether a folder has JPEGImages and both maps."""
+    return all((folder / part).is_dir() for part in FOLDERS)
+
+
 def find_devkit(folder: str | Path) -> Path:
-    """The folder that holds JPEGImages and the maps: `folder` itself, or the latest VOC* or VOCdevkit/VOC* in it.
+    """The devkit at `folder`: itself, or the latest VOC* or VOCdevkit/VOC* in it.
 
     Raises FileNotFoundError when there is none.
     """
     folder = Path(folder)
-    years = (
-        sorted(folder.glob(pattern), reverse=True) for pattern in ("VOC20*", "VOCdevkit/VOC20*")
-    )
+    years = (sorted(folder.glob(p), reverse=True) for p in ("VOC20*", "VOCdevkit/VOC20*"))
     for candidate in [folder, *chain(*years)]:
-        if all((candidate / part).is_dir() for part in PARTS):
+        if is_devkit(candidate):
             return candidate
     raise FileNotFoundError(
-        f"{folder} is not a VOC devkit: expected JPEGImages/, SegmentationObject/, SegmentationClass/ and "
-        "ImageSets/Segmentation/ in it, or in VOCdevkit/VOC2012/ below it"
+        f"{folder} is not a VOC devkit: expected {', '.join(FOLDERS)} and ImageSets/Segmentation "
+        "in it, or in VOCdevkit/VOC2012 below it"
     )
+
+
+def _read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not blank, stripped. Raises ValueError."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file in UTF-8: {error}") from None
+    return [line.strip() for line in lines if line.strip()]
 
 
 def class_names(devkit: Path) -> tuple[str, ...]:
-    """The names of a devkit's classes, label 1 first: the lines of its `class_names.txt`, or VOC's when it has none.
+    """The class names of a devkit, label 1 first: its `class_names.txt`, or VOC's without one.
 
-    Raises ValueError, naming the file, when there is no name in it, one twice, or more than a map of bytes can tell apart.
+    Raises ValueError when it has no name, one twice, or more than a map of bytes can hold.
     """
     path = devkit / CLASS_FILE
     if not path.is_file():
         return CLASS_NAMES
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file of class names: {error}") from None
-    names = tuple(line for line in lines if line and line not in NOT_CLASSES)
+    names = tuple(line for line in _read_lines(path) if line not in IGNORED_NAMES)
     if not 0 < len(names) < VOID:
-        raise ValueError(
-            f"{path} has {len(names)} class names: 1 to {VOID - 1} are expected, one a line"
-        )
+        raise ValueError(f"{path} has {len(names)} class names; expected 1 to {VOID - 1}")
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"{path} has the class {name!r} twice")
     if "all" in names:
         raise ValueError(
-            f"{path} has a class 'all', which is what tables call all classes together: rename it"
+            f"{path} has a class 'all', which stands for the mean in tables: rename it"
         )
     return names
 
 
 def split_ids(devkit: Path, split: str) -> list[str]:
-    """Image names of `ImageSets/Segmentation/<split>.txt`, in order. Raises FileNotFoundError, naming the splits there are."""
+    """Image names of `ImageSets/Segmentation/<split>.txt`, in order. Raises FileNotFoundError."""
     lists = devkit / "ImageSets" / "Segmentation"
     path = lists / f"{split}.txt"
     if not path.is_file():
-        found = ", ".join(sorted(p.stem for p in lists.glob("*.txt"))) or "none"
-        raise FileNotFoundError(f"{path}: no such split list; splits in this devkit: {found}")
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file of image names: {error}") from None
-    # VOC's own lists of a class have a flag after the name; a name may have blanks, too.
+        splits = ", ".join(sorted(p.stem for p in lists.glob("*.txt"))) or "none"
+        raise FileNotFoundError(f"{path} is missing; splits in this devkit: {splits}")
+    # VOC's lists per class have a flag after the name; a name may contain blanks, too.
     whole = (devkit / "JPEGImages").joinpath
     return [
         line if " " in line and whole(f"{line}.jpg").is_file() else line.split()[0]
-        for line in lines
-        if line
+        for line in _read_lines(path)
     ]
 
 
 def read_image(path: Path, mode: str) -> np.ndarray:
-    """Decode an image file. `mode` "RGB" converts, "P" wants palette indices and keeps them. Raises BadSample."""
+    """Decode an image: mode "RGB" [h, w, 3], or "P" palette indices [h, w]. Raises BadSample."""
     try:
         with Image.open(path) as image:
             if mode == "P" and image.mode not in ("P", "L"):
-                raise BadSample(
-                    path,
-                    "not a palette image",
-                    f"is a {image.mode} image, not a palette PNG with class numbers",
-                )
+                reason = f"is a {image.mode} image, not a palette PNG with class numbers"
+                raise BadSample(path, "not a palette image", reason)
             image.load()
             return np.array(image.convert("RGB") if mode == "RGB" else image)
     except FileNotFoundError:
         raise BadSample(path, "missing", "file is missing") from None
     except UnidentifiedImageError:
-        raise BadSample(path, "undecodable", "is not an image that can be decoded") from None
+        raise BadSample(path, "undecodable", "cannot be decoded as an image") from None
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         kind = "truncated" if "truncated" in str(error).lower() else "undecodable"
         raise BadSample(path, kind, f"{kind} image ({error})") from None
 
 
 def contingency(object_map: np.ndarray, class_map: np.ndarray) -> np.ndarray:
-    """Pixel counts [256, 256]: row = value in the object map, column = value in the class map."""
+    """Pixel counts [256, 256]: value in the object map (row) and in the class map (column)."""
     pairs = object_map.astype(np.int64) * 256 + class_map
     return np.bincount(pairs.ravel(), minlength=256 * 256).reshape(256, 256)
 
 
-def read_files(devkit: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """RGB image, object map and class map of a sample, sizes checked. Raises BadSample."""
-    image_path = devkit / "JPEGImages" / f"{name}.jpg"
-    paths = [
-        devkit / folder / f"{name}.png" for folder in ("SegmentationObject", "SegmentationClass")
-    ]
+def _read_files(devkit: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """RGB image, object map and class map of a sample, all of one size. Raises BadSample."""
+    image_path, *map_paths = sample_paths(devkit, name).values()
     image = read_image(image_path, "RGB")
-    maps = [read_image(path, "P") for path in paths]
-    for path, pixels in zip(paths, maps, strict=True):
-        if pixels.shape != image.shape[:2]:
-            sizes = f"{pixels.shape[1]} x {pixels.shape[0]}", f"{image.shape[1]} x {image.shape[0]}"
-            raise BadSample(
-                path, "size mismatch", f"is {sizes[0]} pixels, but {image_path.name} is {sizes[1]}"
-            )
+    maps = [read_image(path, "P") for path in map_paths]
+    height, width = image.shape[:2]
+    for path, (h, w) in zip(map_paths, (m.shape for m in maps), strict=True):
+        if (h, w) != (height, width):
+            reason = f"is {w} x {h} pixels, but {image_path.name} is {width} x {height}"
+            raise BadSample(path, "size mismatch", reason)
     return image, *maps
 
 
-def unknown_class(devkit: Path, value: int) -> str:
-    """What to say of a pixel whose class value is that of no class."""
-    classes = len(class_names(devkit))
-    whose = f"those of {CLASS_FILE}" if (devkit / CLASS_FILE).is_file() else "VOC's"
-    return f"has class value {value}, but {whose} are 0 to {classes} and {VOID} (other classes go into {devkit / CLASS_FILE})"
-
-
 def read_sample(devkit: Path, name: str) -> Sample:
-    """Read one sample; the class of an instance is the class map's value on its pixels. Raises BadSample."""
-    image, object_map, class_map = read_files(devkit, name)
+    """Read one sample; an instance's class is the class map's value on its pixels.
+
+    Raises BadSample.
+    """
+    image, object_map, class_map = _read_files(devkit, name)
     counts, classes = contingency(object_map, class_map), len(class_names(devkit))
     path = devkit / "SegmentationClass" / f"{name}.png"
     unknown = np.flatnonzero(counts[:, classes + 1 : VOID].sum(0)) + classes + 1
     if len(unknown):
-        raise BadSample(path, "unknown class", unknown_class(devkit, int(unknown[0])))
+        reason = f"has class value {unknown[0]}; expected 0 to {classes} or {VOID}"
+        raise BadSample(path, "unknown class", f"{reason} (other classes: write {CLASS_FILE})")
+    # Each object has the class of most of its pixels, which must be nearly all that are not void.
     ids = np.flatnonzero(counts[1:VOID].sum(1)) + 1
-    known = counts[ids, 1 : classes + 1]
-    labels = known.argmax(1) + 1
-    judged = counts[ids, :VOID].sum(1)
+    labels = counts[ids, 1 : classes + 1].argmax(1) + 1
     agreeing = counts[ids, labels]
-    for object_id in ids[(agreeing < AGREEMENT * judged) | (agreeing == 0)]:
-        raise BadSample(
-            path, "contradiction", f"gives object {object_id} of SegmentationObject no single class"
-        )
+    for k in ids[(agreeing < MIN_AGREEMENT * counts[ids, :VOID].sum(1)) | (agreeing == 0)]:
+        reason = f"has no single class for object {k} of SegmentationObject"
+        raise BadSample(path, "contradiction", reason)
     with_class, orphans = (c[..., 1 : classes + 1].sum() for c in (counts, counts[[0, VOID]]))
-    if orphans > (1 - AGREEMENT) * with_class:
-        raise BadSample(
-            path,
-            "contradiction",
-            f"has {orphans} pixels with a class that are no object's in SegmentationObject",
-        )
-    objects = torch.from_numpy(object_map)
-    masks = (objects[None] == torch.from_numpy(ids.astype(np.uint8))[:, None, None]).to(torch.uint8)
+    if orphans > (1 - MIN_AGREEMENT) * with_class:
+        reason = f"has {orphans} pixels with a class and no object in SegmentationObject"
+        raise BadSample(path, "contradiction", reason)
+    ids = torch.from_numpy(ids.astype(np.uint8))
+    masks = (torch.from_numpy(object_map)[None] == ids[:, None, None]).to(torch.uint8)
     return Sample(
         name=name,
         image=torch.from_numpy(image).permute(2, 0, 1).contiguous(),
@@ -208,29 +200,24 @@ def read_sample(devkit: Path, name: str) -> Sample:
 
 
 def fingerprint(devkit: Path) -> str:
-    """A checksum of the train and val lists, their images and maps, and of classes that are not VOC's: tells data sets apart."""
-    checksum = (
-        zlib.crc32("\n".join(names).encode())
-        if (names := class_names(devkit)) != CLASS_NAMES
-        else 0
-    )
-    for name in (name for split in ("train", "val") for name in split_ids(devkit, split)):
-        paths = (
-            devkit / part / f"{name}{'.jpg' if part == 'JPEGImages' else '.png'}" for part in PARTS
-        )
-        for part in [name.encode(), *(path.read_bytes() for path in paths if path.is_file())]:
-            checksum = zlib.crc32(part, checksum)
+    """A checksum of the train and val lists, their images and maps, and of class names."""
+    names = class_names(devkit)
+    checksum = zlib.crc32("\n".join(names).encode()) if names != CLASS_NAMES else 0
+    for name in chain(*(split_ids(devkit, split) for split in ("train", "val"))):
+        checksum = zlib.crc32(name.encode(), checksum)
+        for path in sample_paths(devkit, name).values():
+            if path.is_file():
+                checksum = zlib.crc32(path.read_bytes(), checksum)
     return f"{checksum:08x}"
 
 
 class VocDataset(torch.utils.data.Dataset):
     """A split of a devkit as `(image, target)` pairs of tv_tensors.
 
-    image: uint8 [3, H, W]. target: boxes float [n, 4] (pixels), labels int64 [n] (from 1), masks uint8 [n, H, W],
-    image_id (line number in the split list, from 1), name, bad_samples (list of str: bad samples passed over).
-
-    With `skip_bad`, a bad sample is replaced by the next good one of the list and named in `bad_samples`; without it,
-    reading one raises BadSample.
+    image: uint8 [3, h, w]. target: boxes float [n, 4] (xyxy pixels), labels int64 [n] (from 1),
+    masks uint8 [n, h, w], image_id (index in the split list, from 1), name, bad_samples (list of
+    str). With `skip_bad`, a bad sample is replaced by the next good one and listed in
+    `bad_samples`; without it, reading one raises BadSample.
     """
 
     def __init__(
@@ -244,10 +231,12 @@ class VocDataset(torch.utils.data.Dataset):
         self.split = split
         self.names = split_ids(self.devkit, split)
         self.class_names = class_names(self.devkit)
-        self.transform = transform
-        self.skip_bad = skip_bad
+        self.transform, self.skip_bad = transform, skip_bad
         if not self.names:
-            raise ValueError(f"{self.devkit / 'ImageSets/Segmentation' / split}.txt lists no image")
+            raise ValueError(f"{self._split_file()} lists no image")
+
+    def _split_file(self) -> Path:
+        return self.devkit / "ImageSets" / "Segmentation" / f"{self.split}.txt"
 
     def __len__(self) -> int:
         return len(self.names)
@@ -255,27 +244,23 @@ class VocDataset(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, dict]:
         bad_samples = []
         for step in range(len(self)):
-            index_read = (index + step) % len(self)
+            position = (index + step) % len(self)
             try:
-                sample = read_sample(self.devkit, self.names[index_read])
+                sample = read_sample(self.devkit, self.names[position])
                 break
             except BadSample as bad:
                 if not self.skip_bad:
                     raise
-                bad_samples.append(bad.said_within(self.devkit))
+                bad_samples.append(bad.relative_to(self.devkit))
         else:
-            path = self.devkit / "ImageSets" / "Segmentation" / f"{self.split}.txt"
-            raise BadSample(
-                path,
-                "no readable sample",
-                f"not one of its samples can be read; first: {bad_samples[0]}",
-            )
+            reason = f"none of its samples can be read; first: {bad_samples[0]}"
+            raise BadSample(self._split_file(), "no readable sample", reason)
         size = sample.image.shape[1:]
         target = {
             "boxes": tv_tensors.BoundingBoxes(sample.boxes, format="XYXY", canvas_size=size),
             "labels": sample.labels,
             "masks": tv_tensors.Mask(sample.masks),
-            "image_id": index_read + 1,
+            "image_id": position + 1,
             "name": sample.name,
             "bad_samples": bad_samples,
         }
