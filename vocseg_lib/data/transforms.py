@@ -1,4 +1,4 @@
-"""SSD's augmentation (SSD paper, sec. 2.2 and 3.6) from torchvision's v2 transforms, safe for masks.
+"""SSD's augmentation (SSD paper, sec. 2.2, 3.6) from torchvision's v2 transforms, safe for masks.
 
 Transforms take and return `(image, target)` as `VocDataset` gives them; models resize.
 """
