@@ -105,7 +105,7 @@ def test_all_bins_together_are_all_objects(shared):
     ]
     recalls = bins[(bins["metric"] == "recall") & (bins["model"] == "a")]
     right = (recalls["value"] * recalls["objects"] / 100).groupby(recalls["measure"]).sum()
-    matches = result.matches["mask"]["all"]
+    matches = result.matches("mask")
     assert right.tolist() == pytest.approx([matches.true_positive[0].sum()] * 2)
     assert ((table["low"] <= table["value"] + 1e-9) & (table["value"] <= table["high"] + 1e-9))[
         recalls.index

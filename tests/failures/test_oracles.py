@@ -17,8 +17,9 @@ from vocseg_lib.failures.oracles import (
     gap_parts,
     single_oracles,
 )
+from vocseg_lib.metrics.average_precision import mean_ap
 from vocseg_lib.metrics.bootstrap import bootstrap_weights
-from vocseg_lib.metrics.matching import evaluate_images, match_coco, mean_ap
+from vocseg_lib.metrics.matching import evaluate_images, match_coco
 
 SQUARE, OTHER = mask_of((10, 10, 20, 20)), mask_of((35, 10, 20, 20))
 

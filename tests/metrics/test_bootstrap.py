@@ -73,10 +73,10 @@ def test_each_image_once_gives_the_figures_themselves(shared):
     assert (ends["low"] <= ends["high"]).all()
     gaps = paired_differences(ours, theirs, tuple(samples)).set_index(KEYS)
     itself = paired_differences(ours, ours, (samples[0], samples[0]))
-    assert not itself["shown"].any()
+    assert not itself["significant"].any()
     assert (itself[["difference", "low", "high"]].dropna() == 0).all(axis=None)
-    assert gaps.loc[("mask", "AP75", "all"), "shown"]
-    assert not gaps.loc[("mask", "AP50", "all"), "shown"]
+    assert gaps.loc[("mask", "AP75", "all"), "significant"]
+    assert not gaps.loc[("mask", "AP50", "all"), "significant"]
     # What makes images hard for both cancels out.
     paired = (
         gaps.loc[("mask", "AP50", "person"), "high"] - gaps.loc[("mask", "AP50", "person"), "low"]
@@ -97,16 +97,23 @@ def test_what_is_not_shown_is_said_so():
             "difference": 1.0,
             "low": -2.0,
             "high": 4.0,
-            "shown": False,
+            "significant": False,
         }
     )
     assert explain_difference(row, "A", "B").startswith(
         "mask AP50: no difference shown between A and B: +1.0 points"
     )
     assert "A is better than B" in explain_difference(
-        pd.Series({**row, "low": 0.5, "shown": True}), "A", "B"
+        pd.Series({**row, "low": 0.5, "significant": True}), "A", "B"
     )
-    worse = {**row, "difference": -3.0, "low": -5.0, "high": -1.0, "shown": True, "class": "cat"}
+    worse = {
+        **row,
+        "difference": -3.0,
+        "low": -5.0,
+        "high": -1.0,
+        "significant": True,
+        "class": "cat",
+    }
     assert "mask AP50 of cat: B is better than A" in explain_difference(pd.Series(worse), "A", "B")
 
 

@@ -6,10 +6,10 @@ from tests.helpers.coco import entry, truth_of
 from tests.helpers.random_sets import judged_sets
 from vocseg_lib.metrics.calibration import (
     best_f1,
-    calibration,
-    calibration_error,
-    class_mean_curve,
+    expected_calibration_error,
+    mean_pr_curve,
     recall_at,
+    reliability_table,
 )
 from vocseg_lib.metrics.coco_eval import evaluate
 
@@ -38,27 +38,27 @@ def test_no_threshold_is_better_than_the_best(judged):
     evaluation = evaluate(*judged)
     for row in best_f1(evaluation, "mask", 0.5).itertuples():
         place = evaluation.category_index[row[1]]
-        scores, right, objects = evaluation.matches["mask"]["all"].at_threshold(0.5, place)
+        scores, right, objects = evaluation.matches("mask").at_threshold(0.5, place)
         tries = [2 * right[scores >= s].sum() / ((scores >= s).sum() + objects) for s in scores]
         assert row.F1 == pytest.approx(max(tries, default=0))
 
 
 def test_calibration_by_hand():
-    table = calibration(by_hand())
+    table = reliability_table(by_hand())
     assert table.to_numpy() == pytest.approx(
         np.array([[0.3, 0.4, 1, 0.3, 1], [0.6, 0.7, 1, 0.6, 0], [0.9, 1, 1, 0.9, 1]])
     )
     assert list(table) == ["low", "high", "detections", "score", "precision"]
-    assert calibration_error(table) == pytest.approx((0.7 + 0.6 + 0.1) / 3)
+    assert expected_calibration_error(table) == pytest.approx((0.7 + 0.6 + 0.1) / 3)
     box = (0, 0, 9, 9)
     with pytest.raises(ValueError, match="no probabilities"):
-        calibration(evaluate(truth_of(entry(1, 3, box)), [entry(1, 3, box, 7.0)]))
+        reliability_table(evaluate(truth_of(entry(1, 3, box)), [entry(1, 3, box, 7.0)]))
 
 
 def test_the_area_below_the_mean_curve_is_the_ap():
     evaluation = by_hand()
-    assert 100 * class_mean_curve(evaluation, "box", 0.75).mean() == pytest.approx(
+    assert 100 * mean_pr_curve(evaluation, "box", 0.75).mean() == pytest.approx(
         evaluation.summary["box_AP75"]
     )
     with pytest.raises(ValueError, match=r"no matches at IoU 0\.42"):
-        evaluation.matches["mask"]["all"].at_threshold(0.42)
+        evaluation.matches("mask").at_threshold(0.42)

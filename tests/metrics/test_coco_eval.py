@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from tests.helpers.coco import entry, rectangle, truth_of
 from tests.helpers.random_sets import judged_sets
 from vocseg_lib.data.coco_convert import voc_to_coco
-from vocseg_lib.metrics.coco_eval import IOU_TYPES, SIZES, backends, evaluate, metrics_table
+from vocseg_lib.metrics.coco_eval import IOU_TYPES, backends, evaluate, metrics_table
 from vocseg_lib.metrics.semantic import mean_iou
 from vocseg_lib.utils.rle import encode_rle
 

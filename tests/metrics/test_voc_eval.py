@@ -9,7 +9,8 @@ from tests.helpers.random_sets import judged_sets
 from vocseg_lib.data.coco import validate_ground_truth, validate_results
 from vocseg_lib.metrics.average_precision import average_precision
 from vocseg_lib.metrics.coco_eval import evaluate, metrics_table
-from vocseg_lib.metrics.matching import voc_matches
+from vocseg_lib.metrics.matching import evaluate_images
+from vocseg_lib.metrics.voc_eval import match_voc
 
 
 def brute_force_ap(truth, found, threshold, eleven):
@@ -71,7 +72,7 @@ def test_the_published_example():
     truth = validate_ground_truth(
         {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "object"}]}
     )
-    matches = voc_matches(truth, validate_results(truth, found), (0.3,), "box")
+    matches = match_voc(evaluate_images(truth, validate_results(truth, found)), "box", (0.3,))
     assert (len(objects), len(found)) == (15, 24)
     assert 100 * average_precision(matches, points="all").item() == pytest.approx(AP_ALL, abs=0.01)
     assert 100 * average_precision(matches, points="11").item() == pytest.approx(AP_11, abs=0.01)
@@ -87,7 +88,7 @@ def test_the_published_example():
 def test_equals_an_independent_loop(judged):
     truth, found = judged
     truth = validate_ground_truth(truth)
-    matches = voc_matches(truth, found, (0.5, 0.7))
+    matches = match_voc(evaluate_images(truth, found), "mask", (0.5, 0.7))
     for points in ("all", "11"):
         ap = average_precision(matches, points=points)[0]
         for row, threshold in enumerate((0.5, 0.7)):

@@ -10,7 +10,8 @@ from tests.helpers.shapes import mask_of, shape, truth
 from vocseg_lib.engine.checkpoint import load_checkpoint
 from vocseg_lib.engine.run_folder import read_log
 from vocseg_lib.metrics.bootstrap import bootstrap_weights
-from vocseg_lib.metrics.coco_eval import SIZES, evaluate
+from vocseg_lib.metrics.coco_eval import evaluate
+from vocseg_lib.metrics.matching import AREA_RANGES
 from vocseg_lib.study.ablation import VARIANTS, ablation_table, train_variants, variant_model
 from vocseg_lib.study.recipes import PROFILES
 from vocseg_lib.study.study import Study
@@ -100,4 +101,4 @@ def test_table_by_hand():
     }
     assert ablation_table(hollow, bootstrap_weights(1, 2))["empty"].unique().tolist() == [50]
     assert np.isnan(table["value"]["all of it"]["large"])
-    assert set(table.index.get_level_values("size")) == set(SIZES)
+    assert set(table.index.get_level_values("size")) == set(AREA_RANGES)

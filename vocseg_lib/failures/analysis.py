@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from vocseg_lib.data.coco import validate_ground_truth, validate_results
 from vocseg_lib.failures.fixes import ap_with_fix, select_size
 from vocseg_lib.failures.mask_errors import MASK_FAILURES, Thresholds, measure_masks
 from vocseg_lib.failures.tables import (
@@ -20,7 +19,7 @@ from vocseg_lib.failures.tables import (
 from vocseg_lib.failures.tide import ERRORS, NO_ERROR
 from vocseg_lib.metrics.bootstrap import prepend_point_estimate
 from vocseg_lib.metrics.coco_eval import IOU_TYPES
-from vocseg_lib.metrics.matching import DatasetEval, evaluate_images
+from vocseg_lib.metrics.matching import DatasetEval, evaluate_images, top_detections
 
 FAMILIES = {"TIDE, masks": "AP50", "TIDE, boxes": "AP50", "pixels": "AP"}
 """Families of failures and the metric of their dAP: AP50 of masks or boxes, or COCO's mask AP."""
@@ -38,6 +37,10 @@ class Analysis:
     dataset_eval: DatasetEval
     score_threshold: float = 0.0
     thresholds: Thresholds = field(default_factory=Thresholds)
+
+    def __post_init__(self) -> None:
+        if "mask" not in self.dataset_eval.iou_types:
+            raise ValueError("detections or objects have no segmentation: failures need masks")
 
     @cached_property
     def measures(self) -> pd.DataFrame:
@@ -171,14 +174,13 @@ def analyze(
     score_threshold: float = 0.0,
     thresholds: Thresholds | None = None,
 ) -> Analysis:
-    """Analysis of COCO results with masks; ground truth and results are validated.
+    """Analysis of validated COCO results with masks.
 
     Raises:
-        ValueError: an entry is invalid or has no mask.
+        ValueError: detections or objects have no masks.
     """
-    ground_truth = validate_ground_truth(ground_truth)
     return Analysis(
-        dataset_eval=evaluate_images(ground_truth, validate_results(ground_truth, detections)),
+        dataset_eval=top_detections(evaluate_images(ground_truth, detections)),
         score_threshold=score_threshold,
         thresholds=thresholds or Thresholds(),
     )

@@ -5,15 +5,14 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from vocseg_lib.data.coco import bbox_xywh
-from vocseg_lib.metrics.average_precision import Matches
+from vocseg_lib.metrics.average_precision import Matches, mean_ap
 from vocseg_lib.metrics.bootstrap import interval, prepend_point_estimate
 from vocseg_lib.metrics.matching import (
     DatasetEval,
     ImageEval,
     Selection,
+    check_same_images,
     match_coco,
-    mean_ap,
-    same_images,
 )
 
 CROWDING = ("alone", "apart", "near", "overlapping")
@@ -88,7 +87,7 @@ def crowding_bins(
 def recall(matches: Matches, weights: Float[np.ndarray, "b i"]) -> Float[np.ndarray, " b"]:
     """Percent of the objects detected, at the first IoU threshold and any score; NaN without."""
     hits = matches.image[matches.true_positive[0] & ~matches.ignored[0]]
-    detected = weights @ np.bincount(hits, minlength=len(matches.image_ids))
+    detected = weights @ np.bincount(hits, minlength=len(matches.num_gt))
     objects = weights @ matches.num_gt.sum(1)
     return np.where(objects > 0, 100 * detected / np.maximum(objects, 1), np.nan)
 
@@ -109,7 +108,7 @@ def by_crowding(
         ValueError: the models are not evaluated on the same images.
     """
     first, rows = next(iter(models.values())), []
-    same_images(*models.values())
+    check_same_images(*models.values())
     weights = prepend_point_estimate(weights, len(first.images))
 
     def add(measure: str, name: str, objects: int, by_metric: dict) -> None:

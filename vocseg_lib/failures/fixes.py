@@ -8,12 +8,12 @@ from jaxtyping import Float
 
 from vocseg_lib.failures.mask_errors import MASK_FAILURES
 from vocseg_lib.failures.tables import AREA_LIMITS, LOST, OBJECT_FAILURES, FailureTables, size_index
+from vocseg_lib.metrics.average_precision import mean_ap
 from vocseg_lib.metrics.matching import (
     DatasetEval,
     ImageEval,
     Selection,
     match_coco,
-    mean_ap,
     select_all,
 )
 
@@ -94,7 +94,7 @@ def select_size(size: str, kept: list[np.ndarray] | None = None) -> Selection:
     def select(image_eval: ImageEval) -> tuple[np.ndarray, np.ndarray]:
         objects, detections = select_all(image_eval)
         if size != "all":
-            index, areas = list(AREA_LIMITS).index(size), image_eval.detection_area
+            index, areas = list(AREA_LIMITS).index(size), image_eval.detection_area["mask"]
             objects, detections = (size_index(a) == index for a in (image_eval.object_area, areas))
         return objects if kept is None else objects & kept[image_eval.image], detections
 

@@ -19,15 +19,15 @@ from vocseg_lib.failures.tide import (
     classify_errors,
     greedy_match,
 )
+from vocseg_lib.metrics.average_precision import mean_ap
 from vocseg_lib.metrics.bootstrap import interval, prepend_point_estimate
 from vocseg_lib.metrics.matching import (
     MAX_DETECTIONS,
     DatasetEval,
     ImageEval,
+    check_same_images,
     match_coco,
-    mean_ap,
     overlaps,
-    same_images,
 )
 
 ORACLES = ("true classes", "no duplicates", "true boxes", "true masks", "no false alarms")
@@ -161,7 +161,7 @@ def gap_parts(
     Raises:
         ValueError: the models are not evaluated on the same images.
     """
-    same_images(first, second)
+    check_same_images(first, second)
     weights = prepend_point_estimate(weights, len(first.images))
     models = [
         (m, [assign(image_eval, min_score) for image_eval in m.image_evals])

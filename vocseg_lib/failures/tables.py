@@ -65,7 +65,7 @@ def build_tables(
                 "row": np.arange(len(rows)),
                 "detection": image_eval.detections,
                 "class": names[image_eval.detection_class],
-                "size": _take(size, obj, _size_names(image_eval.detection_area)),
+                "size": _take(size, obj, _size_names(image_eval.detection_area["mask"])),
                 "crowding": _take(crowding, obj, "no object"),
                 "score": image_eval.score,
                 **{f"error_{kind}": errors[kind].code for kind in IOU_TYPES},

@@ -14,7 +14,7 @@ from vocseg_lib.metrics.matching import (
     DatasetEval,
     ImageEval,
     Selection,
-    count_objects,
+    count_gt,
     select_all,
 )
 
@@ -129,7 +129,7 @@ class Tide:
         for image_eval, errors in zip(self.dataset_eval.image_evals, self.errors, strict=True):
             wanted, others = selection(image_eval)
             there = wanted & ~errors.missed if fix == "missed" else wanted
-            objects.append((image_eval.image, image_eval.object_class[there]))
+            objects.append(there)
             of_object = np.append(wanted, False)[errors.object]
             counted.append(np.where(errors.object >= 0, of_object, others)[:MAX_DETECTIONS])
         rows = rows[np.concatenate(counted)]
@@ -145,14 +145,12 @@ class Tide:
         order = order[np.argsort(-rows["score"].to_numpy()[order], kind="stable")]
         return Matches(
             thresholds=np.array([FOREGROUND_IOU]),
-            image_ids=tuple(range(len(self.dataset_eval.images))),
-            category_ids=tuple(range(len(self.dataset_eval.categories))),
             image=rows["image"].to_numpy()[order],
             category=category[order],
             score=rows["score"].to_numpy()[order],
             true_positive=correct[None, order],
             ignored=np.zeros((1, len(order)), dtype=bool),
-            num_gt=count_objects(self.dataset_eval, objects),
+            num_gt=count_gt(self.dataset_eval, objects),
         )
 
     @cached_property

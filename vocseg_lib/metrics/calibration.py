@@ -1,4 +1,4 @@
-"""What a score threshold buys: recall, precision and F1 of the detections above it, and whether scores mean what they say."""
+"""Precision, recall and F1 at a score threshold; calibration of scores."""
 
 import numpy as np
 import pandas as pd
@@ -7,79 +7,75 @@ from jaxtyping import Float
 from vocseg_lib.metrics.coco_eval import Evaluation
 
 BINS = 10
-"""Of equal width, in which scores are compared with precision."""
+"""Score bins of equal width."""
 
 
-def best_f1(evaluation: Evaluation, kind: str = "mask", iou: float = 0.5) -> pd.DataFrame:
-    """The score threshold with the highest F1 a class: class, score, F1, precision, recall (0..1), objects.
+def best_f1(evaluation: Evaluation, iou_type: str = "mask", iou: float = 0.5) -> pd.DataFrame:
+    """The score threshold with the highest F1 per class; the highest of equally good ones.
 
-    The highest such threshold where several are as good. A class without detections has score NaN and F1 0.
+    Columns: class, score, F1, precision, recall (0..1), objects. A class without detections has
+    score NaN and F1 0.
     """
     rows = []
-    for name, place in evaluation.category_index.items():
-        scores, right, objects = evaluation.matches[kind]["all"].at_threshold(iou, place)
-        found = right.cumsum()
-        last = np.r_[scores[1:] != scores[:-1], True][
-            : len(scores)
-        ]  # a threshold takes all of one score, or none
-        f1 = np.where(last, 2 * found / (np.arange(1, len(scores) + 1) + objects), -1)
+    for name, k in evaluation.category_index.items():
+        scores, hits, objects = evaluation.matches(iou_type).at_threshold(iou, k)
         if not len(scores):
             rows.append((name, np.nan, 0.0, np.nan, 0.0, objects))
             continue
+        true_positives, count = hits.cumsum(), np.arange(1, len(scores) + 1)
+        # A threshold selects all detections of one score or none.
+        is_last = np.r_[scores[1:] != scores[:-1], True]
+        f1 = np.where(is_last, 2 * true_positives / (count + objects), -1)
         best = int(f1.argmax())
-        rows.append(
-            (name, scores[best], f1[best], found[best] / (best + 1), found[best] / objects, objects)
-        )
+        precision, recall = true_positives[best] / count[best], true_positives[best] / objects
+        rows.append((name, scores[best], f1[best], precision, recall, objects))
     return pd.DataFrame(rows, columns=["class", "score", "F1", "precision", "recall", "objects"])
 
 
-def recall_at(evaluation: Evaluation, score: float, kind: str = "mask", iou: float = 0.5) -> float:
-    """Recall (0..1) of the detections with at least a score, mean over classes."""
+def recall_at(
+    evaluation: Evaluation, score: float, iou_type: str = "mask", iou: float = 0.5
+) -> float:
+    """Recall (0..1) of the detections of at least a score, mean over classes."""
     recalls = []
-    for place in evaluation.category_index.values():
-        scores, right, objects = evaluation.matches[kind]["all"].at_threshold(iou, place)
-        recalls.append(right[scores >= score].sum() / objects)
+    for k in evaluation.category_index.values():
+        scores, hits, objects = evaluation.matches(iou_type).at_threshold(iou, k)
+        recalls.append(hits[scores >= score].sum() / objects)
     return float(np.mean(recalls)) if recalls else float("nan")
 
 
-def calibration(
-    evaluation: Evaluation, kind: str = "mask", iou: float = 0.5, bins: int = BINS
+def reliability_table(
+    evaluation: Evaluation, iou_type: str = "mask", iou: float = 0.5
 ) -> pd.DataFrame:
-    """Detections by score, in bins of equal width over 0..1: low, high, detections, score (mean), precision (0..1).
+    """Detections per score bin: low, high, detections, score (mean), precision (0..1).
 
-    Empty bins are left out. Raises ValueError when scores are not within 0..1.
+    Empty bins are left out.
+
+    Raises:
+        ValueError: if scores are not within 0..1.
     """
-    scores, right, _ = evaluation.matches[kind]["all"].at_threshold(iou)
+    scores, hits, _ = evaluation.matches(iou_type).at_threshold(iou)
     if len(scores) and not 0 <= scores.min() <= scores.max() <= 1:
-        raise ValueError(
-            f"scores from {scores.min():g} to {scores.max():g} are no probabilities: they cannot be calibrated"
-        )
-    place = np.minimum((scores * bins).astype(int), bins - 1)
-    table = pd.DataFrame(
-        {"bin": place, "score": scores, "precision": right.astype(float), "detections": 1}
-    )
-    table = (
-        table.groupby("bin")
-        .agg({"detections": "sum", "score": "mean", "precision": "mean"})
-        .reset_index()
-    )
-    table.insert(0, "high", (table["bin"] + 1) / bins)
-    table.insert(0, "low", table.pop("bin") / bins)
-    return table
+        ends = f"{scores.min():g} to {scores.max():g}"
+        raise ValueError(f"scores are from {ends}: calibration needs probabilities (0 to 1)")
+    index = np.minimum((scores * BINS).astype(int), BINS - 1)
+    table = pd.DataFrame({"score": scores, "precision": hits.astype(float), "detections": 1})
+    how = {"detections": "sum", "score": "mean", "precision": "mean"}
+    table = table.groupby(index).agg(how)
+    table.insert(0, "low", table.index / BINS)
+    table.insert(1, "high", (table.index + 1) / BINS)
+    return table.reset_index(drop=True)
 
 
-def calibration_error(table: pd.DataFrame) -> float:
-    """Expected calibration error (0..1): the mean distance between score and precision, over detections; NaN without any."""
-    total = table["detections"].sum()
-    return (
-        float(((table["score"] - table["precision"]).abs() * table["detections"]).sum() / total)
-        if total
-        else float("nan")
-    )
+def expected_calibration_error(table: pd.DataFrame) -> float:
+    """Mean distance (0..1) of score and precision over detections; NaN if there are none."""
+    total, gaps = table["detections"].sum(), (table["score"] - table["precision"]).abs()
+    return float((gaps * table["detections"]).sum() / total) if total else float("nan")
 
 
-def class_mean_curve(evaluation: Evaluation, kind: str, iou: float) -> Float[np.ndarray, " 101"]:
-    """Precision (0..1) at recall 0, .01 .. 1 and an IoU of .5 to .95, mean over classes; the area below it is the AP."""
-    row = round((iou - 0.5) / 0.05)
-    curves = evaluation.precision[kind][row]
+def mean_pr_curve(evaluation: Evaluation, iou_type: str, iou: float) -> Float[np.ndarray, " 101"]:
+    """Precision (0..1) at recall 0, .01 .. 1, mean over classes, at an IoU of .5 to .95.
+
+    The area below the curve is the AP.
+    """
+    curves = evaluation.precision[iou_type][round((iou - 0.5) / 0.05)]
     return curves.mean(1) if curves.shape[1] else np.full(len(curves), np.nan)

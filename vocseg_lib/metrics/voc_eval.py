@@ -1,19 +1,64 @@
-"""VOC's AP^r and AP_vol (SDS, sec. 5)."""
+"""PASCAL VOC's matching, AP^r and AP_vol (SDS, sec. 5)."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 
 from vocseg_lib.metrics.average_precision import Matches, average_precision
+from vocseg_lib.metrics.matching import DatasetEval, count_gt, rank_detections
 
 AP_VOL_THRESHOLDS = tuple(i / 10 for i in range(1, 10))
-"""Over which AP_vol is the mean of AP^r (SDS, sec. 5)."""
+"""IoU thresholds over which AP_vol is the mean of AP^r (SDS, sec. 5)."""
+
+
+def match_voc(
+    dataset_eval: DatasetEval,
+    iou_type: str = "mask",
+    thresholds: Sequence[float] = AP_VOL_THRESHOLDS,
+) -> Matches:
+    """True positives by VOC's rule, of all detections, however many an image has.
+
+    By descending score, a detection is a true positive if the object of its class with the largest
+    IoU is still free and IoU is at least the threshold; a second one is a false positive. One that
+    lies on a crowd region only (VOC: a difficult object) is ignored.
+    """
+    iou, target, in_crowd = [], [], []
+    for image_eval in dataset_eval.image_evals:
+        own = image_eval.same_class_iou(iou_type)
+        iou.append(own.max(1, initial=0))
+        target.append(image_eval.objects[own.argmax(1)] if own.size else np.zeros(len(own), int))
+        in_crowd.append(image_eval.in_own_crowd(iou_type))
+    order, columns = rank_detections(dataset_eval)
+    iou, target, in_crowd = (np.concatenate(parts)[order] for parts in (iou, target, in_crowd))
+    limits = np.array(thresholds, dtype=float)
+    hits = iou >= limits[:, None]
+    true_positive = np.zeros_like(hits)
+    for row, hit in enumerate(hits):
+        first = np.unique(target[hit], return_index=True)[1]
+        true_positive[row, np.flatnonzero(hit)[first]] = True
+    return Matches(
+        thresholds=limits,
+        **columns,
+        true_positive=true_positive,
+        ignored=~hits & (in_crowd >= limits[:, None]),
+        num_gt=count_gt(dataset_eval),
+    )
 
 
 def voc_metrics(
     matches: Matches, weights: Float[np.ndarray, "b i"] | None = None
 ) -> dict[str, Float[np.ndarray, "b k"]]:
-    """VOC's AP^r at .5 and .7, from all points and from 11, and AP_vol, in percent, from matches at `AP_VOL_THRESHOLDS`."""
-    whole = 100 * average_precision(matches, weights, "all")
-    eleven = 100 * average_precision(matches.at([4, 6]), weights, "11")
-    figures = {"voc_AP50": whole[:, 4], "voc_AP70": whole[:, 6], "voc_AP_vol": whole.mean(1)}
-    return figures | {"voc_AP50_11": eleven[:, 0], "voc_AP70_11": eleven[:, 1]}
+    """AP^r at .5 and .7 (all points, and 11) and AP_vol, in percent, per resample and class.
+
+    From matches at `AP_VOL_THRESHOLDS`.
+    """
+    ap = 100 * average_precision(matches, weights, "all")
+    ap_11 = 100 * average_precision(matches.select_thresholds([4, 6]), weights, "11")
+    return {
+        "voc_AP50": ap[:, 4],
+        "voc_AP70": ap[:, 6],
+        "voc_AP_vol": ap.mean(1),
+        "voc_AP50_11": ap_11[:, 0],
+        "voc_AP70_11": ap_11[:, 1],
+    }

@@ -11,10 +11,10 @@ from matplotlib.lines import Line2D
 from vocseg_lib.metrics.calibration import (
     BINS,
     best_f1,
-    calibration,
-    calibration_error,
-    class_mean_curve,
+    expected_calibration_error,
+    mean_pr_curve,
     recall_at,
+    reliability_table,
 )
 from vocseg_lib.metrics.coco_eval import Evaluation
 from vocseg_lib.plots.style import (
@@ -67,7 +67,7 @@ def pr_curves(
     ap = {}
     for ax, iou in zip(axes, ious, strict=True):
         for i, (name, evaluation) in enumerate(evaluations.items()):
-            curve, colour = class_mean_curve(evaluation, kind, iou), model_color(name, i)
+            curve, colour = mean_pr_curve(evaluation, kind, iou), model_color(name, i)
             ap[name, iou] = 100 * curve.mean()
             ax.plot(RECALLS, curve, color=colour, label=f"{name}: AP {ap[name, iou]:.1f} %")
             for score in MARKED_SCORES:
@@ -105,7 +105,7 @@ def pr_masks_and_boxes(
         for iou, colour in ((0.5, COLORS[0]), (0.75, COLORS[1])):
             area = {}
             for kind in evaluation.precision:
-                curve = class_mean_curve(evaluation, kind, iou)
+                curve = mean_pr_curve(evaluation, kind, iou)
                 area[kind] = 100 * curve.mean()
                 ax.plot(
                     RECALLS,
@@ -133,7 +133,7 @@ def pr_by_iou(
     for ax, (name, evaluation) in zip(axes, evaluations.items(), strict=True):
         area = {}
         for iou, colour in zip(FAMILY, colours, strict=True):
-            curve = class_mean_curve(evaluation, kind, iou)
+            curve = mean_pr_curve(evaluation, kind, iou)
             area[iou] = 100 * curve.mean()
             ax.plot(RECALLS, curve, color=colour, label=f"{iou:.2f}: {area[iou]:.1f} %")
         if area[FAMILY[0]] > 0:
@@ -209,7 +209,7 @@ def reliability_diagram(
     errors = []
     for i, (name, evaluation) in enumerate(evaluations.items()):
         try:
-            table, colour = calibration(evaluation, kind, iou), model_color(name, i)
+            table, colour = reliability_table(evaluation, kind, iou), model_color(name, i)
         except ValueError as error:
             errors.append(f"none for {name}, whose {error}")
             continue
@@ -219,7 +219,7 @@ def reliability_diagram(
         )[0]
         axes[1].stairs(counts, np.linspace(0, 1, BINS + 1), color=colour, label=name)
         errors.append(
-            f"{100 * calibration_error(table):.0f} for {name}"
+            f"{100 * expected_calibration_error(table):.0f} for {name}"
             if len(table)
             else f"none for {name}, which found nothing"
         )
@@ -250,14 +250,14 @@ def ap_differences(
     kind: str = "mask",
     ax: Axes | None = None,
 ) -> Axes:
-    """`uncertainty.differences`' rows of a metric: the gap between the models a class, with its 95 % interval."""
+    """`metrics.bootstrap.paired_differences`' rows of a metric: the gap between the models a class, with its 95 % interval."""
     rows = table[(table["kind"] == kind) & (table["metric"] == metric)].sort_values("difference")
     rows = pd.concat([rows[rows["class"] != "all"], rows[rows["class"] == "all"]])
     ax = new_ax(ax, (7.5, 0.27 * len(rows) + 1.4))
     for y, row in enumerate(rows.rename(columns={"class": "name"}).itertuples()):
         colour = (
             "0.6"
-            if not row.shown
+            if not row.significant
             else MODEL_COLORS.get(first if row.difference > 0 else second, "black")
         )
         ax.plot(
@@ -272,7 +272,7 @@ def ap_differences(
     )
     ax.set_xlabel(f"{first} minus {second}, {kind} {metric} (points), with its 95 % interval")
     ax.grid(alpha=0.3, axis="x")
-    shown = int(rows.loc[rows["class"] != "all", "shown"].sum())
+    shown = int(rows.loc[rows["class"] != "all", "significant"].sum())
     reading = f"A difference is shown for {shown} of {len(rows) - 1} classes; grey intervals hold 0: no difference shown."
     return add_title(ax, "Is the gap more than chance?", reading, 90)
 

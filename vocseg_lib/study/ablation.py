@@ -18,7 +18,8 @@ from vocseg_lib.engine.run_folder import BEST
 from vocseg_lib.engine.train import Session, train
 from vocseg_lib.metrics.average_precision import class_mean
 from vocseg_lib.metrics.bootstrap import interval, prepend_point_estimate
-from vocseg_lib.metrics.coco_eval import SIZES, Evaluation, coco_metrics, evaluate
+from vocseg_lib.metrics.coco_eval import Evaluation, coco_metrics, evaluate
+from vocseg_lib.metrics.matching import AREA_RANGES
 from vocseg_lib.study.recipes import Recipe
 from vocseg_lib.study.run import build_model, default_device, prediction_header
 from vocseg_lib.study.study import Study
@@ -99,14 +100,14 @@ def ablation_table(
     """
     drawn = prepend_point_estimate(weights, weights.shape[1])
     values = {
-        (name, size): class_mean(coco_metrics(evaluation.matches["mask"][size], drawn)["AP"])
+        (name, size): class_mean(coco_metrics(evaluation.matches("mask", size), drawn)["AP"])
         for name, evaluation in judged.items()
-        for size in SIZES
+        for size in AREA_RANGES
     }
     first, rows = next(iter(judged)), []
     for (name, size), ap in values.items():
         difference = ap - values[first, size]
-        objects = int(judged[name].matches["mask"][size].num_gt.sum())
+        objects = int(judged[name].matches("mask", size).num_gt.sum())
         ends = *interval(ap[1:]), difference[0], *interval(difference[1:])
         rows.append((name, size, objects, ap[0], *ends, empty_masks(judged[name])))
     columns = [

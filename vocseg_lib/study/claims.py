@@ -7,7 +7,8 @@ from vocseg_lib.failures.analysis import Analysis
 from vocseg_lib.failures.mask_errors import LEAKAGE, LEAKAGE_BEFORE_CROP, MASK_FAILURES
 from vocseg_lib.failures.oracles import UNDETECTED
 from vocseg_lib.failures.tables import overall_rows
-from vocseg_lib.metrics.matching import match_coco, mean_ap
+from vocseg_lib.metrics.average_precision import mean_ap
+from vocseg_lib.metrics.matching import match_coco
 
 YES, NO, OPEN = "so it is here", "not so here", "not shown here"
 BY_INTERVAL = (0, 2, 3)
