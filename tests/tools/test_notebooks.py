@@ -7,19 +7,13 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from vocseg_lib import plots
+
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 COLAB = "https://colab.research.google.com/github/" + REPOSITORY.removeprefix("https://github.com/")
-NAMES = [
-    "01_voc_data",
-    "02_two_models",
-    "03_train",
-    "04_precision_recall",
-    "05_failure_gallery",
-    "06_ap_gap",
-    "07_lineage",
-]
+NAMES = "voc_data two_models train precision_recall failure_gallery ap_gap lineage".split()
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda p: p.stem)
@@ -32,7 +26,7 @@ def cells(notebook, kind):
 
 
 def test_the_seven_are_there():
-    assert [p.stem for p in NOTEBOOKS] == NAMES
+    assert [p.stem for p in NOTEBOOKS] == [f"{i:02}_{name}" for i, name in enumerate(NAMES, 1)]
 
 
 def test_skeleton(notebook):
@@ -71,6 +65,13 @@ def test_cells_are_short_plain_and_explained(notebook):
         assert max(map(len, source.splitlines())) <= 100, source
         assert not re.search(r"^\s*class ", source, re.MULTILINE), source
         assert "if CI" not in source
+
+
+def test_names_of_the_library_exist(notebook):
+    for source in cells(notebook[0], "code"):
+        for line in re.findall(r"^from vocseg_lib.* import .*$", source, re.MULTILINE):
+            exec(line, {})
+        assert all(hasattr(plots, name) for name in re.findall(r"\bplots\.(\w+)", source)), source
 
 
 def test_no_outputs(notebook):
