@@ -80,9 +80,9 @@ def test_cases_of_both_models_and_who_failed_alone(analyses, pictures):
 def test_what_is_drawn(analyses, pictures):
     gallery = Gallery(analyses, pictures, {"YOLACT": maps})
     case = gallery.select(type="localization failure").iloc[0]
-    assert [layer.colour for layer in gallery.truth_layers(case)] == [TARGET, TARGET]
+    assert [layer.color for layer in gallery.truth_layers(case)] == [TARGET, TARGET]
     layers = gallery.found_layers(case, "YOLACT")
-    assert [(layer.colour, layer.dotted) for layer in layers if layer.strong] == [(BLAMED, False)]
+    assert [(layer.color, layer.dotted) for layer in layers if layer.strong] == [(BLAMED, False)]
     assert any(
         layer.dotted and layer.mask.all() for layer in layers
     )  # what there was before the crop
@@ -99,7 +99,7 @@ def test_what_is_drawn(analyses, pictures):
         for layer in gallery.found_layers(missed, "Mask R-CNN")
         if layer.text.startswith("missed")
     )
-    assert (layer.colour, layer.dotted, layer.text) == (LOST, True, "missed person")
+    assert (layer.color, layer.dotted, layer.text) == (LOST, True, "missed person")
     assert not any(
         layer.text.startswith("missed") for layer in gallery.found_layers(missed, "YOLACT")
     )

@@ -117,7 +117,7 @@ def _case(gallery: Gallery, row: pd.Series, with_parts: bool) -> dict:
 def _drawn(layer: Layer) -> dict:
     box = [round(float(v), 1) for v in layer.box] if layer.box is not None else None
     return {
-        "role": ROLES[layer.colour],
+        "role": ROLES[layer.color],
         "path": outline(layer.mask),
         "box": box,
         "text": layer.text,

@@ -1,4 +1,4 @@
-"""Figures of the inside of a model: prototypes, coefficients, mask assembly."""
+"""Figures of a model's intermediate results: prototypes, coefficients, mask assembly."""
 
 from collections.abc import Sequence
 
@@ -17,48 +17,35 @@ def prototypes(maps: torch.Tensor, axes: np.ndarray | None = None) -> np.ndarray
         ax.imshow(maps[..., k].detach().cpu().numpy(), cmap="viridis")
         ax.set_title(str(k), fontsize=7)
         ax.axis("off")
-    add_figure_title(
-        axes[0].figure,
-        "YOLACT's prototypes",
-        "Masks that belong to the whole image, not to an object; dark is zero, bright each map's own highest.",
-    )
+    caption = "Masks of the whole image, not of one object; bright is the maximum of each map."
+    add_figure_title(axes[0].figure, "YOLACT's prototypes", caption)
     return axes
 
 
 def coefficients(
     values: torch.Tensor | Sequence[torch.Tensor], names: Sequence[str], ax: Axes | None = None
 ) -> Axes:
-    """Mask coefficients (-1..1) of a few detections, a group of bars a prototype."""
+    """Mask coefficients (-1..1) of a few detections, one group of bars per prototype."""
     ax = new_ax(ax, (10, 3))
     width = 0.8 / len(values)
     for i, (row, name) in enumerate(zip(values, names, strict=True)):
-        ax.bar(
-            np.arange(len(row)) + i * width,
-            row.detach().cpu().numpy(),
-            width,
-            label=name,
-            color=COLORS[i],
-        )
+        x = np.arange(len(row)) + i * width
+        ax.bar(x, row.detach().cpu().numpy(), width, label=name, color=COLORS[i])
     ax.axhline(0, color="black", linewidth=0.8)
-    ax.set_xlabel("prototype")
-    ax.set_ylabel("coefficient (no unit)")
+    ax.set(xlabel="prototype", ylabel="coefficient (no unit)")
     ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
-    return add_title(
-        ax,
-        "Coefficients",
-        "Each detection adds (above 0) and subtracts (below 0) prototypes in its own way.",
-        110,
-    )
+    caption = "Each detection adds (above 0) and subtracts (below 0) prototypes in its own way."
+    return add_title(ax, "Coefficients", caption, 110)
 
 
 def stages(
     pictures: Sequence[np.ndarray | torch.Tensor],
     titles: Sequence[str],
     title: str,
-    reading: str,
+    caption: str,
     axes: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Steps of one computation, left to right: maps with a colour bar, RGB pictures as they are."""
+    """Steps of one computation, left to right: maps with a color bar, RGB images as they are."""
     axes = new_axes(len(pictures), len(pictures), (3.1, 3.2), axes)
     for ax, picture, name in zip(axes, pictures, titles, strict=True):
         pixels = np.asarray(picture)
@@ -67,5 +54,5 @@ def stages(
             ax.figure.colorbar(shown, ax=ax, shrink=0.7)
         ax.set_title(name, fontsize=9)
         ax.axis("off")
-    add_figure_title(axes[0].figure, title, reading)
+    add_figure_title(axes[0].figure, title, caption)
     return axes

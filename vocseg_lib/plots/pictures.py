@@ -1,4 +1,4 @@
-"""What a trained model finds in anyone's pictures and videos, drawn into them."""
+"""A trained model's predictions drawn on any pictures and videos."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,33 +6,32 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from vocseg_lib.data.classes import CLASS_NAMES
 from vocseg_lib.data.transforms import model_input
-from vocseg_lib.plots.style import COLORS
+from vocseg_lib.plots.images import draw_instances
 from vocseg_lib.utils.device import autocast
 from vocseg_lib.utils.files import resolve_path
 
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 LONGEST_SIDE = 1_600
 """Pixels: larger pictures are shrunk to it, as masks of their full size would fill the memory."""
 DRAWN_SCORE = 0.3
-TINT = 0.45
-RGB = tuple(tuple(bytes.fromhex(colour.removeprefix("#"))) for colour in COLORS)
 
 
 class UnreadablePicture(ValueError):
-    """A file that is neither a picture nor a video that can be read; the message names it."""
+    """A file that is neither a readable picture nor a readable video."""
 
 
 @dataclass(frozen=True)
 class Visualizer:
-    """A trained model that draws what it finds, from a score on, into pictures."""
+    """A trained model that draws its detections of at least a score on pictures."""
 
     model: nn.Module
     class_names: Sequence[str] = CLASS_NAMES
@@ -40,60 +39,42 @@ class Visualizer:
     mixed_precision: bool = False
 
     @torch.inference_mode()
-    def find(self, picture: UInt8[np.ndarray, "h w 3"]) -> dict[str, Tensor]:
-        """Boxes, labels, scores and masks [n, h, w] of the detections from `score` on, best first, on the CPU."""
+    def predict(self, picture: UInt8[np.ndarray, "h w 3"]) -> dict[str, Tensor]:
+        """Boxes, labels, scores and masks [n, h, w] of the detections, best first, on the CPU."""
         device = next((p.device for p in self.model.parameters()), "cpu")
         image = model_input(torch.from_numpy(picture.transpose(2, 0, 1).copy()), device)
         with autocast(device, self.mixed_precision):
-            (found,) = self.model.eval()([image])
-        sure = found["scores"] >= self.score
-        return {key: found[key][sure].cpu() for key in ("boxes", "labels", "scores", "masks")}
+            (output,) = self.model.eval()([image])
+        keep = output["scores"] >= self.score
+        return {key: output[key][keep].cpu() for key in ("boxes", "labels", "scores", "masks")}
 
-    def paint(
+    def draw(
         self, picture: UInt8[np.ndarray, "h w 3"]
     ) -> tuple[UInt8[np.ndarray, "h w 3"], dict[str, Tensor]]:
-        """A copy of a picture with the detections drawn into it, and the detections."""
-        found = self.find(picture)
-        return draw_instances(picture, found, self.class_names), found
+        """A copy of a picture with the detections drawn on it, and the detections."""
+        detections = self.predict(picture)
+        if not len(detections["scores"]):
+            return picture.copy(), detections
+        # A figure of the picture's pixels; lines and text grow with the picture.
+        height, width = picture.shape[:2]
+        dpi = max(100, min(height, width) / 4)
+        size = ((width + 0.01) / dpi, (height + 0.01) / dpi)  # not to lose a pixel by rounding
+        canvas = FigureCanvasAgg(Figure(figsize=size, dpi=dpi))
+        ax = canvas.figure.add_axes((0, 0, 1, 1), frame_on=False)
+        draw_instances(picture, **detections, class_names=self.class_names, ax=ax)
+        ax.images[0].set_interpolation("nearest")
+        canvas.draw()
+        return np.array(canvas.buffer_rgba())[..., :3], detections
 
-    def words(self, found: dict[str, Tensor]) -> str:
+    def describe(self, detections: dict[str, Tensor]) -> str:
         """Detections as "person 0.93, dog 0.52"."""
-        pairs = zip(found["labels"].tolist(), found["scores"].tolist(), strict=True)
-        return (
-            ", ".join(f"{self.class_names[label - 1]} {score:.2f}" for label, score in pairs)
-            or "nothing"
-        )
-
-
-def draw_instances(
-    picture: UInt8[np.ndarray, "h w 3"],
-    found: dict[str, Tensor],
-    class_names: Sequence[str] = CLASS_NAMES,
-) -> UInt8[np.ndarray, "h w 3"]:
-    """A copy of a picture with masks tinted and outlined, boxes, class names and scores; a colour an object."""
-    canvas, masks = picture.copy(), found["masks"].numpy()
-    for k in reversed(range(len(masks))):  # the surest last, on top
-        colour = np.array(RGB[k % len(RGB)])
-        canvas[masks[k]] = ((1 - TINT) * canvas[masks[k]] + TINT * colour).astype(np.uint8)
-        near_outside = F.max_pool2d((~found["masks"][k]).float()[None, None], 3, 1, 1)[0, 0] > 0
-        canvas[masks[k] & near_outside.numpy()] = colour
-    image = Image.fromarray(canvas)
-    draw, font = (
-        ImageDraw.Draw(image),
-        ImageFont.load_default(max(10, min(picture.shape[:2]) // 28)),
-    )
-    for k in reversed(range(len(masks))):
-        x1, y1, x2, y2 = found["boxes"][k].tolist()
-        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=RGB[k % len(RGB)])
-        text = f"{class_names[int(found['labels'][k]) - 1]} {float(found['scores'][k]):.2f}"
-        place = (max(0, x1) + 2, max(0, y1) + 1)
-        draw.rectangle(draw.textbbox(place, text, font), fill=RGB[k % len(RGB)])
-        draw.text(place, text, "white", font)
-    return np.array(image)
+        pairs = zip(detections["labels"].tolist(), detections["scores"].tolist(), strict=True)
+        names = [f"{self.class_names[label - 1]} {score:.2f}" for label, score in pairs]
+        return ", ".join(names) or "nothing"
 
 
 def read_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
-    """A picture the way up its EXIF says, its longer side at most `LONGEST_SIDE`. Raises UnreadablePicture."""
+    """A picture rotated by its EXIF, at most `LONGEST_SIDE` long. Raises UnreadablePicture."""
     try:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image).convert("RGB")
@@ -104,102 +85,90 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def list_files(paths: Sequence[str | Path]) -> list[Path]:
-    """The files named, and those in the folders named, in the order of their names.
+    """The given files, and those in the given folders by name.
 
-    Raises FileNotFoundError for what is not there, and ValueError for an empty folder.
+    Raises FileNotFoundError for a missing path, and ValueError for an empty folder.
     """
     files = []
     for path in map(resolve_path, paths):
         if not path.exists():
-            raise FileNotFoundError(
-                f"{path} is not there: --image takes pictures, videos and folders of them"
-            )
-        inside = (
-            sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
-            if path.is_dir()
-            else [path]
-        )
-        if not inside:
-            raise ValueError(
-                f"{path} holds no file: --image takes pictures, videos and folders of them, without those inside"
-            )
-        files += inside
+            raise FileNotFoundError(f"{path} is missing: give pictures, videos or folders of them")
+        if path.is_dir():
+            inside = [p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")]
+            if not inside:
+                raise ValueError(f"{path} has no file in it (folders inside are not searched)")
+            files += sorted(inside)
+        else:
+            files.append(path)
     return files
 
 
 def draw_predictions(
-    painter: Visualizer, paths: Sequence[str | Path], out: str | Path
-) -> Iterator[tuple]:
-    """Draw predictions into pictures, videos and folders of them: yields each file, what was written and what was found.
+    visualizer: Visualizer, paths: Sequence[str | Path], out: str | Path
+) -> Iterator[tuple[Path, Path | None, str]]:
+    """Draw predictions on pictures, videos and folders of them: (file, written file, description).
 
-    Pictures are written to the folder `out` as PNG, videos as MP4. A file that cannot be read yields itself, None and the reason.
-    Raises FileNotFoundError for a path that is not there, and ValueError when `out` is where an input lies, or a file.
+    Pictures are written to the folder `out` as PNG, videos as MP4; for a file that cannot be read,
+    the second is None and the third the reason.
+    Raises FileNotFoundError for a missing path, ValueError if `out` is a file or an input's folder.
     """
     files, out, taken = list_files(paths), Path(out), set()
     if out.is_file():
-        raise ValueError(f"{out} is a file: pictures are written to a folder")
+        raise ValueError(f"{out} is a file; the output needs a folder")
     for file in files:
         if file.resolve().parent == out.resolve():
-            raise ValueError(
-                f"{file} lies in {out}, where results go: choose another folder for them"
-            )
+            raise ValueError(f"{out} holds the input {file}; the output needs another folder")
     out.mkdir(parents=True, exist_ok=True)
     for file in tqdm(files, "predict", unit="file", disable=len(files) < 2):
-        ending = ".mp4" if file.suffix.lower() in VIDEOS else ".png"
-        target = out / f"{file.stem}{ending}"
+        suffix = ".mp4" if file.suffix.lower() in VIDEO_SUFFIXES else ".png"
+        target = out / f"{file.stem}{suffix}"
         if target in taken:
-            target = out / f"{file.name}{ending}"
+            target = out / f"{file.name}{suffix}"
         taken.add(target)
         try:
-            if ending == ".mp4":
-                said = draw_video(painter, file, target)
+            if suffix == ".mp4":
+                description = _draw_video(visualizer, file, target)
             else:
-                drawn, found = painter.paint(read_picture(file))
+                drawn, detections = visualizer.draw(read_picture(file))
                 Image.fromarray(drawn).save(target)
-                said = painter.words(found)
-            yield file, target, said
+                description = visualizer.describe(detections)
+            yield file, target, description
         except UnreadablePicture as error:
             yield file, None, str(error)
 
 
-def draw_video(painter: Visualizer, source: Path, target: Path) -> str:
-    """Draw predictions into each frame of a video and write it as MP4 (H.264); what was done, in words.
+def _draw_video(visualizer: Visualizer, source: Path, target: Path) -> str:
+    """Draw predictions on each frame of a video and write it as MP4 (H.264); a summary.
 
-    Raises UnreadablePicture when no frame can be read, and ModuleNotFoundError, saying what to install, without imageio-ffmpeg.
+    Raises UnreadablePicture when no frame can be read, ModuleNotFoundError without imageio-ffmpeg.
     """
     try:
         import imageio_ffmpeg
     except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "videos need imageio-ffmpeg: pip install 'vocseg_lib[video]'"
-        ) from None
-    frames, written, beside = (
-        imageio_ffmpeg.read_frames(str(source)),
-        0,
-        target.with_name(f"{target.stem}.part.mp4"),
-    )
+        message = "videos need imageio-ffmpeg: pip install 'vocseg_lib[video]'"
+        raise ModuleNotFoundError(message) from None
+    frames = imageio_ffmpeg.read_frames(str(source))
     try:
-        about = next(frames)
+        metadata = next(frames)
     except (OSError, StopIteration) as error:
         reason = (str(error).strip().splitlines() or ["no frame"])[-1]
         raise UnreadablePicture(f"{source} cannot be read as a video ({reason})") from None
-    width, height = about["size"]
-    count = round(about["duration"] * about["fps"]) or None
-    even = (width - width % 2, height - height % 2)  # as H.264 wants
-    writer = imageio_ffmpeg.write_frames(
-        str(beside), even, fps=about["fps"], macro_block_size=2, quality=7
-    )
+    (width, height), fps = metadata["size"], metadata["fps"]
+    even = (width - width % 2, height - height % 2)  # H.264 needs even sides
+    partial, count = target.with_name(f"{target.stem}.part.mp4"), 0
+    writer = imageio_ffmpeg.write_frames(str(partial), even, fps=fps, macro_block_size=2, quality=7)
     writer.send(None)
+    total = round(metadata["duration"] * fps) or None
     try:
-        for frame in tqdm(frames, source.name, count, unit="frame", leave=False):
+        for frame in tqdm(frames, source.name, total, unit="frame", leave=False):
             picture = np.frombuffer(frame, np.uint8).reshape(height, width, 3)[: even[1], : even[0]]
-            writer.send(np.ascontiguousarray(painter.paint(picture)[0]))
-            written += 1
+            writer.send(np.ascontiguousarray(visualizer.draw(picture)[0]))
+            count += 1
         writer.close()
-        if not written:
-            raise UnreadablePicture(f"{source} has no frame that can be read")
-        beside.replace(target)
+        if not count:
+            raise UnreadablePicture(f"{source} has no readable frame")
+        partial.replace(target)
     finally:
         writer.close()
-        beside.unlink(missing_ok=True)
-    return f"{written} frames of {even[0]} x {even[1]} pixels at {about['fps']:g} a second"
+        partial.unlink(missing_ok=True)
+    return f"{count} frames of {even[0]} x {even[1]} pixels at {fps:g} per second"
