@@ -23,7 +23,6 @@ from vocseg_lib.plots.models import coefficients, prototypes, stages
 from vocseg_lib.plots.precision_recall import per_class_ap
 from vocseg_lib.plots.style import save_figure
 from vocseg_lib.plots.widgets import browse
-from vocseg_lib.study import table1
 
 
 @pytest.fixture(autouse=True)
@@ -286,37 +285,3 @@ def test_nothing_found_can_be_drawn(judged):
         precision_recall.reliability_diagram_diagram,
     ):
         assert len(draw(results))
-
-
-def test_table1_is_one_table_in_three_forms(tmp_path):
-    costs = dict.fromkeys(table1.COSTS, 12.5)
-    rows = [
-        (c, k, m, 40.0, 30.0, 50.0)
-        for c in table1.CHECKPOINTS
-        for k in ("mask", "box")
-        for m in ("AP", "AP50", "AP75")
-    ]
-    ap = pd.DataFrame(rows, columns=["checkpoint", "kind", "metric", "value", "low", "high"])
-    parts = [
-        table1.rows_of(title, costs, ap, "recipe quick on drawn images")
-        for title in ("YOLACT", "Mask R-CNN")
-    ]
-    table = pd.concat([*parts, table1.paper_rows()], ignore_index=True)
-    table1.save(table, tmp_path)
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "table1.csv"), table, check_dtype=False)
-    wide = table1.wide(table)
-    assert list(wide) == ["ours: YOLACT", "ours: Mask R-CNN", "paper: YOLACT", "paper: Mask R-CNN"]
-    assert len(wide) == len(table1.COSTS) + 18
-    half = wide.loc["mask AP50, half-way (the study's 6K)"]
-    assert half.tolist() == ["40.0 [30.0, 50.0]", "40.0 [30.0, 50.0]", "48.5", "43.3"]
-    assert wide.loc["FPS", "paper: YOLACT"] == "17.2"
-    text = (tmp_path / "table1.md").read_text()
-    assert "| FPS | 12.5 | 12.5 | 17.2 | 15.8 |" in text
-    for form in (text, table1.styled(table).to_html()):
-        assert "its print is damaged" in form
-        assert "Ours: recipe quick on drawn images" in form
-    ax = table1.speed_and_accuracy(table)
-    assert "has the higher speed" in ax.get_title(loc="left")
-    grey = [text.get_text() for text in ax.texts]
-    assert "paper, YOLACT 6K" in grey
-    assert "Mask R-CNN, train_aug: 67.3" in grey

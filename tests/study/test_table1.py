@@ -1,0 +1,63 @@
+"""Table 1: ours beside the paper's, as CSV, Markdown, in a notebook and as a figure."""
+
+import pandas as pd
+import pytest
+
+from vocseg_lib.study import table1
+from vocseg_lib.study.train import train_model
+
+AP_ROWS = [
+    (checkpoint, kind, metric, 40.0, 30.0, 50.0)
+    for checkpoint in table1.CHECKPOINT_TITLES
+    for kind in ("mask", "box")
+    for metric in ("AP", "AP50", "AP75")
+]
+
+
+@pytest.fixture
+def table():
+    costs = dict.fromkeys(table1.QUANTITIES, 12.5)
+    ap = pd.DataFrame(AP_ROWS, columns=["checkpoint", "kind", "metric", "value", "low", "high"])
+    parts = [table1.study_rows(t, costs, ap, "on 6 images") for t in ("YOLACT", "Mask R-CNN")]
+    return pd.concat([*parts, table1.paper_rows()], ignore_index=True)
+
+
+def test_the_wide_table_has_ours_beside_the_papers(table):
+    wide = table1.wide_table1(table)
+    assert list(wide) == ["ours: YOLACT", "ours: Mask R-CNN", "paper: YOLACT", "paper: Mask R-CNN"]
+    assert len(wide) == len(table1.QUANTITIES) + len(AP_ROWS)
+    half = wide.loc[f"mask AP50, {table1.CHECKPOINT_TITLES['half']}"]
+    assert half.tolist() == ["40.0 [30.0, 50.0]", "40.0 [30.0, 50.0]", "48.5", "43.3"]
+    assert wide.loc["FPS"].tolist() == ["12.5", "12.5", "17.2", "15.8"]
+
+
+def test_files_and_the_notebooks_table(table, tmp_path):
+    table1.save_table1(table, tmp_path)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "table1.csv"), table)
+    text = (tmp_path / "table1.md").read_text()
+    assert "| FPS | 12.5 | 12.5 | 17.2 | 15.8 |" in text
+    for form in (text, table1.styled_table1(table).to_html()):
+        assert "on 6 images" in form
+        assert all(note in form for note in table1.FOOTNOTES)
+
+
+def test_the_figure_shows_ours_the_papers_and_published_values(table):
+    ax = table1.speed_and_accuracy(table)
+    labels = [text.get_text() for text in ax.texts]
+    assert len(labels) == 4 + len(table1.PUBLISHED_AP50)
+    assert {"paper, YOLACT 6K", "Mask R-CNN, train_aug: 67.3"} <= set(labels)
+    assert len(ax.get_legend().get_texts()) == 2
+
+
+def test_a_studys_own_table(study, tmp_path):
+    train_model(study, "yolact")
+    table = table1.build_table1(study)
+    ours = table[table["source"] == "ours"]
+    assert set(ours["model"]) == {"YOLACT"}
+    assert set(table1.QUANTITIES.values()) <= set(ours["quantity"])
+    values = ours.set_index("quantity")["value"]
+    assert values["FPS"] == pytest.approx(1000 / values["end to end (ms per image)"], rel=0.5)
+    assert (values[list(table1.QUANTITIES.values())] > 0).all()
+    ap = ours[ours["quantity"].str.contains("mask AP50")]
+    assert len(ap) == 3
+    assert (tmp_path / "table1.csv").is_file()
