@@ -51,9 +51,7 @@ def variant_recipe(recipe: Recipe, fraction: float, changes: dict) -> Recipe:
     )
 
 
-def train_variants(
-    study: Study, fraction: float = FRACTION, device: str | None = None
-) -> dict[str, Evaluation]:
+def train_variants(study: Study, fraction: float = FRACTION) -> dict[str, Evaluation]:
     """Evaluations on val of the study's YOLACT, trained further with the loss of each variant.
 
     On the same images, in `results`/ablation, if not done yet.
@@ -61,68 +59,59 @@ def train_variants(
     Raises:
         FileNotFoundError: if the study's YOLACT is not trained yet.
     """
-    trained = study.run_folder("yolact") / BEST
-    if not trained.is_file():
-        raise FileNotFoundError(f"{trained} is missing: run 03_train with MODEL='yolact' first")
-    weights = load_checkpoint(trained)["model"]
+    best = study.run_folder("yolact") / BEST
+    if not best.is_file():
+        raise FileNotFoundError(f"{best} is missing: run 03_train with MODEL='yolact' first")
+    weights, device = load_checkpoint(best)["model"], default_device()
     evaluations = {}
     for name, changes in VARIANTS.items():
         recipe = variant_recipe(study.recipe, fraction, changes)
-        variant = replace(study, recipe=recipe)
         folder = study.results / "ablation" / name.replace(" ", "_")
-        session = Session(device=device or default_device())
-        config = {**run_config(variant, "yolact"), "start": checksum(weights)}
+        config = run_config(replace(study, recipe=recipe), "yolact")
+        config["start"] = checksum(weights)
         try:
             check_config(folder, config)
-        except ChangedConfig:  # of other weights, or another recipe
+        except ChangedConfig:  # trained from other weights, or with another recipe
             shutil.rmtree(folder)
+        # Train from the study's weights.
         model = build_model(recipe, "yolact", len(study.class_names))
         model.load_state_dict(weights)
         dataset = study.dataset("train", recipe.train.augmentation, skip_bad=True)
+        session = Session(device=device)
         train(model, dataset, folder, recipe.train, session=session, run_config=config)
-        path = folder / "predictions.json"
+        # Predict val once.
+        path, mixed_precision = folder / "predictions.json", recipe.train.mixed_precision
         if not path.is_file():
             header = prediction_header(config, recipe.train.iterations, study.dataset("val"))
-            half = recipe.train.mixed_precision
-            save_predictions(path, predict(model, study.val, header, session.device, half))
+            save_predictions(path, predict(model, study.val, header, device, mixed_precision))
         detections = read_predictions(path)["detections"]
         evaluations[name] = evaluate(study.ground_truth, detections)
     return evaluations
 
 
 def ablation_table(
-    judged: dict[str, Evaluation], weights: Float[np.ndarray, "b i"]
+    evaluations: dict[str, Evaluation], weights: Float[np.ndarray, "resamples images"]
 ) -> pd.DataFrame:
-    """Mask AP of each variant by size of object, and its difference to the first variant on the same drawn images.
+    """Mask AP of each variant by object size, and its difference to the first variant (percent).
 
-    Columns: variant, size, objects, value, low, high, difference, difference_low, difference_high, empty; intervals of 95 %
-    from `weights` (how often each image counts, a row a resample). `empty`: percent of all detections whose mask has no pixel.
+    Columns: variant, size, objects, value, low, high, difference, difference_low,
+    difference_high, empty (percent of the detections whose mask has no pixel). The 95 % intervals
+    are paired: `weights` (how often each image counts in a resample) are the same for all.
     """
-    drawn = prepend_point_estimate(weights, weights.shape[1])
-    values = {
-        (name, size): class_mean(coco_metrics(evaluation.matches("mask", size), drawn)["AP"])
-        for name, evaluation in judged.items()
+    weights = prepend_point_estimate(weights, weights.shape[1])
+    ap = {
+        (name, size): class_mean(coco_metrics(evaluation.matches("mask", size), weights)["AP"])
+        for name, evaluation in evaluations.items()
         for size in AREA_RANGES
     }
-    first, rows = next(iter(judged)), []
-    for (name, size), ap in values.items():
-        difference = ap - values[first, size]
-        objects = int(judged[name].matches("mask", size).num_gt.sum())
-        ends = *interval(ap[1:]), difference[0], *interval(difference[1:])
-        rows.append((name, size, objects, ap[0], *ends, empty_masks(judged[name])))
-    columns = [
-        "variant",
-        "size",
-        "objects",
-        "value",
-        "low",
-        "high",
-        "difference",
-        "difference_low",
-        "difference_high",
-        "empty",
-    ]
-    return pd.DataFrame(rows, columns=columns)
+    first, rows = next(iter(evaluations)), []
+    for (name, size), values in ap.items():
+        differences = values - ap[first, size]
+        objects = int(evaluations[name].matches("mask", size).num_gt.sum())
+        ends = *interval(values[1:]), differences[0], *interval(differences[1:])
+        rows.append((name, size, objects, values[0], *ends, empty_masks(evaluations[name])))
+    columns = "variant size objects value low high difference difference_low difference_high empty"
+    return pd.DataFrame(rows, columns=columns.split())
 
 
 def empty_masks(evaluation: Evaluation) -> float:
