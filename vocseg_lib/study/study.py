@@ -17,13 +17,13 @@ from vocseg_lib.study.recipes import Recipe
 
 VOC_IMAGES = {"train": 1_464, "val": 1_449}
 """Images of VOC 2012's segmentation splits."""
-NOTES = {"synthetic": ", synthetic and not VOC's", "pilot": ", a pilot and not VOC 2012's val"}
-"""What is said beside figures on data of a kind."""
+DATA_NOTES = {"synthetic": ", synthetic and not VOC's", "pilot": ", a pilot and not VOC 2012's val"}
+"""What is added to a description for a kind of data."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """A recipe, a devkit and a results folder; functions beside it train and evaluate."""
+    """A recipe, its data and a results folder; functions beside it train and evaluate."""
 
     recipe: Recipe
     devkit: Path
@@ -46,18 +46,17 @@ class Study:
             TooManyBadSamples: for more of them than the recipe's `max_bad_fraction`.
             ValueError: if val has no object.
         """
-        truth = voc_to_coco(self.devkit, "val", skip_bad=True)
-        if bad := truth["info"].get("skipped", []):
-            total, allowed = len(bad) + len(truth["images"]), self.recipe.train.max_bad_fraction
-            summary = f"{len(bad)} of {total} images of val cannot be read"
+        ground_truth = voc_to_coco(self.devkit, "val", skip_bad=True)
+        if bad := ground_truth["info"].get("bad_samples"):
+            allowed = self.recipe.train.max_bad_fraction
+            total = len(bad) + len(ground_truth["images"])
+            message = f"{len(bad)} of {total} images of val cannot be read: {'; '.join(bad)}"
             if len(bad) > allowed * total:
-                raise TooManyBadSamples(
-                    f"{summary}, max_bad_fraction is {allowed:.0%}: {'; '.join(bad)}"
-                )
-            warnings.warn(f"{summary} and are left out: {'; '.join(bad)}", stacklevel=3)
-        if not truth["annotations"]:
+                raise TooManyBadSamples(f"{message} (max_bad_fraction is {allowed:.0%})")
+            warnings.warn(f"{message}; they are left out", stacklevel=3)
+        if not ground_truth["annotations"]:
             raise ValueError(f"val of {self.devkit} has no object: nothing can be evaluated")
-        return truth
+        return ground_truth
 
     @cached_property
     def val(self) -> Subset:
@@ -79,7 +78,7 @@ class Study:
     @property
     def data_kind(self) -> str:
         """ "synthetic", "VOC 2012", "pilot" (VOC's classes, other images) or "own" (other classes)."""
-        if (self.devkit / synthetic.STAMP).is_file():
+        if (self.devkit / synthetic.STAMP_NAME).is_file():
             return "synthetic"
         if self.class_names != CLASS_NAMES:
             return "own"
@@ -88,6 +87,6 @@ class Study:
 
     @property
     def description(self) -> str:
-        """Recipe and data in words, to stand beside every figure."""
+        """Recipe and data in words, for captions."""
         images = f"recipe {self.recipe.name} on {len(self.val)} images of val"
-        return images + NOTES.get(self.data_kind, "")
+        return images + DATA_NOTES.get(self.data_kind, "")
