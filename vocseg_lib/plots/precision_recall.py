@@ -1,4 +1,4 @@
-"""Figures of notebook 04: precision against recall, what a score threshold buys, calibration, uncertainty, speed and time."""
+"""Figures of notebook 04: precision and recall, calibration, differences between the models."""
 
 from collections.abc import Sequence
 
@@ -29,158 +29,136 @@ from vocseg_lib.plots.style import (
 
 RECALLS = np.linspace(0, 1, 101)
 MARKED_SCORES = (0.1, 0.3, 0.5, 0.7, 0.9)
-FAMILY = tuple(0.5 + 0.05 * i for i in range(10))
+COCO_IOUS = tuple(0.5 + 0.05 * i for i in range(10))
 """IoU thresholds of COCO's AP."""
-PLURALS = {"mask": "masks", "box": "boxes"}
-LINES = {"mask": "-", "box": "--"}
 
 
-def iso_f1(ax: Axes) -> None:
-    """Grey lines of equal F1, their value at the right end."""
+def _draw_iso_f1(ax: Axes) -> None:
+    """Gray lines of equal F1, their value at the right end."""
     for f1 in (0.2, 0.4, 0.6, 0.8):
         recall = np.geomspace(f1 / (2 - f1), 1, 300)  # from precision 1 on
         ax.plot(recall, f1 * recall / (2 * recall - f1), color="0.85", linewidth=0.8, zorder=0)
-        ax.annotate(
-            f"F1 {f1:g}", (1.0, f1 / (2 - f1)), fontsize=6, color="0.5", ha="right", va="bottom"
-        )
+        style = {"fontsize": 6, "color": "0.5", "ha": "right", "va": "bottom"}
+        ax.annotate(f"F1 {f1:g}", (1.0, f1 / (2 - f1)), **style)
 
 
-def _pr_axes(ax: Axes, title: str) -> None:
-    iso_f1(ax)
-    ax.set_xlim(0, 1)
-    ax.set_ylim(0, 1.02)
-    ax.set_xlabel("recall (share of objects found)")
-    ax.set_ylabel("precision (share of detections right)")
+def _finish_pr_axes(ax: Axes, title: str) -> None:
+    _draw_iso_f1(ax)
+    ax.set(xlim=(0, 1), ylim=(0, 1.02))
+    ax.set(xlabel="recall (fraction of objects)", ylabel="precision (fraction of detections)")
     ax.set_title(title, fontsize=9)
     if ax.get_legend_handles_labels()[0]:
         ax.legend(fontsize=7, loc="upper right")
 
 
+def _mark(ax: Axes, at: tuple, text: str, color: str, offset: tuple[int, int], size: int) -> None:
+    """A dot with a number beside it."""
+    ax.plot(*at, "o", color=color, markersize=4)
+    style = {"fontsize": size, "color": color, "textcoords": "offset points"}
+    ax.annotate(text, at, xytext=offset, **style)
+
+
 def pr_curves(
     evaluations: dict[str, Evaluation],
-    kind: str = "mask",
+    iou_type: str = "mask",
     ious: Sequence[float] = (0.5, 0.75),
     axes: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Class-mean curves of the models at each IoU; dots where the mean recall of detections above a score lies."""
+    """Mean curves over classes of the models at each IoU, with dots at some score thresholds."""
     axes = new_axes(len(ious), len(ious), (5.2, 4.4), axes)
-    ap = {}
+    areas = []
     for ax, iou in zip(axes, ious, strict=True):
+        ap = {}
         for i, (name, evaluation) in enumerate(evaluations.items()):
-            curve, colour = mean_pr_curve(evaluation, kind, iou), model_color(name, i)
-            ap[name, iou] = 100 * curve.mean()
-            ax.plot(RECALLS, curve, color=colour, label=f"{name}: AP {ap[name, iou]:.1f} %")
+            curve, color = mean_pr_curve(evaluation, iou_type, iou), model_color(name, i)
+            ap[name] = 100 * curve.mean()
+            ax.plot(RECALLS, curve, color=color, label=f"{name}: AP {ap[name]:.1f} %")
             for score in MARKED_SCORES:
-                recall = recall_at(evaluation, score, kind, iou)
-                at = recall, np.interp(recall, RECALLS, curve)
-                ax.plot(*at, "o", color=colour, markersize=4)
-                ax.annotate(
-                    f"{score:g}",
-                    at,
-                    fontsize=7,
-                    color=colour,
-                    xytext=(3, 3),
-                    textcoords="offset points",
+                recall = recall_at(evaluation, score, iou_type, iou)
+                _mark(
+                    ax, (recall, np.interp(recall, RECALLS, curve)), f"{score:g}", color, (3, 3), 7
                 )
-        _pr_axes(ax, f"IoU {iou:g}")
-    areas = "; ".join(
-        f"at IoU {iou:g}, " + ", ".join(f"{name} {ap[name, iou]:.1f} %" for name in evaluations)
-        for iou in ious
+        _finish_pr_axes(ax, f"IoU {iou:g}")
+        listed = ", ".join(f"{name} {value:.1f} %" for name, value in ap.items())
+        areas.append(f"at IoU {iou:g}, {listed}")
+    caption = (
+        f"Areas (AP) {'; '.join(areas)}: see the paired differences for whether a gap is more "
     )
-    reading = f"Areas (AP) {areas}: whether a gap is more than chance, the paired differences say. A dot marks where detections of "
-    reading += "at least that score reach; grey lines have equal F1."
-    add_figure_title(
-        axes[0].figure, f"Precision against recall, {PLURALS[kind]}, mean over classes", reading
-    )
+    caption += "than chance. Dots: recall of detections with at least that score; gray: equal F1."
+    title = f"Precision against recall, {iou_type} IoU, mean over classes"
+    add_figure_title(axes[0].figure, title, caption)
     return axes
 
 
 def pr_masks_and_boxes(
     evaluations: dict[str, Evaluation], axes: np.ndarray | None = None
 ) -> np.ndarray:
-    """A panel a model: its mask and its box curves at IoU .5 and .75."""
+    """One panel per model: its mask and its box curves at IoU .5 and .75."""
     axes = new_axes(len(evaluations), 2, (5.2, 4.4), axes)
     gaps = []
     for ax, (name, evaluation) in zip(axes, evaluations.items(), strict=True):
-        for iou, colour in ((0.5, COLORS[0]), (0.75, COLORS[1])):
+        for iou, color in ((0.5, COLORS[0]), (0.75, COLORS[1])):
             area = {}
-            for kind in evaluation.precision:
-                curve = mean_pr_curve(evaluation, kind, iou)
-                area[kind] = 100 * curve.mean()
-                ax.plot(
-                    RECALLS,
-                    curve,
-                    LINES[kind],
-                    color=colour,
-                    label=f"{kind} at IoU {iou:g}: {area[kind]:.1f} %",
-                )
+            for iou_type in evaluation.precision:
+                curve = mean_pr_curve(evaluation, iou_type, iou)
+                area[iou_type] = 100 * curve.mean()
+                label = f"{iou_type} at IoU {iou:g}: {area[iou_type]:.1f} %"
+                line = "-" if iou_type == "mask" else "--"
+                ax.plot(RECALLS, curve, line, color=color, label=label)
         if len(area) == 2 and np.isfinite(area["box"]):
             gaps.append(f"{name} {area['box'] - area['mask']:+.1f}")
-        _pr_axes(ax, name)
-    reading = "Where dashed lies above solid, objects are found and drawn badly."
-    reading += f" Box minus mask AP75, in points: {', '.join(gaps)}." if gaps else ""
-    add_figure_title(axes[0].figure, "Masks beside boxes", reading)
+        _finish_pr_axes(ax, name)
+    caption = "Where dashed is above solid, objects are detected and their masks are poor."
+    caption += f" Box minus mask AP75, in points: {', '.join(gaps)}." if gaps else ""
+    add_figure_title(axes[0].figure, "Masks and boxes", caption)
     return axes
 
 
 def pr_by_iou(
-    evaluations: dict[str, Evaluation], kind: str = "mask", axes: np.ndarray | None = None
+    evaluations: dict[str, Evaluation], iou_type: str = "mask", axes: np.ndarray | None = None
 ) -> np.ndarray:
-    """A panel a model: its class-mean curve at each IoU from .5 to .95."""
+    """One panel per model: its mean curve over classes at each IoU from .5 to .95."""
     axes = new_axes(len(evaluations), 2, (5.2, 4.4), axes)
-    colours = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(FAMILY)))
+    colors = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(COCO_IOUS)))
     falls = []
     for ax, (name, evaluation) in zip(axes, evaluations.items(), strict=True):
         area = {}
-        for iou, colour in zip(FAMILY, colours, strict=True):
-            curve = mean_pr_curve(evaluation, kind, iou)
+        for iou, color in zip(COCO_IOUS, colors, strict=True):
+            curve = mean_pr_curve(evaluation, iou_type, iou)
             area[iou] = 100 * curve.mean()
-            ax.plot(RECALLS, curve, color=colour, label=f"{iou:.2f}: {area[iou]:.1f} %")
-        if area[FAMILY[0]] > 0:
-            falls.append(f"{name} keeps {100 * area[FAMILY[5]] / area[FAMILY[0]]:.0f} %")
-        _pr_axes(ax, f"{name}: AP {evaluation.summary[f'{kind}_AP']:.1f} %")
+            ax.plot(RECALLS, curve, color=color, label=f"{iou:.2f}: {area[iou]:.1f} %")
+        if area[COCO_IOUS[0]] > 0:
+            falls.append(f"{name} keeps {100 * area[COCO_IOUS[5]] / area[COCO_IOUS[0]]:.0f} %")
+        _finish_pr_axes(ax, f"{name}: AP {evaluation.summary[f'{iou_type}_AP']:.1f} %")
         ax.get_legend().set_title("IoU: AP", {"size": 7})
-    reading = f"The faster the curves fall from one IoU to the next, the worse {PLURALS[kind]} are drawn. "
-    reading += f"Of its AP50, at IoU .75 {', '.join(falls)}." if falls else ""
-    add_figure_title(axes[0].figure, "From IoU .5 to .95", reading)
+    caption = "The faster the curves fall from one IoU to the next, the less exact the outlines."
+    caption += f" Of its AP50, at IoU .75 {', '.join(falls)}." if falls else ""
+    add_figure_title(axes[0].figure, f"From {iou_type} IoU .5 to .95", caption)
     return axes
 
 
 def pr_by_class(
     evaluations: dict[str, Evaluation],
-    kind: str = "mask",
+    iou_type: str = "mask",
     iou: float = 0.5,
     axes: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A small panel a class: each model's curve, and on it the score threshold with the best F1."""
+    """One small panel per class: each model's curve and the score threshold with the best F1."""
     names = list(next(iter(evaluations.values())).category_index)
     axes = new_axes(max(1, len(names)), 5, (2.6, 2.3), axes)
-    tables = {
-        title: best_f1(evaluation, kind, iou).set_index("class")
-        for title, evaluation in evaluations.items()
-    }
+    tables = {t: best_f1(e, iou_type, iou).set_index("class") for t, e in evaluations.items()}
     row = round((iou - 0.5) / 0.05)
-    for k, (ax, name) in enumerate(
-        zip(axes, names, strict=False)
-    ):  # without any class, one empty panel
+    # Without any class, one empty panel.
+    for k, (ax, name) in enumerate(zip(axes, names, strict=False)):
         for i, (title, evaluation) in enumerate(evaluations.items()):
-            colour = model_color(title, i)
-            ax.plot(RECALLS, evaluation.precision[kind][row, :, k], color=colour, linewidth=1)
+            color = model_color(title, i)
+            ax.plot(RECALLS, evaluation.precision[iou_type][row, :, k], color=color, linewidth=1)
             best = tables[title].loc[name]
             if best["F1"] > 0:
-                at = best["recall"], best["precision"]
-                ax.plot(*at, "o", color=colour, markersize=4)
-                ax.annotate(
-                    f"{best['score']:.2f}",
-                    at,
-                    fontsize=6,
-                    color=colour,
-                    xytext=(2, -7 - 6 * i),
-                    textcoords="offset points",
-                )
-        iso_f1(ax)
-        ax.set_xlim(0, 1)
-        ax.set_ylim(0, 1.02)
+                at, text = (best["recall"], best["precision"]), f"{best['score']:.2f}"
+                _mark(ax, at, text, color, (2, -7 - 6 * i), 6)
+        _draw_iso_f1(ax)
+        ax.set(xlim=(0, 1), ylim=(0, 1.02))
         ax.tick_params(labelsize=6)
         ax.set_title(f"{name} ({tables[title].loc[name, 'objects']} objects)", fontsize=8)
     for ax in axes[-5:]:
@@ -190,43 +168,35 @@ def pr_by_class(
     handles = [Line2D([], [], color=model_color(t, i), label=t) for i, t in enumerate(evaluations)]
     axes[0].figure.legend(handles=handles, fontsize=8, loc="upper right", ncols=len(handles))
     means = ", ".join(f"{title} {table['F1'].mean():.2f}" for title, table in tables.items())
-    reading = f"Dots: the score threshold (the number beside it) with the best F1. Mean over classes of that F1: {means}."
-    add_figure_title(axes[0].figure, f"Class by class, {kind} IoU {iou:g}", reading)
+    caption = "Dots: the score threshold (the number beside it) with the best F1. "
+    caption += f"Mean over classes of that F1: {means}."
+    add_figure_title(axes[0].figure, f"Per class, {iou_type} IoU {iou:g}", caption)
     return axes
 
 
 def reliability_diagram(
     evaluations: dict[str, Evaluation],
-    kind: str = "mask",
+    iou_type: str = "mask",
     iou: float = 0.5,
     axes: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Calibration: precision against score, and below it how many detections have such a score."""
+    """Calibration: precision against score, and the number of detections per score bin."""
     axes = new_axes(2, 2, (5.2, 4), axes)
-    axes[0].plot(
-        [0, 1], [0, 1], color="grey", linestyle=":", label="a score that means what it says"
-    )
-    errors = []
+    axes[0].plot([0, 1], [0, 1], color="gray", linestyle=":", label="perfect calibration")
+    errors, edges = [], np.linspace(0, 1, BINS + 1)
     for i, (name, evaluation) in enumerate(evaluations.items()):
         try:
-            table, colour = reliability_table(evaluation, kind, iou), model_color(name, i)
+            table, color = reliability_table(evaluation, iou_type, iou), model_color(name, i)
         except ValueError as error:
-            errors.append(f"none for {name}, whose {error}")
+            errors.append(f"none for {name} ({error})")
             continue
-        axes[0].plot(table["score"], table["precision"], "o-", color=colour, label=name)
-        counts = np.histogram(
-            table["low"] + 0.5 / BINS, np.linspace(0, 1, BINS + 1), weights=table["detections"]
-        )[0]
-        axes[1].stairs(counts, np.linspace(0, 1, BINS + 1), color=colour, label=name)
-        errors.append(
-            f"{100 * expected_calibration_error(table):.0f} for {name}"
-            if len(table)
-            else f"none for {name}, which found nothing"
-        )
-    axes[0].set_xlabel("score (mean of a bin)")
-    axes[0].set_ylabel(f"share right at IoU {iou:g}")
-    axes[1].set_xlabel("score")
-    axes[1].set_ylabel("detections in a bin")
+        axes[0].plot(table["score"], table["precision"], "o-", color=color, label=name)
+        counts, _ = np.histogram(table["low"] + 0.5 / BINS, edges, weights=table["detections"])
+        axes[1].stairs(counts, edges, color=color, label=name)
+        error = f"{100 * expected_calibration_error(table):.0f}" if len(table) else "none"
+        errors.append(f"{error} for {name}")
+    axes[0].set(xlabel="score (mean of a bin)", ylabel=f"precision at IoU {iou:g}", ylim=(0, 1))
+    axes[1].set(xlabel="score", ylabel="detections per bin")
     if any(patch.get_data().values.any() for patch in axes[1].patches):
         axes[1].set_yscale("log")
     for ax in axes:
@@ -234,11 +204,9 @@ def reliability_diagram(
         ax.grid(alpha=0.3)
         if ax.get_legend_handles_labels()[0]:
             ax.legend(fontsize=8)
-    axes[0].set_ylim(0, 1)
-    reading = f"Points between score and share right, on average over detections: {', '.join(errors)}. Below the dotted line, scores "
-    add_figure_title(
-        axes[0].figure, "Calibration: score against precision", reading + "promise too much."
-    )
+    caption = f"Expected calibration error, in points: {', '.join(errors)}. "
+    caption += "Below the dotted line, scores are overconfident."
+    add_figure_title(axes[0].figure, "Calibration: precision against score", caption)
     return axes
 
 
@@ -247,60 +215,47 @@ def ap_differences(
     first: str,
     second: str,
     metric: str = "AP50",
-    kind: str = "mask",
+    iou_type: str = "mask",
     ax: Axes | None = None,
 ) -> Axes:
-    """`metrics.bootstrap.paired_differences`' rows of a metric: the gap between the models a class, with its 95 % interval."""
-    rows = table[(table["kind"] == kind) & (table["metric"] == metric)].sort_values("difference")
+    """`bootstrap.paired_differences` of a metric per class, with 95 % intervals."""
+    rows = table[(table["kind"] == iou_type) & (table["metric"] == metric)]
+    rows = rows.sort_values("difference")
     rows = pd.concat([rows[rows["class"] != "all"], rows[rows["class"] == "all"]])
     ax = new_ax(ax, (7.5, 0.27 * len(rows) + 1.4))
     for y, row in enumerate(rows.rename(columns={"class": "name"}).itertuples()):
-        colour = (
-            "0.6"
-            if not row.significant
-            else MODEL_COLORS.get(first if row.difference > 0 else second, "black")
-        )
-        ax.plot(
-            [row.low, row.high], [y, y], color=colour, linewidth=3 if row.name == "all" else 1.5
-        )
-        ax.plot(row.difference, y, "o", color=colour)
+        better = first if row.difference > 0 else second
+        color = MODEL_COLORS.get(better, "black") if row.significant else "0.6"
+        width = 3 if row.name == "all" else 1.5
+        ax.plot([row.low, row.high], [y, y], color=color, linewidth=width)
+        ax.plot(row.difference, y, "o", color=color)
     ax.axvline(0, color="black", linewidth=0.8)
-    ax.set_yticks(
-        range(len(rows)),
-        ["mean over classes" if name == "all" else name for name in rows["class"]],
-        fontsize=8,
-    )
-    ax.set_xlabel(f"{first} minus {second}, {kind} {metric} (points), with its 95 % interval")
+    ax.set_yticks(range(len(rows)), rows["class"].replace("all", "mean over classes"), fontsize=8)
+    ax.set_xlabel(f"{first} minus {second}, {iou_type} {metric} (points), with its 95 % interval")
     ax.grid(alpha=0.3, axis="x")
-    shown = int(rows.loc[rows["class"] != "all", "significant"].sum())
-    reading = f"A difference is shown for {shown} of {len(rows) - 1} classes; grey intervals hold 0: no difference shown."
-    return add_title(ax, "Is the gap more than chance?", reading, 90)
+    significant = int(rows.loc[rows["class"] != "all", "significant"].sum())
+    caption = f"The difference is significant for {significant} of {len(rows) - 1} classes; "
+    caption += "gray intervals contain 0: no significant difference."
+    return add_title(ax, "Is the gap more than chance?", caption, 90)
 
 
 def per_class_ap(
     tables: dict[str, pd.DataFrame], column: str = "mask_AP50", ax: Axes | None = None
 ) -> Axes:
-    """AP a class for each model, sorted by the gap between the first two."""
+    """AP per class for each model, sorted by the gap between the first and the last."""
     ax = new_ax(ax, (9, 3.8))
-    joined = pd.DataFrame(
-        {name: table.set_index("class")[column] for name, table in tables.items()}
-    )
+    joined = pd.DataFrame({name: t.set_index("class")[column] for name, t in tables.items()})
     if joined.empty:
-        return add_title(ax, "AP a class", "There is no class to judge.")
+        return add_title(ax, "AP per class", "There are no classes to evaluate.")
     gap = joined.iloc[:, 0] - joined.iloc[:, -1]
     joined = joined.loc[gap.sort_values().index]
     joined.plot.bar(ax=ax, color=[model_color(name, i) for i, name in enumerate(joined)], width=0.8)
     ax.set_xlabel("class, sorted by the gap between the models")
     ax.set_ylabel(f"{column.replace('_', ' ')} (percent)")
     ax.tick_params(axis="x", labelrotation=60)
-    widest = gap.abs().idxmax()
-    objects = next(iter(tables.values())).set_index("class").loc[widest, "instances"]
-    reading = (
-        f"The widest gap is on {widest}, which has {objects} objects: {gap.abs().max():.0f} points."
-    )
-    return add_title(
-        ax,
-        "AP a class",
-        reading if len(tables) > 1 else f"Highest on {joined.iloc[:, 0].idxmax()}.",
-        110,
-    )
+    caption = f"Highest on {joined.iloc[:, 0].idxmax()}."
+    if len(tables) > 1:
+        widest = gap.abs().idxmax()
+        objects = next(iter(tables.values())).set_index("class").loc[widest, "instances"]
+        caption = f"Largest gap: {gap.abs().max():.0f} points on {widest} ({objects} objects)."
+    return add_title(ax, "AP per class", caption, 110)

@@ -1,0 +1,88 @@
+import pytest
+
+from vocseg_lib.plots.training import (
+    ap_against_iteration,
+    ap_against_time,
+    logged_evaluations,
+    logged_updates,
+    overfitting,
+    training_curves,
+)
+
+NAN = float("nan")
+
+
+def make_log(best, val_losses=(4.0, 2.5, 2.0, 1.95, 1.9), train_loss=lambda i: 5 / i):
+    """100 updates, evaluations at iterations 20, 40, 60, 80, 100 with the highest AP at `best`."""
+    log = [
+        {"iteration": i, "lr": 1e-3, "loss": train_loss(i), "class": 3 / i, "mask": 2 / i}
+        for i in range(1, 101)
+    ]
+    log[20] |= {"hours_left": 2.0, "peak_memory_gb": 3.0, "gradient_norm": 9.0, "data_seconds": 1.0}
+    for i, loss in zip(range(20, 101, 20), val_losses, strict=True):
+        ap = dict.fromkeys(("mask_AP50", "mask_AP", "box_AP50", "box_AP"), 50 - abs(i - best))
+        log.append({"iteration": i, "seconds": 36.0 * i, **ap, "val_loss": loss})
+        log[-1]["val_class"] = loss / 2
+    return log
+
+
+def legend(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_log_becomes_two_tables():
+    log = make_log(60)
+    assert len(logged_updates(log)) == 100
+    assert logged_evaluations(log)["mask_AP50"].tolist() == [10, 30, 50, 30, 10]
+
+
+@pytest.mark.parametrize(
+    ("log", "parts"),
+    [
+        (make_log(60, (4.0, 3.0, 2.0, 2.5, 3.0)), ("starts", "60", "2.00 to 3.00", "10.0 %")),
+        (make_log(100), ("No overfitting", "100", "more training")),
+        (make_log(100, (4.0, 3.0, 2.0, 2.0, 2.5)), ("Too early", "2.00 to 2.50")),
+        (make_log(60, (4.0, 3.0, 2.0, 2.5, 3.0), lambda i: i), ("diverges",)),
+        (make_log(100, (4.0, NAN, 2.0, 1.95, 1.9)), ("No overfitting",)),
+        (make_log(60)[:101], ("Too few",)),
+        (make_log(60, (NAN,) * 5), ("Too few",)),
+    ],
+)
+def test_overfitting_is_detected(log, parts):
+    assert all(part in overfitting(log) for part in parts)
+
+
+def test_training_curves_show_terms_and_the_studys_marks():
+    axes = training_curves(make_log(60), "YOLACT", 12_000)
+    assert all(ax.get_xlabel() and ax.get_ylabel() and ax.get_legend() for ax in axes)
+    assert legend(axes[0]) == ["loss", "class", "mask"]
+    assert legend(axes[1]) == ["loss", "class"]
+    assert legend(axes[3])[-2:] == ["6000: the study's 6K", "12000: the study's 12K"]
+
+
+SKIPPED = {"iteration": 1, "lr": 1, "skipped_updates": "loss", "images": ["a"]}
+
+
+@pytest.mark.parametrize(
+    "log",
+    [[], make_log(60)[:1], make_log(60)[100:], [SKIPPED], make_log(NAN), make_log(60, (NAN,) * 5)],
+)
+def test_curves_can_be_drawn_from_the_start_of_a_training(log):
+    axes = training_curves(log, "YOLACT", 100)
+    axes[0].figure.canvas.draw()
+    assert len(axes) == 4
+    ap_against_iteration({"YOLACT": log}, 100).figure.canvas.draw()
+
+
+def test_ap_against_iteration_marks_the_half_only_of_equal_lengths(is_labeled):
+    ax = ap_against_iteration({"YOLACT": make_log(60)}, 400)  # stopped early
+    assert is_labeled(ax)
+    assert legend(ax) == ["YOLACT", "200: the study's 6K", "400: the study's 12K"]
+    logs = {"YOLACT": make_log(100), "Mask R-CNN": make_log(60)}
+    assert legend(ap_against_iteration(logs, 60)) == ["YOLACT", "Mask R-CNN"]
+
+
+def test_ap_against_time_is_in_hours(is_labeled):
+    ax = ap_against_time({"YOLACT": make_log(60), "Mask R-CNN": make_log(100)})
+    assert is_labeled(ax)
+    assert "YOLACT peaks after 0.6 hours" in ax.get_title(loc="left")
