@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.helpers.shapes import mask_of, shape, truth
+from tests.helpers.shapes import ground_truth, mask_of, shape
 from vocseg_lib.data.coco import validate_results
 from vocseg_lib.failures.crowding import (
     CROWDING,
@@ -45,7 +45,7 @@ def crowds():
         shape(mask_of((0, 0, 10, 10)), image=2),
         shape(mask_of((40, 40, 10, 10)), image=2),
     ]
-    return truth(*objects, images=3), objects
+    return ground_truth(*objects, images=3), objects
 
 
 def test_each_object_has_its_place(crowds):

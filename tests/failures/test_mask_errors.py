@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers.shapes import SIDE, mask_of, shape, truth
+from tests.helpers.shapes import SIDE, ground_truth, mask_of, shape
 from vocseg_lib.data.coco import validate_ground_truth, validate_results
 from vocseg_lib.failures.mask_errors import LOSSES, Thresholds, measure_masks
 from vocseg_lib.metrics.matching import evaluate_images
@@ -15,7 +15,7 @@ from vocseg_lib.utils.rle import decode_rle
 
 
 def measured(objects, found, void=None, **changes):
-    content = truth(*objects, void=void)
+    content = ground_truth(*objects, void=void)
     return measure_masks(
         evaluate_images(content, validate_results(content, found)), Thresholds(**changes)
     )

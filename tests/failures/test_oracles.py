@@ -8,7 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 
 from tests.helpers.random_sets import judged_sets
-from tests.helpers.shapes import SIDE, mask_of, shape, truth
+from tests.helpers.shapes import SIDE, ground_truth, mask_of, shape
 from vocseg_lib.data.coco import subset, validate_ground_truth, validate_results
 from vocseg_lib.failures.oracles import (
     ORACLES,
@@ -35,14 +35,14 @@ def ap(content, found, *oracles, kind="mask"):
 
 
 def test_true_classes():
-    content = truth(shape(SQUARE, 13), shape(OTHER, 15))
+    content = ground_truth(shape(SQUARE, 13), shape(OTHER, 15))
     found = [shape(SQUARE, 10, 0.9), shape(OTHER, 15, 0.8)]
     assert ap(content, found) == 50
     assert ap(content, found, "true classes") == 100
 
 
 def test_true_masks_stay_in_the_predicted_box():
-    content = truth(shape(SQUARE))
+    content = ground_truth(shape(SQUARE))
     half = [
         shape(mask_of((10, 10, 20, 10)), score=0.9, box=(10, 10, 20, 16))
     ]  # IoU .5, in a box of IoU .8
@@ -58,7 +58,7 @@ def test_true_masks_stay_in_the_predicted_box():
 
 
 def test_true_boxes_cut_the_mask_that_there_was_before_the_crop():
-    content = truth(shape(SQUARE))
+    content = ground_truth(shape(SQUARE))
     leak = mask_of((10, 10, 35, 20))
     found = [shape(leak, score=0.9)]
     assert ap(content, found, "true boxes") == 100
@@ -79,7 +79,7 @@ def test_true_boxes_cut_the_mask_that_there_was_before_the_crop():
 
 
 def test_no_duplicates_and_no_false_alarms():
-    content = truth(shape(SQUARE), shape(OTHER))
+    content = ground_truth(shape(SQUARE), shape(OTHER))
     wrong = [
         shape(SQUARE, score=0.9),
         shape(SQUARE, score=0.8),
@@ -93,7 +93,7 @@ def test_no_duplicates_and_no_false_alarms():
 
 
 def test_single_oracles_of_perfect_and_of_no_predictions():
-    content = truth(shape(SQUARE, 13), shape(OTHER, 15), images=2)
+    content = ground_truth(shape(SQUARE, 13), shape(OTHER, 15), images=2)
     perfect = single_oracles(
         dataset_eval_of(content, [{**a, "score": 1.0} for a in content["annotations"]])
     )
@@ -119,7 +119,7 @@ def test_parts_add_up_on_random_sets(pair):
 
 
 def test_a_gap_of_one_kind_has_one_part():
-    content = truth(shape(SQUARE, 13), shape(OTHER, 15))
+    content = ground_truth(shape(SQUARE, 13), shape(OTHER, 15))
     right = dataset_eval_of(content, [{**a, "score": 0.9} for a in content["annotations"]])
     wrong = dataset_eval_of(content, [shape(SQUARE, 10, 0.9), shape(OTHER, 9, 0.9)])
     parts = gap_parts(wrong, right).set_index("part")["points"]
@@ -151,7 +151,7 @@ def test_intervals_and_oracles_on_real_predictions(shared):
 
 
 def test_uncropped_masks_as_large_as_the_image():
-    content = truth(shape(SQUARE))
+    content = ground_truth(shape(SQUARE))
     everything = torch.ones(SIDE, SIDE, dtype=torch.bool)
     found = [shape(mask_of((10, 10, 20, 12)), score=0.9, uncropped=everything)]
     assert ap(content, found, "true boxes") == 100
@@ -159,7 +159,7 @@ def test_uncropped_masks_as_large_as_the_image():
 
 
 def test_guesses_at_low_scores_change_no_part():
-    content = truth(shape(SQUARE, 13), shape(OTHER, 15))
+    content = ground_truth(shape(SQUARE, 13), shape(OTHER, 15))
     found = [shape(SQUARE, 13, 0.9)]
     guesses = [
         shape(mask_of((x, y, 15, 15)), label, 1e-4)
@@ -174,7 +174,7 @@ def test_guesses_at_low_scores_change_no_part():
 
 
 def test_what_comes_second_by_its_repair_is_gone_and_no_duplicate():
-    content = truth(shape(SQUARE))
+    content = ground_truth(shape(SQUARE))
     poor = shape(mask_of((10, 10, 20, 6)), score=0.8, box=(10, 10, 20, 20))
     found = [shape(SQUARE, score=0.9), poor, {**poor, "score": 0.7}]
     changed = apply_oracles(dataset_eval_of(content, found), {"true masks"})
@@ -205,9 +205,9 @@ def test_what_comes_second_by_its_repair_is_gone_and_no_duplicate():
 
 
 def test_unknown_oracles_and_other_images_are_named():
-    content = truth(shape(SQUARE))
+    content = ground_truth(shape(SQUARE))
     dataset_eval = dataset_eval_of(content, [])
     with pytest.raises(ValueError, match="no oracle true clases"):
         apply_oracles(dataset_eval, {"true clases"})
     with pytest.raises(ValueError, match="different images"):
-        gap_parts(dataset_eval, dataset_eval_of(truth(shape(SQUARE), images=2), []))
+        gap_parts(dataset_eval, dataset_eval_of(ground_truth(shape(SQUARE), images=2), []))

@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -18,7 +16,6 @@ from vocseg_lib.failures.scene_text import (
     most_telling_images,
     resolve_image_names,
 )
-from vocseg_lib.plots import failures
 from vocseg_lib.utils.rle import encode_rle
 
 NAMES = {1: "person", 2: "motorbike", 3: "sheep", 4: "bus", 5: "aeroplane"}
@@ -313,28 +310,3 @@ def test_images_are_asked_for_by_whole_or_last_name():
         "z": [],
     }
     assert {image: resolve_image_names(image, names) for image in asked} == asked
-
-
-def test_sentences_beside_the_picture():
-    told = pd.DataFrame(
-        [
-            ("as predicted", "A person. " * 12, "class", "why"),
-            ("as predicted", "A bus.", "", ""),
-            ("as annotated", "Two buses.", "", ""),
-        ],
-        columns=["source", "sentence", "failures", "why"],
-    )
-    objects = {
-        "as predicted": [
-            {"id": "person", "box": [1, 2, 9, 9]},
-            {"id": "bus", "box": [5, 5, 50, 30]},
-        ],
-        "as annotated": [],
-    }
-    axes = failures.explain_largest(np.zeros((40, 60, 3), np.uint8), objects, told, "a scene")
-    assert [ax.get_title(loc="left") for ax in axes[::2]] == ["as predicted", "as annotated"]
-    assert [text.get_text() for text in axes[0].texts] == ["person", "bus"]
-    assert [text.get_text() for text in axes[3].texts] == ["Two buses."]
-    assert [text.get_color() != "black" for text in axes[1].texts] == [True, False]
-    assert axes[1].texts[0].get_text().endswith("[class]")
-    assert "1 of 3 sentences" in axes[0].figure.get_suptitle()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.helpers.shapes import mask_of, shape, truth
+from tests.helpers.shapes import ground_truth, mask_of, shape
 from vocseg_lib.engine.run_folder import read_log
 from vocseg_lib.metrics.bootstrap import bootstrap_weights
 from vocseg_lib.metrics.coco_eval import evaluate
@@ -50,7 +50,7 @@ def test_variant_recipes_differ_in_the_mask_loss_alone(study):
 
 def test_ap_by_size_and_paired_differences():
     small, medium = mask_of((0, 0, 10, 10)), mask_of((15, 15, 40, 40))
-    content = truth(shape(small), shape(medium))
+    content = ground_truth(shape(small), shape(medium))
     evaluations = {
         "all": evaluate(content, [shape(small, score=0.9), shape(medium, score=0.8)]),
         "no small ones": evaluate(content, [shape(medium, score=0.8)]),

@@ -4,7 +4,8 @@ from importlib import import_module
 
 _MODULES = {
     "data": "augmented class_counts object_sizes objects_per_image sample_maps",
-    "failures": "ablation costs_by_size crowding explain_largest failure_costs oracles waterfall",
+    "failures": "ablation_bars crowding_bars dap_by_size failure_dap oracle_bars scene_description "
+    "waterfall",
     "gallery": "Gallery",
     "gallery_page": "FILTERS export_page",
     "images": "draw_box draw_boxes draw_instances side_by_side",

@@ -1,4 +1,4 @@
-"""The models' failures on the pictures themselves: the worst cases of each type, side by side."""
+"""Failure gallery: the worst cases of each type on the pictures, models side by side."""
 
 import textwrap
 from collections.abc import Callable
@@ -25,127 +25,118 @@ from vocseg_lib.plots.style import COLORS, add_figure_title, new_axes
 from vocseg_lib.utils.files import resolve_path
 from vocseg_lib.utils.rle import decode_rle
 
-BLAMED, TARGET, OTHERS, LOST = COLORS[1], COLORS[2], COLORS[5], COLORS[6]
-"""Colours of the detection that a case is about, of the object that it should have been, of all others, of missed objects."""
-NEIGHBOURS = 6
-"""Detections near a case that are drawn, the best ones."""
-SHOWN, LEAST_SHOWN = 2.0, 0.4
-"""How much of a picture is shown around a case: in sides of its box, and of the picture."""
-Inside = Callable[[int, Tensor, int], list[tuple[str, Tensor]]]
-"""For an image id, a box (xyxy pixels) and a label: titled maps [h, w] of how a model got to its nearest detection."""
+ROLE_COLORS = {"error": COLORS[1], "target": COLORS[2], "other": COLORS[5], "missed": COLORS[6]}
+"""Colors of a case's detection, its object, all others, and its object in the models' panels."""
+MAX_NEIGHBORS = 6
+"""Detections plotted around a case, by descending score."""
+WINDOW_SCALE, MIN_WINDOW = 2.0, 0.4
+"""Side of the window around a case: in sides of its box; its least share of the picture."""
+MaskExplainer = Callable[[int, Tensor, int], list[tuple[str, Tensor]]]
+"""(image id, box in xyxy pixels, label) to titled maps [h, w] of the nearest detection."""
 
 
 class Gallery:
-    """Cases of failure of one or two models on the same images, the worst of each type first.
+    """Failures of one or two models on the same images, the worst of each type first.
 
-    `images` is a folder that holds the pictures by the ground truth's file names, or a VOC devkit. `insides` maps titles of
-    models to how they got to a detection (see `Inside`), where that can be shown.
+    `images`: folder of the pictures by the ground truth's file names, or a VOC devkit.
+    `mask_explainers`: by model title, for those with a model at hand.
+
+    Raises:
+        ValueError: an image of the ground truth has no file_name.
     """
 
     def __init__(
         self,
         analyses: dict[str, Analysis],
         images: str | Path,
-        insides: dict[str, Inside] | None = None,
+        mask_explainers: dict[str, MaskExplainer] | None = None,
     ):
-        self.analyses, self.insides = analyses, insides or {}
+        self.analyses, self.mask_explainers = analyses, mask_explainers or {}
         folder = resolve_path(images)
-        self.folder = (
-            folder
-            if folder.is_dir() and not _is_devkit(folder)
-            else find_devkit(folder) / "JPEGImages"
-        )
+        parts = ("JPEGImages", "VOCdevkit", "VOC2012")
+        is_devkit = not folder.is_dir() or any((folder / part).is_dir() for part in parts)
+        self.folder = find_devkit(folder) / "JPEGImages" if is_devkit else folder
         first = next(iter(analyses.values())).dataset_eval
-        self.images = {image["id"]: image for image in first.images}
         for image in first.images:
             if not isinstance(image.get("file_name"), str):
-                raise ValueError(
-                    f"image {image['id']} of the ground truth has no file_name: its picture cannot be found"
-                )
+                raise ValueError(f"image {image['id']} of the ground truth has no file_name")
+        self.images = {image["id"]: image for image in first.images}
         self.names = {c["id"]: c["name"] for c in first.categories}
+        self.annotations = first.annotations
         self.objects = {image_id: [] for image_id in self.images}
-        for place, annotation in enumerate(first.annotations):
-            self.objects[annotation["image_id"]].append(place)
-        self.found = {title: self._found(analysis) for title, analysis in analyses.items()}
+        for index, annotation in enumerate(self.annotations):
+            self.objects[annotation["image_id"]].append(index)
+        self.detections = {}  # by model and image: indices
+        for title, analysis in analyses.items():
+            evals = analysis.at_threshold.dataset_eval
+            ids = [evals.images[e.image]["id"] for e in evals.image_evals]
+            indices = [e.detections.tolist() for e in evals.image_evals]
+            self.detections[title] = dict(zip(ids, indices, strict=True))
         self.cases = pd.concat([self._cases_of(title) for title in analyses], ignore_index=True)
 
-    def _found(self, analysis: Analysis) -> dict[int, list[int]]:
-        """Detections that count, by image, best first."""
-        found = {image_id: [] for image_id in self.images}
-        for image_eval in analysis.at_threshold.dataset_eval.image_evals:
-            found[analysis.dataset_eval.images[image_eval.image]["id"]] = (
-                image_eval.detections.tolist()
-            )
-        return found
-
     def _cases_of(self, title: str) -> pd.DataFrame:
-        analysis = self.analyses[title]
-        cases = analysis.cases
+        cases = self.analyses[title].cases
         cases = cases[cases["type"].isin(CASE_TYPES) & (cases["family"] != "TIDE, boxes")].copy()
         cases.insert(0, "model", title)
         others = [name for name in self.analyses if name != title]
-        cases["only this model"] = self._right_about(others[0], cases) if others else False
+        cases["only this model"] = self._correct(others[0], cases) if others else False
         return cases
 
-    def _right_about(self, other: str, cases: pd.DataFrame) -> np.ndarray:
-        """Whether another model has found the object, or has no detection of nothing at all there."""
-        facts = self.analyses[other].at_threshold
-        states = facts.objects.set_index("annotation")["state"]
-        found = cases["annotation"].map(states) == DETECTED
-        rows = facts.detections[facts.detections["error_mask"] == BACKGROUND]
-        false_alarms = {place: np.array(part["detection"]) for place, part in rows.groupby("image")}
-        images = {
-            image["id"]: place
-            for place, image in enumerate(self.analyses[other].dataset_eval.images)
-        }
-        theirs, ours = (
-            self.analyses[name].dataset_eval.detections
-            for name in (other, cases["model"].iat[0] if len(cases) else other)
+    def _correct(self, title: str, cases: pd.DataFrame) -> np.ndarray:
+        """Per case of another model: does this one detect the object, or have no error there?"""
+        tables = self.analyses[title].at_threshold
+        correct = (
+            cases["annotation"].map(tables.objects.set_index("annotation")["state"]) == DETECTED
         )
-        for row in np.flatnonzero(cases["type"] == ERRORS[BACKGROUND]):
-            alarms = false_alarms.get(images[cases["image_id"].iat[row]], ())
-            box = bbox_xywh(ours[cases["detection"].iat[row]])
-            found.iat[row] = not any(_meet(box, bbox_xywh(theirs[i])) for i in alarms)
-        return found.to_numpy()
+        errors = tables.detections[tables.detections["error_mask"] == BACKGROUND]["detection"]
+        boxes = {image_id: [] for image_id in self.images}
+        for index in errors:
+            detection = self.analyses[title].dataset_eval.detections[index]
+            boxes[detection["image_id"]].append(bbox_xywh(detection))
+        for row, case in cases[cases["type"] == ERRORS[BACKGROUND]].iterrows():
+            box = bbox_xywh(self.entry(case))
+            correct[row] = not any(_overlap(box, other) for other in boxes[case["image_id"]])
+        return correct.to_numpy()
 
     def name(self, image_id: int) -> str:
-        """The picture's file name without its ending."""
+        """The picture's file name without its extension."""
         return Path(self.images[image_id]["file_name"]).stem
 
     def picture(self, image_id: int) -> np.ndarray:
-        """RGB, uint8 [h, w, 3]. Raises FileNotFoundError or ValueError, naming the file."""
-        path = self.folder / self.images[image_id]["file_name"]
+        """RGB, uint8 [h, w, 3].
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: the file is not a picture of the ground truth's size.
+        """
+        image = self.images[image_id]
+        path, size = self.folder / image["file_name"], (image["height"], image["width"])
         try:
-            with Image.open(path) as image:
-                pixels = np.asarray(image.convert("RGB"))
+            with Image.open(path) as file:
+                pixels = np.asarray(file.convert("RGB"))
+        except FileNotFoundError:
+            raise
         except OSError as error:
-            if isinstance(error, FileNotFoundError):
-                raise
             raise ValueError(f"{path} cannot be read as a picture: {error}") from None
-        size = (self.images[image_id]["height"], self.images[image_id]["width"])
         if pixels.shape[:2] != size:
-            raise ValueError(
-                f"{path} has {pixels.shape[:2]} (height, width), the ground truth says {size}: it is another picture"
-            )
+            found = f"{path} has size {pixels.shape[:2]} (height, width)"
+            raise ValueError(f"{found}, the ground truth {size}: it is another picture")
         return pixels
 
-    def window(self, case: pd.Series, sides_of_box: float = SHOWN) -> tuple[int, int, int, int]:
-        """What is shown of the picture around a case: xyxy pixels, of its proportions, at least so many sides of its box."""
+    def window(self, case: pd.Series, scale: float = WINDOW_SCALE) -> tuple[int, int, int, int]:
+        """Part of the picture around a case (xyxy pixels), in the picture's proportions."""
         image, (x, y, w, h) = self.images[case["image_id"]], bbox_xywh(self.entry(case))
         width, height = image["width"], image["height"]
-        share = min(1.0, max(sides_of_box * max(w / width, h / height), LEAST_SHOWN))
+        share = min(1.0, max(scale * max(w / width, h / height), MIN_WINDOW))
         sides = round(share * width), round(share * height)
-        corner = (x + w / 2 - sides[0] / 2, y + h / 2 - sides[1] / 2)
-        x1, y1 = (
-            round(min(max(0, at), all_of - side))
-            for at, side, all_of in zip(corner, sides, (width, height), strict=True)
-        )
+        x1 = round(min(max(0, x + w / 2 - sides[0] / 2), width - sides[0]))
+        y1 = round(min(max(0, y + h / 2 - sides[1] / 2), height - sides[1]))
         return x1, y1, x1 + sides[0], y1 + sides[1]
 
-    def select(self, **wanted: object) -> pd.DataFrame:
-        """Cases with the given values of columns (`type="leakage"`, `model=...`, `**{"only this model": True}`), worst first."""
+    def select(self, **values: object) -> pd.DataFrame:
+        """Cases by values of columns, such as `type="leakage"`, the worst first."""
         kept = np.ones(len(self.cases), dtype=bool)
-        for column, value in wanted.items():
+        for column, value in values.items():
             kept &= (self.cases[column] == value).to_numpy()
         return self.cases[kept].sort_values("severity", ascending=False, kind="stable")
 
@@ -154,182 +145,142 @@ class Gallery:
         return explain_failure(self.analyses[case["model"]], case)
 
     def entry(self, case: pd.Series) -> dict:
-        """The detection that a case is about, else the object."""
-        dataset_eval = self.analyses[case["model"]].dataset_eval
-        return (
-            dataset_eval.detections[case["detection"]]
-            if case["detection"] >= 0
-            else dataset_eval.annotations[case["annotation"]]
-        )
+        """The case's detection, else its object."""
+        detections = self.analyses[case["model"]].dataset_eval.detections
+        if case["detection"] >= 0:
+            return detections[case["detection"]]
+        return self.annotations[case["annotation"]]
 
-    def truth_layers(self, case: pd.Series) -> list[Layer]:
-        """The objects of the image, the one that the case is about in its own colour."""
-        annotations = next(iter(self.analyses.values())).dataset_eval.annotations
-        layers = []
-        for place in self.objects[case["image_id"]]:
-            entry = annotations[place]
-            blamed = place in (case["annotation"], *self.covered_objects(case))
-            layers.append(self._layer(entry, TARGET if blamed else OTHERS, blamed))
-        return layers
+    def ground_truth_layers(self, case: pd.Series) -> list[Layer]:
+        """The objects of the image, those of the case as target."""
+        targets = case["annotation"], *self.covered_objects(case)
+        objects = self.objects[case["image_id"]]
+        roles = ["target" if index in targets else "other" for index in objects]
+        return [self._layer(self.annotations[i], r) for i, r in zip(objects, roles, strict=True)]
 
     def covered_objects(self, case: pd.Series) -> list[int]:
-        """The annotations that the mask of a localization failure unites."""
+        """The annotations that the mask of a localization failure covers."""
         if case["type"] != MASK_FAILURES[0]:
             return []
         analysis = self.analyses[case["model"]]
         row = analysis.at_threshold.detections.loc[case["table_row"]]
-        return (
-            analysis.dataset_eval.image_evals[row["image"]]
-            .objects[list(row["covered_objects"])]
-            .tolist()
-        )
+        image_eval = analysis.dataset_eval.image_evals[row["image"]]
+        return image_eval.objects[list(row["covered_objects"])].tolist()
 
-    def found_layers(self, case: pd.Series, title: str) -> list[Layer]:
-        """What a model found where a case is: neighbors, then what is to blame, or what was missed."""
-        analysis, layers, box = self.analyses[title], [], bbox_xywh(self.entry(case))
-        there = [
-            i
-            for i in self.found[title][case["image_id"]]
-            if _meet(box, bbox_xywh(analysis.dataset_eval.detections[i]))
-        ]
-        for rank, place in enumerate(there):
-            blamed = title == case["model"] and bool(place == case["detection"])
-            if rank >= NEIGHBOURS and not blamed:
-                continue
-            entry = analysis.dataset_eval.detections[place]
-            layers.append(self._layer(entry, BLAMED if blamed else OTHERS, blamed))
-            if blamed and UNCROPPED in entry:
-                layers.append(
-                    Layer(decode_rle([entry[UNCROPPED]])[0], None, BLAMED, "", False, dotted=True)
-                )
+    def detection_layers(self, case: pd.Series, title: str) -> list[Layer]:
+        """A model's detections around a case, then the case's own, or the missed object."""
+        detections, own = self.analyses[title].dataset_eval.detections, title == case["model"]
+        indices, box, layers = (
+            self.detections[title][case["image_id"]],
+            bbox_xywh(self.entry(case)),
+            [],
+        )
+        near = [i for i in indices if _overlap(box, bbox_xywh(detections[i]))]
+        for rank, index in enumerate(near):
+            is_error = own and bool(index == case["detection"])
+            if rank < MAX_NEIGHBORS or is_error:
+                layers.append(self._layer(detections[index], "error" if is_error else "other"))
+            if is_error and UNCROPPED in detections[index]:
+                mask = decode_rle([detections[index][UNCROPPED]])[0]
+                layers.append(Layer(mask, None, ROLE_COLORS["error"], "", False, dotted=True))
         if case["annotation"] >= 0:
-            annotation = analysis.dataset_eval.annotations[case["annotation"]]
-            missed = title == case["model"] and case["detection"] < 0
-            layer = self._layer(annotation, LOST, False)
-            layers.append(
-                layer._replace(text=f"missed {case['class']}" if missed else "", dotted=True)
-            )
+            text = f"missed {case['class']}" if own and case["detection"] < 0 else ""
+            layer = self._layer(self.annotations[case["annotation"]], "missed")
+            layers.append(layer._replace(text=text, dotted=True))
         return sorted(layers, key=lambda layer: layer.strong)
 
-    def _layer(self, entry: dict, colour: str, strong: bool) -> Layer:
-        text = self.names[entry["category_id"]] + (
-            f" {entry['score']:.2f}" if "score" in entry else ""
-        )
-        return Layer(decode_rle([entry["segmentation"]])[0], bbox_xywh(entry), colour, text, strong)
+    def _layer(self, entry: dict, role: str) -> Layer:
+        text = self.names[entry["category_id"]]
+        text += f" {entry['score']:.2f}" if "score" in entry else ""
+        mask, strong = decode_rle([entry["segmentation"]])[0], role in ("error", "target")
+        return Layer(mask, bbox_xywh(entry), ROLE_COLORS[role], text, strong)
 
     def mask_terms(self, case: pd.Series) -> list[tuple[str, Tensor]]:
-        """How each model whose inside is known got to its nearest detection, as titled maps [h, w]."""
+        """Titled maps [h, w] of how the models at hand got to their nearest detection."""
         entry = self.entry(case)
         x, y, w, h = bbox_xywh(entry)
-        box, label = torch.tensor([x, y, x + w, y + h]), entry["category_id"]
-        found = []
-        for title, inside in self.insides.items():
-            found += [
-                (f"{title}: {name}", values)
-                for name, values in inside(case["image_id"], box, label)
-            ]
-        return found
+        query = case["image_id"], torch.tensor([x, y, x + w, y + h]), entry["category_id"]
+        return [
+            (f"{title}: {name}", values)
+            for title, explainer in self.mask_explainers.items()
+            for name, values in explainer(*query)
+        ]
 
     def draw(self, case: pd.Series) -> Figure:
-        """One case: picture, ground truth, both models, below them what is known of their insides; the sentence as title."""
-        parts = self.mask_terms(case)
-        panels = 2 + len(self.analyses)
-        figure = plt.figure(figsize=(3.4 * panels, 3.9 + 2.0 * bool(parts)), layout="constrained")
-        rows = figure.subfigures(
-            2 if parts else 1, 1, height_ratios=(1.75, 1) if parts else None, squeeze=False
-        )[:, 0]
+        """One case: sentence, picture, ground truth and models; below them the mask terms."""
+        terms = self.mask_terms(case)
+        size = 3.4 * (2 + len(self.analyses)), 3.9 + 2.0 * bool(terms)
+        figure = plt.figure(figsize=size, layout="constrained")
+        ratios = (1.75, 1) if terms else (1,)
+        rows = figure.subfigures(len(ratios), 1, height_ratios=ratios, squeeze=False)[:, 0]
         self._draw_row(case, rows[0])
-        for ax, (name, values) in zip(
-            rows[-1].subplots(1, len(parts)) if parts else (), parts, strict=True
-        ):
+        axes = rows[-1].subplots(1, len(terms)) if terms else ()
+        for ax, (name, values) in zip(np.ravel(axes), terms, strict=True):
             ax.imshow(values.cpu().numpy(), cmap="cividis")
             ax.set_title(name.replace(": ", ":\n"), fontsize=7)
             ax.axis("off")
         return figure
 
     def sheet(self, kind: str, count: int = 3) -> Figure:
-        """The worst cases of a type, each on another image, a row each: contact sheet."""
-        cases, panels = self.select(type=kind).drop_duplicates("image_id"), 2 + len(self.analyses)
-        rank = cases.groupby("model").cumcount()  # so that each model comes up
+        """Contact sheet: the worst cases of a type, one row each, each on another image."""
+        cases = self.select(type=kind).drop_duplicates("image_id")
+        rank = cases.groupby("model").cumcount()  # models take turns
         cases = cases.loc[rank.sort_values(kind="stable").index[:count]]
-        figure = plt.figure(
-            figsize=(3.0 * panels, 0.5 + 2.9 * max(1, len(cases))), layout="constrained"
-        )
-        for row, (_, case) in zip(
-            figure.subfigures(max(1, len(cases)), 1, squeeze=False)[:, 0],
-            cases.iterrows(),
-            strict=False,
-        ):
+        rows = max(1, len(cases))
+        size = 3.0 * (2 + len(self.analyses)), 0.5 + 2.9 * rows
+        figure = plt.figure(figsize=size, layout="constrained")
+        subfigures = figure.subfigures(rows, 1, squeeze=False)[:, 0]
+        for row, (_, case) in zip(subfigures, cases.iterrows(), strict=False):
             self._draw_row(case, row)
-        counts = ", ".join(
-            f"{title} {len(self.select(type=kind, model=title))}" for title in self.analyses
-        )
-        return add_figure_title(
-            figure, f"{kind}: the worst {len(cases)}", f"Cases on these images: {counts}."
-        )
+        counts = [f"{title} {len(self.select(type=kind, model=title))}" for title in self.analyses]
+        reading = f"Cases on these images: {', '.join(counts)}."
+        return add_figure_title(figure, f"{kind}: the worst {len(cases)}", reading)
 
     def side_by_side(self, case: pd.Series, score: float = 0.3) -> Figure:
-        """A case for those in a hurry: image, ground truth and what each model found there from a score on, a colour an object."""
-        annotations = next(iter(self.analyses.values())).dataset_eval.annotations
-        found = {"ground truth": [annotations[place] for place in self.objects[case["image_id"]]]}
+        """Image, ground truth and all detections around a case from a score on, a color each."""
+        image_id, panels = case["image_id"], {"image": []}
+        panels["ground truth"] = [self.annotations[i] for i in self.objects[image_id]]
         for title, analysis in self.analyses.items():
-            detections = (
-                analysis.dataset_eval.detections[place]
-                for place in self.found[title][case["image_id"]]
-            )
-            found[title] = [d for d in detections if d["score"] >= score]
-        picture, (x1, y1, x2, y2) = self.picture(case["image_id"]), self.window(case, 1.25)
+            found = [analysis.dataset_eval.detections[i] for i in self.detections[title][image_id]]
+            panels[title] = [d for d in found if d["score"] >= score]
+        picture, (x1, y1, x2, y2) = self.picture(image_id), self.window(case, 1.25)
         height = 3.4 * (y2 - y1) / (x2 - x1)
-        axes = new_axes(1 + len(found), 1 + len(found), (3.4, height + 0.75), None)
-        draw_layers(picture, [], axes[0]).set_title("image", fontsize=12)
-        for ax, (title, entries) in zip(axes[1:], found.items(), strict=True):
-            layers = [self._layer(entry, COLORS[k % 7], True) for k, entry in enumerate(entries)]
-            draw_layers(picture, layers[::-1], ax).set_title(
-                f"{title}: {len(entries)}", fontsize=12
-            )
-        for ax in axes:
+        axes = new_axes(len(panels), len(panels), (3.4, height + 0.75), None)
+        for ax, (title, entries) in zip(axes, panels.items(), strict=True):
+            layers = [
+                self._layer(entry, "target")._replace(color=COLORS[k % 7])
+                for k, entry in enumerate(entries)
+            ]
+            count = "" if title == "image" else f": {len(entries)}"
+            draw_layers(picture, layers[::-1], ax).set_title(title + count, fontsize=12)
             ax.set(xlim=(x1 - 0.5, x2 - 0.5), ylim=(y2 - 0.5, y1 - 0.5))
-        return add_figure_title(
-            axes[0].figure, f"{case['type']}: {case['model']}", self.sentence(case)
-        )
+        title = f"{case['type']}: {case['model']}"
+        return add_figure_title(axes[0].figure, title, self.sentence(case))
 
     def _draw_row(self, case: pd.Series, row: SubFigure) -> None:
         """Picture, ground truth and models, side by side, with the sentence above."""
-        alone = ", which only this model" if case["only this model"] else ""
-        title = f"{case['type']}: {case['model']}{alone}, on {self.name(case['image_id'])}"
+        image, (x1, y1, x2, y2) = self.images[case["image_id"]], self.window(case)
+        only = " (only this model)" if case["only this model"] else ""
+        title = f"{case['type']}: {case['model']}{only}, {self.name(case['image_id'])}"
         text = textwrap.fill(self.sentence(case), 45 * (2 + len(self.analyses)))
         row.suptitle(f"{title}\n{text}", x=0.01, ha="left", fontsize=8.5)
-        axes, (x1, y1, x2, y2), note = (
-            row.subplots(1, 2 + len(self.analyses)),
-            self.window(case),
-            "image",
-        )
         try:
-            picture = self.picture(case["image_id"])
+            picture, note = self.picture(case["image_id"]), "image"
         except (OSError, ValueError) as error:
-            image = self.images[case["image_id"]]
-            picture, note = (
-                np.full((image["height"], image["width"], 3), 200, np.uint8),
-                textwrap.fill(str(error), 40),
-            )
-        draw_layers(picture, [], axes[0]).set_title(note, fontsize=8)
-        axes[0].add_patch(
-            Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor="white", linestyle="--")
-        )
-        draw_layers(picture, self.truth_layers(case), axes[1]).set_title("ground truth", fontsize=8)
-        for ax, title in zip(axes[2:], self.analyses, strict=True):
-            draw_layers(picture, self.found_layers(case, title), ax).set_title(title, fontsize=8)
+            picture = np.full((image["height"], image["width"], 3), 200, np.uint8)
+            note = textwrap.fill(str(error), 40)
+        panels = {note: [], "ground truth": self.ground_truth_layers(case)}
+        panels |= {title: self.detection_layers(case, title) for title in self.analyses}
+        axes = row.subplots(1, len(panels))
+        for ax, (name, layers) in zip(axes, panels.items(), strict=True):
+            draw_layers(picture, layers, ax).set_title(name, fontsize=8)
         for ax in axes[1:]:
             ax.set(xlim=(x1 - 0.5, x2 - 0.5), ylim=(y2 - 0.5, y1 - 0.5))
+        style = {"fill": False, "edgecolor": "white", "linestyle": "--"}
+        axes[0].add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **style))
 
 
-def _is_devkit(folder: Path) -> bool:
-    return any((folder / name).is_dir() for name in ("JPEGImages", "VOCdevkit", "VOC2012"))
-
-
-def _meet(first: list[float], second: list[float]) -> bool:
-    """Whether two boxes (xywh) have something in common."""
-    return all(
-        min(first[k] + first[k + 2], second[k] + second[k + 2]) > max(first[k], second[k])
-        for k in (0, 1)
-    )
+def _overlap(first: list[float], second: list[float]) -> bool:
+    """Whether two boxes (xywh) overlap."""
+    ends = [min(first[k] + first[k + 2], second[k] + second[k + 2]) for k in (0, 1)]
+    return all(end > max(first[k], second[k]) for k, end in enumerate(ends))

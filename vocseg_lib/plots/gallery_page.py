@@ -1,4 +1,4 @@
-"""The gallery as one HTML page that needs nothing else: pictures, contours and filters inside it."""
+"""The gallery as one HTML page that works offline, with pictures, contours and filters."""
 
 import base64
 import io
@@ -17,136 +17,119 @@ from torch import Tensor
 from vocseg_lib.failures.mask_errors import MASK_FAILURES
 from vocseg_lib.failures.tables import MISSED
 from vocseg_lib.failures.tide import ERRORS
-from vocseg_lib.plots.gallery import BLAMED, LOST, OTHERS, TARGET, Gallery
+from vocseg_lib.plots.gallery import ROLE_COLORS, Gallery
 from vocseg_lib.plots.images import Layer
 from vocseg_lib.utils.files import atomic_write
 
-ROLES = {BLAMED: "blamed", TARGET: "target", OTHERS: "others", LOST: "lost"}
 FILTERS = ("model", "type", "class", "size", "crowding")
-MOST_BYTES = 9_500_000
-ORDER = (*MASK_FAILURES, *MISSED, *ERRORS)
-WITH_PARTS = 2
-"""Cases of a type and model for which the insides of the models are shown."""
+MAX_BYTES = 9_500_000
+TYPE_ORDER = (*MASK_FAILURES, *MISSED, *ERRORS)
+WITH_MASK_TERMS = 2
+"""Cases per type and model that show the models' mask terms."""
 
 
 def export_page(
-    gallery: Gallery, path: str | Path, most: int = 12, most_bytes: int = MOST_BYTES
+    gallery: Gallery, path: str | Path, max_cases: int = 12, max_bytes: int = MAX_BYTES
 ) -> tuple[Path, str]:
-    """Write the worst `most` cases of each type and model, as many as fit into `most_bytes`, as one page; its path, and in words
-    what it holds.
+    """Write the worst cases of each type and model, as many as fit; the path and a summary.
 
-    The worst ones of all types come first, so that what does not fit are the least bad. A picture that cannot be read is
-    named on the page, its cases left out.
+    The worst of all types come first. Cases on an unreadable picture are left out, and the summary
+    has its name.
     """
-    images, cases, unread, size = {}, [], [], 0
-    for rank, row in _worst_first(gallery, most):
+    images, cases, unreadable, size = {}, [], [], 0
+    for rank, row in _worst_first(gallery, max_cases):
         image_id = row["image_id"]
-        if image_id in unread:
+        if image_id in unreadable:
             continue
         if image_id not in images:
             try:
                 images[image_id] = _image(gallery, image_id)
             except (OSError, ValueError):
-                unread.append(image_id)
+                unreadable.append(image_id)
                 continue
             size += len(images[image_id]["src"])
-        case = _case(gallery, row, with_parts=rank < WITH_PARTS)
-        size += len(json.dumps(case))
-        if size > most_bytes:
+        cases.append(_case(gallery, row, with_terms=rank < WITH_MASK_TERMS))
+        size += len(json.dumps(cases[-1]))
+        if size > max_bytes:
+            cases.pop()
             break
-        cases.append(case)
-    used = {case["image"] for case in cases}
-    about = f"The worst {len(cases)} of {len(gallery.cases)} failures of {' and '.join(gallery.analyses)}, the worst of a type first."
-    if unread:
-        about += f" Not readable, and left out: {', '.join(gallery.images[i]['file_name'] for i in unread)}."
+    used, models = {case["image"] for case in cases}, " and ".join(gallery.analyses)
+    summary = f"The worst {len(cases)} of {len(gallery.cases)} failures of {models}."
+    if unreadable:
+        names = ", ".join(gallery.images[i]["file_name"] for i in unreadable)
+        summary += f" Left out, as the pictures cannot be read: {names}."
     content = {
-        "about": about,
-        "colours": {role: colour for colour, role in ROLES.items()},
+        "summary": summary,
+        "colors": ROLE_COLORS,
         "filters": {name: list(dict.fromkeys(case[name] for case in cases)) for name in FILTERS},
         "images": {str(i): image for i, image in images.items() if str(i) in used},
         "cases": cases,
     }
-    text = json.dumps(content, separators=(",", ":")).replace(
-        "<", "\\u003c"
-    )  # so that nothing in it ends its script
+    # Without "<", nothing in the data ends its script element.
+    text = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
     template = (files("vocseg_lib.plots") / "gallery_page.html").read_text(encoding="utf-8")
-    with atomic_write(Path(path)) as beside:
-        beside.write_text(template.replace("$DATA", text, 1), encoding="utf-8")
-    return Path(path), about
+    with atomic_write(Path(path)) as file:
+        file.write_text(template.replace("$DATA", text, 1), encoding="utf-8")
+    return Path(path), summary
 
 
-def _worst_first(gallery: Gallery, most: int) -> Iterator[tuple[int, pd.Series]]:
+def _worst_first(gallery: Gallery, max_cases: int) -> Iterator[tuple[int, pd.Series]]:
     """(rank within its type and model, case), by rank."""
     cases = gallery.select()
     rank = cases.groupby(["type", "model"]).cumcount()
-    order = pd.DataFrame({"rank": rank, "type": cases["type"].map(ORDER.index)})[rank < most]
-    for row in order.sort_values(["rank", "type"], kind="stable").itertuples():
+    order = pd.DataFrame({"rank": rank, "type": cases["type"].map(TYPE_ORDER.index)})
+    order = order[rank < max_cases].sort_values(["rank", "type"], kind="stable")
+    for row in order.itertuples():
         yield row.rank, cases.loc[row.Index]
 
 
 def _image(gallery: Gallery, image_id: int) -> dict:
     pixels = gallery.picture(image_id)
-    height, width = pixels.shape[:2]
-    return {
-        "name": gallery.name(image_id),
-        "width": width,
-        "height": height,
-        "src": _source(Image.fromarray(pixels), "JPEG"),
-    }
+    size = {"width": pixels.shape[1], "height": pixels.shape[0]}
+    return {"name": gallery.name(image_id), **size, "src": _data_url(pixels, "JPEG", quality=65)}
 
 
-def _case(gallery: Gallery, row: pd.Series, with_parts: bool) -> dict:
-    facts = {name: row[name] for name in FILTERS}
+def _case(gallery: Gallery, row: pd.Series, with_terms: bool) -> dict:
+    terms = gallery.mask_terms(row) if with_terms else []
+    layers = {title: gallery.detection_layers(row, title) for title in gallery.analyses}
     return {
-        **facts,
-        "alone": bool(row["only this model"]),
+        **{name: row[name] for name in FILTERS},
+        "only_this_model": bool(row["only this model"]),
         "image": str(row["image_id"]),
         "sentence": gallery.sentence(row),
         "window": gallery.window(row),
-        "truth": [_drawn(layer) for layer in gallery.truth_layers(row)],
-        "found": {
-            title: [_drawn(layer) for layer in gallery.found_layers(row, title)]
-            for title in gallery.analyses
-        },
-        "parts": [[name, _map_source(values)] for name, values in gallery.mask_terms(row)]
-        if with_parts
-        else [],
+        "ground_truth": [_layer(layer) for layer in gallery.ground_truth_layers(row)],
+        "detections": {title: [_layer(layer) for layer in part] for title, part in layers.items()},
+        "mask_terms": [[name, _map_url(values)] for name, values in terms],
     }
 
 
-def _drawn(layer: Layer) -> dict:
+def _layer(layer: Layer) -> dict:
+    role = next(role for role, color in ROLE_COLORS.items() if color == layer.color)
     box = [round(float(v), 1) for v in layer.box] if layer.box is not None else None
-    return {
-        "role": ROLES[layer.color],
-        "path": outline(layer.mask),
-        "box": box,
-        "text": layer.text,
-        "dotted": layer.dotted,
-    }
+    style = {"text": layer.text, "dotted": layer.dotted}
+    return {"role": role, "path": outline(layer.mask), "box": box, **style}
 
 
 def outline(mask: np.ndarray) -> str:
     """The contours of a mask [h, w] as an SVG path, corners in half pixels."""
-    framed = np.pad(mask, 1).astype(float)
-    lines = contour_generator(z=framed).lines(0.5)
-    return "".join(_line(np.round(2 * (line - 0.5)) / 2) for line in lines)
+    padded, path = np.pad(mask, 1).astype(float), ""
+    for line in contour_generator(z=padded).lines(0.5):
+        points = np.round(2 * (line - 0.5)) / 2
+        # Points on straight parts are left out.
+        turns = np.r_[True, (np.abs(np.diff(points, 2, axis=0)) > 1e-6).any(1)]
+        path += "M" + "L".join(f"{x:g},{y:g}" for x, y in points[:-1][turns]) + "Z"
+    return path
 
 
-def _line(points: np.ndarray) -> str:
-    """A closed line without the points on its straight parts."""
-    steps = np.diff(points, axis=0)
-    turns = np.r_[True, (np.abs(np.diff(steps, axis=0)) > 1e-6).any(1)]
-    return "M" + "L".join(f"{x:g},{y:g}" for x, y in points[:-1][turns]) + "Z"
-
-
-def _map_source(values: Tensor) -> str:
-    """A map [h, w] in colours, from its own lowest to its highest value."""
+def _map_url(values: Tensor) -> str:
+    """A map [h, w] in colors, from its lowest to its highest value."""
     pixels = values.cpu().numpy().astype(float)
     scaled = (pixels - pixels.min()) / max(float(np.ptp(pixels)), 1e-9)
-    return _source(Image.fromarray(colormaps["cividis"](scaled, bytes=True)[..., :3]), "PNG")
+    return _data_url(colormaps["cividis"](scaled, bytes=True)[..., :3], "PNG")
 
 
-def _source(picture: Image.Image, kind: str) -> str:
+def _data_url(pixels: np.ndarray, kind: str, **options: int) -> str:
     data = io.BytesIO()
-    picture.save(data, kind, **({"quality": 65} if kind == "JPEG" else {}))
+    Image.fromarray(pixels).save(data, kind, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode('ascii')}"

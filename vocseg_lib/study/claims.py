@@ -1,4 +1,4 @@
-"""What the paper says of the gap between the two models, sentence by sentence, beside our figures."""
+"""The paper's claims on the gap between the two models, beside what is measured here."""
 
 import numpy as np
 import pandas as pd
@@ -11,10 +11,23 @@ from vocseg_lib.metrics.average_precision import mean_ap
 from vocseg_lib.metrics.matching import match_coco
 
 YES, NO, OPEN = "so it is here", "not so here", "not shown here"
-BY_INTERVAL = (0, 2, 3)
-"""Places of the claims that an interval answers."""
 CLOSE = 1.0
-"""Points of AP within which two differences count as the same."""
+"""Points of AP within which two differences count as equal."""
+CLAIMS = {
+    "Localization failure: with too many objects in one spot, a mask comes closer to foreground "
+    "than to an instance.": "interval",
+    "Leakage: outside of the crop nothing suppresses noise, and a loose box lets another object's "
+    "mask in.": "figures",
+    "Misclassification is one of the causes.": "interval",
+    "Object ghosting, the same object twice, is another.": "interval",
+    "These failures alone do not explain the gap.": "figures",
+    "Even perfect masks would win only a few points, as box AP lies little above mask AP.": (
+        "figures"
+    ),
+    "The difference between boxes and masks is the same for both, so the gap lies in the detector, "
+    "not in the masks.": "figures",
+}
+"""By "interval", a claim is not shown if the interval holds 0; by "figures", estimates decide."""
 
 
 def gap_claims(
@@ -23,114 +36,100 @@ def gap_claims(
     parts: pd.DataFrame,
     crowding: pd.DataFrame,
 ) -> pd.DataFrame:
-    """A row a claim: the paper says, our figures, answer, by (what it is answered by). The first of the two models plays the
-    part of the paper's YOLACT.
+    """One row per claim: the paper says, our figures, answer, by (see `CLAIMS`).
 
-    `oracles`, `parts`, `crowding`: tables of `single_oracles` for each model, of `gap_parts` from the first model to the
-    second, and of `by_crowding`. Crowds, classes and duplicates are answered by an "interval", and are not shown where it holds
-    0; the other claims have none, and are answered by the "figures" as they stand.
+    The first of the two models is compared as the paper's YOLACT. `oracles`: `single_oracles` by
+    model; `parts`: `gap_parts` from the first model to the second; `crowding`: `by_crowding`.
     """
-    first, second = analyses
-    part = parts.set_index("part")
-    masks = {
-        title: _cost(analysis, "pixels", MASK_FAILURES[0]) for title, analysis in analyses.items()
-    }
-    errors = {
-        name: {t: _cost(a, "TIDE, masks", name) for t, a in analyses.items()}
-        for name in ("class", "duplicate")
-    }
-    lost = {
-        title: table.loc["baseline", "box AP"] - table.loc["baseline", "mask AP"]
-        for title, table in oracles.items()
-    }
-    lost50 = {
-        title: _box_ap50(a) - oracles[title].loc["baseline", "mask AP50"]
-        for title, a in analyses.items()
-    }
-    gain = {
-        title: table.loc["true masks", "mask AP"] - table.loc["baseline", "mask AP"]
-        for title, table in oracles.items()
-    }
-    gap = part.loc["gap", "points"]
-    named = part.loc[["true classes", "no duplicates", "true masks"], "points"].sum()
-    detector = gap - part.loc["true masks", "points"]
-    same = all(abs(of[first] - of[second]) <= CLOSE for of in (lost, lost50))
-    recalls = crowding[
-        (crowding["metric"] == "recall") & crowding["model"].str.contains(" - ", regex=False)
-    ]
-    alone, crowd, change = (
-        recalls[recalls["bin"] == b].iloc[0]
-        for b in ("alone", "overlapping", "overlapping - alone")
-    )
-    leaks = {title: _leaks(analysis) for title, analysis in analyses.items()}
+    parts = parts.set_index("part")
+    points, leaks = parts["points"], [f"{t}: {_leakage_text(a)}" for t, a in analyses.items()]
+    leaked = np.subtract(*(_mean(analysis, LEAKAGE[0]) for analysis in analyses.values()))
+    dap = {name: _dap(analyses, "TIDE, masks", name) for name in ("class", "duplicate")}
+    known = points[["true classes", "no duplicates", "true masks"]].sum()
+    rest = [f"{k} {points[k]:+.1f}" for k in ("true boxes", "no false alarms", UNDETECTED)]
     rows = [
+        _localization(analyses, crowding),
+        ("; ".join(leaks), YES if leaked > CLOSE else OPEN if leaked > -CLOSE else NO),
         (
-            "Localization failure: with too many objects in one spot, a mask comes closer to foreground than to an instance.",
-            f"costs {_both(masks)} points of AP; {first} - {second} in recall: {_change(crowd)} where boxes of a class overlap, "
-            f"{_change(alone)} where an object is alone of it; the change: {_change(change)}",
-            YES if change["high"] < 0 else NO if change["low"] > 0 else OPEN,
+            f"dAP {dap['class']} points of AP50; {_part(parts, 'true classes')} of the gap",
+            _sign(parts.loc["true classes"], points["gap"]),
         ),
         (
-            "Leakage: outside of the crop nothing suppresses noise, and a loose box lets another object's mask in.",
-            "; ".join(f"{title}: {text}" for title, text in leaks.items()),
-            _more(*(_mean(a, LEAKAGE[0]) for a in analyses.values())),
+            f"dAP {dap['duplicate']} points of AP50; {_part(parts, 'no duplicates')} of the gap",
+            _sign(parts.loc["no duplicates"], points["gap"]),
         ),
         (
-            "Misclassification is one of the causes.",
-            f"costs {_both(errors['class'])} points of AP50; {_part(part, 'true classes')} of the gap",
-            _sign(part.loc["true classes"], gap),
+            f"classes, duplicates and masks together: {known:+.1f} of {points['gap']:+.1f} points; "
+            f"the rest: {', '.join(rest)}",
+            YES if abs(points["gap"] - known) > CLOSE else NO,
         ),
+        *_boxes_and_masks(analyses, oracles, parts),
+    ]
+    claims = [(claim, *row, by) for (claim, by), row in zip(CLAIMS.items(), rows, strict=True)]
+    return pd.DataFrame(claims, columns=["the paper says", "our figures", "answer", "by"])
+
+
+def _localization(analyses: dict[str, Analysis], crowding: pd.DataFrame) -> tuple[str, str]:
+    """Measured and answer: the models' difference in recall with and without crowding."""
+    first, second = analyses
+    recall = crowding[
+        (crowding["metric"] == "recall") & (crowding["model"] == f"{first} - {second}")
+    ]
+    recall = recall.drop_duplicates("bin").set_index("bin")
+    change, crowd, alone = (
+        recall.loc[name] for name in ("overlapping - alone", "overlapping", "alone")
+    )
+    text = (
+        f"dAP {_dap(analyses, 'pixels', MASK_FAILURES[0])}; {first} - {second} in recall: "
+        f"{_change(crowd)} where boxes of a class overlap, {_change(alone)} where an object is "
+        f"alone of it; the change: {_change(change)}"
+    )
+    return text, YES if change["high"] < 0 else NO if change["low"] > 0 else OPEN
+
+
+def _boxes_and_masks(
+    analyses: dict[str, Analysis], oracles: dict[str, pd.DataFrame], parts: pd.DataFrame
+) -> list[tuple[str, str]]:
+    """Measured and answer: box AP minus mask AP, and what true masks gain."""
+    lost, lost_at_50, gain = {}, {}, {}
+    for title, table in oracles.items():
+        box = match_coco(analyses[title].dataset_eval, "box", thresholds=np.array([0.5]))
+        baseline, masks = table.loc["baseline"], table.loc["true masks"]
+        lost[title] = baseline["box AP"] - baseline["mask AP"]
+        lost_at_50[title] = float(mean_ap(box)[0, 0]) - baseline["mask AP50"]
+        gain[title] = masks["mask AP"] - baseline["mask AP"]
+    first, second = analyses
+    of_masks = parts["points"]["true masks"]
+    rest = parts["points"]["gap"] - of_masks
+    same = all(abs(of[first] - of[second]) <= CLOSE for of in (lost, lost_at_50))
+    text = f"box AP less mask AP: {_both(lost)}"
+    gains = f"true masks in the predicted boxes gain {_both(gain)} points of mask AP"
+    shares = f"masks are {_part(parts, 'true masks')}, the rest {rest:+.1f}"
+    return [
+        (f"{text}; {gains}", NO if gain[first] > 5 else YES),
         (
-            "Object ghosting, the same object twice, is another.",
-            f"costs {_both(errors['duplicate'])} points of AP50; {_part(part, 'no duplicates')} of the gap",
-            _sign(part.loc["no duplicates"], gap),
-        ),
-        (
-            "These failures alone do not explain the gap.",
-            f"classes, duplicates and masks together: {named:+.1f} of {gap:+.1f} points; the rest: "
-            + ", ".join(
-                f"{name} {part.loc[name, 'points']:+.1f}"
-                for name in ("true boxes", "no false alarms", UNDETECTED)
-            ),
-            YES if abs(gap - named) > CLOSE else NO,
-        ),
-        (
-            "Even perfect masks would win only a few points, as box AP lies little above mask AP.",
-            f"box AP less mask AP: {_both(lost)}; true masks in the predicted boxes win {_both(gain)} points of mask AP",
-            NO if gain[first] > 5 else YES,
-        ),
-        (
-            "The difference between boxes and masks is the same for both, so the gap lies in the detector, not in the masks.",
-            f"box AP less mask AP: {_both(lost)}; in AP50 {_both(lost50)}; masks are {_part(part, 'true masks')}, "
-            f"the rest {detector:+.1f}",
-            YES if same and abs(detector) > abs(part.loc["true masks", "points"]) else NO,
+            f"{text}; in AP50 {_both(lost_at_50)}; {shares}",
+            YES if same and abs(rest) > abs(of_masks) else NO,
         ),
     ]
-    table = pd.DataFrame(rows, columns=["the paper says", "our figures", "answer"])
-    return table.assign(by=["interval" if k in BY_INTERVAL else "figures" for k in table.index])
 
 
-def _cost(analysis: Analysis, family: str, name: str) -> float:
-    return float(overall_rows(analysis.table).set_index(["family", "type"])["dAP"][family, name])
-
-
-def _box_ap50(analysis: Analysis) -> float:
-    return float(
-        mean_ap(match_coco(analysis.dataset_eval, "box", thresholds=np.array([0.5])))[0, 0]
-    )
+def _dap(analyses: dict[str, Analysis], family: str, name: str) -> str:
+    tables = {title: overall_rows(analysis.table) for title, analysis in analyses.items()}
+    rows = {title: table.set_index(["family", "type"]) for title, table in tables.items()}
+    return _both({title: table["dAP"][family, name] for title, table in rows.items()})
 
 
 def _mean(analysis: Analysis, column: str) -> float:
     return float(100 * analysis.at_threshold.detections[column].astype(float).mean())
 
 
-def _leaks(analysis: Analysis) -> str:
+def _leakage_text(analysis: Analysis) -> str:
     after, others = (_mean(analysis, column) for column in LEAKAGE)
     before, others_before = (_mean(analysis, column) for column in LEAKAGE_BEFORE_CROP)
-    text = f"{after:.0f} % of a mask with a right box lies outside its object, {others:.0f} % on others"
-    return text + (
-        f" (before the crop {before:.0f} %, {others_before:.0f} %)" if before == before else ""
-    )
+    text = f"{after:.0f} % of a mask with a right box lies outside its object"
+    crop = f" (before the crop {before:.0f} %, {others_before:.0f} %)" if before == before else ""
+    return f"{text}, {others:.0f} % on others{crop}"
 
 
 def _both(values: dict[str, float]) -> str:
@@ -150,11 +149,7 @@ def _part(parts: pd.DataFrame, name: str) -> str:
 
 
 def _sign(row: pd.Series, gap: float) -> str:
-    """Whether a part of the gap is on the gap's side for sure."""
+    """Whether the interval of a part of the gap lies on the gap's side."""
     if not (row["low"] > 0 or row["high"] < 0):
         return OPEN
     return YES if np.sign(row["points"]) == np.sign(gap) else NO
-
-
-def _more(first: float, second: float) -> str:
-    return YES if first > second + CLOSE else OPEN if first > second - CLOSE else NO
