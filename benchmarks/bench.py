@@ -212,7 +212,7 @@ def measure_failures(devkit: str | Path, repeats: int) -> Iterator[tuple[str, di
     found = validate_results(truth, found)
 
     def everything() -> None:
-        analysis = analyze(truth, found)
+        analysis = analyze(evaluate(truth, found))
         tables = analysis.table, analysis.cases, single_oracles(analysis.dataset_eval)
         by_crowding({"drawn": analysis.dataset_eval}, analysis.thresholds.crowd_distance)
         if any(table.empty for table in tables):

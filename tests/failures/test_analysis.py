@@ -1,377 +1,275 @@
-"""The whole analysis: counts, prices in AP and sentences."""
-
-import json
+"""The whole analysis: counts, dAP, cases and sentences."""
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 
 from tests.helpers.random_sets import judged_sets
-from tests.helpers.shapes import ground_truth, mask_of, shape
-from vocseg_lib.data.coco import validate_ground_truth, validate_results
+from tests.helpers.shapes import (
+    EVERYWHERE,
+    FAR,
+    LEFT,
+    RIGHT,
+    analysis_of,
+    ground_truth,
+    mask_of,
+    perfect,
+    real_predictions,
+    shape,
+)
+from vocseg_lib.data.coco import validate_results
 from vocseg_lib.failures.analysis import analyze
 from vocseg_lib.failures.explain import explain_failure
-from vocseg_lib.failures.mask_errors import Thresholds
-from vocseg_lib.failures.tables import AREA_LIMITS, CASE_TYPES, DETECTED, FAILURES, LOST
+from vocseg_lib.failures.tables import (
+    AREA_LIMITS,
+    CASE_TYPES,
+    DETECTED,
+    LOST,
+    OBJECT_FAILURES,
+    overall_rows,
+)
+from vocseg_lib.metrics.average_precision import mean_ap
 from vocseg_lib.metrics.coco_eval import evaluate
-from vocseg_lib.metrics.matching import evaluate_images, match_coco, mean_ap
+from vocseg_lib.metrics.matching import match_coco
 
-LEFT, RIGHT, FAR = mask_of((5, 5, 20, 20)), mask_of((25, 5, 20, 20)), mask_of((5, 40, 12, 12))
-
-
-def count(analysis, family="pixels", column="count", **scope):
-    table = analysis.table
-    scope = {"class": "all", "size": "all"} | scope
-    kept = (
-        (table["family"] == family)
-        & (table["class"] == scope["class"])
-        & (table["size"] == scope["size"])
-    )
-    return table[kept].set_index("type")[column].to_dict()
+PERSON, HORSE, COW = 15, 13, 10
+COARSE, LARGE = mask_of((7, 7, 16, 16)), mask_of((5, 5, 50, 50))
+HALF = 100 * 51 / 101
+"""AP of one object of two."""
 
 
-@pytest.fixture
+def column(analysis, family="pixels", name="count", **scope):
+    """A column of the table by type, over all classes and sizes, or of one."""
+    scope, rows = {"class": "all", "size": "all"} | scope, analysis.table
+    kept = (rows["class"] == scope["class"]) & (rows["size"] == scope["size"])
+    return rows[kept & (rows["family"] == family)].set_index("type")[name].to_dict()
+
+
+@pytest.fixture(scope="module")
 def hand_made():
-    """Each failure a known number of times, an image each."""
-    person, horse = 15, 13
+    """Ground truth and detections with each failure a known number of times."""
     objects = [
-        *(shape(m, person, image=1) for m in (LEFT, RIGHT)),  # 1: one mask on both
-        *(
-            shape(m, person, image=2) for m in (LEFT, RIGHT)
-        ),  # 2: a leak of the left one on the right one
-        shape(LEFT, person, image=3),  # 3: coarse
-        shape(LEFT, person, image=4),  # 4: a hole
-        *(shape(m, person, image=5) for m in (LEFT, RIGHT)),  # 5: the right one missed in a crowd
-        *(
-            shape(m, k, image=6) for m, k in ((LEFT, person), (FAR, horse))
-        ),  # 6: the horse missed, alone
-        *(shape(LEFT, k, image=7) for k in (horse,)),  # 7: taken for a cow
-        shape(LEFT, person, image=8),  # 8: found twice, and something in nothing
+        *(shape(m, PERSON, image=1) for m in (LEFT, RIGHT)),  # 1: one mask covers both
+        *(shape(m, PERSON, image=2) for m in (LEFT, RIGHT)),  # 2: the left one leaks on the right
+        *(shape(LEFT, PERSON, image=k) for k in (3, 4)),  # 3: coarse; 4: a hole
+        *(shape(m, PERSON, image=5) for m in (LEFT, RIGHT)),  # 5: the right one missed in a crowd
+        shape(LEFT, PERSON, image=6),
+        shape(FAR, HORSE, image=6),  # 6: missed alone
+        shape(LEFT, HORSE, image=7),  # 7: called a cow
+        shape(LEFT, PERSON, image=8),  # 8: detected twice, and a background error
     ]
-    leak, coarse = mask_of((5, 5, 29, 20)), mask_of((7, 7, 16, 16))
-    found = [
-        shape(LEFT | RIGHT, person, 0.9, image=1),
-        shape(leak, person, 0.9, box=(5, 5, 20, 20), image=2),
-        shape(RIGHT, person, 0.9, image=2),
-        shape(coarse, person, 0.9, image=3),
-        shape(mask_of((5, 5, 20, 20), minus=[(9, 9, 12, 12)]), person, 0.9, image=4),
-        shape(LEFT, person, 0.9, image=5),
-        shape(LEFT, person, 0.9, image=6),
-        shape(LEFT, 10, 0.9, image=7),
-        shape(LEFT, person, 0.9, image=8),
-        shape(LEFT, person, 0.8, image=8),
-        shape(FAR, person, 0.7, image=8),
-        shape(FAR, person, 0.05, image=3),
+    hole = mask_of((5, 5, 20, 20), minus=[(9, 9, 12, 12)])
+    detections = [
+        shape(LEFT | RIGHT, PERSON, 0.9, image=1),
+        shape(mask_of((5, 5, 29, 20)), PERSON, 0.9, box=(5, 5, 20, 20), image=2),
+        shape(RIGHT, PERSON, 0.9, image=2),
+        shape(COARSE, PERSON, 0.9, image=3),
+        shape(hole, PERSON, 0.9, image=4),
+        *(shape(LEFT, PERSON, 0.9, image=k) for k in (5, 6)),
+        shape(LEFT, COW, 0.9, image=7),
+        shape(LEFT, PERSON, 0.9, image=8),
+        shape(LEFT, PERSON, 0.8, image=8),
+        shape(FAR, PERSON, 0.7, image=8),
+        shape(FAR, PERSON, 0.05, image=3),
     ]
-    return ground_truth(*objects, images=8), found
-
-
-def test_costs_in_resamples(hand_made):
-    ground_truth, found = hand_made
-    analysis = analyze(ground_truth, found)
-    without_the_first = np.r_[0.0, np.ones(7)]
-    fewer = {
-        key: [e for e in ground_truth[key] if e.get("image_id", e["id"]) != 1]
-        for key in ("images", "annotations")
-    }
-    fewer = analyze(ground_truth | fewer, [d for d in found if d["image_id"] != 1])
-    costs = analysis.resampled_dap(np.array([np.ones(8), without_the_first]))
-    for family, name in costs:
-        here, there = (count(a, family, "dAP")[name] for a in (analysis, fewer))
-        assert costs[family, name].tolist() == pytest.approx([here, here, there]), (family, name)
-    assert (
-        costs["pixels", "localization failure"][0] > costs["pixels", "localization failure"][2] == 0
-    )
+    return ground_truth(*objects, images=8), detections
 
 
 def test_each_failure_is_counted_once(hand_made):
-    analysis = analyze(*hand_made, score_threshold=0.1)
-    assert count(analysis) == {
-        "localization failure": 1,
-        "leakage": 1,
-        "boundary": 1,
-        "incomplete": 1,
-        LOST: 1,
-        "missed in a crowd": 1,
-        "missed alone": 1,
+    analysis = analysis_of(*hand_made, 0.1)
+    mask_failures = dict.fromkeys(("localization failure", "leakage", "boundary", "incomplete"), 1)
+    others = {LOST: 1, "missed in a crowd": 1, "missed alone": 1}
+    assert column(analysis) == mask_failures | others
+    errors = {"class": 1, "localization": 0, "both": 0, "duplicate": 1, "background": 1}
+    for family in ("TIDE, masks", "TIDE, boxes"):
+        assert column(analysis, family) == errors | {"missed": 3}
+    assert column(analysis_of(*hand_made), "TIDE, masks")["background"] == 2
+    assert column(analysis, **{"class": "horse"})["missed alone"] == 1
+    sizes = [column(analysis, size=size)["localization failure"] for size in AREA_LIMITS]
+    assert sizes == [1, 0, 0]
+    rates = column(analysis, name="rate")
+    assert [rates["leakage"], rates["missed alone"]] == pytest.approx([100 / 11, 100 / 12])
+
+
+def test_cases_and_their_sentences(hand_made):
+    analysis = analysis_of(*hand_made, 0.1)
+    cases = analysis.cases[analysis.cases["family"] != "TIDE, boxes"]
+    assert set(CASE_TYPES) - {"localization", "both"} <= set(cases["type"])
+    by_type = {case["type"]: case for _, case in cases.iterrows()}
+    images = {"localization failure": 1, "leakage": 2, "missed alone": 6, "class": 7}
+    assert {kind: by_type[kind]["image_id"] for kind in images} == images
+    numbers = {
+        "localization failure": ("person", "0.90", "2 objects", "IoU 1.00", "0.50", "1 of them"),
+        "leakage": ("31 % of the mask", "31 % on other objects"),
+        "boundary": ("IoU 0.64", "36 of 36 points"),
+        "incomplete": ("36 of 36 points", "IoU 0.64"),
+        "class": ("on a horse, IoU 1.00",),
+        "duplicate": ("on a person", "IoU 1.00"),
+        "background": ("0.00",),
+        "missed alone": ("a horse of 144 pixels", "no other object"),
+        "missed in a crowd": ("a person of 400 pixels", "near"),
+        LOST: ("a person of 400 pixels",),
     }
-    masks = {"class": 1, "localization": 0, "both": 0, "duplicate": 1, "background": 1, "missed": 3}
-    assert count(analysis, "TIDE, masks") == masks
-    assert count(analysis, "TIDE, boxes") == masks
-    assert count(analyze(*hand_made), "TIDE, masks")["background"] == 2
-    assert count(analysis, **{"class": "horse"})["missed alone"] == 1
-    assert count(analysis, size="small")["localization failure"] == 1
-    assert count(analysis, size="large")["localization failure"] == 0
-    rates = count(analysis, column="rate")
-    assert rates["leakage"] == pytest.approx(100 / 11)
-    assert rates["missed alone"] == pytest.approx(100 / 12)
-
-
-def test_cases_say_where_and_what(hand_made):
-    analysis = analyze(*hand_made, score_threshold=0.1)
-    cases = analysis.cases[analysis.cases["family"] != "TIDE, boxes"].set_index("type")
-    assert set(CASE_TYPES) - {"localization", "both"} <= set(cases.index)
-    images = {
-        kind: cases.loc[[kind], "image_id"].tolist()
-        for kind in ("localization failure", "leakage", "missed alone", "class")
-    }
-    assert images == {
-        "localization failure": [1],
-        "leakage": [2],
-        "missed alone": [6],
-        "class": [7],
-    }
-    words = {
-        kind: explain_failure(
-            analysis, cases.loc[[kind]].iloc[0].rename_axis("x").pipe(with_type, kind)
-        )
-        for kind in cases.index
-    }
-    assert words["localization failure"].startswith(
-        "Foreground, not an object: the mask of the person of score 0.90 covers 2 objects"
-    )
-    assert (
-        "IoU 1.00 with all of them, 0.50 with the best single one; 1 of them is lost"
-        in words["localization failure"]
-    )
-    assert (
-        "31 % of the mask of the person of score 0.90 lies outside the object, 31 % on other objects"
-        in words["leakage"]
-    )
-    assert "has IoU 0.64; 36 of 36 points are lost in the band" in words["boundary"]
-    assert (
-        "leaves out a part of the object: 36 of 36 points are lost in it, IoU 0.64"
-        in words["incomplete"]
-    )
-    assert "is on a horse, IoU 1.00" in words["class"]
-    assert "better one detects, IoU 1.00" in words["duplicate"]
-    assert "overlaps no object by more than 0.00" in words["background"]
-    assert (
-        words["missed alone"]
-        == "Not found: a horse of 144 pixels; no other object of its class is in the image."
-    )
-    assert (
-        words["missed in a crowd"]
-        == "Not found: a person of 400 pixels; another of its class is near."
-    )
-
-
-def with_type(row, kind):
-    row["type"] = kind
-    return row
-
-
-def test_a_repair_brings_back_what_it_should():
-    both = ground_truth(shape(LEFT), shape(RIGHT))
-    one_for_both = analyze(both, [shape(LEFT | RIGHT, score=0.9)])
-    before = mean_ap(match_coco(one_for_both.dataset_eval))[0, 0]
-    assert before == pytest.approx(
-        100 * 51 / 101 / 10
-    )  # right at IoU .5 alone, about one of the two
-    costs = count(one_for_both, column="dAP")
-    assert costs["localization failure"] == pytest.approx(100 - before)
-    assert costs[LOST] == pytest.approx(
-        10 - before
-    )  # without the lost object, all there is was found, at IoU .5
-    coarse = analyze(ground_truth(shape(LEFT)), [shape(mask_of((7, 7, 16, 16)), score=0.9)])
-    assert count(coarse, column="dAP")["boundary"] == pytest.approx(
-        100 - 30
-    )  # IoU .64: right at .5, .55 and .6
-    assert count(coarse, column="dAP", size="small")["boundary"] == pytest.approx(70)
-    assert count(coarse, column="dAP")["leakage"] == 0
-
-
-def test_thresholds_move_what_counts(hand_made):
-    strict = Thresholds(
-        min_leakage=0.6, min_iou_loss=0.5, min_union_iou=0.99, min_iou_gain=0.5, crowd_distance=0.0
-    )
-    counted = count(analyze(*hand_made, 0.1, strict))
-    assert (
-        counted["leakage"]
-        == counted["boundary"]
-        == counted["incomplete"]
-        == counted["localization failure"]
-        == 0
-    )
-    assert (
-        count(analyze(*hand_made, 0.1, Thresholds(crowd_distance=0.0)))["missed in a crowd"] == 1
-    )  # they touch
-    apart = ground_truth(shape(LEFT), shape(FAR))
-    assert count(analyze(apart, [shape(LEFT, score=0.9)]))["missed alone"] == 1
-    assert (
-        count(analyze(apart, [shape(LEFT, score=0.9)], thresholds=Thresholds(crowd_distance=2.0)))[
-            "missed in a crowd"
-        ]
-        == 1
-    )
-
-
-def test_perfect_predictions_fail_nowhere_and_none_miss_all(hand_made):
-    content, _ = hand_made
-    perfect = analyze(content, [{**a, "score": 1.0} for a in content["annotations"]])
-    assert perfect.cases.empty
-    assert set(perfect.at_threshold.objects["state"]) == {DETECTED}
-    assert perfect.table["dAP"].dropna().abs().max() == 0
-    nothing = analyze(content, [])
-    assert nothing.at_threshold.objects["state"].str.startswith("missed").all()
-    assert count(nothing, "TIDE, masks")["missed"] == len(content["annotations"])
-
-
-def test_empty_ground_truth_and_images_without_objects():
-    alone = analyze(ground_truth(images=2), [shape(LEFT, score=0.9)])
-    assert count(alone, "TIDE, masks")["background"] == 1
-    assert alone.at_threshold.objects.empty
-    assert not analyze(
-        ground_truth(shape(LEFT, image=2), images=2), [shape(LEFT, score=0.9, image=1)]
-    ).cases.empty
-
-
-def test_boxes_alone_are_refused_by_name():
-    boxes = [{"image_id": 1, "category_id": 15, "score": 0.5, "bbox": [0, 0, 5, 5]}]
-    with pytest.raises(ValueError, match="detection 0 has no mask"):
-        analyze(ground_truth(shape(LEFT)), boxes)
-
-
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
-@given(judged_sets(void=True))
-def test_ap_is_cocos_and_tables_hold_together_on_random_sets(pair):
-    content, found = pair
-    content = validate_ground_truth(content)
-    found = validate_results(content, found)
-    if not any("segmentation" in d for d in found):
-        return
-    dataset_eval = evaluate_images(content, found)
-    result = evaluate(content, found, "pycocotools")
-    for kind in ("mask", "box"):
-        ours = mean_ap(match_coco(dataset_eval, kind))[0, 0]
-        assert ours == pytest.approx(result.summary[f"{kind}_AP"], abs=1e-9, nan_ok=True)
-    analysis = analyze(content, found, score_threshold=0.3)
-    table, facts = analysis.table, analysis.at_threshold
-    assert len(facts.detections) <= sum(d["score"] >= 0.3 for d in found)
-    by_size = (
-        table[(table["class"] == "all") & (table["size"] != "all")]
-        .groupby(["family", "type"])["count"]
-        .sum()
-    )
-    by_class = table[table["class"] != "all"].groupby(["family", "type"])["count"].sum()
-    overall = table[(table["class"] == "all") & (table["size"] == "all")].set_index(
-        ["family", "type"]
-    )["count"]
-    assert (
-        by_size.reindex(overall.index).tolist()
-        == overall.tolist()
-        == by_class.reindex(overall.index).tolist()
-    )
-    assert [
-        len(facts.objects[facts.objects["state"] == name]) for name in FAILURES[-3:]
-    ] == overall["pixels"][list(FAILURES[-3:])].tolist()
-    for _, case in analysis.cases.head(40).iterrows():
-        assert explain_failure(analysis, case).endswith(".")
-
-
-def test_real_predictions_show_each_failure(shared):
-    content = json.loads((shared / "predictions" / "voc2012_val_gt.json").read_text())
-    seen = {}
-    for path in sorted((shared / "predictions").glob("*_mobilenet320.json")):
-        analysis = analyze(content, json.loads(path.read_text()), score_threshold=0.1)
-        for name, number in (
-            analysis.cases[analysis.cases["family"] != "TIDE, boxes"]["type"].value_counts().items()
-        ):
-            seen[name] = seen.get(name, 0) + number
-        sizes = analysis.at_threshold.objects["size"].value_counts()
-        assert sizes.sum() == len(content["annotations"])
-        assert set(sizes.index) <= set(AREA_LIMITS)
-    assert all(seen.get(name, 0) >= 3 for name in CASE_TYPES), seen
-
-
-def test_masks_before_the_crop_are_checked():
-    content = ground_truth(shape(LEFT))
-    found = shape(LEFT, score=0.9, uncropped=torch.ones(60, 60, dtype=torch.bool))
-    assert np.isfinite(analyze(content, [found]).measures["leakage_before_crop"].item())
-    torn = {**found, "segmentation_uncropped": {**found["segmentation_uncropped"], "counts": "0"}}
-    with pytest.raises(
-        ValueError,
-        match="segmentation_uncropped of detection 0 has a mask whose run-length code is damaged",
-    ):
-        analyze(content, [torn])
-    with pytest.raises(
-        ValueError, match="segmentation_uncropped of detection 0 has a mask of size"
-    ):
-        analyze(content, [{**found, "segmentation_uncropped": {"size": [5, 5], "counts": "0"}}])
-
-
-def test_price_of_tides_errors_by_class_and_size():
-    large, side = mask_of((5, 5, 50, 50)), {"person": 15, "horse": 13}
-    objects = [
-        shape(LEFT, side["person"]),
-        shape(LEFT, side["horse"], image=2),
-        shape(large, side["horse"], image=3),
-    ]
-    found = [
-        shape(LEFT, side["person"], 0.9),
-        shape(LEFT, side["person"], 0.5, image=2),  # a small horse, taken for a person
-        shape(large, side["horse"], 0.9, image=3),
-    ]
-    analysis = analyze(ground_truth(*objects, images=3), found)
-    half = 100 * 51 / 101  # one of two horses
-
-    def cost(**scope):
-        return count(analysis, "TIDE, masks", "dAP", **scope)["class"]
-
-    assert cost(**{"class": "horse"}) == pytest.approx(100 - half)
-    assert cost(**{"class": "person"}) == 0  # the wrong one came after the right one
-    assert cost() == pytest.approx((100 - half) / 2)
-    assert cost(size="small") == pytest.approx(
-        50
-    )  # of small ones, the person is found, the horse is not
-    assert cost(size="medium") == 0
-    assert count(analysis, "TIDE, masks", "dAP", size="medium")["missed"] == 0
-
-
-def test_price_of_coarse_masks_by_class_and_size():
-    large, coarse = mask_of((5, 5, 50, 50)), mask_of((7, 7, 16, 16))
-    objects = [shape(LEFT, 15), shape(LEFT, 13, image=2), shape(large, 13, image=3)]
-    found = [shape(LEFT, 15, 0.9), shape(coarse, 13, 0.9, image=2), shape(large, 13, 0.8, image=3)]
-    analysis = analyze(ground_truth(*objects, images=3), found)
-    by_class = {
-        name: count(analysis, column="dAP", **{"class": name})["boundary"]
-        for name in ("person", "horse")
-    }
-    assert by_class["person"] == 0
-    assert by_class["horse"] > 20
-    assert count(analysis, column="dAP")["boundary"] == pytest.approx(by_class["horse"] / 2)
-    assert count(analysis, column="dAP", size="small")["boundary"] == pytest.approx(
-        70 / 2
-    )  # IoU .64: right at three of ten
-    assert count(analysis, column="dAP", size="medium")["boundary"] == 0
+    for kind, parts in numbers.items():
+        sentence = explain_failure(analysis, by_type[kind])
+        assert all(part in sentence for part in parts), sentence
 
 
 def test_the_worst_come_first():
     leaks = [mask_of((5, 5, 20 + more, 20)) for more in (8, 16, 12)]
-    objects = [shape(LEFT, image=k) for k in (1, 2, 3)]
-    found = [shape(leak, 15, 0.9, box=(5, 5, 20, 20), image=k) for k, leak in enumerate(leaks, 1)]
-    cases = analyze(ground_truth(*objects, images=3), found).cases
-    assert cases[cases["type"] == "leakage"]["image_id"].tolist() == [2, 3, 1]
-    surer = [{**d, "score": s} for d, s in zip(found, (0.9, 0.1, 0.2), strict=True)]
-    cases = analyze(ground_truth(*objects, images=3), surer).cases
-    assert cases[cases["type"] == "leakage"]["image_id"].tolist() == [1, 3, 2]
-    missed = analyze(
-        ground_truth(shape(FAR), shape(LEFT, 13), shape(RIGHT, 10, image=2), images=2), []
-    ).cases
-    assert (
-        missed[missed["type"] == "missed alone"]["class"].tolist()[-1] == "person"
-    )  # the smallest
+    content = ground_truth(*(shape(LEFT, image=k) for k in (1, 2, 3)), images=3)
+    for scores, order in (((0.9, 0.9, 0.9), [2, 3, 1]), ((0.9, 0.1, 0.2), [1, 3, 2])):
+        detections = [
+            shape(leak, PERSON, score, box=(5, 5, 20, 20), image=k)
+            for k, (leak, score) in enumerate(zip(leaks, scores, strict=True), 1)
+        ]
+        cases = analysis_of(content, detections).cases
+        assert cases[cases["type"] == "leakage"]["image_id"].tolist() == order
+    objects = shape(FAR), shape(LEFT, HORSE), shape(RIGHT, COW, image=2)
+    cases = analysis_of(ground_truth(*objects, images=2), []).cases
+    assert cases[cases["type"] == "missed alone"]["class"].iloc[-1] == "person"  # the smallest
+
+
+def test_a_fix_gains_what_it_should():
+    pair = analysis_of(ground_truth(shape(LEFT), shape(RIGHT)), [shape(LEFT | RIGHT, score=0.9)])
+    before = mean_ap(match_coco(pair.dataset_eval))[0, 0]
+    assert before == pytest.approx(HALF / 10)  # a true positive at IoU .5 only, of one of the two
+    dap = column(pair, name="dAP")
+    assert dap["localization failure"] == pytest.approx(100 - before)
+    # Without the lost object, all there is was detected at IoU .5.
+    assert dap[LOST] == pytest.approx(10 - before)
+    coarse = analysis_of(ground_truth(shape(LEFT)), [shape(COARSE, score=0.9)])
+    for size in ("all", "small"):  # IoU .64: a true positive at three of ten thresholds
+        assert column(coarse, name="dAP", size=size)["boundary"] == pytest.approx(100 - 30)
+    assert column(coarse, name="dAP")["leakage"] == 0
+
+
+def test_dap_by_class_and_size():
+    objects = shape(LEFT, PERSON), shape(LEFT, HORSE, image=2), shape(LARGE, HORSE, image=3)
+    content, first = ground_truth(*objects, images=3), shape(LEFT, PERSON, 0.9)
+
+    def dap(detections, family, error):
+        analysis = analysis_of(content, detections)
+        scopes = [
+            {"class": "person"},
+            {"class": "horse"},
+            {},
+            {"size": "small"},
+            {"size": "medium"},
+        ]
+        return [column(analysis, family, "dAP", **scope)[error] for scope in scopes]
+
+    # A small horse called a person, after the person: of the small ones, one of two is detected.
+    called = [first, shape(LEFT, PERSON, 0.5, image=2), shape(LARGE, HORSE, 0.9, image=3)]
+    expected = [0, 100 - HALF, (100 - HALF) / 2, 50, 0]
+    assert dap(called, "TIDE, masks", "class") == pytest.approx(expected)
+    coarse = [first, shape(COARSE, HORSE, 0.9, image=2), shape(LARGE, HORSE, 0.8, image=3)]
+    person, horse, overall, small, medium = dap(coarse, "pixels", "boundary")
+    assert (person, medium) == (0, 0)
+    assert horse > 20
+    assert [overall, small] == pytest.approx([horse / 2, 70 / 2])
+
+
+def test_dap_in_resamples(hand_made):
+    content, detections = hand_made
+    analysis = analysis_of(content, detections)
+    images = [image for image in content["images"] if image["id"] != 1]
+    objects = [a for a in content["annotations"] if a["image_id"] != 1]
+    fewer = content | {"images": images, "annotations": objects}
+    fewer = analysis_of(fewer, [d for d in detections if d["image_id"] != 1])
+    without_the_first = np.r_[0.0, np.ones(7)]
+    resampled = analysis.resampled_dap(np.array([np.ones(8), without_the_first]))
+    for (family, name), values in resampled.items():
+        here, there = (column(a, family, "dAP")[name] for a in (analysis, fewer))
+        assert values.tolist() == pytest.approx([here, here, there])
+    values = resampled["pixels", "localization failure"]
+    assert values[0] > values[2] == 0
+
+
+def test_thresholds(hand_made):
+    strict = {"min_leakage": 0.6, "min_iou_loss": 0.5, "min_union_iou": 0.99, "min_iou_gain": 0.5}
+    counts = column(analysis_of(*hand_made, 0.1, crowd_distance=0.0, **strict))
+    assert set(counts.values()) == {0, 1, 2}
+    assert not any(counts[name] for name in ("leakage", "boundary", "incomplete"))
+    assert (counts["localization failure"], counts["missed in a crowd"]) == (0, 2)  # they touch
+    apart = ground_truth(shape(LEFT), shape(FAR)), [shape(LEFT, score=0.9)]
+    assert column(analysis_of(*apart))["missed alone"] == 1
+    assert column(analysis_of(*apart, crowd_distance=2.0))["missed in a crowd"] == 1
+
+
+def test_perfect_predictions_and_none(hand_made):
+    content, _ = hand_made
+    analysis = analysis_of(content, perfect(content))
+    assert analysis.cases.empty
+    assert set(analysis.at_threshold.objects["state"]) == {DETECTED}
+    assert analysis.table["dAP"].dropna().abs().max() == 0
+    nothing = analysis_of(content, [])
+    assert nothing.at_threshold.objects["state"].str.startswith("missed").all()
+    assert column(nothing, "TIDE, masks")["missed"] == len(content["annotations"])
+
+
+def test_images_without_objects():
+    analysis = analysis_of(ground_truth(images=2), [shape(LEFT, score=0.9)])
+    assert column(analysis, "TIDE, masks")["background"] == 1
+    assert analysis.at_threshold.objects.empty
+    content = ground_truth(shape(LEFT, image=2), images=2)
+    assert not analysis_of(content, [shape(LEFT, score=0.9)]).cases.empty
+
+
+def test_boxes_alone_are_an_error():
+    content = ground_truth(shape(LEFT))
+    boxes = [{"image_id": 1, "category_id": PERSON, "score": 0.5, "bbox": [0, 0, 5, 5]}]
+    with pytest.raises(ValueError, match="segmentation"):
+        analyze(evaluate(content, boxes))
+
+
+def test_uncropped_masks_are_validated():
+    content, key = ground_truth(shape(LEFT)), "segmentation_uncropped"
+    detection = shape(LEFT, score=0.9, uncropped=EVERYWHERE)
+    measures = analysis_of(content, [detection]).measures
+    assert np.isfinite(measures["leakage_before_crop"].item())
+    for bad in ({"counts": "0"}, {"size": [5, 5], "counts": "0"}):
+        with pytest.raises(ValueError, match=f"{key} of detection 0"):
+            validate_results(content, [{**detection, key: {**detection[key], **bad}}])
 
 
 def test_hundreds_of_detections_in_one_image():
-    content = ground_truth(shape(LEFT), shape(RIGHT, 13))
-    found = [
-        shape(m, k, 0.5 + s / 1000)
-        for s in range(99)
-        for m, k in ((LEFT, 15), (RIGHT, 13), (FAR, 10))
-    ]
-    analysis = analyze(content, found)
+    content = ground_truth(shape(LEFT), shape(RIGHT, HORSE))
+    triple = (LEFT, PERSON), (RIGHT, HORSE), (FAR, COW)
+    detections = [shape(m, k, 0.5 + s / 1000) for s in range(99) for m, k in triple]
+    analysis = analysis_of(content, detections)
     assert len(analysis.at_threshold.detections) == 297
-    assert count(analysis, "TIDE, masks")["duplicate"] == 65  # of the 100 that TIDE looks at
+    assert column(analysis, "TIDE, masks")["duplicate"] == 65  # of the 100 best
     assert analysis.table["count"].sum() > 0
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(judged_sets(void=True))
+def test_counts_sum_over_classes_and_sizes_on_random_sets(pair):
+    content, detections = pair
+    analysis = analysis_of(content, detections, 0.3)
+    table, tables = analysis.table, analysis.at_threshold
+    assert len(tables.detections) <= sum(d["score"] >= 0.3 for d in detections)
+    keys, of_class = ["family", "type"], table["class"] != "all"
+    overall = overall_rows(table).set_index(keys)["count"]
+    for part in (table[of_class], table[~of_class & (table["size"] != "all")]):
+        counts = part.groupby(keys)["count"].sum()
+        assert counts.reindex(overall.index).tolist() == overall.tolist()
+    states = tables.objects["state"].value_counts()
+    for name in OBJECT_FAILURES:
+        assert states.get(name, 0) == overall["pixels", name]
+    for _, case in analysis.cases.head(40).iterrows():
+        assert explain_failure(analysis, case).endswith(".")
+
+
+def test_real_predictions_have_each_failure(shared):
+    content, models = real_predictions(shared)
+    counts = dict.fromkeys(CASE_TYPES, 0)
+    for _, detections in models:
+        analysis = analysis_of(content, detections, 0.1)
+        types = analysis.cases[analysis.cases["family"] != "TIDE, boxes"]["type"].value_counts()
+        counts = {kind: count + types.get(kind, 0) for kind, count in counts.items()}
+        sizes = analysis.at_threshold.objects["size"].value_counts()
+        assert sizes.sum() == len(content["annotations"])
+        assert set(sizes.index) <= set(AREA_LIMITS)
+    assert min(counts.values()) >= 3

@@ -1,12 +1,14 @@
 """Hand-made masks as objects and detections, and their analysis."""
 
+import json
+
 import torch
 
 from tests.helpers.coco import truth_of
 from vocseg_lib.data.coco import validate_ground_truth, validate_results
 from vocseg_lib.failures.analysis import Analysis
 from vocseg_lib.failures.mask_errors import Thresholds
-from vocseg_lib.metrics.matching import evaluate_images
+from vocseg_lib.metrics.matching import evaluate_images, top_detections
 from vocseg_lib.utils.rle import encode_rle
 
 SIDE = 60
@@ -55,7 +57,7 @@ def perfect(content):
 def dataset_eval(content, detections):
     """Both evaluated, after validation."""
     content = validate_ground_truth(content)
-    return evaluate_images(content, validate_results(content, detections))
+    return top_detections(evaluate_images(content, validate_results(content, detections)))
 
 
 def analysis_of(content, detections, score_threshold=0.0, **thresholds):
@@ -84,3 +86,11 @@ def one_mask_for_pairs():
     covering = both + [{**one, "score": 0.9} for one in single]
     detections = {"YOLACT": covering, "Mask R-CNN": perfect(content)}
     return {title: analysis_of(content, found) for title, found in detections.items()}
+
+
+def real_predictions(shared):
+    """Ground truth and (title, detections) of trained models on VOC 2012 val."""
+    folder = shared / "predictions"
+    content = json.loads((folder / "voc2012_val_gt.json").read_text())
+    files = sorted(folder.glob("*_mobilenet320.json"))
+    return content, [(path.stem, json.loads(path.read_text())) for path in files]

@@ -18,8 +18,8 @@ from vocseg_lib.failures.tables import (
 )
 from vocseg_lib.failures.tide import ERRORS, NO_ERROR
 from vocseg_lib.metrics.bootstrap import prepend_point_estimate
-from vocseg_lib.metrics.coco_eval import IOU_TYPES
-from vocseg_lib.metrics.matching import DatasetEval, evaluate_images, top_detections
+from vocseg_lib.metrics.coco_eval import Evaluation
+from vocseg_lib.metrics.matching import IOU_TYPES, DatasetEval
 
 FAMILIES = {"TIDE, masks": "AP50", "TIDE, boxes": "AP50", "pixels": "AP"}
 """Families of failures and the metric of their dAP: AP50 of masks or boxes, or COCO's mask AP."""
@@ -169,18 +169,11 @@ def _severity(dataset_eval: DatasetEval, cases: pd.DataFrame) -> Float[np.ndarra
 
 
 def analyze(
-    ground_truth: dict,
-    detections: list,
-    score_threshold: float = 0.0,
-    thresholds: Thresholds | None = None,
+    evaluation: Evaluation, score_threshold: float = 0.0, thresholds: Thresholds | None = None
 ) -> Analysis:
-    """Analysis of validated COCO results with masks.
-
-    Raises:
-        ValueError: detections or objects have no masks.
-    """
+    """The failures of an evaluated model. Raises ValueError if there are no masks."""
     return Analysis(
-        dataset_eval=top_detections(evaluate_images(ground_truth, detections)),
+        dataset_eval=evaluation.dataset_eval,
         score_threshold=score_threshold,
         thresholds=thresholds or Thresholds(),
     )

@@ -10,8 +10,7 @@ from jaxtyping import Float, Int
 from vocseg_lib.failures.crowding import CROWDING, crowding_of
 from vocseg_lib.failures.mask_errors import MASK_FAILURES, MEASURES, Thresholds
 from vocseg_lib.failures.tide import ERRORS, Tide, tide
-from vocseg_lib.metrics.coco_eval import IOU_TYPES
-from vocseg_lib.metrics.matching import DatasetEval, ImageEval
+from vocseg_lib.metrics.matching import IOU_TYPES, DatasetEval, ImageEval
 
 MISSED = ("missed in a crowd", "missed alone")
 """Types of objects without a detection, also of another class or with a poor mask. In a crowd:

@@ -52,9 +52,7 @@ class Results:
     ) -> dict[str, Analysis]:
         """The failures of each model, by title: see `failures.analyze`."""
         return {
-            title: analyze(
-                evaluation.ground_truth, evaluation.detections, score_threshold, thresholds
-            )
+            title: analyze(evaluation, score_threshold, thresholds)
             for title, evaluation in self.evaluations.items()
         }
 
