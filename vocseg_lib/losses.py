@@ -1,4 +1,6 @@
-"""YOLACT's loss (YOLACT paper, sec. 3, with the official constants): matching, hard negatives, boxes, masks, semantics."""
+"""YOLACT's loss (arXiv 1904.02689, sec. 3), term by term, with the official code's constants."""
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -10,13 +12,24 @@ from vocseg_lib.utils import distributed
 from vocseg_lib.utils.boxes import box_area, box_intersection, box_iou, cxcywh_to_xyxy, encode_boxes
 from vocseg_lib.utils.masks import box_mask
 
-CLASS_WEIGHT, BOX_WEIGHT, MASK_WEIGHT, SEMANTIC_WEIGHT = 1.0, 1.5, 6.125, 1.0
+WEIGHTS = {"class": 1.0, "box": 1.5, "mask": 6.125, "semantic": 1.0}
 POSITIVE_IOU, NEGATIVE_IOU = 0.5, 0.4
 CROWD_IOF = 0.7
-"""A background prior with a larger share of its area in a crowd box becomes neutral."""
+"""A background prior with a larger fraction of its area in a crowd box is ignored."""
 NEGATIVES_PER_POSITIVE = 3
-MASKS_TO_TRAIN = 100
 IGNORE, BACKGROUND = -1, 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class YolactOutputs:
+    """Raw predictions for a batch."""
+
+    class_logits: Float[Tensor, "b p c"]  # class 0 is background
+    box_offsets: Float[Tensor, "b p 4"]  # see `encode_boxes`
+    coefficients: Float[Tensor, "b p k"]
+    prototypes: Float[Tensor, "b h w k"]
+    priors: Float[Tensor, "p 4"]  # relative cxcywh
+    semantic_logits: Float[Tensor, "b c-1 hs ws"] | None = None
 
 
 def match_priors(
@@ -25,19 +38,21 @@ def match_priors(
     labels: Int[Tensor, "b n"],
     crowd_boxes: Float[Tensor, "b _ 4"] | None = None,
 ) -> tuple[Int[Tensor, "b p"], Int[Tensor, "b p"]]:
-    """Class (label, 0 background, -1 neutral) and object index of each prior of each image.
+    """Class (label, 0 background, -1 ignored) and object index of each prior of each image.
 
-    A prior is positive at IoU >= .5 with its best object, background below .4. Each object also takes one prior by
-    force: best (object, prior) pair first, each prior once. Boxes relative xyxy, priors relative cxcywh; images with
-    fewer objects are filled up with label 0.
+    A prior is positive at IoU >= .5 with its best object, background below .4 with all. Each
+    object is also forced on one prior: best (object, prior) pair first, each prior once. Boxes
+    relative xyxy, priors relative cxcywh; images with fewer objects are padded with label 0.
     """
     corners = cxcywh_to_xyxy(priors).expand(len(boxes), -1, -1)
     iou = box_iou(boxes, corners).masked_fill_((labels == BACKGROUND)[..., None], -1)
     best_iou, objects = iou.max(1)
+    # Forced matches.
     forced = _forced_priors(iou)
-    image, number = (forced >= 0).nonzero(as_tuple=True)
-    best_iou[image, forced[image, number]] = 1
-    objects[image, forced[image, number]] = number
+    image, index = (forced >= 0).nonzero(as_tuple=True)
+    best_iou[image, forced[image, index]] = 1
+    objects[image, forced[image, index]] = index
+    # Classes by thresholds.
     classes = labels.gather(1, objects)
     classes[best_iou < POSITIVE_IOU] = IGNORE
     classes[best_iou < NEGATIVE_IOU] = BACKGROUND
@@ -48,10 +63,10 @@ def match_priors(
 
 
 def _forced_priors(iou: Float[Tensor, "b n p"]) -> Int[Tensor, "b n"]:
-    """A prior for each object, the best (object, prior) pair first, each prior once; -1 for objects (IoU -1) that get none.
+    """A prior for each object, best pair first, each prior once; -1 for objects that get none.
 
-    A pair that is the best of its row and of its column will be taken whatever else is, so all such pairs are taken at
-    once. Two or three rounds do what takes a loop as many as there are objects.
+    A pair that is the best of its row and of its column is taken whatever else is: all such pairs
+    are taken at once, which needs two or three rounds. Padding has IoU -1.
     """
     iou = iou.clone()
     numbers = torch.arange(iou.shape[1], device=iou.device)
@@ -70,149 +85,103 @@ def _forced_priors(iou: Float[Tensor, "b n p"]) -> Int[Tensor, "b n"]:
 def mine_hard_negatives(
     logits: Float[Tensor, "b p c"], classes: Int[Tensor, "b p"]
 ) -> Bool[Tensor, "b p"]:
-    """The background priors that look least like background, three for each positive, image by image (SSD, sec. 2.2)."""
-    difficulty = torch.logsumexp(logits.detach(), -1) - logits.detach()[..., 0]
+    """The background priors of least background probability, 3 per positive, per image (SSD)."""
+    logits = logits.detach()
+    difficulty = torch.logsumexp(logits, -1) - logits[..., 0]
     order = difficulty.masked_fill_(classes != BACKGROUND, 0).argsort(1, descending=True)
-    wanted = (NEGATIVES_PER_POSITIVE * (classes > 0).sum(1, keepdim=True)).clamp(
-        max=classes.shape[1] - 1
-    )
+    wanted = NEGATIVES_PER_POSITIVE * (classes > 0).sum(1, keepdim=True)
+    wanted = wanted.clamp(max=classes.shape[1] - 1)
     hardest = torch.arange(classes.shape[1], device=classes.device) < wanted
     return torch.zeros_like(hardest).scatter(1, order, hardest) & (classes == BACKGROUND)
 
 
 def yolact_loss(
-    class_logits: Float[Tensor, "b p c"],
-    box_offsets: Float[Tensor, "b p 4"],
-    coefficients: Float[Tensor, "b p k"],
-    prototypes: Float[Tensor, "b h w k"],
-    priors: Float[Tensor, "p 4"],
-    boxes: list[Float[Tensor, "_ 4"]],
-    labels: list[Int[Tensor, " _"]],
-    masks: list[UInt8[Tensor, "_ _ _"]],
-    semantic_logits: Float[Tensor, "b c-1 hs ws"] | None = None,
-    crowd_boxes: list[Float[Tensor, "_ 4"]] | None = None,
+    outputs: YolactOutputs,
+    targets: list[dict[str, Tensor]],
     crop: bool = True,
     normalize_by_area: bool = True,
-    masks_to_train: int = MASKS_TO_TRAIN,
+    masks_to_train: int = 100,
 ) -> dict[str, Tensor]:
-    """Weighted loss terms `class`, `box`, `mask` and, with semantic logits, `semantic`; their sum is the loss.
+    """Weighted terms `class`, `box`, `mask` and, with semantic logits, `semantic`.
 
-    Boxes are relative xyxy, labels 1..c-1 (0 is background), masks of any size, priors relative cxcywh. Objects of a crowd
-    are no objects here; their boxes make background priors neutral. Class, box and mask terms are divided by the
-    positives of the whole batch; images without objects are fine. `crop` and the rest: see `mask_loss`.
+    Targets per image: `boxes` [n, 4] (relative xyxy), `labels` [n], `masks` uint8 [n, h, w], and
+    `crowd_boxes` of crowds, which are not among the objects. Class, box and mask terms are divided
+    by the positives of the whole batch, over all ranks. `masks_to_train`: most positives per image
+    in the mask term, sampled at random; for the other options see `mask_loss`.
     """
-    nothing = class_logits.new_zeros(
-        1, 4
-    )  # an object more for each image, of no class, so that each has one
-    padded_boxes = pad_sequence([torch.cat([b, nothing]) for b in boxes], batch_first=True)
-    padded_labels = pad_sequence([F.pad(y, (0, 1)) for y in labels], batch_first=True)
-    padded_crowds = (
-        pad_sequence([torch.cat([b, nothing]) for b in crowd_boxes], batch_first=True)
-        if crowd_boxes
-        else None
-    )
-    classes, objects = match_priors(priors, padded_boxes, padded_labels, padded_crowds)
+    padding = outputs.priors.new_zeros(1, 4)  # so that each image has a box
+    boxes = [torch.cat([target["boxes"], padding]) for target in targets]
+    crowds = [torch.cat([target.get("crowd_boxes", padding), padding]) for target in targets]
+    labels = [F.pad(target["labels"], (0, 1)) for target in targets]
+    boxes, crowds, labels = (pad_sequence(p, batch_first=True) for p in (boxes, crowds, labels))
+    classes, objects = match_priors(outputs.priors, boxes, labels, crowds)
     positive = classes > 0
-    # Processes average their gradients: what each divides by is its share of the positives of all.
-    count = distributed.all_reduce_mean(positive.sum().float()).clamp(
-        min=1 / distributed.world_size()
-    )
-
-    selected = positive | mine_hard_negatives(class_logits, classes)
-    class_loss = F.cross_entropy(class_logits[selected], classes[selected], reduction="sum")
-
+    selected = positive | mine_hard_negatives(outputs.class_logits, classes)
     image, prior = positive.nonzero(as_tuple=True)
-    wanted = encode_boxes(padded_boxes[image, objects[positive]], priors[prior])
-    box_loss = F.smooth_l1_loss(box_offsets[positive], wanted, reduction="sum")
-
-    chosen = sample_positives(positive, masks_to_train)
-    mask_losses = [
-        mask_loss(coefficients[i, k], prototypes[i], objects[i, k], b, m, crop, normalize_by_area)
-        * scale
-        for i, ((k, scale), b, m) in enumerate(zip(chosen, boxes, masks, strict=True))
-    ]
-    losses = {
-        "class": CLASS_WEIGHT * class_loss / count,
-        "box": BOX_WEIGHT * box_loss / count,
-        "mask": MASK_WEIGHT * torch.stack(mask_losses).sum() / count,
+    offsets = encode_boxes(boxes[image, objects[positive]], outputs.priors[prior])
+    mask_losses = []
+    for i, target in enumerate(targets):
+        index = positive[i].nonzero()[:, 0]
+        total = len(index)
+        if total > masks_to_train:
+            index = index[torch.randperm(total, device=index.device)[:masks_to_train]]
+        predicted = outputs.coefficients[i, index], outputs.prototypes[i]
+        loss = mask_loss(*predicted, target, objects[i, index], crop, normalize_by_area)
+        mask_losses.append(loss * (max(total, 1) / max(len(index), 1)))
+    # DDP averages gradients over ranks: so is the number of positives.
+    count = distributed.all_reduce_mean(positive.sum().float())
+    count = count.clamp(min=1 / distributed.world_size())
+    sums = {
+        "class": F.cross_entropy(
+            outputs.class_logits[selected], classes[selected], reduction="sum"
+        ),
+        "box": F.smooth_l1_loss(outputs.box_offsets[positive], offsets, reduction="sum"),
+        "mask": torch.stack(mask_losses).sum(),
     }
-    if semantic_logits is not None:
-        losses["semantic"] = SEMANTIC_WEIGHT * semantic_loss(semantic_logits, labels, masks)
+    losses = {name: WEIGHTS[name] * total / count for name, total in sums.items()}
+    if outputs.semantic_logits is not None:
+        losses["semantic"] = WEIGHTS["semantic"] * semantic_loss(outputs.semantic_logits, targets)
     return losses
 
 
-def downsample(
-    masks: UInt8[Tensor, "n _ _"], height: int, width: int
-) -> Float[Tensor, "n {height} {width}"]:
+def downsample(masks: UInt8[Tensor, "n _ _"], height: int, width: int) -> Float[Tensor, "n h w"]:
     """Masks as 0 or 1 on a coarser grid: bilinear, then > .5."""
-    return (
-        F.interpolate(masks[None].float(), (height, width), mode="bilinear", align_corners=False)[0]
-        > 0.5
-    ).float()
-
-
-def sample_positives(
-    positive: Bool[Tensor, "b p"], most: int
-) -> list[tuple[Int[Tensor, " _"], float]]:
-    """The positives of each image whose masks are trained, `most` at random where there are more, and how much each stands for.
-
-    Random numbers are drawn for the images of all processes, so that they do not depend on how these share the batch.
-    """
-    chosen = [row.nonzero()[:, 0] for row in positive]
-    counts = [len(row) for row in chosen]
-    offset = distributed.rank() * len(counts)
-    for i, total in enumerate(distributed.all_gather_counts(counts, positive.device)):
-        if total > most:
-            drawn = torch.randperm(total, device=positive.device)[:most]
-            if 0 <= i - offset < len(chosen):
-                chosen[i - offset] = chosen[i - offset][drawn]
-    return [
-        (row, max(total, 1) / max(len(row), 1)) for row, total in zip(chosen, counts, strict=True)
-    ]
+    size, masks = (height, width), masks[:, None].float()
+    return (F.interpolate(masks, size, mode="bilinear", align_corners=False)[:, 0] > 0.5).float()
 
 
 def mask_loss(
     coefficients: Float[Tensor, "m k"],
     prototypes: Float[Tensor, "h w k"],
+    target: dict[str, Tensor],
     objects: Int[Tensor, " m"],
-    boxes: Float[Tensor, "n 4"],
-    masks: UInt8[Tensor, "n _ _"],
     crop: bool = True,
     normalize_by_area: bool = True,
 ) -> Float[Tensor, ""]:
-    """Sum over an image's positives of the pixel-wise BCE of their assembled masks (YOLACT paper, sec. 3.1).
+    """Pixel-wise BCE of the masks of an image's positives, summed (sec. 3.1).
 
-    `objects` says whose mask each positive has to draw. With `crop`, only pixels in the ground-truth box count (padded by
-    one), else all. `normalize_by_area` divides by the area of the box in prototype pixels, so that small objects weigh as
-    much as large ones; else by that of the whole grid.
+    `objects` are the positives' indices in `target`. With `crop` only pixels in the ground-truth
+    box count, padded by one. `normalize_by_area` divides by the box's area in prototype pixels, so
+    that small objects weigh as much as large ones, else by the grid's.
     """
     height, width = prototypes.shape[:2]
-    if not len(objects):
-        return coefficients.sum() * 0 + prototypes.sum() * 0
     logits = coefficients @ prototypes.flatten(0, 1).T
-    target = downsample(masks, height, width).flatten(1)
-    inside = box_mask(boxes, height, width).flatten(1) if crop else torch.ones_like(target)
+    masks, boxes = downsample(target["masks"], height, width).flatten(1), target["boxes"]
+    inside = box_mask(boxes, height, width).flatten(1) if crop else torch.ones_like(masks)
     area = box_area(boxes) if normalize_by_area else torch.ones_like(boxes[:, 0])
-    weight = inside / (area * height * width)[:, None]
-    return F.binary_cross_entropy_with_logits(
-        logits, target[objects], weight[objects], reduction="sum"
-    )
+    weight = (inside / (area * height * width)[:, None])[objects]
+    return F.binary_cross_entropy_with_logits(logits, masks[objects], weight, reduction="sum")
 
 
 def semantic_loss(
-    logits: Float[Tensor, "b c h w"],
-    labels: list[Int[Tensor, " _"]],
-    masks: list[UInt8[Tensor, "_ _ _"]],
+    logits: Float[Tensor, "b c h w"], targets: list[dict[str, Tensor]]
 ) -> Float[Tensor, ""]:
-    """Pixel-wise BCE of the class map, mean over the grid and the batch, summed over classes (YOLACT paper, sec. 5)."""
-    target = torch.zeros_like(logits)
-    for i, (y, m) in enumerate(zip(labels, masks, strict=True)):
-        if len(y):
-            index = (y - 1)[:, None, None].expand(-1, *logits.shape[2:])
-            target[i].scatter_reduce_(
-                0, index, downsample(m, *logits.shape[2:]).to(target.dtype), "amax"
-            )
+    """Pixel-wise BCE of the class map, summed over classes, mean over grid and batch (sec. 5)."""
+    expected = torch.zeros_like(logits)
     batch, _, height, width = logits.shape
-    return F.binary_cross_entropy_with_logits(logits, target, reduction="sum") / (
-        batch * height * width
-    )
+    for class_map, target in zip(expected, targets, strict=True):
+        masks = downsample(target["masks"], height, width)
+        index = (target["labels"] - 1)[:, None, None].expand_as(masks)
+        class_map.scatter_reduce_(0, index, masks, "amax")
+    loss = F.binary_cross_entropy_with_logits(logits, expected, reduction="sum")
+    return loss / (batch * height * width)

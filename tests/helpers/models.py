@@ -14,12 +14,19 @@ SMALL = {
 
 
 def small(name, num_classes=21, **options):
+    """A small plain model; options are fields of its config."""
     torch.manual_seed(0)
     return MODELS[name](CONFIGS[name](**SMALL[name] | options), num_classes)
 
 
 def target(height, width):
+    """Two objects."""
     masks = torch.zeros(2, height, width, dtype=torch.uint8)
     masks[0, 5:40, 5:40], masks[1, 20:45, 30:60] = 1, 1
     boxes = torch.tensor([[5.0, 5, 40, 40], [30.0, 20, 60, 45]])
     return {"boxes": boxes, "labels": torch.tensor([1, 20]), "masks": masks}
+
+
+def empty_target(height, width):
+    """No objects."""
+    return {name: value[:0] for name, value in target(height, width).items()}

@@ -3,44 +3,31 @@ import torch
 from torchvision.models import resnet50
 
 from vocseg_lib.models.backbones import WeightsError
+from vocseg_lib.models.config import COCO_SCALES, PASCAL_SCALES
 from vocseg_lib.models.official_weights import load_official
-from vocseg_lib.models.priors import COCO_SCALES, PASCAL_SCALES, prior_boxes
 
 
 def official_state(classes: int) -> dict:
-    """A state dict with the names and sizes of dbolya/yolact's YOLACT-550 on ResNet-50, random values."""
-    generator = torch.Generator().manual_seed(0)
+    """A state dict with the names and sizes of dbolya/yolact's YOLACT-550 on ResNet-50."""
     shapes = {}
     for name, value in resnet50(weights=None).state_dict().items():
-        if not name.startswith("fc."):
+        if not name.startswith("fc.") and "num_batches" not in name:
             stage, _, rest = name.partition(".")
-            theirs = f"layers.{int(stage[5:]) - 1}.{rest}" if stage.startswith("layer") else name
-            shapes[f"backbone.{theirs}"] = value.shape
-    convolutions = {"semantic_seg_conv": (classes - 1, 256, 1)}
+            official = f"layers.{int(stage[5:]) - 1}.{rest}" if stage.startswith("layer") else name
+            shapes[f"backbone.{official}"] = value.shape
+    convolutions = {"semantic_seg_conv": (classes - 1, 256, 1), "proto_net.10": (32, 256, 1)}
     for i, channels in enumerate((2048, 1024, 512)):
         convolutions[f"fpn.lat_layers.{i}"] = (256, channels, 1)
         convolutions[f"fpn.pred_layers.{i}"] = (256, 256, 3)
     convolutions |= {f"fpn.downsample_layers.{i}": (256, 256, 3) for i in range(2)}
-    convolutions |= {f"proto_net.{i}": (256, 256, 3) for i in (0, 2, 4, 8)} | {
-        "proto_net.10": (32, 256, 1)
-    }
-    layers = {
-        "upfeature.0": 256,
-        "bbox_layer": 3 * 4,
-        "conf_layer": 3 * classes,
-        "mask_layer": 3 * 32,
-    }
-    convolutions |= {
-        f"prediction_layers.0.{name}": (outputs, 256, 3) for name, outputs in layers.items()
-    }
+    convolutions |= {f"proto_net.{i}": (256, 256, 3) for i in (0, 2, 4, 8)}
+    layers = {"upfeature.0": 256, "bbox_layer": 12, "conf_layer": 3 * classes, "mask_layer": 96}
+    for name, outputs in layers.items():
+        convolutions[f"prediction_layers.0.{name}"] = (outputs, 256, 3)
     for name, (outputs, inputs, kernel) in convolutions.items():
         shapes |= {f"{name}.weight": (outputs, inputs, kernel, kernel), f"{name}.bias": (outputs,)}
-    state = {
-        name: torch.rand(shape, generator=generator)
-        for name, shape in shapes.items()
-        if "num_batches" not in name
-    }
-    return state
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +40,15 @@ def save(state: dict, folder):
     return folder / "yolact.pth"
 
 
-def test_every_value_lands_in_its_place(coco, tmp_path):
+def test_every_value_goes_to_its_parameter(coco, tmp_path):
     model = load_official(save(coco, tmp_path))
-    ours = model.state_dict()
-    assert len([name for name in ours if "num_batches" not in name]) == len(coco)
-    for mine, theirs in {
+    state = model.state_dict()
+    assert len([name for name in state if "num_batches" not in name]) == len(coco)
+    for name, official in {
         "body.conv1.weight": "backbone.conv1.weight",
         "body.layer3.5.bn2.running_var": "backbone.layers.2.5.bn2.running_var",
         "body.layer4.0.downsample.0.weight": "backbone.layers.3.0.downsample.0.weight",
-        "pyramid.lateral.0.0.weight": "fpn.lat_layers.2.weight",  # from C3: theirs count from C5
+        "pyramid.lateral.0.0.weight": "fpn.lat_layers.2.weight",  # official: from C5
         "pyramid.smooth.2.0.bias": "fpn.pred_layers.0.bias",
         "pyramid.down.1.0.weight": "fpn.downsample_layers.1.weight",
         "protonet.before.2.0.weight": "proto_net.4.weight",
@@ -73,42 +60,38 @@ def test_every_value_lands_in_its_place(coco, tmp_path):
         "head.coefficients.0.weight": "prediction_layers.0.mask_layer.weight",
         "semantic.0.weight": "semantic_seg_conv.weight",
     }.items():
-        assert torch.equal(ours[mine], coco[theirs]), mine
+        assert torch.equal(state[name], coco[official]), name
     assert not model.training
 
 
-def test_coco_keeps_its_square_priors_and_pascal_has_its_own(coco, tmp_path):
-    sizes = [(n, n) for n in (69, 35, 18, 9, 5)]
-    model = load_official(save(coco, tmp_path))
-    assert torch.equal(
-        model._priors_for(sizes, torch.device("cpu")), prior_boxes(sizes, COCO_SCALES, square=True)
-    )
+def test_coco_has_square_priors_and_pascal_has_its_own(coco, tmp_path):
+    config = load_official(save(coco, tmp_path)).config
+    assert (config.scales, config.square_priors) == (COCO_SCALES, True)
     model = load_official(save(official_state(21), tmp_path))
-    assert torch.equal(
-        model._priors_for(sizes, torch.device("cpu")), prior_boxes(sizes, PASCAL_SCALES)
-    )
+    assert (model.config.scales, model.config.square_priors) == (PASCAL_SCALES, False)
     assert sum(p.numel() for p in model.parameters()) == 30_734_623
 
 
-def test_old_checkpoints_with_layers_twice_load_too(coco, tmp_path):
-    old = coco | {
-        "backbone.layer1.0.conv1.weight": torch.zeros(1),
-        "fpn.downsample_layers.2.weight": torch.zeros(1),
-    }
-    load_official(save(old, tmp_path))
+def test_old_checkpoints_with_layers_twice(coco, tmp_path):
+    old = dict.fromkeys(
+        ("backbone.layer1.0.conv1.weight", "fpn.downsample_layers.2.weight"), torch.zeros(1)
+    )
+    load_official(save(coco | old, tmp_path))
 
 
-def test_what_does_not_fit_is_named(coco, tmp_path):
-    with pytest.raises(WeightsError, match=r"missing: protonet\.after\.1\.0\.bias"):
-        load_official(save({k: v for k, v in coco.items() if k != "proto_net.10.bias"}, tmp_path))
-    with pytest.raises(WeightsError, match=r"size of pyramid\.lateral\.0\.0\.weight: \(1,\)"):
-        load_official(save(coco | {"fpn.lat_layers.2.weight": torch.zeros(1)}, tmp_path))
-    with pytest.raises(WeightsError, match=r"unknown: maskiou_net\.0\.weight"):
-        load_official(save(coco | {"maskiou_net.0.weight": torch.zeros(1)}, tmp_path))
-    with pytest.raises(WeightsError, match="no checkpoint of the official"):
-        load_official(save({"a": torch.zeros(1)}, tmp_path))
+def test_what_does_not_fit_is_reported(coco, tmp_path):
+    one = torch.zeros(1)
+    bias = {k: v for k, v in coco.items() if k != "proto_net.10.bias"}
+    for state, problem in (
+        (bias, r"missing: protonet\.after\.1\.0\.bias"),
+        (coco | {"fpn.lat_layers.2.weight": one}, r"pyramid\.lateral\.0\.0\.weight: \(1,\)"),
+        (coco | {"maskiou_net.0.weight": one}, r"unknown: maskiou_net\.0\.weight"),
+        ({"a": one}, r"yolact\.pth"),
+    ):
+        with pytest.raises(WeightsError, match=problem):
+            load_official(save(state, tmp_path))
     (tmp_path / "torn.pth").write_bytes(b"torn")
     with pytest.raises(WeightsError, match=r"torn\.pth"):
         load_official(tmp_path / "torn.pth")
     with pytest.raises(FileNotFoundError):
-        load_official(tmp_path / "nowhere.pth")
+        load_official(tmp_path / "missing.pth")

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -12,14 +13,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from vocseg_lib.losses import match_priors, mine_hard_negatives, yolact_loss
-from vocseg_lib.models.postprocess import assemble_masks, detect, fast_nms, mask_logits, scale_boxes
+from vocseg_lib.losses import YolactOutputs, match_priors, mine_hard_negatives, yolact_loss
+from vocseg_lib.models.config import YolactConfig
+from vocseg_lib.models.postprocess import detect, fast_nms, mask_logits, scale_boxes
 from vocseg_lib.models.priors import prior_boxes
+from vocseg_lib.models.tiled_masks import upsample_masks_in_tiles
 from vocseg_lib.utils.boxes import box_iou, cxcywh_to_xyxy, decode_boxes, encode_boxes
-from vocseg_lib.utils.masks import box_mask, box_rows_and_columns
+from vocseg_lib.utils.masks import box_mask, box_rows_and_columns, upsample_masks
 
 FOLDER = Path(os.environ.get("VOCSEG_FIXTURES", Path(__file__).parents[3] / "shared" / "fixtures"))
-OUR_NAMES = {"B": "box", "C": "class", "M": "mask", "S": "semantic"}
+NAMES = {"B": "box", "C": "class", "M": "mask", "S": "semantic"}
 RELATIVE = 1e-4
 INPUTS = ("loc*", "conf*", "mask*|coef*", "priors*")
 """Of the detection step."""
@@ -79,70 +82,60 @@ def close(ours: Tensor, theirs: Tensor, relative: float = RELATIVE) -> bool:
     return (ours - theirs).norm() <= relative * theirs.norm() + 1e-12
 
 
-def without_crowds(
-    case: dict,
-) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor] | None]:
-    """Boxes, labels, masks and crowd boxes as `yolact_loss` takes them; the crowds come last in an image's targets."""
-    crowds = [0] * len(case["targets"]) if case.get("num_crowds") is None else case["num_crowds"]
-    ends = [len(t) - int(n) for t, n in zip(case["targets"], crowds, strict=True)]
-    boxes = [t[:end, :4] for t, end in zip(case["targets"], ends, strict=True)]
-    labels = [t[:end, 4].long() + 1 for t, end in zip(case["targets"], ends, strict=True)]
-    masks = [m[:end] for m, end in zip(case["masks"], ends, strict=True)]
-    crowd_boxes = [t[end:, :4] for t, end in zip(case["targets"], ends, strict=True)]
-    return boxes, labels, masks, crowd_boxes if any(map(len, crowd_boxes)) else None
+def targets_of(case: dict) -> list[dict[str, Tensor]]:
+    """Targets as `yolact_loss` takes them; the crowds come last in an image's targets."""
+    crowds = case.get("num_crowds") or [0] * len(case["targets"])
+    targets = []
+    for rows, masks, crowd in zip(case["targets"], case["masks"], crowds, strict=True):
+        end = len(rows) - int(crowd)
+        boxes, labels = rows[:end, :4], rows[:end, 4].long() + 1
+        one = {"boxes": boxes, "labels": labels, "masks": masks[:end]}
+        targets.append({**one, "crowd_boxes": rows[end:, :4]})
+    return targets
 
 
-def padded(tensors: list[Tensor]) -> Tensor:
-    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
+def padded(targets: list[dict[str, Tensor]], name: str) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence([t[name] for t in targets], batch_first=True)
 
 
 @each("*.pt", "predictions", "targets", "losses")
 def test_loss_terms_and_gradients(case):
-    p = {
-        key: value.clone().requires_grad_(key != "priors")
-        for key, value in case["predictions"].items()
-    }
-    boxes, labels, masks, crowd_boxes = without_crowds(case)
+    p = {k: v.clone().requires_grad_(k != "priors") for k, v in case["predictions"].items()}
     if case.get("randperm_seed") is not None:
         torch.manual_seed(case["randperm_seed"])
-    losses = yolact_loss(
-        p["conf"],
-        p["loc"],
-        p["mask"],
-        p["proto"],
-        p["priors"],
-        boxes,
-        labels,
-        masks,
-        p.get("segm"),
-        crowd_boxes,
-        masks_to_train=case.get("masks_to_train", 100),
+    outputs = YolactOutputs(
+        class_logits=p["conf"],
+        box_offsets=p["loc"],
+        coefficients=p["mask"],
+        prototypes=p["proto"],
+        priors=p["priors"],
+        semantic_logits=p.get("segm"),
     )
-    theirs = {OUR_NAMES[key]: float(value) for key, value in case["losses"].items()}
-    assert {key: loss.item() for key, loss in losses.items()} == pytest.approx(theirs, rel=RELATIVE)
+    masks_to_train = case.get("masks_to_train", 100)
+    losses = yolact_loss(outputs, targets_of(case), masks_to_train=masks_to_train)
+    expected = {NAMES[key]: float(value) for key, value in case["losses"].items()}
+    values = {key: loss.item() for key, loss in losses.items()}
+    assert values == pytest.approx(expected, rel=RELATIVE)
     sum(losses.values()).backward()
     for key, gradient in case.get("grads_total_loss", {}).items():
-        assert close(p[key].grad, gradient), f"gradient with regard to {key}"
+        assert close(p[key].grad, gradient), key
     for key, norm in case.get("grad_norm_total_loss", {}).items():
-        assert p[key].grad.norm().item() == pytest.approx(norm, rel=RELATIVE), (
-            f"norm of the gradient with regard to {key}"
-        )
+        assert p[key].grad.norm().item() == pytest.approx(norm, rel=RELATIVE), key
 
 
 @each("*.pt", "predictions", "targets", "match")
 def test_matching_and_mined_negatives(case):
-    boxes, labels, _, crowd_boxes = without_crowds(case)
-    crowds = None if crowd_boxes is None else padded(crowd_boxes)
-    classes, objects = match_priors(
-        case["predictions"]["priors"], padded(boxes), padded(labels), crowds
-    )
+    targets, priors = targets_of(case), case["predictions"]["priors"]
+    boxes, labels, crowds = (padded(targets, name) for name in ("boxes", "labels", "crowd_boxes"))
+    crowds = crowds if crowds.shape[1] else None
+    classes, objects = match_priors(priors, boxes, labels, crowds)
     assert torch.equal(classes, case["match"]["conf_t"].long())
     positive = classes > 0
     if "idx_t" in case["match"]:
         assert torch.equal(objects[positive], case["match"]["idx_t"].long()[positive])
-    for i, theirs in enumerate(case["match"].get("loc_t_positive", [])):
+    for i, expected in enumerate(case["match"].get("loc_t_positive", [])):
         matched = boxes[i][objects[i, positive[i]]]
-        assert close(encode_boxes(matched, case["predictions"]["priors"][positive[i]]), theirs)
+        assert close(encode_boxes(matched, priors[positive[i]]), expected)
     if "ohem_selected" in case:
         selected = positive | mine_hard_negatives(case["predictions"]["conf"], classes)
         assert torch.equal(selected, case["ohem_selected"])
@@ -195,17 +188,18 @@ def test_crop(case, padding):
 
 
 @each("*.pt", "proto_hwk", "coeffs_nk")
-def test_assembled_masks(case):
-    prototypes, coefficients, boxes = case["proto_hwk"], case["coeffs_nk"], case["boxes_rel_xyxy"]
+@pytest.mark.parametrize("upsample", [upsample_masks, upsample_masks_in_tiles])
+def test_assembled_masks(case, upsample):
+    prototypes, boxes = case["proto_hwk"], case["boxes_rel_xyxy"]
     height, width = prototypes.shape[:2]
-    assembled = mask_logits(prototypes, coefficients).sigmoid()
+    logits = mask_logits(prototypes, case["coeffs_nk"])
+    assembled, cropped = logits.sigmoid(), case["cropped_hwn"].permute(2, 0, 1)
     assert torch.allclose(assembled, case["sigmoid_hwn"].permute(2, 0, 1), atol=1e-5)
-    cropped = case["cropped_hwn"].permute(2, 0, 1)
     assert torch.allclose(assembled * box_mask(boxes, height, width), cropped, atol=1e-5)
     # At the prototypes' own size nothing is resampled.
-    same_pixels(assemble_masks(prototypes, coefficients, boxes, height, width), cropped > 0.5)
+    same_pixels(upsample(logits, boxes, height, width), cropped > 0.5)
     if "postprocess" in case:
-        to_image_size(case["postprocess"], prototypes, coefficients, boxes)
+        to_image_size(case["postprocess"], upsample, logits, boxes)
 
 
 def same_pixels(ours: Tensor, theirs: Tensor) -> None:
@@ -214,19 +208,17 @@ def same_pixels(ours: Tensor, theirs: Tensor) -> None:
     assert (ours != theirs).sum() <= 1e-5 * theirs.numel()
 
 
-def to_image_size(case: dict, prototypes: Tensor, coefficients: Tensor, boxes: Tensor) -> None:
-    """What the official `postprocess` returns for an image: whole pixels of boxes and masks."""
-    theirs = case["masks_bool"].bool()
-    if len(theirs) != len(boxes) and theirs.shape[-1] == len(boxes):
-        theirs = theirs.permute(2, 0, 1)
-    height, width = theirs.shape[1:]
-    same_pixels(assemble_masks(prototypes, coefficients, boxes, height, width), theirs)
-    # Theirs lets a box that lies wholly outside point out of the image.
+def to_image_size(case: dict, upsample: Callable, logits: Tensor, boxes: Tensor) -> None:
+    """The official `postprocess` of an image: whole pixels of boxes and masks."""
+    expected = case["masks_bool"].bool()
+    if len(expected) != len(boxes) and expected.shape[-1] == len(boxes):
+        expected = expected.permute(2, 0, 1)
+    height, width = expected.shape[1:]
+    same_pixels(upsample(logits, boxes, height, width), expected)
+    # The official code lets a box that lies wholly outside point out of the image.
     limit = torch.tensor([width, height, width, height])
-    assert torch.equal(
-        scale_boxes(boxes, height, width).long(),
-        case["boxes_long"].long().clamp(min=0).minimum(limit),
-    )
+    clipped = case["boxes_long"].long().clamp(min=0).minimum(limit)
+    assert torch.equal(scale_boxes(boxes, height, width).long(), clipped)
 
 
 @each("*.pt", "detect")
@@ -253,31 +245,25 @@ def detections(part: dict, path: str) -> list[dict]:
     return list(dicts_with(dicts_with(part)[path], "box*", "score*", "class*").values())
 
 
-def compare_detections(given: dict, expected: list[dict], settings: dict) -> None:
+def compare_detections(given: dict, expected: list[dict], options: dict) -> None:
     *batch, priors = (value(given, names) for names in INPUTS)
     batch = [x if x.dim() == 3 else x[None] for x in batch]
-    for loc, conf, coefficients, theirs in zip(*batch, expected, strict=True):
-        scores = (
-            conf
-            if conf.min() >= 0 and torch.allclose(conf.sum(-1), torch.ones(len(conf)), atol=1e-3)
-            else conf.softmax(-1)
-        )
-        boxes, classes, found, kept = detect(
-            scores[:, 1:],
-            loc,
-            coefficients,
-            priors,
-            value(settings, "conf_thresh|nms_conf_thresh|score_threshold", 0.05),
-            "fast",
-            value(settings, "iou_threshold|nms_thresh", 0.5),
-            value(settings, "max_num_detections", 100),
-        )
-        assert torch.equal(classes, value(theirs, "class*").long())
-        assert torch.allclose(found, value(theirs, "score*"), atol=1e-6)
-        assert torch.allclose(boxes, value(theirs, "box*"), atol=1e-5)
-        coefficients_kept = value(theirs, "coef*|mask*")
-        if coefficients_kept is not None and coefficients_kept.shape == kept.shape:
-            assert torch.equal(kept, coefficients_kept)
+    config = YolactConfig(
+        score_threshold=value(options, "conf_thresh|nms_conf_thresh|score_threshold", 0.05),
+        nms_iou=value(options, "iou_threshold|nms_thresh", 0.5),
+        max_detections=value(options, "max_num_detections", 100),
+    )
+    for loc, conf, coefficients, official in zip(*batch, expected, strict=True):
+        sums = conf.sum(-1)
+        probabilities = conf.min() >= 0 and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
+        scores = conf if probabilities else conf.softmax(-1)
+        boxes, classes, kept_scores, kept = detect(scores[:, 1:], loc, coefficients, priors, config)
+        assert torch.equal(classes, value(official, "class*").long())
+        assert torch.allclose(kept_scores, value(official, "score*"), atol=1e-6)
+        assert torch.allclose(boxes, value(official, "box*"), atol=1e-5)
+        official_kept = value(official, "coef*|mask*")
+        if official_kept is not None and official_kept.shape == kept.shape:
+            assert torch.equal(kept, official_kept)
 
 
 @each("*.json", "sha256_float32")

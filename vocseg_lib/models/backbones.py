@@ -1,6 +1,5 @@
 """Backbones: ImageNet bodies whose stages C2 to C5 feed a feature pyramid."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,93 +10,81 @@ from torch import nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock
 
-from vocseg_lib.models.speedups import BatchNorm2d, fold_batch_norm
-
 
 class WeightsError(RuntimeError):
-    """Backbone weights could not be had; the message names the alternatives."""
+    """Weights are not available, cannot be read or do not fit; the message says what to do."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """A body, the names of its children that end stages C2..C5 (strides 4, 8, 16, 32), and their channels."""
+    """A body; the children that end its stages C2..C5 (strides 4, 8, 16, 32); their channels."""
 
     body: nn.Module
     stages: tuple[str, str, str, str]
     channels: tuple[int, int, int, int]
 
 
-def tiny(norm_layer: Callable[..., nn.Module], width: int = 32) -> nn.Sequential:
-    """One residual block a stage, 1.2 M parameters: small enough to learn from nothing in minutes on a CPU."""
+def tiny(width: int = 32) -> nn.Sequential:
+    """One residual block per stage, 1.2 M parameters: learns from scratch in minutes on a CPU."""
 
-    def stage(inputs: int, outputs: int, stride: int) -> nn.Module:
-        project = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm_layer(outputs)
-        )
-        return BasicBlock(inputs, outputs, stride, project, norm_layer=norm_layer)
+    def stage(inputs: int, outputs: int) -> nn.Module:
+        norm = nn.BatchNorm2d(outputs)
+        project = nn.Sequential(nn.Conv2d(inputs, outputs, 1, 2, bias=False), norm)
+        return BasicBlock(inputs, outputs, 2, project)
 
-    stem = nn.Sequential(
-        nn.Conv2d(3, width, 3, 2, 1, bias=False), norm_layer(width), nn.ReLU(inplace=True)
-    )
+    conv = nn.Conv2d(3, width, 3, 2, 1, bias=False)
+    stem = nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
     widths = (width, width, 2 * width, 4 * width, 8 * width)
-    return nn.Sequential(stem, *(stage(inputs, outputs, 2) for inputs, outputs in pairwise(widths)))
+    return nn.Sequential(stem, *(stage(inputs, outputs) for inputs, outputs in pairwise(widths)))
 
 
 def build_backbone(name: str, weights: str | Path | None = "imagenet") -> Backbone:
     """A backbone by name: "resnet50", "resnet101", "mobilenet_v2" or "tiny".
 
-    `weights`: "imagenet" (torchvision's, downloaded once; none for "tiny"), a local file with a state dict in
-    torchvision's layout, or None for random ones. Where batch norm is
-    in eval mode, its convolution does its work (see `speedups`).
-    Raises ValueError for an unknown name, WeightsError when weights are not to be had or do not fit.
+    `weights`: "imagenet" (torchvision's, downloaded once; none for "tiny"), a file with a state
+    dict in torchvision's layout, or None for random ones.
+
+    Raises:
+        ValueError: for an unknown name.
+        WeightsError: if weights are not available or do not fit.
     """
-    norm_layer = BatchNorm2d
+    published = None
     if name in ("resnet50", "resnet101"):
-        network = models.get_model(name, norm_layer=norm_layer)
+        network = body = models.get_model(name)
         published = models.get_model_weights(name).IMAGENET1K_V1
-        ends, channels = ("layer1", "layer2", "layer3", "layer4"), (256, 512, 1024, 2048)
+        stages, channels = ("layer1", "layer2", "layer3", "layer4"), (256, 512, 1024, 2048)
     elif name == "mobilenet_v2":
-        network = models.mobilenet_v2(norm_layer=norm_layer)
-        published, ends, channels = (
-            models.MobileNet_V2_Weights.IMAGENET1K_V1,
-            ("3", "6", "13", "18"),
-            (24, 32, 96, 1280),
-        )
+        network = models.mobilenet_v2()
+        body, published = network.features, models.MobileNet_V2_Weights.IMAGENET1K_V1
+        stages, channels = ("3", "6", "13", "18"), (24, 32, 96, 1280)
     elif name == "tiny":
-        network = tiny(norm_layer)
-        published, ends, channels = None, ("1", "2", "3", "4"), (32, 64, 128, 256)
+        network = body = tiny()
+        stages, channels = ("1", "2", "3", "4"), (32, 64, 128, 256)
     else:
-        raise ValueError(f"no backbone {name!r}; choose resnet50, resnet101, mobilenet_v2 or tiny")
+        names = "resnet50, resnet101, mobilenet_v2 or tiny"
+        raise ValueError(f"{name!r} is not a backbone: choose {names}")
     if weights is not None:
-        _load(network, name, _state_dict(name, weights, published))
-    fold_batch_norm(network)
-    return Backbone(network.features if name == "mobilenet_v2" else network, ends, channels)
+        state = _state_dict(name, weights, published)
+        try:
+            network.load_state_dict(state)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            problem = f"weights {weights} do not fit torchvision's {name}: {str(error)[:400]}"
+            raise WeightsError(problem) from error
+    return Backbone(body=body, stages=stages, channels=channels)
 
 
 def _state_dict(name: str, weights: str | Path, published: models.WeightsEnum | None) -> dict:
-    alternatives = f'alternatives: weights="FILE", a state dict of torchvision\'s {name}; weights=None, to start from random weights'
+    hint = f'use weights="FILE" (a state dict of torchvision\'s {name}) or weights=None (random)'
     if str(weights) != "imagenet":
         try:
             return torch.load(weights, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged pickle may raise anything
-            raise WeightsError(
-                f"cannot read backbone weights {weights}: {error}; {alternatives}"
-            ) from error
+            raise WeightsError(f"cannot read weights {weights}: {error}; {hint}") from error
     if published is None:
-        raise WeightsError(f"there are no ImageNet weights for backbone {name!r}; {alternatives}")
+        raise WeightsError(f"there are no ImageNet weights for backbone {name!r}; {hint}")
     try:
         return published.get_state_dict(progress=True, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
         cache = Path(torch.hub.get_dir()) / "checkpoints" / published.url.split("/")[-1]
-        raise WeightsError(
-            f"cannot download {published.url}: {error}; {alternatives}; or put the downloaded file at {cache}"
-        ) from error
-
-
-def _load(network: nn.Module, name: str, state: dict) -> None:
-    try:
-        network.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise WeightsError(
-            f"these weights do not fit torchvision's {name}: {str(error)[:400]}"
-        ) from error
+        problem = f"cannot download {published.url}: {error}; {hint}, or put the file at {cache}"
+        raise WeightsError(problem) from error

@@ -1,14 +1,14 @@
-"""YOLACT's detection step (YOLACT paper, sec. 3.1 and 4): scores and boxes of all priors to a few boxes, then their masks."""
+"""YOLACT's detection step (sec. 3.1 and 4): from scores and boxes of all priors to detections."""
 
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from vocseg_lib.models.config import YolactConfig
 from vocseg_lib.utils.boxes import box_iou, decode_boxes
-from vocseg_lib.utils.masks import upsample_masks
 
 CANDIDATES_PER_CLASS = 200
 
@@ -18,21 +18,17 @@ def detect(
     box_offsets: Float[Tensor, "p 4"],
     coefficients: Float[Tensor, "p k"],
     priors: Float[Tensor, "p 4"],
-    score_threshold: float = 0.05,
-    nms: str = "fast",
-    nms_iou: float = 0.5,
-    max_detections: int = 100,
+    config: YolactConfig,
 ) -> tuple[Float[Tensor, "m 4"], Int[Tensor, " m"], Float[Tensor, " m"], Float[Tensor, "m k"]]:
-    """Boxes (relative xyxy), classes (0-based), scores and coefficients of the best detections of an image, best first.
+    """Boxes (relative xyxy), classes (0-based), scores and coefficients, by descending score.
 
-    Scores are probabilities without the background's. Priors whose best score is not above `score_threshold` are left out;
-    one that stays is a candidate for every class. `nms` is a key of NMS.
+    `scores` are probabilities per class without background. A prior with any score above
+    `score_threshold` is a candidate for every class.
     """
-    candidate = (scores.amax(1) > score_threshold).nonzero()[:, 0]
+    candidate = (scores.amax(1) > config.score_threshold).nonzero()[:, 0]
     boxes = decode_boxes(box_offsets[candidate], priors[candidate])
-    kept, classes, kept_scores = NMS[nms](
-        boxes, scores[candidate], nms_iou, CANDIDATES_PER_CLASS, max_detections
-    )
+    options = config.nms_iou, CANDIDATES_PER_CLASS, config.max_detections
+    kept, classes, kept_scores = NMS[config.nms](boxes, scores[candidate], *options)
     return boxes[kept], classes, kept_scores, coefficients[candidate[kept]]
 
 
@@ -44,11 +40,11 @@ def fast_nms(
     max_detections: int,
     min_score: float = -math.inf,
 ) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"], Float[Tensor, " m"]]:
-    """Fast NMS (YOLACT paper, sec. 4): per class, drop a box that overlaps *any* higher-scored one by more than `iou`.
+    """Fast NMS (sec. 4): per class, drop boxes with IoU > `iou` with *any* higher-scored box.
 
-    Looks at the best `top_k` boxes of a class. Returns box index, class (0-based) and score of the best `max_detections`,
-    best first. Unlike in standard NMS, boxes that are dropped still drop others: that is what makes it one matrix
-    operation. Scores must be above `min_score`; as in the official code, by default all are.
+    Boxes that are dropped still drop others, which makes it one matrix operation. Returns box
+    index, class (0-based) and score of the best `max_detections`, by descending score, among the
+    `top_k` boxes per class and scores above `min_score`.
     """
     ranked, order = _topk_per_class(scores, top_k)
     overlap = box_iou(boxes[order], boxes[order]).triu_(diagonal=1)
@@ -63,14 +59,13 @@ def standard_nms(
     iou: float,
     top_k: int,
     max_detections: int,
-    min_score: float = -math.inf,
 ) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"], Float[Tensor, " m"]]:
-    """Standard NMS on the same candidates as `fast_nms`: only boxes that are kept drop others."""
+    """Standard NMS on the candidates of `fast_nms`: only boxes that are kept drop others."""
     ranked, order = _topk_per_class(scores, top_k)
-    classes, position = (ranked > min_score).nonzero(as_tuple=True)
-    index, found = order[classes, position], ranked[classes, position]
-    kept = batched_nms(boxes[index], found, classes, iou)
-    return _best(index[kept], classes[kept], found[kept], max_detections)
+    classes = torch.arange(len(order), device=order.device).repeat_interleave(order.shape[1])
+    index, ranked = order.flatten(), ranked.flatten()
+    kept = batched_nms(boxes[index], ranked, classes, iou)
+    return _best(index[kept], classes[kept], ranked[kept], max_detections)
 
 
 NMS = {"fast": fast_nms, "standard": standard_nms}
@@ -79,8 +74,8 @@ NMS = {"fast": fast_nms, "standard": standard_nms}
 def _topk_per_class(
     scores: Float[Tensor, "n c"], top_k: int
 ) -> tuple[Float[Tensor, "c k"], Int[Tensor, "c k"]]:
-    """Sorted, equal scores in the order of their boxes, as the official code's sort leaves them; topk alone keeps no order."""
-    # The bits of floats that are not negative are ordered as they are; below them, earlier boxes count for more.
+    """Descending; equal scores in the order of their boxes, as the official code's stable sort."""
+    # The bits of non-negative floats sort as the floats do; below them, earlier boxes win.
     bits = scores.T.float().contiguous().view(torch.int32).to(torch.int64)
     keys = (bits << 32) + torch.arange(len(scores) - 1, -1, -1, device=scores.device)
     order = keys.topk(min(top_k, len(scores)), dim=1).indices
@@ -90,35 +85,20 @@ def _topk_per_class(
 def _best(
     index: Tensor, classes: Tensor, scores: Tensor, count: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    best_scores, best = scores.sort(descending=True)
-    best = best[:count]
-    return index[best], classes[best], best_scores[:count]
+    best = scores.sort(descending=True).indices[:count]
+    return index[best], classes[best], scores[best]
 
 
 def mask_logits(
     prototypes: Float[Tensor, "h w k"], coefficients: Float[Tensor, "n k"]
 ) -> Float[Tensor, "n h w"]:
-    """Prototypes, weighted with each detection's coefficients and summed (YOLACT paper, eq. 1, before the sigmoid)."""
+    """Prototypes times each detection's coefficients, summed (eq. 1, before the sigmoid)."""
     height, width = prototypes.shape[:2]
     return (coefficients @ prototypes.flatten(0, 1).T).view(-1, height, width)
 
 
-def assemble_masks(
-    prototypes: Float[Tensor, "h w k"],
-    coefficients: Float[Tensor, "n k"],
-    boxes: Float[Tensor, "n 4"],
-    height: int,
-    width: int,
-    crop: bool = True,
-) -> Bool[Tensor, "n {height} {width}"]:
-    """sigmoid of `mask_logits`, cropped with the predicted box (relative xyxy), scaled to the image, > .5 (sec. 3.1)."""
-    return upsample_masks(
-        mask_logits(prototypes, coefficients), boxes if crop else None, height, width
-    )
-
-
 def scale_boxes(boxes: Float[Tensor, "n 4"], height: int, width: int) -> Float[Tensor, "n 4"]:
-    """Relative xyxy boxes in pixels: corners put in order, cut to the image."""
+    """Relative xyxy boxes in pixels: corners put in order, clipped to the image."""
     boxes = boxes * boxes.new_tensor([width, height, width, height])
     low, high = torch.minimum(boxes[:, :2], boxes[:, 2:]), torch.maximum(boxes[:, :2], boxes[:, 2:])
     size = boxes.new_tensor([width, height])

@@ -1,4 +1,4 @@
-"""Batch norm that its convolution takes over whenever it is a constant affine map: in inference, and when it is frozen."""
+"""Parts of the models that compute the same numbers faster on a CPU; see `speed_up`."""
 
 from itertools import pairwise, product
 
@@ -7,71 +7,67 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vocseg_lib.models.mask_rcnn import MaskRCNN, paste_masks
+from vocseg_lib.models.tiled_masks import paste_masks_in_tiles, upsample_masks_in_tiles
+from vocseg_lib.models.yolact import PredictionHead, ProtoNet, Yolact
+from vocseg_lib.utils.masks import upsample_masks
+
 DENSE = 0.25
-"""Share of pixels with a gradient above which picking them out does not pay."""
+"""Fraction of pixels with a gradient above which gathering them does not pay."""
 
 
-class BatchNorm2d(nn.BatchNorm2d):
-    """Batch norm after a `FoldingConv2d`."""
+def speed_up(model: nn.Module) -> nn.Module:
+    """Exchange parts of a model, in place, for faster ones with equal numbers; returns the model.
+
+    Parameters and state dict stay the same. On other devices than a CPU, where the faster parts
+    have not been run, they do what the plain ones do.
+    """
+    modules = list(model.modules())
+    for conv, norm in pairwise(modules):  # in order of registration
+        if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and conv.bias is None:
+            conv.__class__, norm.__class__ = FoldingConv2d, FoldedBatchNorm2d
+            # In a tuple: the norm stays registered once, where it was.
+            conv._norm, conv._folded = (norm,), (None, None)
+    for module in modules:
+        module.__class__ = FASTER.get(type(module), type(module))
+    return model
+
+
+class FoldedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm whose `FoldingConv2d` has done its work while it is in eval mode."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if self.training else x
+        return x if x.is_cpu and not self.training else super().forward(x)
 
 
 class FoldingConv2d(nn.Conv2d):
-    """A convolution without bias that does the work of the `BatchNorm2d` after it, too, while that is in eval mode.
+    """A convolution that also does the work of the batch norm after it while that is in eval mode.
 
-    One pass over the weights takes the place of one over the feature map, in training with frozen batch norm as well. Without
-    gradients the folded weights are kept until one of the tensors that they come from changes (writing through `.data`
-    goes unnoticed until the next `train()` or `eval()`).
+    Without gradients the folded weights are kept until a tensor that they come from changes;
+    writing through `.data` is not noticed until the next `train()` or `eval()`.
     """
 
-    def __init__(self, conv: nn.Conv2d, norm: BatchNorm2d):
-        super().__init__(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-            conv.groups,
-            bias=False,
-            device="meta",
-        )
-        self.weight = conv.weight
-        self._norm = (norm,)  # in a tuple, so that it stays registered in one place: where it was
-        self._kept = (None, None)
-
     def train(self, mode: bool = True) -> "FoldingConv2d":
-        self._kept = (None, None)
+        self._folded = (None, None)
         return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._norm[0].training:
+        if self._norm[0].training or not x.is_cpu:
             return super().forward(x)
-        return self._conv_forward(x, *self._folded(x.device.type))
+        return self._conv_forward(x, *self._weight_and_bias())
 
-    def _folded(self, device_type: str) -> tuple[Tensor, Tensor]:
+    def _weight_and_bias(self) -> tuple[Tensor, Tensor]:
         (norm,) = self._norm
         parts = (self.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)
-        if (
-            torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
-            or any(part.is_inference() for part in parts)
-        ):
+        changing = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        if changing or any(part.is_inference() for part in parts):
             return fold(*parts, norm.eps)
-        autocast = (
-            torch.get_autocast_dtype(device_type)
-            if torch.is_autocast_enabled(device_type)
-            else None
-        )
-        key = (autocast, *((part.data_ptr(), part._version) for part in parts))
-        if self._kept[0] != key:
-            self._kept = (
-                key,
-                tuple(part.to(autocast or part.dtype) for part in fold(*parts, norm.eps)),
-            )
-        return self._kept[1]
+        mixed = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        key = (mixed, *((part.data_ptr(), part._version) for part in parts))
+        if self._folded[0] != key:
+            folded = (part.to(mixed or part.dtype) for part in fold(*parts, norm.eps))
+            self._folded = (key, tuple(folded))
+        return self._folded[1]
 
 
 def fold(
@@ -82,25 +78,73 @@ def fold(
     variance: Float[Tensor, " o"],
     eps: float,
 ) -> tuple[Float[Tensor, "o i h w"], Float[Tensor, " o"]]:
-    """Weight and bias of the convolution that equals a convolution without bias and the batch norm after it."""
+    """Weight and bias that equal a convolution without bias and the batch norm after it."""
     factor = scale * (variance + eps).rsqrt()
     return weight * factor[:, None, None, None], shift - mean * factor
 
 
-def fold_batch_norm(network: nn.Module) -> None:
-    """Make each convolution that a `BatchNorm2d` follows, in order of registration, a `FoldingConv2d`."""
-    modules = list(network.named_modules())
-    for (name, conv), (_, norm) in pairwise(modules):
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, BatchNorm2d):
-            parent, _, child = name.rpartition(".")
-            setattr(network.get_submodule(parent), child, FoldingConv2d(conv, norm))
+class FastProtoNet(ProtoNet):
+    """`ProtoNet` with `UpsampledConv`."""
+
+    def forward(self, p3: Tensor) -> Tensor:
+        if not p3.is_cpu:
+            return super().forward(p3)
+        doubled, last = self.after
+        return last(UpsampledConv.apply(self.before(p3), doubled[0].weight, doubled[0].bias))
+
+
+class JointHead(PredictionHead):
+    """`PredictionHead` whose three branches are one convolution; with `SparseGradientConv`."""
+
+    def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        if not levels[0].is_cpu:
+            return super().forward(levels)
+        branches = (self.classes[0], self.box[0], self.coefficients[0])
+        weight = torch.cat([branch.weight for branch in branches])
+        bias = torch.cat([branch.bias for branch in branches])
+        shared, cells = self.shared[0], []
+        for level in levels:
+            x = SparseGradientConv.apply(level, shared.weight, shared.bias).relu_()
+            x = SparseGradientConv.apply(x, weight, bias)
+            cells.append(x.permute(0, 2, 3, 1).flatten(1, 2))
+        parts = torch.cat(cells, 1).split([len(branch.bias) for branch in branches], 2)
+        classes, box, coefficients = (
+            part.reshape(len(part), -1, size) for part, size in zip(parts, self.sizes, strict=True)
+        )
+        return classes, box, coefficients.tanh()
+
+
+class FastYolact(Yolact):
+    """`Yolact` with masks upsampled in tiles."""
+
+    @staticmethod
+    def upsample_masks(logits: Tensor, boxes: Tensor | None, height: int, width: int) -> Tensor:
+        upsample = upsample_masks_in_tiles if logits.is_cpu else upsample_masks
+        return upsample(logits, boxes, height, width)
+
+
+class FastMaskRCNN(MaskRCNN):
+    """`MaskRCNN` with masks pasted in tiles."""
+
+    @staticmethod
+    def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
+        paste = paste_masks_in_tiles if masks.is_cpu else paste_masks
+        return paste(masks, boxes, height, width)
+
+
+FASTER = {
+    ProtoNet: FastProtoNet,
+    PredictionHead: JointHead,
+    Yolact: FastYolact,
+    MaskRCNN: FastMaskRCNN,
+}
 
 
 class UpsampledConv(torch.autograd.Function):
-    """`relu(conv2d(interpolate(x, 2 x, bilinear), weight, bias, padding=1))`, the costliest step of YOLACT's prototypes.
+    """`relu(conv2d(interpolate(x, 2 x, bilinear), weight, bias, padding=1))`, faster to go back.
 
-    Forward is just that. Going back, the gradient is shifted and brought to the small map, tap by tap of the kernel, and
-    there both gradients are products of matrices: a quarter of the multiplications.
+    Backward, the gradient is shifted and brought to the small map, per tap of the kernel; there
+    both gradients are products of matrices: a quarter of the multiplications.
     """
 
     @staticmethod
@@ -114,10 +158,12 @@ class UpsampledConv(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight, out = ctx.saved_tensors
+        # The gradient before the ReLU, padded by a pixel.
         batch, outputs, height, width = gradient.shape
         padded = gradient.new_zeros(batch, height + 2, width + 2, outputs)
         inside = padded[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
         torch.ops.aten.threshold_backward.grad_input(gradient, out, 0, grad_input=inside)
+        # Both gradients, tap by tap.
         small_size = [batch, outputs, height // 2, width // 2]
         small = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).to(gradient.dtype)
         taps = weight.permute(2, 3, 0, 1).to(gradient.dtype)
@@ -131,20 +177,16 @@ class UpsampledConv(torch.autograd.Function):
             at_small = at_small.permute(0, 2, 3, 1).reshape(-1, outputs)
             grad_small.addmm_(at_small, taps[i, j])
             torch.mm(at_small.T, small, out=grad_taps[i, j])
-        grad_x = grad_small.view(batch, height // 2, width // 2, -1).permute(0, 3, 1, 2)
-        grad_weight = grad_taps.permute(2, 3, 0, 1)
-        return (
-            grad_x.to(x.dtype),
-            grad_weight.to(weight.dtype),
-            padded.sum((0, 1, 2)).to(weight.dtype),
-        )
+        grad_x = grad_small.view(batch, height // 2, width // 2, -1).permute(0, 3, 1, 2).to(x.dtype)
+        grad_weight = grad_taps.permute(2, 3, 0, 1).to(weight.dtype)
+        return grad_x, grad_weight, padded.sum((0, 1, 2)).to(weight.dtype)
 
 
 class SparseGradientConv(torch.autograd.Function):
-    """`conv2d(x, weight, bias, padding=1)` of 3 x 3, whose backward pass looks only at the pixels that have a gradient.
+    """`conv2d(x, weight, bias, padding=1)`, 3 x 3; backward reads only pixels with a gradient.
 
-    YOLACT's class, box and coefficient losses are taken at the positives and three times as many negatives: a few hundred
-    of 19,248 priors. The gradient of all other pixels of its head is zero.
+    YOLACT's class, box and coefficient losses are taken at the positives and three times as many
+    negatives: a few hundred of 19,248 priors.
     """
 
     @staticmethod
@@ -157,29 +199,28 @@ class SparseGradientConv(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         batch, outputs, height, width = gradient.shape
+        dtype = gradient.dtype
         image, row, column = gradient.any(1).nonzero(as_tuple=True)
         if len(image) > DENSE * batch * height * width:
             rest = [outputs], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, True]
-            half = gradient.dtype
-            dense = torch.ops.aten.convolution_backward(
-                gradient, x.to(half), weight.to(half), *rest
+            backward = torch.ops.aten.convolution_backward
+            grad_x, grad_weight, grad_bias = backward(
+                gradient, x.to(dtype), weight.to(dtype), *rest
             )
-            return dense[0].to(x.dtype), dense[1].to(weight.dtype), dense[2].to(weight.dtype)
-        gradient = gradient.permute(0, 2, 3, 1)[image, row, column]
-        padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).flatten(0, 2).to(gradient.dtype)
-        offsets = torch.arange(3, device=x.device)
-        corner = (image * (height + 2) + row) * (width + 2) + column
-        pixels = (corner[:, None, None] + offsets[:, None] * (width + 2) + offsets).flatten()
-        taps = weight.permute(0, 2, 3, 1)  # rows of taps as the pixels of a patch follow each other
-        grad_taps = gradient.T @ padded[pixels].view(len(gradient), taps[0].numel())
-        grad_padded = torch.zeros_like(padded)
-        grad_padded.index_add_(
-            0,
-            pixels,
-            (gradient @ taps.reshape(outputs, -1).to(gradient.dtype)).view(-1, x.shape[1]),
-        )
-        grad_x = grad_padded.view(batch, height + 2, width + 2, -1)[:, 1:-1, 1:-1].permute(
-            0, 3, 1, 2
-        )
-        grad_weight = grad_taps.view_as(taps).permute(0, 3, 1, 2)
-        return grad_x.to(x.dtype), grad_weight.to(weight.dtype), gradient.sum(0).to(weight.dtype)
+        else:
+            # The 3 x 3 patches of the padded map around the pixels with a gradient.
+            gradient = gradient.permute(0, 2, 3, 1)[image, row, column]
+            padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).flatten(0, 2).to(dtype)
+            offsets = torch.arange(3)
+            corner = (image * (height + 2) + row) * (width + 2) + column
+            pixels = (corner[:, None, None] + offsets[:, None] * (width + 2) + offsets).flatten()
+            taps = weight.permute(0, 2, 3, 1)  # the order of a patch's pixels
+            # Both gradients as products with the patches.
+            grad_taps = gradient.T @ padded[pixels].view(len(gradient), taps[0].numel())
+            patches = (gradient @ taps.reshape(outputs, -1).to(dtype)).view(-1, x.shape[1])
+            grad_padded = torch.zeros_like(padded).index_add_(0, pixels, patches)
+            grad_padded = grad_padded.view(batch, height + 2, width + 2, -1)
+            grad_x = grad_padded[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
+            grad_weight = grad_taps.view_as(taps).permute(0, 3, 1, 2)
+            grad_bias = gradient.sum(0)
+        return grad_x.to(x.dtype), grad_weight.to(weight.dtype), grad_bias.to(weight.dtype)

@@ -1,4 +1,4 @@
-"""YOLACT (arXiv 1904.02689): one pass gives class, box and mask coefficients a prior, and prototypes an image."""
+"""YOLACT (arXiv 1904.02689): prototypes per image; class, box and mask coefficients per prior."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,13 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.transforms.v2.functional import normalize
 
 from vocseg_lib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from vocseg_lib.losses import yolact_loss
+from vocseg_lib.losses import YolactOutputs, yolact_loss
 from vocseg_lib.models.backbones import build_backbone
 from vocseg_lib.models.config import YolactConfig
-from vocseg_lib.models.postprocess import assemble_masks, detect, mask_logits, scale_boxes
+from vocseg_lib.models.postprocess import detect, mask_logits, scale_boxes
 from vocseg_lib.models.priors import ASPECT_RATIOS, prior_boxes
-from vocseg_lib.models.speedups import SparseGradientConv, UpsampledConv
 from vocseg_lib.utils.boxes import nearest_box
+from vocseg_lib.utils.masks import upsample_masks
 
 PROTOTYPES = 32
 
@@ -23,31 +23,32 @@ PROTOTYPES = 32
 def conv(
     inputs: int, outputs: int, kernel: int, stride: int = 1, relu: bool = True
 ) -> nn.Sequential:
-    """A convolution as everywhere outside the backbone: Xavier-uniform weights, zero bias, no batch norm."""
+    """A convolution outside the backbone: Xavier-uniform weights, zero bias, no batch norm."""
     layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
     return nn.Sequential(layer, nn.ReLU(inplace=True)) if relu else nn.Sequential(layer)
 
 
+def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps [b, c, h, w], bilinearly resized."""
+    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
+
+
 class FPN(nn.Module):
-    """YOLACT's FPN: bilinear top-down, 3x3 + ReLU on P3..P5, stride-2 convolutions without ReLU for P6 and P7."""
+    """YOLACT's FPN: bilinear top-down, 3x3 + ReLU on P3..P5; P6, P7 by stride 2 without ReLU."""
 
     def __init__(self, inputs: Sequence[int], channels: int):
         super().__init__()
         self.lateral = nn.ModuleList(conv(c, channels, 1, relu=False) for c in inputs)
         self.smooth = nn.ModuleList(conv(channels, channels, 3) for _ in inputs)
-        self.down = nn.ModuleList(
-            conv(channels, channels, 3, stride=2, relu=False) for _ in range(2)
-        )
+        down = (conv(channels, channels, 3, stride=2, relu=False) for _ in range(2))
+        self.down = nn.ModuleList(down)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         levels = [lateral(x) for lateral, x in zip(self.lateral, features, strict=True)]
         for k in range(len(levels) - 1, 0, -1):
-            upsampled = F.interpolate(
-                levels[k], levels[k - 1].shape[2:], mode="bilinear", align_corners=False
-            )
-            levels[k - 1] = levels[k - 1] + upsampled
+            levels[k - 1] = levels[k - 1] + upsample(levels[k], levels[k - 1].shape[2:])
         levels = [smooth(x) for smooth, x in zip(self.smooth, levels, strict=True)]
         for down in self.down:
             levels.append(down(levels[-1]))
@@ -63,13 +64,13 @@ class ProtoNet(nn.Module):
         self.after = nn.Sequential(conv(channels, channels, 3), conv(channels, PROTOTYPES, 1))
 
     def forward(self, p3: Tensor) -> Tensor:
-        # The official code has a ReLU after the upsampling too; bilinear values lie between those before it.
-        doubled, last = self.after
-        return last(UpsampledConv.apply(self.before(p3), doubled[0].weight, doubled[0].bias))
+        # No ReLU after the upsampling, unlike the official code: interpolated values stay >= 0.
+        height, width = p3.shape[2:]
+        return self.after(upsample(self.before(p3), (2 * height, 2 * width)))
 
 
 class PredictionHead(nn.Module):
-    """Class logits, box offsets and coefficients for each prior; one head for all levels (sec. 4)."""
+    """Class logits, box offsets and coefficients per prior; one head for all levels (sec. 4)."""
 
     def __init__(self, channels: int, num_classes: int, priors_per_cell: int):
         super().__init__()
@@ -80,37 +81,25 @@ class PredictionHead(nn.Module):
         self.sizes = (num_classes, 4, PROTOTYPES)
 
     def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        branches = (self.classes[0], self.box[0], self.coefficients[0])
-        weight = torch.cat(
-            [branch.weight for branch in branches]
-        )  # one convolution is faster than three
-        bias = torch.cat([branch.bias for branch in branches])
-        shared = [
-            SparseGradientConv.apply(x, self.shared[0].weight, self.shared[0].bias).relu_()
-            for x in levels
-        ]
-        cells = [
-            SparseGradientConv.apply(x, weight, bias).permute(0, 2, 3, 1).flatten(1, 2)
-            for x in shared
-        ]
-        parts = torch.cat(cells, 1).split([len(branch.bias) for branch in branches], 2)
+        shared = [self.shared(level) for level in levels]
+        branches = zip((self.classes, self.box, self.coefficients), self.sizes, strict=True)
         classes, box, coefficients = (
-            p.reshape(len(p), -1, size) for p, size in zip(parts, self.sizes, strict=True)
+            torch.cat([branch(x).permute(0, 2, 3, 1).reshape(len(x), -1, size) for x in shared], 1)
+            for branch, size in branches
         )
         return classes, box, coefficients.tanh()
 
 
 class Yolact(nn.Module):
-    """YOLACT on any image size; images are resized to a square of `image_size` pixels, aspect not kept (sec. 6).
+    """YOLACT on images [3, H, W] in 0..1 of any size; aspect is not kept (sec. 6).
 
-    Train: `model(images, targets)` gives the weighted losses. Eval: `model(images)` gives a dict an image with boxes
-    [n, 4] (pixels of the image), labels [n], scores [n], masks bool [n, H, W] and coefficients [n, 32], best score first.
-    Images are float [3, H, W] in 0..1. What the study asks about can be switched: the loss with or without the `semantic`
-    term, masks cropped or not in training (with the ground-truth box) and in inference (with the predicted one), the mask
-    loss normalised by the area of the box or of the image, `nms` "fast" or "standard", batch norm frozen or not.
-    `compile` runs the network, without the detection step, through torch.compile. While `uncropped_masks` is set, detections
-    also have `uncropped_masks` bool [n, H, W]: what their masks were before the crop.
+    Train: `model(images, targets)` returns weighted losses. Eval: `model(images)` returns a dict
+    per image: `boxes` [n, 4] (xyxy pixels), `labels`, `scores`, `masks` bool [n, H, W] and
+    `coefficients` [n, 32], by descending score; while `uncropped_masks` is set, masks before the
+    crop under that name, too.
     """
+
+    upsample_masks = staticmethod(upsample_masks)
 
     def __init__(self, config: YolactConfig | None = None, num_classes: int = 21):
         super().__init__()
@@ -125,9 +114,8 @@ class Yolact(nn.Module):
             self.semantic = conv(config.channels, num_classes - 1, 1, relu=False)
         self.uncropped_masks = False
         self._priors: dict[tuple, Tensor] = {}
-        self._layers = (
-            torch.compile(self._forward_layers) if config.compile else self._forward_layers
-        )
+        layers = self._forward_layers
+        self._layers = torch.compile(layers) if config.compile else layers
         self.to(memory_format=torch.channels_last)
 
     def forward(
@@ -136,45 +124,30 @@ class Yolact(nn.Module):
         if not self.training:
             return self.postprocess(self.network(images))
         if targets is None:
-            raise ValueError("targets are needed in train mode; call model.eval() to predict")
+            raise ValueError("targets are required in train mode; call model.eval() to predict")
         for target in targets:
-            if not (target["boxes"][:, 2:] > target["boxes"][:, :2]).all():
-                raise ValueError(
-                    "a target has a box without width or height, which no loss can be computed for"
-                )
-            if not ((target["labels"] >= 1) & (target["labels"] < self.head.sizes[0])).all():
-                raise ValueError(
-                    f"a target has a label outside 1..{self.head.sizes[0] - 1}: {target['labels'].tolist()}"
-                )
-        out = self.network(images)
-        sizes = [out["priors"].new_tensor([w, h, w, h]) for h, w in out["image_sizes"]]
+            self._check(target)
+        out, relative = self.network(images), []
+        for target, (height, width) in zip(targets, out.pop("image_sizes"), strict=True):
+            size = out["priors"].new_tensor([width, height, width, height])
+            boxes, masks = (target[name].as_subclass(Tensor) for name in ("boxes", "masks"))
+            relative.append({"boxes": boxes / size, "labels": target["labels"], "masks": masks})
+        crop, by_area = self.config.crop_in_training, self.config.normalize_by_area
         with torch.autocast(out["priors"].device.type, enabled=False):
-            return yolact_loss(
-                out["class_logits"],
-                out["box_offsets"],
-                out["coefficients"],
-                out["prototypes"],
-                out["priors"],
-                [
-                    t["boxes"].as_subclass(Tensor) / size
-                    for t, size in zip(targets, sizes, strict=True)
-                ],
-                [t["labels"] for t in targets],
-                [t["masks"].as_subclass(Tensor) for t in targets],
-                out.get("semantic_logits"),
-                crop=self.config.crop_in_training,
-                normalize_by_area=self.config.normalize_by_area,
-            )
+            return yolact_loss(YolactOutputs(**out), relative, crop, by_area)
+
+    def _check(self, target: dict[str, Tensor]) -> None:
+        boxes, labels, classes = target["boxes"], target["labels"], self.head.sizes[0] - 1
+        if not (boxes[:, 2:] > boxes[:, :2]).all():
+            raise ValueError(f"a target has a box of no width or height: {boxes.tolist()}")
+        if not ((labels >= 1) & (labels <= classes)).all():
+            raise ValueError(f"a target has a label outside 1..{classes}: {labels.tolist()}")
 
     def network(self, images: list[Tensor]) -> dict:
-        """Everything up to the raw predictions: class_logits [b,p,c], box_offsets [b,p,4], coefficients [b,p,32],
-        prototypes [b,h,w,32], priors [p,4], image_sizes and, in training with the semantic head, semantic_logits."""
-        side = (self.config.image_size, self.config.image_size)
-        resized = [
-            F.interpolate(x[None].as_subclass(Tensor), side, mode="bilinear", align_corners=False)
-            for x in images
-        ]
-        batch = normalize(torch.cat(resized), IMAGENET_MEAN, IMAGENET_STD, inplace=True)
+        """Raw predictions: the fields of `YolactOutputs`, and image_sizes (height, width)."""
+        side = (self.config.image_size,) * 2
+        resized = torch.cat([upsample(image[None].as_subclass(Tensor), side) for image in images])
+        batch = normalize(resized, IMAGENET_MEAN, IMAGENET_STD, inplace=True)
         out, feature_sizes = self._layers(batch.contiguous(memory_format=torch.channels_last))
         return {
             **{name: value.float() for name, value in out.items()},
@@ -198,9 +171,9 @@ class Yolact(nn.Module):
     def _priors_for(self, feature_sizes: list[tuple[int, int]], device: torch.device) -> Tensor:
         key = (*feature_sizes, device)
         if key not in self._priors:
-            with torch.inference_mode(False):  # what is kept has to be of use in training too
+            with torch.inference_mode(False):  # a cached inference tensor could not be trained on
                 priors = prior_boxes(
-                    feature_sizes, self.config.scales, ASPECT_RATIOS, self.config.square_priors
+                    feature_sizes, self.config.scales, square=self.config.square_priors
                 )
                 self._priors[key] = priors.to(device)
         return self._priors[key]
@@ -210,47 +183,41 @@ class Yolact(nn.Module):
         """Raw predictions to detections: decode, NMS, and masks of the boxes that are kept."""
         results = []
         for i, (height, width) in enumerate(out["image_sizes"]):
-            scores = out["class_logits"][i].softmax(-1)[:, 1:]
-            boxes, classes, found, coefficients = detect(
-                scores,
+            boxes, classes, scores, coefficients = detect(
+                out["class_logits"][i].softmax(-1)[:, 1:],
                 out["box_offsets"][i],
                 out["coefficients"][i],
                 out["priors"],
-                self.config.score_threshold,
-                self.config.nms,
-                self.config.nms_iou,
-                self.config.max_detections,
+                self.config,
             )
-            shape = out["prototypes"][i], coefficients, boxes, height, width
-            result = {"labels": classes + 1, "scores": found, "coefficients": coefficients}
-            result["masks"] = assemble_masks(*shape, self.config.crop_in_inference)
+            logits = mask_logits(out["prototypes"][i], coefficients)
+            crop = boxes if self.config.crop_in_inference else None
+            result = {
+                "boxes": scale_boxes(boxes, height, width),
+                "labels": classes + 1,
+                "scores": scores,
+                "coefficients": coefficients,
+                "masks": self.upsample_masks(logits, crop, height, width),
+            }
             if self.uncropped_masks:
-                result["uncropped_masks"] = assemble_masks(*shape, crop=False)
-            results.append({"boxes": scale_boxes(boxes, height, width), **result})
+                result["uncropped_masks"] = self.upsample_masks(logits, None, height, width)
+            results.append(result)
         return results
 
     @torch.inference_mode()
-    def explain_mask(
-        self, image: Tensor, box: Tensor, label: int, strongest: int = 4
-    ) -> list[tuple[str, Tensor]]:
-        """How the detection that is nearest to a box (xyxy pixels) of a label came about, as titled maps [h, w]: the prototypes
-        that weigh most in it, times their coefficients, and their sum after the sigmoid, before the crop. Eval mode only.
+    def explain_mask(self, image: Tensor, box: Tensor, label: int) -> list[tuple[str, Tensor]]:
+        """Titled maps [h, w] of the detection nearest to a box (xyxy pixels) and label; eval mode.
+
+        The four prototypes of the largest terms, times their coefficients, and the sigmoid of the
+        sum of all 32, before the crop. Empty without detections.
         """
         out = self.network([image])
-        (found,) = self.postprocess(out)
-        if not len(found["boxes"]):
+        (detections,) = self.postprocess(out)
+        if not len(detections["boxes"]):
             return []
-        prototypes, coefficients = (
-            out["prototypes"][0],
-            found["coefficients"][nearest_box(found, box, label)],
-        )
-        terms = prototypes * coefficients
-        order = terms.abs().mean((0, 1)).argsort(descending=True)[:strongest].tolist()
+        coefficients = detections["coefficients"][nearest_box(detections, box, label)]
+        terms = out["prototypes"][0] * coefficients
+        order = terms.abs().mean((0, 1)).argsort(descending=True)[:4].tolist()
         maps = [(f"prototype {k} x {coefficients[k]:+.2f}", terms[..., k]) for k in order]
-        return [
-            *maps,
-            (
-                "all 32 added up, before the crop",
-                mask_logits(prototypes, coefficients[None])[0].sigmoid(),
-            ),
-        ]
+        (logits,) = mask_logits(out["prototypes"][0], coefficients[None])
+        return [*maps, ("all 32 added up, before the crop", logits.sigmoid())]

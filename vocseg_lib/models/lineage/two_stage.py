@@ -84,7 +84,3 @@ class FastRCNN(FasterRCNN):
         self.rpn.proposals = [
             (boxes, tuple(image.shape[-2:])) for boxes, image in zip(found, images, strict=True)
         ]
-
-    def loss_shares(self) -> dict[str, Tensor | float]:
-        """Without those of an RPN."""
-        return {}
