@@ -1,4 +1,7 @@
-"""`make bench`: speed and memory, each time as a ratio to torchvision's ResNet-50 body timed in alternation in the same run."""
+"""`make bench`: speed and memory, plain against sped up, in units of ResNet-50's body at 550 x 550.
+
+Times are ratios to torchvision's body, timed in alternation in the same run.
+"""
 
 import argparse
 import os
@@ -13,9 +16,8 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import resnet50
-from torchvision.models.detection.roi_heads import paste_masks_in_image
 from tqdm import tqdm
 
 from benchmarks.cases import (
@@ -23,15 +25,12 @@ from benchmarks.cases import (
     WIDTH,
     log_uniform_boxes,
     make_yolact,
-    plain_masks,
-    plain_path,
     relative_error,
     synthetic_results,
     train_step,
     training_batch,
 )
 from vocseg_lib.data import synthetic
-from vocseg_lib.data.coco import validate_ground_truth, validate_results
 from vocseg_lib.data.loader import SeededSamples, load_batches
 from vocseg_lib.data.transforms import SsdAugmentation
 from vocseg_lib.data.voc import VocDataset, find_devkit
@@ -39,10 +38,12 @@ from vocseg_lib.failures.analysis import analyze
 from vocseg_lib.failures.crowding import by_crowding
 from vocseg_lib.failures.oracles import single_oracles
 from vocseg_lib.metrics.coco_eval import IOU_TYPES, backends, evaluate, run_coco_eval
+from vocseg_lib.models.mask_rcnn import paste_masks
+from vocseg_lib.models.speedups import speed_up
+from vocseg_lib.models.tiled_masks import paste_masks_in_tiles
 from vocseg_lib.utils.device import autocast, keep_freed_memory, peak_memory_gb
 from vocseg_lib.utils.environment import git_commit
 from vocseg_lib.utils.files import read_json, write_json
-from vocseg_lib.utils.masks import paste_masks
 
 TOLERANCE = 1e-4
 TARGETS = {
@@ -56,9 +57,6 @@ TARGETS = {
     "mask_rcnn_paste_speedup": ("at least", 10.0),
     "failures_seconds_per_1000_images": ("at most", 41.0),  # 60 s for VOC's 1,449 images of val
 }
-PARTS = ("memory", "inference", "training", "paste", "data", "evaluation", "failures")
-BATCH = 8
-"""Images in a batch of the data path's figures."""
 OFFICIAL = {
     "yolact_forward": 1.85,
     "yolact_infer": 2.0,
@@ -66,7 +64,11 @@ OFFICIAL = {
     "yolact_train_step": 12.0,
     "yolact_train_peak_gb": 2.75,
 }
-"""What dbolya/yolact took on a quiet machine with 2 cores, in the same unit."""
+"""dbolya/yolact on a quiet machine with 2 cores, in the same unit."""
+PARTS = ("memory", "inference", "training", "paste", "data", "evaluation", "failures")
+DATA_BATCH = 8
+"""Images per batch of the data path."""
+Row = dict[str, float | str]
 
 
 def time_alternating(first: Callable, second: Callable, repeats: int) -> tuple[float, float]:
@@ -82,71 +84,61 @@ def time_alternating(first: Callable, second: Callable, repeats: int) -> tuple[f
     return statistics.median(firsts), statistics.median(seconds)
 
 
-def measure_inference(body: Callable, repeats: int) -> Iterator[tuple[str, dict]]:
-    model, image = make_yolact(), torch.rand(3, HEIGHT, WIDTH)
+def ratio(body: Callable, measured: Callable, repeats: int) -> Row:
+    base, seconds = time_alternating(body, measured, repeats)
+    return {"value": seconds / base, "seconds": seconds, "base_seconds": base}
+
+
+def measure_inference(body: Callable, repeats: int) -> Iterator[tuple[str, Row]]:
+    plain, model, image = make_yolact(), speed_up(make_yolact()), torch.rand(3, HEIGHT, WIDTH)
+
+    def mixed() -> None:
+        with autocast("cpu", True):
+            model([image])
+
     with torch.inference_mode():
-        out = model.network([image])
-        (found,) = model.postprocess(out)
-        if len(found["scores"]) != 100:
-            raise RuntimeError(f"expected 100 detections to be timed, got {len(found['scores'])}")
-        plain = plain_path(model).network([image])
+        out, plain_out = model.network([image]), plain.network([image])
         names = ("class_logits", "box_offsets", "coefficients", "prototypes")
-        error = max(relative_error(out[name], plain[name]) for name in names)
-        pixels = (found["masks"] != plain_masks(out)).float().mean().item()
-
-        def mixed() -> None:
-            with autocast("cpu", True):
-                model([image])
-
-        forward = {"check": "outputs equal to convolution and batch norm apart", "error": error}
-        masks = {"check": "pixels equal to masks interpolated over the image", "error": pixels}
+        error = max(relative_error(out[name], plain_out[name]) for name in names)
+        (detections,), (plain_detections,) = model.postprocess(out), plain.postprocess(out)
+        if len(detections["scores"]) != 100:
+            raise RuntimeError(f"expected 100 detections, got {len(detections['scores'])}")
+        pixels = (detections["masks"] != plain_detections["masks"]).float().mean().item()
+        forward = {"check": "outputs equal to the plain model's", "error": error}
+        masks = {"check": "pixels equal to the plain model's", "error": pixels}
+        both = {**forward, "error": max(error, pixels)}
         yield "yolact_forward", ratio(body, lambda: model.network([image]), repeats) | forward
         yield "yolact_postprocess", ratio(body, lambda: model.postprocess(out), repeats) | masks
-        yield (
-            "yolact_infer",
-            ratio(body, lambda: model([image]), repeats) | {**forward, "error": max(error, pixels)},
-        )
+        yield "yolact_infer", ratio(body, lambda: model([image]), repeats) | both
         yield "yolact_infer_bf16", ratio(body, mixed, repeats)
 
 
-def measure_training(body: Callable, repeats: int) -> Iterator[tuple[str, dict]]:
-    model, batch = make_yolact(train=True), training_batch()
+def measure_training(body: Callable, repeats: int) -> Iterator[tuple[str, Row]]:
+    plain, model = make_yolact(train=True), speed_up(make_yolact(train=True))
+    batch = training_batch()
     with torch.no_grad():
-        losses, plain = (torch.stack(list(m(*batch).values())) for m in (model, plain_path(model)))
-    check = {
-        "check": "losses equal to convolution and batch norm apart",
-        "error": relative_error(losses, plain),
-    }
+        losses, plain_losses = (torch.stack(list(m(*batch).values())) for m in (model, plain))
+    error = relative_error(losses, plain_losses)
     with keep_freed_memory():  # as `train` does
         step = ratio(body, train_step(model, False), repeats)
         step_bf16 = ratio(body, train_step(model, True), repeats)
-    yield "yolact_train_step", step | check
+    yield "yolact_train_step", step | {"check": "losses equal to the plain model's", "error": error}
     yield "yolact_train_step_bf16", step_bf16
 
 
-def measure_paste(repeats: int) -> dict:
-    """100 masks pasted into an image and kept where over .5, by torchvision and by us."""
-    boxes, masks = log_uniform_boxes(100), torch.rand(100, 1, 28, 28)
-
-    def theirs() -> Tensor:
-        return paste_masks_in_image(masks, boxes, (HEIGHT, WIDTH))[:, 0] > 0.5
-
-    def ours() -> Tensor:
-        return paste_masks(masks[:, 0], boxes, HEIGHT, WIDTH)
-
+def measure_paste(repeats: int) -> Row:
+    """100 masks pasted into an image, by torchvision and in tiles."""
+    arguments = torch.rand(100, 28, 28), log_uniform_boxes(100), HEIGHT, WIDTH
+    functions = [lambda: paste_masks(*arguments), lambda: paste_masks_in_tiles(*arguments)]
     with torch.inference_mode():
-        error = (ours() != theirs()).float().mean().item()
-        slow, fast = time_alternating(theirs, ours, 3 * repeats)
-    return {
-        "value": slow / fast,
-        "seconds": fast,
-        "base_seconds": slow,
-        "check": "pixels equal to torchvision's",
-        "error": error,
-    }
+        plain, tiled = (function() for function in functions)
+        slow, fast = time_alternating(*functions, 3 * repeats)
+    times = {"value": slow / fast, "seconds": fast, "base_seconds": slow}
+    error = (plain != tiled).float().mean().item()
+    return times | {"check": "pixels equal to torchvision's", "error": error}
 
 
-def measure_peak() -> dict:
+def measure_peak() -> Row:
     """Peak memory of a process of its own that does two training steps."""
     command = [sys.executable, "-c", f"from {__name__} import peak_gb; print(peak_gb())"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -154,95 +146,70 @@ def measure_peak() -> dict:
 
 
 def peak_gb() -> float:
-    """Two training steps, then the most memory that this process ever had, in GB."""
-    step = train_step(make_yolact(train=True), False)
+    """Peak memory of this process after two training steps, GB."""
+    step = train_step(speed_up(make_yolact(train=True)), False)
     with keep_freed_memory():  # as `train` does
         step()
         step()
     return peak_memory_gb()
 
 
-def measure_data(devkit: str | Path, repeats: int) -> Iterator[tuple[str, dict]]:
+def measure_data(devkit: str | Path, repeats: int) -> Row:
     """Decoding, augmenting and collating batches on one core, as a worker process does."""
     dataset = SeededSamples(VocDataset(devkit, "train", SsdAugmentation()), 0)
-    loader = load_batches(dataset, [range(i * BATCH, (i + 1) * BATCH) for i in range(repeats + 2)])
-    batches, seconds = iter(loader), []
+    starts = range(0, DATA_BATCH * (repeats + 2), DATA_BATCH)
+    batches = iter(load_batches(dataset, [range(i, i + DATA_BATCH) for i in starts]))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    for _ in range(repeats + 2):
-        start = time.perf_counter()
-        next(batches)
-        seconds.append(time.perf_counter() - start)
+    _, seconds = time_alternating(lambda: None, lambda: next(batches), repeats)
     torch.set_num_threads(threads)
-    median = statistics.median(seconds[2:])  # after a warm-up
-    data = f"{devkit}, batches of {BATCH}, SSD augmentation"
-    yield (
-        "data_images_per_second_per_core",
-        {"value": BATCH / median, "seconds": median, "check": data},
-    )
+    check = f"{devkit}, batches of {DATA_BATCH}, SSD augmentation"
+    return {"value": DATA_BATCH / seconds, "seconds": seconds, "check": check}
 
 
-def measure_evaluation(devkit: str | Path, repeats: int) -> dict:
-    """Judging masks and boxes of a VOC-val-sized prediction file by the fastest evaluator, over pycocotools."""
-    truth, found = synthetic_results(devkit)
-    truth = validate_ground_truth(truth)
-    found = validate_results(truth, found)
+def measure_evaluation(devkit: str | Path, repeats: int) -> Row:
+    """Masks and boxes of a VOC-val-sized prediction file: the fastest evaluator, pycocotools."""
+    ground_truth, detections = synthetic_results(devkit)
     fast, reference = backends()[0], "pycocotools"
-    tables = [evaluate(truth, found, name).table for name in (fast, reference)]
+    tables = [evaluate(ground_truth, detections, name).table for name in (fast, reference)]
     error = float((tables[0]["value"] - tables[1]["value"]).abs().max())
 
-    def judge(name: str) -> Callable[[], list]:
-        return lambda: [run_coco_eval(truth, found, kind, name) for kind in IOU_TYPES]
+    def run(name: str) -> Callable[[], list]:
+        return lambda: [run_coco_eval(ground_truth, detections, kind, name) for kind in IOU_TYPES]
 
-    slow, seconds = time_alternating(judge(reference), judge(fast), repeats)
-    check = f"figures of {fast} equal to pycocotools', {len(truth['images'])} images, {len(found)} detections"
-    return {
-        "value": slow / seconds,
-        "seconds": seconds,
-        "base_seconds": slow,
-        "check": check,
-        "error": error,
-    }
+    slow, seconds = time_alternating(run(reference), run(fast), repeats)
+    size = f"{len(ground_truth['images'])} images, {len(detections)} detections"
+    times = {"value": slow / seconds, "seconds": seconds, "base_seconds": slow}
+    return times | {"check": f"metrics of {fast} equal to pycocotools', {size}", "error": error}
 
 
-def measure_failures(devkit: str | Path, repeats: int) -> Iterator[tuple[str, dict]]:
-    """All that `failures` says of a VOC-val-sized prediction file, against pycocotools' evaluation of the same file."""
-    truth, found = synthetic_results(devkit)
-    truth = validate_ground_truth(truth)
-    found = validate_results(truth, found)
+def measure_failures(devkit: str | Path, repeats: int) -> Iterator[tuple[str, Row]]:
+    """The failure analysis of a VOC-val-sized prediction file, against its evaluation."""
+    ground_truth, detections = synthetic_results(devkit)
 
-    def everything() -> None:
-        analysis = analyze(evaluate(truth, found))
+    def analyze_all() -> None:
+        analysis = analyze(evaluate(ground_truth, detections))
         tables = analysis.table, analysis.cases, single_oracles(analysis.dataset_eval)
-        by_crowding({"drawn": analysis.dataset_eval}, analysis.thresholds.crowd_distance)
+        by_crowding({"synthetic": analysis.dataset_eval}, analysis.thresholds.crowd_distance)
         if any(table.empty for table in tables):
-            raise RuntimeError("nothing was found to fail")
+            raise RuntimeError("no failures were found")
 
-    def judge() -> None:
+    def evaluate_all() -> None:
         for kind in IOU_TYPES:
-            run_coco_eval(truth, found, kind, "pycocotools")
+            run_coco_eval(ground_truth, detections, kind, "pycocotools")
 
-    base, seconds = time_alternating(judge, everything, max(1, repeats // 3))
-    what = f"{len(truth['images'])} images, {len(found)} detections: TIDE, pixels, cases, crowding, oracles"
-    yield (
-        "failures_seconds_per_1000_images",
-        {"value": 1000 * seconds / len(truth["images"]), "seconds": seconds, "check": what},
-    )
-    facts = {
-        "seconds": seconds,
-        "base_seconds": base,
-        "check": "over pycocotools' evaluation of masks and boxes of the same file",
-    }
-    yield "failures_over_evaluation", {"value": seconds / base, **facts}
+    base, seconds = time_alternating(evaluate_all, analyze_all, max(1, repeats // 3))
+    images = len(ground_truth["images"])
+    size = f"{images} images, {len(detections)} detections"
+    times = {"seconds": seconds, "check": f"{size}: TIDE, pixels, cases, crowding, oracles"}
+    yield "failures_seconds_per_1000_images", {"value": 1000 * seconds / images, **times}
+    check = "over pycocotools' evaluation of masks and boxes of the same file"
+    times |= {"base_seconds": base, "check": check}
+    yield "failures_over_evaluation", {"value": seconds / base, **times}
 
 
-def ratio(body: Callable, measured: Callable, repeats: int) -> dict:
-    base, seconds = time_alternating(body, measured, repeats)
-    return {"value": seconds / base, "seconds": seconds, "base_seconds": base}
-
-
-def measure_masks(devkit: str | Path, repeats: int = 9, only: str = "") -> dict[str, dict]:
-    """Every figure, or those of one of `PARTS`: `value`, and what it was timed under. Raises RuntimeError when a check fails."""
+def measure_rows(devkit: str | Path, repeats: int = 9, only: str = "") -> dict[str, Row]:
+    """All rows or those of one of `PARTS`. Raises RuntimeError when a check fails."""
     torch.manual_seed(0)
     layers = nn.Sequential(*list(resnet50(weights=None).children())[:-2]).eval()
     image = torch.rand(1, 3, 550, 550)
@@ -256,110 +223,62 @@ def measure_masks(devkit: str | Path, repeats: int = 9, only: str = "") -> dict[
         "inference": lambda: measure_inference(body, 2 * repeats),
         "training": lambda: measure_training(body, repeats),
         "paste": lambda: [("mask_rcnn_paste_speedup", measure_paste(repeats))],
-        "data": lambda: measure_data(devkit, 3 * repeats),
+        "data": lambda: [("data_images_per_second_per_core", measure_data(devkit, 3 * repeats))],
         "evaluation": lambda: [("eval_speedup", measure_evaluation(devkit, repeats))],
         "failures": lambda: measure_failures(devkit, repeats),
     }
-    figures = {}
-    with tqdm(desc="bench", unit="figure") as bar:
-        for name, figure in chain.from_iterable(
-            measured() for part, measured in parts.items() if only in ("", part)
-        ):
-            if figure.get("error", 0) > TOLERANCE:
-                raise RuntimeError(
-                    f"{name}: {figure['check']}? error {figure['error']:.1e}, allowed {TOLERANCE:.0e}"
-                )
-            figures[name] = {**figure, "commit": git_commit()}
+    rows, chosen = {}, [run for part, run in parts.items() if only in ("", part)]
+    with tqdm(desc="bench", unit="row") as bar:
+        for name, row in chain.from_iterable(run() for run in chosen):
+            if row.get("error", 0) > TOLERANCE:
+                problem = f"{name}: {row['check']}? error {row['error']:.1e}"
+                raise RuntimeError(f"{problem}, at most {TOLERANCE:.0e} expected")
+            rows[name] = {**row, "commit": git_commit()}
             bar.update()
-            bar.set_postfix({name: round(figure["value"], 2)})
-    return figures
+            bar.set_postfix({name: round(row["value"], 2)})
+    return rows
 
 
-def table(figures: dict[str, dict]) -> pd.DataFrame:
-    """A row a figure: value, what it should reach, what the official code takes, and what it was timed under."""
-    rows = [
-        {
-            "figure": name,
-            "target": " ".join(map(str, TARGETS.get(name, ()))),
-            "official": OFFICIAL.get(name),
-            **figure,
-        }
-        for name, figure in figures.items()
-    ]
-    return pd.DataFrame(
-        rows, columns=["figure", "value", "target", "official", "seconds", "check", "error"]
-    )
-
-
-def report(figures: dict[str, dict]) -> dict:
-    """What goes into bench.json: the value of each figure, `details` and the machine beside them."""
-    machine = {
+def report(rows: dict[str, Row]) -> dict:
+    """The content of bench.json: the value of each row, the rows as `details`, the machine."""
+    return {name: row["value"] for name, row in rows.items()} | {
+        "details": rows,
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-    }
-    versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "commit": git_commit(),
     }
-    return {name: figure["value"] for name, figure in figures.items()} | {
-        "details": figures,
-        **machine,
-        **versions,
-    }
 
 
-def markdown(written: dict) -> str:
-    """The figures of a bench.json as the table of docs/speed.md."""
-    if "details" not in written:
-        raise ValueError("no figures of a bench: it has no `details`")
-    head = "| | ours | to reach | official code |\n|---|---|---|---|\n"
-    rows = [
-        (name, figure["value"], *TARGETS.get(name, ("", "")), OFFICIAL.get(name, ""))
-        for name, figure in written["details"].items()
-    ]
-    return head + "\n".join(
-        f"| `{name}` | {value:.3g} | {how} {target} | {theirs} |"
-        for name, value, how, target, theirs in rows
-    )
+def markdown(content: dict) -> str:
+    """The rows of a bench.json as the table of docs/speed.md."""
+    lines = ["| | value | target | official code |", "|---|---|---|---|"]
+    for name, row in content["details"].items():
+        target = " ".join(map(str, TARGETS.get(name, ())))
+        lines.append(f"| `{name}` | {row['value']:.3g} | {target} | {OFFICIAL.get(name, '')} |")
+    return "\n".join(lines)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--data", default="", metavar="DEVKIT", help="for the data path (default: synthetic images)"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default="results/bench.json",
-        metavar="FILE",
-        help="JSON (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--table", type=Path, metavar="FILE", help="measure nothing; print FILE as a Markdown table"
-    )
-    parser.add_argument(
-        "--repeats",
-        type=int,
-        default=9,
-        help="timings of which the median is taken (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--only", choices=PARTS, default="", help="measure this part, and keep the rest of --out"
-    )
+    parser.add_argument("--data", default="", metavar="DEVKIT", help="default: synthetic images")
+    parser.add_argument("--out", type=Path, default="results/bench.json", metavar="FILE")
+    parser.add_argument("--repeats", type=int, default=9, help="timings per median")
+    text = "measure this part, and keep the other rows of --out"
+    parser.add_argument("--only", choices=PARTS, default="", help=text)
+    text = "measure nothing: print a bench.json as the Markdown table of docs/speed.md"
+    parser.add_argument("--table", type=Path, metavar="FILE", help=text)
     options = parser.parse_args()
     if options.table:
         print(markdown(read_json(options.table)))
         return 0
-    devkit = (
-        find_devkit(options.data) if options.data else synthetic.write(Path("data") / "mini_voc")
-    )
+    devkit = find_devkit(options.data) if options.data else synthetic.write("data/mini_voc")
     before = read_json(options.out)["details"] if options.only and options.out.is_file() else {}
-    figures = before | measure_masks(devkit, options.repeats, options.only)
-    print(table(figures).round(3).fillna("").to_string(index=False))
-    write_json(options.out, report(figures))
+    content = report(before | measure_rows(devkit, options.repeats, options.only))
+    write_json(options.out, content)
+    print(pd.DataFrame(content["details"]).T.drop(columns="commit").fillna("").to_string())
     print(options.out)
     return 0
 
