@@ -49,8 +49,8 @@ from vocseg_lib.models.lineage.proposals import (
     to_uint8_hwc,
 )
 from vocseg_lib.models.lineage.regions import CLASSIFIERS, RegionDetector
-from vocseg_lib.models.speedups import speed_up
 from vocseg_lib.models.lineage.semantic import dense_crf
+from vocseg_lib.models.speedups import speed_up
 from vocseg_lib.study.recipes import MODEL_TITLES
 from vocseg_lib.study.run import default_device, load_run
 from vocseg_lib.study.study import Study
