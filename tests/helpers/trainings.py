@@ -1,9 +1,14 @@
 """Short trainings."""
 
+import torch
+from torch import nn
+
 from vocseg_lib.data.transforms import light_augmentation
 from vocseg_lib.data.voc import VocDataset
+from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
 from vocseg_lib.engine.config import TrainConfig
-from vocseg_lib.engine.train import Session, train
+from vocseg_lib.engine.run_folder import read_log
+from vocseg_lib.engine.train import train
 from vocseg_lib.study.recipes import get_recipe
 from vocseg_lib.study.run import build_model
 
@@ -12,24 +17,70 @@ QUICK = get_recipe("quick").with_changes(
 )
 
 
+class NoisyModel(nn.Module):
+    """A small model under the contract, with batch norm and a random number in its loss."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.norm = nn.Conv2d(3, 4, 5, stride=4), nn.BatchNorm2d(4)
+
+    def forward(self, images, targets):
+        features = self.norm(self.layer(torch.stack([image[:, :64, :64] for image in images])))
+        counts = torch.tensor([float(len(target["labels"])) for target in targets])
+        return {"class": (features.mean((1, 2, 3)) - counts - torch.rand(())).square().mean()}
+
+
+class Stopped(Exception):
+    """Raised by `StoppingDataset`."""
+
+
+class StoppingDataset(torch.utils.data.Dataset):
+    """A data set of which only some samples can be read before a training is stopped."""
+
+    def __init__(self, dataset, samples):
+        self.dataset, self.samples = dataset, samples
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        if self.samples == 0:
+            raise Stopped
+        self.samples -= 1
+        return self.dataset[index]
+
+
 def short_config(**options):
     """A `TrainConfig` of a few iterations of two images."""
     defaults = {"iterations": 6, "batch_size": 2, "lr_milestones": (), "workers": 0}
-    return TrainConfig(**defaults | options)
+    return TrainConfig(**{**defaults, "checkpoint_every": 2, **options})
 
 
-def run(model_name, devkit, folder, evaluate=None, on_log=None, session=None, **options):
-    """A QUICK model trained for a few iterations: (model, state)."""
-    dataset = VocDataset(devkit, "train", light_augmentation())
-    model = build_model(QUICK, model_name)
-    config = short_config(**{"checkpoint_every": 2, **options})
-    return model, train(model, dataset, folder, config, evaluate, on_log, session or Session())
+def run(model, devkit, folder, evaluate=None, session=None, run_config=None, **options):
+    """A model, or a QUICK one by name, trained for a few iterations: (model, state).
+
+    With `stop_after` iterations it is stopped by an exception.
+    """
+    stop_after = options.pop("stop_after", None)
+    config, dataset = short_config(**options), VocDataset(devkit, "train", light_augmentation())
+    if stop_after is not None:
+        dataset = StoppingDataset(dataset, stop_after * config.batch_size)
+    model = build_model(QUICK, model) if isinstance(model, str) else model
+    return model, train(
+        model, dataset, folder, config, evaluate, session=session, run_config=run_config
+    )
 
 
-def ignoring_time(log):
+def weights(folder, name="last.pt"):
+    """The checksum of the weights in a checkpoint."""
+    return checksum(load_checkpoint(folder / name)["model"])
+
+
+def log_of(folder):
     """Log entries without what differs between equal trainings."""
     timed = ("hours_left", "peak_memory_gb")
     return [
         {k: v for k, v in entry.items() if not k.endswith("seconds") and k not in timed}
-        for entry in log
+        for entry in read_log(folder / "log.jsonl")
     ]

@@ -53,12 +53,10 @@ def load_checkpoint(path: Path, required: Sequence[str] = ()) -> dict:
         ValueError: naming the file, if it is damaged, foreign or lacks a `required` key.
         OSError: if it cannot be read now; FileNotFoundError if it is missing.
     """
+    data = io.BytesIO(path.read_bytes())
     try:
-        with path.open("rb") as file:
-            content = torch.load(file, map_location="cpu", weights_only=True)
+        content = torch.load(data, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged archive may raise anything
-        if isinstance(error, OSError) and error.errno:
-            raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{path} is damaged or not a checkpoint ({reason})") from error
     if not isinstance(content, dict) or "checksum" not in content:
