@@ -15,9 +15,10 @@ from vocseg_lib.engine.run_folder import LOG, read_log
 from vocseg_lib.engine.train import train
 from vocseg_lib.models import MODELS
 from vocseg_lib.study.open import open_study
-from vocseg_lib.study.recipes import PROFILES, parse_changes
+from vocseg_lib.study.recipes import RECIPE_FIELDS, RECIPES
 from vocseg_lib.study.run import build_model, default_device, training_options
 from vocseg_lib.study.study import Study
+from vocseg_lib.utils.config import parse_assignments
 from vocseg_lib.utils.device import peak_memory_gb
 from vocseg_lib.utils.environment import environment_info
 from vocseg_lib.utils.files import write_json
@@ -93,7 +94,7 @@ def _measure_run(study: Study, model_name: str, mode: str, iterations: int, devi
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--profile", choices=PROFILES, default="paper", help="recipe (default: %(default)s)"
+        "--profile", choices=RECIPES, default="paper", help="recipe (default: %(default)s)"
     )
     parser.add_argument(
         "--set",
@@ -119,7 +120,9 @@ def main() -> int:
         "--device", default=default_device(), help="cpu or cuda (default here: %(default)s)"
     )
     options = parser.parse_args()
-    study = open_study(options.profile, options.data, changes=parse_changes(options.set))
+    study = open_study(
+        options.profile, options.data, changes=parse_assignments(options.set, RECIPE_FIELDS)
+    )
     print(measure(study, options.iterations, options.device, options.out).to_string(index=False))
     print(options.out)
     return 0

@@ -11,7 +11,8 @@ from tests.helpers.shapes import (
     real_predictions,
     shape,
 )
-from vocseg_lib.failures.mask_errors import LOSSES, Thresholds, measure_masks, parse_thresholds
+from vocseg_lib.failures.config import Thresholds
+from vocseg_lib.failures.mask_errors import LOSSES, measure_masks
 from vocseg_lib.utils.rle import decode_rle
 
 LEFT, RIGHT = mask_of((10, 10, 20, 30)), mask_of((30, 10, 20, 30))
@@ -133,14 +134,11 @@ def test_no_objects_and_no_detections():
     assert measured([shape(LEFT)], []).empty
 
 
-def test_thresholds_are_parsed_and_checked():
-    assert parse_thresholds(["min_leakage=0.3", "min_band_px=4"]) == Thresholds(
-        min_leakage=0.3, min_band_px=4
-    )
+def test_thresholds_are_checked():
     assert Thresholds(min_coverage=1.0, crowd_distance=20.0).min_coverage == 1
-    for text in ("min_leakage=20", "min_leakage=much", "min_leakage", "leaked=0.3"):
-        with pytest.raises(ValueError, match=text.split("=")[0]):
-            parse_thresholds([text])
+    for name, value in (("min_leakage", 20), ("min_leakage", "much"), ("crowd_distance", -1)):
+        with pytest.raises(ValueError, match=name):
+            Thresholds(**{name: value})
 
 
 def test_parts_equal_pixels_counted_one_by_one(shared):

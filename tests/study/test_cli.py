@@ -65,7 +65,7 @@ def test_commands_of_the_pages_parse(page):
         COMMANDS[name].make_context(name, [a for a in arguments if a not in ("...", "…")])
     makefile = (ROOT / "Makefile").read_text()
     setting = r' ([A-Z]+)=(?:"[^"]*"|\S*)'
-    call = rf"(?:^|`)make ([a-z]+)((?:{setting.replace('(', '(?:', 1)})*)"
+    call = rf"(?:^|`)make ([a-z-]+)((?:{setting.replace('(', '(?:', 1)})*)"
     for target, settings in re.findall(call, text, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
         for name in re.findall(setting, settings):

@@ -12,9 +12,7 @@ from vocseg_lib.study.recipes import (
     PARTS,
     RECIPES,
     Recipe,
-    field_types,
     get_recipe,
-    parse_changes,
     recipe_changes,
 )
 
@@ -131,19 +129,3 @@ def test_a_run_folders_config_gives_the_recipe_back():
         again = Recipe.of_run(config)
         assert (again.name, again.train) == ("laptop", recipe.train)
         assert again.model_config(model) == recipe.model_config(model)
-
-
-def test_changes_as_text():
-    texts = {
-        "short_side=550": 550,
-        "learning_rate=1": 1,
-        "patience=None": None,
-        "lr_milestones=(1, 2)": (1, 2),
-        "mixed_precision=True": True,
-        "weights=a/b.pth": "a/b.pth",
-    }
-    assert parse_changes(list(texts)) == {t.split("=")[0]: v for t, v in texts.items()}
-    for wrong in ("short_side", "size=3"):
-        with pytest.raises(ValueError, match=wrong.split("=")[0]) as raised:
-            parse_changes([wrong])
-        assert all(name in str(raised.value) for name in field_types())

@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from vocseg_lib.utils.config import POSITIVE, Config, bounded
+from vocseg_lib.utils.config import POSITIVE, Config, bounded, parse_assignments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,3 +75,20 @@ def test_dicts_and_back():
     ):
         with pytest.raises(ValueError, match=named):
             Whole.from_dict(values)
+
+
+def test_assignments_as_text():
+    texts = {
+        "short_side=550": 550,
+        "learning_rate=1e-3": 1e-3,
+        "patience=None": None,
+        "lr_milestones=(1, 2)": (1, 2),
+        "mixed_precision=True": True,
+        "weights=a/b.pth": "a/b.pth",
+    }
+    names = [text.split("=")[0] for text in texts]
+    assert parse_assignments(texts, names) == dict(zip(names, texts.values(), strict=True))
+    for wrong in ("short_side", "size=3", "=3"):
+        with pytest.raises(ValueError, match=wrong) as raised:
+            parse_assignments([wrong], names)
+        assert all(name in str(raised.value) for name in names)

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from vocseg_lib.failures.config import Thresholds
 from vocseg_lib.failures.fixes import ap_with_fix, select_size
-from vocseg_lib.failures.mask_errors import MASK_FAILURES, Thresholds, measure_masks
+from vocseg_lib.failures.mask_errors import MASK_FAILURES, measure_masks
 from vocseg_lib.failures.tables import (
     AREA_LIMITS,
     FAILURES,

@@ -3,11 +3,6 @@
 D is a detection's mask and G an object's, both as sets of pixels; void pixels are taken out of D.
 """
 
-import ast
-import math
-from dataclasses import dataclass, fields
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import torch
@@ -15,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 from pycocotools import mask as coco_mask
 
 from vocseg_lib.data.coco import UNCROPPED
+from vocseg_lib.failures.config import Thresholds
 from vocseg_lib.metrics.matching import DatasetEval, ImageEval, overlaps
-from vocseg_lib.utils.config import Config, bounded
 from vocseg_lib.utils.rle import decode_rle, encode_rle, mask_areas
 
 MASK_FAILURES = ("localization failure", "leakage", "boundary", "incomplete")
@@ -27,40 +22,6 @@ LEAKAGE_BEFORE_CROP = [f"{name}_before_crop" for name in LEAKAGE]
 MEASURES = ["object_iou", "single_iou", "union_iou", "covered_objects", *LEAKAGE]
 MEASURES += [*LEAKAGE_BEFORE_CROP, "missing", *LOSSES.values()]
 """Columns of `measure_masks` that `FailureTables.detections` has too."""
-
-
-def _share(default: float) -> Any:
-    return bounded(default, least=0.0, below=math.nextafter(1.0, 2.0))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Thresholds(Config):
-    """Thresholds of the failures; shares (0 to 1), but for `min_band_px` and `crowd_distance`."""
-
-    min_coverage: float = _share(0.5)  # of an object's pixels, for a mask to cover it
-    min_union_iou: float = _share(0.5)  # of a mask with the union of the objects that it covers
-    min_iou_gain: float = _share(0.05)  # of that IoU over the largest one with a single object
-    min_box_iou: float = _share(0.5)  # of a detection's and an object's box, for the right box
-    min_leakage: float = _share(0.2)  # of a mask's pixels, outside its object
-    min_mask_iou: float = _share(0.5)  # below it, more than the contour is wrong
-    min_iou_loss: float = _share(0.15)  # at the boundary or inside
-    band_width: float = _share(0.05)  # of the boundary to each side, in roots of the object's area
-    min_band_px: int = bounded(2, least=0)  # pixels
-    crowd_distance: float = bounded(0.5, least=0.0)  # to a neighbor, in roots of the box area
-
-
-def parse_thresholds(assignments: list[str]) -> Thresholds:
-    """Thresholds from texts like "min_leakage=0.3". Raises ValueError for any other text."""
-    values, known = {}, [field.name for field in fields(Thresholds)]
-    for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        if not equals or name not in known:
-            raise ValueError(f"{assignment!r} must be NAME=VALUE with one of {', '.join(known)}")
-        try:
-            values[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            values[name] = text
-    return Thresholds(**values)
 
 
 def measure_masks(dataset_eval: DatasetEval, thresholds: Thresholds | None = None) -> pd.DataFrame:

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from vocseg_lib.failures.config import Thresholds
 from vocseg_lib.failures.crowding import CROWDING, crowding_of
-from vocseg_lib.failures.mask_errors import MASK_FAILURES, MEASURES, Thresholds
+from vocseg_lib.failures.mask_errors import MASK_FAILURES, MEASURES
 from vocseg_lib.failures.tide import ERRORS, Tide, tide
 from vocseg_lib.metrics.matching import IOU_TYPES, DatasetEval, ImageEval
 

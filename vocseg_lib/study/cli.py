@@ -4,12 +4,12 @@ Heavy packages are imported inside the commands, after their arguments have been
 """
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from vocseg_lib.failures.config import Thresholds
 from vocseg_lib.study.cli_options import (
     Command,
     Data,
@@ -26,7 +26,8 @@ from vocseg_lib.study.cli_options import (
     texts,
     usable_device,
 )
-from vocseg_lib.study.recipes import MODEL_TITLES, get_recipe, parse_changes
+from vocseg_lib.study.recipes import MODEL_TITLES, RECIPE_FIELDS, get_recipe
+from vocseg_lib.utils.config import parse_assignments
 
 
 @app.command("fetch", cls=Command)
@@ -106,7 +107,7 @@ def train_command(
         raise ValueError(f"--model is required: {' or '.join(MODEL_TITLES)}")
     if max_hours is not None and not max_hours > 0:
         raise ValueError(f"--max-hours must be above 0, got {max_hours}")
-    changed = parse_changes(changes) | ({"weights": weights} if weights else {})
+    changed = parse_assignments(changes, RECIPE_FIELDS) | ({"weights": weights} if weights else {})
     get_recipe(profile).with_changes(**changed)
     require(data, source, weights)
     from vocseg_lib.engine.train import Session
@@ -226,13 +227,12 @@ def failures_command(
         raise ValueError(f"--predictions {predictions[0]}: the same file is given twice")
     if gallery and not images and data.endswith(".json"):
         raise ValueError("--images DIR is required: --data is COCO ground truth and not a devkit")
+    thresholds = Thresholds(**parse_assignments(changes, Thresholds().to_dict()))
     require(*predictions, data, images)
-    from vocseg_lib.failures.mask_errors import parse_thresholds
     from vocseg_lib.failures.tables import overall_rows
     from vocseg_lib.study.results import open_files
     from vocseg_lib.utils.files import to_jsonable, write_json
 
-    thresholds = parse_thresholds(list(changes))
     analyses = open_files(predictions, data, split=split).analyses(score, thresholds)
     models = {}
     for title, analysis in analyses.items():
@@ -245,7 +245,7 @@ def failures_command(
             "cases": cases.to_dict("records"),
         }
     if out:
-        content = {"thresholds": asdict(thresholds), "score": score, "models": models}
+        content = {"thresholds": thresholds.to_dict(), "score": score, "models": models}
         write_json(Path(out), to_jsonable(content))
         print(out)
     if gallery:

@@ -1,6 +1,5 @@
 """Recipes: every number of a training, named. Only `study`, notebooks and command line read them."""
 
-import ast
 import inspect
 import re
 from dataclasses import dataclass, field, fields, replace
@@ -19,6 +18,8 @@ LINEAGE_MODELS = ("fast_rcnn", "faster_rcnn", "semantic")
 """Models of `models.lineage` that are trained like the two of the study."""
 PARTS = {"train": TrainConfig, "yolact": YolactConfig, "mask_rcnn": MaskRCNNConfig}
 """Configs that a recipe is made of, by field."""
+RECIPE_FIELDS = tuple(dict.fromkeys(f.name for part in PARTS.values() for f in fields(part)))
+"""Fields of all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +40,8 @@ class Recipe(Config):
         Raises:
             ValueError: for an unknown field, or a value that the field cannot have.
         """
-        if unknown := changes.keys() - field_types().keys():
-            known = ", ".join(field_types())
+        if unknown := changes.keys() - set(RECIPE_FIELDS):
+            known = ", ".join(RECIPE_FIELDS)
             raise ValueError(f"{', '.join(sorted(unknown))} is not a field of a recipe: {known}")
         parts = {}
         for part, kind in PARTS.items():
@@ -66,11 +67,6 @@ class Recipe(Config):
 
 def _part_of(model_name: str) -> str:
     return "yolact" if model_name == "yolact" else "mask_rcnn"
-
-
-def field_types() -> dict[str, type]:
-    """Types of the fields of all parts, by name."""
-    return {field.name: field.type for kind in PARTS.values() for field in fields(kind)}
 
 
 _LAPTOP = {
@@ -174,21 +170,6 @@ def get_recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise ValueError(f"{name!r} is not a recipe: choose one of {', '.join(RECIPES)}")
     return RECIPES[name]
-
-
-def parse_changes(assignments: list[str]) -> dict[str, Any]:
-    """Values of fields from texts like "short_side=550". Raises ValueError for any other text."""
-    changes = {}
-    for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        if not equals or name not in field_types():
-            known = ", ".join(field_types())
-            raise ValueError(f"{assignment!r} must be FIELD=VALUE with one of {known}")
-        try:
-            changes[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            changes[name] = text
-    return changes
 
 
 def recipe_changes(recipe: Recipe, base: Recipe) -> "pd.DataFrame":

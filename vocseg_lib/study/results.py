@@ -12,7 +12,7 @@ from vocseg_lib.data.coco import check_images, read_predictions, validate_ground
 from vocseg_lib.data.coco_convert import read_coco, voc_to_coco
 from vocseg_lib.engine.run_folder import LOG, read_log
 from vocseg_lib.failures.analysis import Analysis, analyze
-from vocseg_lib.failures.mask_errors import Thresholds
+from vocseg_lib.failures.config import Thresholds
 from vocseg_lib.metrics.bootstrap import add_intervals, bootstrap, bootstrap_weights
 from vocseg_lib.metrics.coco_eval import HEADLINE, Evaluation, evaluate
 from vocseg_lib.study.recipes import MODEL_TITLES

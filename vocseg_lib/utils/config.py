@@ -1,7 +1,9 @@
 """Configs: frozen dataclasses whose fields are checked when they are made."""
 
+import ast
 import dataclasses
 import math
+from collections.abc import Collection, Iterable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
@@ -50,6 +52,20 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Nested dicts as JSON gives them back: tuples are lists."""
         return _plain(dataclasses.asdict(self))
+
+
+def parse_assignments(assignments: Iterable[str], names: Collection[str]) -> dict[str, Any]:
+    """Values by name from texts like "short_side=550". Raises ValueError for any other text."""
+    values = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals or name not in names:
+            raise ValueError(f"{assignment!r} must be NAME=VALUE with one of {', '.join(names)}")
+        try:
+            values[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[name] = text
+    return values
 
 
 def _wrong_type(value: Any, hint: Any) -> str:
