@@ -174,7 +174,9 @@ def train_command(config: dict, part: str) -> str:
 
 
 def _evaluate(study: Study, predictions: Path) -> Evaluated:
-    evaluation = evaluate(study.ground_truth, read_predictions(predictions)["detections"])
+    evaluation = evaluate(
+        study.ground_truth, read_predictions(predictions, study.ground_truth)["detections"]
+    )
     weights = bootstrap.bootstrap_weights(len(study.val))
     return evaluation, bootstrap.bootstrap(evaluation, weights, headline=True)
 

@@ -1,4 +1,4 @@
-"""COCO's formats: ground truth and results from anywhere, checked entry by entry, masks as run-length codes."""
+"""COCO ground truth, COCO results and prediction files: validated entry by entry when read."""
 
 from collections.abc import Collection
 from pathlib import Path, PurePath
@@ -8,205 +8,180 @@ from pycocotools import mask as coco_mask
 from vocseg_lib.utils.files import read_json
 from vocseg_lib.utils.rle import as_rle, check_rles, is_number, shorten
 
-MOST_PIXELS = 10**8
-"""Of an image; what claims to be larger is a mistake, and would take all memory."""
+MAX_PIXELS = 10**8
+"""Of an image: more would exhaust memory."""
 UNCROPPED = "segmentation_uncropped"
-"""Of a detection, an option: its mask before the crop with its box, as a mask may be given."""
+"""Optional field of a detection: its mask before the crop to its box."""
+RESERVED_NAMES = ("all", "background")
+"""Class names that tables use for other rows."""
 
 
 def validate_results(ground_truth: dict, detections: list) -> list[dict]:
-    """COCO results with each mask as a compressed run-length code; see `validate_ground_truth` for `ground_truth`.
+    """COCO results of validated ground truth, with masks as compressed run-length codes.
 
-    A result has `image_id`, `category_id`, `score` and a `segmentation` (run-length code, plain or compressed, or polygons),
-    or a `bbox` (xywh, pixels), or both. Raises ValueError naming the entry that lacks something, is about an image or a
-    category that the ground truth does not have, or has a score, box or mask that cannot be.
+    A result has `image_id`, `category_id`, `score` and a `segmentation` (run-length code, plain or
+    compressed, or polygons), or a `bbox` (xywh, pixels), or both.
+
+    Raises:
+        ValueError: an entry has a field that is missing or invalid.
     """
     sizes = {image["id"]: (image["height"], image["width"]) for image in ground_truth["images"]}
     known = {"image_id": sizes, "category_id": {c["id"] for c in ground_truth["categories"]}}
     with_masks = any(isinstance(d, dict) and "segmentation" in d for d in detections)
+    required = *known, "score", "segmentation" if with_masks else "bbox"
     checked = []
     for index, detection in enumerate(detections):
         what = f"detection {index}"
-        if not isinstance(detection, dict):
-            raise ValueError(
-                f"{what} is {shorten(detection)}, not an object with image_id, category_id, score and segmentation"
-            )
-        for key in (*known, "score", *(["segmentation"] if with_masks else ["bbox"])):
-            if key not in detection:
-                raise ValueError(
-                    f"{what} has no {key}; COCO results with masks are expected, or with boxes alone"
-                )
+        _require_keys(detection, required, what)
         for key, ids in known.items():
             if not is_number(detection[key]) or detection[key] not in ids:
-                raise ValueError(
-                    f"{what} has {key} {shorten(detection[key])}, which the ground truth does not have"
-                )
+                raise _invalid(what, key, detection[key], f"one of the ground truth's {key}s")
         if not is_number(detection["score"]):
-            raise ValueError(
-                f"{what} has score {shorten(detection['score'])}, which is no finite number"
-            )
-        kept = {k: v for k, v in detection.items() if k != "bbox" or v or not with_masks}
-        if "bbox" in kept:
-            check_box(kept["bbox"], what)
+            raise _invalid(what, "score", detection["score"], "a finite number")
+        entry = {k: v for k, v in detection.items() if k != "bbox" or v or not with_masks}
+        if "bbox" in entry:
+            box = entry["bbox"]
+            four = isinstance(box, list | tuple) and len(box) == 4 and all(map(is_number, box))
+            if not four or min(box[2:]) < 0:
+                raise _invalid(what, "bbox", box, "[x, y, width, height]")
         if with_masks:
-            for key, of in (("segmentation", ""), (UNCROPPED, f"{UNCROPPED} of ")):
-                if key in kept:
-                    kept[key] = as_rle(kept[key], *sizes[kept["image_id"]], of + what)
-        checked.append(kept)
+            for key, prefix in (("segmentation", ""), (UNCROPPED, f"{UNCROPPED} of ")):
+                if key in entry:
+                    entry[key] = as_rle(entry[key], *sizes[entry["image_id"]], prefix + what)
+        checked.append(entry)
     if with_masks:
         check_rles([d["segmentation"] for d in checked], "detection")
-        check_rles(
-            [d.get(UNCROPPED, d["segmentation"]) for d in checked], f"{UNCROPPED} of detection"
-        )
+        whole = [d.get(UNCROPPED, d["segmentation"]) for d in checked]
+        check_rles(whole, f"{UNCROPPED} of detection")
     return checked
 
 
 def validate_ground_truth(content: object) -> dict:
-    """COCO ground truth as this library uses it: annotation ids from 1, masks as compressed run-length codes, `area`, `iscrowd`.
+    """COCO ground truth with annotation ids from 1, masks as compressed codes, `area`, `iscrowd`.
 
-    Annotations have masks or, all of them, boxes alone. An image may have `void`: the mask of pixels that count for nobody.
-    Raises ValueError naming the entry that lacks something, or whose mask cannot be.
+    Annotations have masks or, all of them, boxes alone. An image may have `void`, the mask of its
+    ignored pixels.
+
+    Raises:
+        ValueError: an entry has a field that is missing or invalid.
     """
-    if not isinstance(content, dict) or not all(
-        isinstance(content.get(k), list) for k in ("images", "annotations", "categories")
-    ):
-        raise ValueError(
-            "no COCO ground truth: lists of images, annotations and categories are expected"
-        )
-    for kind, keys in (("images", ("id", "height", "width")), ("categories", ("id", "name"))):
-        for index, entry in enumerate(content[kind]):
-            missing = [k for k in keys if not isinstance(entry, dict) or k not in entry]
-            if missing:
-                raise ValueError(f"{kind}[{index}] has no {' and no '.join(missing)}")
-            for key in keys:
-                value, least = entry[key], 0 if key == "id" else 1
-                if key != "name" and not (is_number(value) and value == int(value) >= least):
-                    raise ValueError(
-                        f"{kind}[{index}] has {key} {shorten(value)}, which is no whole number of at least {least}"
-                    )
-            if kind == "images" and entry["height"] * entry["width"] > MOST_PIXELS:
-                raise ValueError(f"images[{index}] has more than {MOST_PIXELS} pixels")
-            if kind == "categories" and (
-                not isinstance(entry["name"], str) or entry["name"] in ("all", "background")
-            ):
-                raise ValueError(
-                    f"categories[{index}] has name {shorten(entry['name'])}, which cannot be that of a class"
-                )
-        for key in {"id", *keys} & {"id", "name"}:
-            values = [entry[key] for entry in content[kind]]
-            if len(set(values)) < len(values):
-                raise ValueError(
-                    f"two {kind} have the {key} {shorten(max(values, key=values.count))}"
-                )
+    lists = ("images", "annotations", "categories")
+    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in lists):
+        raise ValueError(f"COCO ground truth must have lists of {', '.join(lists)}")
+    _check_entries(content["images"], "images", ("id", "height", "width"))
+    _check_entries(content["categories"], "categories", ("id", "name"))
     if not content["images"]:
-        raise ValueError("no COCO ground truth: it has no images")
-    images, what = [], []
-    for image in content["images"]:
+        raise ValueError("the ground truth has no images")
+    images, voids = [], []
+    for index, image in enumerate(content["images"]):
         image = {**image, "height": int(image["height"]), "width": int(image["width"])}
+        if image["height"] * image["width"] > MAX_PIXELS:
+            raise ValueError(f"images[{index}] has more than {MAX_PIXELS} pixels")
         if "void" in image:
-            name = f"void of image {image['id']}"
-            image = {**image, "void": as_rle(image["void"], image["height"], image["width"], name)}
-            what.append(image["void"])
+            what = f"void of image {image['id']}"
+            image["void"] = as_rle(image["void"], image["height"], image["width"], what)
+            voids.append(image["void"])
         images.append(image)
-    check_rles(what, "void mask")
-    scored = [
+    check_rles(voids, "void mask")
+    # An annotation is checked like a result with a score; an empty list is no mask.
+    results = [
         {"score": 1.0} | {k: v for k, v in a.items() if k != "segmentation" or v != []}
         if isinstance(a, dict)
         else a
         for a in content["annotations"]
     ]
     try:
-        annotations = validate_results({**content, "images": images}, scored)
+        results = validate_results({**content, "images": images}, results)
     except ValueError as error:
         raise ValueError(str(error).replace("detection", "annotation", 1)) from None
-    ours = []
-    for number, annotation in enumerate(annotations, 1):
-        rle = annotation.get("segmentation")
-        box = bbox_xywh(annotation)
+    annotations = []
+    for index, annotation in enumerate(results):
+        box, rle = bbox_xywh(annotation), annotation.get("segmentation")
         area = annotation.get("area", float(coco_mask.area(rle)) if rle else box[2] * box[3])
         if not is_number(area):
-            raise ValueError(
-                f"annotation {number - 1} has area {shorten(area)}, which is no finite number"
-            )
-        facts = {
-            "id": number,
-            "bbox": box,
-            "area": area,
-            "iscrowd": int(bool(annotation.get("iscrowd", 0))),
-        }
-        ours.append({k: v for k, v in annotation.items() if k not in ("score", "ignore")} | facts)
-    return {**content, "images": images, "annotations": ours}
+            raise _invalid(f"annotation {index}", "area", area, "a finite number")
+        entry = {k: v for k, v in annotation.items() if k not in ("score", "ignore")}
+        iscrowd = int(bool(annotation.get("iscrowd", 0)))
+        annotations.append(entry | {"id": index + 1, "bbox": box, "area": area, "iscrowd": iscrowd})
+    return {**content, "images": images, "annotations": annotations}
 
 
-def check_box(box: object, what: str) -> None:
-    """Raises ValueError when this is no box x, y, width, height."""
-    if (
-        not isinstance(box, list | tuple)
-        or len(box) != 4
-        or not all(map(is_number, box))
-        or min(box[2:]) < 0
-    ):
-        raise ValueError(f"{what} has bbox {shorten(box)}, which is no [x, y, width, height]")
+def _check_entries(entries: list, name: str, keys: tuple[str, ...]) -> None:
+    """Raise ValueError unless images or categories have valid keys, and ids and names once."""
+    for index, entry in enumerate(entries):
+        what = f"{name}[{index}]"
+        _require_keys(entry, keys, what)
+        for key in keys:
+            value, least = entry[key], 0 if key == "id" else 1
+            if key == "name":
+                if not isinstance(value, str) or value in RESERVED_NAMES:
+                    raise _invalid(what, key, value, f"a text, none of {RESERVED_NAMES}")
+            elif not (is_number(value) and value == int(value) >= least):
+                raise _invalid(what, key, value, f"an integer >= {least}")
+    for key in {"id", "name"} & set(keys):
+        values = [entry[key] for entry in entries]
+        if len(set(values)) < len(values):
+            raise ValueError(f"two {name} have the {key} {max(values, key=values.count)!r}")
+
+
+def _require_keys(entry: object, keys: tuple[str, ...], what: str) -> None:
+    if not isinstance(entry, dict) or not set(keys) <= entry.keys():
+        missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
+        raise ValueError(f"{what} has no {', '.join(missing)}: {shorten(entry)}")
+
+
+def _invalid(what: str, key: str, value: object, expected: str) -> ValueError:
+    return ValueError(f"{what} has {key} {shorten(value)}: must be {expected}")
 
 
 def bbox_xywh(entry: dict) -> list[float]:
-    """The box (xywh) of a checked result: its own, or its mask's."""
+    """The box (xywh, pixels) of a validated entry: its own, or its mask's."""
     return entry["bbox"] if "bbox" in entry else coco_mask.toBbox(entry["segmentation"]).tolist()
 
 
 def subset(ground_truth: dict, image_ids: Collection[int]) -> dict:
-    """The part of COCO ground truth that is about some images."""
-    wanted = set(image_ids)
+    """The images of some ids and their annotations."""
+    ids = set(image_ids)
     return {
         **ground_truth,
-        "images": [image for image in ground_truth["images"] if image["id"] in wanted],
-        "annotations": [a for a in ground_truth["annotations"] if a["image_id"] in wanted],
+        "images": [image for image in ground_truth["images"] if image["id"] in ids],
+        "annotations": [a for a in ground_truth["annotations"] if a["image_id"] in ids],
     }
 
 
-def check_images(ground_truth: dict, header: dict) -> None:
-    """Raise ValueError when a prediction file's header names other images than the ground truth has."""
-    truth = {
-        image["id"]: (
-            PurePath(str(image.get("file_name", ""))).stem,
-            image["height"],
-            image["width"],
-        )
-        for image in ground_truth["images"]
-    }
-    for image in header.get("images", []):
-        if (
-            not isinstance(image, dict)
-            or not {"id", "name", "height", "width"} <= image.keys()
-            or not is_number(image["id"])
-        ):
-            raise ValueError(
-                f"the header of the predictions has an image without id, name, height and width: {shorten(image)}"
-            )
-        predicted = (image["name"], image["height"], image["width"])
-        if truth.get(image["id"]) != predicted:
-            raise ValueError(
-                f"image {image['id']} is {predicted} in the predictions and {truth.get(image['id'])} in the ground truth: "
-                "these predictions are of other data, or of another split"
-            )
+def read_predictions(path: str | Path, ground_truth: dict | None = None) -> dict:
+    """A prediction file, or a bare list of COCO results (its header is empty): header, detections.
 
-
-def read_predictions(path: str | Path) -> dict:
-    """A prediction file, or a bare list of COCO results (its header is then empty).
+    Validated if the validated `ground_truth` is given.
 
     Raises:
-        FileNotFoundError, ValueError: naming the file, if it is neither.
+        FileNotFoundError, ValueError: the file, or an entry of it, is invalid, or is of other
+            images than the ground truth.
     """
     content = read_json(Path(path))
-    if isinstance(content, list):
-        content = {"detections": content}
-    if not isinstance(content, dict) or not isinstance(content.get("detections"), list):
-        raise ValueError(
-            f'{path} is not a prediction file: expected {{"header", "detections"}} or a list of '
-            "COCO results"
-        )
-    content = {"header": {}, **content}
-    header = content["header"]
-    if not isinstance(header, dict) or not isinstance(header.get("images", []), list):
-        raise ValueError(f"{path} is not a prediction file: its header has no list of images")
-    return content
+    content = {"detections": content} if isinstance(content, list) else content
+    content = {"header": {}, **content} if isinstance(content, dict) else {"header": None}
+    header, detections = content["header"], content.get("detections")
+    if not (isinstance(header, dict) and isinstance(detections, list)):
+        raise ValueError(f"{path} is not a prediction file: expected header and detections")
+    if ground_truth is None:
+        return content
+    try:
+        _check_images(ground_truth, header.get("images", []))
+        return {**content, "detections": validate_results(ground_truth, detections)}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _check_images(ground_truth: dict, images: list) -> None:
+    """Raise ValueError if a header's images are not in the ground truth."""
+    keys = ("id", "name", "height", "width")
+    known = {
+        e["id"]: [PurePath(str(e.get("file_name", ""))).stem, e["height"], e["width"]]
+        for e in ground_truth["images"]
+    }
+    for index, image in enumerate(images if isinstance(images, list) else [images]):
+        _require_keys(image, keys, f"header: images[{index}]")
+        image_id, *rest = (image[key] for key in keys)
+        if not is_number(image_id) or known.get(image_id) != rest:
+            raise ValueError(f"{shorten(image)} is not in the ground truth: other data or split?")

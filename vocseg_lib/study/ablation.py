@@ -84,7 +84,7 @@ def train_variants(study: Study, fraction: float = FRACTION) -> dict[str, Evalua
         if not path.is_file():
             header = prediction_header(config, recipe.train.iterations, study.dataset("val"))
             save_predictions(path, predict(model, study.val, header, device, mixed_precision))
-        detections = read_predictions(path)["detections"]
+        detections = read_predictions(path, study.ground_truth)["detections"]
         evaluations[name] = evaluate(study.ground_truth, detections)
     return evaluations
 

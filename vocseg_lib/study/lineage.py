@@ -455,7 +455,7 @@ class Lineage:
 
     def detections(self, title: str) -> list[dict]:
         """A row's detections on val."""
-        return read_predictions(self._path(title))["detections"]
+        return read_predictions(self._path(title), self.study.ground_truth)["detections"]
 
     def judged(self, title: str) -> Evaluation:
         """A row's detections on val, judged."""

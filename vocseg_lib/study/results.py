@@ -1,4 +1,4 @@
-"""Predictions of one or more models and their ground truth, opened by one call."""
+"""Predictions of one or more models and their ground truth: a study's own, or any files."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vocseg_lib.data.coco import check_images, read_predictions, validate_ground_truth
+from vocseg_lib.data.coco import read_predictions
 from vocseg_lib.data.coco_convert import read_coco, voc_to_coco
 from vocseg_lib.engine.run_folder import LOG, read_log
 from vocseg_lib.failures.analysis import Analysis, analyze
@@ -25,12 +25,12 @@ PREDICTIONS = {
     "half": "predictions_half.json",
     "last": "predictions_last.json",
 }
-"""A run's prediction files on all of val: of the best weights, half way and of the last ones."""
+"""A run's prediction files on val: of the best weights, half way, and of the last weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """Predictions of models on the images of one ground truth, and where they come from."""
+    """Predictions of models on the images of one validated ground truth."""
 
     ground_truth: dict
     predictions: dict[str, dict]  # prediction file by title of its model
@@ -50,7 +50,7 @@ class Results:
     def analyses(
         self, score_threshold: float = 0.0, thresholds: Thresholds | None = None
     ) -> dict[str, Analysis]:
-        """The failures of each model, by title: see `failures.analyze`."""
+        """The failures of each model, by title, from the IoUs of `evaluations`."""
         return {
             title: analyze(evaluation, score_threshold, thresholds)
             for title, evaluation in self.evaluations.items()
@@ -61,7 +61,7 @@ class Results:
         return bootstrap_weights(len(self.ground_truth["images"]), resamples)
 
     def mask_explainers(self) -> dict[str, Callable]:
-        """How each of the study's models got to a detection, by title: see `run.mask_explainer`."""
+        """`run.mask_explainer` of each of the study's models, by title."""
         if not self.study:
             return {}
         val = self.study.dataset("val")
@@ -79,11 +79,10 @@ class Results:
 
 
 def open_ground_truth(data: str | Path, split: str = "val") -> dict:
-    """COCO ground truth of a split of a VOC devkit, or of a COCO JSON file."""
+    """Validated COCO ground truth of a split of a VOC devkit, or of a COCO JSON file."""
     path = resolve_path(data)
-    if path.suffix != ".json" and not path.is_file():
-        return validate_ground_truth(voc_to_coco(path, split))
-    return read_coco(path)
+    is_devkit = path.suffix != ".json" and not path.is_file()
+    return voc_to_coco(path, split) if is_devkit else read_coco(path)
 
 
 def open_files(
@@ -92,22 +91,23 @@ def open_files(
     """Prediction files from anywhere and their ground truth, a VOC devkit or COCO JSON.
 
     Raises:
-        ValueError: naming the file, if it is not of the ground truth's images.
+        ValueError: a file is invalid, given twice, or not of the ground truth's images.
     """
-    truth, paths = open_ground_truth(data, split), [resolve_path(str(f).strip()) for f in files]
+    ground_truth = open_ground_truth(data, split)
+    paths = [resolve_path(str(file).strip()) for file in files]
     stems, predictions = [path.stem for path in paths], {}
     for path in paths:
         title = path.stem if stems.count(path.stem) == 1 else str(path)
         if title in predictions:
-            raise ValueError(f"{path} is given twice: nothing to compare")
-        predictions[title] = _read(path, truth)
+            raise ValueError(f"{path} is given twice")
+        predictions[title] = read_predictions(path, ground_truth)
     images = resolve_path(data)
     return Results(
-        ground_truth=truth,
+        ground_truth=ground_truth,
         predictions=predictions,
         folder=project_root() / (results or "results/evaluated"),
         images=images if images.is_dir() else None,
-        description=f"{', '.join(predictions)} on {len(truth['images'])} images",
+        description=f"{', '.join(predictions)} on {len(ground_truth['images'])} images",
     )
 
 
@@ -115,16 +115,18 @@ def open_results(study: Study) -> Results:
     """The predictions of a study's best weights on val.
 
     Raises:
-        FileNotFoundError: if a model is not trained yet.
-        ValueError: if predictions are not of this devkit's val.
+        FileNotFoundError: a model is not trained yet.
+        ValueError: predictions are invalid, or not of this devkit's val.
     """
-    truth = validate_ground_truth(study.ground_truth)
+    predictions = {}
+    for name, title in MODEL_TITLES.items():
+        path = study.run_folder(name) / PREDICTIONS["best"]
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: run 03_train with MODEL={name!r} first")
+        predictions[title] = read_predictions(path, study.ground_truth)
     return Results(
-        ground_truth=truth,
-        predictions={
-            title: _read(_prediction_path(study, name), truth)
-            for name, title in MODEL_TITLES.items()
-        },
+        ground_truth=study.ground_truth,
+        predictions=predictions,
         folder=study.results,
         images=study.devkit,
         description=study.description,
@@ -132,24 +134,8 @@ def open_results(study: Study) -> Results:
     )
 
 
-def _read(path: Path, truth: dict) -> dict:
-    predictions = read_predictions(path)
-    try:
-        check_images(truth, predictions["header"])
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    return predictions
-
-
-def _prediction_path(study: Study, model_name: str, checkpoint: str = "best") -> Path:
-    path = study.run_folder(model_name) / PREDICTIONS[checkpoint]
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run 03_train with MODEL={model_name!r} first")
-    return path
-
-
 def checkpoint_ap(run_folder: Path, ground_truth: dict) -> pd.DataFrame:
-    """COCO's AP, AP50 and AP75 with their intervals at each checkpoint of a run.
+    """AP, AP50 and AP75 with intervals at each checkpoint of a run.
 
     Columns: checkpoint, kind, metric, class, value, low, high (percent).
     """
@@ -157,7 +143,8 @@ def checkpoint_ap(run_folder: Path, ground_truth: dict) -> pd.DataFrame:
     for checkpoint, name in PREDICTIONS.items():
         if not (run_folder / name).is_file():
             continue
-        evaluation = evaluate(ground_truth, read_predictions(run_folder / name)["detections"])
+        predictions = read_predictions(run_folder / name, ground_truth)
+        evaluation = evaluate(ground_truth, predictions["detections"])
         table = evaluation.table
         headline = table[table["metric"].isin(HEADLINE) & (table["class"] == "all")]
         resamples = bootstrap(evaluation, weights, headline=True)
