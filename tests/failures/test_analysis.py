@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.helpers.random_sets import judged_sets
+from tests.helpers.random_sets import random_sets
 from tests.helpers.shapes import (
     EVERYWHERE,
     FAR,
@@ -244,7 +244,7 @@ def test_hundreds_of_detections_in_one_image():
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
-@given(judged_sets(void=True))
+@given(random_sets(void=True))
 def test_counts_sum_over_classes_and_sizes_on_random_sets(pair):
     content, detections = pair
     analysis = analysis_of(content, detections, 0.3)

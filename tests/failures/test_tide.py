@@ -5,8 +5,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from tidecv import TIDE, Data
 
-from tests.helpers.coco import entry, truth_of
-from tests.helpers.random_sets import judged_sets
+from tests.helpers.coco import entry, ground_truth_of
+from tests.helpers.random_sets import random_sets
 from tests.helpers.shapes import dataset_eval, real_predictions
 from vocseg_lib.data.coco import bbox_xywh, validate_ground_truth, validate_results
 from vocseg_lib.failures.tide import ERRORS, tide
@@ -54,7 +54,7 @@ def check(content, detections):
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(judged_sets())
+@given(random_sets())
 def test_equals_tidecv_on_random_sets(pair):
     content, detections = pair
     if content["annotations"] and detections:
@@ -68,7 +68,7 @@ def test_equals_tidecv_on_real_predictions(shared):
 
 
 def test_each_error_by_hand():
-    content = truth_of(
+    content = ground_truth_of(
         entry(1, 3, (0, 0, 10, 10)),  # detected twice
         entry(1, 5, (10, 10, 8, 8)),  # called another class
         entry(2, 3, (0, 0, 10, 10)),  # with half its mask
@@ -90,7 +90,7 @@ def test_each_error_by_hand():
 
 
 def test_a_class_without_objects_does_not_count():
-    content = truth_of(entry(1, 3, (0, 0, 10, 10)), entry(1, 3, (10, 10, 8, 8)))
+    content = ground_truth_of(entry(1, 3, (0, 0, 10, 10)), entry(1, 3, (10, 10, 8, 8)))
     # The second has another class and too little of its object.
     detections = [entry(1, 3, (0, 0, 10, 10), 0.9), entry(1, 7, (10, 10, 8, 3), 0.8)]
     result = tide(dataset_eval(content, detections))

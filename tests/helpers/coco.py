@@ -1,36 +1,36 @@
-"""Ground truth and detections written by hand."""
+"""Ground truth and detections by hand: filled boxes on images of 20 x 20 pixels."""
 
 import torch
 
 from vocseg_lib.data.classes import CLASS_NAMES
 from vocseg_lib.utils.rle import encode_rle
 
+SIDE = 20
 
-def rectangle(x, y, w, h, side=20):
-    mask = torch.zeros(1, side, side)
+
+def rectangle(x, y, w, h):
+    mask = torch.zeros(1, SIDE, SIDE)
     mask[0, y : y + h, x : x + w] = 1
     return mask
 
 
-def entry(image_id, category, box, score=None, side=20):
+def entry(image_id, category, box, score=None):
     """An annotation, or with a score a detection, of a filled box xywh."""
-    x, y, w, h = box
-    mask = rectangle(x, y, w, h, side)
-    found = {
+    shared = {
         "image_id": image_id,
         "category_id": category,
         "bbox": [float(v) for v in box],
-        "segmentation": encode_rle(mask)[0],
+        "segmentation": encode_rle(rectangle(*box))[0],
     }
-    return (
-        {**found, "score": score} if score is not None else {**found, "area": w * h, "iscrowd": 0}
-    )
+    if score is None:
+        return {**shared, "area": box[2] * box[3], "iscrowd": 0}
+    return {**shared, "score": score}
 
 
-def truth_of(*annotations, images=3):
+def ground_truth_of(*annotations, images=3):
     return {
         "images": [
-            {"id": i, "file_name": f"{i}.jpg", "height": 20, "width": 20}
+            {"id": i, "file_name": f"{i}.jpg", "height": SIDE, "width": SIDE}
             for i in range(1, images + 1)
         ],
         "annotations": [{**a, "id": k} for k, a in enumerate(annotations, 1)],

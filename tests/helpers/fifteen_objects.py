@@ -1,4 +1,7 @@
-"""The example of github.com/rafaelpadilla/Object-Detection-Metrics: 15 objects and 24 detections on 7 images, boxes xywh."""
+"""15 objects and 24 detections on 7 images: github.com/rafaelpadilla/Object-Detection-Metrics.
+
+Boxes are xywh, detections score and box.
+"""
 
 OBJECTS = {
     1: [(25, 16, 38, 56), (129, 123, 41, 62)],
@@ -9,7 +12,7 @@ OBJECTS = {
     6: [(36, 89, 52, 76), (62, 58, 44, 67)],
     7: [(28, 31, 55, 63), (58, 67, 50, 58)],
 }
-FOUND = {
+DETECTIONS = {
     1: [(0.88, 5, 67, 31, 48), (0.70, 119, 111, 40, 67), (0.80, 124, 9, 49, 67)],
     2: [(0.71, 64, 111, 64, 58), (0.54, 26, 140, 60, 47), (0.74, 19, 18, 43, 35)],
     3: [
@@ -35,4 +38,4 @@ FOUND = {
     7: [(0.48, 16, 20, 101, 88), (0.95, 33, 116, 37, 49)],
 }
 AP_11, AP_ALL = 26.84, 24.56
-"""Percent, at IoU .3, cut off after two digits."""
+"""Percent at IoU .3, truncated to two digits."""

@@ -1,49 +1,35 @@
-"""Random ground truth and detections for hypothesis: ties, crowds, empty images, empty classes, more than 100 detections."""
+"""Random ground truth and detections for hypothesis: ties, crowds, empty images and classes."""
 
 import numpy as np
 import torch
 from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
 
 from vocseg_lib.utils.rle import encode_rle
 
 SIDE = 128
 
 
-def blob(random: np.random.Generator, side: int) -> torch.Tensor:
-    """A mask [side, side] of an ellipse, some of them of no pixel."""
-    y, x = np.mgrid[:side, :side]
-    centre, radii = (
-        random.uniform(0, side, 2),
-        random.uniform(0, side / 2, 2) ** random.uniform(0.3, 1),
-    )
-    return torch.from_numpy(
-        ((x - centre[0]) / (radii[0] + 1e-9)) ** 2 + ((y - centre[1]) / (radii[1] + 1e-9)) ** 2 <= 1
-    )
+def random_ellipse(random: np.random.Generator) -> torch.Tensor:
+    """A mask [SIDE, SIDE] of an ellipse, some of no pixel."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    center = random.uniform(0, SIDE, 2)
+    radii = random.uniform(0, SIDE / 2, 2) ** random.uniform(0.3, 1) + 1e-9
+    distance = ((x - center[0]) / radii[0]) ** 2 + ((y - center[1]) / radii[1]) ** 2
+    return torch.from_numpy(distance <= 1)
 
 
-def box_of(mask: torch.Tensor) -> list[float]:
-    ys, xs = torch.where(mask)
-    if not len(xs):
-        return [0.0, 0.0, 0.0, 0.0]
-    return [
-        float(xs.min()),
-        float(ys.min()),
-        float(xs.max() - xs.min() + 1),
-        float(ys.max() - ys.min() + 1),
-    ]
+def random_sets(**options) -> st.SearchStrategy:
+    """Strategy of `random_set`."""
+    options = {name: st.just(value) for name, value in options.items()}
+    return st.builds(random_set, st.integers(0, 2**32 - 1), **options)
 
 
-def judged_sets(**options) -> st.SearchStrategy:
-    """Strategy of `judged_set`."""
-    return st.builds(
-        judged_set,
-        st.integers(0, 2**32 - 1),
-        **{name: st.just(value) for name, value in options.items()},
-    )
+def random_set(seed: int, void: bool = False, most: int = 12) -> tuple[dict, list[dict]]:
+    """(COCO ground truth, COCO results) of few images and classes, detections near objects or not.
 
-
-def judged_set(seed: int, void: bool = False, most: int = 12) -> tuple[dict, list[dict]]:
-    """(COCO ground truth, COCO results): few images and classes, scores with ties, detections near objects and anywhere."""
+    Up to 2 * `most` detections per image, scores with ties.
+    """
     random = np.random.default_rng(seed)
     images = [
         {"id": int(i), "height": SIDE, "width": SIDE, "file_name": f"{i}.jpg"}
@@ -51,34 +37,29 @@ def judged_set(seed: int, void: bool = False, most: int = 12) -> tuple[dict, lis
     ]
     categories = [{"id": k, "name": f"class {k}"} for k in (2, 5, 9)][: random.integers(1, 4)]
     annotations, detections = [], []
+
+    def random_entry(image: dict, mask: torch.Tensor) -> dict:
+        (rle,) = encode_rle(mask[None])
+        return {
+            "image_id": image["id"],
+            "category_id": int(random.choice([c["id"] for c in categories])),
+            "bbox": coco_mask.toBbox(rle).tolist(),
+            "segmentation": rle,
+        }
+
     for image in images:
         if void:
-            (image["void"],) = encode_rle(blob(random, SIDE)[None])
-        masks = [blob(random, SIDE) for _ in range(random.integers(0, 5))]
+            (image["void"],) = encode_rle(random_ellipse(random)[None])
+        masks = [random_ellipse(random) for _ in range(random.integers(0, 5))]
         for mask in masks:
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image["id"],
-                    "category_id": int(random.choice([c["id"] for c in categories])),
-                    "bbox": box_of(mask),
-                    "area": int(mask.sum()),
-                    "segmentation": encode_rle(mask[None])[0],
-                    "iscrowd": int(random.random() < 0.2),
-                }
-            )
+            more = {"id": len(annotations) + 1, "area": int(mask.sum())}
+            iscrowd = int(random.random() < 0.2)
+            annotations.append({**random_entry(image, mask), **more, "iscrowd": iscrowd})
         for _ in range(random.integers(0, 2 * most)):
-            mask = blob(random, SIDE)
+            mask = random_ellipse(random)
             if masks and random.random() < 0.6:  # an object, moved a little
                 shift = tuple(random.integers(-6, 7, 2).tolist())
                 mask = torch.roll(masks[random.integers(len(masks))], shift, (0, 1))
-            detections.append(
-                {
-                    "image_id": image["id"],
-                    "category_id": int(random.choice([c["id"] for c in categories])),
-                    "bbox": box_of(mask),
-                    "score": round(float(random.random()), int(random.integers(1, 4))),
-                    "segmentation": encode_rle(mask[None])[0],
-                }
-            )
+            score = round(float(random.random()), int(random.integers(1, 4)))
+            detections.append({**random_entry(image, mask), "score": score})
     return {"images": images, "annotations": annotations, "categories": categories}, detections

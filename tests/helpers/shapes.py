@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from tests.helpers.coco import truth_of
+from tests.helpers.coco import ground_truth_of
 from vocseg_lib.data.coco import validate_ground_truth, validate_results
 from vocseg_lib.failures.analysis import Analysis
 from vocseg_lib.failures.mask_errors import Thresholds
@@ -41,7 +41,7 @@ def shape(pixels, category=15, score=None, box=None, image=1, uncropped=None):
 
 def ground_truth(*objects, void=None, images=1):
     """Validated ground truth of images of SIDE pixels."""
-    content = truth_of(*objects, images=images)
+    content = ground_truth_of(*objects, images=images)
     for image in content["images"]:
         image |= {"height": SIDE, "width": SIDE}
     if void is not None:

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 
-from tests.helpers.random_sets import judged_sets
+from tests.helpers.random_sets import random_sets
 from vocseg_lib.metrics.bootstrap import (
+    KEYS,
     bootstrap,
     bootstrap_weights,
     explain_difference,
@@ -15,109 +16,87 @@ from vocseg_lib.metrics.bootstrap import (
 )
 from vocseg_lib.metrics.coco_eval import evaluate, metrics_table
 
-KEYS = ["kind", "metric", "class"]
 
-
-def drawn(truth, found, weights):
-    """The data set of one resample, its images under new ids in the order of the old ones."""
-    images, annotations, detections = [], [], []
-    for image, times in zip(
-        sorted(truth["images"], key=lambda i: i["id"]), weights.astype(int), strict=True
-    ):
+def resampled(ground_truth, detections, weights):
+    """The data set of one resample, its images under new ids."""
+    images, annotations, results = [], [], []
+    for image, times in zip(ground_truth["images"], weights.astype(int), strict=True):
         for _ in range(times):
             number = len(images) + 1
             images.append({**image, "id": number})
-            annotations += [
-                {**a, "image_id": number}
-                for a in truth["annotations"]
-                if a["image_id"] == image["id"]
-            ]
-            detections += [{**d, "image_id": number} for d in found if d["image_id"] == image["id"]]
-    return {**truth, "images": images, "annotations": annotations}, detections
+            for entries, copies in (
+                (ground_truth["annotations"], annotations),
+                (detections, results),
+            ):
+                some = (e for e in entries if e["image_id"] == image["id"])
+                copies += [{**e, "image_id": number} for e in some]
+    annotations = [{**a, "id": k} for k, a in enumerate(annotations, 1)]
+    return {**ground_truth, "images": images, "annotations": annotations}, results
 
 
 @settings(deadline=None, max_examples=25)
-@given(judged_sets(void=True))
-def test_a_resample_is_what_judging_its_images_gives(judged):
-    truth, found = judged
-    for number, detection in enumerate(
-        found
-    ):  # without ties: theirs come image by image, each time that it is drawn
+@given(random_sets(void=True))
+def test_a_resample_equals_an_evaluation_of_its_images(pair):
+    ground_truth, detections = pair
+    for number, detection in enumerate(detections):  # without ties, which come image by image
         detection["score"] = 1 - number / 1_000
-    weights = bootstrap_weights(len(truth["images"]), 3, seed=5)
-    resampled = bootstrap(evaluate(truth, found), weights)
+    weights = bootstrap_weights(len(ground_truth["images"]), 3, seed=5)
+    resamples = bootstrap(evaluate(ground_truth, detections), weights)
     for row in range(3):
-        table = metrics_table(evaluate(*drawn(truth, found, weights[row]))).set_index(KEYS)["value"]
-        for column in resampled:
-            direct, ours = table.get(column, np.nan), resampled.loc[row, column]
-            assert ours == pytest.approx(direct, abs=1e-9, nan_ok=True), column
+        evaluation = evaluate(*resampled(ground_truth, detections, weights[row]))
+        table = metrics_table(evaluation).set_index(KEYS)["value"]
+        for column in resamples:
+            value, expected = resamples.loc[row, column], table.get(column, np.nan)
+            assert value == pytest.approx(expected, abs=1e-9, nan_ok=True), column
 
 
-def test_each_image_once_gives_the_figures_themselves(shared):
+@pytest.fixture(scope="module")
+def evaluations(shared):
     folder = shared / "predictions"
-    truth = json.loads((folder / "voc2012_val_gt.json").read_text())
-    found = [
-        json.loads((folder / f"{n}_mobilenet320.json").read_text())
-        for n in ("yolact_official", "mask_rcnn_torchvision")
-    ]
-    ours, theirs = (evaluate(truth, detections) for detections in found)
-    once = bootstrap(ours, np.ones((1, len(truth["images"]))))
-    table = metrics_table(ours).set_index(KEYS)["value"]
-    assert once.loc[0].to_numpy() == pytest.approx(
-        table[list(once)].to_numpy(), abs=1e-9, nan_ok=True
-    )
+    names = "voc2012_val_gt", "yolact_official_mobilenet320", "mask_rcnn_torchvision_mobilenet320"
+    ground_truth, *files = (json.loads((folder / f"{name}.json").read_text()) for name in names)
+    return [evaluate(ground_truth, detections) for detections in files]
 
-    weights = bootstrap_weights(len(truth["images"]), 200)
-    samples = [bootstrap(e, weights) for e in (ours, theirs)]
-    ends = intervals(samples[0]).set_index(KEYS).dropna()
+
+def test_each_image_once_gives_the_metrics(evaluations):
+    first = evaluations[0]
+    once = bootstrap(first, np.ones((1, len(first.ground_truth["images"]))))
+    expected = metrics_table(first).set_index(KEYS)["value"][list(once)]
+    assert once.loc[0].to_numpy() == pytest.approx(expected.to_numpy(), abs=1e-9, nan_ok=True)
+
+
+def test_paired_differences(evaluations):
+    first, second = evaluations
+    weights = bootstrap_weights(len(first.ground_truth["images"]), 200)
+    samples = [bootstrap(evaluation, weights) for evaluation in evaluations]
+    ends = intervals(samples[0]).dropna()
     assert (ends["low"] <= ends["high"]).all()
-    gaps = paired_differences(ours, theirs, tuple(samples)).set_index(KEYS)
-    itself = paired_differences(ours, ours, (samples[0], samples[0]))
-    assert not itself["significant"].any()
-    assert (itself[["difference", "low", "high"]].dropna() == 0).all(axis=None)
+    same = paired_differences(first, first, (samples[0], samples[0]))
+    assert not same["significant"].any()
+    assert (same[["difference", "low", "high"]].dropna() == 0).all(axis=None)
+    gaps = paired_differences(first, second, tuple(samples)).set_index(KEYS)
     assert gaps.loc[("mask", "AP75", "all"), "significant"]
     assert not gaps.loc[("mask", "AP50", "all"), "significant"]
-    # What makes images hard for both cancels out.
-    paired = (
-        gaps.loc[("mask", "AP50", "person"), "high"] - gaps.loc[("mask", "AP50", "person"), "low"]
-    )
-    apart = (
-        samples[0]["mask", "AP50", "person"].to_numpy()
-        - samples[1]["mask", "AP50", "person"].to_numpy()[::-1]
-    )
-    assert paired < np.subtract(*np.quantile(apart, [0.975, 0.025]))
+    # What makes images hard for both cancels.
+    low, high = gaps.loc[("mask", "AP50", "person"), ["low", "high"]]
+    values = (sample["mask", "AP50", "person"].to_numpy() for sample in samples)
+    unpaired = next(values) - next(values)[::-1]
+    assert high - low < np.subtract(*np.quantile(unpaired, [0.975, 0.025]))
 
 
-def test_what_is_not_shown_is_said_so():
-    row = pd.Series(
-        {
-            "kind": "mask",
-            "metric": "AP50",
-            "class": "all",
-            "difference": 1.0,
-            "low": -2.0,
-            "high": 4.0,
-            "significant": False,
-        }
-    )
-    assert explain_difference(row, "A", "B").startswith(
-        "mask AP50: no difference shown between A and B: +1.0 points"
-    )
-    assert "A is better than B" in explain_difference(
-        pd.Series({**row, "low": 0.5, "significant": True}), "A", "B"
-    )
-    worse = {
-        **row,
-        "difference": -3.0,
-        "low": -5.0,
-        "high": -1.0,
-        "significant": True,
-        "class": "cat",
-    }
-    assert "mask AP50 of cat: B is better than A" in explain_difference(pd.Series(worse), "A", "B")
+@pytest.mark.parametrize(
+    ("difference", "low", "high", "better"),
+    [(1.0, -2.0, 4.0, None), (1.0, 0.5, 4.0, "A is better"), (-3.0, -5.0, -1.0, "B is better")],
+)
+def test_explained_differences(difference, low, high, better):
+    row = {"kind": "mask", "metric": "AP50", "class": "cat", "difference": difference}
+    row |= {"low": low, "high": high, "significant": better is not None}
+    text = explain_difference(pd.Series(row), "A", "B")
+    assert f"{difference:+.1f}" in text
+    assert better in text if better else "better" not in text
 
 
-def test_resamples_hold_as_many_images_and_repeat():
+def test_resamples_have_as_many_images_and_are_reproducible():
     weights = bootstrap_weights(50, 20)
     assert (weights.sum(1) == 50).all()
     assert np.array_equal(weights, bootstrap_weights(50, 20))
