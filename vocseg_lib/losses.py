@@ -17,7 +17,7 @@ POSITIVE_IOU, NEGATIVE_IOU = 0.5, 0.4
 CROWD_IOF = 0.7
 """A background prior with a larger fraction of its area in a crowd box is ignored."""
 NEGATIVES_PER_POSITIVE = 3
-IGNORE, BACKGROUND = -1, 0
+IGNORED_CLASS, BACKGROUND_CLASS = -1, 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ def match_priors(
     relative xyxy, priors relative cxcywh; images with fewer objects are padded with label 0.
     """
     corners = cxcywh_to_xyxy(priors).expand(len(boxes), -1, -1)
-    iou = box_iou(boxes, corners).masked_fill_((labels == BACKGROUND)[..., None], -1)
+    iou = box_iou(boxes, corners).masked_fill_((labels == BACKGROUND_CLASS)[..., None], -1)
     best_iou, objects = iou.max(1)
     # Forced matches.
     forced = _forced_priors(iou)
@@ -54,11 +54,11 @@ def match_priors(
     objects[image, forced[image, index]] = index
     # Classes by thresholds.
     classes = labels.gather(1, objects)
-    classes[best_iou < POSITIVE_IOU] = IGNORE
-    classes[best_iou < NEGATIVE_IOU] = BACKGROUND
+    classes[best_iou < POSITIVE_IOU] = IGNORED_CLASS
+    classes[best_iou < NEGATIVE_IOU] = BACKGROUND_CLASS
     if crowd_boxes is not None:
         in_crowd = box_intersection(crowd_boxes, corners).amax(1) / box_area(corners)
-        classes[(classes == BACKGROUND) & (in_crowd > CROWD_IOF)] = IGNORE
+        classes[(classes == BACKGROUND_CLASS) & (in_crowd > CROWD_IOF)] = IGNORED_CLASS
     return classes, objects
 
 
@@ -88,11 +88,11 @@ def mine_hard_negatives(
     """The background priors of least background probability, 3 per positive, per image (SSD)."""
     logits = logits.detach()
     difficulty = torch.logsumexp(logits, -1) - logits[..., 0]
-    order = difficulty.masked_fill_(classes != BACKGROUND, 0).argsort(1, descending=True)
+    order = difficulty.masked_fill_(classes != BACKGROUND_CLASS, 0).argsort(1, descending=True)
     wanted = NEGATIVES_PER_POSITIVE * (classes > 0).sum(1, keepdim=True)
     wanted = wanted.clamp(max=classes.shape[1] - 1)
     hardest = torch.arange(classes.shape[1], device=classes.device) < wanted
-    return torch.zeros_like(hardest).scatter(1, order, hardest) & (classes == BACKGROUND)
+    return torch.zeros_like(hardest).scatter(1, order, hardest) & (classes == BACKGROUND_CLASS)
 
 
 def yolact_loss(

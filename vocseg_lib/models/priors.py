@@ -10,7 +10,7 @@ from vocseg_lib.models.config import PASCAL_SCALES
 
 ASPECT_RATIOS = (1.0, 0.5, 2.0)
 SCALES_FOR_SIZE = 550
-"""Pixels: the side of the image that the scales are meant for."""
+"""Pixels, side of the image that scales refer to."""
 
 
 def prior_boxes(
@@ -19,20 +19,18 @@ def prior_boxes(
     aspect_ratios: Sequence[float] = ASPECT_RATIOS,
     square: bool = False,
 ) -> Float[Tensor, "p 4"]:
-    """Priors cxcywh relative to the image, ordered by level, row, column, ratio; one scale a level (YOLACT, sec. 4).
+    """Priors (relative cxcywh) by level, row, column, ratio; one scale per level (YOLACT, sec. 4).
 
-    `feature_sizes` are (rows, columns). `square` repeats the official code's square-anchor bug (height = width),
-    which its COCO weights assume. Priors are not clipped. They are computed in float64 and rounded once.
+    `feature_sizes` are (rows, columns). `square`: the official code's bug, height = width. Not
+    clipped; computed in float64 and rounded once.
     """
-    levels = []
-    ratios = torch.tensor(aspect_ratios, dtype=torch.float64).sqrt()
+    levels, ratios = [], torch.tensor(aspect_ratios, dtype=torch.float64).sqrt()
     for (rows, columns), scale in zip(feature_sizes, scales, strict=True):
         y = (torch.arange(rows, dtype=torch.float64) + 0.5) / rows
         x = (torch.arange(columns, dtype=torch.float64) + 0.5) / columns
         width = scale * ratios / SCALES_FOR_SIZE
         height = width if square else scale / ratios / SCALES_FOR_SIZE
         cy, cx, _ = torch.meshgrid(y, x, ratios, indexing="ij")
-        levels.append(
-            torch.stack([cx, cy, width.expand_as(cx), height.expand_as(cx)], -1).reshape(-1, 4)
-        )
+        boxes = torch.stack([cx, cy, width.expand_as(cx), height.expand_as(cx)], -1)
+        levels.append(boxes.reshape(-1, 4))
     return torch.cat(levels).float()

@@ -1,4 +1,4 @@
-"""Box geometry. Boxes are absolute xyxy floats with exclusive x2, y2, unless a name says otherwise."""
+"""Box geometry; boxes are absolute xyxy, x2 and y2 exclusive, unless a name says otherwise."""
 
 import torch
 from jaxtyping import Float, Shaped
@@ -8,7 +8,7 @@ SSD_VARIANCES = (0.1, 0.1, 0.2, 0.2)
 
 
 def cxcywh_to_xyxy(boxes_cxcywh: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
-    """Corners of boxes given by centre and size."""
+    """Corners of boxes given by center and size."""
     half = boxes_cxcywh[..., 2:] / 2
     return torch.cat([boxes_cxcywh[..., :2] - half, boxes_cxcywh[..., :2] + half], -1)
 
@@ -21,7 +21,7 @@ def box_area(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
 def box_intersection(
     a: Float[Tensor, "*batch n 4"], b: Float[Tensor, "*batch m 4"]
 ) -> Float[Tensor, "*batch n m"]:
-    """Area that every box in `a` shares with every box in `b`."""
+    """Area shared by each box in `a` and each box in `b`."""
     ax1, ay1, ax2, ay2 = a[..., :, None, :].unbind(-1)
     bx1, by1, bx2, by2 = b[..., None, :, :].unbind(-1)
     width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp_(min=0)
@@ -32,31 +32,30 @@ def box_intersection(
 def box_iou(
     a: Float[Tensor, "*batch n 4"], b: Float[Tensor, "*batch m 4"]
 ) -> Float[Tensor, "*batch n m"]:
-    """Intersection over union of every box in `a` with every box in `b`; two empty boxes have IoU 0.
+    """IoU of each box in `a` with each box in `b`; 0 between two empty boxes.
 
-    Like `torchvision.ops.box_iou`, with leading batch dimensions (Fast NMS compares boxes class by class).
+    As `torchvision.ops.box_iou`, with leading batch dimensions (Fast NMS compares per class).
     """
     inter = box_intersection(a, b)
     union = box_area(a)[..., :, None] + box_area(b)[..., None, :] - inter
     return torch.where(union <= 0, 0.0, inter / union)
 
 
-def nearest_box(found: dict[str, Tensor], box: Float[Tensor, "4"], label: int) -> int:
-    """The detection of a label, or of any if there is none of it, whose box overlaps a box most."""
-    iou = box_iou(found["boxes"], box[None].to(found["boxes"]))[:, 0]
-    return int((iou + (found["labels"] == label)).argmax())
+def nearest_box(detections: dict[str, Tensor], box: Float[Tensor, "4"], label: int) -> int:
+    """Index of the detection with largest IoU with a box, of a label if there is one."""
+    iou = box_iou(detections["boxes"], box[None].to(detections["boxes"]))[:, 0]
+    return int((iou + (detections["labels"] == label)).argmax())
 
 
 def encode_boxes(
     boxes: Float[Tensor, "*n 4"], priors_cxcywh: Float[Tensor, "*n 4"]
 ) -> Float[Tensor, "*n 4"]:
-    """Offsets from priors to boxes: SSD's code with variances 0.1 and 0.2 (SSD paper, eq. 2)."""
-    centre = (boxes[..., :2] + boxes[..., 2:]) / 2
+    """Offsets from priors to boxes, divided by SSD's variances 0.1 and 0.2 (SSD paper, eq. 2)."""
+    center = (boxes[..., :2] + boxes[..., 2:]) / 2
     size = boxes[..., 2:] - boxes[..., :2]
-    variances = boxes.new_tensor(SSD_VARIANCES)
-    shift = (centre - priors_cxcywh[..., :2]) / priors_cxcywh[..., 2:]
+    shift = (center - priors_cxcywh[..., :2]) / priors_cxcywh[..., 2:]
     scale = torch.log(size / priors_cxcywh[..., 2:])
-    return torch.cat([shift, scale], -1) / variances
+    return torch.cat([shift, scale], -1) / boxes.new_tensor(SSD_VARIANCES)
 
 
 def decode_boxes(
@@ -64,23 +63,16 @@ def decode_boxes(
 ) -> Float[Tensor, "*n 4"]:
     """The inverse of `encode_boxes`: xyxy boxes in the units of the priors."""
     offsets = offsets * offsets.new_tensor(SSD_VARIANCES)
-    centre = priors_cxcywh[..., :2] + offsets[..., :2] * priors_cxcywh[..., 2:]
+    center = priors_cxcywh[..., :2] + offsets[..., :2] * priors_cxcywh[..., 2:]
     size = priors_cxcywh[..., 2:] * torch.exp(offsets[..., 2:])
-    return cxcywh_to_xyxy(torch.cat([centre, size], -1))
+    return cxcywh_to_xyxy(torch.cat([center, size], -1))
 
 
 def masks_to_boxes(masks: Shaped[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:
-    """Tight boxes of masks, x2 and y2 exclusive (torchvision's are inclusive); an empty mask gives a zero box."""
+    """Tight boxes of masks, x2 and y2 exclusive; zeros for an empty mask."""
     height, width = masks.shape[1:]
     columns, rows = masks.amax(1) != 0, masks.amax(2) != 0  # ten times faster than any()
     x, y = torch.arange(width, device=masks.device), torch.arange(height, device=masks.device)
-    boxes = torch.stack(
-        [
-            torch.where(columns, x, width).amin(1),
-            torch.where(rows, y, height).amin(1),
-            torch.where(columns, x + 1, 0).amax(1),
-            torch.where(rows, y + 1, 0).amax(1),
-        ],
-        1,
-    ).float()
-    return boxes * columns.any(1, keepdim=True)
+    x1, y1 = torch.where(columns, x, width).amin(1), torch.where(rows, y, height).amin(1)
+    x2, y2 = torch.where(columns, x + 1, 0).amax(1), torch.where(rows, y + 1, 0).amax(1)
+    return torch.stack([x1, y1, x2, y2], 1).float() * columns.any(1, keepdim=True)
