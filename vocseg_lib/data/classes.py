@@ -11,8 +11,7 @@ CLASS_NAMES = tuple(
     "person pottedplant sheep sofa train tvmonitor".split()
 )
 """Label k (1..20) is `CLASS_NAMES[k - 1]`; 0 is background."""
-VOID = 255
-"""Pixel value of what evaluation ignores: object borders and objects too hard to label."""
+VOID = 255  # pixels that evaluation ignores: object borders and objects too hard to label
 
 
 def save_map(path: Path, values: np.ndarray) -> None:

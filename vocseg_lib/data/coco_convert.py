@@ -17,13 +17,9 @@ from vocseg_lib.data.voc import CLASS_FILE, BadSample, VocDataset, read_image, r
 from vocseg_lib.utils.files import read_json, reuse_or_clear
 from vocseg_lib.utils.rle import encode_rle
 
-COCO_STAMP_NAME = "from_coco.txt"
-"""File in a converted devkit with the files that it was made from."""
-VAL_EVERY = 5
-"""Without annotations for val, every fifth image is held out for it."""
-JPEG_QUALITY = 95
-MAX_BAD_FRACTION = 0.05
-"""Largest fraction of images that may be missing or unusable."""
+COCO_STAMP_NAME = "from_coco.txt"  # file in a devkit with the files that it was made from
+VAL_EVERY = 5  # without annotations for val, every fifth image is held out
+MAX_BAD_FRACTION = 0.05  # of images
 
 
 def coco_to_voc(
@@ -64,8 +60,7 @@ def coco_to_voc(
         report = f"{len(bad)} of {total} images cannot be used:\n  " + "\n  ".join(bad)
         if len(bad) > MAX_BAD_FRACTION * total:
             shutil.rmtree(out)
-            limit = f"at most {MAX_BAD_FRACTION:.0%} may be bad"
-            raise ValueError(f"{report}\n{limit}: is {folder} the folder of the images?")
+            raise ValueError(f"{report}\nIs {folder} the folder of the images?")
         print(report)
     held_out = written[1] if val else written[0][VAL_EVERY - 1 :: VAL_EVERY]
     train = [name for name in written[0] if name not in set(held_out)]
@@ -84,19 +79,13 @@ def find_images(annotations: Path, content: dict) -> Path:
     Raises FileNotFoundError when the first image is in none of them.
     """
     split = annotations.stem.removeprefix("instances_")
-    folders = [
-        base / sub
-        for base in (annotations.parent, annotations.parent.parent)
-        for sub in ("", "images", split, f"images/{split}")
-    ]
+    subfolders = ("", "images", split, f"images/{split}")
+    folders = [base / sub for base in annotations.parents[:2] for sub in subfolders]
     first = content["images"][0]["file_name"]
-    for folder in folders:
-        if (folder / first).is_file():
-            return folder
+    if folder := next((f for f in folders if (f / first).is_file()), None):
+        return folder
     searched = ", ".join(map(str, folders))
-    raise FileNotFoundError(
-        f"{first}, the first image of {annotations}, is in none of {searched}: pass its folder"
-    )
+    raise FileNotFoundError(f"{first} of {annotations} is in none of {searched}: pass its folder")
 
 
 def _find_val_file(annotations: Path) -> Path | None:
@@ -173,13 +162,15 @@ def _paint_maps(
 ) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
     """Object map and class map: crowds as void, then objects, the smallest last."""
     object_map, class_map = np.zeros((2, *size), dtype=np.uint8)
-    masks = [coco_mask.decode(a["segmentation"]) > 0 for a in annotations]
-    objects = [(m, a) for m, a in zip(masks, annotations, strict=True) if not a["iscrowd"]]
-    for mask, annotation in zip(masks, annotations, strict=True):
+    objects = []
+    for annotation in annotations:
+        mask = coco_mask.decode(annotation["segmentation"]) > 0
         if annotation["iscrowd"]:
             object_map[mask] = class_map[mask] = VOID
-    for k, (mask, annotation) in sorted(enumerate(objects, 1), key=lambda item: -item[1][0].sum()):
-        object_map[mask], class_map[mask] = k, labels[annotation["category_id"]]
+        else:
+            objects.append((len(objects) + 1, labels[annotation["category_id"]], mask))
+    for k, label, mask in sorted(objects, key=lambda item: -item[2].sum()):
+        object_map[mask], class_map[mask] = k, label
     return object_map, class_map
 
 
@@ -191,13 +182,12 @@ def _write_jpeg(source: Path, target: Path, size: tuple[int, int]) -> None:
         with Image.open(source) as image:
             pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
     if pixels.shape[:2] != size:
-        sizes = ("{1} x {0}".format(*s) for s in (pixels.shape, size))
-        reason = "is {} pixels, but its annotations say {}".format(*sizes)
+        reason = f"has (height, width) {pixels.shape[:2]}, but {size} in its annotations"
         raise BadSample(source, "size mismatch", reason)
     if not rotated and source.suffix.lower() in (".jpg", ".jpeg"):
         shutil.copyfile(source, target)
     else:
-        Image.fromarray(pixels).save(target, quality=JPEG_QUALITY)
+        Image.fromarray(pixels).save(target, quality=95)
 
 
 def voc_to_coco(devkit: str | Path, split: str, skip_bad: bool = False) -> dict:
@@ -218,9 +208,8 @@ def voc_to_coco(devkit: str | Path, split: str, skip_bad: bool = False) -> dict:
             continue
         height, width = sample.image.shape[1:]
         image = {"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width}
-        if sample.void.any():
-            image["void"] = encode_rle(sample.void[None])[0]
-        images.append(image)
+        void = {"void": encode_rle(sample.void[None])[0]} if sample.void.any() else {}
+        images.append(image | void)
         areas = sample.masks.sum((1, 2)).tolist()
         labels, boxes, rles = (
             sample.labels.tolist(),

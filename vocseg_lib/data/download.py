@@ -14,12 +14,11 @@ from tqdm import tqdm
 from vocseg_lib.data.voc import find_devkit, is_devkit
 
 TAR_NAME = "VOCtrainval_11-May-2012.tar"
-MIRRORS = (
+MIRRORS = (  # of the official archive (pytorch/vision#9269), in this order
     f"https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/{TAR_NAME}",
     f"https://d2l-data.s3-accelerate.amazonaws.com/{TAR_NAME}",
     f"https://dataset.bj.bcebos.com/voc/{TAR_NAME}",
 )
-"""Hosts of the official archive (pytorch/vision#9269), tried in this order."""
 MD5 = "6cd6e144f989b92b3379bac3b3de84fd"
 CHUNK_BYTES = 1 << 20
 
@@ -31,16 +30,14 @@ class FetchError(RuntimeError):
 def fetch(
     folder: str | Path, mirrors: Sequence[str] = MIRRORS, md5: str = MD5, timeout_s: float = 30.0
 ) -> Path:
-    """VOC 2012's devkit in `folder`, downloaded (2.0 GB) and unpacked if it is missing.
+    """VOC 2012's devkit in `folder`, downloaded (2.0 GB, resumable) and unpacked if missing.
 
-    A complete archive is not downloaded again; a partial one is continued.
-    Raises FetchError when every mirror fails; calling again resumes the download.
+    Raises FetchError when every mirror fails.
     """
     folder = Path(folder)
     target = folder / "VOCdevkit" / "VOC2012"
-    for devkit in (folder, target):
-        if is_devkit(devkit):
-            return devkit
+    if devkit := next(filter(is_devkit, (folder, target)), None):
+        return devkit
     if target.exists():
         raise FetchError(f"{target} exists, but is not a whole devkit: move it away")
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,13 +87,12 @@ def _download_from(url: str, part: Path, timeout_s: float) -> None:
     with response:
         if response.headers.get_content_type() == "text/html":
             raise OSError("answers with a web page instead of the archive")
-        length = response.headers["Content-Length"]
-        length = int(length) if length else None
+        length = int(response.headers["Content-Length"] or -1)
         if response.status != 206:  # the server sends all of it
-            if length is not None and length < have:
+            if 0 <= length < have:
                 raise OSError(f"offers {length} bytes, fewer than the {have} already downloaded")
             have = 0
-        total = None if length is None else have + length
+        total = None if length < 0 else have + length
         label = f"fetch {url.split('/')[2]}"
         with (
             part.open("ab" if have else "wb") as file,

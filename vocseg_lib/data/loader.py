@@ -31,12 +31,9 @@ class SeededSamples(Dataset):
 
 def load_batches(dataset: Dataset, batches: Iterable[range], workers: int = 0) -> DataLoader:
     """Batches of a data set, each given by its indices."""
+    own = torch.Generator()  # starting to load leaves the global one as it is
     return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=collate,
-        generator=torch.Generator(),  # starting to load leaves the global one as it is
+        dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, generator=own
     )
 
 
@@ -49,10 +46,9 @@ def to_device(
     images: tuple, targets: tuple, device: str | torch.device
 ) -> tuple[list[Tensor], list[dict]]:
     """Images as plain float tensors in 0..1, targets as plain tensors, on the device."""
-    floats = [model_input(image, device) for image in images]
     keys = ("boxes", "labels", "masks")
     moved = [{key: t[key].as_subclass(Tensor).to(device) for key in keys} for t in targets]
-    return floats, moved
+    return [model_input(image, device) for image in images], moved
 
 
 def preserve_rng_state(device: str | torch.device) -> AbstractContextManager:
@@ -63,6 +59,5 @@ def preserve_rng_state(device: str | torch.device) -> AbstractContextManager:
 
 def evenly_spaced(length: int, count: int) -> list[int]:
     """At most `count` evenly spaced indices of a sequence of `length`."""
-    return (
-        sorted({i * length // count for i in range(count)}) if count < length else [*range(length)]
-    )
+    count = min(count, length)
+    return [i * length // count for i in range(count)]

@@ -15,27 +15,23 @@ from tqdm import tqdm
 from vocseg_lib.data.classes import CLASS_NAMES, VOID, save_map
 from vocseg_lib.utils.files import read_json, reuse_or_clear
 
-STAMP_NAME = "synthetic.txt"
-"""File in a synthetic devkit with the numbers that it was made with."""
+STAMP_NAME = "synthetic.txt"  # file in a devkit with the numbers that it was made with
 SUPERSAMPLING = 3
-MIN_VISIBLE_PIXELS = 24
-"""An object with fewer visible pixels than this becomes void."""
+MIN_VISIBLE_PIXELS = 24  # an object with fewer becomes void
 IMAGE_SIZES = ((192, 144), (144, 192), (176, 160))
 
 
 SHAPES_FILE = Path(__file__).with_name("synthetic_shapes.json")
 SHAPES = read_json(SHAPES_FILE)
-"""By class: aspect (width over height), base colors (RGB), and parts in a unit box, back to front.
-
-A part is (kind, coordinates, color): color None is the base, a number scales it, a triple is fixed.
-"""
+"""By class: aspect (width / height), base colors (RGB) and parts in a unit box, back to front:
+kind, coordinates and color, which is the base (None), a factor of it, or RGB."""
 
 
 def write(folder: str | Path, train: int = 1_600, val: int = 80, seed: int = 0) -> Path:
     """Write `folder`/VOCdevkit/VOC2012 with `train` + `val` synthetic images; return its path.
 
-    The same seed gives the same bytes. An existing devkit is reused if it was written with the same
-    numbers, and replaced otherwise. Raises FileExistsError when the folder holds other data.
+    The same seed gives the same bytes. A devkit of the same numbers is reused, another replaced.
+    Raises FileExistsError when the folder holds other data.
     """
     devkit = Path(folder) / "VOCdevkit" / "VOC2012"
     # A checksum of the code: a devkit from another version of it is not the same data.

@@ -15,10 +15,7 @@ from vocseg_lib.utils.boxes import masks_to_boxes
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MEAN_COLOR = tuple(round(255 * m) for m in IMAGENET_MEAN)
-MIN_MASK_SIDE = 4
-"""Pixels: an object whose visible mask is narrower or lower than this is dropped."""
-MIN_CROPPED_SIDE = 4
-"""Pixels: `RandomIoUCrop` fails on smaller images, as 0.3 of their side is less than a pixel."""
+MIN_MASK_SIDE = 4  # pixels: an object whose mask is narrower or lower is dropped
 
 
 def model_input(image: Tensor, device: str | torch.device = "cpu") -> Tensor:
@@ -65,7 +62,8 @@ class SsdAugmentation(torch.nn.Module):
 
     def forward(self, image: Tensor, target: dict) -> tuple[Tensor, dict]:
         image, target = self.zoom_out(*self.distort(image, target))
-        if len(target["boxes"]) and min(image.shape[-2:]) >= MIN_CROPPED_SIDE:
+        # The crop fails if 0.3 of a side is less than a pixel.
+        if len(target["boxes"]) and min(image.shape[-2:]) >= 4:
             image, target = self.crop(image, target)
         return drop_lost_objects(*self.mirror(image, target))
 
@@ -75,8 +73,5 @@ def light_augmentation() -> Callable:
     return v2.Compose([PhotometricDistort(), v2.RandomHorizontalFlip(), drop_lost_objects])
 
 
-AUGMENTATIONS = {
-    "ssd": SsdAugmentation,
-    "light": light_augmentation,
-    "none": lambda: drop_lost_objects,
-}
+AUGMENTATIONS = {"ssd": SsdAugmentation, "light": light_augmentation}
+AUGMENTATIONS["none"] = lambda: drop_lost_objects

@@ -35,13 +35,11 @@ class Problem:
 
 
 def verify(devkit: str | Path, splits: list[str] | None = None) -> list[Problem]:
-    """Every problem of the splits' samples, in list order.
+    """Every problem of the splits (default: train, val and any trainval), in list order.
 
-    `splits` defaults to train, val and, if it exists, trainval. Reports missing, truncated and
-    undecodable files, sizes that differ, maps that contradict each other in any pixel (object
-    without class, class without object), images without an instance, unknown class values, ids
-    without files, ids listed twice, ids in both train and val.
-    Raises FileNotFoundError when `devkit` is not a devkit.
+    Missing, truncated and undecodable files, sizes that differ, maps that contradict each other in
+    any pixel, images without an instance, unknown class values, ids without files, ids listed twice
+    or in both train and val. Raises FileNotFoundError when `devkit` is not a devkit.
     """
     devkit = find_devkit(devkit)
     lists = devkit / "ImageSets" / "Segmentation"
@@ -61,9 +59,8 @@ def verify(devkit: str | Path, splits: list[str] | None = None) -> list[Problem]
             if count > 1:
                 detail = f"{name} is listed {count} times"
                 problems.append(Problem("duplicate id", path, detail))
-    for name in sorted(set(ids.get("train", [])) & set(ids.get("val", []))):
-        detail = f"{name} is in train.txt too"
-        problems.append(Problem("id in train and val", lists / "val.txt", detail))
+    for name in sorted({*ids.get("train", [])} & {*ids.get("val", [])}):
+        problems.append(Problem("id in train and val", lists / "val.txt", f"{name} is in both"))
     names = dict.fromkeys(name for split in ids.values() for name in split)
     for name in tqdm(names, desc="verify", unit="image"):
         problems += _verify_sample(devkit, name)
@@ -85,11 +82,9 @@ def _verify_sample(devkit: Path, name: str) -> list[Problem]:
             problems.append(Problem(bad.kind, bad.path, bad.reason))
     sizes = {folder: values.shape[:2] for folder, values in pixels.items()}
     first = next(iter(sizes), None)
-    for folder, (height, width) in sizes.items():
-        if sizes[folder] != sizes[first]:
-            detail = "{} x {} pixels, but {} has {} x {}".format(
-                width, height, first, *reversed(sizes[first])
-            )
+    for folder, size in sizes.items():
+        if size != sizes[first]:
+            detail = f"(height, width) is {size}, but {sizes[first]} in {first}"
             problems.append(Problem("size mismatch", paths[folder], detail))
     object_map, class_map = pixels.get("SegmentationObject"), pixels.get("SegmentationClass")
     if object_map is not None and class_map is not None and object_map.shape == class_map.shape:
@@ -116,10 +111,9 @@ def _compare_maps(
     counts = contingency(object_map, class_map)
     known = slice(1, len(names) + 1)
     problems = []
-    for value in np.flatnonzero(counts.sum(0)):
-        if len(names) < value < VOID:
-            detail = f"class value {value}, {counts[:, value].sum()} pixels"
-            problems.append(("unknown class", "SegmentationClass", detail))
+    for value in np.flatnonzero(counts[:, len(names) + 1 : VOID].sum(0)) + len(names) + 1:
+        detail = f"class value {value}, {counts[:, value].sum()} pixels"
+        problems.append(("unknown class", "SegmentationClass", detail))
     objects = np.flatnonzero(counts[1:VOID].sum(1)) + 1
     if not len(objects):
         problems.append(("no instance", "SegmentationObject", "has no object"))

@@ -16,15 +16,10 @@ from torchvision import tv_tensors
 from vocseg_lib.data.classes import CLASS_NAMES, VOID
 from vocseg_lib.utils.boxes import masks_to_boxes
 
-CLASS_FILE = "class_names.txt"
-"""In a devkit with classes other than VOC's: one name per line, in the order of class values."""
-IGNORED_NAMES = ("__ignore__", "_background_", "background")
-"""Lines of such a file that stand for no class, as labelme writes them."""
+CLASS_FILE = "class_names.txt"  # of a devkit with other classes: one per line, by class value
+IGNORED_NAMES = ("__ignore__", "_background_", "background")  # lines in it, from labelme
 FOLDERS = {"JPEGImages": ".jpg", "SegmentationObject": ".png", "SegmentationClass": ".png"}
-"""A devkit's folders and the suffix of their files."""
-MIN_AGREEMENT = 0.95
-"""Fraction of an object's pixels that must carry one class, and of a class's pixels that must
-belong to an object, for the sample to be readable; `verify` reports every pixel."""
+MIN_AGREEMENT = 0.95  # of an object's pixels with one class, and of those with an object
 
 
 class BadSample(Exception):
@@ -67,18 +62,14 @@ def is_devkit(folder: Path) -> bool:
 
 
 def find_devkit(folder: str | Path) -> Path:
-    """The devkit at `folder`: itself, or the latest VOC* or VOCdevkit/VOC* in it.
-
-    Raises FileNotFoundError when there is none.
-    """
+    """`folder` itself, or the latest VOC* or VOCdevkit/VOC* in it. Raises FileNotFoundError."""
     folder = Path(folder)
     years = (sorted(folder.glob(p), reverse=True) for p in ("VOC20*", "VOCdevkit/VOC20*"))
     for candidate in [folder, *chain(*years)]:
         if is_devkit(candidate):
             return candidate
     raise FileNotFoundError(
-        f"{folder} is not a VOC devkit: expected {', '.join(FOLDERS)} and ImageSets/Segmentation "
-        "in it, or in VOCdevkit/VOC2012 below it"
+        f"{folder} is not a VOC devkit: expected {', '.join(FOLDERS)} in it or in VOCdevkit/VOC20*"
     )
 
 
@@ -94,7 +85,7 @@ def _read_lines(path: Path) -> list[str]:
 def class_names(devkit: Path) -> tuple[str, ...]:
     """The class names of a devkit, label 1 first: its `class_names.txt`, or VOC's without one.
 
-    Raises ValueError when it has no name, one twice, or more than a map of bytes can hold.
+    Raises ValueError.
     """
     path = devkit / CLASS_FILE
     if not path.is_file():
@@ -102,9 +93,8 @@ def class_names(devkit: Path) -> tuple[str, ...]:
     names = tuple(line for line in _read_lines(path) if line not in IGNORED_NAMES)
     if not 0 < len(names) < VOID:
         raise ValueError(f"{path} has {len(names)} class names; expected 1 to {VOID - 1}")
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"{path} has the class {name!r} twice")
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"{path} has a class twice: {', '.join(sorted(repeated))}")
     if "all" in names:
         raise ValueError(
             f"{path} has a class 'all', which stands for the mean in tables: rename it"
@@ -120,11 +110,8 @@ def split_ids(devkit: Path, split: str) -> list[str]:
         splits = ", ".join(sorted(p.stem for p in lists.glob("*.txt"))) or "none"
         raise FileNotFoundError(f"{path} is missing; splits in this devkit: {splits}")
     # VOC's lists per class have a flag after the name; a name may contain blanks, too.
-    whole = (devkit / "JPEGImages").joinpath
-    return [
-        line if " " in line and whole(f"{line}.jpg").is_file() else line.split()[0]
-        for line in _read_lines(path)
-    ]
+    folder, lines = devkit / "JPEGImages", _read_lines(path)
+    return [x if " " in x and (folder / f"{x}.jpg").is_file() else x.split()[0] for x in lines]
 
 
 def read_image(path: Path, mode: str) -> np.ndarray:
@@ -165,10 +152,7 @@ def _read_files(devkit: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def read_sample(devkit: Path, name: str) -> Sample:
-    """Read one sample; an instance's class is the class map's value on its pixels.
-
-    Raises BadSample.
-    """
+    """Read a sample; an instance's class is the class map's on its pixels. Raises BadSample."""
     image, object_map, class_map = _read_files(devkit, name)
     counts, classes = contingency(object_map, class_map), len(class_names(devkit))
     path = devkit / "SegmentationClass" / f"{name}.png"
@@ -233,10 +217,7 @@ class VocDataset(torch.utils.data.Dataset):
         self.class_names = class_names(self.devkit)
         self.transform, self.skip_bad = transform, skip_bad
         if not self.names:
-            raise ValueError(f"{self._split_file()} lists no image")
-
-    def _split_file(self) -> Path:
-        return self.devkit / "ImageSets" / "Segmentation" / f"{self.split}.txt"
+            raise ValueError(f"the split {split!r} of {self.devkit} lists no image")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -254,7 +235,7 @@ class VocDataset(torch.utils.data.Dataset):
                 bad_samples.append(bad.relative_to(self.devkit))
         else:
             reason = f"none of its samples can be read; first: {bad_samples[0]}"
-            raise BadSample(self._split_file(), "no readable sample", reason)
+            raise BadSample(self.devkit / self.split, "no readable sample", reason)
         size = sample.image.shape[1:]
         target = {
             "boxes": tv_tensors.BoundingBoxes(sample.boxes, format="XYXY", canvas_size=size),
