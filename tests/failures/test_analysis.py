@@ -21,7 +21,6 @@ from vocseg_lib.data.coco import validate_results
 from vocseg_lib.failures.analysis import analyze
 from vocseg_lib.failures.explain import explain_failure
 from vocseg_lib.failures.tables import (
-    AREA_LIMITS,
     CASE_TYPES,
     DETECTED,
     LOST,
@@ -30,7 +29,7 @@ from vocseg_lib.failures.tables import (
 )
 from vocseg_lib.metrics.average_precision import mean_ap
 from vocseg_lib.metrics.coco_eval import evaluate
-from vocseg_lib.metrics.matching import match_coco
+from vocseg_lib.metrics.matching import AREA_RANGES, match_coco
 
 PERSON, HORSE, COW = 15, 13, 10
 COARSE, LARGE = mask_of((7, 7, 16, 16)), mask_of((5, 5, 50, 50))
@@ -85,8 +84,8 @@ def test_each_failure_is_counted_once(hand_made):
         assert column(analysis, family) == errors | {"missed": 3}
     assert column(analysis_of(*hand_made), "TIDE, masks")["background"] == 2
     assert column(analysis, **{"class": "horse"})["missed alone"] == 1
-    sizes = [column(analysis, size=size)["localization failure"] for size in AREA_LIMITS]
-    assert sizes == [1, 0, 0]
+    sizes = [column(analysis, size=size)["localization failure"] for size in AREA_RANGES]
+    assert sizes == [1, 1, 0, 0]
     rates = column(analysis, name="rate")
     assert [rates["leakage"], rates["missed alone"]] == pytest.approx([100 / 11, 100 / 12])
 
@@ -271,5 +270,5 @@ def test_real_predictions_have_each_failure(shared):
         counts = {kind: count + types.get(kind, 0) for kind, count in counts.items()}
         sizes = analysis.at_threshold.objects["size"].value_counts()
         assert sizes.sum() == len(content["annotations"])
-        assert set(sizes.index) <= set(AREA_LIMITS)
+        assert set(sizes.index) < set(AREA_RANGES)
     assert min(counts.values()) >= 3

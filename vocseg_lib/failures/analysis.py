@@ -8,10 +8,9 @@ import pandas as pd
 from jaxtyping import Float
 
 from vocseg_lib.failures.config import Thresholds
-from vocseg_lib.failures.fixes import ap_with_fix, select_size
+from vocseg_lib.failures.fixes import ap_with_fix
 from vocseg_lib.failures.mask_errors import MASK_FAILURES, measure_masks
 from vocseg_lib.failures.tables import (
-    AREA_LIMITS,
     FAILURES,
     OBJECT_FAILURES,
     FailureTables,
@@ -20,7 +19,7 @@ from vocseg_lib.failures.tables import (
 from vocseg_lib.failures.tide import ERRORS, NO_ERROR
 from vocseg_lib.metrics.bootstrap import prepend_point_estimate
 from vocseg_lib.metrics.coco_eval import Evaluation
-from vocseg_lib.metrics.matching import IOU_TYPES, DatasetEval
+from vocseg_lib.metrics.matching import AREA_RANGES, IOU_TYPES, DatasetEval, select_area
 
 FAMILIES = {"TIDE, masks": "AP50", "TIDE, boxes": "AP50", "pixels": "AP"}
 """Families of failures and the metric of their dAP: AP50 of masks or boxes, or COCO's mask AP."""
@@ -33,7 +32,7 @@ CASE_COLUMNS += ["detection", "annotation", "table_row"]
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """One model's failures; counts and cases are of detections from `score_threshold` on, dAP of all."""
+    """One model's failures: counts and cases from `score_threshold` on, dAP of all detections."""
 
     dataset_eval: DatasetEval
     score_threshold: float = 0.0
@@ -106,7 +105,7 @@ class Analysis:
         there are detections of classes without objects).
         """
         classes = ["all", *(c["name"] for c in self.dataset_eval.categories)]
-        dap, rows = {size: self._dap(size) for size in ("all", *AREA_LIMITS)}, []
+        dap, rows = {size: self._dap(size) for size in AREA_RANGES}, []
         as_tidecv = {
             (family, name): value
             for kind, family in TIDE_FAMILIES.items()
@@ -141,7 +140,7 @@ class Analysis:
         """dAP among objects of a size by family and type: of all classes, then per class."""
         result = {}
         for kind, family in TIDE_FAMILIES.items():
-            dap = self.tables.tide[kind].dap(select_size(size), weights)
+            dap = self.tables.tide[kind].dap(select_area(size, "mask"), weights)
             result |= {(family, name): values for name, values in dap.items()}
         ap = ap_with_fix(self.tables, "", size, weights)
         for name in FAILURES:

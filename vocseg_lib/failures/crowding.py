@@ -54,8 +54,8 @@ def crowding_bins(
 ) -> dict[str, dict[str, Selection]]:
     """Selections for `match_coco` by measure of crowding and bin, for any model on these images.
 
-    A detection on no object is in the bin of the object of its class with which its box has most
-    IoU (the first of equals), or with the objects that are alone, if the image has none of its class.
+    A detection on no object is in the bin of the object of its class with most box IoU (the first
+    of equals), or with the objects that are alone, if the image has none of its class.
     """
     labels = [crowding_of(dataset_eval, e, crowd_distance) for e in dataset_eval.image_evals]
 

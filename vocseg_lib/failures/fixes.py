@@ -7,14 +7,14 @@ import pandas as pd
 from jaxtyping import Float
 
 from vocseg_lib.failures.mask_errors import MASK_FAILURES
-from vocseg_lib.failures.tables import AREA_LIMITS, LOST, OBJECT_FAILURES, FailureTables, size_index
+from vocseg_lib.failures.tables import LOST, OBJECT_FAILURES, FailureTables
 from vocseg_lib.metrics.average_precision import mean_ap
 from vocseg_lib.metrics.matching import (
     DatasetEval,
     ImageEval,
     Selection,
     match_coco,
-    select_all,
+    select_area,
 )
 
 
@@ -33,7 +33,7 @@ def ap_with_fix(
         kept = _by_image(tables, tables.objects["state"] != failure)
     elif failure:
         dataset_eval = fix_masks(tables, failure)
-    return mean_ap(match_coco(dataset_eval, "mask", select_size(size, kept)), weights)
+    return mean_ap(match_coco(dataset_eval, "mask", _select(size, kept)), weights)
 
 
 def _by_image(tables: FailureTables, values: pd.Series) -> list[np.ndarray]:
@@ -88,14 +88,12 @@ def _add_detections(image_eval: ImageEval, rows: np.ndarray, objects: np.ndarray
     return more.select(np.argsort(rows, kind="stable"))
 
 
-def select_size(size: str, kept: list[np.ndarray] | None = None) -> Selection:
-    """Selection of the objects of a size ("all": any), if kept (by image; default: all)."""
+def _select(size: str, kept: list[np.ndarray] | None) -> Selection:
+    """Selection of the objects of a size that are kept (by image; default: all)."""
+    of_size = select_area(size, "mask")
 
     def select(image_eval: ImageEval) -> tuple[np.ndarray, np.ndarray]:
-        objects, detections = select_all(image_eval)
-        if size != "all":
-            index, areas = list(AREA_LIMITS).index(size), image_eval.detection_area["mask"]
-            objects, detections = (size_index(a) == index for a in (image_eval.object_area, areas))
-        return objects if kept is None else objects & kept[image_eval.image], detections
+        objects, detections = of_size(image_eval)
+        return objects & kept[image_eval.image], detections
 
-    return select
+    return select if kept else of_size

@@ -11,10 +11,10 @@ from pycocotools import mask as coco_mask
 
 from vocseg_lib.data.coco import UNCROPPED, bbox_xywh
 from vocseg_lib.failures.tide import (
-    CLASS,
-    DUPLICATE,
+    CLASS_ERROR,
+    DUPLICATE_ERROR,
     FOREGROUND_IOU,
-    LOCALIZATION,
+    LOCALIZATION_ERROR,
     NO_ERROR,
     classify_errors,
     greedy_match,
@@ -55,10 +55,10 @@ def assign(image_eval: ImageEval, min_score: float = 0.0) -> Assignment:
     evaluated &= image_eval.score >= min_score
     for kind in ("box", "mask"):  # the mask takes precedence
         errors = classify_errors(image_eval, kind)
-        fixable = np.isin(errors.code, (NO_ERROR, CLASS, LOCALIZATION, DUPLICATE))
+        fixable = np.isin(errors.code, (NO_ERROR, CLASS_ERROR, LOCALIZATION_ERROR, DUPLICATE_ERROR))
         known = evaluated & (errors.object >= 0) & fixable
         objects[known] = errors.object[known]
-    duplicate = evaluated & (errors.code == DUPLICATE)
+    duplicate = evaluated & (errors.code == DUPLICATE_ERROR)
     return Assignment(object=objects, duplicate=duplicate, evaluated=evaluated)
 
 
@@ -69,9 +69,9 @@ def apply_oracles(
 
     - *true classes*: the object's class. *True boxes*: the object's box, and the mask, before its
       crop if the prediction file has that, cropped to this box. *True masks*: the object's mask,
-      cropped to the box. As in TIDE, one fix per object: another detection that these put on a
-      taken object is dropped.
-    - *no duplicates*: without TIDE's duplicates; *no false alarms*: without detections on no object.
+      cropped to the box. As in TIDE, one fix per object: another detection that they put on it
+      is dropped.
+    - *no duplicates*: without TIDE's; *no false alarms*: without detections on no object.
 
     Raises:
         ValueError: an unknown oracle.

@@ -1,4 +1,4 @@
-"""Scene descriptions: what is in an image, where, and what touches what, as sentences and a graph."""
+"""Scene descriptions: what is in an image, and where, as sentences and a graph."""
 
 import json
 import math
@@ -22,33 +22,27 @@ from vocseg_lib.utils.rle import decode_rle
 
 SIZE_PERCENT = {"small": 5.0, "medium": 25.0, "large": math.inf}
 """Upper limits of an object's share of the image, in percent."""
-CONTACT = 0.015
-"""Masks this share of the image's diagonal apart still touch: VOC's void borders are 5 pixels wide."""
-MIN_OVERLAP = 5.0
-"""Percent of the smaller box inside the other one, from which one object is in front of the other."""
-IN_FRONT = 0.55
-"""Share of the object pixels in the intersection of two boxes that the front object has."""
-SAME_OBJECT_IOU = 0.5
-"""Mask IoU from which two instances are of the same object."""
+CONTACT = 0.015  # of the image's diagonal: masks this far apart touch, as void borders are 5 pixels
+MIN_OVERLAP = 5.0  # percent of the smaller box inside the other, for one object in front of another
+IN_FRONT = 0.55  # share of the object pixels where two boxes meet that the front one has
+SAME_OBJECT_IOU = 0.5  # of the masks of two instances of the same object
 NUMBERS = "no one two three four five six seven eight nine ten eleven twelve".split()
 SPELLINGS = {
     "diningtable": "dining table",
     "pottedplant": "potted plant",
     "tvmonitor": "tv monitor",
 }
-PLURALS = {"sheep": "sheep", "mouse": "mice", "knife": "knives", "skis": "skis"}
-PLURALS["scissors"] = "scissors"
-ROWS, COLUMNS = ("top", "", "bottom"), ("left", "", "right")
+IRREGULAR_PLURALS = {"mouse": "mice", "knife": "knives"}
+NO_PLURAL = ("sheep", "skis", "scissors")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """Sentences on an image and its scene graph.
+    """Sentences on an image, the indices of the instances that each mentions, and the scene graph.
 
-    `mentions`: per sentence the indices of the instances that it mentions. `graph`: image (width,
-    height), objects (id, class, score if known, box in xyxy pixels, percent of the image, size,
-    position) and relations (subject, relation, object, and overlap in percent of the smaller box or
-    distance in pixels).
+    `graph`: image (width, height), objects (id, class, score if known, box in xyxy pixels, percent
+    of the image, size, position) and relations (subject, relation, object, and overlap in percent
+    of the smaller box or distance in pixels).
     """
 
     sentences: list[str]
@@ -67,12 +61,11 @@ class Description:
 def describe_scene(
     instances: list[dict], names: dict[int, str], image: dict | None = None
 ) -> Description:
-    """Description of an image's instances, the largest first; empty masks are ignored.
+    """Description of COCO results or annotations with RLE masks, the largest first.
 
-    `instances`: COCO results or annotations with RLE masks; `names`: class by category id; `image`
-    has width and height, for images without instances. The front one of two overlapping objects has
-    most pixels in the intersection of their boxes. An object that touches none is located by its
-    nearest neighbor.
+    Empty masks are ignored. `names`: class by category id; `image`: its width and height, used if
+    it has no instances. Of two overlapping objects, the one with most pixels where their boxes meet
+    is in front. An object that touches none is located by its nearest neighbor.
 
     Raises:
         ValueError: an instance without RLE mask or known category, or masks of different sizes.
@@ -85,11 +78,10 @@ def describe_scene(
         size = {key: (image or {}).get(key) for key in ("width", "height")}
         graph = {"image": size, "objects": [], "relations": []}
         return Description(sentences=["There is nothing."], mentions=[[]], graph=graph)
-    masks = masks[order]
-    boxes, relations = masks_to_boxes(masks), []
-    objects = _objects([instances[i] for i in order], names, masks, boxes)
-    classes = [SPELLINGS.get(o["class"], o["class"]) for o in objects]
-    counts = Counter(classes)
+    instances, masks = [instances[i] for i in order], masks[order]
+    boxes, classes = masks_to_boxes(masks), [names[i["category_id"]] for i in instances]
+    objects, relations = _objects(instances, classes, masks, boxes), []
+    counts = Counter(SPELLINGS.get(name, name) for name in classes)
     # A class with one object needs no number: "the person" instead of "person 1".
     nouns = [o["id"] if counts[o["id"]] != 1 else f"the {o['id']}" for o in objects]
     sentences, mentions = [_count_sentence(counts)], [order]
@@ -99,10 +91,10 @@ def describe_scene(
         mentions.append([order[i]])
     for i, relation, j, measures in _relations(masks, boxes):
         verb = relation if relation == "touches" else f"is {relation}"
-        sentences.append(f"{_capital(nouns[i])} {verb} {nouns[j]}{_measures_text(measures)}.")
+        sentences.append(f"{_capital(nouns[i])} {verb} {nouns[j]}{_measures_text(**measures)}.")
         mentions.append([order[i], order[j]])
-        subject, other = objects[i]["id"], objects[j]["id"]
-        relations.append({"subject": subject, "relation": relation, "object": other} | measures)
+        ends = {"subject": objects[i]["id"], "relation": relation, "object": objects[j]["id"]}
+        relations.append(ends | measures)
     size = {"width": masks.shape[2], "height": masks.shape[1]}
     graph = {"image": size, "objects": objects, "relations": relations}
     return Description(sentences=sentences, mentions=mentions, graph=graph)
@@ -123,29 +115,24 @@ def _check(instances: list[dict], names: dict[int, str]) -> None:
 
 
 def _objects(
-    instances: list[dict],
-    names: dict[int, str],
-    masks: Bool[Tensor, "n h w"],
-    boxes: Float[Tensor, "n 4"],
+    instances: list[dict], classes: list[str], masks: Bool[Tensor, "n h w"], boxes: Tensor
 ) -> list[dict]:
     """The objects of the scene graph."""
     height, width = masks.shape[1:]
     shares = (100 * masks.flatten(1).sum(1) / (height * width)).tolist()
-    classes = [names[instance["category_id"]] for instance in instances]
-    counts, seen, objects = Counter(classes), Counter(), []
-    for instance, name, box, percent in zip(instances, classes, boxes, shares, strict=True):
-        seen[name] += 1
-        number = f" {seen[name]}" if counts[name] > 1 else ""
+    objects = []
+    for i, (instance, name, percent) in enumerate(zip(instances, classes, shares, strict=True)):
+        number = f" {classes[: i + 1].count(name)}" if classes.count(name) > 1 else ""
         score = instance.get("score")
         objects.append(
             {
                 "id": SPELLINGS.get(name, name) + number,
                 "class": name,
                 **({} if score is None else {"score": round(score, 3)}),
-                "box": [round(side) for side in box.tolist()],
+                "box": [round(side) for side in boxes[i].tolist()],
                 "percent": round(percent, 1),
                 "size": next(size for size, limit in SIZE_PERCENT.items() if percent < limit),
-                "position": _position(box, height, width),
+                "position": _position(boxes[i], height, width),
             }
         )
     return objects
@@ -154,7 +141,8 @@ def _objects(
 def _position(box: Float[Tensor, "4"], height: int, width: int) -> str:
     """The ninth of the image that has a box's center."""
     x, y = ((box[:2] + box[2:]) / 2).tolist()
-    row, column = ROWS[min(2, int(3 * y / height))], COLUMNS[min(2, int(3 * x / width))]
+    row = ("top", "", "bottom")[min(2, int(3 * y / height))]
+    column = ("left", "", "right")[min(2, int(3 * x / width))]
     where = f"{row} {column}".strip()
     return f"at the {where}" if row else f"on the {where}" if where else "in the middle"
 
@@ -168,15 +156,13 @@ def _number(count: int, name: str) -> str:
     if count == 1:
         return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
     ending = name.split()[-1]
-    if ending in PLURALS:
-        plural = name.removesuffix(ending) + PLURALS[ending]
-    elif name.endswith(("s", "x", "ch", "sh")):
-        plural = name + "es"
+    if ending in IRREGULAR_PLURALS:
+        name = name.removesuffix(ending) + IRREGULAR_PLURALS[ending]
     elif name.endswith("y") and name[-2:-1] not in "aeiou":
-        plural = name[:-1] + "ies"
-    else:
-        plural = name + "s"
-    return f"{NUMBERS[count] if count < len(NUMBERS) else count} {plural}"
+        name = name[:-1] + "ies"
+    elif ending not in NO_PLURAL:
+        name += "es" if name.endswith(("s", "x", "ch", "sh")) else "s"
+    return f"{NUMBERS[count] if count < len(NUMBERS) else count} {name}"
 
 
 def _percent(value: float) -> str:
@@ -187,17 +173,16 @@ def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _measures_text(measures: dict[str, int]) -> str:
-    if overlap := measures.get("overlap"):
+def _measures_text(overlap: int = 0, distance: int = 0) -> str:
+    if overlap:
         return f", overlap {overlap} %"
-    distance = measures.get("distance")
     return f", {distance} pixel{'s' if distance > 1 else ''} away" if distance else ""
 
 
 def _relations(
     masks: Bool[Tensor, "n h w"], boxes: Float[Tensor, "n 4"]
 ) -> list[tuple[int, str, int, dict]]:
-    """(subject, relation, object, measures) of all that touch, then of the others' nearest objects."""
+    """(subject, relation, object, measures) of all that touch, then of the others' nearest."""
     pixels = masks.flatten(1).float()
     shared, areas = pixels @ pixels.T, pixels.sum(1)
     iou = shared / (areas[:, None] + areas - shared)
@@ -205,25 +190,29 @@ def _relations(
     near = (_dilate(masks, reach).flatten(1) @ pixels.T) > 0
     smaller_area = torch.minimum(box_area(boxes)[:, None], box_area(boxes))
     overlap = 100 * box_intersection(boxes, boxes) / smaller_area
+    low, high = boxes[:, :2], boxes[:, 2:]
+    gaps = torch.maximum(low[:, None] - high, low - high[:, None]).clamp(min=0)  # in x and y
     pairs, relations = list(combinations(range(len(masks)), 2)), []
     touching = [pair for pair in pairs if near[pair]]
     for larger, smaller in touching:
         percent = round(overlap[larger, smaller].item())
+        relation = "touches"
         if iou[larger, smaller] >= SAME_OBJECT_IOU:
             relation = "in the same place as"
-        elif percent < MIN_OVERLAP:
-            relation = "touches"
-        else:
+        elif percent >= MIN_OVERLAP:
             relation = _depth(masks[[smaller, larger]], boxes[[smaller, larger]])
         relations.append((smaller, relation, larger, {"overlap": percent}))
-    gaps = {pair: math.hypot(*_gap(*boxes[list(pair)])) for pair in pairs}
+    distances = {pair: math.hypot(*gaps[pair].tolist()) for pair in pairs}
     isolated = set(range(len(masks))) - {i for pair in touching for i in pair}
-    nearest = {min((p for p in pairs if i in p), key=gaps.get) for i in isolated if pairs}
+    nearest = {min((p for p in pairs if i in p), key=distances.get) for i in isolated if pairs}
     for larger, smaller in sorted(nearest):
-        distance = round(gaps[larger, smaller])
-        # Boxes give no direction where they overlap.
-        relation = _direction(boxes[smaller], boxes[larger]) if distance else "near"
-        relations.append((smaller, relation, larger, {"distance": distance} if distance else {}))
+        relation, measures = "near", {}
+        if distance := round(distances[larger, smaller]):  # else the boxes overlap: no direction
+            across, down = gaps[larger, smaller].tolist()
+            x, y = (low[smaller] + high[smaller] - low[larger] - high[larger]).tolist()
+            sides = ("left of", "right of", x) if across >= down else ("above", "below", y)
+            relation, measures = sides[sides[2] >= 0], {"distance": distance}
+        relations.append((smaller, relation, larger, measures))
     return relations
 
 
@@ -243,32 +232,14 @@ def _depth(masks: Bool[Tensor, "2 h w"], boxes: Float[Tensor, "2 4"]) -> str:
     return "in front of" if first > second else "behind"
 
 
-def _gap(first: Float[Tensor, "4"], second: Float[Tensor, "4"]) -> tuple[float, float]:
-    """Horizontal and vertical pixels between two boxes, 0 where they overlap."""
-    apart = torch.maximum(first[:2] - second[2:], second[:2] - first[2:]).clamp(min=0)
-    return tuple(apart.tolist())
-
-
-def _direction(box: Float[Tensor, "4"], other: Float[Tensor, "4"]) -> str:
-    """The side of the other box on which a box lies, along the larger gap."""
-    across, down = _gap(box, other)
-    x, y = ((box[:2] + box[2:] - other[:2] - other[2:]) / 2).tolist()
-    if across >= down:
-        return "left of" if x < 0 else "right of"
-    return "above" if y < 0 else "below"
-
-
 def describe_with_errors(
     analysis: Analysis, image_id: int
 ) -> tuple[dict[str, Description], pd.DataFrame]:
     """Descriptions "as predicted" (from the score threshold on) and "as annotated", with errors.
 
-    The table has one row per sentence: source, sentence, failures (types of what it mentions), why
-    (a sentence on each failure). Missed objects count as failures of the first predicted sentence,
-    the one that counts.
-
-    Raises:
-        ValueError: the ground truth has no such image.
+    The table has one row per sentence: source, sentence, failures (types) and why (a sentence on
+    each) of what it mentions; missed objects are failures of the first predicted sentence. Raises
+    ValueError for an image that the ground truth does not have.
     """
     dataset_eval = analysis.at_threshold.dataset_eval
     images = {dataset_eval.images[e.image]["id"]: e for e in dataset_eval.image_evals}

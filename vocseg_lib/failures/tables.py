@@ -11,7 +11,7 @@ from vocseg_lib.failures.config import Thresholds
 from vocseg_lib.failures.crowding import CROWDING, crowding_of
 from vocseg_lib.failures.mask_errors import MASK_FAILURES, MEASURES
 from vocseg_lib.failures.tide import ERRORS, Tide, tide
-from vocseg_lib.metrics.matching import IOU_TYPES, DatasetEval, ImageEval
+from vocseg_lib.metrics.matching import AREA_RANGES, IOU_TYPES, DatasetEval, ImageEval
 
 MISSED = ("missed in a crowd", "missed alone")
 """Types of objects without a detection, also of another class or with a poor mask. In a crowd:
@@ -24,8 +24,6 @@ FAILURES = (*MASK_FAILURES, *OBJECT_FAILURES)
 """Types of failures beside TIDE's errors, from pixels and neighbors."""
 CASE_TYPES = (*ERRORS[:-1], *MASK_FAILURES, *MISSED)
 """Types in the gallery: `MISSED` in place of TIDE's missed."""
-AREA_LIMITS = {"small": 32**2, "medium": 96**2, "large": np.inf}
-"""Largest area of an object of each size, in pixels (COCO)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +89,6 @@ def build_tables(
         objects.append(
             {
                 "image": np.full(len(size), image_eval.image),
-                "row": np.arange(len(size)),
                 "annotation": image_eval.objects,
                 "class": names[image_eval.object_class],
                 "size": size,
@@ -99,16 +96,13 @@ def build_tables(
                 "state": state,
             }
         )
-    return FailureTables(
-        dataset_eval=dataset_eval,
-        tide=tides,
-        detections=_frame(detections),
-        objects=_frame(objects),
+    detections, objects = (
+        pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+        for parts in (detections, objects)
     )
-
-
-def _frame(parts: list[dict]) -> pd.DataFrame:
-    return pd.DataFrame({key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
+    return FailureTables(
+        dataset_eval=dataset_eval, tide=tides, detections=detections, objects=objects
+    )
 
 
 def _targets(image_eval: ImageEval, rows: pd.DataFrame) -> Int[np.ndarray, " n"]:
@@ -124,13 +118,9 @@ def _targets(image_eval: ImageEval, rows: pd.DataFrame) -> Int[np.ndarray, " n"]
     return targets
 
 
-def size_index(areas: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """Indices in `AREA_LIMITS` of areas in pixels."""
-    return np.searchsorted(list(AREA_LIMITS.values())[:-1], areas, side="left")
-
-
 def _size_names(areas: Float[np.ndarray, " n"]) -> np.ndarray:
-    return np.array(list(AREA_LIMITS), dtype=object)[size_index(areas)]
+    names, limits = list(AREA_RANGES)[1:], [high for _, high in AREA_RANGES.values()][1:-1]
+    return np.array(names, dtype=object)[np.searchsorted(limits, areas)]
 
 
 def _take(values: np.ndarray, indices: Int[np.ndarray, " n"], default: Any) -> np.ndarray:

@@ -19,7 +19,9 @@ from vocseg_lib.metrics.matching import (
 )
 
 ERRORS = ("class", "localization", "both", "duplicate", "background", "missed")
-NO_ERROR, CLASS, LOCALIZATION, BOTH, DUPLICATE, BACKGROUND = range(-1, 5)
+NO_ERROR, CLASS_ERROR, LOCALIZATION_ERROR, BOTH_ERROR, DUPLICATE_ERROR, BACKGROUND_ERROR = range(
+    -1, 5
+)
 """Codes of detections: indices in `ERRORS`, or -1."""
 FOREGROUND_IOU, BACKGROUND_IOU = 0.5, 0.1
 """From the first IoU on, a detection is on an object; up to the second, it is on none."""
@@ -55,11 +57,11 @@ def classify_errors(image_eval: ImageEval, kind: str = "mask") -> ImageErrors:
     localized = (best_own >= BACKGROUND_IOU) & (best_own <= FOREGROUND_IOU)
     other, taken = iou - own, own * detected
     tests = (
-        (LOCALIZATION, own, localized),
-        (CLASS, other, other.max(1, initial=0) >= FOREGROUND_IOU),
-        (DUPLICATE, taken, taken.max(1, initial=0) >= FOREGROUND_IOU),
-        (BACKGROUND, None, iou.max(1, initial=0) <= BACKGROUND_IOU),
-        (BOTH, iou, np.ones(len(iou), dtype=bool)),
+        (LOCALIZATION_ERROR, own, localized),
+        (CLASS_ERROR, other, other.max(1, initial=0) >= FOREGROUND_IOU),
+        (DUPLICATE_ERROR, taken, taken.max(1, initial=0) >= FOREGROUND_IOU),
+        (BACKGROUND_ERROR, None, iou.max(1, initial=0) <= BACKGROUND_IOU),
+        (BOTH_ERROR, iou, np.ones(len(iou), dtype=bool)),
     )
     for error, overlap, holds in tests:
         rows = np.flatnonzero(rest & holds)
@@ -68,7 +70,7 @@ def classify_errors(image_eval: ImageEval, kind: str = "mask") -> ImageErrors:
             obj[rows] = overlap[rows].argmax(1)
     fixed_by = np.full(iou.shape[1], -1)
     # Ascending scores, so that the best one stays.
-    for row in np.flatnonzero((code == LOCALIZATION) | (code == CLASS))[::-1]:
+    for row in np.flatnonzero((code == LOCALIZATION_ERROR) | (code == CLASS_ERROR))[::-1]:
         if not detected[obj[row]]:
             fixed_by[obj[row]] = row
     in_crowd = (image_eval.in_own_crowd(kind) > FOREGROUND_IOU) & (code != NO_ERROR)

@@ -8,7 +8,8 @@ import torch
 from matplotlib.axes import Axes
 
 from vocseg_lib.failures.analysis import FAMILIES
-from vocseg_lib.failures.tables import AREA_LIMITS, overall_rows
+from vocseg_lib.failures.tables import overall_rows
+from vocseg_lib.metrics.matching import AREA_RANGES
 from vocseg_lib.plots.images import draw_instances
 from vocseg_lib.plots.style import (
     COLORS,
@@ -67,7 +68,7 @@ def dap_by_size(
 ) -> np.ndarray:
     """dAP of each type by size of object, one panel per size with any; see `failure_dap`."""
     by_size = {}
-    for size in AREA_LIMITS:
+    for size in list(AREA_RANGES)[1:]:
         values = {}
         for title, table in tables.items():
             rows = table[(table["family"] == family) & (table["class"] == "all")]
@@ -79,7 +80,7 @@ def dap_by_size(
     for ax, (size, values) in zip(axes, by_size.items(), strict=True):
         _bars(values, ax).set_title(f"{size} objects", fontsize=9)
         ax.tick_params(axis="x", labelrotation=60, labelsize=7)
-        ax.set(xlabel="type", ylabel=f"dAP (points of {FAMILIES[family]}, {size} objects)")
+        ax.set(xlabel="type", ylabel=f"dAP (points of {FAMILIES[family]})")
     largest = "; ".join(f"{size}: {values.mean(1).idxmax()}" for size, values in by_size.items())
     reading = f"Largest on average over the models: {largest}."
     add_figure_title(axes[0].figure, f"dAP by size of object ({family})", reading)

@@ -19,7 +19,7 @@ from vocseg_lib.failures.analysis import Analysis
 from vocseg_lib.failures.explain import explain_failure
 from vocseg_lib.failures.mask_errors import MASK_FAILURES
 from vocseg_lib.failures.tables import CASE_TYPES, DETECTED
-from vocseg_lib.failures.tide import BACKGROUND, ERRORS
+from vocseg_lib.failures.tide import BACKGROUND_ERROR, ERRORS
 from vocseg_lib.plots.images import Layer, draw_layers
 from vocseg_lib.plots.style import COLORS, add_figure_title, new_axes
 from vocseg_lib.utils.files import resolve_path
@@ -88,12 +88,12 @@ class Gallery:
         correct = (
             cases["annotation"].map(tables.objects.set_index("annotation")["state"]) == DETECTED
         )
-        errors = tables.detections[tables.detections["error_mask"] == BACKGROUND]["detection"]
+        errors = tables.detections[tables.detections["error_mask"] == BACKGROUND_ERROR]["detection"]
         boxes = {image_id: [] for image_id in self.images}
         for index in errors:
             detection = self.analyses[title].dataset_eval.detections[index]
             boxes[detection["image_id"]].append(bbox_xywh(detection))
-        for row, case in cases[cases["type"] == ERRORS[BACKGROUND]].iterrows():
+        for row, case in cases[cases["type"] == ERRORS[BACKGROUND_ERROR]].iterrows():
             box = bbox_xywh(self.entry(case))
             correct[row] = not any(_overlap(box, other) for other in boxes[case["image_id"]])
         return correct.to_numpy()
