@@ -16,8 +16,8 @@ from vocseg_lib.utils.files import read_json, write_json
 def test_a_mirror_that_cannot_be_written_ends_no_training(devkit, tmp_path):
     run(NoisyModel(), devkit, tmp_path / "without")
     (tmp_path / "file").write_text("where the mirror should be")
+    session = Session(mirror=tmp_path / "file" / "run")
     with pytest.warns(UserWarning, match="file"):
-        session = Session(mirror=tmp_path / "file" / "run")
         run(NoisyModel(), devkit, tmp_path / "run", session=session)
     assert log_of(tmp_path / "run") == log_of(tmp_path / "without")
     assert weights(tmp_path / "run") == weights(tmp_path / "without")

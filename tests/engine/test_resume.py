@@ -99,18 +99,17 @@ def test_another_config_is_refused_naming_the_fields(what, devkit, tmp_path):
         options["run_config"] = {"recipe": {"name": "b", "sizes": [1, 2]}}
         field = "recipe.name: 'a' there, 'b' now"
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    for content in (None, "", "[]"):  # the checkpoints have it, too
-        if content is not None:
-            (tmp_path / "config.json").write_text(content)
-            before[tmp_path / "config.json"] = content.encode()
-        with pytest.raises(ChangedConfig, match=field) as caught:
-            if content is None:
-                run(NoisyModel(), devkit, tmp_path, **options)
-            else:
-                with pytest.warns(UserWarning, match=r"config\.json"):
-                    run(NoisyModel(), devkit, tmp_path, **options)
-        assert "sizes" not in str(caught.value)
-        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    with pytest.raises(ChangedConfig, match=field) as caught:
+        run(NoisyModel(), devkit, tmp_path, **options)
+    assert "sizes" not in str(caught.value)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    for content in ("", "[]"):  # the checkpoints have it, too
+        (tmp_path / "config.json").write_text(content)
+        with (
+            pytest.warns(UserWarning, match=r"config\.json"),
+            pytest.raises(ChangedConfig, match=field),
+        ):
+            run(NoisyModel(), devkit, tmp_path, **options)
 
 
 def test_a_damaged_config_is_written_again(whole, devkit, tmp_path):
@@ -147,23 +146,16 @@ def test_lost_best_weights_are_replaced(damage, devkit, tmp_path):
 
 def test_a_mirror_cut_off_before_its_best_weights_came(devkit, tmp_path):
     """Its `last.pt` has the metrics of better weights than those in its `best.pt`."""
+
+    def evaluate_rising(model, iteration):
+        return {"mask_AP50": float(iteration) if iteration < 6 else 3.0}
+
     for folder, stop_after in (("early", 2), ("late", 4)):
+        options = {"eval_every": 2, "stop_after": stop_after}
         with pytest.raises(Stopped):
-            aps = iter([1.0, 3.0])
-            run(
-                NoisyModel(),
-                devkit,
-                tmp_path / folder,
-                lambda model, iteration, aps=aps: {"mask_AP50": next(aps)},
-                eval_every=2,
-                stop_after=stop_after,
-            )
+            run(NoisyModel(), devkit, tmp_path / folder, evaluate_rising, **options)
     (tmp_path / "early" / "best.pt").replace(tmp_path / "late" / "best.pt")
-
-    def evaluate(model, iteration):
-        return {"mask_AP50": 2.0}
-
-    _, state = run(NoisyModel(), devkit, tmp_path / "late", evaluate, eval_every=2)
+    _, state = run(NoisyModel(), devkit, tmp_path / "late", evaluate_rising, eval_every=2)
     saved = load_checkpoint(tmp_path / "late" / "best.pt")["iteration"]
     assert state["best"]["iteration"] == saved == 6
 

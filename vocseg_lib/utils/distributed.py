@@ -1,6 +1,7 @@
-"""One training in several processes (PyTorch DDP): which of them this is, and what the others have.
+"""Distributed training (DDP): rank, world size, all_gather, broadcast.
 
-Alone, every function gives back what it was given. With others, all processes have to make the same calls in the same order.
+In a single process, every function returns what it was given. Otherwise all processes have to make
+the same calls in the same order.
 """
 
 import os
@@ -15,18 +16,23 @@ import torch.distributed as dist
 from torch import Tensor
 
 TIMEOUT = timedelta(hours=2)
-"""How long processes wait for each other: the first one may be fetching data."""
-_alone: ContextVar[bool] = ContextVar("alone", default=False)
+"""How long processes wait for each other: the first one may be downloading data."""
+_single: ContextVar[bool] = ContextVar("single", default=False)
 
 
 def under_torchrun() -> bool:
-    """Whether torchrun started this process."""
+    """True if torchrun started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def local_rank() -> int:
+    """Index of this process among those of this machine."""
+    return int(os.environ.get("LOCAL_RANK", 0))
 
 
 @contextmanager
 def process_group(device: str) -> Iterator[str]:
-    """Join the processes that torchrun started and yield the device of this one; without torchrun, yield `device`."""
+    """Context manager: join the processes that torchrun started; yields the device of this one."""
     if not under_torchrun():
         yield device
         return
@@ -43,48 +49,37 @@ def process_group(device: str) -> Iterator[str]:
 
 @contextmanager
 def single_process() -> Iterator[None]:
-    """Within, this process has no others: for work of which they do not all have the same share."""
-    token = _alone.set(True)
+    """Context manager: act as a single process; for work that is not split evenly across ranks."""
+    token = _single.set(True)
     try:
         yield
     finally:
-        _alone.reset(token)
+        _single.reset(token)
 
 
 def world_size() -> int:
-    """How many processes train together."""
-    return (
-        dist.get_world_size()
-        if dist.is_available() and dist.is_initialized() and not _alone.get()
-        else 1
-    )
+    """Number of processes that train together."""
+    together = dist.is_available() and dist.is_initialized() and not _single.get()
+    return dist.get_world_size() if together else 1
 
 
 def rank() -> int:
-    """Which of them this is, from 0; the first writes files."""
+    """Index of this process, from 0; the first writes files."""
     return dist.get_rank() if world_size() > 1 else 0
-
-
-def local_rank() -> int:
-    """Which of the processes on this machine this is, from 0."""
-    return int(os.environ.get("LOCAL_RANK", 0))
 
 
 @contextmanager
 def local_rank_zero_first() -> Iterator[None]:
-    """Let the first process of each machine do this before its others: it finds nothing there, they what it made."""
-    if world_size() == 1:
-        yield
-        return
-    if local_rank():
+    """Context manager: the first process of each machine is through before its others enter."""
+    if world_size() > 1 and local_rank():
         dist.barrier()
     yield
-    if not local_rank():
+    if world_size() > 1 and not local_rank():
         dist.barrier()
 
 
 def all_reduce_mean(value: Tensor) -> Tensor:
-    """The mean of a tensor over the processes."""
+    """Mean of a tensor over the processes."""
     if world_size() == 1:
         return value
     value = value.detach().clone()
@@ -93,7 +88,7 @@ def all_reduce_mean(value: Tensor) -> Tensor:
 
 
 def all_gather_object(value: Any) -> list:
-    """What each process has, in order of rank."""
+    """The values of all processes, by rank."""
     if world_size() == 1:
         return [value]
     values = [None] * world_size()
@@ -101,24 +96,14 @@ def all_gather_object(value: Any) -> list:
     return values
 
 
-def interleave_shards(dealt: list) -> list:
-    """Items that were dealt out to the processes like cards, the first one first, in the order of before."""
-    parts = all_gather_object(dealt)
-    return [part[i] for i in range(len(parts[0])) for part in parts if i < len(part)]
-
-
-def all_gather_counts(counts: list[int], device: torch.device) -> list[int]:
-    """Counts of this process's images, joined with the others' in order of rank; all have as many images."""
-    if world_size() == 1:
-        return counts
-    mine = torch.tensor(counts, device=device)
-    gathered = mine.new_empty(world_size() * len(mine))
-    dist.all_gather_into_tensor(gathered, mine)
-    return gathered.tolist()
+def interleave_shards(shard: list) -> list:
+    """All items in their order, of which each process has every `world_size`th from its rank."""
+    shards = all_gather_object(shard)
+    return [part[i] for i in range(len(shards[0])) for part in shards if i < len(part)]
 
 
 def broadcast_object(value: Any) -> Any:
-    """What the first process has."""
+    """The value of the first process."""
     if world_size() == 1:
         return value
     values = [value]
@@ -127,7 +112,7 @@ def broadcast_object(value: Any) -> Any:
 
 
 def broadcast_tensor(value: Tensor) -> Tensor:
-    """The first process's tensor."""
+    """The tensor of the first process."""
     if world_size() > 1:
         value = value.detach().clone()
         dist.broadcast(value, src=0)

@@ -1,4 +1,4 @@
-"""Where a result comes from: the code, the versions and the machine behind it."""
+"""Code, versions and machine behind a result."""
 
 import json
 import os
@@ -15,36 +15,26 @@ from vocseg_lib import __version__
 
 
 def git_commit() -> str:
-    """The commit of the library, with "-dirty" when its files were changed since; its version where no commit is known."""
+    """The library's commit, with "-dirty" if files were changed; its version if that is unknown."""
     checkout = Path(__file__).parents[2]
     if (checkout / ".git").exists():
         command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        options = {"cwd": checkout, "capture_output": True, "text": True, "check": True}
         try:
-            return subprocess.run(
-                command, cwd=checkout, capture_output=True, text=True, check=True
-            ).stdout.strip()
+            return subprocess.run(command, **options).stdout.strip()
         except (OSError, subprocess.CalledProcessError):
             return __version__
-    try:
-        origin = distribution("vocseg_lib").read_text(
-            "direct_url.json"
-        )  # pip's note of the repository that it installed from
+    try:  # pip's note of the repository that it installed from
+        origin = distribution("vocseg_lib").read_text("direct_url.json")
     except PackageNotFoundError:
         origin = None
     return json.loads(origin or "{}").get("vcs_info", {}).get("commit_id", __version__)
 
 
-def device_name(device: str | torch.device) -> str:
-    """The GPU's name, or the processor's kind."""
-    return (
-        torch.cuda.get_device_name(device)
-        if torch.device(device).type == "cuda"
-        else f"{platform.machine()} CPU"
-    )
-
-
 def environment_info(device: str | torch.device) -> dict[str, str | int]:
-    """Versions, device and commit."""
+    """Versions, commit and device."""
+    cuda = torch.device(device).type == "cuda"
+    name = torch.cuda.get_device_name(device) if cuda else f"{platform.machine()} CPU"
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -53,6 +43,6 @@ def environment_info(device: str | torch.device) -> dict[str, str | int]:
         "vocseg_lib": __version__,
         "commit": git_commit(),
         "device": str(device),
-        "device_name": device_name(device),
+        "device_name": name,
         "cpu_cores": os.cpu_count(),
     }

@@ -1,4 +1,4 @@
-"""Writing files so that a kill at any moment leaves the old one or the new one, whole."""
+"""Atomic writes: a kill at any moment leaves the old file or the new one; JSON; paths."""
 
 import json
 import os
@@ -12,59 +12,58 @@ import numpy as np
 
 
 def project_root() -> Path:
-    """Where data/ and results/ go: here or, in the notebooks/ of a checkout, where a kernel starts, the checkout."""
-    here = Path()
-    return (
-        here.absolute().parent
-        if here.absolute().name == "notebooks" and Path("../vocseg_lib").is_dir()
-        else here
-    )
+    """Folder of data/ and results/: the current one, or the parent of a checkout's notebooks/."""
+    here = Path().absolute()
+    in_checkout = here.name == "notebooks" and (here.parent / "vocseg_lib").is_dir()
+    return here.parent if in_checkout else Path()
 
 
 def resolve_path(path: str | Path) -> Path:
-    """What someone names: a path from here or, where that leads to nothing, from the workspace."""
-    from_workspace = project_root() / path
-    return from_workspace if from_workspace.exists() and not Path(path).exists() else Path(path)
+    """A path from here or, if nothing is there, from the project's root."""
+    from_root = project_root() / path
+    return from_root if from_root.exists() and not Path(path).exists() else Path(path)
 
 
-def reuse_or_clear(made: Path, stamp: str) -> bool:
-    """Whether the folder of the file `made`, written by us, holds what `stamp` says; if not, it is made anew, with `made` in it.
+def reuse_or_clear(marker: Path, stamp: str) -> bool:
+    """True if the folder is up to date (its `marker` has this stamp); else clear it, return False.
 
-    Raises FileExistsError when it holds other data.
+    Raises:
+        FileExistsError: if it holds other data: there is no marker.
     """
-    folder = made.parent
+    folder = marker.parent
     if folder.exists():
-        if made.is_file() and made.read_text() == stamp:
+        if marker.is_file() and marker.read_text() == stamp:
             return True
-        if not made.is_file() and any(folder.iterdir()):
+        if not marker.is_file() and any(folder.iterdir()):
             raise FileExistsError(f"{folder} holds other data; choose another folder")
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    made.touch()  # says whose folder this is, should the writing be cut off
+    marker.touch()  # so that the folder can be cleared if writing is cut off
     return False
 
 
 @contextmanager
 def atomic_write(path: Path, keep: Path | None = None) -> Iterator[Path]:
-    """A path beside `path` to write to; on success it is flushed to disk and takes `path`'s place, else it is removed.
+    """Context manager: a temporary path to write to, which then replaces `path`.
 
-    What was at `path` goes to `keep`, when that is given.
+    What was at `path` is renamed to `keep`, if given.
+
+    Raises:
+        OSError: with the file's name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".writing")
+    temporary = path.with_name(path.name + ".writing")
     try:
-        yield beside
-        with beside.open("rb") as file:
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         if keep and path.is_file():
             durable_rename(path, keep)
-        durable_rename(beside, path)
+        durable_rename(temporary, path)
     except BaseException as error:
-        beside.unlink(missing_ok=True)
-        if (
-            isinstance(error, OSError) and error.errno and not error.filename
-        ):  # a full disk does not say where
-            error.filename = str(path)
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and not error.filename:
+            error.filename = str(path)  # a full disk does not name it
         raise
 
 
@@ -80,24 +79,21 @@ def durable_rename(path: Path, target: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON. Raises FileNotFoundError, and ValueError naming the file when it is torn or no JSON."""
+    """Read JSON. Raises FileNotFoundError, and ValueError naming a file that is not JSON."""
     try:
         return json.loads(path.read_text())
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # no JSON, no text, numbers of thousands of digits, endless brackets
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON; non-finite numbers raise ValueError."""
-    with atomic_write(path) as beside:
-        beside.write_text(json.dumps(content, allow_nan=False))
+    """Write JSON atomically. Raises ValueError for numbers that are not finite."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, allow_nan=False))
 
 
 def to_jsonable(value: object, digits: int | None = None) -> object:
-    """A value as JSON has it: None for what is not a number, Python's numbers for numpy's, rounded to `digits` if any."""
+    """A value as JSON has it: NaN is None, NumPy's numbers are Python's, rounded to `digits`."""
     if isinstance(value, dict):
         return {str(key): to_jsonable(item, digits) for key, item in value.items()}
     if isinstance(value, list | tuple):
