@@ -2,13 +2,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from vocseg_lib.data.loader import (
-    SeededSamples,
-    evenly_spaced,
-    load_batches,
-    preserve_rng_state,
-    to_device,
-)
+from vocseg_lib.data import loader
+from vocseg_lib.data.loader import SeededSamples, evenly_spaced
 from vocseg_lib.data.transforms import AUGMENTATIONS
 from vocseg_lib.data.voc import VocDataset
 
@@ -41,7 +36,7 @@ def test_a_sample_depends_only_on_seed_and_step():
 def test_batches_are_the_same_with_any_number_of_workers(devkit, workers):
     dataset = SeededSamples(VocDataset(devkit, "train", AUGMENTATIONS["ssd"]()), 0)
     state = torch.random.get_rng_state()
-    batches = list(load_batches(dataset, [range(0, 2), range(20, 22)], workers))
+    batches = list(loader.load_batches(dataset, [range(0, 2), range(20, 22)], workers))
     assert torch.equal(torch.random.get_rng_state(), state)
     for steps, (images, targets) in zip(((0, 1), (20, 21)), batches, strict=True):
         for step, image, target in zip(steps, images, targets, strict=True):
@@ -52,7 +47,7 @@ def test_batches_are_the_same_with_any_number_of_workers(devkit, workers):
 
 def test_batches_become_plain_tensors_as_models_take_them(devkit):
     images, targets = zip(*(VocDataset(devkit, "val")[k] for k in (0, 1)), strict=True)
-    floats, plain = to_device(images, targets, "cpu")
+    floats, plain = loader.to_device(images, targets, "cpu")
     for image, before, target in zip(floats, images, plain, strict=True):
         assert type(image) is torch.Tensor
         assert torch.equal((255 * image).round().to(torch.uint8), before.as_subclass(torch.Tensor))
@@ -64,7 +59,7 @@ def test_random_state_is_restored():
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    with preserve_rng_state("cpu"):
+    with loader.preserve_rng_state("cpu"):
         torch.rand(7)
     assert torch.equal(torch.rand(3), expected)
 

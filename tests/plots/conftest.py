@@ -29,14 +29,3 @@ def predictions(devkit):
                 score = float(rng.uniform(0.4, 1))
                 detections.append({**entry, "score": score, "category_id": label})
     return ground_truth, results
-
-
-@pytest.fixture
-def is_labeled():
-    """Whether axes have labels, a legend, a title and a caption."""
-
-    def check(ax):
-        title = ax.get_title(loc="left")
-        return bool(ax.get_xlabel() and ax.get_ylabel() and ax.get_legend() and "\n" in title)
-
-    return check

@@ -2,15 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from vocseg_lib.plots.images import (
-    Layer,
-    draw_box,
-    draw_boxes,
-    draw_instances,
-    draw_layers,
-    side_by_side,
-    to_hwc,
-)
+from vocseg_lib.plots import images
+from vocseg_lib.plots.images import Layer, draw_instances, to_hwc
 
 
 @pytest.mark.parametrize("as_float", [False, True])
@@ -39,15 +32,15 @@ def test_weak_layers_have_less_tint_and_dotted_ones_none(sample):
     tints = []
     for strong, dotted in ((True, False), (False, False), (True, True)):
         layer = Layer(mask, [5, 5, 20, 10], "red", "text", strong, dotted)
-        pixels = draw_layers(picture, [layer]).images[0].get_array()
+        pixels = images.draw_layers(picture, [layer]).images[0].get_array()
         tints.append(np.abs(pixels[mask].astype(float) - picture[mask]).mean())
     assert tints[0] > tints[1] > tints[2] == 0
 
 
 def test_boxes_are_drawn_on_axes_and_into_pixels(sample):
-    ax = draw_boxes(sample.image, sample.boxes, "title", "caption")
+    ax = images.draw_boxes(sample.image, sample.boxes, "title", "caption")
     assert len(ax.patches) == len(sample.boxes)
-    changed = (draw_box(sample.image, sample.boxes[0]) != to_hwc(sample.image)).any(2)
+    changed = (images.draw_box(sample.image, sample.boxes[0]) != to_hwc(sample.image)).any(2)
     x1, y1, x2, y2 = sample.boxes[0].int().tolist()
     assert changed.any()
     assert not changed[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1].any()
@@ -55,5 +48,5 @@ def test_boxes_are_drawn_on_axes_and_into_pixels(sample):
 
 def test_side_by_side(sample):
     panels = {"all": {"masks": sample.masks}, "none": {"masks": sample.masks[:0]}}
-    axes = side_by_side(sample.image, panels, "title", "caption")
+    axes = images.side_by_side(sample.image, panels, "title", "caption")
     assert [ax.get_title() for ax in axes] == ["all", "none"]

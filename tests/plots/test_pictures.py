@@ -7,13 +7,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from vocseg_lib.plots.pictures import (
-    LONGEST_SIDE,
-    UnreadablePicture,
-    Visualizer,
-    draw_predictions,
-    read_picture,
-)
+from vocseg_lib.plots import pictures
+from vocseg_lib.plots.pictures import LONGEST_SIDE, Visualizer, draw_predictions
 
 
 class BrightestCup(nn.Module):
@@ -89,10 +84,10 @@ def test_pictures_are_read_upright_and_not_too_large(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (2 * LONGEST_SIDE, LONGEST_SIDE)).save(tmp_path / "a.jpg", exif=exif)
-    assert read_picture(tmp_path / "a.jpg").shape == (LONGEST_SIDE, LONGEST_SIDE // 2, 3)
+    assert pictures.read_picture(tmp_path / "a.jpg").shape == (LONGEST_SIDE, LONGEST_SIDE // 2, 3)
     (tmp_path / "b.jpg").write_bytes(b"")
-    with pytest.raises(UnreadablePicture, match=r"b\.jpg"):
-        read_picture(tmp_path / "b.jpg")
+    with pytest.raises(pictures.UnreadablePicture, match=r"b\.jpg"):
+        pictures.read_picture(tmp_path / "b.jpg")
 
 
 def write_video(path, frames, size):

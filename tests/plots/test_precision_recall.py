@@ -1,18 +1,12 @@
 import pytest
 
+from tests.helpers.figures import is_labeled
 from vocseg_lib.metrics.bootstrap import bootstrap, bootstrap_weights, paired_differences
 from vocseg_lib.metrics.coco_eval import evaluate
-from vocseg_lib.plots.precision_recall import (
-    ap_differences,
-    per_class_ap,
-    pr_by_class,
-    pr_by_iou,
-    pr_curves,
-    pr_masks_and_boxes,
-    reliability_diagram,
-)
+from vocseg_lib.plots import precision_recall as pr
 
-FIGURES = (pr_curves, pr_masks_and_boxes, pr_by_iou, pr_by_class, reliability_diagram)
+FIGURES = (pr.pr_curves, pr.pr_masks_and_boxes, pr.pr_by_iou, pr.pr_by_class)
+FIGURES += (pr.reliability_diagram,)
 
 
 @pytest.fixture
@@ -30,20 +24,20 @@ def test_figures_have_labels_and_captions(evaluations, figure):
 
 
 def test_panels_and_legends(evaluations):
-    axes = pr_curves(evaluations)
+    axes = pr.pr_curves(evaluations)
     assert [ax.get_title() for ax in axes] == ["IoU 0.5", "IoU 0.75"]
     legend = [text.get_text() for text in axes[0].get_legend().get_texts()]
     values = {title: e.summary["mask_AP50"] for title, e in evaluations.items()}
     assert legend == [f"{title}: AP {value:.1f} %" for title, value in values.items()]
-    assert len(pr_by_class(evaluations)) == len(evaluations["YOLACT"].category_index)
+    assert len(pr.pr_by_class(evaluations)) == len(evaluations["YOLACT"].category_index)
 
 
-def test_classes_are_compared(evaluations, is_labeled):
-    assert is_labeled(per_class_ap({title: e.per_class for title, e in evaluations.items()}))
+def test_classes_are_compared(evaluations):
+    assert is_labeled(pr.per_class_ap({title: e.per_class for title, e in evaluations.items()}))
     weights = bootstrap_weights(6, 20)
     resamples = tuple(bootstrap(e, weights) for e in evaluations.values())
     gaps = paired_differences(*evaluations.values(), resamples)
-    ax = ap_differences(gaps, *evaluations)
+    ax = pr.ap_differences(gaps, *evaluations)
     rows = gaps[(gaps["kind"] == "mask") & (gaps["metric"] == "AP50")]
     significant = int(rows.loc[rows["class"] != "all", "significant"].sum())
     assert f"{significant} of {len(rows) - 1} classes" in ax.get_title(loc="left")
@@ -53,7 +47,7 @@ def test_no_detections_scores_above_1_and_no_classes_can_be_drawn(predictions):
     ground_truth, results = predictions
     none, no_class = evaluate(ground_truth, []), evaluate({**ground_truth, "annotations": []}, [])
     high = evaluate(ground_truth, [{**d, "score": 7.0} for d in results["YOLACT"]])
-    assert per_class_ap({"no class": no_class.per_class}).get_title(loc="left")
-    assert len(pr_by_class({"no class": no_class})) == 1
+    assert pr.per_class_ap({"no class": no_class.per_class}).get_title(loc="left")
+    assert len(pr.pr_by_class({"no class": no_class})) == 1
     for figure in FIGURES:
         assert len(figure({"none": none} | {f"high {i}": high for i in range(9)}))

@@ -1,13 +1,8 @@
 import pytest
 
-from vocseg_lib.plots.training import (
-    ap_against_iteration,
-    ap_against_time,
-    logged_evaluations,
-    logged_updates,
-    overfitting,
-    training_curves,
-)
+from tests.helpers.figures import is_labeled
+from vocseg_lib.plots import training
+from vocseg_lib.plots.training import ap_against_iteration, training_curves
 
 NAN = float("nan")
 
@@ -32,8 +27,8 @@ def legend(ax):
 
 def test_log_becomes_two_tables():
     log = make_log(60)
-    assert len(logged_updates(log)) == 100
-    assert logged_evaluations(log)["mask_AP50"].tolist() == [10, 30, 50, 30, 10]
+    assert len(training.logged_updates(log)) == 100
+    assert training.logged_evaluations(log)["mask_AP50"].tolist() == [10, 30, 50, 30, 10]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +44,7 @@ def test_log_becomes_two_tables():
     ],
 )
 def test_overfitting_is_detected(log, parts):
-    assert all(part in overfitting(log) for part in parts)
+    assert all(part in training.overfitting(log) for part in parts)
 
 
 def test_training_curves_show_terms_and_the_studys_marks():
@@ -74,7 +69,7 @@ def test_curves_can_be_drawn_from_the_start_of_a_training(log):
     ap_against_iteration({"YOLACT": log}, 100).figure.canvas.draw()
 
 
-def test_ap_against_iteration_marks_the_half_only_of_equal_lengths(is_labeled):
+def test_ap_against_iteration_marks_the_half_only_of_equal_lengths():
     ax = ap_against_iteration({"YOLACT": make_log(60)}, 400)  # stopped early
     assert is_labeled(ax)
     assert legend(ax) == ["YOLACT", "200: the study's 6K", "400: the study's 12K"]
@@ -82,7 +77,7 @@ def test_ap_against_iteration_marks_the_half_only_of_equal_lengths(is_labeled):
     assert legend(ap_against_iteration(logs, 60)) == ["YOLACT", "Mask R-CNN"]
 
 
-def test_ap_against_time_is_in_hours(is_labeled):
-    ax = ap_against_time({"YOLACT": make_log(60), "Mask R-CNN": make_log(100)})
+def test_ap_against_time_is_in_hours():
+    ax = training.ap_against_time({"YOLACT": make_log(60), "Mask R-CNN": make_log(100)})
     assert is_labeled(ax)
     assert "YOLACT peaks after 0.6 hours" in ax.get_title(loc="left")
