@@ -50,7 +50,7 @@ class Recipe(Config):
         return replace(self, **parts)
 
     def model_config(self, model_name: str) -> ModelConfig:
-        """The options of a model; of one of Mask R-CNN's line, those of Mask R-CNN."""
+        """The options of a model; of Mask R-CNN's line or DeepLabV3, Mask R-CNN's or YOLACT's."""
         return getattr(self, _part_of(model_name))
 
     def for_model(self, model_name: str) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Recipe(Config):
 
 
 def _part_of(model_name: str) -> str:
-    return "yolact" if model_name == "yolact" else "mask_rcnn"
+    return "yolact" if model_name in ("yolact", "semantic") else "mask_rcnn"
 
 
 _LAPTOP = {
