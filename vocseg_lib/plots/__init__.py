@@ -9,7 +9,7 @@ _MODULES = {
     "gallery": "Gallery",
     "gallery_page": "FILTERS export_page",
     "images": "draw_box draw_boxes draw_instances side_by_side",
-    "lineage": "ap_against_seconds proposal_recall strip",
+    "lineage": "ap_against_seconds detections_by_row proposal_recall_curves",
     "models": "coefficients prototypes stages",
     "pictures": "Visualizer draw_predictions",
     "precision_recall": "ap_differences per_class_ap pr_by_class pr_by_iou pr_curves "

@@ -1,4 +1,4 @@
-"""Figures of notebook 07: what each step bought, proposals on their own, and one image through all rows."""
+"""Figures of the lineage: AP against seconds, proposal recall, one image through all rows."""
 
 from collections.abc import Sequence
 
@@ -16,125 +16,91 @@ KINDS = ("classical ML", "two stages", "one stage", "semantic")
 
 
 def ap_against_seconds(
-    table: pd.DataFrame, steps: pd.DataFrame, about: str = "", ax: Axes | None = None
+    table: pd.DataFrame, steps: pd.DataFrame, description: str = "", ax: Axes | None = None
 ) -> Axes:
-    """Mask AP50 against seconds an image (logarithmic) of the rows of a lineage table, and arrows along `Lineage.steps`."""
+    """Mask AP50 against seconds per image of a lineage table's rows; arrows along its steps."""
     ax = new_ax(ax, (9, 5))
     rows = table[table["seconds_per_image"].notna()].set_index("model")
-    for kind, colour in zip(KINDS, COLORS, strict=False):
-        mine = rows[rows["kind"] == kind]
-        ends = np.clip(
-            [mine["mask_AP50"] - mine["mask_AP50_low"], mine["mask_AP50_high"] - mine["mask_AP50"]],
-            0,
-            None,
+    # Points with intervals.
+    for kind, color in zip(KINDS, COLORS, strict=False):
+        x, y, low, high = (
+            rows.loc[rows["kind"] == kind, name]
+            for name in ("seconds_per_image", "mask_AP50", "mask_AP50_low", "mask_AP50_high")
         )
-        ax.errorbar(
-            mine["seconds_per_image"],
-            mine["mask_AP50"],
-            ends,
-            fmt="o",
-            color=colour,
-            elinewidth=0.8,
-            label=kind,
-        )
+        ends = np.clip([y - low, high - y], 0, None)
+        ax.errorbar(x, y, ends, fmt="o", color=color, elinewidth=0.8, label=kind)
+    # Arrows, numbers and a list of titles.
+    points = rows[["seconds_per_image", "mask_AP50"]]
     for step in steps.itertuples():
-        ends = [
-            tuple(rows.loc[name, ["seconds_per_image", "mask_AP50"]])
-            for name in (step.after, step.before)
-        ]
-        ax.annotate("", *ends, arrowprops={"arrowstyle": "->", "color": "grey", "linewidth": 0.8})
-    for number, (_, row) in enumerate(rows.iterrows(), 1):
-        place = (row["seconds_per_image"], row["mask_AP50"])
-        ax.annotate(str(number), place, textcoords="offset points", xytext=(4, 3), fontsize=8)
-    listed = "\n".join(f"{number}  {short(name)}" for number, name in enumerate(rows.index, 1))
-    ax.text(1.02, 1, listed, transform=ax.transAxes, va="top", fontsize=8, linespacing=1.4)
-    ax.set(
-        xscale="log",
-        xlabel="seconds an image, everything included",
-        ylabel="mask AP50 (percent), 95 % interval",
+        arrow = {"arrowstyle": "->", "color": "grey", "linewidth": 0.8}
+        ax.annotate("", points.loc[step.after], points.loc[step.before], arrowprops=arrow)
+    for number, point in enumerate(points.to_numpy(), 1):
+        offset = ((4, 3), (-9, 3), (4, -10), (-9, -10))[number % 4]  # near points stay legible
+        ax.annotate(str(number), point, textcoords="offset points", xytext=offset, fontsize=8)
+    titles = "\n".join(
+        f"{number}  {short_title(name)}" for number, name in enumerate(rows.index, 1)
     )
+    ax.text(1.02, 1, titles, transform=ax.transAxes, va="top", fontsize=8, linespacing=1.4)
+    # Axes.
+    ax.set(xscale="log", xlabel="seconds per image (log)", ylabel="mask AP50 (%), 95 % interval")
     ax.invert_xaxis()
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8, loc="lower left", bbox_to_anchor=(1.01, 0), frameon=False)
-    reading = "Up is better, right is faster; arrows go from one step to the next."
-    return add_title(ax, "What each step bought", reading + _sentence(about), 90)
+    reading = f"Up is better, right is faster; arrows follow the steps. {_sentence(description)}"
+    return add_title(ax, "What each step changed", reading, 90)
 
 
-def proposal_recall(
-    recalls: dict[str, dict[str, Sequence[float]]],
-    counts: Sequence[int],
-    about: str = "",
-    axes: np.ndarray | None = None,
+def proposal_recall_curves(
+    recalls: dict[str, dict[str, Sequence[float]]], counts: Sequence[int], description: str = ""
 ) -> np.ndarray:
-    """Recall against the number of proposals an image: a panel a measure, `recalls[measure][source]` a value a count."""
-    axes = new_axes(len(recalls), len(recalls), (4, 3.4), axes)
-    for ax, (measure, of_source) in zip(axes, recalls.items(), strict=True):
-        for k, (source, values) in enumerate(of_source.items()):
-            ax.plot(counts, values, "o-", markersize=3, color=COLORS[k], label=source)
-        ax.set(
-            xscale="log",
-            ylim=(0, 100),
-            xlabel="proposals an image",
-            ylabel="percent of objects",
-            title=measure,
-        )
+    """Recall against proposals per image: a panel per measure, `recalls[measure][source]`."""
+    axes = new_axes(len(recalls), len(recalls), (4, 3.4), None)
+    for ax, (measure, by_source) in zip(axes, recalls.items(), strict=True):
+        for color, (source, values) in zip(COLORS, by_source.items(), strict=False):
+            ax.plot(counts, values, "o-", markersize=3, color=color, label=source)
+        ax.set(xscale="log", xlabel="proposals per image (log)", title=measure)
+        ax.set(ylim=(0, 100), ylabel="percent of objects")
+        ax.set_xticks(counts, counts)
         ax.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
-    last = {source: values[-1] for source, values in next(iter(recalls.values())).items()}
-    said = ", ".join(f"{source} {value:.0f} %" for source, value in last.items())
-    reading = f"With at most {counts[-1]} an image, {next(iter(recalls))}: {said}." + _sentence(
-        about
-    )
-    add_figure_title(axes[0].figure, "Where objects may be", reading)
+    measure, by_source = next(iter(recalls.items()))
+    last = ", ".join(f"{source} {values[-1]:.0f} %" for source, values in by_source.items())
+    reading = f"At {counts[-1]} per image, {measure}: {last}. {_sentence(description)}"
+    add_figure_title(axes[0].figure, "Object proposals", reading)
     return axes
 
 
-def strip(
+def detections_by_row(
     image: torch.Tensor,
-    found: dict[str, list[dict]],
+    results: dict[str, list[dict]],
     class_names: Sequence[str],
-    about: str = "",
+    description: str = "",
     score: float = 0.3,
-    axes: np.ndarray | None = None,
 ) -> np.ndarray:
-    """One image, and what each row finds in it with at least a score: `found` maps titles to COCO results on that image."""
-    axes = new_axes(len(found), 4, (3.2, 3.2 * image.shape[-2] / image.shape[-1] + 0.3), axes)
-    for ax, (title, detections) in zip(axes, found.items(), strict=True):
-        sure = [d for d in detections if d.get("score", 1.0) >= score]
-        masks = (
-            decode_rle([d["segmentation"] for d in sure])
-            if sure
-            else np.zeros((0, *image.shape[-2:]), bool)
-        )
-        draw_instances(
-            image,
-            masks,
-            labels=[d["category_id"] for d in sure],
-            boxes=_corners(sure),
-            class_names=class_names,
-            ax=ax,
-        )
-        ax.set_title(short(title), fontsize=8)
-    reading = f"Detections with a score of at least {score}; some rows may have none." + _sentence(
-        about
-    )
+    """One image with each row's COCO results on it, by title, of at least a score."""
+    axes = new_axes(len(results), 4, (3.2, 3.2 * image.shape[-2] / image.shape[-1] + 0.3), None)
+    for ax, (title, detections) in zip(axes, results.items(), strict=True):
+        kept = [d for d in detections if d.get("score", 1.0) >= score]
+        masks = np.zeros((0, *image.shape[-2:]), bool)
+        if kept:
+            masks = decode_rle([d["segmentation"] for d in kept])
+        boxes = np.array([d["bbox"] for d in kept], dtype=float).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        labels = [d["category_id"] for d in kept]
+        draw_instances(image, masks, boxes, labels, class_names=class_names, ax=ax)
+        ax.set_title(short_title(title), fontsize=8)
+    reading = f"Detections with a score of at least {score}. {_sentence(description)}"
     add_figure_title(axes[0].figure, "One image through all rows", reading)
     return axes
 
 
-def short(title: str) -> str:
+def short_title(title: str) -> str:
     """A row's title where there is little room."""
-    return title.removeprefix("HOG, colour, texture + ")
+    return title.removeprefix("HOG, color, texture + ")
 
 
-def _sentence(about: str) -> str:
-    return f" {about[0].upper()}{about[1:]}." if about else ""
-
-
-def _corners(detections: list[dict]) -> np.ndarray:
-    boxes = np.array([d["bbox"] for d in detections], dtype=float).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return boxes
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}." if text else ""
