@@ -45,17 +45,20 @@ def _plain_model(recipe: Recipe, model_name: str, outputs: int) -> nn.Module:
     if model_name not in LINEAGE_MODELS:
         names = ", ".join((*MODELS, *LINEAGE_MODELS))
         raise ValueError(f"{model_name!r} is not a model: choose one of {names}")
-    from vocseg_lib.models import lineage  # needs more packages than the two models
+    # These need more packages than the two models.
+    from vocseg_lib.models.lineage.box_masks import MasksFromBoxes
+    from vocseg_lib.models.lineage.proposals import SelectiveSearch
+    from vocseg_lib.models.lineage.semantic import DeepLabV3Components
+    from vocseg_lib.models.lineage.two_stage import FasterRCNN, FastRCNN
 
     if model_name == "semantic":
-        size = recipe.yolact.image_size
-        return lineage.DeepLabV3Components(outputs, config.backbone, config.weights, size)
+        return DeepLabV3Components(outputs, config.backbone, config.weights, config.image_size)
     if model_name == "faster_rcnn":
-        return lineage.MasksFromBoxes(lineage.FasterRCNN(config, outputs))
+        return MasksFromBoxes(FasterRCNN(config, outputs))
     # As many as Mask R-CNN and Faster R-CNN have in inference.
     cache = project_root() / "data" / "proposals"
-    search = lineage.SelectiveSearch(config.proposals // 2, seed=recipe.train.seed, cache=cache)
-    return lineage.MasksFromBoxes(lineage.FastRCNN(search, config, outputs))
+    search = SelectiveSearch(config.proposals // 2, seed=recipe.train.seed, cache=cache)
+    return MasksFromBoxes(FastRCNN(search, config, outputs))
 
 
 def load_run(run_folder: str | Path, device: str | None = None) -> tuple[nn.Module, dict, dict]:

@@ -1,10 +1,11 @@
-"""What came before: classical ML, R-CNN's line and semantic segmentation, under the contract of the two models.
+"""Classical ML, R-CNN's line and semantic segmentation, under the contract of the two models.
 
-Needs the extra `lineage`: `pip install 'vocseg_lib[lineage]'`. Nothing outside imports it unless it is asked for.
+Needs the extra `lineage`: `pip install 'vocseg_lib[lineage]'`.
 """
 
 try:
     import cv2
+    import joblib  # noqa: F401
     import skimage  # noqa: F401
     import sklearn  # noqa: F401
 except ImportError as error:
@@ -13,26 +14,6 @@ except ImportError as error:
     ) from None
 if not hasattr(cv2, "ximgproc"):
     raise ModuleNotFoundError(
-        "this OpenCV has no ximgproc, which selective search is in: "
+        "this OpenCV has no ximgproc, the module of selective search: "
         "pip install --force-reinstall --no-deps opencv-contrib-python-headless"
     )
-
-from vocseg_lib.models.lineage.box_masks import MasksFromBoxes
-from vocseg_lib.models.lineage.features import HandCraftedFeatures, RCNNFeatures
-from vocseg_lib.models.lineage.proposals import SelectiveSearch, proposal_recall
-from vocseg_lib.models.lineage.regions import CLASSIFIERS, RegionDetector
-from vocseg_lib.models.lineage.semantic import DeepLabV3Components
-from vocseg_lib.models.lineage.two_stage import FasterRCNN, FastRCNN
-
-__all__ = [
-    "CLASSIFIERS",
-    "DeepLabV3Components",
-    "FastRCNN",
-    "FasterRCNN",
-    "HandCraftedFeatures",
-    "MasksFromBoxes",
-    "RCNNFeatures",
-    "RegionDetector",
-    "SelectiveSearch",
-    "proposal_recall",
-]

@@ -1,7 +1,6 @@
-"""Semantic segmentation: a class for each pixel, by DeepLabV3's head; as instances, its connected components."""
+"""Semantic segmentation: DeepLabV3, and the connected components of its class map as instances."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,32 +17,26 @@ from vocseg_lib.models.backbones import build_backbone
 from vocseg_lib.models.lineage.proposals import to_uint8_hwc
 from vocseg_lib.utils.boxes import masks_to_boxes
 
-CRF_ROUNDS = 5
-SMALLEST_COMPONENT = 16
-"""Pixels: smaller components are no instances."""
+CRF_ITERATIONS = 5
+MIN_COMPONENT_AREA = 16
+"""Pixels: smaller components are not instances."""
 
 
 class DeepLabV3Components(nn.Module):
-    """DeepLabV3's head (arXiv 1706.05587) on the last map of a backbone; images become squares of `image_size` pixels.
+    """DeepLabV3's head (arXiv 1706.05587) on the last map of a backbone.
 
-    Train: one loss, cross-entropy over all pixels. Eval: the components of each class as instances, with the mean probability
-    as score; `class_map(image)` gives the classes themselves. Void counts as background in training, which wants two images or
-    more a batch unless batch norm is frozen. With `crf`, a dense CRF (package `pydensecrf`) sharpens them.
+    Images are resized to squares of `image_size` pixels. Train: cross-entropy over all pixels, void
+    as background. Eval: the connected components of each class, scored by their mean probability;
+    `class_map(image)` gives the classes. `crf`, such as `dense_crf()`, refines probabilities.
     """
 
-    def __init__(
-        self,
-        num_classes: int = 21,
-        backbone: str = "resnet50",
-        weights: str | Path | None = "imagenet",
-        image_size: int = 550,
-        crf: bool = False,
-    ):
+    def __init__(self, num_classes: int, backbone: str, weights: str | None, image_size: int):
         super().__init__()
         base = build_backbone(backbone, weights)
         self.body = IntermediateLayerGetter(base.body, {base.stages[-1]: "last"})
         self.head = DeepLabHead(base.channels[-1], num_classes)
-        self.image_size, self.crf = image_size, crf and dense_crf()
+        self.image_size = image_size
+        self.crf: Callable[[Tensor, Tensor], Tensor] | None = None
         self.to(memory_format=torch.channels_last)
 
     def forward(
@@ -53,52 +46,25 @@ class DeepLabV3Components(nn.Module):
             return self.postprocess(self.network(images))
         if targets is None:
             raise ValueError("targets are needed in train mode; call model.eval() to predict")
-        if len(images) < 2 and any(
-            part.training for part in self.head.modules() if isinstance(part, nn.BatchNorm2d)
-        ):
-            raise ValueError(
-                "DeepLabV3's head needs two images or more in a batch, unless batch norm is frozen: raise batch_size"
-            )
-        logits = self._logits(images)
-        truth = torch.stack(
-            [
-                self._resized(semantic_map(t)[None, None].float(), "nearest")[0, 0].long()
-                for t in targets
-            ]
-        )
-        logits = F.interpolate(logits, truth.shape[-2:], mode="bilinear", align_corners=False)
-        return {"semantic": F.cross_entropy(logits, truth)}
-
-    def _resized(
-        self, maps: Float[Tensor, "b c h w"], mode: str = "bilinear"
-    ) -> Float[Tensor, "b c s s"]:
+        logits, _ = self.network(images)
         size = (self.image_size, self.image_size)
-        return F.interpolate(
-            maps, size, mode=mode, **({} if mode == "nearest" else {"align_corners": False})
-        )
-
-    def _logits(self, images: list[Tensor]) -> Float[Tensor, "b c h w"]:
-        batch = torch.cat([self._resized(image[None]) for image in images]).contiguous(
-            memory_format=torch.channels_last
-        )
-        return self.head(self.body(normalize(batch, IMAGENET_MEAN, IMAGENET_STD))["last"])
+        maps = [semantic_map(target)[None, None].float() for target in targets]
+        classes = torch.cat([F.interpolate(classes, size)[0].long() for classes in maps])
+        return {"semantic": F.cross_entropy(_resize(logits, size), classes)}
 
     def network(self, images: list[Tensor]) -> tuple:
-        """Class scores [b, c, h, w] on the backbone's grid, and the images."""
-        return self._logits(images), images
+        """Logits [b, c, h, w] on the backbone's last map, and the images."""
+        size = (self.image_size, self.image_size)
+        batch = torch.cat([_resize(image[None], size) for image in images])
+        batch = batch.contiguous(memory_format=torch.channels_last)
+        return self.head(self.body(normalize(batch, IMAGENET_MEAN, IMAGENET_STD))["last"]), images
 
     def probabilities(self, out: tuple) -> list[Float[Tensor, "c h w"]]:
-        """Of each class at each pixel of each image."""
+        """Probability of each class at each pixel of each image."""
         maps = []
         for logits, image in zip(*out, strict=True):
-            full = (
-                F.interpolate(
-                    logits[None].float(), image.shape[-2:], mode="bilinear", align_corners=False
-                )[0]
-                .softmax(0)
-                .cpu()
-            )
-            maps.append(self.crf(full, image) if self.crf else full)
+            probability = _resize(logits[None].float(), image.shape[-2:])[0].softmax(0).cpu()
+            maps.append(self.crf(probability, image) if self.crf else probability)
         return maps
 
     @torch.inference_mode()
@@ -111,44 +77,43 @@ class DeepLabV3Components(nn.Module):
         """Connected components of each class: boxes, labels, scores and masks."""
         results = []
         for probability in self.probabilities(out):
-            classes, labels, masks = probability.argmax(0).numpy(), [], []
+            classes, labels, masks, scores = probability.argmax(0).numpy(), [], [], []
             for k in np.unique(classes[classes > 0]).tolist():
-                count, components = cv2.connectedComponents(
-                    (classes == k).astype(np.uint8), connectivity=8
-                )
-                mine = [components == c for c in range(1, count)]
-                mine = [mask for mask in mine if mask.sum() >= SMALLEST_COMPONENT]
-                masks, labels = masks + mine, labels + [k] * len(mine)
-            masks = torch.from_numpy(np.array(masks, dtype=bool).reshape(-1, *classes.shape))
-            labels = torch.tensor(labels, dtype=torch.int64)
-            scores = (
-                torch.stack([probability[k][m].mean() for k, m in zip(labels, masks, strict=True)])
-                if len(masks)
-                else torch.zeros(0)
+                of_class = (classes == k).astype(np.uint8)
+                count, components = cv2.connectedComponents(of_class, connectivity=8)
+                for mask in (torch.from_numpy(components == c) for c in range(1, count)):
+                    if mask.sum() >= MIN_COMPONENT_AREA:
+                        masks.append(mask)
+                        labels.append(k)
+                        scores.append(probability[k][mask].mean())
+            masks = (
+                torch.stack(masks) if masks else torch.zeros(0, *classes.shape, dtype=torch.bool)
             )
+            scores, labels = torch.tensor(scores), torch.tensor(labels, dtype=torch.int64)
+            found = {"boxes": masks_to_boxes(masks), "labels": labels, "scores": scores}
             order = scores.argsort(descending=True)
-            found = {
-                "labels": labels,
-                "scores": scores,
-                "masks": masks,
-                "boxes": masks_to_boxes(masks),
-            }
-            results.append({name: value[order] for name, value in found.items()})
+            results.append({name: v[order] for name, v in {**found, "masks": masks}.items()})
         return results
 
 
+def _resize(maps: Float[Tensor, "b c h w"], size: tuple) -> Float[Tensor, "b c _ _"]:
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
+
+
 def semantic_map(target: dict) -> Int[Tensor, "h w"]:
-    """The class of each pixel, 0 for background, from an image's instances."""
+    """The class of each pixel, 0 for background, from the instances of an image."""
     masks, labels = torch.as_tensor(target["masks"]).as_subclass(Tensor), target["labels"]
-    return (
-        (masks.long() * labels[:, None, None]).amax(0)
-        if len(labels)
-        else masks.new_zeros(masks.shape[-2:], dtype=torch.int64)
-    )
+    if not len(labels):
+        return masks.new_zeros(masks.shape[-2:], dtype=torch.int64)
+    return (masks.long() * labels[:, None, None]).amax(0)
 
 
 def dense_crf() -> Callable[[Tensor, Tensor], Tensor]:
-    """Refines class probabilities by the picture (Krähenbühl and Koltun 2011). Raises ModuleNotFoundError without its package."""
+    """A dense CRF (Krähenbühl and Koltun 2011) that refines class probabilities by the image.
+
+    Raises:
+        ModuleNotFoundError: without the package pydensecrf.
+    """
     try:
         from pydensecrf import densecrf, utils
     except ImportError:
@@ -164,6 +129,8 @@ def dense_crf() -> Callable[[Tensor, Tensor], Tensor]:
         field.setUnaryEnergy(utils.unary_from_softmax(probability.detach().numpy()))
         field.addPairwiseGaussian(sxy=3, compat=3)
         field.addPairwiseBilateral(sxy=60, srgb=10, rgbim=to_uint8_hwc(image), compat=5)
-        return torch.from_numpy(np.array(field.inference(CRF_ROUNDS)).reshape(probability.shape))
+        return torch.from_numpy(
+            np.array(field.inference(CRF_ITERATIONS)).reshape(probability.shape)
+        )
 
     return refine
