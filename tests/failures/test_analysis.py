@@ -20,13 +20,7 @@ from tests.helpers.shapes import (
 from vocseg_lib.data.coco import validate_results
 from vocseg_lib.failures.analysis import analyze
 from vocseg_lib.failures.explain import explain_failure
-from vocseg_lib.failures.tables import (
-    CASE_TYPES,
-    DETECTED,
-    LOST,
-    OBJECT_FAILURES,
-    overall_rows,
-)
+from vocseg_lib.failures.tables import CASE_TYPES, DETECTED, LOST, OBJECT_FAILURES, overall_rows
 from vocseg_lib.metrics.average_precision import mean_ap
 from vocseg_lib.metrics.coco_eval import evaluate
 from vocseg_lib.metrics.matching import AREA_RANGES, match_coco

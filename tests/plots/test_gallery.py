@@ -46,7 +46,7 @@ def pictures(tmp_path):
 
 @pytest.fixture
 def analyses():
-    """The first model covers two objects, duplicates, and has a background error; the second misses one."""
+    """First: one mask on two objects, a duplicate, a background error. Second: a missed object."""
     horse, far = shape(LEFT, HORSE, image=2), shape(FAR, image=2)
     content = ground_truth(shape(LEFT), shape(RIGHT), horse, far, images=3)
     first = [

@@ -44,11 +44,7 @@ def test_claims_about_masks_that_cover_pairs():
 @pytest.mark.parametrize(
     ("first", "second", "answers"),
     [
-        (
-            [PERSON] * 10 + [HORSE] * 10,
-            [PERSON] * 20,
-            {"Misclassification": YES, "These": NO},
-        ),
+        ([PERSON] * 10 + [HORSE] * 10, [PERSON] * 20, {"Misclassification": YES, "These": NO}),
         (
             [PERSON] * 14 + [HORSE] * 6,
             [PERSON] * 6 + [None] * 14,

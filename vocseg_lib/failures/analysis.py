@@ -10,12 +10,7 @@ from jaxtyping import Float
 from vocseg_lib.failures.config import Thresholds
 from vocseg_lib.failures.fixes import ap_with_fix
 from vocseg_lib.failures.mask_errors import MASK_FAILURES, measure_masks
-from vocseg_lib.failures.tables import (
-    FAILURES,
-    OBJECT_FAILURES,
-    FailureTables,
-    build_tables,
-)
+from vocseg_lib.failures.tables import FAILURES, OBJECT_FAILURES, FailureTables, build_tables
 from vocseg_lib.failures.tide import ERRORS, NO_ERROR
 from vocseg_lib.metrics.bootstrap import prepend_point_estimate
 from vocseg_lib.metrics.coco_eval import Evaluation

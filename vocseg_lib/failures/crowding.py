@@ -68,9 +68,9 @@ def crowding_bins(
         return own == label, of_detection == label
 
     def by_count(image_eval: ImageEval, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
-        inside = low <= max(1, len(image_eval.objects)) <= high
-        counts = len(image_eval.objects), len(image_eval.detections)
-        return tuple(np.full(count, inside) for count in counts)
+        objects, detections = len(image_eval.objects), len(image_eval.detections)
+        inside = low <= max(1, objects) <= high
+        return np.full(objects, inside), np.full(detections, inside)
 
     return {
         "neighbors of its class": {

@@ -9,13 +9,7 @@ from jaxtyping import Float
 from vocseg_lib.failures.mask_errors import MASK_FAILURES
 from vocseg_lib.failures.tables import LOST, OBJECT_FAILURES, FailureTables
 from vocseg_lib.metrics.average_precision import mean_ap
-from vocseg_lib.metrics.matching import (
-    DatasetEval,
-    ImageEval,
-    Selection,
-    match_coco,
-    select_area,
-)
+from vocseg_lib.metrics.matching import DatasetEval, ImageEval, Selection, match_coco, select_area
 
 
 def ap_with_fix(

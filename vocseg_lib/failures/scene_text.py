@@ -174,9 +174,8 @@ def _capital(text: str) -> str:
 
 
 def _measures_text(overlap: int = 0, distance: int = 0) -> str:
-    if overlap:
-        return f", overlap {overlap} %"
-    return f", {distance} pixel{'s' if distance > 1 else ''} away" if distance else ""
+    away = f", {distance} pixel{'s' if distance > 1 else ''} away" if distance else ""
+    return f", overlap {overlap} %" if overlap else away
 
 
 def _relations(

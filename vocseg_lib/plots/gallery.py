@@ -84,14 +84,15 @@ class Gallery:
 
     def _correct(self, title: str, cases: pd.DataFrame) -> np.ndarray:
         """Per case of another model: does this one detect the object, or have no error there?"""
-        tables = self.analyses[title].at_threshold
-        correct = (
-            cases["annotation"].map(tables.objects.set_index("annotation")["state"]) == DETECTED
+        tables, boxes = (
+            self.analyses[title].at_threshold,
+            {image_id: [] for image_id in self.images},
         )
-        errors = tables.detections[tables.detections["error_mask"] == BACKGROUND_ERROR]["detection"]
-        boxes = {image_id: [] for image_id in self.images}
-        for index in errors:
-            detection = self.analyses[title].dataset_eval.detections[index]
+        states = tables.objects.set_index("annotation")["state"]
+        correct = cases["annotation"].map(states) == DETECTED
+        background = tables.detections["error_mask"] == BACKGROUND_ERROR
+        for index in tables.detections["detection"][background]:
+            detection = tables.dataset_eval.detections[index]
             boxes[detection["image_id"]].append(bbox_xywh(detection))
         for row, case in cases[cases["type"] == ERRORS[BACKGROUND_ERROR]].iterrows():
             box = bbox_xywh(self.entry(case))

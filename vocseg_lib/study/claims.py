@@ -72,10 +72,8 @@ def gap_claims(
 def _localization(analyses: dict[str, Analysis], crowding: pd.DataFrame) -> tuple[str, str]:
     """Measured and answer: the models' difference in recall with and without crowding."""
     first, second = analyses
-    recall = crowding[
-        (crowding["metric"] == "recall") & (crowding["model"] == f"{first} - {second}")
-    ]
-    recall = recall.drop_duplicates("bin").set_index("bin")
+    rows = (crowding["metric"] == "recall") & (crowding["model"] == f"{first} - {second}")
+    recall = crowding[rows].drop_duplicates("bin").set_index("bin")
     change, crowd, alone = (
         recall.loc[name] for name in ("overlapping - alone", "overlapping", "alone")
     )
@@ -102,15 +100,13 @@ def _boxes_and_masks(
     of_masks = parts["points"]["true masks"]
     rest = parts["points"]["gap"] - of_masks
     same = all(abs(of[first] - of[second]) <= CLOSE for of in (lost, lost_at_50))
+    larger = abs(rest) > abs(of_masks)
     text = f"box AP less mask AP: {_both(lost)}"
     gains = f"true masks in the predicted boxes gain {_both(gain)} points of mask AP"
     shares = f"masks are {_part(parts, 'true masks')}, the rest {rest:+.1f}"
     return [
         (f"{text}; {gains}", NO if gain[first] > 5 else YES),
-        (
-            f"{text}; in AP50 {_both(lost_at_50)}; {shares}",
-            YES if same and abs(rest) > abs(of_masks) else NO,
-        ),
+        (f"{text}; in AP50 {_both(lost_at_50)}; {shares}", YES if same and larger else NO),
     ]
 
 
