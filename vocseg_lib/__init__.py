@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vocseg_lib.metrics.coco_eval import evaluate
     from vocseg_lib.models.config import MaskRCNNConfig, YolactConfig
     from vocseg_lib.models.mask_rcnn import MaskRCNN
+    from vocseg_lib.models.speedups import speed_up
     from vocseg_lib.models.yolact import Yolact
     from vocseg_lib.plots.gallery import Gallery
     from vocseg_lib.plots.gallery_page import export_page
@@ -40,6 +41,7 @@ __getattr__, __all__ = attach(
         "metrics.coco_eval": "evaluate",
         "models.config": "MaskRCNNConfig YolactConfig",
         "models.mask_rcnn": "MaskRCNN",
+        "models.speedups": "speed_up",
         "models.yolact": "Yolact",
         "plots.gallery": "Gallery",
         "plots.gallery_page": "export_page",

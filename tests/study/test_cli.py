@@ -1,4 +1,4 @@
-"""The command line: what it accepts, prints, writes and refuses, and how little it loads for that."""
+"""The command line: what it accepts, prints, writes, refuses and loads."""
 
 import json
 import re

@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from vocseg_lib.utils.config import POSITIVE, Config, bounded, parse_assignments
+from vocseg_lib.utils.config import ABOVE_ZERO, Config, bounded, parse_assignments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +13,7 @@ class Part(Config):
     optimizer: Literal["sgd", "adamw"] = "sgd"
     count: int = bounded(2, least=1)
     momentum: float = bounded(0.9, least=0, below=1)
-    rate: float = bounded(0.1, least=POSITIVE)
+    rate: float = bounded(0.1, least=ABOVE_ZERO)
     patience: int | None = bounded(None, least=1)
     steps: tuple[int, ...] = bounded((3,), least=1)
     flag: bool = False

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from vocseg_lib.utils.config import POSITIVE, Config, bounded
+from vocseg_lib.utils.config import ABOVE_ZERO, Config, bounded
 
 FROZEN_BELOW = 6
 """Images per batch below which "official" batch norm is frozen (official YOLACT)."""
@@ -16,14 +16,14 @@ class TrainConfig(Config):
     batch_size: int = bounded(2, least=1)  # images, over all processes (the study)
     iterations: int = bounded(12_000, least=1)  # parameter updates (the study)
     optimizer: Literal["sgd", "adamw"] = "sgd"  # (the study: SGD)
-    learning_rate: float = bounded(1e-3, least=POSITIVE)  # after warm-up (the study)
-    backbone_lr_mult: float = bounded(1.0, least=POSITIVE)  # of the backbone / learning_rate
+    learning_rate: float = bounded(1e-3, least=ABOVE_ZERO)  # after warm-up (the study)
+    backbone_lr_mult: float = bounded(1.0, least=ABOVE_ZERO)  # of the backbone / learning_rate
     momentum: float = bounded(0.9, least=0, below=1)  # of SGD (the study)
     weight_decay: float = bounded(5e-4, least=0)  # not in the study; the official YOLACT's
     schedule: Literal["step", "cosine"] = "step"  # "step": / 10 at each of lr_milestones; or to 0
     lr_milestones: tuple[int, ...] = bounded((8_000,), least=1)  # iterations; the study names none
     warmup_iterations: int = bounded(0, least=0)  # linear, from a tenth; the study names none
-    max_grad_norm: float | None = bounded(None, least=POSITIVE)  # clipped to it; not in the study
+    max_grad_norm: float | None = bounded(None, least=ABOVE_ZERO)  # clipped to it; not in the study
     batch_norm: Literal["unfrozen", "frozen", "official"] = "unfrozen"  # "official": frozen below 6
     mixed_precision: bool = False  # fp16 or bf16 where the device has it; not in the study
     augmentation: Literal["ssd", "light", "none"] = "ssd"  # (the study: all SSD augmentations)

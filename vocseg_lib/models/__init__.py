@@ -1,6 +1,6 @@
-"""The models, under one contract: `model(images, targets) -> losses`, `model(images) -> detections`.
+"""The models, under torchvision's contract: see `yolact` and `mask_rcnn`.
 
-Loaded when first used, as the models' names and configs are known without PyTorch.
+Loaded when first used: a model's name and config are known without PyTorch.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -51,7 +51,7 @@ def finite(value: float | None) -> float | None:
     return value
 
 
-def device_name(value: str) -> str:
+def check_device_name(value: str) -> str:
     if value and not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", value):
         raise typer.BadParameter(f"must be cpu, cuda or cuda:N, got {value}")
     return value
@@ -97,7 +97,7 @@ Model = Annotated[
 ]
 Device = Annotated[
     str,
-    typer.Option(help="cpu or cuda; default: cuda if there is a GPU", callback=device_name),
+    typer.Option(help="cpu or cuda; default: cuda if there is a GPU", callback=check_device_name),
 ]
 Devkit = Annotated[
     str, typer.Argument(metavar="DEVKIT", help="VOC devkit: the folder with JPEGImages/, or above")

@@ -1,4 +1,4 @@
-"""Recipes: every number of a training, named. Only `study`, notebooks and command line read them."""
+"""Recipes: every number of a training, by name."""
 
 import inspect
 import re
@@ -54,7 +54,7 @@ class Recipe(Config):
         return getattr(self, _part_of(model_name))
 
     def for_model(self, model_name: str) -> dict[str, Any]:
-        """What a run folder records beside its `TrainConfig`: name, data and the model's options."""
+        """Name, data and the model's options, as a run folder records them."""
         return {"name": self.name, "data": self.data} | {
             _part_of(model_name): self.model_config(model_name).to_dict()
         }
@@ -69,10 +69,7 @@ def _part_of(model_name: str) -> str:
     return "yolact" if model_name in ("yolact", "semantic") else "mask_rcnn"
 
 
-_LAPTOP = {
-    "backbone": "mobilenet_v2",
-    "channels": 128,
-}  # half of 256: twice the iterations per hour
+_LAPTOP = {"backbone": "mobilenet_v2", "channels": 128}  # 128: twice the iterations per hour
 _QUICK = {"backbone": "tiny", "weights": None, "channels": 64}
 
 RECIPES = {
@@ -80,7 +77,7 @@ RECIPES = {
     for recipe in (
         Recipe(
             name="paper",
-            expected_time="not yet run (the study: about 48 h a model on a GTX 1060 and a T4)",
+            expected_time="not yet run (the study: about 48 h per model on a GTX 1060 and a T4)",
             expected_score="not yet run (the study: YOLACT 27.8, Mask R-CNN 53.2 mAP at 12K)",
         ),
         Recipe(
@@ -114,13 +111,13 @@ RECIPES = {
         ),
         Recipe(
             name="laptop",
-            expected_time="under 2 hours a model on 2 CPU cores (the pilot; YOLACT 12,000 iterations)",
+            expected_time="under 2 h per model on 2 CPU cores (the pilot; YOLACT: 12,000 iterations)",
             expected_score="not yet run (the pilot, on other images: results/pilot/report.json)",
             train=TrainConfig(
                 batch_size=4,
                 iterations=6_000,
                 optimizer="adamw",
-                backbone_lr_mult=0.1,  # heads start from nothing; the backbone keeps ImageNet's classes
+                backbone_lr_mult=0.1,  # keeps what the backbone learned on ImageNet
                 weight_decay=1e-4,
                 schedule="cosine",
                 lr_milestones=(),

@@ -8,7 +8,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
 
-POSITIVE = math.ulp(0.0)
+ABOVE_ZERO = math.ulp(0.0)
 """The smallest float above 0, as `least` of a field that must not be 0."""
 
 
@@ -91,7 +91,7 @@ def _out_of_range(value: Any, least: float = -math.inf, below: float = math.inf)
     numbers = value if isinstance(value, tuple) else (value,)
     if all(least <= n < below for n in numbers if isinstance(n, int | float)):
         return ""
-    start = "above 0" if least == POSITIVE else f"at least {least:g}"
+    start = "above 0" if least == ABOVE_ZERO else f"at least {least:g}"
     return start + (f" and below {below:g}" if below < math.inf else " and finite")
 
 
