@@ -21,7 +21,7 @@ class Matches:
     """All detections by descending score, with true-positive and ignore flags per IoU threshold.
 
     `image` and `category`: indices in the ground truth's images, and in its categories by id. An
-    ignored detection is neither a true nor a false positive. `num_gt`: objects per image and category.
+    ignored detection is neither a true nor a false positive. `num_gt`: objects per image and class.
     """
 
     thresholds: Float[np.ndarray, " t"]
@@ -34,12 +34,8 @@ class Matches:
 
     def select_thresholds(self, rows: list[int]) -> "Matches":
         """The matches at some of the thresholds, by index."""
-        return replace(
-            self,
-            thresholds=self.thresholds[rows],
-            true_positive=self.true_positive[rows],
-            ignored=self.ignored[rows],
-        )
+        names = "thresholds", "true_positive", "ignored"
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     def at_threshold(
         self, threshold: float, category: int | None = None

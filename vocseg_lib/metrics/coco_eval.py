@@ -64,7 +64,7 @@ class Evaluation:
 
     @property
     def iou_types(self) -> list[str]:
-        """ "mask" and "box", or "box" alone."""
+        """What was evaluated: masks and boxes, or one of them."""
         return list(self.precision)
 
     @cached_property

@@ -18,13 +18,8 @@ AP_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """IoU thresholds over which COCO's AP is the mean."""
 MAX_DETECTIONS = 100
 """Detections per image and class that COCO evaluates, by descending score."""
-AREA_RANGES = {
-    "all": (0, 1e10),
-    "small": (0, 32**2),
-    "medium": (32**2, 96**2),
-    "large": (96**2, 1e10),
-}
-"""COCO's sizes: smallest and largest area in pixels."""
+AREA_RANGES = {"all": (0, 1e10), "small": (0, 1024), "medium": (1024, 9216), "large": (9216, 1e10)}
+"""COCO's sizes: smallest and largest area in pixels; the limits are 32**2 and 96**2."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +60,7 @@ class ImageEval:
         return np.where(same, self.in_crowd[iou_type], 0.0)
 
     def in_own_crowd(self, iou_type: str) -> Float[np.ndarray, " n"]:
-        """The largest share of each detection inside one crowd region of its class."""
+        """The largest of these shares."""
         return self.same_class_crowd(iou_type).max(1, initial=0.0)
 
     def select(self, rows: np.ndarray) -> "ImageEval":
@@ -109,7 +104,7 @@ class DatasetEval:
 
     @property
     def iou_types(self) -> list[str]:
-        """ "mask" and "box", or "box" alone."""
+        """What has IoUs: masks and boxes, or one of them."""
         return list(self.image_evals[0].iou)
 
     def changed(self, change: Callable[[ImageEval], ImageEval]) -> "DatasetEval":
@@ -125,9 +120,9 @@ def evaluate_images(
     `iou_types`: by default "mask" and "box", or "box" alone if an entry has no mask.
     """
     iou_types = iou_types or iou_types_of(ground_truth, detections)
+    annotations = ground_truth["annotations"]
     categories = sorted(ground_truth["categories"], key=itemgetter("id"))
     category_index = {c["id"]: k for k, c in enumerate(categories)}
-    annotations = ground_truth["annotations"]
     objects, crowds, detected = defaultdict(list), defaultdict(list), defaultdict(list)
     for index, annotation in enumerate(annotations):
         (crowds if annotation["iscrowd"] else objects)[annotation["image_id"]].append(index)
@@ -137,27 +132,24 @@ def evaluate_images(
     def classes(entries: list[dict]) -> Int[np.ndarray, " _"]:
         return np.array([category_index[e["category_id"]] for e in entries], dtype=int)
 
-    shape_of = {"mask": itemgetter("segmentation"), "box": bbox_xywh}
     image_evals = []
     for number, image in enumerate(ground_truth["images"]):
-        index = [indices[image["id"]] for indices in (objects, crowds, detected)]
-        truth, regions = ([annotations[i] for i in part] for part in index[:2])
-        found = [detections[i] for i in index[2]]
+        rows = [np.array(part[image["id"]], dtype=int) for part in (objects, crowds, detected)]
+        truth, regions = ([annotations[i] for i in part] for part in rows[:2])
+        found = [detections[i] for i in rows[2]]
         area, iou, in_crowd = {}, {}, {}
-        for iou_type in iou_types:
-            shapes, gt_shapes, crowd_shapes = (
-                [shape_of[iou_type](e) for e in entries] for entries in (found, truth, regions)
-            )
-            area[iou_type] = np.array([evaluated_area(d, iou_type) for d in found], dtype=float)
-            iou[iou_type] = overlaps(shapes, gt_shapes)
-            in_crowd[iou_type] = overlaps(shapes, crowd_shapes, of_first=True)
+        for kind in iou_types:
+            shape_of = bbox_xywh if kind == "box" else itemgetter("segmentation")
+            shapes = [shape_of(d) for d in found]
+            area[kind] = np.array([evaluated_area(d, kind) for d in found], dtype=float)
+            iou[kind] = overlaps(shapes, [shape_of(a) for a in truth])
+            in_crowd[kind] = overlaps(shapes, [shape_of(a) for a in regions], of_first=True)
         image_evals.append(
             ImageEval(
                 image=number,
-                **{
-                    name: np.array(part, dtype=int)
-                    for name, part in zip(("objects", "crowds", "detections"), index, strict=True)
-                },
+                objects=rows[0],
+                crowds=rows[1],
+                detections=rows[2],
                 object_class=classes(truth),
                 crowd_class=classes(regions),
                 detection_class=classes(found),
@@ -178,7 +170,7 @@ def evaluate_images(
 
 
 def iou_types_of(ground_truth: dict, detections: list[dict]) -> list[str]:
-    """ "mask" and "box", or "box" alone if an entry has no mask."""
+    """Both IoU types, or "box" alone if an entry has no mask."""
     entries = *ground_truth["annotations"], *detections
     return list(IOU_TYPES) if all("segmentation" in entry for entry in entries) else ["box"]
 
@@ -253,9 +245,8 @@ def match_coco(
     """
     selected, flags = [], []
     for image_eval in dataset_eval.image_evals:
-        wanted, counted = selection(image_eval)
-        selected.append(wanted)
-        flags.append(_match_image(image_eval, iou_type, wanted, counted, thresholds))
+        selected.append(selection(image_eval))
+        flags.append(_match_image(image_eval, iou_type, selected[-1], thresholds))
     order, columns = rank_detections(dataset_eval)
     true_positive, ignored = np.concatenate(flags, 2)[..., order]
     return Matches(
@@ -263,18 +254,15 @@ def match_coco(
         **columns,
         true_positive=true_positive,
         ignored=ignored,
-        num_gt=count_gt(dataset_eval, selected),
+        num_gt=count_gt(dataset_eval, [wanted for wanted, _ in selected]),
     )
 
 
 def _match_image(
-    image_eval: ImageEval,
-    iou_type: str,
-    wanted: np.ndarray,
-    counted: np.ndarray,
-    thresholds: np.ndarray,
+    image_eval: ImageEval, iou_type: str, selected: tuple, thresholds: np.ndarray
 ) -> Bool[np.ndarray, "2 t n"]:
     """True-positive and ignore flags of an image's detections at each threshold."""
+    wanted, counted = selected
     iou = image_eval.same_class_iou(iou_type)
     is_crowd = np.zeros(iou.shape[1], dtype=bool)
     if len(image_eval.crowds):
@@ -292,8 +280,7 @@ def _match_image(
         candidates = np.where(free & (iou[row] >= thresholds[:, None]), iou[row], -1.0)
         # Wanted objects come first, whatever their IoU.
         preferred = np.where(wanted, candidates, -1.0)
-        use_preferred = preferred.max(1, keepdims=True) >= 0
-        candidates = np.where(use_preferred, preferred, candidates)
+        candidates = np.where(preferred.max(1, keepdims=True) >= 0, preferred, candidates)
         best = last - candidates[:, ::-1].argmax(1)
         hit = candidates[every, best] >= 0
         true_positive[hit, row] = wanted[best[hit]]
