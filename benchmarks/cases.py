@@ -40,7 +40,7 @@ def make_yolact(train: bool = False) -> Yolact:
         return model.eval()
     for norm in batch_norm_layers(model):
         norm.requires_grad_(False)
-    return set_train_mode(model, frozen=True)
+    return set_train_mode(model, freeze_bn=True)
 
 
 def training_batch() -> tuple[list[Tensor], list[dict]]:

@@ -27,7 +27,6 @@ def with_random_norms(model):
 def test_a_sped_up_model_computes_the_same_numbers(name):
     plain = with_random_norms(small(name, score_threshold=0.01))
     fast = speed_up(copy.deepcopy(plain))
-    assert type(fast) is not type(plain)
     assert fast.state_dict().keys() == plain.state_dict().keys()
     images, targets = [torch.rand(3, 90, 120)] * 2, [target(90, 120)] * 2
     for frozen in (False, True):
@@ -35,7 +34,7 @@ def test_a_sped_up_model_computes_the_same_numbers(name):
         for model in (plain, fast):
             torch.manual_seed(0)
             model.zero_grad()
-            losses = set_train_mode(model, frozen)(images, targets)
+            losses = set_train_mode(model, freeze_bn=frozen)(images, targets)
             sum(losses.values()).backward()
             gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
             results.append(({k: v.item() for k, v in losses.items()}, gradient))
@@ -54,7 +53,7 @@ def test_a_sped_up_model_computes_the_same_numbers(name):
 
 def test_elsewhere_than_on_a_cpu_nothing_is_exchanged(monkeypatch):
     model = speed_up(small("yolact")).to("meta").eval()
-    for part in ("UpsampledConv", "SparseGradientConv", "upsample_masks_in_tiles", "fold"):
+    for part in ("UpsampledConv", "SparseGradientConv", "_fold"):
         monkeypatch.setattr(speedups, part, None)
     logits = model._forward_layers(torch.zeros(1, 3, 96, 96, device="meta"))[0]["class_logits"]
     assert logits.shape == (1, 3 * (144 + 36 + 9 + 4 + 1), 21)
@@ -69,7 +68,7 @@ def test_folded_batch_norm_in_training(name):
     plain = IntermediateLayerGetter(plain, {"layer2" if name == "resnet50" else "6": "out"})
     fast, gradients = speed_up(copy.deepcopy(plain)), []
     for body in (plain, fast):
-        out = set_train_mode(body, frozen=True)(x)["out"]
+        out = set_train_mode(body, freeze_bn=True)(x)["out"]
         out.sum().backward()
         gradients.append((out.detach(), next(body.parameters()).grad))
     for expected, value in zip(*gradients, strict=True):

@@ -23,8 +23,8 @@ from vocseg_lib.utils import distributed
 from vocseg_lib.utils.boxes import nearest_box
 
 SHORT_SIDE, LONG_SIDE = 800, 1333
-STRIDES = (4, 8, 16, 32)
-"""Of the FPN's levels P2 to P5, in which regions are pooled."""
+LEVELS = (2, 3, 4, 5)
+"""The FPN's levels P2 to P5 in which regions are pooled; the stride of level k is 2 ** k."""
 ANCHOR_SIZES = (32, 64, 128, 256, 512)
 """Pixels on an image whose short side is 800; they shrink with it."""
 
@@ -39,9 +39,9 @@ class AnySizeTransform(GeneralizedRCNNTransform):
 
     def resize(self, image: Tensor, target: dict | None = None) -> tuple[Tensor, dict | None]:
         height, width = image.shape[-2:]
-        thinnest = math.ceil(max(height, width) / self.max_size) + 1
-        if min(height, width) < thinnest:
-            padding = (0, max(0, thinnest - width), 0, max(0, thinnest - height))
+        least = math.ceil(max(height, width) / self.max_size) + 1
+        padding = (0, max(0, least - width), 0, max(0, least - height))
+        if any(padding):
             image = F.pad(image, padding)
             target = {**target, "masks": F.pad(target["masks"], padding)} if target else target
         return super().resize(image, target)
@@ -112,8 +112,8 @@ class MaskRCNN(TorchvisionMaskRCNN):
             part.fg_bg_sampler = CountingSampler(old.batch_size_per_image, old.positive_fraction)
         for pool in (self.roi_heads.box_roi_pool, self.roi_heads.mask_roi_pool):
             # Else torchvision guesses them from the first batch, padding included.
-            pool.scales = [1 / stride for stride in STRIDES]
-            ends = (int(math.log2(stride)) for stride in (STRIDES[0], STRIDES[-1]))
+            pool.scales = [1 / 2**level for level in LEVELS]
+            ends = LEVELS[0], LEVELS[-1]
             pool.map_levels = initLevelMapper(*ends, pool.canonical_scale, pool.canonical_level)
         self.transform = AnySizeTransform(
             config.short_side, round(LONG_SIDE * scale), IMAGENET_MEAN, IMAGENET_STD
@@ -155,15 +155,11 @@ class MaskRCNN(TorchvisionMaskRCNN):
         """Scale boxes to the image and paste each small mask into its box."""
         results = []
         rows = zip(out["detections"], out["resized"], out["image_sizes"], strict=True)
-        for detections, resized, size in rows:
-            boxes = resize_boxes(detections["boxes"].float(), resized, size)
-            result = {
-                "boxes": boxes,
-                "labels": detections["labels"],
-                "scores": detections["scores"].float(),
-                "masks": self.paste_masks(detections["masks"][:, 0].float(), boxes, *size),
-            }
-            results.append(result)
+        for raw, resized, size in rows:
+            boxes = resize_boxes(raw["boxes"].float(), resized, size)
+            masks = self.paste_masks(raw["masks"][:, 0].float(), boxes, *size)
+            labels, scores = raw["labels"], raw["scores"].float()
+            results.append({"boxes": boxes, "labels": labels, "scores": scores, "masks": masks})
         return results
 
     @torch.inference_mode()

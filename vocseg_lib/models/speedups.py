@@ -4,13 +4,11 @@ from itertools import pairwise, product
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from vocseg_lib.models.mask_rcnn import MaskRCNN, paste_masks
+from vocseg_lib.models.mask_rcnn import MaskRCNN
 from vocseg_lib.models.tiled_masks import paste_masks_in_tiles, upsample_masks_in_tiles
 from vocseg_lib.models.yolact import PredictionHead, ProtoNet, Yolact
-from vocseg_lib.utils.masks import upsample_masks
 
 DENSE = 0.25
 """Fraction of pixels with a gradient above which gathering them does not pay."""
@@ -30,6 +28,10 @@ def speed_up(model: nn.Module) -> nn.Module:
             conv._norm, conv._folded = (norm,), (None, None)
     for module in modules:
         module.__class__ = FASTER.get(type(module), type(module))
+        if isinstance(module, Yolact):
+            module.upsample_masks = upsample_masks_in_tiles
+        elif isinstance(module, MaskRCNN):
+            module.paste_masks = paste_masks_in_tiles
     return model
 
 
@@ -61,24 +63,16 @@ class FoldingConv2d(nn.Conv2d):
         parts = (self.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)
         changing = torch.is_grad_enabled() or torch.compiler.is_compiling()
         if changing or any(part.is_inference() for part in parts):
-            return fold(*parts, norm.eps)
+            return _fold(*parts, norm.eps)
         mixed = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
         key = (mixed, *((part.data_ptr(), part._version) for part in parts))
         if self._folded[0] != key:
-            folded = (part.to(mixed or part.dtype) for part in fold(*parts, norm.eps))
-            self._folded = (key, tuple(folded))
+            weight, bias = _fold(*parts, norm.eps)
+            self._folded = key, (weight.to(mixed or weight.dtype), bias.to(mixed or bias.dtype))
         return self._folded[1]
 
 
-def fold(
-    weight: Float[Tensor, "o i h w"],
-    scale: Float[Tensor, " o"],
-    shift: Float[Tensor, " o"],
-    mean: Float[Tensor, " o"],
-    variance: Float[Tensor, " o"],
-    eps: float,
-) -> tuple[Float[Tensor, "o i h w"], Float[Tensor, " o"]]:
-    """Weight and bias that equal a convolution without bias and the batch norm after it."""
+def _fold(weight, scale, shift, mean, variance, eps: float) -> tuple[Tensor, Tensor]:
     factor = scale * (variance + eps).rsqrt()
     return weight * factor[:, None, None, None], shift - mean * factor
 
@@ -114,30 +108,7 @@ class JointHead(PredictionHead):
         return classes, box, coefficients.tanh()
 
 
-class FastYolact(Yolact):
-    """`Yolact` with masks upsampled in tiles."""
-
-    @staticmethod
-    def upsample_masks(logits: Tensor, boxes: Tensor | None, height: int, width: int) -> Tensor:
-        upsample = upsample_masks_in_tiles if logits.is_cpu else upsample_masks
-        return upsample(logits, boxes, height, width)
-
-
-class FastMaskRCNN(MaskRCNN):
-    """`MaskRCNN` with masks pasted in tiles."""
-
-    @staticmethod
-    def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
-        paste = paste_masks_in_tiles if masks.is_cpu else paste_masks
-        return paste(masks, boxes, height, width)
-
-
-FASTER = {
-    ProtoNet: FastProtoNet,
-    PredictionHead: JointHead,
-    Yolact: FastYolact,
-    MaskRCNN: FastMaskRCNN,
-}
+FASTER = {ProtoNet: FastProtoNet, PredictionHead: JointHead}
 
 
 class UpsampledConv(torch.autograd.Function):

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vocseg_lib.utils.masks import box_rows_and_columns
+from vocseg_lib.models.mask_rcnn import paste_masks
+from vocseg_lib.utils.masks import box_rows_and_columns, upsample_masks
 
 TILE = 32
 """Pixels, side of a tile."""
@@ -23,7 +24,9 @@ TILES_AT_ONCE = 256
 def upsample_masks_in_tiles(
     logits: Float[Tensor, "n h w"], boxes: Float[Tensor, "n 4"] | None, height: int, width: int
 ) -> Bool[Tensor, "n {height} {width}"]:
-    """The pixels of `utils.masks.upsample_masks`, computed in the boxes alone."""
+    """The pixels of `upsample_masks`, computed in the boxes alone; on a CPU."""
+    if not logits.is_cpu:
+        return upsample_masks(logits, boxes, height, width)
     row_cells, row_weights = _tile_weights(logits.shape[1], height)
     column_cells, column_weights = _tile_weights(logits.shape[2], width)
     if boxes is None:
@@ -43,7 +46,10 @@ def upsample_masks_in_tiles(
 def paste_masks_in_tiles(
     masks: Float[Tensor, "n m m"], boxes: Float[Tensor, "n 4"], height: int, width: int
 ) -> Bool[Tensor, "n {height} {width}"]:
-    """The pixels of `mask_rcnn.paste_masks`: masks padded by a cell, boxes (pixels) grown to match."""
+    """The pixels of `paste_masks`; on a CPU."""
+    if not masks.is_cpu:
+        return paste_masks(masks, boxes, height, width)
+    # Masks padded by a cell, boxes grown to match.
     side = masks.shape[-1] + 2
     padded = F.pad(masks, (1, 1, 1, 1))
     center = (boxes[:, :2] + boxes[:, 2:]) / 2
