@@ -77,7 +77,7 @@ class Study:
 
     @property
     def data_kind(self) -> str:
-        """ "synthetic", "VOC 2012", "pilot" (VOC's classes, other images), "own" (other classes)."""
+        """ "synthetic", "VOC 2012", "pilot" (its classes, other images), "own" (other classes)."""
         if (self.devkit / synthetic.STAMP_NAME).is_file():
             return "synthetic"
         if self.class_names != CLASS_NAMES:
