@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.trainings import QUICK, log_of
+from tests.helpers.trainings import QUICK, NoisyModel, log_of
 from vocseg_lib.data.transforms import light_augmentation
 from vocseg_lib.data.voc import VocDataset
 from vocseg_lib.engine import train_state
@@ -42,8 +42,8 @@ MOMENTS = ("half written", "written", "before renaming", "after renaming")
 
 
 def training(name: str, devkit: Path, folder: Path) -> None:
-    """A training with all that has a state; YOLACT in fp16 with a scaler."""
-    half = torch.float16 if name == "yolact" else None
+    """A training with all that has a state, in fp16 with a scaler if the model is "noisy"."""
+    half = torch.float16 if name == "noisy" else None
     device.half_precision = train_state.half_precision = lambda device: half
     val = torch.utils.data.Subset(VocDataset(devkit, "val"), range(2))
 
@@ -53,7 +53,8 @@ def training(name: str, devkit: Path, folder: Path) -> None:
         return {"mask_AP50": -losses["val_loss"], **losses}
 
     dataset = VocDataset(devkit, "train", light_augmentation())
-    train(build_model(QUICK, name), dataset, folder, CONFIG, evaluate, run_config={"model": name})
+    model = NoisyModel() if name == "noisy" else build_model(QUICK, name)
+    train(model, dataset, folder, CONFIG, evaluate, run_config={"model": name})
 
 
 def killed_at(moment: str, call: int, *arguments) -> None:
@@ -93,7 +94,7 @@ def killed_at(moment: str, call: int, *arguments) -> None:
     training(*arguments)
 
 
-@pytest.mark.parametrize(("name", "kills"), [("yolact", 14), ("mask_rcnn", 4)])
+@pytest.mark.parametrize(("name", "kills"), [("noisy", 22), ("yolact", 3), ("mask_rcnn", 3)])
 def test_killed_again_and_again_equals_uninterrupted(name, kills, devkit, tmp_path):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])

@@ -6,6 +6,8 @@ Its numbers do not depend on how processes share a batch. Arguments: model, devk
 
 import sys
 
+from torchvision.transforms import v2
+
 from tests.helpers.trainings import QUICK, short_config
 from vocseg_lib.data.voc import VocDataset
 from vocseg_lib.engine.predict import predict, validation_loss
@@ -32,7 +34,9 @@ def main(name, devkit, folder, sessions):
 
     with distributed.process_group("cpu") as device:
         session = Session(device=device, max_hours=1e-9 if sessions == "once" else None)
-        train(model, VocDataset(devkit, "train"), folder, CONFIG, evaluate, session=session)
+        # Of one size: others would be padded to the largest of a process's part of a batch.
+        dataset = VocDataset(devkit, "train", v2.Resize((96, 128)))
+        train(model, dataset, folder, CONFIG, evaluate, session=session)
 
 
 if __name__ == "__main__":
