@@ -181,7 +181,7 @@ def evaluate_command(
     predictions: Predictions,
     data: Data,
     split: Split = "val",
-    score: number("least score for mean IoU") = 0.3,
+    score: number("least score for mean IoU") = 0.5,
     resamples: Annotated[
         int, typer.Option(help="of the bootstrap; 0: no intervals", min=0)
     ] = 1_000,
