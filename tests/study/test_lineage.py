@@ -57,7 +57,13 @@ def test_rows_are_evaluated_once(study):
     assert tuple(table) == LINEAGE_COLUMNS
     assert table["model"].tolist() == [values["model"], oracle["model"]]
     assert (study.results / "lineage.csv").is_file()
-    assert evaluate_row(study, replace(CONFIG, images=5), SVM) != values
+    for other in (replace(CONFIG, images=5), replace(CONFIG, proposals=20)):
+        assert evaluate_row(study, other, SVM) != values
+    path, first = prediction_path(study, SVM.title), evaluate_row(study, CONFIG, SVM)
+    written = path.stat().st_mtime_ns
+    changed = replace(study, recipe=study.recipe.with_changes(image_size=64))
+    assert evaluate_row(changed, CONFIG, SVM)["box_AP50"] == first["box_AP50"]
+    assert path.stat().st_mtime_ns > written  # R-CNN's input depends on it
 
 
 def test_rows_trained_by_gradient(study):

@@ -114,21 +114,25 @@ def evaluate_row(study: Study, config: LineageConfig, row: Row) -> dict[str, Any
     Otherwise its model is trained, evaluated on val and timed, and the file written.
     """
     run = _train_row(study, config, row) if row.model else None
-    key = {"images": config.images, "proposals": config.proposals, **run_config(study, row.title)}
+    key = {**run_config(study, row.title), "recipe": study.recipe.to_dict()}
+    key |= {"images": config.images, "proposals": config.proposals}
     key |= {"fine_tune": config.iterations if row.fine_tune else 0}
     key |= {"best": checksum(load_checkpoint(run / BEST)["model"]) if run else None}
     path = prediction_path(study, row.title)
     if path.is_file() and (header := read_predictions(path)["header"]).get("config") == key:
         return header["row"]
-    values = {"model": row.title, "kind": row.kind}
-    values |= {"proposals": row.proposals, "mask_from": row.mask_from}
+    values = {name: getattr(row, name) for name in ("kind", "proposals", "mask_from")}
+    values = {"model": row.title, **values}
     if row.kind == "oracle":
         predictions = _ground_truth_predictions(study, row)
     else:
         start = time.monotonic()
         model, training = _load_row(run, row) if run else _fit_regions(study, config, row)
         training = {"train_minutes": (time.monotonic() - start) / 60, **training}
-        predictions = _predict(study, row, model, training)
+        data = {"devkit": study.devkit.name, "split": "val"}
+        header = {"model": row.title, "data": data, "training": training}
+        mixed_precision = study.recipe.train.mixed_precision
+        predictions = predict(model, study.val, header, default_device(), mixed_precision)
         values |= {name: training[name] for name in ("iterations", "train_minutes")}
         values |= {"seconds_per_image": _seconds_per_image(study, model)}
         values |= {"parameters": sum(p.numel() for p in model.parameters())}
@@ -212,13 +216,6 @@ def _cache(study: Study) -> Path:
     return study.results / "lineage" / "cache"
 
 
-def _predict(study: Study, row: Row, model: nn.Module, training: dict) -> dict:
-    data = {"devkit": study.devkit.name, "split": "val"}
-    header = {"model": row.title, "data": data, "training": training}
-    mixed_precision = study.recipe.train.mixed_precision
-    return predict(model, study.val, header, default_device(), mixed_precision)
-
-
 def _seconds_per_image(study: Study, model: nn.Module) -> float:
     """The median of a few images, one at a time, with nothing from the cache."""
     images = [model_input(study.val[i][0]) for i in range(min(TIMED_IMAGES, len(study.val)))]
@@ -253,10 +250,7 @@ def _row_metrics(study: Study, row: Row, detections: list[dict]) -> dict[str, fl
 
 
 def cache_regions(study: Study, config: LineageConfig) -> None:
-    """Search the images of the rows that classify region by region, and describe the regions.
-
-    In threads; kept in the cache.
-    """
+    """Cache proposals and features of the images that are classified region by region."""
     search, features = _search(study, config), cached(hand_crafted_features, _cache(study))
     for images, split in ((region_images(study, config), "train"), (study.val, "val")):
 
