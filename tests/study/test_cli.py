@@ -17,6 +17,9 @@ from vocseg_lib.data import synthetic
 from vocseg_lib.data.coco_convert import voc_to_coco
 from vocseg_lib.data.voc import split_ids
 from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
+from vocseg_lib.metrics.bootstrap import RESAMPLES
+from vocseg_lib.metrics.semantic import SEMANTIC_SCORE
+from vocseg_lib.plots.pictures import DRAWN_SCORE
 from vocseg_lib.study.cli_options import app
 from vocseg_lib.study.recipes import RECIPES
 
@@ -80,6 +83,13 @@ def test_help_lists_commands_and_options():
         shown = vocseg(name, "--help")
         assert shown.exit_code == 0
         assert all(flag in shown.stdout for p in command.params for flag in p.opts if "-" in flag)
+
+
+def test_defaults_are_the_librarys():
+    defaults = {name: {p.name: p.default for p in c.params} for name, c in COMMANDS.items()}
+    assert defaults["predict"]["score"] == DRAWN_SCORE
+    assert defaults["evaluate"]["score"] == SEMANTIC_SCORE
+    assert defaults["evaluate"]["resamples"] == RESAMPLES
 
 
 def test_several_values_follow_one_flag():
