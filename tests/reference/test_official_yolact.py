@@ -1,4 +1,4 @@
-"""Number by number against the official YOLACT: every case in the files of $VOCSEG_FIXTURES (default ../shared/fixtures)."""
+"""Number by number against the official YOLACT: each case in $VOCSEG_FIXTURES's files."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ def contents(pattern: str) -> dict[str, dict]:
 
 
 def value(case: dict, names: str, default: object = None) -> object:
-    """The case's value under the first key that is one of these names ("a*|b"); with a star, it has to be a tensor."""
+    """The value under the first key that is one of these names ("a*|b"); * means a tensor."""
     for pattern in names.split("|"):
         for key, found in case.items():
             if key == pattern or (
@@ -50,7 +50,7 @@ def value(case: dict, names: str, default: object = None) -> object:
 
 
 def dicts_with(part: object, *keys: str, name: str = "") -> dict[str, dict]:
-    """Every dict in `part`, at any depth and in lists too, that has these keys ("a*|b": either), by its path."""
+    """Dicts in `part`, at any depth, that have these keys ("a*|b": either), by path."""
     if isinstance(part, list | tuple):
         part = dict(enumerate(part))
     if not isinstance(part, dict):
@@ -64,7 +64,7 @@ def dicts_with(part: object, *keys: str, name: str = "") -> dict[str, dict]:
 
 
 def each(pattern: str, *keys: str):
-    """Run a test on every case that has these keys; skip it, with the reason, when there is none."""
+    """Run a test on each case that has these keys; skip it if there is none."""
     found = dicts_with(contents(pattern), *keys)
     none = pytest.param(
         None,
