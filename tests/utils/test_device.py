@@ -57,11 +57,12 @@ def test_models_work_in_half_precision(name, dtype, monkeypatch):
 
 COMPILED = """
 import torch
-from vocseg_lib.models import Yolact
+from vocseg_lib.models.config import YolactConfig
+from vocseg_lib.models.yolact import Yolact
 
 options = {"backbone": "tiny", "weights": None, "channels": 16, "image_size": 64}
 torch.manual_seed(0)
-plain, compiled = Yolact(**options), Yolact(**options, compile=True)
+plain, compiled = (Yolact(YolactConfig(**options, compile=c)) for c in (False, True))
 compiled.load_state_dict(plain.state_dict())
 images = [torch.rand(3, 50, 70)]
 results = []

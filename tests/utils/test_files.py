@@ -1,58 +1,61 @@
+import errno
 import json
+import os
+import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vocseg_lib.plots.pictures import list_files
-from vocseg_lib.study.open import open_study
-from vocseg_lib.study.results import evaluate_files
-from vocseg_lib.utils.files import project_root, resolve_path, to_jsonable
+from vocseg_lib.utils.files import project_root, resolve_path, to_jsonable, write_json
 
 
-def test_a_notebook_in_a_checkout_shares_data_and_results_with_the_command_line(
-    tmp_path, monkeypatch, devkit
-):
+def test_a_notebook_in_a_checkout_shares_the_project_root(tmp_path, monkeypatch):
     """Jupyter starts kernels in the notebook's folder, make study in the checkout."""
     for folder in ("notebooks", "vocseg_lib", "elsewhere/notebooks"):
         (tmp_path / folder).mkdir(parents=True)
-    for folder, place in (
-        (".", tmp_path),
-        ("notebooks", tmp_path),
-        ("elsewhere/notebooks", tmp_path / "elsewhere/notebooks"),
-    ):
+    roots = {".": ".", "notebooks": ".", "elsewhere/notebooks": "elsewhere/notebooks"}
+    for folder, root in roots.items():
         monkeypatch.chdir(tmp_path / folder)
-        assert project_root().resolve() == place.resolve()
-        assert (
-            open_study("quick", devkit).results.resolve() == (place / "results" / "quick").resolve()
-        )
+        assert project_root().resolve() == (tmp_path / root).resolve()
 
 
-def test_what_a_notebook_in_a_checkout_names_may_lie_in_the_checkout(tmp_path, monkeypatch, devkit):
-    """A path is looked for where the kernel starts first; results go to the checkout."""
-    for folder in ("notebooks", "vocseg_lib", "pictures"):
+def test_a_path_from_here_comes_before_one_from_the_root(tmp_path, monkeypatch):
+    for folder in ("notebooks", "vocseg_lib"):
         (tmp_path / folder).mkdir()
-    (tmp_path / "pictures" / "cat.jpg").touch()
-    (tmp_path / "mine").symlink_to(devkit)
-    (tmp_path / "found.json").write_text("[]")
+    (tmp_path / "a.json").write_text("root")
     monkeypatch.chdir(tmp_path / "notebooks")
-    study = open_study("quick", "mine", "results/mine")
-    assert (study.devkit.resolve(), study.results.resolve()) == (
-        devkit.resolve(),
-        tmp_path / "results" / "mine",
-    )
-    assert list_files(["pictures"])[0].samefile(tmp_path / "pictures" / "cat.jpg")
-    results, judged = evaluate_files(["found.json"], "mine", "results/judged")
-    assert (results.resolve(), list(judged)) == (tmp_path / "results" / "judged", ["found"])
-    (tmp_path / "notebooks" / "found.json").write_text("[]")
-    assert resolve_path("found.json").samefile("found.json")
-    with pytest.raises(FileNotFoundError, match=r"^nowhere is not there"):
-        list_files(["nowhere"])
+    assert resolve_path("a.json").read_text() == "root"
+    Path("a.json").write_text("here")
+    assert resolve_path("a.json").read_text() == "here"
+    assert resolve_path("missing") == Path("missing")
 
 
-def test_json_gets_what_it_has():
+def test_json_has_no_nan_and_pythons_numbers():
     value = {1: np.float64(1.23456), "b": [np.nan, np.int64(3), "text", (True,)]}
-    assert json.loads(json.dumps(to_jsonable(value), allow_nan=False)) == {
-        "1": 1.23456,
-        "b": [None, 3, "text", [True]],
-    }
+    expected = {"1": 1.23456, "b": [None, 3, "text", [True]]}
+    assert json.loads(json.dumps(to_jsonable(value), allow_nan=False)) == expected
     assert to_jsonable(value, digits=2)["1"] == 1.23
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    write_json(tmp_path / "a.json", 1)
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", float("nan"))
+    (tmp_path / "a.json.writing").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"a\.json") as caught:
+        write_json(tmp_path / "a.json", 2)
+    assert caught.value.errno == errno.ENOSPC
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_files_are_on_the_disk_before_they_are_renamed(tmp_path, monkeypatch):
+    done, replace = [], Path.replace
+
+    def fsync(descriptor):
+        done.append("file" if stat.S_ISREG(os.fstat(descriptor).st_mode) else "folder")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", lambda a, b: (done.append("renamed"), replace(a, b))[1])
+    write_json(tmp_path / "a.json", 1)
+    assert done == ["file", "renamed", "folder"]
