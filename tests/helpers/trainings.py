@@ -31,6 +31,24 @@ class NoisyModel(nn.Module):
         return {"class": (features.mean((1, 2, 3)) - counts - torch.rand(())).square().mean()}
 
 
+class Explodes(nn.Module):
+    """Loss, or only its gradient, is not finite at the calls `at`, from 1; batch norm then, too."""
+
+    def __init__(self, *at, backward=False):
+        super().__init__()
+        self.weight, self.norm = nn.Parameter(torch.ones(())), nn.BatchNorm2d(1)
+        self.at, self.calls, self.backward = at, 0, backward
+
+    def forward(self, images, targets):
+        self.calls += 1
+        factor = torch.tensor(float("nan") if self.calls in self.at else 1.0)
+        self.norm(factor * torch.tensor([1.0, 2.0]).view(2, 1, 1, 1))
+        if self.backward:
+            zero = self.weight - self.weight.detach()  # where the slope of the root is infinite
+            return {"class": zero.sqrt() if self.calls in self.at else zero}
+        return {"class": self.weight * factor}
+
+
 class Stopped(Exception):
     """Raised by `StoppingDataset`."""
 

@@ -74,9 +74,8 @@ def train(
 ) -> dict:
     """Train a model, or resume the training that `run_folder` holds; bit-exact on the CPU.
 
-    The folder gets `config.json`, `run.json` (versions, device and metadata of each session),
-    `log.jsonl` (a line per iteration and per evaluation), `last.pt`, `previous.pt`, `best.pt`, and
-    in `skipped_updates/` batches whose loss or gradient was not finite.
+    The folder gets `config.json`, `run.json` (sessions), `log.jsonl` (a line per iteration and per
+    evaluation), `last.pt`, `previous.pt`, `best.pt`, and batches of `skipped_updates/`.
 
     Args:
         model: under torchvision's detection contract; losses are already weighted.
@@ -88,56 +87,27 @@ def train(
     Returns:
         `iteration`; `seconds` of loading and updates; `best` (metrics and iteration);
         `evals_since_best`; `bad_samples` (how often each came up); `overflows` and
-        `skipped_updates` (skipped in fp16, and otherwise); `stopped`: None, "patience" or
-        "max_hours".
+        `skipped_updates` (skipped in fp16, and otherwise); `stopped`: see `stop_reason`.
 
     Raises:
-        NonFiniteLoss, TooManyBadSamples, WorkerDied: see there.
+        NonFiniteLoss, TooManyBadSamples, WorkerDied, RunningElsewhere: see there.
         ChangedConfig: if the folder holds a training with another `config` or `run_config`.
-        RunningElsewhere: if another process trains in it.
         OSError: if a file cannot be written.
     """
-    session = session or Session()
-    hours = math.inf if session.max_hours is None else session.max_hours
-    deadline = time.monotonic() + 3600 * hours
-    folder, is_first = Path(run_folder), distributed.rank() == 0
+    session, is_first = session or Session(), distributed.rank() == 0
     mirror = Path(session.mirror) if session.mirror and is_first else None
-    _check(folder, mirror, config)
-    # The state of a training that starts.
-    model.to(session.device)
-    if config.freeze_batch_norm:
-        for layer in batch_norm_layers(model):
-            layer.requires_grad_(False)
-    torch.manual_seed(config.seed)
-    state = TrainState(
-        model=model,
-        config=config,
-        run_config={**(run_config or {}), "train": config.to_dict()},
-        folder=folder,
-        device=torch.device(session.device),
-        deadline=deadline,
-    )
-    with run_lock(folder) if is_first else nullcontext():
-        # Resume, and record the session.
-        checkpoint = resume(folder, mirror, state.run_config) if is_first else None
-        state.restore(distributed.broadcast_object(checkpoint))
-        start, over = state.progress["iteration"], state.is_over()
-        if is_first:
-            write_json(folder / CONFIG, state.run_config)
-        if is_first and not over:
-            truncate_log(folder / LOG, start)
-            info = {"from_iteration": start, "processes": distributed.world_size()}
-            info |= {**environment_info(session.device), **session.metadata}
-            append_session(folder / SESSIONS, info)
-        # Train.
-        prepare = partial(preserve_newer_mirror, iteration=start)
-        if not over:
+    _check(Path(run_folder), mirror, config)
+    state = _new_state(model, config, Path(run_folder), session, run_config or {})
+    with run_lock(state.folder) if is_first else nullcontext():
+        _resume(state, mirror, session)
+        if not state.is_over():
+            prepare = partial(preserve_newer_mirror, iteration=state.progress["iteration"])
+            show = partial(_show, on_log if is_first else None, state.folder / LOG)
             with (
                 keep_freed_memory(),
-                mirrored(folder, mirror, prepare) as update_mirror,
+                mirrored(state.folder, mirror, prepare) as update_mirror,
                 _explain_dead_workers(),
             ):
-                show = partial(_show, on_log if is_first else None, folder / LOG)
                 _iterate(state, dataset, evaluate, (update_mirror, show))
         elif evaluate and not state.progress["best"]:  # the best weights were lost
             state.evaluate(evaluate)
@@ -153,6 +123,42 @@ def _check(folder: Path, mirror: Path | None, config: TrainConfig) -> None:
             f"batch_size ({config.batch_size}) must be divisible by the number of processes "
             f"({distributed.world_size()})"
         )
+
+
+def _new_state(
+    model: nn.Module, config: TrainConfig, folder: Path, session: Session, run_config: dict
+) -> TrainState:
+    """The state of a training that starts."""
+    hours = math.inf if session.max_hours is None else session.max_hours
+    model.to(session.device)
+    if config.freeze_batch_norm:
+        for layer in batch_norm_layers(model):
+            layer.requires_grad_(False)
+    torch.manual_seed(config.seed)
+    return TrainState(
+        model=model,
+        config=config,
+        run_config={**run_config, "train": config.to_dict()},
+        folder=folder,
+        device=torch.device(session.device),
+        deadline=time.monotonic() + 3600 * hours,
+    )
+
+
+def _resume(state: TrainState, mirror: Path | None, session: Session) -> None:
+    """Restore what run folder or mirror have, and record the session if something is left."""
+    folder = state.folder
+    checkpoint = resume(folder, mirror, state.run_config) if state.is_first else None
+    state.restore(distributed.broadcast_object(checkpoint))
+    if not state.is_first:
+        return
+    write_json(folder / CONFIG, state.run_config)
+    if not state.is_over():
+        start = state.progress["iteration"]
+        truncate_log(folder / LOG, start)
+        info = {"from_iteration": start, "processes": distributed.world_size()}
+        info |= {**environment_info(session.device), **session.metadata}
+        append_session(folder / SESSIONS, info)
 
 
 def _iterate(

@@ -1,0 +1,96 @@
+"""Updates that are skipped, and half precision."""
+
+import pytest
+import torch
+
+from tests.helpers.trainings import Explodes, log_of, run
+from vocseg_lib.data.voc import VocDataset
+from vocseg_lib.engine.checkpoint import load_checkpoint
+from vocseg_lib.engine.run_folder import read_log
+from vocseg_lib.engine.train import NonFiniteLoss, Session
+
+
+def skipped(folder):
+    return [entry for entry in read_log(folder / "log.jsonl") if "skipped_update" in entry]
+
+
+def test_a_batch_without_a_finite_loss_is_skipped_and_kept(devkit, tmp_path):
+    model, state = run(Explodes(3, 5), devkit, tmp_path, checkpoint_every=1)
+    assert (state["skipped_updates"], state["overflows"], state["iteration"]) == (2, 0, 6)
+    assert torch.isfinite(model.weight)
+    assert torch.isfinite(model.norm.running_mean).all()
+    assert model.norm.num_batches_tracked == 4
+    entries = skipped(tmp_path)
+    assert [entry["iteration"] for entry in entries] == [3, 5]
+    kept = load_checkpoint(tmp_path / "skipped_updates" / "000003.pt")
+    assert kept["images"][0].dtype == torch.uint8
+    assert [target["name"] for target in kept["targets"]] == entries[0]["images"]
+    names = VocDataset(devkit, "train").names
+    assert all(names[t["image_id"] - 1] == t["name"] for t in kept["targets"])
+
+
+def test_a_gradient_that_is_not_finite_is_skipped(devkit, tmp_path):
+    model, state = run(Explodes(4, backward=True), devkit, tmp_path)
+    assert state["skipped_updates"] == 1
+    assert torch.isfinite(model.weight)
+    (entry,) = skipped(tmp_path)
+    assert entry["skipped_update"].startswith("gradient")
+    assert entry["loss"] == 0.0
+
+
+def test_too_many_consecutive_skips_end_a_training_with_a_good_checkpoint(devkit, tmp_path):
+    options = {"iterations": 9, "checkpoint_every": 1, "max_skipped_updates": 3}
+    with pytest.raises(NonFiniteLoss) as caught:
+        run(Explodes(2, 4, 5, 6), devkit, tmp_path, **options)
+    assert sum(name in str(caught.value) for name in VocDataset(devkit, "train").names) == 2
+    last = load_checkpoint(tmp_path / "last.pt")
+    assert (last["iteration"], last["consecutive_skips"]) == (3, 0)
+    assert torch.isfinite(last["model"]["weight"])
+
+
+def in_half(monkeypatch, dtype):
+    for module in ("utils.device", "engine.train_state"):
+        monkeypatch.setattr(f"vocseg_lib.{module}.half_precision", lambda device: dtype)
+
+
+def test_fp16_gradients_are_clipped_and_logged_without_the_scale(devkit, tmp_path, monkeypatch):
+    norms = {}
+    for dtype in (torch.float16, torch.float32):
+        in_half(monkeypatch, dtype)
+        folder, mixed = tmp_path / str(dtype), dtype is torch.float16
+        options = {"iterations": 12, "learning_rate": 1e-12, "max_grad_norm": 1.0}
+        run("yolact", devkit, folder, mixed_precision=mixed, **options)
+        norms[dtype] = [entry.get("gradient_norm") for entry in read_log(folder / "log.jsonl")]
+    pairs = [pair for pair in zip(*norms.values(), strict=True) if pair[0]]  # others overflowed
+    assert len(pairs) > 2
+    for half, full in pairs:
+        assert half == pytest.approx(full, rel=0.05)
+
+
+def test_an_overflow_in_fp16_is_skipped(devkit, tmp_path, monkeypatch):
+    """The scale starts at 65,536, more than fp16 holds here."""
+    in_half(monkeypatch, torch.float16)
+    options = {"iterations": 3, "learning_rate": 1e-4, "mixed_precision": True}
+    _, state = run("yolact", devkit, tmp_path, **options)
+    checkpoint = load_checkpoint(tmp_path / "last.pt")
+    assert checkpoint["overflows"] == state["overflows"] > 0
+    assert state["skipped_updates"] == 0
+    assert checkpoint["scaler"]["scale"] < 65_536
+    assert all(torch.isfinite(value).all() for value in checkpoint["model"].values())
+
+
+def test_fp16_resumes_with_its_scaler(devkit, tmp_path, monkeypatch):
+    in_half(monkeypatch, torch.float16)
+    options = {"optimizer": "adamw", "max_grad_norm": 20.0, "mixed_precision": True}
+    run("yolact", devkit, tmp_path / "one", iterations=3, **options)
+    for _ in range(3):
+        session = Session(max_hours=1e-9)
+        run("yolact", devkit, tmp_path / "many", session=session, iterations=3, **options)
+    assert log_of(tmp_path / "one") == log_of(tmp_path / "many")
+    assert load_checkpoint(tmp_path / "many" / "last.pt")["scaler"]["scale"] > 0
+
+
+def test_bf16_has_no_scaler(devkit, tmp_path, monkeypatch):
+    in_half(monkeypatch, torch.bfloat16)
+    run("yolact", devkit, tmp_path, iterations=1, mixed_precision=True)
+    assert load_checkpoint(tmp_path / "last.pt")["scaler"] == {}
