@@ -22,10 +22,9 @@ from vocseg_lib.failures.mask_errors import MASK_FAILURES
 from vocseg_lib.failures.tables import overall_rows
 from vocseg_lib.metrics import bootstrap
 from vocseg_lib.metrics.coco_eval import Evaluation, evaluate, metrics_table
-from vocseg_lib.study.open import reproduce
 from vocseg_lib.study.recipes import MODEL_TITLES, Recipe, get_recipe, recipe_changes
 from vocseg_lib.study.results import PREDICTIONS, open_results
-from vocseg_lib.study.study import Study
+from vocseg_lib.study.study import Study, reproduce
 from vocseg_lib.utils.files import atomic_write, read_json, to_jsonable, write_json
 
 REPORT, LINEAGE, PEERS = "report.json", "lineage.json", "peers.json"

@@ -13,7 +13,7 @@ def test_figures_are_saved(tmp_path):
 
 
 def test_spare_axes_are_hidden():
-    axes = new_axes(4, 3, (2, 2), None)
+    axes = new_axes(4, 3, (2, 2))
     assert [ax.axison for ax in axes[0].figure.axes] == [True] * 4 + [False] * 2
 
 

@@ -17,8 +17,8 @@ from vocseg_lib.study.lineage import (
     short_study,
 )
 from vocseg_lib.study.lineage_table import LINEAGE_COLUMNS, example_image, lineage_table, step_table
-from vocseg_lib.study.open import open_study
 from vocseg_lib.study.run import build_model, load_run
+from vocseg_lib.study.study import open_study
 from vocseg_lib.study.train import train_model
 from vocseg_lib.utils.files import write_json
 

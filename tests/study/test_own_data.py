@@ -5,10 +5,10 @@ import pytest
 from tests.helpers.devkits import OTHER_CLASSES
 from tests.helpers.trainings import QUICK
 from vocseg_lib.data.voc import VocDataset
-from vocseg_lib.study.open import open_study
 from vocseg_lib.study.recipes import MODEL_TITLES
 from vocseg_lib.study.results import open_results
 from vocseg_lib.study.run import load_run, predict_run
+from vocseg_lib.study.study import open_study
 from vocseg_lib.study.train import train_model
 
 

@@ -9,9 +9,8 @@ from vocseg_lib.data import synthetic
 from vocseg_lib.data.coco_convert import voc_to_coco
 from vocseg_lib.data.voc import find_devkit, split_ids
 from vocseg_lib.engine.train import TooManyBadSamples
-from vocseg_lib.study.open import open_study, reproduce
 from vocseg_lib.study.recipes import Recipe, get_recipe
-from vocseg_lib.study.study import Study
+from vocseg_lib.study.study import Study, open_study, reproduce
 from vocseg_lib.study.train import run_config
 from vocseg_lib.utils.files import write_json
 

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from vocseg_lib.data.classes import CLASS_NAMES, palette
 from vocseg_lib.plots.images import draw_instances, to_hwc
-from vocseg_lib.plots.style import COLORS, add_figure_title, add_title, new_ax, new_axes
+from vocseg_lib.plots.style import COLORS, add_suptitle, add_title, new_ax, new_axes
 
 
 def sample_maps(
@@ -19,10 +19,9 @@ def sample_maps(
     class_map: np.ndarray,
     object_map: np.ndarray,
     class_names: Sequence[str] = CLASS_NAMES,
-    axes: np.ndarray | None = None,
 ) -> np.ndarray:
     """An image beside its class map and its object map, in VOC's colors."""
-    axes = new_axes(3, 3, (4, 3.6), axes)
+    axes = new_axes(3, 3, (4, 3.6))
     colors = palette()
     axes[0].imshow(to_hwc(image))
     axes[0].set_title("JPEGImages", fontsize=9)
@@ -41,8 +40,7 @@ def sample_maps(
     for ax in axes:
         ax.axis("off")
     caption = "A pixel's value is its class in one PNG and its object in the other."
-    add_figure_title(axes[0].figure, "One sample as VOC stores it", caption)
-    return axes
+    return add_suptitle(axes, "One sample as VOC stores it", caption)
 
 
 def class_counts(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -87,17 +85,14 @@ def objects_per_image(counts: Sequence[int], label: str = "images", ax: Axes | N
 
 
 def augmented(
-    samples: Sequence[tuple[torch.Tensor, dict]],
-    class_names: Sequence[str] = CLASS_NAMES,
-    axes: np.ndarray | None = None,
+    samples: Sequence[tuple[torch.Tensor, dict]], class_names: Sequence[str] = CLASS_NAMES
 ) -> np.ndarray:
     """One sample, augmented several times, with its masks and boxes."""
-    axes = new_axes(len(samples), 4, (3, 2.8), axes)
+    axes = new_axes(len(samples), 4, (3, 2.8))
     for ax, (image, target) in zip(axes, samples, strict=True):
         objects = {key: target[key] for key in ("masks", "boxes", "labels")}
         draw_instances(image, **objects, class_names=class_names, ax=ax)
         size = f"{image.shape[2]} x {image.shape[1]} px"
         ax.set_title(f"{size}, {len(target['labels'])} objects", fontsize=8)
     caption = "Boxes follow what is left of the masks; an object that is cropped away is dropped."
-    add_figure_title(axes[0].figure, "The same sample, augmented again and again", caption)
-    return axes
+    return add_suptitle(axes, "The same sample, augmented again and again", caption)

@@ -11,14 +11,7 @@ from vocseg_lib.failures.analysis import FAMILIES
 from vocseg_lib.failures.tables import overall_rows
 from vocseg_lib.metrics.matching import AREA_RANGES
 from vocseg_lib.plots.images import draw_instances
-from vocseg_lib.plots.style import (
-    COLORS,
-    add_figure_title,
-    add_title,
-    model_color,
-    new_ax,
-    new_axes,
-)
+from vocseg_lib.plots.style import COLORS, add_suptitle, add_title, model_color, new_ax, new_axes
 
 MIN_OBJECTS = 10
 """Sizes with fewer objects are not plotted: their AP is noise."""
@@ -44,28 +37,21 @@ def _bars(values: pd.DataFrame, ax: Axes, ends: tuple[pd.DataFrame, ...] = ()) -
     return ax
 
 
-def failure_dap(
-    tables: dict[str, pd.DataFrame], family: str = "TIDE, masks", axes: np.ndarray | None = None
-) -> np.ndarray:
+def failure_dap(tables: dict[str, pd.DataFrame], family: str = "TIDE, masks") -> np.ndarray:
     """Rate and dAP of each type of a family, a panel each; `tables`: `Analysis.table` by model."""
-    axes, metric = new_axes(2, 2, (6.2, 3.9), axes), FAMILIES[family]
+    axes, metric = new_axes(2, 2, (6.2, 3.9)), FAMILIES[family]
+    families = {title: table[table["family"] == family] for title, table in tables.items()}
+    by_type = {title: overall_rows(rows).set_index("type") for title, rows in families.items()}
     labels = {"rate": "percent of detections or objects", "dAP": f"dAP (points of {metric})"}
     for ax, (column, label) in zip(axes, labels.items(), strict=True):
-        values = {}
-        for title, table in tables.items():
-            rows = overall_rows(table[table["family"] == family])
-            values[title] = rows.set_index("type")[column]
-        values = pd.DataFrame(values)
+        values = pd.DataFrame({title: rows[column] for title, rows in by_type.items()})
         _bars(values.fillna(0.0), ax).set(xlabel="type", ylabel=label)
     largest = [f"{title}, {dap.idxmax()} ({dap.max():.1f})" for title, dap in values.items()]
     reading = f"Largest dAP: {'; '.join(largest)}. Each type fixed alone; the values do not sum."
-    add_figure_title(axes[0].figure, f"Failures ({family}): how often, and their dAP", reading)
-    return axes
+    return add_suptitle(axes, f"Failures ({family}): how often, and their dAP", reading)
 
 
-def dap_by_size(
-    tables: dict[str, pd.DataFrame], family: str = "pixels", axes: np.ndarray | None = None
-) -> np.ndarray:
+def dap_by_size(tables: dict[str, pd.DataFrame], family: str = "pixels") -> np.ndarray:
     """dAP of each type by size of object, one panel per size with any; see `failure_dap`."""
     by_size = {}
     for size in list(AREA_RANGES)[1:]:
@@ -76,23 +62,20 @@ def dap_by_size(
         values = pd.DataFrame(values).fillna(0.0)
         if values.to_numpy().any() or size == "small":
             by_size[size] = values
-    axes = new_axes(len(by_size), len(by_size), (4.6, 3.8), axes)
+    axes = new_axes(len(by_size), len(by_size), (4.6, 3.8))
     for ax, (size, values) in zip(axes, by_size.items(), strict=True):
         _bars(values, ax).set_title(f"{size} objects", fontsize=9)
         ax.tick_params(axis="x", labelrotation=60, labelsize=7)
         ax.set(xlabel="type", ylabel=f"dAP (points of {FAMILIES[family]})")
     largest = "; ".join(f"{size}: {values.mean(1).idxmax()}" for size, values in by_size.items())
     reading = f"Largest on average over the models: {largest}."
-    add_figure_title(axes[0].figure, f"dAP by size of object ({family})", reading)
-    return axes
+    return add_suptitle(axes, f"dAP by size of object ({family})", reading)
 
 
-def crowding_bars(
-    table: pd.DataFrame, metric: str = "recall", axes: np.ndarray | None = None
-) -> np.ndarray:
+def crowding_bars(table: pd.DataFrame, metric: str = "recall") -> np.ndarray:
     """ "recall" or "AP50" against crowding, one panel per measure; `table`: of `by_crowding`."""
-    measures = list(dict.fromkeys(table["measure"]))
-    axes, readings = new_axes(len(measures), 2, (6.2, 3.9), axes), []
+    measures = table["measure"].unique()
+    axes, readings = new_axes(len(measures), 2, (6.2, 3.9)), []
     in_bins = ~table["bin"].str.contains(" - ", regex=False)
     table = table[(table["metric"] == metric) & in_bins]
     gaps = table[table["model"].str.contains(" - ", regex=False)]
@@ -114,8 +97,7 @@ def crowding_bars(
     if len(gaps):
         reading = f"{gaps['model'].iloc[0]}, by neighbors: {'; '.join(readings)} points."
     title = f"Too many objects in one spot? {metric} against crowding"
-    add_figure_title(axes[0].figure, title, reading)
-    return axes
+    return add_suptitle(axes, title, reading)
 
 
 def oracle_bars(
@@ -185,11 +167,7 @@ def ablation_bars(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def scene_description(
-    picture: np.ndarray,
-    objects: dict[str, list[dict]],
-    sentences: pd.DataFrame,
-    title: str,
-    axes: np.ndarray | None = None,
+    picture: np.ndarray, objects: dict[str, list[dict]], sentences: pd.DataFrame, title: str
 ) -> np.ndarray:
     """A picture [h, w, 3] with labeled objects, beside the sentences on them, for each source.
 
@@ -203,7 +181,7 @@ def scene_description(
     heights = pd.Series(texts, sentences.index).str.count("\n") * 11 + 15  # points
     bottoms = heights.groupby(sentences["source"]).cumsum()
     size = 5, max(2.8, (bottoms.max() + 50) / 72)
-    axes = new_axes(2 * len(objects), 2, size, axes)
+    axes = new_axes(2 * len(objects), 2, size)
     image, no_masks = torch.tensor(picture).permute(2, 0, 1), np.zeros((0, *picture.shape[:2]))
     for pictured, ax, source in zip(axes[::2], axes[1::2], objects, strict=True):
         names, boxes = ([o[key] for o in objects[source]] for key in ("id", "box"))
@@ -213,9 +191,8 @@ def scene_description(
         ax.axis("off")
         for k in np.flatnonzero(sentences["source"] == source):
             style = {"fontsize": 8.5, "color": COLORS[1] if wrong.iloc[k] else "black"}
-            place = {"xytext": (0, -bottoms.iloc[k]), "textcoords": "offset points"}
+            style |= {"xytext": (0, -bottoms.iloc[k]), "textcoords": "offset points"}
             style |= {"xycoords": "axes fraction", "va": "bottom"}
-            ax.annotate(texts[k], (0, 1), **place, **style).set_in_layout(False)
+            ax.annotate(texts[k], (0, 1), **style).set_in_layout(False)
     reading = f"{wrong.sum()} of {len(texts)} sentences are wrong; the failures are in brackets."
-    add_figure_title(axes[0].figure, title, reading)
-    return axes
+    return add_suptitle(axes, title, reading)

@@ -21,7 +21,7 @@ from vocseg_lib.failures.mask_errors import MASK_FAILURES
 from vocseg_lib.failures.tables import CASE_TYPES, DETECTED
 from vocseg_lib.failures.tide import BACKGROUND_ERROR, ERRORS
 from vocseg_lib.plots.images import Layer, draw_layers
-from vocseg_lib.plots.style import COLORS, add_figure_title, new_axes
+from vocseg_lib.plots.style import COLORS, add_suptitle, new_axes
 from vocseg_lib.utils.files import resolve_path
 from vocseg_lib.utils.rle import decode_rle
 
@@ -84,10 +84,8 @@ class Gallery:
 
     def _correct(self, title: str, cases: pd.DataFrame) -> np.ndarray:
         """Per case of another model: does this one detect the object, or have no error there?"""
-        tables, boxes = (
-            self.analyses[title].at_threshold,
-            {image_id: [] for image_id in self.images},
-        )
+        tables = self.analyses[title].at_threshold
+        boxes = {image_id: [] for image_id in self.images}
         states = tables.objects.set_index("annotation")["state"]
         correct = cases["annotation"].map(states) == DETECTED
         background = tables.detections["error_mask"] == BACKGROUND_ERROR
@@ -120,8 +118,8 @@ class Gallery:
         except OSError as error:
             raise ValueError(f"{path} cannot be read as a picture: {error}") from None
         if pixels.shape[:2] != size:
-            found = f"{path} has size {pixels.shape[:2]} (height, width)"
-            raise ValueError(f"{found}, the ground truth {size}: it is another picture")
+            message = f"{path} has size {pixels.shape[:2]} (height, width), the ground truth {size}"
+            raise ValueError(f"{message}: it is another picture")
         return pixels
 
     def window(self, case: pd.Series, scale: float = WINDOW_SCALE) -> tuple[int, int, int, int]:
@@ -171,12 +169,9 @@ class Gallery:
     def detection_layers(self, case: pd.Series, title: str) -> list[Layer]:
         """A model's detections around a case, then the case's own, or the missed object."""
         detections, own = self.analyses[title].dataset_eval.detections, title == case["model"]
-        indices, box, layers = (
-            self.detections[title][case["image_id"]],
-            bbox_xywh(self.entry(case)),
-            [],
-        )
+        indices, box = self.detections[title][case["image_id"]], bbox_xywh(self.entry(case))
         near = [i for i in indices if _overlap(box, bbox_xywh(detections[i]))]
+        layers = []
         for rank, index in enumerate(near):
             is_error = own and bool(index == case["detection"])
             if rank < MAX_NEIGHBORS or is_error:
@@ -235,28 +230,27 @@ class Gallery:
             self._draw_row(case, row)
         counts = [f"{title} {len(self.select(type=kind, model=title))}" for title in self.analyses]
         reading = f"Cases on these images: {', '.join(counts)}."
-        return add_figure_title(figure, f"{kind}: the worst {len(cases)}", reading)
+        return add_suptitle(figure, f"{kind}: the worst {len(cases)}", reading)
 
     def side_by_side(self, case: pd.Series, score: float = 0.3) -> Figure:
         """Image, ground truth and all detections around a case from a score on, a color each."""
         image_id, panels = case["image_id"], {"image": []}
         panels["ground truth"] = [self.annotations[i] for i in self.objects[image_id]]
         for title, analysis in self.analyses.items():
-            found = [analysis.dataset_eval.detections[i] for i in self.detections[title][image_id]]
-            panels[title] = [d for d in found if d["score"] >= score]
+            entries = analysis.dataset_eval.detections
+            entries = [entries[index] for index in self.detections[title][image_id]]
+            panels[title] = [entry for entry in entries if entry["score"] >= score]
         picture, (x1, y1, x2, y2) = self.picture(image_id), self.window(case, 1.25)
         height = 3.4 * (y2 - y1) / (x2 - x1)
-        axes = new_axes(len(panels), len(panels), (3.4, height + 0.75), None)
+        axes = new_axes(len(panels), len(panels), (3.4, height + 0.75))
         for ax, (title, entries) in zip(axes, panels.items(), strict=True):
-            layers = [
-                self._layer(entry, "target")._replace(color=COLORS[k % 7])
-                for k, entry in enumerate(entries)
-            ]
+            layers = [self._layer(entry, "target") for entry in entries]
+            layers = [layer._replace(color=COLORS[k % 7]) for k, layer in enumerate(layers)]
             count = "" if title == "image" else f": {len(entries)}"
             draw_layers(picture, layers[::-1], ax).set_title(title + count, fontsize=12)
             ax.set(xlim=(x1 - 0.5, x2 - 0.5), ylim=(y2 - 0.5, y1 - 0.5))
         title = f"{case['type']}: {case['model']}"
-        return add_figure_title(axes[0].figure, title, self.sentence(case))
+        return add_suptitle(axes[0].figure, title, self.sentence(case))
 
     def _draw_row(self, case: pd.Series, row: SubFigure) -> None:
         """Picture, ground truth and models, side by side, with the sentence above."""

@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
 from vocseg_lib.data.classes import CLASS_NAMES
-from vocseg_lib.plots.style import COLORS, add_figure_title, add_title, new_ax, new_axes
+from vocseg_lib.plots.style import COLORS, add_suptitle, add_title, new_ax, new_axes
 
 
 class Layer(NamedTuple):
@@ -69,21 +69,18 @@ def draw_instances(
     boxes: torch.Tensor | np.ndarray | Sequence = (),
     labels: torch.Tensor | Sequence[int] = (),
     scores: torch.Tensor | Sequence[float] = (),
-    notes: Sequence[str] = (),
     class_names: Sequence[str] = CLASS_NAMES,
     ax: Axes | None = None,
 ) -> Axes:
     """An image with instances, one color each, the first on top.
 
-    Masks [n, h, w], or none; boxes [n, 4] (xyxy pixels), or none; with boxes, the class names of
-    `labels` (from 1), scores, and a note behind each.
+    Masks [n, h, w], or none; boxes [n, 4] (xyxy pixels), or none; `labels` from 1.
     """
     masks, boxes = np.asarray(masks).astype(bool), np.asarray(boxes, dtype=float).reshape(-1, 4)
     layers = []
     for i in range(max(len(masks), len(boxes))):
         text = class_names[int(labels[i]) - 1] if len(labels) else ""
         text += f" {float(scores[i]):.2f}" if len(scores) else ""
-        text += notes[i] if len(notes) else ""
         box = [*boxes[i, :2], *(boxes[i, 2:] - boxes[i, :2])] if len(boxes) else None
         mask = masks[i] if len(masks) else None
         layers.append(Layer(mask, box, COLORS[i % len(COLORS)], text, True))
@@ -120,16 +117,13 @@ def draw_box(image: torch.Tensor, box: torch.Tensor | np.ndarray) -> np.ndarray:
 def side_by_side(
     image: torch.Tensor,
     panels: dict[str, dict],
-    title: str = "",
-    caption: str = "",
+    title: str,
+    caption: str,
     class_names: Sequence[str] = CLASS_NAMES,
-    axes: np.ndarray | None = None,
 ) -> np.ndarray:
     """One image with several sets of instances: `panels` has `draw_instances` keywords by name."""
-    axes = new_axes(len(panels), len(panels), (4, 3.6), axes)
+    axes = new_axes(len(panels), len(panels), (4, 3.6))
     for ax, (name, keywords) in zip(axes, panels.items(), strict=True):
         draw_instances(image, class_names=class_names, ax=ax, **keywords)
         ax.set_title(name, fontsize=9)
-    if title:
-        add_figure_title(axes[0].figure, title, caption)
-    return axes
+    return add_suptitle(axes, title, caption)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from vocseg_lib.plots.images import draw_instances
-from vocseg_lib.plots.style import COLORS, add_figure_title, add_title, new_ax, new_axes
+from vocseg_lib.plots.style import COLORS, add_suptitle, add_title, new_ax, new_axes
 from vocseg_lib.utils.rle import decode_rle
 
 KINDS = ("classical ML", "two stages", "one stage", "semantic")
@@ -57,7 +57,7 @@ def proposal_recall_curves(
     recalls: dict[str, dict[str, Sequence[float]]], counts: Sequence[int], description: str = ""
 ) -> np.ndarray:
     """Recall against proposals per image: a panel per measure, `recalls[measure][source]`."""
-    axes = new_axes(len(recalls), len(recalls), (4, 3.4), None)
+    axes = new_axes(len(recalls), len(recalls), (4, 3.4))
     for ax, (measure, by_source) in zip(axes, recalls.items(), strict=True):
         for color, (source, values) in zip(COLORS, by_source.items(), strict=False):
             ax.plot(counts, values, "o-", markersize=3, color=color, label=source)
@@ -69,8 +69,7 @@ def proposal_recall_curves(
     measure, by_source = next(iter(recalls.items()))
     last = ", ".join(f"{source} {values[-1]:.0f} %" for source, values in by_source.items())
     reading = f"At {counts[-1]} per image, {measure}: {last}. {_sentence(description)}"
-    add_figure_title(axes[0].figure, "Object proposals", reading)
-    return axes
+    return add_suptitle(axes, "Object proposals", reading)
 
 
 def detections_by_row(
@@ -81,7 +80,7 @@ def detections_by_row(
     score: float = 0.3,
 ) -> np.ndarray:
     """One image with each row's COCO results on it, by title, of at least a score."""
-    axes = new_axes(len(results), 4, (3.2, 3.2 * image.shape[-2] / image.shape[-1] + 0.3), None)
+    axes = new_axes(len(results), 4, (3.2, 3.2 * image.shape[-2] / image.shape[-1] + 0.3))
     for ax, (title, detections) in zip(axes, results.items(), strict=True):
         kept = [d for d in detections if d.get("score", 1.0) >= score]
         masks = np.zeros((0, *image.shape[-2:]), bool)
@@ -93,8 +92,7 @@ def detections_by_row(
         draw_instances(image, masks, boxes, labels, class_names=class_names, ax=ax)
         ax.set_title(short_title(title), fontsize=8)
     reading = f"Detections with a score of at least {score}. {_sentence(description)}"
-    add_figure_title(axes[0].figure, "One image through all rows", reading)
-    return axes
+    return add_suptitle(axes, "One image through all rows", reading)
 
 
 def short_title(title: str) -> str:

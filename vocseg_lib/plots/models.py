@@ -7,19 +7,18 @@ import torch
 from matplotlib.axes import Axes
 
 from vocseg_lib.plots.images import to_hwc
-from vocseg_lib.plots.style import COLORS, add_figure_title, add_title, new_ax, new_axes
+from vocseg_lib.plots.style import COLORS, add_suptitle, add_title, new_ax, new_axes
 
 
-def prototypes(maps: torch.Tensor, axes: np.ndarray | None = None) -> np.ndarray:
+def prototypes(maps: torch.Tensor) -> np.ndarray:
     """Prototypes [h, w, k] of one image, each scaled to its own range."""
-    axes = new_axes(maps.shape[-1], 8, (1.25, 1.35), axes)
+    axes = new_axes(maps.shape[-1], 8, (1.25, 1.35))
     for k, ax in enumerate(axes):
         ax.imshow(maps[..., k].detach().cpu().numpy(), cmap="viridis")
         ax.set_title(str(k), fontsize=7)
         ax.axis("off")
     caption = "Masks of the whole image, not of one object; bright is the maximum of each map."
-    add_figure_title(axes[0].figure, "YOLACT's prototypes", caption)
-    return axes
+    return add_suptitle(axes, "YOLACT's prototypes", caption)
 
 
 def coefficients(
@@ -39,14 +38,10 @@ def coefficients(
 
 
 def stages(
-    pictures: Sequence[np.ndarray | torch.Tensor],
-    titles: Sequence[str],
-    title: str,
-    caption: str,
-    axes: np.ndarray | None = None,
+    pictures: Sequence[np.ndarray | torch.Tensor], titles: Sequence[str], title: str, caption: str
 ) -> np.ndarray:
     """Steps of one computation, left to right: maps with a color bar, RGB images as they are."""
-    axes = new_axes(len(pictures), len(pictures), (3.1, 3.2), axes)
+    axes = new_axes(len(pictures), len(pictures), (3.1, 3.2))
     for ax, picture, name in zip(axes, pictures, titles, strict=True):
         pixels = np.asarray(picture)
         shown = ax.imshow(to_hwc(pixels), cmap="viridis")
@@ -54,5 +49,4 @@ def stages(
             ax.figure.colorbar(shown, ax=ax, shrink=0.7)
         ax.set_title(name, fontsize=9)
         ax.axis("off")
-    add_figure_title(axes[0].figure, title, caption)
-    return axes
+    return add_suptitle(axes, title, caption)

@@ -1,31 +1,15 @@
 """Figures of notebook 04: precision and recall, calibration, differences between the models."""
 
-from collections.abc import Sequence
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from vocseg_lib.metrics.calibration import (
-    BINS,
-    best_f1,
-    expected_calibration_error,
-    mean_pr_curve,
-    recall_at,
-    reliability_table,
-)
+from vocseg_lib.metrics import calibration
+from vocseg_lib.metrics.calibration import BINS, best_f1, mean_pr_curve
 from vocseg_lib.metrics.coco_eval import Evaluation
-from vocseg_lib.plots.style import (
-    COLORS,
-    MODEL_COLORS,
-    add_figure_title,
-    add_title,
-    model_color,
-    new_ax,
-    new_axes,
-)
+from vocseg_lib.plots.style import COLORS, add_suptitle, add_title, model_color, new_ax, new_axes
 
 RECALLS = np.linspace(0, 1, 101)
 MARKED_SCORES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -58,43 +42,31 @@ def _mark(ax: Axes, at: tuple, text: str, color: str, offset: tuple[int, int], s
     ax.annotate(text, at, xytext=offset, **style)
 
 
-def pr_curves(
-    evaluations: dict[str, Evaluation],
-    iou_type: str = "mask",
-    ious: Sequence[float] = (0.5, 0.75),
-    axes: np.ndarray | None = None,
-) -> np.ndarray:
-    """Mean curves over classes of the models at each IoU, with dots at some score thresholds."""
-    axes = new_axes(len(ious), len(ious), (5.2, 4.4), axes)
-    areas = []
-    for ax, iou in zip(axes, ious, strict=True):
+def pr_curves(evaluations: dict[str, Evaluation], iou_type: str = "mask") -> np.ndarray:
+    """Mean curves over classes at IoU .5 and .75, with dots at some score thresholds."""
+    axes, areas = new_axes(2, 2, (5.2, 4.4)), []
+    for ax, iou in zip(axes, (0.5, 0.75), strict=True):
         ap = {}
         for i, (name, evaluation) in enumerate(evaluations.items()):
             curve, color = mean_pr_curve(evaluation, iou_type, iou), model_color(name, i)
             ap[name] = 100 * curve.mean()
             ax.plot(RECALLS, curve, color=color, label=f"{name}: AP {ap[name]:.1f} %")
             for score in MARKED_SCORES:
-                recall = recall_at(evaluation, score, iou_type, iou)
-                _mark(
-                    ax, (recall, np.interp(recall, RECALLS, curve)), f"{score:g}", color, (3, 3), 7
-                )
+                recall = calibration.recall_at(evaluation, score, iou_type, iou)
+                at = recall, np.interp(recall, RECALLS, curve)
+                _mark(ax, at, f"{score:g}", color, (3, 3), 7)
         _finish_pr_axes(ax, f"IoU {iou:g}")
         listed = ", ".join(f"{name} {value:.1f} %" for name, value in ap.items())
         areas.append(f"at IoU {iou:g}, {listed}")
-    caption = (
-        f"Areas (AP) {'; '.join(areas)}: see the paired differences for whether a gap is more "
-    )
+    caption = f"Areas (AP) {'; '.join(areas)}: the paired differences say whether a gap is more "
     caption += "than chance. Dots: recall of detections with at least that score; gray: equal F1."
     title = f"Precision against recall, {iou_type} IoU, mean over classes"
-    add_figure_title(axes[0].figure, title, caption)
-    return axes
+    return add_suptitle(axes, title, caption)
 
 
-def pr_masks_and_boxes(
-    evaluations: dict[str, Evaluation], axes: np.ndarray | None = None
-) -> np.ndarray:
+def pr_masks_and_boxes(evaluations: dict[str, Evaluation]) -> np.ndarray:
     """One panel per model: its mask and its box curves at IoU .5 and .75."""
-    axes = new_axes(len(evaluations), 2, (5.2, 4.4), axes)
+    axes = new_axes(len(evaluations), 2, (5.2, 4.4))
     gaps = []
     for ax, (name, evaluation) in zip(axes, evaluations.items(), strict=True):
         for iou, color in ((0.5, COLORS[0]), (0.75, COLORS[1])):
@@ -110,15 +82,12 @@ def pr_masks_and_boxes(
         _finish_pr_axes(ax, name)
     caption = "Where dashed is above solid, objects are detected and their masks are poor."
     caption += f" Box minus mask AP75, in points: {', '.join(gaps)}." if gaps else ""
-    add_figure_title(axes[0].figure, "Masks and boxes", caption)
-    return axes
+    return add_suptitle(axes, "Masks and boxes", caption)
 
 
-def pr_by_iou(
-    evaluations: dict[str, Evaluation], iou_type: str = "mask", axes: np.ndarray | None = None
-) -> np.ndarray:
+def pr_by_iou(evaluations: dict[str, Evaluation], iou_type: str = "mask") -> np.ndarray:
     """One panel per model: its mean curve over classes at each IoU from .5 to .95."""
-    axes = new_axes(len(evaluations), 2, (5.2, 4.4), axes)
+    axes = new_axes(len(evaluations), 2, (5.2, 4.4))
     colors = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(COCO_IOUS)))
     falls = []
     for ax, (name, evaluation) in zip(axes, evaluations.items(), strict=True):
@@ -133,26 +102,19 @@ def pr_by_iou(
         ax.get_legend().set_title("IoU: AP", {"size": 7})
     caption = "The faster the curves fall from one IoU to the next, the less exact the outlines."
     caption += f" Of its AP50, at IoU .75 {', '.join(falls)}." if falls else ""
-    add_figure_title(axes[0].figure, f"From {iou_type} IoU .5 to .95", caption)
-    return axes
+    return add_suptitle(axes, f"From {iou_type} IoU .5 to .95", caption)
 
 
-def pr_by_class(
-    evaluations: dict[str, Evaluation],
-    iou_type: str = "mask",
-    iou: float = 0.5,
-    axes: np.ndarray | None = None,
-) -> np.ndarray:
+def pr_by_class(evaluations: dict[str, Evaluation], iou_type: str = "mask") -> np.ndarray:
     """One small panel per class: each model's curve and the score threshold with the best F1."""
     names = list(next(iter(evaluations.values())).category_index)
-    axes = new_axes(max(1, len(names)), 5, (2.6, 2.3), axes)
-    tables = {t: best_f1(e, iou_type, iou).set_index("class") for t, e in evaluations.items()}
-    row = round((iou - 0.5) / 0.05)
+    axes = new_axes(max(1, len(names)), 5, (2.6, 2.3))
+    tables = {t: best_f1(e, iou_type).set_index("class") for t, e in evaluations.items()}
     # Without any class, one empty panel.
     for k, (ax, name) in enumerate(zip(axes, names, strict=False)):
         for i, (title, evaluation) in enumerate(evaluations.items()):
             color = model_color(title, i)
-            ax.plot(RECALLS, evaluation.precision[iou_type][row, :, k], color=color, linewidth=1)
+            ax.plot(RECALLS, evaluation.precision[iou_type][0, :, k], color=color, linewidth=1)
             best = tables[title].loc[name]
             if best["F1"] > 0:
                 at, text = (best["recall"], best["precision"]), f"{best['score']:.2f}"
@@ -170,32 +132,27 @@ def pr_by_class(
     means = ", ".join(f"{title} {table['F1'].mean():.2f}" for title, table in tables.items())
     caption = "Dots: the score threshold (the number beside it) with the best F1. "
     caption += f"Mean over classes of that F1: {means}."
-    add_figure_title(axes[0].figure, f"Per class, {iou_type} IoU {iou:g}", caption)
-    return axes
+    return add_suptitle(axes, f"Per class, {iou_type} IoU 0.5", caption)
 
 
-def reliability_diagram(
-    evaluations: dict[str, Evaluation],
-    iou_type: str = "mask",
-    iou: float = 0.5,
-    axes: np.ndarray | None = None,
-) -> np.ndarray:
+def reliability_diagram(evaluations: dict[str, Evaluation], iou_type: str = "mask") -> np.ndarray:
     """Calibration: precision against score, and the number of detections per score bin."""
-    axes = new_axes(2, 2, (5.2, 4), axes)
+    axes = new_axes(2, 2, (5.2, 4))
     axes[0].plot([0, 1], [0, 1], color="gray", linestyle=":", label="perfect calibration")
     errors, edges = [], np.linspace(0, 1, BINS + 1)
     for i, (name, evaluation) in enumerate(evaluations.items()):
         try:
-            table, color = reliability_table(evaluation, iou_type, iou), model_color(name, i)
+            table = calibration.reliability_table(evaluation, iou_type)
         except ValueError as error:
             errors.append(f"none for {name} ({error})")
             continue
+        color = model_color(name, i)
         axes[0].plot(table["score"], table["precision"], "o-", color=color, label=name)
         counts, _ = np.histogram(table["low"] + 0.5 / BINS, edges, weights=table["detections"])
         axes[1].stairs(counts, edges, color=color, label=name)
-        error = f"{100 * expected_calibration_error(table):.0f}" if len(table) else "none"
-        errors.append(f"{error} for {name}")
-    axes[0].set(xlabel="score (mean of a bin)", ylabel=f"precision at IoU {iou:g}", ylim=(0, 1))
+        error = 100 * calibration.expected_calibration_error(table)
+        errors.append(f"{f'{error:.0f}' if len(table) else 'none'} for {name}")
+    axes[0].set(xlabel="score (mean of a bin)", ylabel="precision at IoU 0.5", ylim=(0, 1))
     axes[1].set(xlabel="score", ylabel="detections per bin")
     if any(patch.get_data().values.any() for patch in axes[1].patches):
         axes[1].set_yscale("log")
@@ -206,32 +163,26 @@ def reliability_diagram(
             ax.legend(fontsize=8)
     caption = f"Expected calibration error, in points: {', '.join(errors)}. "
     caption += "Below the dotted line, scores are overconfident."
-    add_figure_title(axes[0].figure, "Calibration: precision against score", caption)
-    return axes
+    return add_suptitle(axes, "Calibration: precision against score", caption)
 
 
 def ap_differences(
-    table: pd.DataFrame,
-    first: str,
-    second: str,
-    metric: str = "AP50",
-    iou_type: str = "mask",
-    ax: Axes | None = None,
+    table: pd.DataFrame, first: str, second: str, iou_type: str = "mask", ax: Axes | None = None
 ) -> Axes:
-    """`bootstrap.paired_differences` of a metric per class, with 95 % intervals."""
-    rows = table[(table["kind"] == iou_type) & (table["metric"] == metric)]
+    """`bootstrap.paired_differences` of AP50 per class, with 95 % intervals."""
+    rows = table[(table["kind"] == iou_type) & (table["metric"] == "AP50")]
     rows = rows.sort_values("difference")
     rows = pd.concat([rows[rows["class"] != "all"], rows[rows["class"] == "all"]])
     ax = new_ax(ax, (7.5, 0.27 * len(rows) + 1.4))
     for y, row in enumerate(rows.rename(columns={"class": "name"}).itertuples()):
-        better = first if row.difference > 0 else second
-        color = MODEL_COLORS.get(better, "black") if row.significant else "0.6"
+        better = row.difference <= 0
+        color = model_color((first, second)[better], int(better)) if row.significant else "0.6"
         width = 3 if row.name == "all" else 1.5
         ax.plot([row.low, row.high], [y, y], color=color, linewidth=width)
         ax.plot(row.difference, y, "o", color=color)
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set_yticks(range(len(rows)), rows["class"].replace("all", "mean over classes"), fontsize=8)
-    ax.set_xlabel(f"{first} minus {second}, {iou_type} {metric} (points), with its 95 % interval")
+    ax.set_xlabel(f"{first} minus {second}, {iou_type} AP50 (points), with its 95 % interval")
     ax.grid(alpha=0.3, axis="x")
     significant = int(rows.loc[rows["class"] != "all", "significant"].sum())
     caption = f"The difference is significant for {significant} of {len(rows) - 1} classes; "

@@ -1,4 +1,4 @@
-"""Style of all figures: each takes `ax=None` (or `axes=None`), returns it and has a caption."""
+"""Style of all figures: each returns its axes, has a caption, and takes `ax=None` if it has one."""
 
 import textwrap
 from pathlib import Path
@@ -24,11 +24,12 @@ def add_title(ax: Axes, title: str, caption: str, wrap: int = 70) -> Axes:
     return ax
 
 
-def add_figure_title(figure: Figure, title: str, caption: str) -> Figure:
-    """Title and caption of a figure of several panels."""
+def add_suptitle(axes: np.ndarray | Figure, title: str, caption: str) -> np.ndarray | Figure:
+    """Title and caption of the figure of some axes, or of a figure; returns what was given."""
+    figure = axes if isinstance(axes, Figure) else axes[0].figure
     text = title + "\n" + textwrap.fill(caption, int(11 * figure.get_figwidth()))
     figure.suptitle(text, x=0.01, ha="left", fontsize=10)
-    return figure
+    return axes
 
 
 def save_figure(figure: Figure | Axes, results: str | Path, name: str) -> None:
@@ -39,12 +40,8 @@ def save_figure(figure: Figure | Axes, results: str | Path, name: str) -> None:
     figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
-def new_axes(
-    count: int, columns: int, panel: tuple[float, float], axes: np.ndarray | None
-) -> np.ndarray:
+def new_axes(count: int, columns: int, panel: tuple[float, float]) -> np.ndarray:
     """A flat array of `count` axes in a grid of panels (inches), the spare ones hidden."""
-    if axes is not None:
-        return np.asarray(axes).ravel()
     columns = min(columns, count)
     rows = -(-count // columns)
     size = (panel[0] * columns, panel[1] * rows)

@@ -4,17 +4,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from vocseg_lib.plots.style import (
-    COLORS,
-    MODEL_COLORS,
-    add_figure_title,
-    add_title,
-    new_ax,
-    new_axes,
-)
+from vocseg_lib.plots.style import COLORS, add_suptitle, add_title, model_color, new_ax, new_axes
 
 STUDY_HALF, STUDY_END = "6K", "12K"
-"""Iterations at which the study measured AP: half-way and last."""
+"""Iterations at which the study measured AP: halfway and last."""
 RISE = 1.02
 """A validation loss this many times its minimum counts as risen."""
 NO_EVALUATIONS = "There are no evaluations yet."
@@ -76,14 +69,12 @@ def overfitting(log: list[dict]) -> str:
     return f"{text}, the last: more training may still help."
 
 
-def training_curves(
-    log: list[dict], title: str, iterations: int | None = None, axes: np.ndarray | None = None
-) -> np.ndarray:
+def training_curves(log: list[dict], title: str, iterations: int | None = None) -> np.ndarray:
     """Loss terms on train and val, learning rate and AP against iteration.
 
     `iterations`: length of the whole training, at whose half and end the study measured AP.
     """
-    axes = new_axes(4, 2, (6, 3.4), axes)
+    axes = new_axes(4, 2, (6, 3.4))
     updates, evals = logged_updates(log), logged_evaluations(log)
     window = max(1, len(updates) // 50)
     terms = [c for c in updates if c not in NOT_LOSSES and not c.endswith("_seconds")]
@@ -110,8 +101,7 @@ def training_curves(
             ax.set_yscale("log")
         if ax.lines:
             ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=5)
-    add_figure_title(axes[0].figure, title, overfitting(log))
-    return axes
+    return add_suptitle(axes, title, overfitting(log))
 
 
 def ap_against_iteration(
@@ -119,7 +109,7 @@ def ap_against_iteration(
 ) -> Axes:
     """Mask AP50 on val against iteration, one line per model.
 
-    `iterations`: length of the whole training; the study's marks are drawn unless lengths differ.
+    `iterations`: length of the whole training; the study's marks are left out where lengths differ.
     """
     ax, peaks, last = _ap_lines(logs, None, ax)
     ax.set_xlabel("iteration")
@@ -130,7 +120,7 @@ def ap_against_iteration(
         ax.legend(fontsize=8)
     caption = "; ".join(f"{name} peaks at {at:.0f}" for name, at in peaks.items()) + " iterations."
     if not same:
-        caption += " The trainings differ in length, and so do their half-way points."
+        caption += " The trainings differ in length, and so do their halfway points."
     return add_title(ax, "AP against iteration", caption if peaks else NO_EVALUATIONS)
 
 
@@ -152,12 +142,12 @@ def _ap_lines(
 ) -> tuple[Axes, dict[str, float], float]:
     """The axes, each model's peak and the last x; x is the iteration or the time in a unit."""
     ax, peaks, last = new_ax(ax), {}, 1.0
-    for name, log in logs.items():
+    for i, (name, log) in enumerate(logs.items()):
         evals = logged_evaluations(log).reset_index().dropna(subset=["mask_AP50"])
         if not len(evals):
             continue
         x = evals["seconds"] / unit_seconds if unit_seconds else evals["iteration"]
-        ax.plot(x, evals["mask_AP50"], "o-", color=MODEL_COLORS.get(name), label=name)
+        ax.plot(x, evals["mask_AP50"], "o-", color=model_color(name, i), label=name)
         peaks[name], last = float(x[evals["mask_AP50"].idxmax()]), max(last, float(x.iloc[-1]))
     ax.set_ylabel("mask AP50 on val (percent)")
     ax.set_ylim(bottom=0)
@@ -166,6 +156,6 @@ def _ap_lines(
 
 
 def _mark_study(ax: Axes, iterations: float) -> None:
-    """Lines half-way and at the end: the study's 6K and 12K."""
+    """Lines halfway and at the end: the study's 6K and 12K."""
     for at, name, style in ((iterations / 2, STUDY_HALF, ":"), (iterations, STUDY_END, "--")):
         ax.axvline(at, color="gray", linestyle=style, label=f"{at:g}: the study's {name}")

@@ -111,7 +111,7 @@ def train_command(
     get_recipe(profile).with_changes(**changed)
     require(data, source, weights)
     from vocseg_lib.engine.train import Session
-    from vocseg_lib.study.open import open_study, reproduce
+    from vocseg_lib.study.study import open_study, reproduce
     from vocseg_lib.study.train import train_model
     from vocseg_lib.utils import distributed
 

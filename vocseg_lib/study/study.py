@@ -1,6 +1,7 @@
-"""A study: a recipe, a VOC devkit and a results folder."""
+"""A study: a recipe, a VOC devkit and a results folder; how it is opened."""
 
 import warnings
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,11 +10,15 @@ from torch.utils.data import Subset
 
 from vocseg_lib.data import synthetic
 from vocseg_lib.data.classes import CLASS_NAMES
-from vocseg_lib.data.coco_convert import voc_to_coco
+from vocseg_lib.data.coco_convert import coco_to_voc, voc_to_coco
+from vocseg_lib.data.download import fetch
 from vocseg_lib.data.transforms import AUGMENTATIONS
-from vocseg_lib.data.voc import VocDataset, class_names, fingerprint
+from vocseg_lib.data.voc import VocDataset, class_names, find_devkit, fingerprint
+from vocseg_lib.engine.run_folder import CONFIG, read_sessions
 from vocseg_lib.engine.train import TooManyBadSamples
-from vocseg_lib.study.recipes import Recipe
+from vocseg_lib.study.recipes import Recipe, get_recipe
+from vocseg_lib.utils import distributed
+from vocseg_lib.utils.files import project_root, read_json, resolve_path
 
 VOC_IMAGES = {"train": 1_464, "val": 1_449}
 """Images of VOC 2012's segmentation splits."""
@@ -61,9 +66,8 @@ class Study:
     @cached_property
     def val(self) -> Subset:
         """The images of val that the ground truth has."""
-        return Subset(
-            self.dataset("val"), [image["id"] - 1 for image in self.ground_truth["images"]]
-        )
+        indices = [image["id"] - 1 for image in self.ground_truth["images"]]
+        return Subset(self.dataset("val"), indices)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -90,3 +94,67 @@ class Study:
         """Recipe and data in words, for captions."""
         images = f"recipe {self.recipe.name} on {len(self.val)} images of val"
         return images + DATA_NOTES.get(self.data_kind, "")
+
+
+def open_study(
+    profile: str | Recipe,
+    data: str | Path = "",
+    results: str | Path = "",
+    weights: str | Path = "",
+    changes: dict | None = None,
+) -> Study:
+    """The study of a recipe, or of a recipe's name; its data is downloaded or made if missing.
+
+    Args:
+        data: VOC devkit instead of the recipe's own data, or COCO annotations (JSON), which are
+            converted to one in data/.
+        results: default: results/<recipe>.
+        weights: file of backbone weights to start from.
+        changes: other values of fields of the recipe.
+    """
+    recipe = profile if isinstance(profile, Recipe) else get_recipe(profile)
+    own_weights = {"weights": str(resolve_path(weights))} if weights else {}
+    recipe = recipe.with_changes(**(changes or {}), **own_weights)
+    root, data = project_root(), resolve_path(data) if data else ""
+    with distributed.local_rank_zero_first():
+        if str(data).endswith(".json"):
+            checksum = zlib.crc32(str(data.resolve()).encode())
+            devkit = coco_to_voc(data, root / "data" / f"{data.stem}_{checksum:08x}")
+        elif data:
+            devkit = find_devkit(data)
+        elif recipe.data == "mini_voc":
+            devkit = synthetic.write(root / "data" / "mini_voc")
+        else:
+            devkit = fetch(root / "data" / "voc2012")
+    return Study(recipe, devkit, root / (results or f"results/{recipe.name}"))
+
+
+def reproduce(
+    run: str | Path, data: str | Path = "", results: str | Path = "", changes: dict | None = None
+) -> tuple[Study, str]:
+    """The study that repeats a training, and the name of its model.
+
+    Args:
+        run: its folder, or a `config.json` alone.
+        data: devkit; default: the one that it was trained on.
+        results: default: results/reproduced.
+
+    Raises:
+        ValueError: if `run` has no config of a training, or the data is not what it was trained on.
+    """
+    run = Path(run)
+    config = read_json(run / CONFIG if run.is_dir() else run)
+    if not isinstance(config, dict) or not config.keys() >= {"model", "recipe", "train"}:
+        raise ValueError(f"{run} does not hold the config of a training")
+    if not data and run.is_dir():
+        sessions = reversed(read_sessions(run / "run.json"))
+        data = next((session["devkit"] for session in sessions if "devkit" in session), "")
+        if data and not Path(data).is_dir():
+            raise FileNotFoundError(f"{data}, the data of {run}, is missing: give it with --data")
+    recipe = Recipe.of_run(config)
+    study = open_study(recipe, data, results or "results/reproduced", changes=changes)
+    before, now = config.get("data_fingerprint"), study.fingerprint
+    if before and before != now:
+        message = f"{study.devkit} is not the data of {run}: its fingerprint is {now}"
+        raise ValueError(f"{message}, not {before}")
+    return study, config["model"]

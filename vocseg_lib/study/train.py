@@ -18,9 +18,10 @@ from vocseg_lib.engine.run_folder import BEST, LAST, LOG, append_log, truncate_l
 from vocseg_lib.engine.train import Session, train
 from vocseg_lib.metrics.coco_eval import evaluate
 from vocseg_lib.study.launch import launch_torchrun
-from vocseg_lib.study.results import PREDICTIONS
+from vocseg_lib.study.recipes import MODEL_TITLES, Recipe
+from vocseg_lib.study.results import PREDICTIONS, Results, open_files, open_results
 from vocseg_lib.study.run import build_model, cached_metrics, default_device, prediction_header
-from vocseg_lib.study.study import Study
+from vocseg_lib.study.study import Study, open_study
 from vocseg_lib.utils import distributed
 from vocseg_lib.utils.environment import environment_info
 from vocseg_lib.utils.files import write_json
@@ -171,3 +172,27 @@ def overfit(
     images = {**run_config(study, model_name), "names": dataset.names}
     train(model, dataset, folder, config, session=session, run_config=images)
     return model.eval()
+
+
+def open_or_train(
+    profile: str | Recipe,
+    data: str | Path = "",
+    results: str | Path = "",
+    weights: str | Path = "",
+    predictions: str = "",
+) -> Results:
+    """Results of a study's two models, trained first if they are not yet, or of prediction files.
+
+    Args:
+        predictions: prediction files, separated by commas, to open instead (see `open_files`);
+            `data` has their ground truth.
+    """
+    if predictions:
+        opened = open_files(predictions.split(","), data, results)
+    else:
+        study = open_study(profile, data, results, weights)
+        for model_name in MODEL_TITLES:
+            train_model(study, model_name)
+        opened = open_results(study)
+    opened.folder.mkdir(parents=True, exist_ok=True)
+    return opened

@@ -4,8 +4,8 @@ import pytest
 
 from tests.helpers.trainings import QUICK
 from vocseg_lib.data.coco import read_predictions
-from vocseg_lib.study.open import open_or_train
 from vocseg_lib.study.recipes import MODEL_TITLES
+from vocseg_lib.study.train import open_or_train
 from vocseg_lib.utils.files import write_json
 
 
