@@ -25,6 +25,7 @@ from vocseg_lib.metrics.coco_eval import Evaluation, evaluate, metrics_table
 from vocseg_lib.study.recipes import MODEL_TITLES, Recipe, get_recipe, recipe_changes
 from vocseg_lib.study.results import PREDICTIONS, open_results
 from vocseg_lib.study.study import Study, reproduce
+from vocseg_lib.study.table1 import STUDY
 from vocseg_lib.utils.files import atomic_write, read_json, to_jsonable, write_json
 
 REPORT, LINEAGE, PEERS = "report.json", "lineage.json", "peers.json"
@@ -118,7 +119,7 @@ def _training(run: Path, table1: pd.DataFrame) -> dict:
     sessions, evals = read_sessions(run / "run.json"), plots.logged_evaluations(log).reset_index()
     last = sessions[-1]
     metrics = [c for c in evals if c.startswith(("mask_", "box_")) or c == "val_loss"]
-    minutes, rows = evals["seconds"] / 60, table1[table1["source"] == "ours"]
+    minutes, rows = evals["seconds"] / 60, table1[table1["source"] == STUDY]
     return {
         **_config(config),
         "minutes": float(minutes.iloc[-1]),

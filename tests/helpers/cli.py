@@ -2,7 +2,8 @@
 
 from typer.testing import CliRunner, Result
 
-from vocseg_lib.study.cli import app
+import vocseg_lib.study.cli  # noqa: F401  # the commands
+from vocseg_lib.study.cli_options import app
 
 
 def vocseg(*arguments) -> Result:

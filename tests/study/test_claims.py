@@ -62,8 +62,9 @@ def test_each_answer_can_come_out_either_way(first, second, answers):
     content = ground_truth(*(shape(LEFT, image=k) for k in range(1, 21)), images=20)
     analyses = {}
     for title, labels in (("YOLACT", first), ("Mask R-CNN", second)):
-        found = [shape(LEFT, label, 0.9, image=k) for k, label in enumerate(labels, 1) if label]
-        analyses[title] = analysis_of(content, found)
+        persons = enumerate(labels, 1)
+        detections = [shape(LEFT, label, 0.9, image=k) for k, label in persons if label]
+        analyses[title] = analysis_of(content, detections)
     claims = claims_of(analyses)
     assert {name: claims["answer"][name] for name in answers} == answers
 
@@ -73,5 +74,5 @@ def test_a_gap_of_masks_is_not_a_gap_of_the_detector():
     coarse, box = mask_of((7, 7, 16, 16)), (5, 5, 20, 20)
     blurred = [shape(coarse, score=0.9, box=box, image=k) for k in range(1, 11)]
     pair = {"YOLACT": blurred, "Mask R-CNN": perfect(content)}
-    claims = claims_of({title: analysis_of(content, found) for title, found in pair.items()})
+    claims = claims_of({title: analysis_of(content, d) for title, d in pair.items()})
     assert claims["answer"].tolist()[-2:] == [NO, NO]

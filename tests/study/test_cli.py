@@ -286,6 +286,6 @@ def test_failures_of_predictions_from_elsewhere(devkit, detections, tmp_path):
     assert models["all"]["cases"] == []
     assert len(models["half"]["cases"]) >= 2 * (len(detections) - len(half))  # of masks, of boxes
     assert page.stat().st_size > 10_000
-    exported = write(tmp_path / "truth.json", voc_to_coco(devkit, "val"))
+    exported = write(tmp_path / "gt.json", voc_to_coco(devkit, "val"))
     options = (*options, files[1], "--data", exported, "--images", tmp_path)
     assert vocseg(*options).exit_code == 0  # unreadable images are listed on the page

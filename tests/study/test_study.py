@@ -75,10 +75,10 @@ def test_a_study_is_opened_on_a_devkit_or_coco_annotations(devkit, tmp_path, mon
         for image in content["images"]:
             image["file_name"] = str(devkit / "JPEGImages" / image["file_name"])
         (tmp_path / f"{split}.json").write_text(json.dumps(content))
-    opened = [open_study("quick", tmp_path / "train.json", "mine") for _ in range(2)]
+    opened = [open_study("quick", tmp_path / "train.json", "own") for _ in range(2)]
     assert opened[0].devkit == opened[1].devkit
     assert len(split_ids(opened[0].devkit, "val")) == 6
-    assert opened[0].results.resolve() == tmp_path / "mine"
+    assert opened[0].results.resolve() == tmp_path / "own"
 
 
 def test_reproduce_needs_the_config_and_the_data_of_the_run(study, devkit, damageable, tmp_path):

@@ -1,4 +1,4 @@
-"""Table 1: ours beside the paper's, as CSV, Markdown, in a notebook and as a figure."""
+"""Table 1: this study's beside the paper's, as CSV, Markdown, in a notebook and as a figure."""
 
 import pandas as pd
 import pytest
@@ -16,15 +16,17 @@ AP_ROWS = [
 
 @pytest.fixture
 def table():
-    costs = dict.fromkeys(table1.QUANTITIES, 12.5)
+    measured = dict.fromkeys(table1.QUANTITIES, 12.5)
     ap = pd.DataFrame(AP_ROWS, columns=["checkpoint", "kind", "metric", "value", "low", "high"])
-    parts = [table1.study_rows(t, costs, ap, "on 6 images") for t in ("YOLACT", "Mask R-CNN")]
-    return pd.concat([*parts, table1.paper_rows()], ignore_index=True)
+    titles = "YOLACT", "Mask R-CNN"
+    rows = [row for t in titles for row in table1.study_rows(t, measured, ap, "on 6 images")]
+    return pd.DataFrame([*rows, *table1.paper_rows()], columns=table1.COLUMNS)
 
 
-def test_the_wide_table_has_ours_beside_the_papers(table):
+def test_the_wide_table_has_a_column_per_source_and_model(table):
     wide = table1.wide_table1(table)
-    assert list(wide) == ["ours: YOLACT", "ours: Mask R-CNN", "paper: YOLACT", "paper: Mask R-CNN"]
+    sources = ("this study", "paper")
+    assert list(wide) == [f"{s}: {model}" for s in sources for model in ("YOLACT", "Mask R-CNN")]
     assert len(wide) == len(table1.QUANTITIES) + len(AP_ROWS)
     half = wide.loc[f"mask AP50, {table1.CHECKPOINT_TITLES['half']}"]
     assert half.tolist() == ["40.0 [30.0, 50.0]", "40.0 [30.0, 50.0]", "48.5", "43.3"]
@@ -41,7 +43,7 @@ def test_files_and_the_notebooks_table(table, tmp_path):
         assert all(note in form for note in table1.FOOTNOTES)
 
 
-def test_the_figure_shows_ours_the_papers_and_published_values(table):
+def test_the_figure_shows_the_studys_the_papers_and_published_values(table):
     ax = table1.speed_and_accuracy(table)
     labels = [text.get_text() for text in ax.texts]
     assert len(labels) == 4 + len(table1.PUBLISHED_AP50)
@@ -52,12 +54,12 @@ def test_the_figure_shows_ours_the_papers_and_published_values(table):
 def test_a_studys_own_table(study, tmp_path):
     train_model(study, "yolact")
     table = table1.build_table1(study)
-    ours = table[table["source"] == "ours"]
-    assert set(ours["model"]) == {"YOLACT"}
-    assert set(table1.QUANTITIES.values()) <= set(ours["quantity"])
-    values = ours.set_index("quantity")["value"]
+    rows = table[table["source"] == table1.STUDY]
+    assert set(rows["model"]) == {"YOLACT"}
+    assert set(table1.QUANTITIES.values()) <= set(rows["quantity"])
+    values = rows.set_index("quantity")["value"]
     assert values["FPS"] == pytest.approx(1000 / values["end to end (ms per image)"], rel=0.5)
     assert (values[list(table1.QUANTITIES.values())] > 0).all()
-    ap = ours[ours["quantity"].str.contains("mask AP50")]
+    ap = rows[rows["quantity"].str.contains("mask AP50")]
     assert len(ap) == 3
     assert (tmp_path / "table1.csv").is_file()

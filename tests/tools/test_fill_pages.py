@@ -43,9 +43,11 @@ def test_pages_equal_what_the_templates_make(results, tmp_path):
 
 @pytest.mark.parametrize("page", ["README.md", "docs/findings.md", "docs/lineage.md"])
 def test_figures_of_pages_are_there_and_small(page):
-    found = re.findall(r'!\[[^\]]*\]\(([^)h][^)]*)\)|<img src="([^"]+)"', (ROOT / page).read_text())
-    assert found
-    for names in found:
+    figures = re.findall(
+        r'!\[[^\]]*\]\(([^)h][^)]*)\)|<img src="([^"]+)"', (ROOT / page).read_text()
+    )
+    assert figures
+    for names in figures:
         path = (ROOT / page).parent / next(filter(None, names))
         assert path.is_file(), path
         assert path.stat().st_size <= MAX_FIGURE_BYTES

@@ -10,27 +10,13 @@ from typing import Annotated
 import typer
 
 from vocseg_lib.failures.config import Thresholds
-from vocseg_lib.study.cli_options import (
-    Command,
-    Data,
-    Device,
-    Devkit,
-    Model,
-    Predictions,
-    Profile,
-    Split,
-    app,
-    number,
-    require,
-    text,
-    texts,
-    usable_device,
-)
+from vocseg_lib.study import cli_options as cli
+from vocseg_lib.study.cli_options import Data, Devkit, Predictions, Split, number, text, texts
 from vocseg_lib.study.recipes import MODEL_TITLES, RECIPE_FIELDS, get_recipe
 from vocseg_lib.utils.config import parse_assignments
 
 
-@app.command("fetch", cls=Command)
+@cli.command("fetch")
 def fetch_command(
     folder: Annotated[str, typer.Argument(help="folder to write to")] = "data/voc2012",
 ) -> None:
@@ -40,13 +26,13 @@ def fetch_command(
     print(fetch(folder))
 
 
-@app.command("verify", cls=Command)
+@cli.command("verify")
 def verify_command(
     devkit: Devkit,
     splits: texts("splits to read; default: train, val, trainval", "SPLIT") = (),
 ) -> None:
     """Report every bad file of a devkit; exit code 1 if there is one."""
-    require(devkit)
+    cli.require(devkit)
     from vocseg_lib.data.verify import verify
 
     problems = verify(devkit, splits or None)
@@ -54,7 +40,7 @@ def verify_command(
     raise typer.Exit(1 if problems else 0)
 
 
-@app.command("import-coco", cls=Command)
+@cli.command("import-coco")
 def import_coco(
     annotations: Annotated[
         str, typer.Argument(metavar="FILE", help="COCO annotations with masks (JSON) for train")
@@ -64,20 +50,18 @@ def import_coco(
     images: text("folder of the images; default: beside the annotations", "DIR") = "",
 ) -> None:
     """Write images with COCO annotations as a devkit."""
-    require(annotations, val, images)
+    cli.require(annotations, val, images)
     from vocseg_lib.data.coco_convert import coco_to_voc
 
     print(coco_to_voc(annotations, out, val, images))
 
 
-@app.command("export-coco", cls=Command)
+@cli.command("export-coco")
 def export_coco(
-    devkit: Devkit,
-    out: text("file to write (JSON)", "FILE"),
-    split: Split = "val",
+    devkit: Devkit, out: text("file to write (JSON)", "FILE"), split: Split = "val"
 ) -> None:
     """Write a devkit's instances as COCO ground truth (JSON)."""
-    require(devkit)
+    cli.require(devkit)
     from vocseg_lib.data.coco_convert import voc_to_coco
     from vocseg_lib.utils.files import write_json
 
@@ -86,10 +70,10 @@ def export_coco(
     print(f"{len(content['images'])} images, {len(content['annotations'])} objects: {out}")
 
 
-@app.command("train", cls=Command)
+@cli.command("train")
 def train_command(
-    model: Model = None,
-    profile: Profile = "quick",
+    model: cli.Model = None,
+    profile: cli.Profile = "quick",
     source: text("take recipe, model and data of this run folder", "RUN", "--from") = "",
     data: text("VOC devkit, or COCO annotations (JSON), converted", "DATA") = "",
     results: text("write to DIR/runs/MODEL; default: results/PROFILE", "DIR") = "",
@@ -100,7 +84,7 @@ def train_command(
     stop_on_bad: Annotated[
         bool, typer.Option("--stop-on-bad", help="stop at an unreadable sample")
     ] = False,
-    device: Device = "",
+    device: cli.Device = "",
 ) -> None:
     """Train a model, or resume its training, and evaluate it on val; torchrun: on several GPUs."""
     if not model and not source:
@@ -109,21 +93,20 @@ def train_command(
         raise ValueError(f"--max-hours must be above 0, got {max_hours}")
     changed = parse_assignments(changes, RECIPE_FIELDS) | ({"weights": weights} if weights else {})
     get_recipe(profile).with_changes(**changed)
-    require(data, source, weights)
+    cli.require(data, source, weights)
     from vocseg_lib.engine.train import Session
     from vocseg_lib.study.study import open_study, reproduce
     from vocseg_lib.study.train import train_model
     from vocseg_lib.utils import distributed
 
-    with distributed.process_group(usable_device(device)) as device:
+    with distributed.process_group(cli.usable_device(device)) as device:
         if source:
             study, trained = reproduce(source, data, results, changed)
         else:
             study, trained = open_study(profile, data, results, changes=changed), model
         name = model or trained
-        session = Session(
-            device=device, max_hours=max_hours, mirror=Path(mirror) if mirror else None
-        )
+        folder = Path(mirror) if mirror else None
+        session = Session(device=device, max_hours=max_hours, mirror=folder)
         state = train_model(study, name, skip_bad=not stop_on_bad, session=session)
         if distributed.rank():
             return
@@ -134,7 +117,7 @@ def train_command(
     print(f"run folder: {study.run_folder(name)}")
 
 
-@app.command("predict", cls=Command)
+@cli.command("predict")
 def predict_command(
     run: Annotated[str, typer.Argument(metavar="[RUN]", help="run folder of a training")] = "",
     weights: text("the same", "RUN") = "",
@@ -143,7 +126,7 @@ def predict_command(
     data: text("VOC devkit to predict", "DEVKIT") = "",
     split: Split = "val",
     out: text("folder for images; default: predictions; or prediction file", "PATH") = "",
-    device: Device = "",
+    device: cli.Device = "",
 ) -> None:
     """Draw a model's detections, or write its prediction file."""
     run = weights or run
@@ -153,8 +136,8 @@ def predict_command(
         raise ValueError("either --image PATH, to draw, or --data DEVKIT, to predict, is required")
     if data and not out:
         raise ValueError("--out FILE is required with --data: the prediction file to write")
-    require(run, data, *image)
-    device = usable_device(device)
+    cli.require(run, data, *image)
+    device = cli.usable_device(device)
     from vocseg_lib.engine.predict import save_predictions
     from vocseg_lib.plots.pictures import draw_predictions
     from vocseg_lib.study.run import load_visualizer, predict_run
@@ -176,7 +159,7 @@ def predict_command(
     raise typer.Exit(0 if drawn else 1)
 
 
-@app.command("evaluate", cls=Command)
+@cli.command("evaluate")
 def evaluate_command(
     predictions: Predictions,
     data: Data,
@@ -188,7 +171,7 @@ def evaluate_command(
     out: text("also write the metrics as JSON", "FILE") = "",
 ) -> None:
     """Evaluate a prediction file: COCO's and VOC's AP, mean IoU."""
-    require(predictions, data)
+    cli.require(predictions, data)
     from vocseg_lib.metrics.bootstrap import add_intervals, bootstrap
     from vocseg_lib.metrics.coco_eval import metrics_table
     from vocseg_lib.study.results import open_files
@@ -209,7 +192,7 @@ def evaluate_command(
         print(out)
 
 
-@app.command("failures", cls=Command)
+@cli.command("failures")
 def failures_command(
     predictions: texts("one or two prediction files (JSON)", "FILE"),
     data: Data,
@@ -228,7 +211,7 @@ def failures_command(
     if gallery and not images and data.endswith(".json"):
         raise ValueError("--images DIR is required: --data is COCO ground truth and not a devkit")
     thresholds = Thresholds(**parse_assignments(changes, Thresholds().to_dict()))
-    require(*predictions, data, images)
+    cli.require(*predictions, data, images)
     from vocseg_lib.failures.tables import overall_rows
     from vocseg_lib.study.results import open_files
     from vocseg_lib.utils.files import to_jsonable, write_json
@@ -240,10 +223,8 @@ def failures_command(
         table = overall_rows(analysis.table).drop(columns=["class", "size"])
         print(f"{title}: {len(counted.detections)} detections, {len(counted.objects)} objects")
         print(table.to_string(index=False, na_rep="", float_format="{:.2f}".format), "", sep="\n")
-        models[title] = {
-            "table": analysis.table.to_dict("records"),
-            "cases": cases.to_dict("records"),
-        }
+        tables = {"table": analysis.table, "cases": cases}
+        models[title] = {name: table.to_dict("records") for name, table in tables.items()}
     if out:
         content = {"thresholds": thresholds.to_dict(), "score": score, "models": models}
         write_json(Path(out), to_jsonable(content))
@@ -256,7 +237,7 @@ def failures_command(
         print(summary, page, sep="\n")
 
 
-@app.command("describe", cls=Command)
+@cli.command("describe")
 def describe_command(
     predictions: Predictions,
     data: Data,
@@ -266,7 +247,7 @@ def describe_command(
     out: text("write the scene graphs as JSON", "FILE") = "",
 ) -> None:
     """Describe images in words, as predicted and as annotated, and as scene graphs (JSON)."""
-    require(predictions, data)
+    cli.require(predictions, data)
     from vocseg_lib.failures.scene_text import describe_with_errors, resolve_image_names
     from vocseg_lib.study.results import open_files
     from vocseg_lib.utils.files import write_json
@@ -297,4 +278,4 @@ def describe_command(
 
 def main() -> None:
     """Run the command of `sys.argv`; exit with 0, 1 (problems found) or 2 (wrong arguments)."""
-    app(prog_name="vocseg")
+    cli.app(prog_name="vocseg")

@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import typer
@@ -38,11 +39,14 @@ class Command(TyperCommand):
         try:
             return super().invoke(ctx)
         except Exception as error:
-            ours = type(error).__module__.startswith("vocseg_lib.")
-            if not ours and not isinstance(error, OSError | ValueError | ModuleNotFoundError):
+            of_library = type(error).__module__.startswith("vocseg_lib.")
+            if not of_library and not isinstance(error, OSError | ValueError | ModuleNotFoundError):
                 raise
             typer.echo(f"{ctx.info_name}: {error}", err=True)
             raise typer.Exit(2) from None
+
+
+command = partial(app.command, cls=Command)
 
 
 def finite(value: float | None) -> float | None:

@@ -60,22 +60,20 @@ class Results:
         """Weights of the images for paired bootstraps: see `metrics.bootstrap`."""
         return bootstrap_weights(len(self.ground_truth["images"]), resamples)
 
+    @property
+    def run_folders(self) -> dict[str, Path]:
+        """Of the study's models, by title; none for prediction files from elsewhere."""
+        names = MODEL_TITLES.items() if self.study else ()
+        return {title: self.study.run_folder(name) for name, title in names}
+
     def mask_explainers(self) -> dict[str, Callable]:
         """`run.mask_explainer` of each of the study's models, by title."""
-        if not self.study:
-            return {}
-        val = self.study.dataset("val")
-        return {
-            title: mask_explainer(self.study.run_folder(name), val)
-            for name, title in MODEL_TITLES.items()
-        }
+        val = self.study and self.study.dataset("val")
+        return {title: mask_explainer(folder, val) for title, folder in self.run_folders.items()}
 
     def logs(self) -> dict[str, list[dict]]:
         """The logs of the study's trainings, by title."""
-        if not self.study:
-            return {}
-        folders = {title: self.study.run_folder(name) for name, title in MODEL_TITLES.items()}
-        return {title: read_log(folder / LOG) for title, folder in folders.items()}
+        return {title: read_log(folder / LOG) for title, folder in self.run_folders.items()}
 
 
 def open_ground_truth(data: str | Path, split: str = "val") -> dict:

@@ -29,19 +29,13 @@ def default_device() -> str:
 def build_model(recipe: Recipe, model_name: str, classes: int = len(CLASS_NAMES)) -> nn.Module:
     """A model of a recipe for `classes` classes, background not counted; weights by its seed.
 
-    Sped up (`models.speedups`): on a GPU it runs the plain parts.
-
-    Raises:
-        ValueError: for an unknown name.
+    Sped up (`models.speedups`): on a GPU it runs the plain parts. Raises ValueError for an unknown
+    name.
     """
     torch.manual_seed(recipe.train.seed)
-    return speed_up(_plain_model(recipe, model_name, classes + 1))
-
-
-def _plain_model(recipe: Recipe, model_name: str, outputs: int) -> nn.Module:
-    config = recipe.model_config(model_name)
+    config, outputs = recipe.model_config(model_name), classes + 1
     if model_name in MODELS:
-        return MODELS[model_name](config, outputs)
+        return speed_up(MODELS[model_name](config, outputs))
     if model_name not in LINEAGE_MODELS:
         names = ", ".join((*MODELS, *LINEAGE_MODELS))
         raise ValueError(f"{model_name!r} is not a model: choose one of {names}")
@@ -52,13 +46,14 @@ def _plain_model(recipe: Recipe, model_name: str, outputs: int) -> nn.Module:
     from vocseg_lib.models.lineage.two_stage import FasterRCNN, FastRCNN
 
     if model_name == "semantic":
-        return DeepLabV3Components(outputs, config.backbone, config.weights, config.image_size)
+        options = config.backbone, config.weights, config.image_size
+        return speed_up(DeepLabV3Components(outputs, *options))
     if model_name == "faster_rcnn":
-        return MasksFromBoxes(FasterRCNN(config, outputs))
+        return speed_up(MasksFromBoxes(FasterRCNN(config, outputs)))
     # As many as Mask R-CNN and Faster R-CNN have in inference.
     cache = project_root() / "data" / "proposals"
     search = SelectiveSearch(config.proposals // 2, seed=recipe.train.seed, cache=cache)
-    return MasksFromBoxes(FastRCNN(search, config, outputs))
+    return speed_up(MasksFromBoxes(FastRCNN(search, config, outputs)))
 
 
 def load_run(run_folder: str | Path, device: str | None = None) -> tuple[nn.Module, dict, dict]:
@@ -70,9 +65,10 @@ def load_run(run_folder: str | Path, device: str | None = None) -> tuple[nn.Modu
     run_folder = Path(run_folder)
     for name in (CONFIG, BEST):
         if not (run_folder / name).is_file():
-            raise FileNotFoundError(
+            message = (
                 f"{run_folder / name} is missing: {run_folder} is not the folder of a training"
             )
+            raise FileNotFoundError(message)
     config = read_json(run_folder / CONFIG)
     recipe = Recipe.of_run(config).with_changes(weights=None)
     model = build_model(recipe, config["model"], len(config["class_names"]))
@@ -109,13 +105,15 @@ def predict_run(
     dataset, names = VocDataset(devkit, split), tuple(config["class_names"])
     if names != dataset.class_names:
         listed = [", ".join((*n[:4], "...")[: len(n)]) for n in (names, dataset.class_names)]
-        raise ValueError(
-            f"{run_folder} was trained on the classes {listed[0]}: {dataset.devkit} has {listed[1]}"
-        )
-    header = prediction_header(config, best["iteration"], dataset)
-    mixed_precision = config["train"]["mixed_precision"]
-    device = device or default_device()
-    return predict(model, dataset, header, device, mixed_precision, uncropped=True)
+        message = f"{run_folder} was trained on the classes {listed[0]}"
+        raise ValueError(f"{message}: {dataset.devkit} has {listed[1]}")
+    header, device = (
+        prediction_header(config, best["iteration"], dataset),
+        device or default_device(),
+    )
+    return predict(
+        model, dataset, header, device, config["train"]["mixed_precision"], uncropped=True
+    )
 
 
 def mask_explainer(

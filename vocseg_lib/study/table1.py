@@ -1,7 +1,8 @@
-"""Table 1, ours beside the paper's: one tidy table, written as CSV and Markdown."""
+"""Table 1, this study's beside the paper's: one tidy table, written as CSV and Markdown."""
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from pandas.io.formats.style import Styler
@@ -10,14 +11,15 @@ from torch import Tensor
 from vocseg_lib.data.transforms import model_input
 from vocseg_lib.engine.profile import count_gflop, measure_speed
 from vocseg_lib.engine.run_folder import LOG, read_log
-from vocseg_lib.plots.style import COLORS, MODEL_COLORS, add_title, new_ax
+from vocseg_lib.plots.style import add_title, model_color, new_ax
 from vocseg_lib.study.recipes import MODEL_TITLES
 from vocseg_lib.study.results import checkpoint_ap
 from vocseg_lib.study.run import default_device, load_run
 from vocseg_lib.study.study import Study
 from vocseg_lib.utils.files import read_json
 
-OURS, PAPER = "ours", "paper"
+STUDY, PAPER = "this study", "paper"
+COLUMNS = "quantity model source value low high description".split()
 CHECKPOINT_TITLES = {
     "best": "best",
     "half": "half-way (the study's 6K)",
@@ -38,7 +40,7 @@ PAPER_VALUES = {
     "YOLACT": {"fps": 17.2, "train_hours": 48.0, "half": 48.5, "last": 27.8},
     "Mask R-CNN": {"fps": 15.8, "train_hours": 48.0, "half": 43.3, "last": 53.2},
 }
-"""The paper's Table 1 in our reading, its mAP by checkpoint: see `FOOTNOTES`."""
+"""The paper's Table 1, its mAP by checkpoint: see `FOOTNOTES`."""
 FOOTNOTES = (
     "Speed: median over the first images of val, one at a time, after a warm-up, on this machine "
     "and in the recipe's precision; the image is decoded already. Network: up to YOLACT's raw "
@@ -47,10 +49,10 @@ FOOTNOTES = (
     "Training: hours of loading and updates, without evaluation. GFLOP: two per multiply-add, one "
     "image of val, after training. Peak memory: tensors on a GPU, the whole process on a CPU.",
     "AP in percent on all of val; in brackets the 95 % interval from a bootstrap over its images.",
-    "The paper: its print is damaged, the columns of its Table 1 run into one another. Our "
-    "reading, which agrees with its text: 17.2 FPS and mAP 27.8 at 12K iterations, 48.5 at about "
+    "The paper: its print is damaged, the columns of its Table 1 run into one another. A "
+    "reading that agrees with its text: 17.2 FPS and mAP 27.8 at 12K iterations, 48.5 at about "
     "6K for YOLACT-550; 15.8 FPS, 53.2 and 43.3 for Mask R-CNN. It does not say at which IoU its "
-    "mAP is taken (we put it beside mask AP50), nor how FPS was measured; about 48 h per model.",
+    "mAP is taken (it stands beside mask AP50), nor how FPS was measured; about 48 h per model.",
 )
 PUBLISHED_AP50 = {
     "SDS": 49.7,
@@ -68,22 +70,22 @@ SPEED_IMAGES = 15
 def build_table1(study: Study) -> pd.DataFrame:
     """Table 1 of a study's trained models and the paper; also written to table1.csv and .md.
 
-    Columns: quantity, model, source, value, low, high (95 % interval), description.
+    Columns: `COLUMNS`; low and high are the 95 % interval.
     """
     images = [model_input(study.val[i][0]) for i in range(min(len(study.val), SPEED_IMAGES))]
-    parts = []
+    rows = []
     for name, title in MODEL_TITLES.items():
         run_folder = study.run_folder(name)
         if (run_folder / "metrics.json").is_file():
-            costs = measure_costs(run_folder, images, study.recipe.train.mixed_precision)
+            measured = measure_run(run_folder, images, study.recipe.train.mixed_precision)
             ap = checkpoint_ap(run_folder, study.ground_truth)
-            parts.append(study_rows(title, costs, ap, study.description))
-    table = pd.concat([*parts, paper_rows()], ignore_index=True)
+            rows += study_rows(title, measured, ap, study.description)
+    table = pd.DataFrame([*rows, *paper_rows()], columns=COLUMNS)
     save_table1(table, study.results)
     return table
 
 
-def measure_costs(
+def measure_run(
     run_folder: Path, images: list[Tensor], mixed_precision: bool = False
 ) -> dict[str, float]:
     """A trained model's values by the keys of `QUANTITIES`; images are float [3, H, W] in 0..1."""
@@ -104,40 +106,36 @@ def measure_costs(
     }
 
 
-def study_rows(title: str, costs: dict, ap: pd.DataFrame, description: str) -> pd.DataFrame:
-    """One model's rows of the table; `costs` of `measure_costs`, `ap` of `checkpoint_ap`."""
-    values = [(QUANTITIES[key], costs[key], None, None) for key in QUANTITIES if key in costs]
+def study_rows(title: str, measured: dict, ap: pd.DataFrame, description: str) -> list[tuple]:
+    """One model's rows of the table; `measured` of `measure_run`, `ap` of `checkpoint_ap`."""
+    rows = [
+        (name, title, STUDY, measured[key], np.nan, np.nan, description)
+        for key, name in QUANTITIES.items()
+    ]
     for row in ap.itertuples():
         quantity = f"{row.kind} {row.metric}, {CHECKPOINT_TITLES[row.checkpoint]}"
-        values.append((quantity, row.value, row.low, row.high))
-    return _tidy(values, title, OURS, description)
+        rows.append((quantity, title, STUDY, row.value, row.low, row.high, description))
+    return rows
 
 
-def paper_rows() -> pd.DataFrame:
+def paper_rows() -> list[tuple]:
     """The paper's rows: its mAP beside mask AP50."""
-    parts = []
-    for title, values in PAPER_VALUES.items():
-        names = [QUANTITIES.get(k) or f"mask AP50, {CHECKPOINT_TITLES[k]}" for k in values]
-        rows = [(n, value, None, None) for n, value in zip(names, values.values(), strict=True)]
-        parts.append(_tidy(rows, title, PAPER, "VOC 2012"))
-    return pd.concat(parts, ignore_index=True)
-
-
-def _tidy(values: list[tuple], model: str, source: str, description: str) -> pd.DataFrame:
-    table = pd.DataFrame(values, columns=["quantity", "value", "low", "high"])
-    table = table.astype(dict.fromkeys(["value", "low", "high"], float))
-    table.insert(1, "model", model)
-    table.insert(2, "source", source)
-    return table.assign(description=description)
+    names = QUANTITIES | {key: f"mask AP50, {name}" for key, name in CHECKPOINT_TITLES.items()}
+    return [
+        (names[key], title, PAPER, value, np.nan, np.nan, "VOC 2012")
+        for title, values in PAPER_VALUES.items()
+        for key, value in values.items()
+    ]
 
 
 def footnotes(table: pd.DataFrame) -> list[str]:
     """Numbered footnotes; the first one says by which recipe and on which data."""
-    return [f"{i}. {note}" for i, note in enumerate((f"Ours: {_ours(table)}.", *FOOTNOTES), 1)]
+    notes = (f"This study: {_descriptions(table)}.", *FOOTNOTES)
+    return [f"{i}. {note}" for i, note in enumerate(notes, 1)]
 
 
-def _ours(table: pd.DataFrame) -> str:
-    return "; ".join(table.loc[table["source"] == OURS, "description"].unique())
+def _descriptions(table: pd.DataFrame) -> str:
+    return "; ".join(table.loc[table["source"] == STUDY, "description"].unique())
 
 
 def wide_table1(table: pd.DataFrame) -> pd.DataFrame:
@@ -155,7 +153,7 @@ def _text(value: float, low: float, high: float) -> str:
 
 
 def styled_table1(table: pd.DataFrame) -> Styler:
-    """The wide table for a notebook, the paper's columns in grey, footnotes below."""
+    """The wide table for a notebook, the paper's columns in gray, footnotes below."""
     wide = wide_table1(table).rename_axis(index=None, columns=None)
     paper = [column for column in wide if column.startswith(PAPER)]
     caption = "caption-side: bottom; text-align: left; max-width: 60em; font-size: 85%"
@@ -175,14 +173,12 @@ def save_table1(table: pd.DataFrame, results: Path) -> None:
 
 
 def speed_and_accuracy(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Mask AP50 of the best checkpoint against FPS; in grey the paper's and published values."""
+    """Mask AP50 of the best checkpoint against FPS; in gray the paper's and published values."""
     ax = new_ax(ax, (8, 4.6))
-    ours = table[table["source"] == OURS].pivot_table(
-        index="model", columns="quantity", values="value", sort=False
-    )
-    fps, ap50 = ours["FPS"], ours[f"mask AP50, {CHECKPOINT_TITLES['best']}"]
-    for model in ours.index:
-        style = {"color": MODEL_COLORS.get(model, COLORS[2]), "label": f"{model}, ours"}
+    rows = table[table["source"] == STUDY].set_index(["quantity", "model"])["value"]
+    fps, ap50 = rows["FPS"], rows[f"mask AP50, {CHECKPOINT_TITLES['best']}"]
+    for i, model in enumerate(fps.index):
+        style = {"color": model_color(model, i), "label": f"{model}, this study"}
         ax.plot(fps[model], ap50[model], "o", markersize=9, **style)
     for model, values in PAPER_VALUES.items():
         for key, iterations in (("half", "6K"), ("last", "12K")):
@@ -202,7 +198,7 @@ def speed_and_accuracy(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_xlabel("FPS on the machine of each (◂ at the edge: speed not published)")
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8, loc="lower left")
-    reading = f"Of ours ({_ours(table)}), {fps.idxmax()} has the higher speed and {ap50.idxmax()} "
-    reading += "the higher AP50. "
-    reading += "Grey: published, on VOC 2012 val, with other training data and machines."
+    reading = f"In this study ({_descriptions(table)}), {fps.idxmax()} has the higher speed and "
+    reading += f"{ap50.idxmax()} the higher AP50. Gray: published, on VOC 2012 val, with other "
+    reading += "training data and machines."
     return add_title(ax, "Speed and accuracy", reading, 100)
