@@ -15,6 +15,16 @@ class WeightsError(RuntimeError):
     """Weights are not available, cannot be read or do not fit; the message says what to do."""
 
 
+RESNET = ("layer1", "layer2", "layer3", "layer4"), (256, 512, 1024, 2048)
+LAYOUTS = {
+    "resnet50": RESNET,
+    "resnet101": RESNET,
+    "mobilenet_v2": (("3", "6", "13", "18"), (24, 32, 96, 1280)),
+    "tiny": (("1", "2", "3", "4"), (32, 64, 128, 256)),
+}
+"""`stages` and `channels` of a `Backbone`, by name."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
     """A body; the children that end its stages C2..C5 (strides 4, 8, 16, 32); their channels."""
@@ -48,40 +58,33 @@ def build_backbone(name: str, weights: str | Path | None = "imagenet") -> Backbo
         ValueError: for an unknown name.
         WeightsError: if weights are not available or do not fit.
     """
-    published = None
-    if name in ("resnet50", "resnet101"):
-        network = body = models.get_model(name)
-        published = models.get_model_weights(name).IMAGENET1K_V1
-        stages, channels = ("layer1", "layer2", "layer3", "layer4"), (256, 512, 1024, 2048)
-    elif name == "mobilenet_v2":
-        network = models.mobilenet_v2()
-        body, published = network.features, models.MobileNet_V2_Weights.IMAGENET1K_V1
-        stages, channels = ("3", "6", "13", "18"), (24, 32, 96, 1280)
-    elif name == "tiny":
-        network = body = tiny()
-        stages, channels = ("1", "2", "3", "4"), (32, 64, 128, 256)
-    else:
-        names = "resnet50, resnet101, mobilenet_v2 or tiny"
-        raise ValueError(f"{name!r} is not a backbone: choose {names}")
+    if name not in LAYOUTS:
+        raise ValueError(f"{name!r} is not a backbone: choose one of {', '.join(LAYOUTS)}")
+    network, (stages, channels) = (
+        tiny() if name == "tiny" else models.get_model(name),
+        LAYOUTS[name],
+    )
     if weights is not None:
-        state = _state_dict(name, weights, published)
+        state = _state_dict(name, weights)
         try:
             network.load_state_dict(state)
         except (RuntimeError, TypeError, AttributeError) as error:
             problem = f"weights {weights} do not fit torchvision's {name}: {str(error)[:400]}"
             raise WeightsError(problem) from error
+    body = network.features if name == "mobilenet_v2" else network
     return Backbone(body=body, stages=stages, channels=channels)
 
 
-def _state_dict(name: str, weights: str | Path, published: models.WeightsEnum | None) -> dict:
+def _state_dict(name: str, weights: str | Path) -> dict:
     hint = f'use weights="FILE" (a state dict of torchvision\'s {name}) or weights=None (random)'
     if str(weights) != "imagenet":
         try:
             return torch.load(weights, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged pickle may raise anything
             raise WeightsError(f"cannot read weights {weights}: {error}; {hint}") from error
-    if published is None:
+    if name == "tiny":
         raise WeightsError(f"there are no ImageNet weights for backbone {name!r}; {hint}")
+    published = models.get_model_weights(name).IMAGENET1K_V1
     try:
         return published.get_state_dict(progress=True, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:

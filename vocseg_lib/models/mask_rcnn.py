@@ -5,14 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
-from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.roi_heads import paste_masks_in_image
-from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
+from torchvision.models import detection
 from torchvision.ops.poolers import initLevelMapper
 
 from vocseg_lib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
@@ -23,18 +16,20 @@ from vocseg_lib.utils import distributed
 from vocseg_lib.utils.boxes import nearest_box
 
 SHORT_SIDE, LONG_SIDE = 800, 1333
-LEVELS = (2, 3, 4, 5)
-"""The FPN's levels P2 to P5 in which regions are pooled; the stride of level k is 2 ** k."""
+STRIDES = (4, 8, 16, 32)
+"""Of the FPN's levels P2 to P5, in which regions are pooled."""
 ANCHOR_SIZES = (32, 64, 128, 256, 512)
 """Pixels on an image whose short side is 800; they shrink with it."""
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
     """Masks [n, m, m] resized into their boxes (xyxy pixels), > .5: bool [n, height, width]."""
-    return paste_masks_in_image(masks[:, None], boxes, (height, width))[:, 0] > 0.5
+    return (
+        detection.roi_heads.paste_masks_in_image(masks[:, None], boxes, (height, width))[:, 0] > 0.5
+    )
 
 
-class AnySizeTransform(GeneralizedRCNNTransform):
+class AnySizeTransform(detection.transform.GeneralizedRCNNTransform):
     """torchvision's resizing; too thin images are padded, else their short side became 0."""
 
     def resize(self, image: Tensor, target: dict | None = None) -> tuple[Tensor, dict | None]:
@@ -51,7 +46,7 @@ class AnySizeTransform(GeneralizedRCNNTransform):
         return batch.contiguous(memory_format=torch.channels_last)
 
 
-class CountingSampler(BalancedPositiveNegativeSampler):
+class CountingSampler(detection._utils.BalancedPositiveNegativeSampler):
     """torchvision's sampler, which keeps its numbers of samples over their means over the ranks.
 
     torchvision averages losses over the samples of a process, and DDP averages gradients over
@@ -68,7 +63,7 @@ class CountingSampler(BalancedPositiveNegativeSampler):
         return positive, negative
 
 
-class MaskRCNN(TorchvisionMaskRCNN):
+class MaskRCNN(detection.MaskRCNN):
     """Mask R-CNN with an FPN over C2..C5, on images [3, H, W] in 0..1 of any size.
 
     Train: `model(images, targets)` returns losses. Eval: `model(images)` returns a dict per image:
@@ -86,14 +81,18 @@ class MaskRCNN(TorchvisionMaskRCNN):
         scale, levels = config.short_side / SHORT_SIDE, list(stages.values())
         sizes = tuple((max(1, round(size * scale)),) for size in ANCHOR_SIZES)
         super().__init__(
-            BackboneWithFPN(base.body, stages, list(base.channels), channels),
-            rpn_anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes)),
+            detection.backbone_utils.BackboneWithFPN(
+                base.body, stages, list(base.channels), channels
+            ),
+            rpn_anchor_generator=detection.anchor_utils.AnchorGenerator(
+                sizes, ((0.5, 1.0, 2.0),) * len(sizes)
+            ),
             box_roi_pool=pooling(levels, 7, 2),
-            box_head=TwoMLPHead(channels * 7**2, 4 * channels),
-            box_predictor=FastRCNNPredictor(4 * channels, num_classes),
+            box_head=detection.faster_rcnn.TwoMLPHead(channels * 7**2, 4 * channels),
+            box_predictor=detection.faster_rcnn.FastRCNNPredictor(4 * channels, num_classes),
             mask_roi_pool=pooling(levels, 14, 2),
-            mask_head=MaskRCNNHeads(channels, (channels,) * 4, 1),
-            mask_predictor=MaskRCNNPredictor(channels, channels, num_classes),
+            mask_head=detection.mask_rcnn.MaskRCNNHeads(channels, (channels,) * 4, 1),
+            mask_predictor=detection.mask_rcnn.MaskRCNNPredictor(channels, channels, num_classes),
             rpn_pre_nms_top_n_train=config.proposals,
             rpn_post_nms_top_n_train=config.proposals,
             rpn_pre_nms_top_n_test=config.proposals // 2,
@@ -112,9 +111,8 @@ class MaskRCNN(TorchvisionMaskRCNN):
             part.fg_bg_sampler = CountingSampler(old.batch_size_per_image, old.positive_fraction)
         for pool in (self.roi_heads.box_roi_pool, self.roi_heads.mask_roi_pool):
             # Else torchvision guesses them from the first batch, padding included.
-            pool.scales = [1 / 2**level for level in LEVELS]
-            ends = LEVELS[0], LEVELS[-1]
-            pool.map_levels = initLevelMapper(*ends, pool.canonical_scale, pool.canonical_level)
+            pool.scales = [1 / stride for stride in STRIDES]
+            pool.map_levels = initLevelMapper(2, 5, pool.canonical_scale, pool.canonical_level)
         self.transform = AnySizeTransform(
             config.short_side, round(LONG_SIDE * scale), IMAGENET_MEAN, IMAGENET_STD
         )
@@ -156,7 +154,7 @@ class MaskRCNN(TorchvisionMaskRCNN):
         results = []
         rows = zip(out["detections"], out["resized"], out["image_sizes"], strict=True)
         for raw, resized, size in rows:
-            boxes = resize_boxes(raw["boxes"].float(), resized, size)
+            boxes = detection.transform.resize_boxes(raw["boxes"].float(), resized, size)
             masks = self.paste_masks(raw["masks"][:, 0].float(), boxes, *size)
             labels, scores = raw["labels"], raw["scores"].float()
             results.append({"boxes": boxes, "labels": labels, "scores": scores, "masks": masks})

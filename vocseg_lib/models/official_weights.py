@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from vocseg_lib.models.backbones import WeightsError
 from vocseg_lib.models.config import COCO_SCALES, PASCAL_SCALES, YolactConfig
@@ -53,37 +52,18 @@ def load_official(path: str | Path) -> Yolact:
     except Exception as error:  # a damaged pickle may raise anything
         problem = f"{path} is not a checkpoint of the official YOLACT-550 on a ResNet-50 or -101"
         raise WeightsError(f"{problem}: {error!r}") from error
-    coco = num_classes == COCO_CLASSES
-    config = YolactConfig(
-        backbone=backbone,
-        weights=None,
-        semantic_loss=any(name.startswith("semantic.") for name in state),
-        scales=COCO_SCALES if coco else PASCAL_SCALES,
-        square_priors=coco,
-    )
+    coco, semantic = num_classes == COCO_CLASSES, "semantic.0.weight" in state
+    priors = {"scales": COCO_SCALES if coco else PASCAL_SCALES, "square_priors": coco}
+    config = YolactConfig(backbone=backbone, weights=None, semantic_loss=semantic, **priors)
     model = Yolact(config, num_classes)
-    _check(path, model.state_dict(), state)
-    model.load_state_dict(state, strict=False)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise WeightsError(f"{path} does not fit YOLACT-550: {str(error)[:2000]}") from error
     return model.eval()
 
 
 def _renamed(name: str) -> str:
     for pattern, replacement in RENAMES:
-        renamed, count = re.subn(f"^{pattern}", replacement, name)
-        if count:
-            return renamed
+        name = re.sub(f"^{pattern}", replacement, name)
     return name
-
-
-def _check(path: str | Path, expected: dict[str, Tensor], state: dict[str, Tensor]) -> None:
-    expected = {k: v.shape for k, v in expected.items() if not k.endswith("num_batches_tracked")}
-    problems = [f"missing: {name}" for name in expected.keys() - state.keys()]
-    problems += [f"unknown: {name}" for name in state.keys() - expected.keys()]
-    problems += [
-        f"size of {name}: {tuple(state[name].shape)}, expected {tuple(expected[name])}"
-        for name in expected.keys() & state.keys()
-        if state[name].shape != expected[name]
-    ]
-    if problems:
-        listed = "\n  ".join(sorted(problems)[:12])
-        raise WeightsError(f"{path} does not fit YOLACT-550:\n  {listed}")

@@ -1,7 +1,5 @@
 """YOLACT's detection step (sec. 3.1 and 4): from scores and boxes of all priors to detections."""
 
-import math
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -38,18 +36,16 @@ def fast_nms(
     iou: float,
     top_k: int,
     max_detections: int,
-    min_score: float = -math.inf,
 ) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"], Float[Tensor, " m"]]:
     """Fast NMS (sec. 4): per class, drop boxes with IoU > `iou` with *any* higher-scored box.
 
     Boxes that are dropped still drop others, which makes it one matrix operation. Returns box
     index, class (0-based) and score of the best `max_detections`, by descending score, among the
-    `top_k` boxes per class and scores above `min_score`.
+    `top_k` boxes per class.
     """
     ranked, order = _topk_per_class(scores, top_k)
     overlap = box_iou(boxes[order], boxes[order]).triu_(diagonal=1)
-    survives = (overlap <= iou).all(1) & (ranked > min_score)
-    classes, position = survives.nonzero(as_tuple=True)
+    classes, position = (overlap <= iou).all(1).nonzero(as_tuple=True)
     return _best(order[classes, position], classes, ranked[classes, position], max_detections)
 
 

@@ -20,9 +20,7 @@ from vocseg_lib.utils.masks import upsample_masks
 PROTOTYPES = 32
 
 
-def conv(
-    inputs: int, outputs: int, kernel: int, stride: int = 1, relu: bool = True
-) -> nn.Sequential:
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, relu: bool = True) -> nn.Module:
     """A convolution outside the backbone: Xavier-uniform weights, zero bias, no batch norm."""
     layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
     nn.init.xavier_uniform_(layer.weight)
@@ -42,8 +40,7 @@ class FPN(nn.Module):
         super().__init__()
         self.lateral = nn.ModuleList(conv(c, channels, 1, relu=False) for c in inputs)
         self.smooth = nn.ModuleList(conv(channels, channels, 3) for _ in inputs)
-        down = (conv(channels, channels, 3, stride=2, relu=False) for _ in range(2))
-        self.down = nn.ModuleList(down)
+        self.down = nn.ModuleList(conv(channels, channels, 3, 2, relu=False) for _ in range(2))
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         levels = [lateral(x) for lateral, x in zip(self.lateral, features, strict=True)]
@@ -109,11 +106,9 @@ class Yolact(nn.Module):
         self.pyramid = FPN(base.channels[1:], config.channels)
         self.protonet = ProtoNet(config.channels)
         self.head = PredictionHead(config.channels, num_classes, len(ASPECT_RATIOS))
-        self.semantic = None
         if config.semantic_loss:
             self.semantic = conv(config.channels, num_classes - 1, 1, relu=False)
         self.uncropped_masks = False
-        self._priors: dict[tuple, Tensor] = {}
         layers = self._forward_layers
         self._layers = torch.compile(layers) if config.compile else layers
         self.to(memory_format=torch.channels_last)
@@ -125,23 +120,22 @@ class Yolact(nn.Module):
             return self.postprocess(self.network(images))
         if targets is None:
             raise ValueError("targets are required in train mode; call model.eval() to predict")
-        for target in targets:
-            self._check(target)
-        out, relative = self.network(images), []
+        out, relative, classes = self.network(images), [], self.head.sizes[0] - 1
         for target, (height, width) in zip(targets, out.pop("image_sizes"), strict=True):
-            size = out["priors"].new_tensor([width, height, width, height])
-            boxes, masks = (target[name].as_subclass(Tensor) for name in ("boxes", "masks"))
-            relative.append({"boxes": boxes / size, "labels": target["labels"], "masks": masks})
+            boxes, labels, masks = (
+                target["boxes"].as_subclass(Tensor),
+                target["labels"],
+                target["masks"],
+            )
+            if not (boxes[:, 2:] > boxes[:, :2]).all():
+                raise ValueError(f"a target has a box of no width or height: {boxes.tolist()}")
+            if not ((labels >= 1) & (labels <= classes)).all():
+                raise ValueError(f"a target has a label outside 1..{classes}: {labels.tolist()}")
+            boxes = boxes / boxes.new_tensor([width, height, width, height])
+            relative.append({"boxes": boxes, "labels": labels, "masks": masks.as_subclass(Tensor)})
         crop, by_area = self.config.crop_in_training, self.config.normalize_by_area
         with torch.autocast(out["priors"].device.type, enabled=False):
             return yolact_loss(YolactOutputs(**out), relative, crop, by_area)
-
-    def _check(self, target: dict[str, Tensor]) -> None:
-        boxes, labels, classes = target["boxes"], target["labels"], self.head.sizes[0] - 1
-        if not (boxes[:, 2:] > boxes[:, :2]).all():
-            raise ValueError(f"a target has a box of no width or height: {boxes.tolist()}")
-        if not ((labels >= 1) & (labels <= classes)).all():
-            raise ValueError(f"a target has a label outside 1..{classes}: {labels.tolist()}")
 
     def network(self, images: list[Tensor]) -> dict:
         """Raw predictions: the fields of `YolactOutputs`, and image_sizes (height, width)."""
@@ -149,9 +143,10 @@ class Yolact(nn.Module):
         resized = torch.cat([upsample(image[None].as_subclass(Tensor), side) for image in images])
         batch = normalize(resized, IMAGENET_MEAN, IMAGENET_STD, inplace=True)
         out, feature_sizes = self._layers(batch.contiguous(memory_format=torch.channels_last))
+        priors = prior_boxes(feature_sizes, self.config.scales, square=self.config.square_priors)
         return {
             **{name: value.float() for name, value in out.items()},
-            "priors": self._priors_for(feature_sizes, batch.device),
+            "priors": priors.to(batch.device),
             "image_sizes": [tuple(image.shape[-2:]) for image in images],
         }
 
@@ -164,32 +159,18 @@ class Yolact(nn.Module):
             "coefficients": coefficients,
             "prototypes": self.protonet(levels[0]).permute(0, 2, 3, 1),
         }
-        if self.semantic is not None and self.training:
+        if self.config.semantic_loss and self.training:
             out["semantic_logits"] = self.semantic(levels[0])
         return out, [tuple(level.shape[2:]) for level in levels]
-
-    def _priors_for(self, feature_sizes: list[tuple[int, int]], device: torch.device) -> Tensor:
-        key = (*feature_sizes, device)
-        if key not in self._priors:
-            with torch.inference_mode(False):  # a cached inference tensor could not be trained on
-                priors = prior_boxes(
-                    feature_sizes, self.config.scales, square=self.config.square_priors
-                )
-                self._priors[key] = priors.to(device)
-        return self._priors[key]
 
     @torch.no_grad()
     def postprocess(self, out: dict) -> list[dict]:
         """Raw predictions to detections: decode, NMS, and masks of the boxes that are kept."""
         results = []
         for i, (height, width) in enumerate(out["image_sizes"]):
-            boxes, classes, scores, coefficients = detect(
-                out["class_logits"][i].softmax(-1)[:, 1:],
-                out["box_offsets"][i],
-                out["coefficients"][i],
-                out["priors"],
-                self.config,
-            )
+            scores = out["class_logits"][i].softmax(-1)[:, 1:]
+            raw = out["box_offsets"][i], out["coefficients"][i], out["priors"]
+            boxes, classes, scores, coefficients = detect(scores, *raw, self.config)
             logits = mask_logits(out["prototypes"][i], coefficients)
             crop = boxes if self.config.crop_in_inference else None
             result = {
