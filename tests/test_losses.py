@@ -22,18 +22,14 @@ BIT = 6.125 * math.log(2)
 """The mask loss of zero logits per pixel and area."""
 
 
-def outputs(batch=1, priors=PRIORS, coefficients=None, prototypes=None, semantic=None):
-    """Zeros, with gradients, but for what is given."""
-    n = len(priors)
-    shapes = (batch, n, 21), (batch, n, 4), (batch, n, 32), (batch, SIDE, SIDE, 32)
-    logits, offsets, *given = (torch.zeros(shape) for shape in shapes)
-    for tensor, values in zip(given, (coefficients, prototypes), strict=True):
-        if values is not None:
-            tensor[..., 0] = values
-    tensors = [tensor.requires_grad_() for tensor in (logits, offsets, *given)]
-    names = ("class_logits", "box_offsets", "coefficients", "prototypes")
-    values = dict(zip(names, tensors, strict=True))
-    return YolactOutputs(**values, priors=priors, semantic_logits=semantic)
+def outputs(batch=1, priors=PRIORS, coefficients=0, prototypes=0, semantic=None):
+    """Zeros, with gradients, but for the given values of coefficient and prototype 0."""
+    sizes = {"class_logits": 21, "box_offsets": 4, "coefficients": 32}
+    out = {name: torch.zeros(batch, len(priors), size) for name, size in sizes.items()}
+    out["prototypes"] = torch.zeros(batch, SIDE, SIDE, 32)
+    out["coefficients"][..., 0], out["prototypes"][..., 0] = coefficients, prototypes
+    out = {name: tensor.requires_grad_() for name, tensor in out.items()}
+    return YolactOutputs(**out, priors=priors, semantic_logits=semantic)
 
 
 def square(low=34, high=102, size=4 * SIDE):
@@ -51,6 +47,10 @@ def loss_of(out, *targets, **options):
     return yolact_loss(out, list(targets) or [square()], **options)
 
 
+def values_of(*arguments):
+    return {name: loss.item() for name, loss in loss_of(*arguments).items()}
+
+
 def test_matching_by_hand():
     priors = torch.tensor(
         [[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.4, 0.3], [0.5, 0.5, 0.4, 0.18], [0.1, 0.1, 0.1, 0.1]]
@@ -59,13 +59,11 @@ def test_matching_by_hand():
     classes, objects = match_priors(priors, boxes[None], torch.tensor([[3]]))
     assert classes[0].tolist() == [3, 3, -1, 0]  # IoU 1, .75, .45 (ignored), 0
     assert objects[0, :2].tolist() == [0, 0]
-
-
-def test_each_object_gets_a_prior_of_its_own():
+    # Each object gets a prior of its own, although neither reaches IoU .5.
     priors = torch.tensor([[0.5, 0.5, 0.9, 0.9], [0.9, 0.9, 0.1, 0.1]])
     boxes = torch.tensor([[0.2, 0.2, 0.4, 0.4], [0.45, 0.45, 0.55, 0.55]])
     classes, _ = match_priors(priors, boxes[None], torch.tensor([[4, 5]]))
-    assert sorted(classes[0].tolist()) == [4, 5]  # although neither reaches IoU .5
+    assert sorted(classes[0].tolist()) == [4, 5]
 
 
 def greedy(iou):
@@ -89,9 +87,7 @@ def test_forced_priors_equal_the_loop_over_objects(seed, objects, priors, values
     padding = torch.full((1, objects, priors), -1.0)  # an image without objects changes nothing
     forced = _forced_priors(torch.cat([iou[None], padding]))
     assert forced.tolist() == [greedy(iou), [-1] * objects]
-
-
-def test_more_objects_than_priors_leave_some_without():
+    # More objects than priors.
     assert _forced_priors(torch.tensor([[[0.3], [0.9], [0.0]]])).tolist() == [[-1, 0, -1]]
 
 
@@ -119,22 +115,14 @@ def test_zero_logits_give_the_known_values():
     # One positive, three negatives: 12.18.
     assert losses["class"].item() == pytest.approx(4 * math.log(21), rel=1e-5)
     assert losses["semantic"].item() == pytest.approx(20 * math.log(2), rel=1e-5)  # 13.86
-    # The crop is a pixel wider than the box on each side: 19 x 19 pixels over 17 x 17.
-    assert losses["mask"].item() == pytest.approx(BIT * 19**2 / 17**2, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("crop", "by_area", "expected"),
-    [
-        # 19 x 19 pixels in the padded box of 17 x 17, on a grid of 34 x 34.
-        (True, True, 19**2 / 17**2),
-        (True, False, 19**2 / 34**2),
-        (False, True, 34**2 / 17**2),
-        (False, False, 1),
-    ],
-)
-def test_crop_and_area_are_independent(crop, by_area, expected):
+@pytest.mark.parametrize("crop", [True, False])
+@pytest.mark.parametrize("by_area", [True, False])
+def test_crop_and_area_are_independent(crop, by_area):
+    """19 x 19 pixels in the padded box of 17 x 17, on a grid of 34 x 34."""
     loss = loss_of(outputs(), crop=crop, normalize_by_area=by_area)["mask"].item()
+    expected = (19 if crop else 34) ** 2 / (17 if by_area else 34) ** 2
     assert loss == pytest.approx(BIT * expected, rel=1e-5)
 
 
@@ -154,9 +142,7 @@ def test_small_objects_weigh_as_much_as_large_ones():
 
 
 def test_an_image_without_objects_changes_no_average():
-    alone = {name: loss.item() for name, loss in loss_of(outputs()).items()}
-    both = loss_of(outputs(2), square(), EMPTY)
-    assert {name: loss.item() for name, loss in both.items()} == pytest.approx(alone)
+    assert values_of(outputs(2), square(), EMPTY) == pytest.approx(values_of(outputs()))
     out = outputs(semantic=torch.zeros(1, 20, 9, 9))
     losses = loss_of(out, EMPTY)
     sum(losses.values()).backward()
@@ -165,10 +151,10 @@ def test_an_image_without_objects_changes_no_average():
 
 
 def test_losses_are_normalized_over_all_ranks(monkeypatch):
-    alone = {name: loss.item() / 2 for name, loss in loss_of(outputs()).items()}
+    half = {name: value / 2 for name, value in values_of(outputs()).items()}
     # The mean over ranks is twice this rank's number of positives.
     monkeypatch.setattr("vocseg_lib.utils.distributed.all_reduce_mean", lambda value: 2 * value)
-    assert {name: loss.item() for name, loss in loss_of(outputs()).items()} == pytest.approx(alone)
+    assert values_of(outputs()) == pytest.approx(half)
 
 
 def test_logits_keep_a_gradient_where_probabilities_saturate():

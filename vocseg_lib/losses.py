@@ -13,7 +13,7 @@ from vocseg_lib.utils.boxes import box_area, box_intersection, box_iou, cxcywh_t
 from vocseg_lib.utils.masks import box_mask
 
 WEIGHTS = {"class": 1.0, "box": 1.5, "mask": 6.125, "semantic": 1.0}
-POSITIVE_IOU, NEGATIVE_IOU = 0.5, 0.4
+PRIOR_POSITIVE_IOU, PRIOR_NEGATIVE_IOU = 0.5, 0.4
 CROWD_IOF = 0.7
 """A background prior with a larger fraction of its area in a crowd box is ignored."""
 NEGATIVES_PER_POSITIVE = 3
@@ -54,8 +54,8 @@ def match_priors(
     objects[image, forced[image, index]] = index
     # Classes by thresholds.
     classes = labels.gather(1, objects)
-    classes[best_iou < POSITIVE_IOU] = IGNORED_CLASS
-    classes[best_iou < NEGATIVE_IOU] = BACKGROUND_CLASS
+    classes[best_iou < PRIOR_POSITIVE_IOU] = IGNORED_CLASS
+    classes[best_iou < PRIOR_NEGATIVE_IOU] = BACKGROUND_CLASS
     if crowd_boxes is not None:
         in_crowd = box_intersection(crowd_boxes, corners).amax(1) / box_area(corners)
         classes[(classes == BACKGROUND_CLASS) & (in_crowd > CROWD_IOF)] = IGNORED_CLASS
@@ -65,11 +65,10 @@ def match_priors(
 def _forced_priors(iou: Float[Tensor, "b n p"]) -> Int[Tensor, "b n"]:
     """A prior for each object, best pair first, each prior once; -1 for objects that get none.
 
-    A pair that is the best of its row and of its column is taken whatever else is: all such pairs
-    are taken at once, which needs two or three rounds. Padding has IoU -1.
+    All pairs that are the best of their row and of their column are taken at once, which needs two
+    or three rounds. Padding has IoU -1.
     """
-    iou = iou.clone()
-    numbers = torch.arange(iou.shape[1], device=iou.device)
+    iou, numbers = iou.clone(), torch.arange(iou.shape[1], device=iou.device)
     forced = torch.full(iou.shape[:2], -1, device=iou.device)
     while True:
         best, prior = iou.max(2)
@@ -131,11 +130,10 @@ def yolact_loss(
     # DDP averages gradients over ranks: so is the number of positives.
     count = distributed.all_reduce_mean(positive.sum().float())
     count = count.clamp(min=1 / distributed.world_size())
+    logits, predicted = outputs.class_logits[selected], outputs.box_offsets[positive]
     sums = {
-        "class": F.cross_entropy(
-            outputs.class_logits[selected], classes[selected], reduction="sum"
-        ),
-        "box": F.smooth_l1_loss(outputs.box_offsets[positive], offsets, reduction="sum"),
+        "class": F.cross_entropy(logits, classes[selected], reduction="sum"),
+        "box": F.smooth_l1_loss(predicted, offsets, reduction="sum"),
         "mask": torch.stack(mask_losses).sum(),
     }
     losses = {name: WEIGHTS[name] * total / count for name, total in sums.items()}
@@ -178,10 +176,9 @@ def semantic_loss(
 ) -> Float[Tensor, ""]:
     """Pixel-wise BCE of the class map, summed over classes, mean over grid and batch (sec. 5)."""
     expected = torch.zeros_like(logits)
-    batch, _, height, width = logits.shape
     for class_map, target in zip(expected, targets, strict=True):
-        masks = downsample(target["masks"], height, width)
+        masks = downsample(target["masks"], *logits.shape[2:])
         index = (target["labels"] - 1)[:, None, None].expand_as(masks)
         class_map.scatter_reduce_(0, index, masks, "amax")
     loss = F.binary_cross_entropy_with_logits(logits, expected, reduction="sum")
-    return loss / (batch * height * width)
+    return loss / logits[:, 0].numel()

@@ -12,13 +12,11 @@ from vocseg_lib.models.mask_rcnn import MaskRCNN
 
 
 def test_full_size_is_torchvisions():
-    theirs = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=21)
+    expected = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=21)
     model = MaskRCNN(MaskRCNNConfig(weights=None))
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == 44.08
-    sizes, expected = (
-        {name: value.shape for name, value in m.state_dict().items()} for m in (model, theirs)
-    )
-    assert sizes == expected
+    a, b = ({k: v.shape for k, v in m.state_dict().items()} for m in (model, expected))
+    assert a == b
 
 
 def test_losses_are_torchvisions_with_the_same_random_numbers():
@@ -45,10 +43,10 @@ def test_losses_are_normalized_over_all_ranks(monkeypatch):
         torch.manual_seed(1)
         return {name: loss.item() for name, loss in model(*batch).items()}
 
-    alone = losses()
+    single = losses()
     # The mean over ranks is twice this rank's number of samples.
     monkeypatch.setattr("vocseg_lib.utils.distributed.all_reduce_mean", lambda value: 2 * value)
-    assert losses() == pytest.approx({name: loss / 2 for name, loss in alone.items()}, rel=1e-5)
+    assert losses() == pytest.approx({name: loss / 2 for name, loss in single.items()}, rel=1e-5)
 
 
 def test_regions_are_pooled_at_the_same_scale_whatever_came_first():

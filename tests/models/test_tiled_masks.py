@@ -37,13 +37,10 @@ def test_upsampled_masks_are_the_plain_ones(seed, height, width, side, crop):
     assert_same_pixels(upsample_masks_in_tiles(*arguments), upsample_masks(*arguments))
 
 
-def test_saturated_masks_are_equal_to_the_pixel():
+def test_saturated_masks_are_equal_to_the_pixel_and_none_may_be_given():
     boxes = torch.tensor([[0.1, 0.2, 0.8, 0.9], [0.0, 0.0, 1.0, 1.0], [0.5, 0.5, 0.52, 0.52]])
     arguments = torch.full((3, 138, 138), 60.0), boxes, 375, 500
     assert torch.equal(upsample_masks_in_tiles(*arguments), upsample_masks(*arguments))
-
-
-def test_no_masks():
-    logits, boxes = torch.zeros(0, 28, 28), torch.zeros(0, 4)
+    arguments = torch.zeros(0, 28, 28), torch.zeros(0, 4), 40, 30
     for function in (upsample_masks, upsample_masks_in_tiles, paste_masks, paste_masks_in_tiles):
-        assert function(logits, boxes, 40, 30).shape == (0, 40, 30)
+        assert function(*arguments).shape == (0, 40, 30)

@@ -22,6 +22,8 @@ from vocseg_lib.utils.boxes import box_iou, cxcywh_to_xyxy, decode_boxes, encode
 from vocseg_lib.utils.masks import box_mask, box_rows_and_columns, upsample_masks
 
 FOLDER = Path(os.environ.get("VOCSEG_FIXTURES", Path(__file__).parents[3] / "shared" / "fixtures"))
+FIELDS = {"conf": "class_logits", "loc": "box_offsets", "mask": "coefficients"}
+FIELDS |= {"proto": "prototypes", "priors": "priors", "segm": "semantic_logits"}
 NAMES = {"B": "box", "C": "class", "M": "mask", "S": "semantic"}
 RELATIVE = 1e-4
 INPUTS = ("loc*", "conf*", "mask*|coef*", "priors*")
@@ -30,22 +32,18 @@ INPUTS = ("loc*", "conf*", "mask*|coef*", "priors*")
 
 def contents(pattern: str) -> dict[str, dict]:
     """What the files hold whose names match, by file."""
-    return {
-        path.stem: json.loads(path.read_text())
-        if path.suffix == ".json"
-        else torch.load(path, weights_only=True)
-        for path in sorted(FOLDER.glob(pattern))
-    }
+    read = {".json": lambda path: json.loads(path.read_text())}.get(Path(pattern).suffix)
+    read = read or (lambda path: torch.load(path, weights_only=True))
+    return {path.stem: read(path) for path in sorted(FOLDER.glob(pattern))}
 
 
 def value(case: dict, names: str, default: object = None) -> object:
     """The value under the first key that is one of these names ("a*|b"); * means a tensor."""
     for pattern in names.split("|"):
-        for key, found in case.items():
-            if key == pattern or (
-                "*" in pattern and isinstance(found, Tensor) and fnmatch(str(key), pattern)
-            ):
-                return found
+        for key, item in case.items():
+            matches = isinstance(item, Tensor) and "*" in pattern and fnmatch(str(key), pattern)
+            if key == pattern or matches:
+                return item
     return default
 
 
@@ -65,21 +63,16 @@ def dicts_with(part: object, *keys: str, name: str = "") -> dict[str, dict]:
 
 def each(pattern: str, *keys: str):
     """Run a test on each case that has these keys; skip it if there is none."""
-    found = dicts_with(contents(pattern), *keys)
-    none = pytest.param(
-        None,
-        marks=pytest.mark.skip(
-            reason=f"nothing in {FOLDER} has {', '.join(keys)}; set VOCSEG_FIXTURES"
-        ),
-    )
-    return pytest.mark.parametrize(
-        "case", found.values() or [none], ids=[path.strip("/") for path in found] or ["none"]
-    )
+    cases = dicts_with(contents(pattern), *keys)
+    reason = f"nothing in {FOLDER} has {', '.join(keys)}; set VOCSEG_FIXTURES"
+    none = pytest.param(None, marks=pytest.mark.skip(reason=reason))
+    ids = [path.strip("/") for path in cases] or ["none"]
+    return pytest.mark.parametrize("case", cases.values() or [none], ids=ids)
 
 
-def close(ours: Tensor, theirs: Tensor, relative: float = RELATIVE) -> bool:
-    """Relative to the size of theirs, as a whole."""
-    return (ours - theirs).norm() <= relative * theirs.norm() + 1e-12
+def close(values: Tensor, expected: Tensor) -> bool:
+    """Relative to the norm of `expected`."""
+    return (values - expected).norm() <= RELATIVE * expected.norm() + 1e-12
 
 
 def targets_of(case: dict) -> list[dict[str, Tensor]]:
@@ -103,14 +96,7 @@ def test_loss_terms_and_gradients(case):
     p = {k: v.clone().requires_grad_(k != "priors") for k, v in case["predictions"].items()}
     if case.get("randperm_seed") is not None:
         torch.manual_seed(case["randperm_seed"])
-    outputs = YolactOutputs(
-        class_logits=p["conf"],
-        box_offsets=p["loc"],
-        coefficients=p["mask"],
-        prototypes=p["proto"],
-        priors=p["priors"],
-        semantic_logits=p.get("segm"),
-    )
+    outputs = YolactOutputs(**{FIELDS[key]: value for key, value in p.items()})
     masks_to_train = case.get("masks_to_train", 100)
     losses = yolact_loss(outputs, targets_of(case), masks_to_train=masks_to_train)
     expected = {NAMES[key]: float(value) for key, value in case["losses"].items()}
@@ -161,9 +147,8 @@ def test_boxes(case):
     priors = case["priors_cxcywh"]
     assert close(encode_boxes(case["gt_xyxy"], priors), case["encode"])
     assert close(decode_boxes(case["loc"], priors), case["decode"])
-    assert torch.allclose(
-        box_iou(case["gt_xyxy"], cxcywh_to_xyxy(priors)), case["jaccard_gt_vs_priors"], atol=1e-6
-    )
+    iou = box_iou(case["gt_xyxy"], cxcywh_to_xyxy(priors))
+    assert torch.allclose(iou, case["jaccard_gt_vs_priors"], atol=1e-6)
 
 
 @each("*.pt", "masks_hwn", "boxes_rel_xyxy")
@@ -171,14 +156,12 @@ def test_boxes(case):
 def test_crop(case, padding):
     masks, boxes = case["masks_hwn"], case["boxes_rel_xyxy"]
     height, width = masks.shape[:2]
-    ours = masks * box_mask(boxes, height, width, padding).permute(1, 2, 0)
-    assert torch.equal(ours, case[f"out_padding{padding}"])
+    cropped = masks * box_mask(boxes, height, width, padding).permute(1, 2, 0)
+    assert torch.equal(cropped, case[f"out_padding{padding}"])
     if padding == 1 and "sanitize_x_cast_false_pad1" in case:
         low, high = case["sanitize_x_cast_false_pad1"][:, :, None]
-        columns = torch.arange(width)
-        assert torch.equal(
-            box_rows_and_columns(boxes, height, width, 1)[1], (columns >= low) & (columns < high)
-        )
+        inside = (torch.arange(width) >= low) & (torch.arange(width) < high)
+        assert torch.equal(box_rows_and_columns(boxes, height, width, 1)[1], inside)
 
 
 @each("*.pt", "proto_hwk", "coeffs_nk")
@@ -196,10 +179,10 @@ def test_assembled_masks(case, upsample):
         to_image_size(case["postprocess"], upsample, logits, boxes)
 
 
-def same_pixels(ours: Tensor, theirs: Tensor) -> None:
+def same_pixels(masks: Tensor, expected: Tensor) -> None:
     """Equal, up to one pixel in a hundred thousand that rounding carries over the threshold."""
-    assert ours.shape == theirs.shape
-    assert (ours != theirs).sum() <= 1e-5 * theirs.numel()
+    assert masks.shape == expected.shape
+    assert (masks != expected).sum() <= 1e-5 * expected.numel()
 
 
 def to_image_size(case: dict, upsample: Callable, logits: Tensor, boxes: Tensor) -> None:
@@ -217,26 +200,17 @@ def to_image_size(case: dict, upsample: Callable, logits: Tensor, boxes: Tensor)
 
 @each("*.pt", "detect")
 def test_the_whole_detection_step(case):
-    inputs = dicts_with(case["detect"], *INPUTS)
-    assert inputs, f"found no loc, conf, mask and priors under detect: {list(case['detect'])}"
+    inputs, parts = dicts_with(case["detect"], *INPUTS), dicts_with(case["detect"])
+    assert inputs, list(case["detect"])
     for path, given in inputs.items():
-        # What came out stands beside what went in, or around it.
-        holder = max(
-            (
-                p
-                for p in dicts_with(case["detect"])
-                if path.startswith(p) and detections(case["detect"], p)
-            ),
-            key=len,
-        )
-        compare_detections(
-            given, detections(case["detect"], holder), dicts_with(case["detect"])[holder]
-        )
+        # Detections, one dict per image, are beside the inputs or around them.
+        around = {p: detections(parts[p]) for p in parts if path.startswith(p)}
+        holder = max((p for p in around if around[p]), key=len)
+        compare_detections(given, around[holder], parts[holder])
 
 
-def detections(part: dict, path: str) -> list[dict]:
-    """What came out, an image each."""
-    return list(dicts_with(dicts_with(part)[path], "box*", "score*", "class*").values())
+def detections(part: dict) -> list[dict]:
+    return list(dicts_with(part, "box*", "score*", "class*").values())
 
 
 def compare_detections(given: dict, expected: list[dict], options: dict) -> None:

@@ -9,6 +9,9 @@ from vocseg_lib.models.config import YolactConfig
 from vocseg_lib.utils.boxes import box_iou, decode_boxes
 
 CANDIDATES_PER_CLASS = 200
+_Boxes, _Scores = Float[Tensor, "n 4"], Float[Tensor, "n c"]
+_Kept = tuple[Int[Tensor, " m"], Int[Tensor, " m"], Float[Tensor, " m"]]
+"""Box index, class (0-based) and score of the boxes that NMS keeps, by descending score."""
 
 
 def detect(
@@ -30,18 +33,11 @@ def detect(
     return boxes[kept], classes, kept_scores, coefficients[candidate[kept]]
 
 
-def fast_nms(
-    boxes: Float[Tensor, "n 4"],
-    scores: Float[Tensor, "n c"],
-    iou: float,
-    top_k: int,
-    max_detections: int,
-) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"], Float[Tensor, " m"]]:
+def fast_nms(boxes: _Boxes, scores: _Scores, iou: float, top_k: int, max_detections: int) -> _Kept:
     """Fast NMS (sec. 4): per class, drop boxes with IoU > `iou` with *any* higher-scored box.
 
-    Boxes that are dropped still drop others, which makes it one matrix operation. Returns box
-    index, class (0-based) and score of the best `max_detections`, by descending score, among the
-    `top_k` boxes per class.
+    _Boxes that are dropped still drop others, which makes it one matrix operation. Keeps the best
+    `max_detections` of the `top_k` boxes per class.
     """
     ranked, order = _topk_per_class(scores, top_k)
     overlap = box_iou(boxes[order], boxes[order]).triu_(diagonal=1)
@@ -50,12 +46,8 @@ def fast_nms(
 
 
 def standard_nms(
-    boxes: Float[Tensor, "n 4"],
-    scores: Float[Tensor, "n c"],
-    iou: float,
-    top_k: int,
-    max_detections: int,
-) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"], Float[Tensor, " m"]]:
+    boxes: _Boxes, scores: _Scores, iou: float, top_k: int, max_detections: int
+) -> _Kept:
     """Standard NMS on the candidates of `fast_nms`: only boxes that are kept drop others."""
     ranked, order = _topk_per_class(scores, top_k)
     classes = torch.arange(len(order), device=order.device).repeat_interleave(order.shape[1])
@@ -67,9 +59,7 @@ def standard_nms(
 NMS = {"fast": fast_nms, "standard": standard_nms}
 
 
-def _topk_per_class(
-    scores: Float[Tensor, "n c"], top_k: int
-) -> tuple[Float[Tensor, "c k"], Int[Tensor, "c k"]]:
+def _topk_per_class(scores: _Scores, top_k: int) -> tuple[Float[Tensor, "c k"], Int[Tensor, "c k"]]:
     """Descending; equal scores in the order of their boxes, as the official code's stable sort."""
     # The bits of non-negative floats sort as the floats do; below them, earlier boxes win.
     bits = scores.T.float().contiguous().view(torch.int32).to(torch.int64)
@@ -78,9 +68,7 @@ def _topk_per_class(
     return scores.T.gather(1, order), order
 
 
-def _best(
-    index: Tensor, classes: Tensor, scores: Tensor, count: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _best(index: Tensor, classes: Tensor, scores: Tensor, count: int) -> _Kept:
     best = scores.sort(descending=True).indices[:count]
     return index[best], classes[best], scores[best]
 
@@ -89,13 +77,11 @@ def mask_logits(
     prototypes: Float[Tensor, "h w k"], coefficients: Float[Tensor, "n k"]
 ) -> Float[Tensor, "n h w"]:
     """Prototypes times each detection's coefficients, summed (eq. 1, before the sigmoid)."""
-    height, width = prototypes.shape[:2]
-    return (coefficients @ prototypes.flatten(0, 1).T).view(-1, height, width)
+    return (coefficients @ prototypes.flatten(0, 1).T).view(-1, *prototypes.shape[:2])
 
 
-def scale_boxes(boxes: Float[Tensor, "n 4"], height: int, width: int) -> Float[Tensor, "n 4"]:
+def scale_boxes(boxes: _Boxes, height: int, width: int) -> _Boxes:
     """Relative xyxy boxes in pixels: corners put in order, clipped to the image."""
-    boxes = boxes * boxes.new_tensor([width, height, width, height])
-    low, high = torch.minimum(boxes[:, :2], boxes[:, 2:]), torch.maximum(boxes[:, :2], boxes[:, 2:])
     size = boxes.new_tensor([width, height])
-    return torch.cat([low, high], 1).clamp(min=0).minimum(size.repeat(2))
+    corners = (boxes.reshape(-1, 2, 2) * size).sort(1).values
+    return corners.clamp(min=0).minimum(size).flatten(1)

@@ -27,18 +27,9 @@ from vocseg_lib.engine.run_folder import BEST
 from vocseg_lib.metrics.bootstrap import bootstrap, bootstrap_weights, interval
 from vocseg_lib.metrics.coco_eval import evaluate
 from vocseg_lib.metrics.semantic import SEMANTIC_SCORE, mean_iou
+from vocseg_lib.models.lineage import proposals
 from vocseg_lib.models.lineage.box_masks import BOX_MASKS, MasksFromBoxes
 from vocseg_lib.models.lineage.features import RCNNFeatures, hand_crafted_features
-from vocseg_lib.models.lineage.proposals import (
-    SelectiveSearch,
-    average_recall,
-    cache_disabled,
-    cached,
-    proposal_recall,
-    rpn_proposals,
-    scored_priors,
-    to_uint8_hwc,
-)
 from vocseg_lib.models.lineage.regions import CLASSIFIERS, RegionDetector
 from vocseg_lib.models.lineage.semantic import dense_crf
 from vocseg_lib.models.speedups import speed_up
@@ -79,21 +70,17 @@ class Row:
     roi_pooling: str = "align"  # of a short training
 
 
-_SEARCHED = {"proposals": "selective search", "mask_from": "box"}
+_REGIONS = {"proposals": "selective search", "mask_from": "box"}
 _MASK_RCNN = {"kind": "two stages", "proposals": "RPN", "model": "mask_rcnn"}
 _SHORT = {**_MASK_RCNN, "mask_from": "mask branch", "short": True}
 _YOLACT = {"kind": "one stage", "proposals": "priors", "model": "yolact"}
 _ORACLE = {"kind": "oracle", "proposals": "ground truth"}
 _SEMANTIC = {"kind": "semantic", "proposals": "none", "model": "semantic", "short": True}
+_CLASSICAL = {"kind": "classical ML", **_REGIONS}
 LINEAGE_ROWS = (
-    *(
-        Row(
-            title=f"HOG, color, texture + {name}", kind="classical ML", classifier=name, **_SEARCHED
-        )
-        for name in CLASSIFIERS
-    ),
-    Row(title="R-CNN", kind="two stages", classifier="linear SVM", fine_tune=True, **_SEARCHED),
-    Row(title="Fast R-CNN", kind="two stages", model="fast_rcnn", short=True, **_SEARCHED),
+    *(Row(title=f"HOG, color, texture + {c}", classifier=c, **_CLASSICAL) for c in CLASSIFIERS),
+    Row(title="R-CNN", kind="two stages", classifier="linear SVM", fine_tune=True, **_REGIONS),
+    Row(title="Fast R-CNN", kind="two stages", model="fast_rcnn", short=True, **_REGIONS),
     Row(title="Faster R-CNN", **_SHORT | {"model": "faster_rcnn", "mask_from": "box"}),
     Row(title=POOLED, roi_pooling="pool", **_SHORT),
     Row(title=ROUNDED, roi_pooling="round", **_SHORT),
@@ -121,8 +108,8 @@ def evaluate_row(study: Study, config: LineageConfig, row: Row) -> dict[str, Any
     path = prediction_path(study, row.title)
     if path.is_file() and (header := read_predictions(path)["header"]).get("config") == key:
         return header["row"]
-    values = {name: getattr(row, name) for name in ("kind", "proposals", "mask_from")}
-    values = {"model": row.title, **values}
+    values = {"model": row.title, "kind": row.kind}
+    values |= {"proposals": row.proposals, "mask_from": row.mask_from}
     if row.kind == "oracle":
         predictions = _ground_truth_predictions(study, row)
     else:
@@ -190,13 +177,12 @@ def _load_row(run: Path, row: Row) -> tuple[nn.Module, dict]:
 
 def _fit_regions(study: Study, config: LineageConfig, row: Row) -> tuple[nn.Module, dict]:
     """A fitted `RegionDetector`, and the counts of its training."""
-    train, yolact, cache = study.recipe.train, study.recipe.yolact, _cache(study)
-    images, search = region_images(study, config), _search(study, config)
+    train, yolact, images = study.recipe.train, study.recipe.yolact, region_images(study, config)
+    search, features = _search_and_features(study, config)
     classes, iterations = len(study.class_names) + 1, config.iterations if row.fine_tune else 0
-    features = cached(hand_crafted_features, cache)
     if row.fine_tune:
         torch.manual_seed(train.seed)
-        features = RCNNFeatures(yolact.backbone, yolact.weights, yolact.image_size // 3, cache)
+        features = RCNNFeatures(yolact.backbone, yolact.weights, yolact.image_size // 3)
         features = speed_up(features).to(default_device())
         rate = train.learning_rate * train.backbone_lr_mult
         features.fine_tune(images, search, classes, iterations, rate, train.seed)
@@ -208,19 +194,17 @@ def _fit_regions(study: Study, config: LineageConfig, row: Row) -> tuple[nn.Modu
     return MasksFromBoxes(model), {"iterations": iterations, **counts}
 
 
-def _search(study: Study, config: LineageConfig) -> SelectiveSearch:
-    return SelectiveSearch(config.proposals, study.recipe.train.seed, _cache(study))
-
-
-def _cache(study: Study) -> Path:
-    return study.results / "lineage" / "cache"
+def _search_and_features(study: Study, config: LineageConfig) -> tuple[Callable, Callable]:
+    cache = study.results / "lineage" / "cache"
+    search = proposals.SelectiveSearch(config.proposals, study.recipe.train.seed, cache)
+    return search, proposals.cached(hand_crafted_features, cache)
 
 
 def _seconds_per_image(study: Study, model: nn.Module) -> float:
     """The median of a few images, one at a time, with nothing from the cache."""
     images = [model_input(study.val[i][0]) for i in range(min(TIMED_IMAGES, len(study.val)))]
     device, mixed_precision = default_device(), study.recipe.train.mixed_precision
-    with cache_disabled():
+    with proposals.cache_disabled():
         speed = measure_speed(model, images, device, 1, TIMED_IMAGES, mixed_precision)
     return speed["seconds_per_image"]
 
@@ -230,7 +214,7 @@ def _ground_truth_predictions(study: Study, row: Row) -> dict:
     detections = []
     for image, target in study.val:
         boxes = target["boxes"].as_subclass(Tensor).float()
-        masks = BOX_MASKS[row.mask_from](to_uint8_hwc(model_input(image)), boxes)
+        masks = BOX_MASKS[row.mask_from](proposals.to_uint8_hwc(model_input(image)), boxes)
         objects = {"boxes": boxes, "labels": target["labels"], "masks": masks}
         objects["scores"] = torch.ones(len(boxes))
         detections += detections_to_coco(target["image_id"], objects)
@@ -251,20 +235,20 @@ def _row_metrics(study: Study, row: Row, detections: list[dict]) -> dict[str, fl
 
 def cache_regions(study: Study, config: LineageConfig) -> None:
     """Cache proposals and features of the images that are classified region by region."""
-    search, features = _search(study, config), cached(hand_crafted_features, _cache(study))
-    for images, split in ((region_images(study, config), "train"), (study.val, "val")):
+    search, features = _search_and_features(study, config)
+    train = region_images(study, config)
 
-        def compute(i: int, images: Subset = images, split: str = split) -> None:
-            image, target = images[i]
-            image = model_input(image)
-            boxes = search(image)
-            if split == "train":
-                boxes = torch.cat([target["boxes"].as_subclass(Tensor).float(), boxes])
-            features(to_uint8_hwc(image), boxes.numpy())
+    def compute(i: int) -> None:
+        image, target = train[i] if i < len(train) else study.val[i - len(train)]
+        image = model_input(image)
+        boxes = search(image)
+        if i < len(train):
+            boxes = torch.cat([target["boxes"].as_subclass(Tensor).float(), boxes])
+        features(proposals.to_uint8_hwc(image), boxes.numpy())
 
-        with ThreadPoolExecutor() as pool:
-            done = pool.map(compute, range(len(images)))
-            list(tqdm(done, f"proposals of {split}", len(images), unit="image"))
+    count = len(train) + len(study.val)
+    with ThreadPoolExecutor() as pool:
+        list(tqdm(pool.map(compute, range(count)), "proposals", count, unit="image"))
 
 
 def recall_by_source(
@@ -275,24 +259,22 @@ def recall_by_source(
     Sources: selective search, and the study's Mask R-CNN (RPN) and YOLACT (priors by score).
     """
     models = {name: load_run(study.run_folder(name))[0] for name in ("mask_rcnn", "yolact")}
-    sources: dict[str, Callable] = {
-        "selective search": _search(study, config),
-        "Mask R-CNN's RPN": partial(rpn_proposals, models["mask_rcnn"]),
-        "YOLACT's priors, scored": partial(scored_priors, models["yolact"]),
+    sources = {
+        "selective search": _search_and_features(study, config)[0],
+        "Mask R-CNN's RPN": partial(proposals.rpn_proposals, models["mask_rcnn"]),
+        "YOLACT's priors, scored": partial(proposals.scored_priors, models["yolact"]),
     }
-    proposals, gt_boxes = {source: [] for source in sources}, []
+    boxes, gt_boxes = {source: [] for source in sources}, []
     for image, target in tqdm(study.val, "proposals of val", unit="image"):
         gt_boxes.append(target["boxes"].as_subclass(Tensor).float())
         for source, propose in sources.items():
-            proposals[source].append(propose(model_input(image, default_device())).cpu())
+            boxes[source].append(propose(model_input(image, default_device())).cpu())
     measures = {
-        "recall at IoU 0.5": partial(proposal_recall, iou=0.5),
-        "recall at IoU 0.7": partial(proposal_recall, iou=0.7),
-        "average recall": average_recall,
+        "recall at IoU 0.5": partial(proposals.proposal_recall, iou=0.5),
+        "recall at IoU 0.7": partial(proposals.proposal_recall, iou=0.7),
+        "average recall": proposals.average_recall,
     }
     return {
-        name: {
-            source: measure(p, gt_boxes, list(counts)).tolist() for source, p in proposals.items()
-        }
+        name: {source: measure(b, gt_boxes, list(counts)).tolist() for source, b in boxes.items()}
         for name, measure in measures.items()
     }

@@ -6,12 +6,7 @@ from typing import Any
 import pandas as pd
 
 from vocseg_lib.data.coco import read_predictions
-from vocseg_lib.metrics.bootstrap import (
-    bootstrap,
-    bootstrap_weights,
-    interval,
-    prepend_point_estimate,
-)
+from vocseg_lib.metrics import bootstrap
 from vocseg_lib.metrics.coco_eval import Evaluation, evaluate
 from vocseg_lib.study.lineage import POOLED, ROUNDED, SHORT, LineageConfig, prediction_path
 from vocseg_lib.study.run import default_device
@@ -71,17 +66,16 @@ def step_table(study: Study, rows: list[dict[str, Any]]) -> pd.DataFrame:
     classical = [row for row in rows if row["kind"] == "classical ML"]
     best = [row["model"] for row in sorted(classical, key=lambda row: row["mask_AP50"])[-1:]]
     pairs = [p for p in pairwise([*best, *LINEAGE_STEPS]) if by_title.keys() >= set(p)]
-    weights = prepend_point_estimate(bootstrap_weights(len(study.val)), len(study.val))
-    resamples = {
-        title: bootstrap(evaluate_predictions(study, title), weights, headline=True)
-        for title in {title: None for pair in pairs for title in pair}
-    }
-    steps = []
+    count, steps, ap = len(study.val), [], {}
+    weights = bootstrap.prepend_point_estimate(bootstrap.bootstrap_weights(count), count)
+    for title in {title for pair in pairs for title in pair}:
+        evaluation = evaluate_predictions(study, title)
+        ap[title] = bootstrap.bootstrap(evaluation, weights, headline=True)
     for before, after in pairs:
         step = {"step": LINEAGE_STEPS[after], "before": before, "after": after}
         for kind in ("box", "mask"):
-            change = (resamples[after] - resamples[before])[kind, "AP50", "all"].to_numpy()
-            low, high = interval(change[1:])
+            change = (ap[after] - ap[before])[kind, "AP50", "all"].to_numpy()
+            low, high = bootstrap.interval(change[1:])
             step |= {f"{kind}_AP50": change[0]}
             step |= {f"{kind}_AP50_low": low, f"{kind}_AP50_high": high}
         seconds = [by_title[title]["seconds_per_image"] for title in (after, before)]
@@ -91,9 +85,8 @@ def step_table(study: Study, rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 def evaluate_predictions(study: Study, title: str) -> Evaluation:
     """The evaluation of a row's prediction file."""
-    return evaluate(
-        study.ground_truth, read_predictions(prediction_path(study, title))["detections"]
-    )
+    predictions = read_predictions(prediction_path(study, title))
+    return evaluate(study.ground_truth, predictions["detections"])
 
 
 def example_image(ground_truth: dict) -> int:

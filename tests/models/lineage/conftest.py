@@ -25,5 +25,7 @@ def image(two):
 @pytest.fixture(scope="session")
 def box_ap50(devkit, two):
     """Box AP50 of a model on the two images."""
-    truth = subset(voc_to_coco(devkit, "train"), {5, 6})
-    return lambda model: evaluate(truth, predict(model, two)["detections"]).summary["box_AP50"]
+    ground_truth = subset(voc_to_coco(devkit, "train"), {5, 6})
+    return lambda model: evaluate(ground_truth, predict(model, two)["detections"]).summary[
+        "box_AP50"
+    ]

@@ -89,10 +89,10 @@ class MasksFromBoxes(nn.Module):
         return self.model.network(images), images
 
     def postprocess(self, out: tuple) -> list[dict]:
-        """The model's best `max_masks` detections of each image, with bool masks [n, H, W]."""
+        """The model's best `max_masks` detections per image, with bool masks [n, H, W]."""
         results = []
         for detections, image in zip(self.model.postprocess(out[0]), out[1], strict=True):
             best = {name: v[: self.max_masks].detach().cpu() for name, v in detections.items()}
-            masks = BOX_MASKS[self.mask_from](to_uint8_hwc(image), best["boxes"])
-            results.append({**best, "masks": masks})
+            best["masks"] = BOX_MASKS[self.mask_from](to_uint8_hwc(image), best["boxes"])
+            results.append(best)
         return results

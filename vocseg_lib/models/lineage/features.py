@@ -1,9 +1,6 @@
 """Features of regions: hand-crafted ones, and those of a network (R-CNN)."""
 
-import zlib
 from collections.abc import Callable
-from functools import cached_property
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,24 +17,16 @@ from tqdm import tqdm
 
 from vocseg_lib.data.transforms import IMAGENET_MEAN, IMAGENET_STD, model_input
 from vocseg_lib.models.backbones import build_backbone
-from vocseg_lib.models.lineage.proposals import (
-    BoxArray,
-    Boxes,
-    Image,
-    Pixels,
-    assign_ground_truth,
-    cached,
-)
+from vocseg_lib.models.lineage.proposals import BoxArray, Boxes, Image, Pixels, assign_ground_truth
 
 Features = Float[np.ndarray, "p f"]
 HOG_SIDE = 48
 """Pixels: side of the square that HOG sees of a region."""
 COLOR_BINS, TEXTURE_BINS = 8, 10
-FINE_TUNED_REGIONS = 16
-"""Regions per image in a batch of fine-tuning."""
+FINE_TUNED_REGIONS, REGIONS_PER_PASS = 16, 64
+"""Per image in a batch of fine-tuning; per pass through the network without gradients."""
 CONTEXT = 16
 """Pixels of a warped region of 224 x 224 around its box (R-CNN paper, sec. 2.1 and appendix A)."""
-REGIONS_PER_PASS = 64
 
 
 def whole_pixels(boxes: BoxArray, height: int, width: int) -> Int[np.ndarray, "p 4"]:
@@ -55,11 +44,13 @@ def hand_crafted_features(pixels: Pixels, boxes: BoxArray) -> Features:
     2 x 2. Each of the three parts has L2 norm 1.
     """
     boxes, size = whole_pixels(boxes, *pixels.shape[:2]), (HOG_SIDE, HOG_SIDE)
+    # HOG.
     hog = cv2.HOGDescriptor(size, (16, 16), (8, 8), (8, 8), 9)
     regions = (pixels[y1:y2, x1:x2] for x1, y1, x2, y2 in boxes)
     resized = (cv2.resize(region, size, interpolation=cv2.INTER_AREA) for region in regions)
     shape = np.array([hog.compute(region) for region in resized], np.float32)
     shape = shape.reshape(len(boxes), hog.getDescriptorSize())
+    # Histograms.
     lab = cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB) // (256 // COLOR_BINS)
     colors = [_histograms(lab[..., channel], COLOR_BINS, boxes) for channel in range(3)]
     patterns = local_binary_pattern(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), 8, 1, "uniform")
@@ -84,16 +75,21 @@ class RCNNFeatures(nn.Module):
     The mean of its last map. Squares have `side` pixels.
     """
 
-    def __init__(self, backbone: str, weights: str | None, side: int, cache: Path | None = None):
+    def __init__(self, backbone: str, weights: str | None, side: int):
         super().__init__()
         base = build_backbone(backbone, weights)
         self.body = IntermediateLayerGetter(base.body, {base.stages[-1]: "last"})
         self.side, self.channels = side, base.channels[-1]
-        self.compute = cached(_warped_features, cache, ignore=["model"])
 
+    @torch.inference_mode()
     def forward(self, pixels: Pixels, boxes: BoxArray) -> Features:
         """Features of regions of an image; in eval mode."""
-        return self.compute(self, pixels, boxes, self.side, self.checksum)
+        device = next(self.parameters()).device
+        image = torch.from_numpy(pixels).to(device).permute(2, 0, 1).float() / 255
+        chunks = torch.from_numpy(boxes).to(device).split(REGIONS_PER_PASS)
+        parts = [self.eval().embed(self.warp(image, chunk)) for chunk in chunks if len(chunk)]
+        features = torch.cat(parts) if parts else torch.zeros(0, self.channels)
+        return features.float().cpu().numpy().astype(np.float16)
 
     def embed(self, regions: Float[Tensor, "p 3 s s"]) -> Float[Tensor, "p f"]:
         """Features of warped regions."""
@@ -106,12 +102,6 @@ class RCNNFeatures(nn.Module):
         mean = image.new_tensor(IMAGENET_MEAN)[:, None, None]
         centered = (image - mean)[None]
         return roi_align(centered, [boxes], self.side, sampling_ratio=2, aligned=True) + mean
-
-    @cached_property
-    def checksum(self) -> int:
-        """CRC-32 of the weights, for the cache; `fine_tune` resets it."""
-        values = self.state_dict().values()
-        return zlib.crc32(b"".join(value.cpu().numpy().tobytes() for value in values))
 
     def fine_tune(
         self,
@@ -127,11 +117,10 @@ class RCNNFeatures(nn.Module):
         A quarter of the regions are objects (IoU >= .5). Two images per iteration; AdamW with a
         cosine schedule.
         """
-        random = torch.Generator().manual_seed(seed)
+        random, device = torch.Generator().manual_seed(seed), next(self.parameters()).device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             head = nn.Linear(self.channels, num_classes)
-        device = next(self.parameters()).device
         parameters = [*self.parameters(), *head.to(device).parameters()]
         optimizer = torch.optim.AdamW(parameters, learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
@@ -149,29 +138,13 @@ class RCNNFeatures(nn.Module):
                 positive = order[assigned[order] > 0][: FINE_TUNED_REGIONS // 4]
                 sampled = torch.cat([positive, order[assigned[order] == 0]])[:FINE_TUNED_REGIONS]
                 regions.append(self.warp(image, boxes[sampled].to(device)))
-                labels.append(assigned[sampled])
+                labels.append(assigned[sampled].to(device))
             if not sum(map(len, labels)):
                 continue
             # Update backbone and head.
-            loss = F.cross_entropy(
-                head(self.embed(torch.cat(regions))), torch.cat(labels).to(device)
-            )
+            logits = head(self.embed(torch.cat(regions)))
             optimizer.zero_grad()
-            loss.backward()
+            F.cross_entropy(logits, torch.cat(labels)).backward()
             optimizer.step()
             schedule.step()
         self.eval()
-        self.__dict__.pop("checksum", None)
-
-
-@torch.inference_mode()
-def _warped_features(
-    model: RCNNFeatures, pixels: Pixels, boxes: BoxArray, side: int, checksum: int
-) -> Features:
-    """`side` and `checksum` are the cache's key of the model."""
-    device = next(model.parameters()).device
-    image = torch.from_numpy(pixels).to(device).permute(2, 0, 1).float() / 255
-    chunks = torch.from_numpy(boxes).to(device).split(REGIONS_PER_PASS)
-    parts = [model.eval().embed(model.warp(image, chunk)) for chunk in chunks if len(chunk)]
-    features = torch.cat(parts) if parts else torch.zeros(0, model.channels)
-    return features.float().cpu().numpy().astype(np.float16)

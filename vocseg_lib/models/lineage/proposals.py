@@ -1,6 +1,6 @@
 """Class-agnostic object proposals: selective search, and those of the two models."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,30 +19,27 @@ from vocseg_lib.utils.boxes import box_iou, decode_boxes
 Image = Float[Tensor, "3 h w"]  # 0..1
 Pixels = UInt8[np.ndarray, "h w 3"]  # RGB
 Boxes, BoxArray = Float[Tensor, "p 4"], Float[np.ndarray, "p 4"]  # xyxy, pixels
+Recall = Float[np.ndarray, " c"]  # per number of proposals
 SEARCHED_SIDES = 8, 200
 """Pixels: smaller images have no regions to merge; larger short sides are shrunk to 200."""
 
-_cache_enabled = True
+_cache = {"enabled": True}
 
 
-def cached(function: Callable, folder: str | Path | None, ignore: Sequence[str] = ()) -> Callable:
-    """The function with its results kept in a folder (if any) by its arguments; safe in threads.
-
-    Results do not depend on the arguments named in `ignore`.
-    """
-    memorized = Memory(folder, verbose=0).cache(function, ignore=list(ignore))
-    return lambda *args: (memorized if _cache_enabled else function)(*args)
+def cached(function: Callable, folder: str | Path | None) -> Callable:
+    """The function with its results kept in a folder (if any) by its arguments; safe in threads."""
+    memorized = Memory(folder, verbose=0).cache(function)
+    return lambda *args: (memorized if _cache["enabled"] else function)(*args)
 
 
 @contextmanager
 def cache_disabled() -> Iterator[None]:
     """Context manager: every result is computed, as a speed measurement needs."""
-    global _cache_enabled
-    _cache_enabled = False
+    _cache["enabled"] = False
     try:
         yield
     finally:
-        _cache_enabled = True
+        _cache["enabled"] = True
 
 
 def to_uint8_hwc(image: Image) -> Pixels:
@@ -71,7 +68,7 @@ def _selective_search(pixels: Pixels, seed: int) -> BoxArray:
         return np.zeros((0, 4), np.float32)
     # Search a smaller image.
     scale = min(1.0, SEARCHED_SIDES[1] / min(height, width))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
+    size = round(width * scale), round(height * scale)
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
     search.setBaseImage(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
@@ -97,7 +94,7 @@ def assign_ground_truth(boxes: Boxes, target: dict) -> tuple[Tensor, Int[Tensor,
 
 def proposal_recall(
     proposals: list[Tensor], gt_boxes: list[Tensor], counts: list[int], iou: float
-) -> Float[np.ndarray, " c"]:
+) -> Recall:
     """Percent of the objects covered at an IoU by the first `counts` boxes of their image."""
     best = []
     for boxes, objects in zip(proposals, gt_boxes, strict=True):
@@ -106,9 +103,7 @@ def proposal_recall(
     return 100 * (torch.cat(best, 1) >= iou).float().mean(1).numpy()
 
 
-def average_recall(
-    proposals: list[Tensor], gt_boxes: list[Tensor], counts: list[int]
-) -> Float[np.ndarray, " c"]:
+def average_recall(proposals: list[Tensor], gt_boxes: list[Tensor], counts: list[int]) -> Recall:
     """Mean of `proposal_recall` at IoU .5, .55 to .95 (Hosang et al. 2015; COCO's AR)."""
     ious = np.linspace(0.5, 0.95, 10)
     return np.mean([proposal_recall(proposals, gt_boxes, counts, iou) for iou in ious], axis=0)

@@ -20,54 +20,46 @@ from tqdm import tqdm
 
 from vocseg_lib.data.transforms import model_input
 from vocseg_lib.models.lineage.features import Features
-from vocseg_lib.models.lineage.proposals import (
-    BoxArray,
-    Boxes,
-    Image,
-    Pixels,
-    assign_ground_truth,
-    to_uint8_hwc,
-)
+from vocseg_lib.models.lineage.proposals import Boxes, Image, assign_ground_truth, to_uint8_hwc
 from vocseg_lib.utils.boxes import decode_boxes, encode_boxes
 
-POSITIVE_IOU, NEGATIVE_IOU = 0.6, 0.3
+OBJECT_REGION_IOU, BACKGROUND_REGION_IOU = 0.6, 0.3
 """IoU with an object from which, and below which, a proposal is one (R-CNN paper, app. B, C)."""
 NEGATIVES, HARD_NEGATIVES = 12, 12
 """Largest number of background regions per image, at random and then by score."""
 SVM_SLOPE = 4.0
 """An SVM's scores are sigmoid(4 x distance): 0.02 and 0.98 at its margins."""
-SCORE_THRESHOLD, NMS_IOU, MAX_DETECTIONS = 0.05, 0.3, 100
+MIN_SCORE, NMS_IOU, DETECTIONS_PER_IMAGE = 0.05, 0.3, 100
 
 
-def _reduced(classifier: BaseEstimator) -> BaseEstimator:
-    """With 80 % of the features' variance (PCA), for classifiers that need few features."""
-    return make_pipeline(PCA(0.8), classifier)
+def _boosting(seed: int) -> BaseEstimator:
+    return HistGradientBoostingClassifier(max_iter=50, early_stopping=False, random_state=seed)
 
 
+_BALANCED = {"class_weight": "balanced"}
 CLASSIFIERS: dict[str, Callable[[int], BaseEstimator]] = {
-    "linear SVM": lambda seed: LinearSVC(C=0.1, class_weight="balanced", random_state=seed),
-    "logistic regression": lambda _: LogisticRegression(class_weight="balanced", max_iter=300),
-    "k nearest neighbors": lambda _: _reduced(KNeighborsClassifier(5, weights="distance")),
-    "random forest": lambda seed: RandomForestClassifier(
-        100, class_weight="balanced", random_state=seed
+    "linear SVM": lambda seed: LinearSVC(C=0.1, random_state=seed, **_BALANCED),
+    "logistic regression": lambda _: LogisticRegression(max_iter=300, **_BALANCED),
+    "k nearest neighbors": lambda _: make_pipeline(
+        PCA(0.8), KNeighborsClassifier(5, weights="distance")
     ),
-    "gradient boosting": lambda seed: _reduced(
-        HistGradientBoostingClassifier(max_iter=50, early_stopping=False, random_state=seed)
-    ),
+    "random forest": lambda seed: RandomForestClassifier(100, random_state=seed, **_BALANCED),
+    "gradient boosting": lambda seed: make_pipeline(PCA(0.8), _boosting(seed)),
 }
-"""scikit-learn's classifiers by name, made from a seed."""
+"""scikit-learn's classifiers by name, made from a seed; PCA for those that need few features."""
 
 
 class RegionDetector(nn.Module):
     """Proposals, features of each, a classifier and NMS. Eval only; detections without masks.
 
-    With `regress`, a ridge regression per class refines the boxes (R-CNN paper, app. C).
+    `proposals(image)` gives boxes [p, 4], `features(pixels, boxes)` float16 [p, f]. With `regress`,
+    a ridge regression per class refines the boxes (R-CNN paper, app. C).
     """
 
     def __init__(
         self,
-        proposals: Callable[[Image], Boxes],
-        features: Callable[[Pixels, BoxArray], Features],
+        proposals: Callable,
+        features: Callable,
         classifier: BaseEstimator,
         num_classes: int,
         regress: bool = False,
@@ -101,8 +93,12 @@ class RegionDetector(nn.Module):
             lacking = "region of background" if y.any() else "object"
             raise ValueError(f"these images have no {lacking} to learn from")
         self.classifier.fit(x, y)
-        # Fit again, with the background that scores highest (hard negatives).
-        hard = np.concatenate([self._hardest(features) for features in background])
+        # Fit again, with the background of each image that scores highest (hard negatives).
+        scores = [
+            self._scores(part)[:, 1:].max(1) if len(part) else np.zeros(0) for part in background
+        ]
+        order = [np.argsort(-score, kind="stable")[:HARD_NEGATIVES] for score in scores]
+        hard = np.concatenate([part[k] for part, k in zip(background, order, strict=True)])
         with_hard = np.concatenate([y, np.zeros(len(hard), dtype=y.dtype)])
         self.classifier.fit(np.concatenate([x, hard]), with_hard)
         # Fit offsets from regions to objects.
@@ -110,30 +106,37 @@ class RegionDetector(nn.Module):
         self.regressors = {k: Ridge(1.0).fit(x[y == k], offsets[y[y > 0] == k]) for k in labels}
         regions = {"positives": (y > 0).sum(), "negatives": (y == 0).sum(), "hard": len(hard)}
         counts |= {name: int(count) for name, count in regions.items()}
-        missing = sorted(set(range(1, self.num_classes)) - classes)
-        return {**counts, "classes_without_objects": missing}
+        return {
+            **counts,
+            "classes_without_objects": sorted({*range(1, self.num_classes)} - classes),
+        }
 
     def _sample(
         self, image: Image, boxes: Boxes, target: dict, random: np.random.Generator
     ) -> tuple[np.ndarray, ...]:
         """Features and labels of sampled regions, offsets of positives, other background."""
         iou, gt_labels, gt_boxes = assign_ground_truth(boxes, target)
-        background = torch.where(iou < NEGATIVE_IOU, 0, -1)
-        labels = torch.where(iou >= POSITIVE_IOU, gt_labels, background).numpy()
+        background = torch.where(iou < BACKGROUND_REGION_IOU, 0, -1)
+        labels = torch.where(iou >= OBJECT_REGION_IOU, gt_labels, background).numpy()
         features = self._features(image, boxes)
         negatives = random.permutation(np.flatnonzero(labels == 0))
         sampled = np.concatenate([np.flatnonzero(labels > 0), negatives[:NEGATIVES]])
         offsets = encode_boxes(gt_boxes[labels > 0], _cxcywh(boxes[labels > 0])).numpy()
         return features[sampled], labels[sampled], offsets, features[negatives[NEGATIVES:]]
 
-    def _hardest(self, background: Features) -> np.ndarray:
-        if not len(background):
-            return background
-        score = self._scores(background)[:, 1:].max(1)
-        return background[np.argsort(-score, kind="stable")[:HARD_NEGATIVES]]
-
     def _features(self, image: Image, boxes: Boxes) -> Features:
         return self.features(to_uint8_hwc(image), boxes.numpy()).astype(np.float32)
+
+    def _scores(self, features: Features) -> Float[np.ndarray, "p c"]:
+        """A score per class, 0 for classes without objects in training."""
+        if hasattr(self.classifier, "predict_proba"):
+            learned = self.classifier.predict_proba(features)
+        else:
+            learned = expit(SVM_SLOPE * self.classifier.decision_function(features))
+            learned = np.stack([1 - learned, learned], 1) if learned.ndim == 1 else learned
+        scores = np.zeros((len(features), self.num_classes))
+        scores[:, self.classifier.classes_] = learned
+        return scores
 
     def forward(self, images: list[Tensor], targets: list[dict] | None = None) -> list[dict]:
         return self.postprocess(self.network(images))
@@ -153,7 +156,7 @@ class RegionDetector(nn.Module):
         """Boxes, labels and scores of each image, after regression and NMS per class."""
         results = []
         for (height, width), boxes, features, scores in out:
-            index, labels = (scores[:, 1:] > SCORE_THRESHOLD).nonzero(as_tuple=True)
+            index, labels = (scores[:, 1:] > MIN_SCORE).nonzero(as_tuple=True)
             labels = labels + 1
             boxes, scores = boxes[index].float(), scores[index, labels]
             for k in labels.unique().tolist() if self.regressors else []:
@@ -162,20 +165,9 @@ class RegionDetector(nn.Module):
                 offsets = torch.from_numpy(offsets).to(boxes)
                 boxes[of_class] = decode_boxes(offsets, _cxcywh(boxes[of_class]))
             boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height] * 2))
-            kept = batched_nms(boxes, scores, labels, NMS_IOU)[:MAX_DETECTIONS]
+            kept = batched_nms(boxes, scores, labels, NMS_IOU)[:DETECTIONS_PER_IMAGE]
             results.append({"boxes": boxes[kept], "labels": labels[kept], "scores": scores[kept]})
         return results
-
-    def _scores(self, features: Features) -> Float[np.ndarray, "p c"]:
-        """A score per class, 0 for classes without objects in training."""
-        if hasattr(self.classifier, "predict_proba"):
-            learned = self.classifier.predict_proba(features)
-        else:
-            learned = expit(SVM_SLOPE * self.classifier.decision_function(features))
-            learned = np.stack([1 - learned, learned], 1) if learned.ndim == 1 else learned
-        scores = np.zeros((len(features), self.num_classes))
-        scores[:, self.classifier.classes_] = learned
-        return scores
 
 
 def _cxcywh(boxes: Boxes) -> Boxes:

@@ -15,6 +15,7 @@ from torchvision.transforms.v2.functional import normalize
 from vocseg_lib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from vocseg_lib.models.backbones import build_backbone
 from vocseg_lib.models.lineage.proposals import to_uint8_hwc
+from vocseg_lib.models.yolact import upsample
 from vocseg_lib.utils.boxes import masks_to_boxes
 
 CRF_ITERATIONS = 5
@@ -35,7 +36,7 @@ class DeepLabV3Components(nn.Module):
         base = build_backbone(backbone, weights)
         self.body = IntermediateLayerGetter(base.body, {base.stages[-1]: "last"})
         self.head = DeepLabHead(base.channels[-1], num_classes)
-        self.image_size = image_size
+        self.image_size, self.size = image_size, (image_size, image_size)
         self.crf: Callable[[Tensor, Tensor], Tensor] | None = None
         self.to(memory_format=torch.channels_last)
 
@@ -45,17 +46,15 @@ class DeepLabV3Components(nn.Module):
         if not self.training:
             return self.postprocess(self.network(images))
         if targets is None:
-            raise ValueError("targets are needed in train mode; call model.eval() to predict")
+            raise ValueError("targets are required in train mode; call model.eval() to predict")
         logits, _ = self.network(images)
-        size = (self.image_size, self.image_size)
         maps = [semantic_map(target)[None, None].float() for target in targets]
-        classes = torch.cat([F.interpolate(classes, size)[0].long() for classes in maps])
-        return {"semantic": F.cross_entropy(_resize(logits, size), classes)}
+        classes = torch.cat([F.interpolate(classes, self.size)[0].long() for classes in maps])
+        return {"semantic": F.cross_entropy(upsample(logits, self.size), classes)}
 
     def network(self, images: list[Tensor]) -> tuple:
         """Logits [b, c, h, w] on the backbone's last map, and the images."""
-        size = (self.image_size, self.image_size)
-        batch = torch.cat([_resize(image[None], size) for image in images])
+        batch = torch.cat([upsample(image[None], self.size) for image in images])
         batch = batch.contiguous(memory_format=torch.channels_last)
         return self.head(self.body(normalize(batch, IMAGENET_MEAN, IMAGENET_STD))["last"]), images
 
@@ -63,41 +62,32 @@ class DeepLabV3Components(nn.Module):
         """Probability of each class at each pixel of each image."""
         maps = []
         for logits, image in zip(*out, strict=True):
-            probability = _resize(logits[None].float(), image.shape[-2:])[0].softmax(0).cpu()
+            probability = upsample(logits[None].float(), image.shape[-2:])[0].softmax(0).cpu()
             maps.append(self.crf(probability, image) if self.crf else probability)
         return maps
 
     @torch.inference_mode()
     def class_map(self, image: Float[Tensor, "3 h w"]) -> Int[Tensor, "h w"]:
         """The most probable class of each pixel, 0 for background."""
-        (probability,) = self.probabilities(self.network([image]))
-        return probability.argmax(0)
+        return self.probabilities(self.network([image]))[0].argmax(0)
 
     def postprocess(self, out: tuple) -> list[dict]:
         """Connected components of each class: boxes, labels, scores and masks."""
         results = []
         for probability in self.probabilities(out):
-            classes, labels, masks, scores = probability.argmax(0).numpy(), [], [], []
-            for k in np.unique(classes[classes > 0]).tolist():
-                of_class = (classes == k).astype(np.uint8)
-                count, components = cv2.connectedComponents(of_class, connectivity=8)
-                for mask in (torch.from_numpy(components == c) for c in range(1, count)):
-                    if mask.sum() >= MIN_COMPONENT_AREA:
-                        masks.append(mask)
-                        labels.append(k)
-                        scores.append(probability[k][mask].mean())
-            masks = (
-                torch.stack(masks) if masks else torch.zeros(0, *classes.shape, dtype=torch.bool)
-            )
-            scores, labels = torch.tensor(scores), torch.tensor(labels, dtype=torch.int64)
-            found = {"boxes": masks_to_boxes(masks), "labels": labels, "scores": scores}
-            order = scores.argsort(descending=True)
-            results.append({name: v[order] for name, v in {**found, "masks": masks}.items()})
+            classes, components = probability.argmax(0), []
+            for k in classes[classes > 0].unique().tolist():
+                count, numbers = cv2.connectedComponents((classes == k).numpy().astype(np.uint8))
+                masks = (torch.from_numpy(numbers == c) for c in range(1, count))
+                large = (mask for mask in masks if mask.sum() >= MIN_COMPONENT_AREA)
+                components += [(k, probability[k][mask].mean(), mask) for mask in large]
+            components.sort(key=lambda component: -component[1])
+            labels, scores, masks = zip(*components, strict=True) if components else ((), (), ())
+            masks = torch.stack([*masks, torch.zeros_like(classes, dtype=torch.bool)])[:-1]
+            labels = torch.tensor(labels, dtype=torch.int64)
+            boxes, scores = masks_to_boxes(masks), torch.tensor(scores)
+            results.append({"boxes": boxes, "labels": labels, "scores": scores, "masks": masks})
         return results
-
-
-def _resize(maps: Float[Tensor, "b c h w"], size: tuple) -> Float[Tensor, "b c _ _"]:
-    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
 def semantic_map(target: dict) -> Int[Tensor, "h w"]:
@@ -117,20 +107,16 @@ def dense_crf() -> Callable[[Tensor, Tensor], Tensor]:
     try:
         from pydensecrf import densecrf, utils
     except ImportError:
-        raise ModuleNotFoundError(
-            "a dense CRF needs the package pydensecrf: pip install pydensecrf2"
-        ) from None
+        problem = "a dense CRF needs the package pydensecrf: pip install pydensecrf2"
+        raise ModuleNotFoundError(problem) from None
 
-    def refine(
-        probability: Float[Tensor, "c h w"], image: Float[Tensor, "3 h w"]
-    ) -> Float[Tensor, "c h w"]:
+    def refine(probability: Tensor, image: Tensor) -> Float[Tensor, "c h w"]:
         classes, height, width = probability.shape
         field = densecrf.DenseCRF2D(width, height, classes)
         field.setUnaryEnergy(utils.unary_from_softmax(probability.detach().numpy()))
         field.addPairwiseGaussian(sxy=3, compat=3)
         field.addPairwiseBilateral(sxy=60, srgb=10, rgbim=to_uint8_hwc(image), compat=5)
-        return torch.from_numpy(
-            np.array(field.inference(CRF_ITERATIONS)).reshape(probability.shape)
-        )
+        refined = np.array(field.inference(CRF_ITERATIONS))
+        return torch.from_numpy(refined.reshape(probability.shape))
 
     return refine

@@ -38,9 +38,7 @@ class ExternalProposals(nn.Module):
         super().__init__()
         self.proposals: list[tuple[Tensor, tuple[int, int]]] = []  # boxes, (height, width)
 
-    def forward(
-        self, images, features: dict, targets: list[dict] | None = None
-    ) -> tuple[list[Tensor], dict]:
+    def forward(self, images, features: dict, targets: list | None = None) -> tuple[list, dict]:
         scaled = []
         for (boxes, size), resized in zip(self.proposals, images.image_sizes, strict=True):
             boxes = boxes if len(boxes) else boxes.new_tensor([[0, 0, *size[::-1]]])
@@ -69,6 +67,5 @@ class FastRCNN(FasterRCNN):
 
     def _search(self, images: list[Tensor]) -> None:
         with ThreadPoolExecutor() as pool:
-            boxes = pool.map(self.search, images)
-        sizes = [tuple(image.shape[-2:]) for image in images]
-        self.rpn.proposals = list(zip(boxes, sizes, strict=True))
+            boxes = list(pool.map(self.search, images))
+        self.rpn.proposals = [(b, image.shape[-2:]) for b, image in zip(boxes, images, strict=True)]
