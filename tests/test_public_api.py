@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import vocseg_lib
+from tests.helpers.trainings import QUICK
 from vocseg_lib.study.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
@@ -46,16 +47,7 @@ def test_the_six_lines_lead_from_a_data_set_to_a_gallery(devkit, tmp_path, monke
     )[1]
     lines = [line for line in block.splitlines() if line and "import" not in line]
     assert len(lines) == 6
-    tiny = RECIPES["quick"].with_changes(
-        image_size=64,
-        short_side=64,
-        channels=16,
-        proposals=32,
-        rois_per_image=16,
-        iterations=2,
-        batch_size=2,
-        eval_every=2,
-    )
+    tiny = QUICK.with_changes(iterations=2, batch_size=2, eval_every=2)
     monkeypatch.setitem(RECIPES, "laptop", tiny)
     monkeypatch.chdir(tmp_path)
     Path("path/to").mkdir(parents=True)

@@ -1,6 +1,5 @@
 """Figures of notebooks 05 and 06, from hand-made predictions."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,12 +9,6 @@ from vocseg_lib.failures.crowding import by_crowding
 from vocseg_lib.failures.oracles import gap_parts, single_oracles
 from vocseg_lib.metrics.bootstrap import bootstrap_weights
 from vocseg_lib.plots import failures
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 @pytest.fixture(scope="module")

@@ -28,12 +28,6 @@ from vocseg_lib.plots.gallery_page import export_page, outline
 HORSE = 13
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
 def pictures(tmp_path):
     folder = tmp_path / "pictures"

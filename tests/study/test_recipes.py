@@ -8,13 +8,7 @@ import pytest
 
 from vocseg_lib.engine.config import TrainConfig
 from vocseg_lib.models.config import MaskRCNNConfig, ModelConfig, YolactConfig
-from vocseg_lib.study.recipes import (
-    PARTS,
-    RECIPES,
-    Recipe,
-    get_recipe,
-    recipe_changes,
-)
+from vocseg_lib.study.recipes import PARTS, RECIPES, Recipe, get_recipe, recipe_changes
 
 CONFIGS = (TrainConfig, ModelConfig, YolactConfig, MaskRCNNConfig, Recipe)
 
@@ -25,39 +19,20 @@ def values(recipe):
 
 
 def test_paper_is_the_study():
-    study = {
-        "backbone": "resnet50",
-        "weights": "imagenet",
-        "image_size": 550,
-        "batch_size": 2,
-        "iterations": 12_000,
-        "optimizer": "sgd",
-        "learning_rate": 1e-3,
-        "momentum": 0.9,
-        "batch_norm": "unfrozen",
-        "crop_in_training": True,
-        "crop_in_inference": True,
-        "normalize_by_area": True,
-        "mixed_precision": False,
-        "semantic_loss": False,
-        "augmentation": "ssd",
-    }
+    study = {"backbone": "resnet50", "weights": "imagenet", "image_size": 550, "batch_size": 2}
+    study |= {"iterations": 12_000, "optimizer": "sgd", "learning_rate": 1e-3, "momentum": 0.9}
+    study |= {"batch_norm": "unfrozen", "augmentation": "ssd"}
+    study |= dict.fromkeys(("crop_in_training", "crop_in_inference", "normalize_by_area"), True)
+    study |= dict.fromkeys(("mixed_precision", "semantic_loss"), False)
     assert study.items() <= values(get_recipe("paper")).items()
     defaults = Recipe(name="paper")
     assert recipe_changes(get_recipe("paper"), defaults).empty  # the defaults are the study's
 
 
 def test_official_is_yolacts_pascal_schedule():
-    pascal = {
-        "batch_size": 8,
-        "iterations": 120_000,
-        "lr_milestones": (60_000, 100_000),
-        "learning_rate": 1e-3,
-        "warmup_iterations": 500,
-        "weight_decay": 5e-4,
-        "semantic_loss": True,
-        "batch_norm": "official",
-    }
+    pascal = {"batch_size": 8, "iterations": 120_000, "lr_milestones": (60_000, 100_000)}
+    pascal |= {"learning_rate": 1e-3, "warmup_iterations": 500, "weight_decay": 5e-4}
+    pascal |= {"semantic_loss": True, "batch_norm": "official"}
     assert pascal.items() <= values(get_recipe("official")).items()
 
 

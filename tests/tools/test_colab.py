@@ -12,28 +12,17 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-PINS = re.findall(
-    r"^([\w.-]+)==(\S+)$",
-    (ROOT / "constraints-colab.txt").read_text().split("# The rest")[0],
-    re.MULTILINE,
-)
-REQUIREMENTS = [
-    Requirement(line)
-    for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-]
+SHIPPED = (ROOT / "constraints-colab.txt").read_text().split("# The rest")[0]
+PINS = re.findall(r"^([\w.-]+)==(\S+)$", SHIPPED, re.MULTILINE)
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+REQUIREMENTS = [Requirement(line) for line in PROJECT["dependencies"]]
 
 
 def test_colab_has_what_is_required():
     versions = dict(PINS)
-    assert {
-        "torch",
-        "torchvision",
-        "numpy",
-        "pandas",
-        "matplotlib",
-        "ipywidgets",
-        "ipython",
-    } <= versions.keys()
+    assert set("torch torchvision numpy pandas matplotlib ipywidgets ipython".split()) <= set(
+        versions
+    )
     for requirement in REQUIREMENTS:
         if requirement.name in versions:
             assert requirement.specifier.contains(versions[requirement.name]), requirement
@@ -54,15 +43,11 @@ def dry_run(*requirements: object) -> set[str]:
 
 def test_the_cell_that_gets_the_library_installs_nothing_else():
     """Also with Colab's versions in place: make test CONSTRAINTS=constraints-colab.txt."""
-    cell = next(
-        cell
-        for cell in nbformat.read(ROOT / "notebooks" / "01_voc_data.ipynb", 4).cells
-        if cell.cell_type == "code"
-    )
+    cells = nbformat.read(ROOT / "notebooks" / "01_voc_data.ipynb", 4).cells
+    cell = next(cell for cell in cells if cell.cell_type == "code")
     (arguments,) = re.findall(r"%pip install (.*)", cell.source)
-    assert re.fullmatch(
-        r"-q git\+https://github\.com/\S+", arguments
-    )  # no --upgrade, nothing beside the library
+    # No --upgrade, nothing beside the library.
+    assert re.fullmatch(r"-q git\+https://github\.com/\S+", arguments)
     assert dry_run(ROOT) == {"vocseg_lib"}
 
 

@@ -8,16 +8,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tools.collect_results import (
-    COMPARED,
-    LINEAGE,
-    REPORT,
-    collect,
-    compare_with_peer,
-    nest,
-    shrink,
-    train_command,
-)
+from tools import collect_results
+from tools.collect_results import COMPARED, LINEAGE, REPORT, compare_with_peer, nest, shrink
 from vocseg_lib.study.recipes import get_recipe
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -41,10 +33,8 @@ def test_a_peer_stands_beside_the_longest_training_within_its_time(tmp_path, min
         {"model": model, "iterations": i, "minutes": float(i), **ap}
         for model, i in (("A", 25), ("B", 28), ("A", 30))
     ]
-    rows = [
-        {"kind": "mask", "metric": metric, "class": "all", **ap["mask_AP"]}
-        for metric in ("AP", "AP50")
-    ]
+    row = {"kind": "mask", "class": "all", **ap["mask_AP"]}
+    rows = [{**row, "metric": metric} for metric in ("AP", "AP50")]
     (tmp_path / "peer.json").write_text(json.dumps({"table": rows}))
     models = {"A": {"half": {"iterations": 50, "minutes": 50.0, **ap}}}
     peer = {"model": "A", "minutes": minutes, "file": "peer.json"}
@@ -74,12 +64,12 @@ def test_the_command_has_what_differs_from_the_recipe(changes, options):
     config = {"model": "yolact", "recipe": recipe.for_model("yolact")}
     config["train"] = recipe.train.to_dict()
     start = "vocseg train --profile laptop --model yolact --data DEVKIT"
-    assert train_command(config, "yolact") == start + options
+    assert collect_results.train_command(config, "yolact") == start + options
 
 
 def test_a_missing_table_is_reported(tmp_path):
     with pytest.raises(FileNotFoundError, match="table1"):
-        collect(tmp_path)
+        collect_results.collect(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -43,20 +43,12 @@ def test_environment_points_at_requirements():
 
 
 def test_the_page_on_speed_shows_the_committed_bench():
-    shown = re.search(
-        r"<!-- bench -->\n(.*)\n<!-- /bench -->",
-        (ROOT / "docs" / "speed.md").read_text(),
-        re.DOTALL,
-    )
+    page = (ROOT / "docs" / "speed.md").read_text()
+    shown = re.search(r"<!-- bench -->\n(.*)\n<!-- /bench -->", page, re.DOTALL)
     assert shown, "docs/speed.md has no table between its bench marks"
     try:  # as committed: a later bench run may have other numbers
-        committed = subprocess.run(
-            ["git", "show", "HEAD:results/bench.json"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        show, options = ["git", "show", "HEAD:results/bench.json"], {"cwd": ROOT, "text": True}
+        committed = subprocess.run(show, capture_output=True, check=True, **options)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("no git checkout to compare with")
     assert shown[1] == markdown(json.loads(committed.stdout))

@@ -40,15 +40,9 @@ FRACTION = 1 / 8
 def variant_recipe(recipe: Recipe, fraction: float, changes: dict) -> Recipe:
     """The recipe of a variant: a short training of YOLACT with another mask loss."""
     iterations = max(1, round(fraction * recipe.train.iterations))
-    return recipe.with_changes(
-        iterations=iterations,
-        warmup_iterations=min(recipe.train.warmup_iterations, iterations // 5),
-        patience=None,
-        eval_every=iterations,
-        checkpoint_every=iterations,
-        weights=None,
-        **changes,
-    )
+    steps = dict.fromkeys(("iterations", "eval_every", "checkpoint_every"), iterations)
+    steps["warmup_iterations"] = min(recipe.train.warmup_iterations, iterations // 5)
+    return recipe.with_changes(**steps, patience=None, weights=None, **changes)
 
 
 def train_variants(study: Study, fraction: float = FRACTION) -> dict[str, Evaluation]:
