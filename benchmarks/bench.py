@@ -192,7 +192,7 @@ def measure_failures(devkit: str | Path, repeats: int) -> Iterator[tuple[str, Ro
         tables = analysis.table, analysis.cases, single_oracles(analysis.dataset_eval)
         by_crowding({"synthetic": analysis.dataset_eval}, analysis.thresholds.crowd_distance)
         if any(table.empty for table in tables):
-            raise RuntimeError("no failures were found")
+            raise RuntimeError("the synthetic detections have no failures")
 
     def evaluate_all() -> None:
         for kind in IOU_TYPES:

@@ -43,11 +43,8 @@ def test_a_sped_up_model_computes_the_same_numbers(name):
         assert (gradient - expected_gradient).norm() < 1e-4 * expected_gradient.norm()
     with torch.inference_mode():
         out = plain.eval().network(images[:1])
-        (expected,), (result,), (whole,) = (
-            plain.postprocess(out),
-            fast.eval().postprocess(out),
-            fast(images[:1]),
-        )
+        (expected,), (result,) = plain.postprocess(out), fast.eval().postprocess(out)
+        (whole,) = fast(images[:1])
     assert len(expected["scores"]) > 0
     assert torch.allclose(whole["scores"], expected["scores"], atol=1e-4)
     assert torch.equal(result["boxes"], expected["boxes"])
@@ -104,13 +101,8 @@ def test_folded_weights_follow_their_sources():
 
 def test_a_copy_folds_its_own_batch_norm():
     body = speed_up(with_random_norms(build_backbone("tiny", None).body)).eval()
-    twin = copy.deepcopy(body)
-    with torch.no_grad():
-        before = twin(torch.ones(1, 3, 64, 64))
-        for p in body.parameters():
-            p.zero_()
-        assert torch.equal(twin(torch.ones(1, 3, 64, 64)), before)
-    assert twin[1].conv1._norm[0] is twin[1].bn1
+    copied = copy.deepcopy(body)
+    assert copied[1].conv1._norm[0] is copied[1].bn1 is not body[1].bn1
 
 
 def upsampled_conv(x, weight, bias):

@@ -90,8 +90,8 @@ def test_steps_by_hand(study):
     """R-CNN detects nothing, Fast R-CNN every object, in a quarter of the time."""
     every = [{**a, "score": 1.0} for a in study.ground_truth["annotations"]]
     detections = {"R-CNN": [], "Fast R-CNN": every}
-    for title, found in detections.items():
-        write_json(prediction_path(study, title), {"header": {}, "detections": found})
+    for title, results in detections.items():
+        write_json(prediction_path(study, title), {"header": {}, "detections": results})
     rows = [{"model": "R-CNN", "kind": "two stages", "seconds_per_image": 0.4}]
     rows += [{**rows[0], "model": "Fast R-CNN", "seconds_per_image": 0.1}]
     (step,) = step_table(study, rows).to_dict("records")
@@ -102,6 +102,5 @@ def test_steps_by_hand(study):
 
 
 def test_the_example_image_has_two_to_four_large_objects(study):
-    truth = study.ground_truth
-    image_id = example_image(truth)
-    assert 2 <= sum(a["image_id"] == image_id for a in truth["annotations"]) <= 4
+    image_id = example_image(study.ground_truth)
+    assert 2 <= sum(a["image_id"] == image_id for a in study.ground_truth["annotations"]) <= 4

@@ -96,15 +96,13 @@ class JointHead(PredictionHead):
         branches = (self.classes[0], self.box[0], self.coefficients[0])
         weight = torch.cat([branch.weight for branch in branches])
         bias = torch.cat([branch.bias for branch in branches])
-        shared, cells = self.shared[0], []
+        shared, conv, cells = self.shared[0], SparseGradientConv.apply, []
         for level in levels:
-            x = SparseGradientConv.apply(level, shared.weight, shared.bias).relu_()
-            x = SparseGradientConv.apply(x, weight, bias)
+            x = conv(conv(level, shared.weight, shared.bias).relu_(), weight, bias)
             cells.append(x.permute(0, 2, 3, 1).flatten(1, 2))
         parts = torch.cat(cells, 1).split([len(branch.bias) for branch in branches], 2)
-        classes, box, coefficients = (
-            part.reshape(len(part), -1, size) for part, size in zip(parts, self.sizes, strict=True)
-        )
+        parts = zip(parts, self.sizes, strict=True)
+        classes, box, coefficients = (part.reshape(len(part), -1, size) for part, size in parts)
         return classes, box, coefficients.tanh()
 
 
@@ -173,11 +171,10 @@ class SparseGradientConv(torch.autograd.Function):
         dtype = gradient.dtype
         image, row, column = gradient.any(1).nonzero(as_tuple=True)
         if len(image) > DENSE * batch * height * width:
-            rest = [outputs], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, True]
+            options = [outputs], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, True]
+            tensors = gradient, x.to(dtype), weight.to(dtype)
             backward = torch.ops.aten.convolution_backward
-            grad_x, grad_weight, grad_bias = backward(
-                gradient, x.to(dtype), weight.to(dtype), *rest
-            )
+            grad_x, grad_weight, grad_bias = backward(*tensors, *options)
         else:
             # The 3 x 3 patches of the padded map around the pixels with a gradient.
             gradient = gradient.permute(0, 2, 3, 1)[image, row, column]

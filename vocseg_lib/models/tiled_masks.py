@@ -1,4 +1,4 @@
-"""Masks brought to the size of their image tile by tile; tiles outside a mask's box cost nothing.
+"""Masks brought to the size of their image tile by tile; only tiles that meet a mask's box.
 
 Bilinear resampling is separable: a tile is `row weights @ cells @ column weights`.
 """

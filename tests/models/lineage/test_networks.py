@@ -15,22 +15,10 @@ from vocseg_lib.models.lineage.semantic import DeepLabV3Components, dense_crf, s
 from vocseg_lib.models.lineage.two_stage import FasterRCNN, FastRCNN
 from vocseg_lib.models.mask_rcnn import MaskRCNN
 
-CONFIG = {
-    "backbone": "tiny",
-    "weights": None,
-    "channels": 64,
-    "short_side": 144,
-    "proposals": 128,
-    "rois_per_image": 32,
-}
-ADAMW = {
-    "iterations": 80,
-    "optimizer": "adamw",
-    "weight_decay": 0.0,
-    "schedule": "cosine",
-    "warmup_iterations": 10,
-    "max_grad_norm": 20.0,
-}
+CONFIG = {"backbone": "tiny", "weights": None, "channels": 64, "short_side": 144}
+CONFIG |= {"proposals": 128, "rois_per_image": 32}
+ADAMW = {"optimizer": "adamw", "weight_decay": 0.0, "iterations": 80, "schedule": "cosine"}
+ADAMW |= {"warmup_iterations": 10, "max_grad_norm": 20.0}
 
 
 @pytest.mark.parametrize("name", ["fast", "faster", "pool", "round", "semantic"])
@@ -83,13 +71,13 @@ def test_a_crf_follows_the_image():
     """A coarse blob over a bright rectangle becomes the rectangle."""
     pytest.importorskip("pydensecrf", reason="optional: pip install pydensecrf2")
     image, logits = torch.zeros(3, 60, 80), torch.zeros(1, 21, 6, 8)
-    truth = torch.zeros(60, 80, dtype=torch.bool)
-    truth[20:40, 30:60], logits[0, 0], logits[0, 5, 2:4, 3:7] = True, 1.0, 2.0
-    image[:, truth] = 0.9
+    expected = torch.zeros(60, 80, dtype=torch.bool)
+    expected[20:40, 30:60], logits[0, 0], logits[0, 5, 2:4, 3:7] = True, 1.0, 2.0
+    image[:, expected] = 0.9
     model, iou = DeepLabV3Components(21, "tiny", None, 64).eval(), []
     for model.crf in (None, dense_crf()):
         mask = model.probabilities((logits, [image]))[0].argmax(0) == 5
-        iou.append(float((mask & truth).sum() / (mask | truth).sum()))
+        iou.append(float((mask & expected).sum() / (mask | expected).sum()))
     assert iou[0] < 0.8
     assert iou[1] > 0.95
 
