@@ -31,13 +31,13 @@ def claims_of(analyses, resamples=50):
 def test_claims_about_masks_that_cover_pairs():
     analyses = one_mask_for_pairs()
     claims = claims_of(analyses)
-    assert list(claims) == ["the paper says", "our figures", "answer", "by"]
-    assert claims["by"].value_counts().to_dict() == {"figures": 4, "interval": 3}
+    assert list(claims) == ["the paper says", "measured", "answer", "by"]
+    assert claims["by"].value_counts().to_dict() == {"values": 4, "interval": 3}
     answers = claims["answer"]
     assert answers[["Localization", "Leakage"]].tolist() == [YES, YES]
     assert answers[["Misclassification", "Object"]].tolist() == [OPEN, OPEN]  # there are none
     assert answers["Even"] == NO  # true masks in the predicted boxes gain more than a few points
-    assert "-50 [-50, -50]" in claims["our figures"]["Localization"]
+    assert "-50 [-50, -50]" in claims["measured"]["Localization"]
     assert claims_of(dict(reversed(analyses.items())))["answer"]["Localization"] == NO
 
 

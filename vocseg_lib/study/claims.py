@@ -17,17 +17,17 @@ CLAIMS = {
     "Localization failure: with too many objects in one spot, a mask comes closer to foreground "
     "than to an instance.": "interval",
     "Leakage: outside of the crop nothing suppresses noise, and a loose box lets another object's "
-    "mask in.": "figures",
+    "mask in.": "values",
     "Misclassification is one of the causes.": "interval",
     "Object ghosting, the same object twice, is another.": "interval",
-    "These failures alone do not explain the gap.": "figures",
+    "These failures alone do not explain the gap.": "values",
     "Even perfect masks would win only a few points, as box AP lies little above mask AP.": (
-        "figures"
+        "values"
     ),
     "The difference between boxes and masks is the same for both, so the gap lies in the detector, "
-    "not in the masks.": "figures",
+    "not in the masks.": "values",
 }
-"""By "interval", a claim is not shown if the interval holds 0; by "figures", estimates decide."""
+"""By "interval", a claim is not shown if the interval holds 0; by "values", estimates decide."""
 
 
 def gap_claims(
@@ -36,7 +36,7 @@ def gap_claims(
     parts: pd.DataFrame,
     crowding: pd.DataFrame,
 ) -> pd.DataFrame:
-    """One row per claim: the paper says, our figures, answer, by (see `CLAIMS`).
+    """One row per claim: the paper says, measured, answer, by (see `CLAIMS`).
 
     The first of the two models is compared as the paper's YOLACT. `oracles`: `single_oracles` by
     model; `parts`: `gap_parts` from the first model to the second; `crowding`: `by_crowding`.
@@ -66,7 +66,7 @@ def gap_claims(
         *_boxes_and_masks(analyses, oracles, parts),
     ]
     claims = [(claim, *row, by) for (claim, by), row in zip(CLAIMS.items(), rows, strict=True)]
-    return pd.DataFrame(claims, columns=["the paper says", "our figures", "answer", "by"])
+    return pd.DataFrame(claims, columns=["the paper says", "measured", "answer", "by"])
 
 
 def _localization(analyses: dict[str, Analysis], crowding: pd.DataFrame) -> tuple[str, str]:

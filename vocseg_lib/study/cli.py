@@ -277,5 +277,5 @@ def describe_command(
 
 
 def main() -> None:
-    """Run the command of `sys.argv`; exit with 0, 1 (problems found) or 2 (wrong arguments)."""
+    """Run the command of `sys.argv`; exit with 0, 1 (problems) or 2 (wrong arguments)."""
     cli.app(prog_name="vocseg")
