@@ -11,7 +11,6 @@ from vocseg_lib.metrics.bootstrap import (
     bootstrap,
     bootstrap_weights,
     explain_difference,
-    intervals,
     paired_differences,
 )
 from vocseg_lib.metrics.coco_eval import evaluate, metrics_table
@@ -69,7 +68,7 @@ def test_paired_differences(evaluations):
     first, second = evaluations
     weights = bootstrap_weights(len(first.ground_truth["images"]), 200)
     samples = [bootstrap(evaluation, weights) for evaluation in evaluations]
-    ends = intervals(samples[0]).dropna()
+    ends = add_intervals(metrics_table(evaluations[0]), samples[0]).dropna()
     assert (ends["low"] <= ends["high"]).all()
     same = paired_differences(first, first, (samples[0], samples[0]))
     assert not same["significant"].any()

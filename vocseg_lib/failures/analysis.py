@@ -10,7 +10,13 @@ from jaxtyping import Float
 from vocseg_lib.failures.config import Thresholds
 from vocseg_lib.failures.fixes import ap_with_fix
 from vocseg_lib.failures.mask_errors import MASK_FAILURES, measure_masks
-from vocseg_lib.failures.tables import FAILURES, OBJECT_FAILURES, FailureTables, build_tables
+from vocseg_lib.failures.tables import (
+    FAILURES,
+    OBJECT_FAILURES,
+    FailureTables,
+    build_tables,
+    overall_rows,
+)
 from vocseg_lib.failures.tide import ERRORS, NO_ERROR
 from vocseg_lib.metrics.bootstrap import prepend_point_estimate
 from vocseg_lib.metrics.coco_eval import Evaluation
@@ -21,7 +27,7 @@ FAMILIES = {"TIDE, masks": "AP50", "TIDE, boxes": "AP50", "pixels": "AP"}
 TIDE_FAMILIES = dict(zip(IOU_TYPES, FAMILIES, strict=False))
 SEVERITY = {"leakage": "leakage", "boundary": "lost_at_boundary", "incomplete": "missing"}
 """Measure that says how bad a failure with a right box is."""
-CASE_COLUMNS = ["family", "type", "image_id", "class", "size", "crowding", "score", "severity"]
+CASE_COLUMNS = "family type image_id class size crowding score severity".split()
 CASE_COLUMNS += ["detection", "annotation", "table_row"]
 
 
@@ -50,8 +56,7 @@ class Analysis:
     @cached_property
     def at_threshold(self) -> FailureTables:
         """Tables of the detections from the score threshold on."""
-        kept = [e.score >= self.score_threshold for e in self.dataset_eval.image_evals]
-        kept = np.concatenate(kept)
+        kept = (self.tables.detections["score"] >= self.score_threshold).to_numpy()
         if kept.all():
             return self.tables
         sure = self.dataset_eval.changed(lambda e: e.select(e.score >= self.score_threshold))
@@ -64,22 +69,20 @@ class Analysis:
         Columns: family, type, image_id, class, size, crowding, score, severity, detection,
         annotation (indices in the files, -1 for none), table_row (in `at_threshold.detections`).
         """
-        tables, parts = self.at_threshold, []
+        tables, wrong, missed = self.at_threshold, [], []
         detections = tables.detections.rename_axis("table_row").reset_index()
         objects = tables.objects.assign(detection=-1, table_row=-1)
         for kind, family in TIDE_FAMILIES.items():
-            wrong = detections[detections[f"error_{kind}"] != NO_ERROR]
-            types = np.array(ERRORS, object)[wrong[f"error_{kind}"].to_numpy(int)]
-            parts.append(wrong.assign(family=family, type=types))
-        failed = detections[detections["failure"] != ""]
-        failed = failed.assign(type=failed["failure"], annotation=failed["target"])
-        parts.append(failed.assign(family="pixels"))
-        for kind, family in TIDE_FAMILIES.items():
-            missed = np.concatenate([errors.missed for errors in tables.tide[kind].errors])
-            parts.append(objects[missed].assign(family=family, type="missed"))
-        undetected = objects[objects["state"].isin(OBJECT_FAILURES)]
-        parts.append(undetected.assign(family="pixels", type=undetected["state"]))
-        cases = pd.concat(parts, ignore_index=True)
+            code = detections[f"error_{kind}"].to_numpy(int)
+            types = np.array([*ERRORS, ""], object)[code]
+            wrong.append(detections.assign(family=family, type=types)[code != NO_ERROR])
+            rows = np.concatenate([errors.missed for errors in tables.tide[kind].errors])
+            missed.append(objects[rows].assign(family=family, type="missed"))
+        pixels = {"type": detections["failure"], "annotation": detections["target"]}
+        wrong.append(detections.assign(family="pixels", **pixels)[detections["failure"] != ""])
+        objects = objects.assign(family="pixels", type=objects["state"])
+        missed.append(objects[objects["state"].isin(OBJECT_FAILURES)])
+        cases = pd.concat(wrong + missed, ignore_index=True)
         # A failure has the size and crowding of its object.
         on_object, of_object = cases["annotation"] >= 0, tables.objects.set_index("annotation")
         for name in ("size", "crowding"):
@@ -101,26 +104,24 @@ class Analysis:
         """
         classes = ["all", *(c["name"] for c in self.dataset_eval.categories)]
         dap, rows = {size: self._dap(size) for size in AREA_RANGES}, []
-        as_tidecv = {
-            (family, name): value
-            for kind, family in TIDE_FAMILIES.items()
-            for name, value in self.tables.tide[kind].dap_as_tidecv.items()
-        }
         scopes = [("all", size) for size in dap] + [(name, "all") for name in classes[1:]]
-        of_class = self.cases, self.at_threshold.detections, self.at_threshold.objects
+        tables = self.cases, self.at_threshold.detections, self.at_threshold.objects
         for name, size in scopes:
-            cases, detections, objects = (_in_scope(table, name, size) for table in of_class)
+            cases, detections, objects = (_in_scope(table, name, size) for table in tables)
             counts = cases.value_counts(["family", "type"])
-            for family, kind in dap[size]:
+            for (family, kind), values in dap[size].items():
                 count = int(counts.get((family, kind), 0))
                 total = len(objects if kind in ("missed", *OBJECT_FAILURES) else detections)
-                row = {"family": family, "type": kind, "class": name, "size": size, "count": count}
-                row["rate"] = 100 * count / total if total else np.nan
-                row["dAP"] = float(dap[size][family, kind][0, classes.index(name)])
-                whole = (name, size) == ("all", "all")
-                row["dAP_as_tidecv"] = as_tidecv.get((family, kind), np.nan) if whole else np.nan
-                rows.append(row)
-        return pd.DataFrame(rows)
+                rate = 100 * count / total if total else np.nan
+                points = float(values[0, classes.index(name)])
+                rows.append((family, kind, name, size, count, rate, points, np.nan))
+        columns = ["family", "type", "class", "size", "count", "rate", "dAP", "dAP_as_tidecv"]
+        table = pd.DataFrame(rows, columns=columns)
+        for kind, family in TIDE_FAMILIES.items():
+            rows = overall_rows(table[table["family"] == family])
+            as_tidecv = rows["type"].map(self.tables.tide[kind].dap_as_tidecv)
+            table.loc[rows.index, "dAP_as_tidecv"] = as_tidecv
+        return table
 
     def resampled_dap(
         self, weights: Float[np.ndarray, "b i"]
@@ -153,13 +154,11 @@ def _severity(dataset_eval: DatasetEval, cases: pd.DataFrame) -> Float[np.ndarra
     lost = {name: cases[measure] for name, measure in SEVERITY.items()}
     lost["localization"] = 1 - cases["iou_mask"]
     lost[MASK_FAILURES[0]] = cases["union_iou"] - cases["single_iou"]
-    lost, rows = pd.DataFrame(lost), np.arange(len(cases))
-    columns = lost.columns.get_indexer(cases["type"])
-    weight = np.where(columns >= 0, lost.to_numpy(float)[rows, columns], 1.0)
+    weight = np.select([cases["type"] == name for name in lost], list(lost.values()), 1.0)
     annotations, images = dataset_eval.annotations, dataset_eval.images
     areas = [annotations[i]["area"] if i >= 0 else 0.0 for i in cases["annotation"]]
     pixels = [images[i]["height"] * images[i]["width"] for i in cases["image"]]
-    share = np.array(areas, dtype=float) / np.maximum(np.array(pixels, dtype=float), 1)
+    share = np.array(areas, dtype=float) / np.array(pixels, dtype=float)
     return np.where(cases["detection"] < 0, share, weight * cases["score"].to_numpy(float))
 
 
@@ -167,8 +166,5 @@ def analyze(
     evaluation: Evaluation, score_threshold: float = 0.0, thresholds: Thresholds | None = None
 ) -> Analysis:
     """The failures of an evaluated model. Raises ValueError if there are no masks."""
-    return Analysis(
-        dataset_eval=evaluation.dataset_eval,
-        score_threshold=score_threshold,
-        thresholds=thresholds or Thresholds(),
-    )
+    options = {"score_threshold": score_threshold, "thresholds": thresholds or Thresholds()}
+    return Analysis(dataset_eval=evaluation.dataset_eval, **options)

@@ -2,13 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from vocseg_lib.utils.config import Config, bounded
 
-
-def _share(default: float) -> Any:
-    return bounded(default, least=0.0, below=math.nextafter(1.0, 2.0))
+_share = partial(bounded, least=0.0, below=math.nextafter(1.0, 2.0))
 
 
 @dataclass(frozen=True, kw_only=True)

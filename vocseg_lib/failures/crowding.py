@@ -1,5 +1,7 @@
 """AP and recall against crowding: "too many objects in one spot"."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
@@ -13,6 +15,7 @@ from vocseg_lib.metrics.matching import (
     Selection,
     check_same_images,
     match_coco,
+    select_all,
 )
 
 CROWDING = ("alone", "apart", "near", "overlapping")
@@ -55,33 +58,26 @@ def crowding_bins(
     """Selections for `match_coco` by measure of crowding and bin, for any model on these images.
 
     A detection on no object is in the bin of the object of its class with most box IoU (the first
-    of equals), or with the objects that are alone, if the image has none of its class.
+    of equals); "alone" if the image has none.
     """
     labels = [crowding_of(dataset_eval, e, crowd_distance) for e in dataset_eval.image_evals]
 
     def by_neighbor(image_eval: ImageEval, label: int) -> tuple[np.ndarray, np.ndarray]:
-        own = labels[image_eval.image]
-        if not len(own):
-            return own == label, np.full(len(image_eval.detections), label == 0)
-        nearest = np.where(image_eval.same_class, image_eval.iou["box"], -1).argmax(1)
-        of_detection = np.where(image_eval.same_class.any(1), own[nearest], 0)
-        return own == label, of_detection == label
+        own, iou = labels[image_eval.image], image_eval.iou["box"]
+        # Without an object of the class, the last one: alone.
+        nearest = np.column_stack(
+            [np.where(image_eval.same_class, iou, -1), np.full(len(iou), -0.5)]
+        )
+        return own == label, np.append(own, 0)[nearest.argmax(1)] == label
 
     def by_count(image_eval: ImageEval, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
-        objects, detections = len(image_eval.objects), len(image_eval.detections)
-        inside = low <= max(1, objects) <= high
-        return np.full(objects, inside), np.full(detections, inside)
+        inside = low <= max(1, len(image_eval.objects)) <= high
+        return tuple(selected & inside for selected in select_all(image_eval))
 
-    return {
-        "neighbors of its class": {
-            name: lambda image_eval, label=label: by_neighbor(image_eval, label)
-            for label, name in enumerate(CROWDING)
-        },
-        "objects in the image": {
-            name: lambda image_eval, ends=ends: by_count(image_eval, *ends)
-            for name, ends in IMAGE_COUNT_BINS.items()
-        },
-    }
+    neighbor = {name: partial(by_neighbor, label=k) for k, name in enumerate(CROWDING)}
+    ends = IMAGE_COUNT_BINS.items()
+    count = {name: partial(by_count, low=low, high=high) for name, (low, high) in ends}
+    return {"neighbors of its class": neighbor, "objects in the image": count}
 
 
 def recall(matches: Matches, weights: Float[np.ndarray, "b i"]) -> Float[np.ndarray, " b"]:
@@ -110,14 +106,8 @@ def by_crowding(
     first, rows = next(iter(models.values())), []
     check_same_images(*models.values())
     weights = prepend_point_estimate(weights, len(first.images))
-
-    def add(measure: str, name: str, objects: int, by_metric: dict) -> None:
-        for (metric, model), values in by_metric.items():
-            estimate = (values[0], *interval(values[1:]))
-            rows.append((measure, name, metric, model, objects, *estimate))
-
     for measure, bins in crowding_bins(first, crowd_distance).items():
-        by_bin = {}
+        by_bin, objects = {}, {}
         for name, selection in bins.items():
             values = by_bin[name] = {}
             for title, dataset_eval in models.items():
@@ -128,9 +118,12 @@ def by_crowding(
                 a, b = models
                 for metric in ("AP50", "recall"):
                     values[metric, f"{a} - {b}"] = values[metric, a] - values[metric, b]
-            add(measure, name, int(matches.num_gt.sum()), values)
+            objects[name] = int(matches.num_gt.sum())
         least, *_, most = by_bin
         change = {key: values - by_bin[least][key] for key, values in by_bin[most].items()}
-        add(measure, f"{most} - {least}", 0, change)
+        for name, values_of in (by_bin | {f"{most} - {least}": change}).items():
+            for (metric, model), values in values_of.items():
+                estimate = (values[0], *interval(values[1:]))
+                rows.append((measure, name, metric, model, objects.get(name, 0), *estimate))
     columns = ["measure", "bin", "metric", "model", "objects", "value", "low", "high"]
     return pd.DataFrame(rows, columns=columns)

@@ -24,23 +24,19 @@ def explain_failure(analysis: Analysis, case: pd.Series) -> str:
         return _tide_error(analysis, case, row, what)
     if case["type"] == MASK_FAILURES[0]:
         return _localization_failure(analysis, row, what)
-    loss, iou = f"{_percent(1 - row['object_iou'])} points", f"IoU {row['object_iou']:.2f}"
+    loss, iou = f"{100 * (1 - row['object_iou']):.0f} points", f"IoU {row['object_iou']:.2f}"
     if case["type"] == "boundary":
-        lost = f"{_percent(row['lost_at_boundary'])} of {loss} are lost in the band"
+        lost = f"{100 * row['lost_at_boundary']:.0f} of {loss} are lost in the band"
         return f"Right object, coarse contour: the {what} has {iou}; {lost} along the contour."
     if case["type"] == "incomplete":
-        lost = f"{_percent(row['missing'])} of {loss} are lost in it, {iou}"
+        lost = f"{100 * row['missing']:.0f} of {loss} are lost in it, {iou}"
         return f"Right box, but the mask of the {what} leaves out a part of the object: {lost}."
-    leak = f"{_percent(row['leakage'])} % of the mask of the {what} lies outside the object"
+    leak = f"{100 * row['leakage']:.0f} % of the mask of the {what} lies outside the object"
     if row["leaked_on_others"] > 0:
-        leak += f", {_percent(row['leaked_on_others'])} % on other objects"
+        leak += f", {100 * row['leaked_on_others']:.0f} % on other objects"
     if row["leakage_before_crop"] >= 0:
-        leak += f", before the crop {_percent(row['leakage_before_crop'])} %"
+        leak += f", before the crop {100 * row['leakage_before_crop']:.0f} %"
     return f"The box is right, but {leak}."
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f}"
 
 
 def _localization_failure(analysis: Analysis, row: pd.Series, what: str) -> str:

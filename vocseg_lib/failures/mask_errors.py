@@ -6,7 +6,7 @@ D is a detection's mask and G an object's, both as sets of pixels; void pixels a
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from pycocotools import mask as coco_mask
 
 from vocseg_lib.data.coco import UNCROPPED
@@ -19,8 +19,8 @@ LOSSES = {"leakage": "lost_outside", "boundary": "lost_at_boundary", "incomplete
 """Part of the lost IoU by failure."""
 LEAKAGE = ["leakage", "leaked_on_others"]
 LEAKAGE_BEFORE_CROP = [f"{name}_before_crop" for name in LEAKAGE]
-MEASURES = ["object_iou", "single_iou", "union_iou", "covered_objects", *LEAKAGE]
-MEASURES += [*LEAKAGE_BEFORE_CROP, "missing", *LOSSES.values()]
+MEASURES = ["object_iou", "single_iou", "union_iou", "covered_objects", "missing"]
+MEASURES += [*LEAKAGE, *LEAKAGE_BEFORE_CROP, *LOSSES.values()]
 """Columns of `measure_masks` that `FailureTables.detections` has too."""
 
 
@@ -91,18 +91,20 @@ def _measure_image(
         hit, deep = shared[on, j], mask_areas([eroded])[0] - in_eroded
         rows["lost_outside"][on] = (areas[on] - in_dilated) / unions[on, j]
         rows["lost_inside"][on] = deep / unions[on, j]
-        rows["lost_at_boundary"][on] = ((in_dilated - hit) + (sizes[j] - hit) - deep) / unions[
-            on, j
-        ]
+        near = (in_dilated - hit) + (sizes[j] - hit) - deep
+        rows["lost_at_boundary"][on] = near / unions[on, j]
 
     # Leakage of the mask as it is, and before the crop where that is known.
     uncropped = [detections[i].get(UNCROPPED) for i in image_eval.detections[right]]
     known = np.array([k for k, mask in enumerate(uncropped) if mask], dtype=int)
     before = _without_void([uncropped[k] for k in known], void)
     cropped = LEAKAGE, np.arange(len(right)), [masks[i] for i in right]
-    for names, some, shapes in (cropped, (LEAKAGE_BEFORE_CROP, known, before)):
-        for name, values in zip(names, _leakage(shapes, objects, target[some]), strict=True):
-            rows[name][right[some]] = values
+    for (name, name_others), some, shapes in (cropped, (LEAKAGE_BEFORE_CROP, known, before)):
+        own = pixels_shared(shapes, objects)[np.arange(len(some)), target[some]]
+        on_any = pixels_shared(shapes, [coco_mask.merge(objects)])[:, 0]
+        size = np.maximum(mask_areas(shapes), 1)
+        rows[name][right[some]] = (mask_areas(shapes) - own) / size
+        rows[name_others][right[some]] = (on_any - own) / size
     return rows
 
 
@@ -141,28 +143,15 @@ def _band(rle: dict, thresholds: Thresholds) -> tuple[dict, dict]:
     window = slice(max(0, y - reach), y + h + reach), slice(max(0, x - reach), x + w + reach)
     (mask,) = decode_rle([rle])
     both = np.zeros((2, *mask.shape), dtype=bool)
-    both[0][window] = _dilate(mask[window], reach)
-    both[1][window] = ~_dilate(~mask[window], reach)
+    both[:, *window] = _dilate(mask[window], reach), ~_dilate(~mask[window], reach)
     return tuple(encode_rle(torch.from_numpy(both)))
 
 
 def _dilate(mask: Bool[np.ndarray, "h w"], reach: int) -> Bool[np.ndarray, "h w"]:
     """Pixels with one of the mask at most `reach` rows and columns away."""
     for axis in (0, 1):
-        length = mask.shape[axis]
         sums = np.insert(mask.cumsum(axis, dtype=np.int32), 0, 0, axis)
-        ends = (np.clip(np.arange(length) + step, 0, length) for step in (-reach, reach + 1))
-        first, last = (sums.take(end, axis) for end in ends)
+        ends = (np.arange(mask.shape[axis]) + step for step in (-reach, reach + 1))
+        first, last = (sums.take(end, axis, mode="clip") for end in ends)
         mask = last > first
     return mask
-
-
-def _leakage(
-    masks: list[dict], objects: list[dict], target: Int[np.ndarray, " r"]
-) -> Float[np.ndarray, "2 r"]:
-    """Shares of each mask outside its object and on another object."""
-    if not masks:
-        return np.zeros((2, 0))
-    areas, own = mask_areas(masks), pixels_shared(masks, objects)[np.arange(len(masks)), target]
-    on_any = pixels_shared(masks, [coco_mask.merge(objects)])[:, 0]
-    return np.stack([areas - own, on_any - own]) / np.maximum(areas, 1)

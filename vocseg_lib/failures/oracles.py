@@ -1,8 +1,9 @@
 """Oracles: AP with classes, boxes or masks from the ground truth, and a gap in AP by its causes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 from math import factorial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,15 +11,7 @@ from jaxtyping import Bool, Float, Int
 from pycocotools import mask as coco_mask
 
 from vocseg_lib.data.coco import UNCROPPED, bbox_xywh
-from vocseg_lib.failures.tide import (
-    CLASS_ERROR,
-    DUPLICATE_ERROR,
-    FOREGROUND_IOU,
-    LOCALIZATION_ERROR,
-    NO_ERROR,
-    classify_errors,
-    greedy_match,
-)
+from vocseg_lib.failures import tide
 from vocseg_lib.metrics.average_precision import mean_ap
 from vocseg_lib.metrics.bootstrap import interval, prepend_point_estimate
 from vocseg_lib.metrics.matching import (
@@ -35,8 +28,7 @@ UNDETECTED = "objects without a detection"
 """What is left of a gap with all of `ORACLES`."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Assignment:
+class Assignment(NamedTuple):
     """Per detection of an image: its object (index, -1 for none), and if TIDE calls it a duplicate.
 
     The object is that of the mask's TIDE match, class, localization or duplicate error, else that
@@ -48,18 +40,21 @@ class Assignment:
     evaluated: Bool[np.ndarray, " n"]
 
 
-def assign(image_eval: ImageEval, min_score: float = 0.0) -> Assignment:
-    """Assignment of an image's detections from a score on."""
+def assign(dataset_eval: DatasetEval, min_score: float = 0.0) -> list[Assignment]:
+    """Assignments of all detections from a score on, by image."""
+    return [_assign_image(image_eval, min_score) for image_eval in dataset_eval.image_evals]
+
+
+def _assign_image(image_eval: ImageEval, min_score: float) -> Assignment:
     count = len(image_eval.detections)
     objects, evaluated = np.full(count, -1), np.arange(count) < MAX_DETECTIONS
     evaluated &= image_eval.score >= min_score
     for kind in ("box", "mask"):  # the mask takes precedence
-        errors = classify_errors(image_eval, kind)
-        fixable = np.isin(errors.code, (NO_ERROR, CLASS_ERROR, LOCALIZATION_ERROR, DUPLICATE_ERROR))
-        known = evaluated & (errors.object >= 0) & fixable
+        errors = tide.classify_errors(image_eval, kind)
+        known = evaluated & (errors.object >= 0) & (errors.code != tide.BOTH_ERROR)
         objects[known] = errors.object[known]
-    duplicate = evaluated & (errors.code == DUPLICATE_ERROR)
-    return Assignment(object=objects, duplicate=duplicate, evaluated=evaluated)
+    duplicate = evaluated & (errors.code == tide.DUPLICATE_ERROR)
+    return Assignment(objects, duplicate, evaluated)
 
 
 def apply_oracles(
@@ -77,10 +72,9 @@ def apply_oracles(
         ValueError: an unknown oracle.
     """
     if unknown := oracles - set(ORACLES):
-        raise ValueError(
-            f"no oracle {', '.join(sorted(unknown))}; choose from {', '.join(ORACLES)}"
-        )
-    assignments = assignments or [assign(image_eval) for image_eval in dataset_eval.image_evals]
+        names = ", ".join(sorted(unknown))
+        raise ValueError(f"no oracle {names}; choose from {', '.join(ORACLES)}")
+    assignments = assignments or assign(dataset_eval)
 
     def change(image_eval: ImageEval) -> ImageEval:
         assignment = assignments[image_eval.image]
@@ -92,25 +86,25 @@ def apply_oracles(
             kept &= known | ~assignment.evaluated
         if known.any() and oracles & {"true classes", "true boxes", "true masks"}:
             if "true classes" in oracles:
-                classes = np.where(
-                    known, image_eval.object_class[target], image_eval.detection_class
-                )
+                classes = image_eval.detection_class.copy()
+                classes[known] = image_eval.object_class[target[known]]
                 image_eval = replace(image_eval, detection_class=classes)
-            if oracles & {"true boxes", "true masks"}:
-                iou = _oracle_iou(dataset_eval, image_eval, target, oracles)
-                image_eval = replace(image_eval, iou=iou)
+            image_eval = _fix_shapes(dataset_eval, image_eval, target, oracles)
             own = image_eval.same_class_iou("mask")
-            second = kept & (own.max(1) >= FOREGROUND_IOU) & (greedy_match(own, kept) < 0)
-            kept &= ~(second & known & ~assignment.duplicate)
+            second = own.max(1) >= tide.FOREGROUND_IOU
+            second &= known & ~assignment.duplicate & (tide.greedy_match(own, kept) < 0)
+            kept &= ~second
         return image_eval.select(kept)
 
     return dataset_eval.changed(change)
 
 
-def _oracle_iou(
+def _fix_shapes(
     dataset_eval: DatasetEval, image_eval: ImageEval, target: np.ndarray, oracles: set[str]
-) -> dict[str, np.ndarray]:
-    """IoU by kind when the assigned detections have the boxes, masks or both of their objects."""
+) -> ImageEval:
+    """The image with the boxes, masks or both of their objects for the assigned detections."""
+    if not oracles & {"true boxes", "true masks"}:
+        return image_eval
     image, known = dataset_eval.images[image_eval.image], np.flatnonzero(target >= 0)
     objects = [dataset_eval.annotations[j] for j in image_eval.objects]
     detections = [dataset_eval.detections[image_eval.detections[i]] for i in known]
@@ -121,12 +115,11 @@ def _oracle_iou(
     else:
         masks = [d.get(UNCROPPED) or d["segmentation"] for d in detections]
     crops = coco_mask.frPyObjects(np.array(boxes, dtype=float), image["height"], image["width"])
-    pairs = zip(masks, crops, strict=True)
-    masks = [coco_mask.merge(pair, intersect=True) for pair in pairs]
+    masks = [coco_mask.merge(pair, intersect=True) for pair in zip(masks, crops, strict=True)]
     iou = {kind: values.copy() for kind, values in image_eval.iou.items()}
     iou["mask"][known] = overlaps(masks, [o["segmentation"] for o in objects])
     iou["box"][known] = overlaps(boxes, [bbox_xywh(o) for o in objects])
-    return iou
+    return replace(image_eval, iou=iou)
 
 
 def single_oracles(dataset_eval: DatasetEval, min_score: float = 0.0) -> pd.DataFrame:
@@ -134,7 +127,7 @@ def single_oracles(dataset_eval: DatasetEval, min_score: float = 0.0) -> pd.Data
 
     Detections below `min_score` stay as they are.
     """
-    assignments = [assign(image_eval, min_score) for image_eval in dataset_eval.image_evals]
+    assignments = assign(dataset_eval, min_score)
     subsets = {"baseline": set()} | {name: {name} for name in ORACLES}
     rows = {}
     for name, oracles in (subsets | {"all oracles": set(ORACLES)}).items():
@@ -163,24 +156,18 @@ def gap_parts(
     """
     check_same_images(first, second)
     weights = prepend_point_estimate(weights, len(first.images))
-    models = [
-        (m, [assign(image_eval, min_score) for image_eval in m.image_evals])
-        for m in (first, second)
-    ]
+    models = [(model, assign(model, min_score)) for model in (first, second)]
     gaps = {}
     for count in range(len(ORACLES) + 1):
         for oracles in combinations(ORACLES, count):
             changed = [apply_oracles(model, set(oracles), of_model) for model, of_model in models]
             ap = [mean_ap(match_coco(model), weights)[:, 0] for model in changed]
             gaps[frozenset(oracles)] = ap[1] - ap[0]
-    parts = {}
-    for name in ORACLES:
-        parts[name] = np.zeros(len(weights))
-        for others, gap in gaps.items():
-            if name not in others:
-                orders = factorial(len(others)) * factorial(len(ORACLES) - 1 - len(others))
-                closed = gap - gaps[others | {name}]
-                parts[name] += orders / factorial(len(ORACLES)) * closed
+    parts = {name: np.zeros(len(weights)) for name in ORACLES}
+    for others, gap in gaps.items():
+        orders = factorial(len(others)) * factorial(max(0, len(ORACLES) - 1 - len(others)))
+        for name in set(ORACLES) - others:
+            parts[name] += orders / factorial(len(ORACLES)) * (gap - gaps[others | {name}])
     parts |= {UNDETECTED: gaps[frozenset(ORACLES)], "gap": gaps[frozenset()]}
     rows = [(name, values[0], *interval(values[1:])) for name, values in parts.items()]
     return pd.DataFrame(rows, columns=["part", "points", "low", "high"])

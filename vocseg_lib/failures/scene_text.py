@@ -27,13 +27,9 @@ MIN_OVERLAP = 5.0  # percent of the smaller box inside the other, for one object
 IN_FRONT = 0.55  # share of the object pixels where two boxes meet that the front one has
 SAME_OBJECT_IOU = 0.5  # of the masks of two instances of the same object
 NUMBERS = "no one two three four five six seven eight nine ten eleven twelve".split()
-SPELLINGS = {
-    "diningtable": "dining table",
-    "pottedplant": "potted plant",
-    "tvmonitor": "tv monitor",
-}
+SPELLINGS = dict(diningtable="dining table", pottedplant="potted plant", tvmonitor="tv monitor")
 IRREGULAR_PLURALS = {"mouse": "mice", "knife": "knives"}
-NO_PLURAL = ("sheep", "skis", "scissors")
+IRREGULAR_PLURALS |= {name: name for name in ("sheep", "skis", "scissors")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,25 +74,31 @@ def describe_scene(
         size = {key: (image or {}).get(key) for key in ("width", "height")}
         graph = {"image": size, "objects": [], "relations": []}
         return Description(sentences=["There is nothing."], mentions=[[]], graph=graph)
-    instances, masks = [instances[i] for i in order], masks[order]
-    boxes, classes = masks_to_boxes(masks), [names[i["category_id"]] for i in instances]
-    objects, relations = _objects(instances, classes, masks, boxes), []
-    counts = Counter(SPELLINGS.get(name, name) for name in classes)
+    masks, instances = masks[order], [instances[i] for i in order]
+    boxes = masks_to_boxes(masks)
+    objects, relations = _objects(instances, masks, boxes, names), []
+    counts = Counter(SPELLINGS.get(o["class"], o["class"]) for o in objects)
     # A class with one object needs no number: "the person" instead of "person 1".
     nouns = [o["id"] if counts[o["id"]] != 1 else f"the {o['id']}" for o in objects]
-    sentences, mentions = [_count_sentence(counts)], [order]
+    *parts, last = (_number(count, name) for name, count in counts.items())
+    sentences, mentions = [f"{', '.join(parts)} and {last}." if parts else f"{last}."], [order]
     for i, o in enumerate(objects):
-        size = f"{o['size']} ({_percent(o['percent'])} % of the image)"
-        sentences.append(f"{_capital(nouns[i])} is {size}, {o['position']}.")
+        share = o["percent"]
+        share = f"{share:.0f}" if share >= 1 else f"{share:.1f}" if share >= 0.1 else "under 0.1"
+        sentences.append(f"{nouns[i]} is {o['size']} ({share} % of the image), {o['position']}.")
         mentions.append([order[i]])
     for i, relation, j, measures in _relations(masks, boxes):
+        ending = f", overlap {measures['overlap']} %" if measures.get("overlap") else ""
+        if distance := measures.get("distance"):
+            ending = f", {distance} pixel{'s' if distance > 1 else ''} away"
         verb = relation if relation == "touches" else f"is {relation}"
-        sentences.append(f"{_capital(nouns[i])} {verb} {nouns[j]}{_measures_text(**measures)}.")
+        sentences.append(f"{nouns[i]} {verb} {nouns[j]}{ending}.")
         mentions.append([order[i], order[j]])
         ends = {"subject": objects[i]["id"], "relation": relation, "object": objects[j]["id"]}
         relations.append(ends | measures)
     size = {"width": masks.shape[2], "height": masks.shape[1]}
     graph = {"image": size, "objects": objects, "relations": relations}
+    sentences = [sentence[0].upper() + sentence[1:] for sentence in sentences]
     return Description(sentences=sentences, mentions=mentions, graph=graph)
 
 
@@ -115,41 +117,26 @@ def _check(instances: list[dict], names: dict[int, str]) -> None:
 
 
 def _objects(
-    instances: list[dict], classes: list[str], masks: Bool[Tensor, "n h w"], boxes: Tensor
+    instances: list[dict], masks: Bool[Tensor, "n h w"], boxes: Tensor, names: dict[int, str]
 ) -> list[dict]:
     """The objects of the scene graph."""
     height, width = masks.shape[1:]
     shares = (100 * masks.flatten(1).sum(1) / (height * width)).tolist()
-    objects = []
+    classes, objects = [names[i["category_id"]] for i in instances], []
     for i, (instance, name, percent) in enumerate(zip(instances, classes, shares, strict=True)):
         number = f" {classes[: i + 1].count(name)}" if classes.count(name) > 1 else ""
-        score = instance.get("score")
-        objects.append(
-            {
-                "id": SPELLINGS.get(name, name) + number,
-                "class": name,
-                **({} if score is None else {"score": round(score, 3)}),
-                "box": [round(side) for side in boxes[i].tolist()],
-                "percent": round(percent, 1),
-                "size": next(size for size, limit in SIZE_PERCENT.items() if percent < limit),
-                "position": _position(boxes[i], height, width),
-            }
-        )
+        entry = {"id": SPELLINGS.get(name, name) + number, "class": name}
+        if instance.get("score") is not None:
+            entry["score"] = round(instance["score"], 3)
+        entry |= {"box": [round(side) for side in boxes[i].tolist()], "percent": round(percent, 1)}
+        entry["size"] = next(size for size, limit in SIZE_PERCENT.items() if percent < limit)
+        # The ninth of the image that has the box's center.
+        x, y = ((boxes[i, :2] + boxes[i, 2:]) / 2).tolist()
+        row = ("top", "", "bottom")[min(2, int(3 * y / height))]
+        column = ("left", "", "right")[min(2, int(3 * x / width))]
+        where = f"at the {row} {column}".strip() if row else f"on the {column}"
+        objects.append(entry | {"position": where if row or column else "in the middle"})
     return objects
-
-
-def _position(box: Float[Tensor, "4"], height: int, width: int) -> str:
-    """The ninth of the image that has a box's center."""
-    x, y = ((box[:2] + box[2:]) / 2).tolist()
-    row = ("top", "", "bottom")[min(2, int(3 * y / height))]
-    column = ("left", "", "right")[min(2, int(3 * x / width))]
-    where = f"{row} {column}".strip()
-    return f"at the {where}" if row else f"on the {where}" if where else "in the middle"
-
-
-def _count_sentence(counts: Counter) -> str:
-    *parts, last = (_number(count, name) for name, count in counts.items())
-    return _capital(f"{', '.join(parts)} and {last}." if parts else f"{last}.")
 
 
 def _number(count: int, name: str) -> str:
@@ -160,22 +147,9 @@ def _number(count: int, name: str) -> str:
         name = name.removesuffix(ending) + IRREGULAR_PLURALS[ending]
     elif name.endswith("y") and name[-2:-1] not in "aeiou":
         name = name[:-1] + "ies"
-    elif ending not in NO_PLURAL:
+    else:
         name += "es" if name.endswith(("s", "x", "ch", "sh")) else "s"
     return f"{NUMBERS[count] if count < len(NUMBERS) else count} {name}"
-
-
-def _percent(value: float) -> str:
-    return f"{value:.0f}" if value >= 1 else f"{value:.1f}" if value >= 0.1 else "under 0.1"
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
-
-
-def _measures_text(overlap: int = 0, distance: int = 0) -> str:
-    away = f", {distance} pixel{'s' if distance > 1 else ''} away" if distance else ""
-    return f", overlap {overlap} %" if overlap else away
 
 
 def _relations(
@@ -195,11 +169,10 @@ def _relations(
     touching = [pair for pair in pairs if near[pair]]
     for larger, smaller in touching:
         percent = round(overlap[larger, smaller].item())
-        relation = "touches"
-        if iou[larger, smaller] >= SAME_OBJECT_IOU:
-            relation = "in the same place as"
-        elif percent >= MIN_OVERLAP:
-            relation = _depth(masks[[smaller, larger]], boxes[[smaller, larger]])
+        relation = "in the same place as"
+        if iou[larger, smaller] < SAME_OBJECT_IOU:
+            pair = [smaller, larger]
+            relation = _depth(masks[pair], boxes[pair]) if percent >= MIN_OVERLAP else "touches"
         relations.append((smaller, relation, larger, {"overlap": percent}))
     distances = {pair: math.hypot(*gaps[pair].tolist()) for pair in pairs}
     isolated = set(range(len(masks))) - {i for pair in touching for i in pair}
@@ -241,10 +214,10 @@ def describe_with_errors(
     ValueError for an image that the ground truth does not have.
     """
     dataset_eval = analysis.at_threshold.dataset_eval
-    images = {dataset_eval.images[e.image]["id"]: e for e in dataset_eval.image_evals}
-    if image_id not in images:
+    pairs = zip(dataset_eval.images, dataset_eval.image_evals, strict=True)
+    image, image_eval = next((pair for pair in pairs if pair[0]["id"] == image_id), (None, None))
+    if image is None:
         raise ValueError(f"the ground truth has no image {image_id}")
-    image_eval, image = images[image_id], dataset_eval.images[images[image_id].image]
     names = {c["id"]: c["name"] for c in dataset_eval.categories}
     # Missed objects come as "missed in a crowd" or "missed alone" too, which says more.
     cases = analysis.cases.query(
@@ -256,11 +229,10 @@ def describe_with_errors(
     }
     descriptions, rows = {}, []
     for source, (column, indices, entries) in sources.items():
-        description = describe_scene([entries[i] for i in indices], names, image)
-        descriptions[source] = description
-        pairs = zip(description.sentences, description.mentions, strict=True)
-        for number, (sentence, mentioned) in enumerate(pairs):
-            missed = (cases["detection"] < 0) & (source == "as predicted" and number == 0)
+        scene = describe_scene([entries[i] for i in indices], names, image)
+        descriptions[source], is_first = scene, source == "as predicted"
+        for sentence, mentioned in zip(scene.sentences, scene.mentions, strict=True):
+            missed, is_first = (cases["detection"] < 0) & is_first, False
             wrong = cases[cases[column].isin(indices[mentioned]) | missed]
             types = ", ".join(dict.fromkeys(wrong["type"]))
             why = (explain_failure(analysis, case) for _, case in wrong.iterrows())
@@ -277,15 +249,11 @@ def most_telling_images(
     """
     ranked = []
     for title, analysis in analyses.items():
-        dataset_eval, failures = (
-            analysis.at_threshold.dataset_eval,
-            Counter(analysis.cases["image_id"]),
-        )
-        for image_eval in dataset_eval.image_evals:
-            image_id = dataset_eval.images[image_eval.image]["id"]
+        data, failures = analysis.at_threshold.dataset_eval, Counter(analysis.cases["image_id"])
+        for image, image_eval in zip(data.images, data.image_evals, strict=True):
             counts = len(image_eval.detections), len(image_eval.objects)
             simple = min(counts) > 0 and max(counts) <= max_objects
-            ranked.append((not simple, -failures[image_id], image_id, title))
+            ranked.append((not simple, -failures[image["id"]], image["id"], title))
     selected = {}
     for _, _, image_id, title in sorted(ranked):
         selected.setdefault(image_id, title)

@@ -1,7 +1,6 @@
 """Two tables: one row per detection, one row per object."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,6 +40,7 @@ class FailureTables:
     tide: dict[str, Tide]
     detections: pd.DataFrame
     objects: pd.DataFrame
+    states: list[np.ndarray]  # the objects' states by image
 
 
 def build_tables(
@@ -51,57 +51,46 @@ def build_tables(
     tides = {kind: tide(dataset_eval, kind) for kind in IOU_TYPES}
     detections, objects, start = [], [], 0
     for image_eval in dataset_eval.image_evals:
-        errors = {kind: tides[kind].errors[image_eval.image] for kind in IOU_TYPES}
-        rows = measures.iloc[start : start + len(image_eval.detections)]
-        start += len(rows)
-        size = _size_names(image_eval.object_area)
+        image, count = image_eval.image, len(image_eval.detections)
+        rows = measures.iloc[start : start + count]
+        start += count
+        # Objects: the first state that holds.
+        errors, size = tides["mask"].errors[image], _size_names(image_eval.object_area)
         labels = crowding_of(dataset_eval, image_eval, thresholds.crowd_distance)
-        crowding, obj = np.array(CROWDING, object)[labels], errors["mask"].object
-        detections.append(
-            {
-                "image": np.full(len(rows), image_eval.image),
-                "row": np.arange(len(rows)),
-                "detection": image_eval.detections,
-                "class": names[image_eval.detection_class],
-                "size": _take(size, obj, _size_names(image_eval.detection_area["mask"])),
-                "crowding": _take(crowding, obj, "no object"),
-                "score": image_eval.score,
-                **{f"error_{kind}": errors[kind].code for kind in IOU_TYPES},
-                **{
-                    f"iou_{kind}": _iou(image_eval.iou[kind], errors[kind].object)
-                    for kind in IOU_TYPES
-                },
-                "annotation": _take(image_eval.objects, obj, -1),
-                "failure": rows["failure"].to_numpy(object),
-                "target": _targets(image_eval, rows),
-                **{name: rows[name].to_numpy() for name in MEASURES},
-            }
-        )
-        of_mask = errors["mask"]
         covered = rows["covered_objects"][rows["failure"] == MASK_FAILURES[0]]
-        covered = np.isin(np.arange(len(size)), [j for indices in covered for j in indices])
-        crowd = np.isin(crowding, CROWDING[2:])
-        state = np.select(
-            [of_mask.detected, covered, ~of_mask.missed, crowd],
-            [DETECTED, LOST, MISDETECTED, MISSED[0]],
-            MISSED[1],
-        )
-        objects.append(
-            {
-                "image": np.full(len(size), image_eval.image),
-                "annotation": image_eval.objects,
-                "class": names[image_eval.object_class],
-                "size": size,
-                "crowding": crowding,
-                "state": state,
-            }
-        )
+        lost = np.isin(np.arange(len(size)), [j for indices in covered for j in indices])
+        crowding, in_crowd = np.array(CROWDING, object)[labels], labels >= CROWDING.index("near")
+        holds = [errors.detected, lost, ~errors.missed, in_crowd]
+        part = {"image": np.full(len(size), image), "annotation": image_eval.objects}
+        part |= {"class": names[image_eval.object_class], "size": size, "crowding": crowding}
+        state = np.select(holds, [DETECTED, LOST, MISDETECTED, MISSED[0]], MISSED[1])
+        objects.append(part | {"state": state})
+        # Detections: those on an object have its size and crowding; index -1 is the default.
+        obj, own_size = errors.object, _size_names(image_eval.detection_area["mask"])
+        part = {
+            "image": np.full(count, image),
+            "row": np.arange(count),
+            "detection": image_eval.detections,
+            "class": names[image_eval.detection_class],
+            "size": np.where(obj >= 0, np.append(size, "")[obj], own_size),
+            "crowding": np.append(crowding, "no object")[obj],
+            "score": image_eval.score,
+            "annotation": np.append(image_eval.objects, -1)[obj],
+            "target": _targets(image_eval, rows),
+        }
+        for kind in IOU_TYPES:
+            errors, iou = tides[kind].errors[image], image_eval.iou[kind]
+            iou = np.column_stack([iou, iou.max(1, initial=0)])[np.arange(count), errors.object]
+            part |= {f"error_{kind}": errors.code, f"iou_{kind}": iou}
+        detections.append(part)
+    states = [part["state"] for part in objects]
     detections, objects = (
         pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
         for parts in (detections, objects)
     )
+    detections = detections.join(measures[["failure", *MEASURES]])
     return FailureTables(
-        dataset_eval=dataset_eval, tide=tides, detections=detections, objects=objects
+        dataset_eval=dataset_eval, tide=tides, detections=detections, objects=objects, states=states
     )
 
 
@@ -121,19 +110,6 @@ def _targets(image_eval: ImageEval, rows: pd.DataFrame) -> Int[np.ndarray, " n"]
 def _size_names(areas: Float[np.ndarray, " n"]) -> np.ndarray:
     names, limits = list(AREA_RANGES)[1:], [high for _, high in AREA_RANGES.values()][1:-1]
     return np.array(names, dtype=object)[np.searchsorted(limits, areas)]
-
-
-def _take(values: np.ndarray, indices: Int[np.ndarray, " n"], default: Any) -> np.ndarray:
-    """The values at indices, the default where an index is -1."""
-    if not len(values):
-        return np.full(len(indices), default, values.dtype)
-    return np.where(indices >= 0, values[indices], default)
-
-
-def _iou(iou: Float[np.ndarray, "n m"], obj: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """IoU of each detection with its object; the largest one where that is -1."""
-    largest = iou.max(1, initial=0)
-    return np.where(obj >= 0, iou[np.arange(len(obj)), obj], largest) if iou.size else largest
 
 
 def overall_rows(table: pd.DataFrame) -> pd.DataFrame:

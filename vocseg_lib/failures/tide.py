@@ -8,7 +8,6 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from vocseg_lib.metrics.average_precision import Matches, average_precision, class_mean
-from vocseg_lib.metrics.bootstrap import prepend_point_estimate
 from vocseg_lib.metrics.matching import (
     MAX_DETECTIONS,
     DatasetEval,
@@ -19,12 +18,11 @@ from vocseg_lib.metrics.matching import (
 )
 
 ERRORS = ("class", "localization", "both", "duplicate", "background", "missed")
-NO_ERROR, CLASS_ERROR, LOCALIZATION_ERROR, BOTH_ERROR, DUPLICATE_ERROR, BACKGROUND_ERROR = range(
-    -1, 5
-)
-"""Codes of detections: indices in `ERRORS`, or -1."""
+NO_ERROR = -1
+CLASS_ERROR, LOCALIZATION_ERROR, BOTH_ERROR, DUPLICATE_ERROR, BACKGROUND_ERROR = range(5)
 FOREGROUND_IOU, BACKGROUND_IOU = 0.5, 0.1
-"""From the first IoU on, a detection is on an object; up to the second, it is on none."""
+"""Codes of detections are indices in `ERRORS`, or -1. From the first IoU on, a detection is on an
+object; up to the second, it is on none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,15 +72,8 @@ def classify_errors(image_eval: ImageEval, kind: str = "mask") -> ImageErrors:
         if not detected[obj[row]]:
             fixed_by[obj[row]] = row
     in_crowd = (image_eval.in_own_crowd(kind) > FOREGROUND_IOU) & (code != NO_ERROR)
-    missed = ~detected & (fixed_by < 0)
-    return ImageErrors(
-        code=code,
-        object=obj,
-        in_crowd=in_crowd,
-        detected=detected,
-        missed=missed,
-        fixed_by=fixed_by,
-    )
+    parts = {"code": code, "object": obj, "in_crowd": in_crowd, "detected": detected}
+    return ImageErrors(**parts, missed=~detected & (fixed_by < 0), fixed_by=fixed_by)
 
 
 def greedy_match(
@@ -121,8 +112,7 @@ class Tide:
             fixed[errors.fixed_by[fixable]] = image_eval.object_class[fixable]
             columns = {"category": image_eval.detection_class, "score": image_eval.score}
             columns |= {"code": errors.code, "in_crowd": errors.in_crowd, "fixed": fixed}
-            part = {name: values[:MAX_DETECTIONS] for name, values in columns.items()}
-            parts.append(pd.DataFrame({"image": image_eval.image, **part}))
+            parts.append(pd.DataFrame({"image": image_eval.image, **columns})[:MAX_DETECTIONS])
         return pd.concat(parts, ignore_index=True)
 
     def matches(self, fix: str | None = None, selection: Selection = select_all) -> Matches:
@@ -130,8 +120,7 @@ class Tide:
         rows, counted, objects = self.rows, [], []
         for image_eval, errors in zip(self.dataset_eval.image_evals, self.errors, strict=True):
             wanted, others = selection(image_eval)
-            there = wanted & ~errors.missed if fix == "missed" else wanted
-            objects.append(there)
+            objects.append(wanted & ~errors.missed if fix == "missed" else wanted)
             of_object = np.append(wanted, False)[errors.object]
             counted.append(np.where(errors.object >= 0, of_object, others)[:MAX_DETECTIONS])
         rows = rows[np.concatenate(counted)]
@@ -143,15 +132,14 @@ class Tide:
             wrong = code == ERRORS.index(fix)
             kept, category = np.where(wrong, fixed >= 0, kept), np.where(wrong, fixed, category)
             correct |= wrong
-        order = np.flatnonzero(kept)
-        order = order[np.argsort(-rows["score"].to_numpy()[order], kind="stable")]
+        rows = rows.assign(category=category, correct=correct)[kept]
+        rows = rows.sort_values("score", ascending=False, kind="stable")
+        columns = {name: rows[name].to_numpy() for name in ("image", "category", "score")}
         return Matches(
+            **columns,
             thresholds=np.array([FOREGROUND_IOU]),
-            image=rows["image"].to_numpy()[order],
-            category=category[order],
-            score=rows["score"].to_numpy()[order],
-            true_positive=correct[None, order],
-            ignored=np.zeros((1, len(order)), dtype=bool),
+            true_positive=rows["correct"].to_numpy()[None],
+            ignored=np.zeros((1, len(rows)), dtype=bool),
             num_gt=count_gt(self.dataset_eval, objects),
         )
 
@@ -159,8 +147,7 @@ class Tide:
     def dap_as_tidecv(self) -> dict[str, float]:
         """dAP of each error in points of AP50, as TIDE's toolbox has it.
 
-        A class that has detections but no objects counts as 0 there, so a fix that drops these
-        detections raises the mean.
+        A class with detections but no objects counts as 0, so a fix that drops them raises it.
         """
         ap = tide_ap(self.matches())[0, 0]
         return {name: max(0.0, float(tide_ap(self.matches(name))[0, 0] - ap)) for name in ERRORS}
@@ -168,13 +155,9 @@ class Tide:
     def dap(
         self, selection: Selection = select_all, weights: Float[np.ndarray, "b i"] | None = None
     ) -> dict[str, Float[np.ndarray, "b _"]]:
-        """dAP over the classes that have objects, as AP: of all, then per class (NaN without).
-
-        `weights` as in `average_precision`.
-        """
-        if weights is None:
-            weights = prepend_point_estimate(None, len(self.dataset_eval.images))
+        """dAP of all classes with objects, then per class (else NaN); see `average_precision`."""
         before = self.matches(selection=selection)
+        weights = np.ones((1, len(before.num_gt))) if weights is None else weights
         classes = weights @ before.num_gt > 0
         ap = tide_ap(before, classes, weights)
         fixed = {name: tide_ap(self.matches(name, selection), classes, weights) for name in ERRORS}

@@ -6,12 +6,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-RECALL_POINTS = {
-    "101": np.linspace(0, 1, 101),
-    "tide": np.arange(101) / 100,
-    "11": np.linspace(0, 1, 11),
-    "all": None,
-}
+RECALL_POINTS = {"101": np.linspace(0, 1, 101), "11": np.linspace(0, 1, 11), "all": None}
+RECALL_POINTS["tide"] = np.arange(101) / 100
 """Recalls at which precision is read: COCO's, TIDE's (the same up to rounding), VOC's until 2009,
 and VOC's since 2010 (the whole area below the curve)."""
 
@@ -42,10 +38,7 @@ class Matches:
     ) -> tuple[Float[np.ndarray, " n"], Bool[np.ndarray, " n"], int]:
         """Scores and true-positive flags of the detections not ignored, and the number of objects.
 
-        Of one category (its index), or of all in one list.
-
-        Raises:
-            ValueError: if `threshold` is none of the IoU thresholds.
+        Of one category (its index) or all. Raises ValueError for another IoU threshold.
         """
         rows = np.flatnonzero(np.isclose(self.thresholds, threshold))
         if not len(rows):
@@ -62,9 +55,8 @@ def average_precision(
 ) -> Float[np.ndarray, "b t k"]:
     """AP (0..1) per category and threshold; NaN for a category without objects.
 
-    Args:
-        weights: how often each image counts, one row per resample; by default each once.
-        points: key of `RECALL_POINTS`.
+    `weights`: how often each image counts, one row per resample; by default each once. `points`:
+    key of `RECALL_POINTS`.
     """
     weights = np.ones((1, len(matches.num_gt))) if weights is None else weights
     num_gt, weights = weights @ matches.num_gt, weights.astype(np.float32)
@@ -78,9 +70,8 @@ def average_precision(
             ignored = matches.ignored[t, rows]
             hits = matches.true_positive[t, rows] & ~ignored
             counted = (weight * ~ignored).cumsum(1) if ignored.any() else count
-            values = _interpolated_ap(
-                weight[:, hits], counted[:, hits], num_gt[:, k], RECALL_POINTS[points]
-            )
+            columns = weight[:, hits], counted[:, hits], num_gt[:, k]
+            values = _interpolated_ap(*columns, RECALL_POINTS[points])
             ap[has_objects, t, k] = values[has_objects]
     return ap
 

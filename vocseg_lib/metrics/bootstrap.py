@@ -6,23 +6,20 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from vocseg_lib.metrics.average_precision import class_mean
 from vocseg_lib.metrics.coco_eval import Evaluation, coco_metrics, metrics_table
 from vocseg_lib.metrics.matching import AREA_RANGES
 from vocseg_lib.metrics.voc_eval import voc_metrics
 
 RESAMPLES = 1_000
-LEVEL = 95.0
-"""Confidence of the intervals in percent."""
+LEVEL = 95.0  # confidence of the intervals in percent
 KEYS = ["kind", "metric", "class"]
-CHUNK = 250
-"""Resamples at a time, to bound memory."""
+CHUNK = 250  # resamples at a time, to bound memory
 
 
 def bootstrap_weights(
     images: int, resamples: int = RESAMPLES, seed: int = 0
 ) -> Float[np.ndarray, "b i"]:
-    """How often each image is drawn, one row per resample of `images` images with replacement."""
+    """How often each image is sampled, one row per resample of `images` images with replacement."""
     generator = np.random.default_rng(seed)
     return generator.multinomial(images, np.full(images, 1 / images), size=resamples).astype(float)
 
@@ -54,9 +51,8 @@ def _resampled(
             void = coco_metrics(evaluation.without_void.matches("mask"), weights)
             metrics |= {f"{name}_without_void": values for name, values in void.items()}
         for metric, values in metrics.items():
-            yield (iou_type, metric, "all"), class_mean(values)
-            for name, k in evaluation.category_index.items():
-                yield (iou_type, metric, name), values[:, k]
+            for name, of_class in evaluation.by_class(values):
+                yield (iou_type, metric, name), of_class
 
 
 def prepend_point_estimate(
@@ -75,25 +71,19 @@ def interval(values: Float[np.ndarray, " b"]) -> tuple[float, float]:
     return tuple(np.percentile(values, [tail, 100 - tail]).tolist())
 
 
-def intervals(resamples: pd.DataFrame) -> pd.DataFrame:
-    """95 % intervals of `bootstrap`'s columns: kind, metric, class, low, high."""
+def add_intervals(table: pd.DataFrame, resamples: pd.DataFrame, how: str = "left") -> pd.DataFrame:
+    """A table by kind, metric, class with 95 % intervals `low`, `high`; NaN if not resampled."""
     tail = (100 - LEVEL) / 200
-    return resamples.quantile([tail, 1 - tail]).T.set_axis(["low", "high"], axis=1).reset_index()
-
-
-def add_intervals(table: pd.DataFrame, resamples: pd.DataFrame) -> pd.DataFrame:
-    """A metrics table (kind, metric, class, value) with `low` and `high`; NaN if not resampled."""
-    return table.merge(intervals(resamples), on=KEYS, how="left")
+    ends = resamples.quantile([tail, 1 - tail]).T.set_axis(["low", "high"], axis=1)
+    return table.merge(ends.reset_index(), on=KEYS, how=how)
 
 
 def intervals_table(
     evaluations: dict[str, Evaluation], resamples: dict[str, pd.DataFrame]
 ) -> pd.DataFrame:
     """All metrics by kind, metric, class; columns (model, value | low | high)."""
-    tables = {
-        title: add_intervals(metrics_table(e), resamples[title]).set_index(KEYS)
-        for title, e in evaluations.items()
-    }
+    pairs = ((title, metrics_table(e)) for title, e in evaluations.items())
+    tables = {t: add_intervals(table, resamples[t]).set_index(KEYS) for t, table in pairs}
     return pd.concat(tables, axis=1)
 
 
@@ -107,7 +97,7 @@ def paired_differences(
     """
     table = metrics_table(first).merge(metrics_table(second), on=KEYS)
     table["difference"] = table.pop("value_x") - table.pop("value_y")
-    table = table.merge(intervals(resamples[0] - resamples[1]), on=KEYS)
+    table = add_intervals(table, resamples[0] - resamples[1], how="inner")
     return table.assign(significant=(table["low"] > 0) | (table["high"] < 0))
 
 

@@ -6,8 +6,7 @@ from jaxtyping import Float
 
 from vocseg_lib.metrics.coco_eval import Evaluation
 
-BINS = 10
-"""Score bins of equal width."""
+BINS = 10  # of scores, of equal width
 
 
 def best_f1(evaluation: Evaluation, iou_type: str = "mask", iou: float = 0.5) -> pd.DataFrame:
@@ -19,16 +18,15 @@ def best_f1(evaluation: Evaluation, iou_type: str = "mask", iou: float = 0.5) ->
     rows = []
     for name, k in evaluation.category_index.items():
         scores, hits, objects = evaluation.matches(iou_type).at_threshold(iou, k)
-        if not len(scores):
-            rows.append((name, np.nan, 0.0, np.nan, 0.0, objects))
-            continue
-        true_positives, count = hits.cumsum(), np.arange(1, len(scores) + 1)
-        # A threshold selects all detections of one score or none.
-        is_last = np.r_[scores[1:] != scores[:-1], True]
-        f1 = np.where(is_last, 2 * true_positives / (count + objects), -1)
-        best = int(f1.argmax())
-        precision, recall = true_positives[best] / count[best], true_positives[best] / objects
-        rows.append((name, scores[best], f1[best], precision, recall, objects))
+        best = (np.nan, 0.0, np.nan, 0.0)
+        if len(scores):
+            true_positives, count = hits.cumsum(), np.arange(1, len(scores) + 1)
+            # A threshold selects all detections of one score or none.
+            is_last = np.r_[scores[1:] != scores[:-1], True]
+            f1 = np.where(is_last, 2 * true_positives / (count + objects), -1)
+            values = scores, f1, true_positives / count, true_positives / objects
+            best = [column[f1.argmax()] for column in values]
+        rows.append((name, *best, objects))
     return pd.DataFrame(rows, columns=["class", "score", "F1", "precision", "recall", "objects"])
 
 
@@ -46,12 +44,9 @@ def recall_at(
 def reliability_table(
     evaluation: Evaluation, iou_type: str = "mask", iou: float = 0.5
 ) -> pd.DataFrame:
-    """Detections per score bin: low, high, detections, score (mean), precision (0..1).
+    """Detections per score bin with any: low, high, detections, score (mean), precision (0..1).
 
-    Empty bins are left out.
-
-    Raises:
-        ValueError: if scores are not within 0..1.
+    Raises ValueError if scores are not within 0..1.
     """
     scores, hits, _ = evaluation.matches(iou_type).at_threshold(iou)
     if len(scores) and not 0 <= scores.min() <= scores.max() <= 1:
@@ -61,9 +56,8 @@ def reliability_table(
     table = pd.DataFrame({"score": scores, "precision": hits.astype(float), "detections": 1})
     how = {"detections": "sum", "score": "mean", "precision": "mean"}
     table = table.groupby(index).agg(how)
-    table.insert(0, "low", table.index / BINS)
-    table.insert(1, "high", (table.index + 1) / BINS)
-    return table.reset_index(drop=True)
+    table = table.assign(low=table.index / BINS, high=(table.index + 1) / BINS)
+    return table.reset_index(drop=True)[["low", "high", *how]]
 
 
 def expected_calibration_error(table: pd.DataFrame) -> float:

@@ -31,11 +31,7 @@ from vocseg_lib.metrics.matching import (
 from vocseg_lib.metrics.semantic import SEMANTIC_SCORE, mean_iou, remove_void
 from vocseg_lib.metrics.voc_eval import match_voc, voc_metrics
 
-EVALUATED_KEYS = {
-    "images": ("id", "height", "width"),
-    "categories": ("id", "name"),
-    "annotations": ("id", "image_id", "category_id", "segmentation", "bbox", "area", "iscrowd"),
-}
+EVALUATED_KEYS = "id height width image_id category_id segmentation bbox area iscrowd".split()
 """The fields passed on to COCOeval."""
 AR_DETECTIONS = (1, 10, 100)
 """Detections per image and class of COCO's AR1, AR10 and AR100."""
@@ -76,6 +72,13 @@ class Evaluation:
         """IoUs per image of the detections that COCO evaluates."""
         return top_detections(self._all_detections)
 
+    def by_class(
+        self, values: Float[np.ndarray, "b k"]
+    ) -> list[tuple[str, Float[np.ndarray, " b"]]]:
+        """(class, values of its categories) from "all", the mean over classes, on."""
+        columns = [(name, values[:, k]) for name, k in self.category_index.items()]
+        return [("all", class_mean(values)), *columns]
+
     def matches(self, iou_type: str, size: str = "all") -> Matches:
         """COCO's matches, of the objects of one of `AREA_RANGES`."""
         key = iou_type, size
@@ -112,8 +115,7 @@ def evaluate(ground_truth: dict, detections: list[dict], backend: str | None = N
     backend = backend or backends()[0]
     if backend not in backends():
         raise ValueError(f"backend is {backend!r}: choose among {', '.join(backends())}")
-    iou_types = iou_types_of(ground_truth, detections)
-    return _evaluate(ground_truth, detections, iou_types, backend)
+    return _evaluate(ground_truth, detections, iou_types_of(ground_truth, detections), backend)
 
 
 def _evaluate(
@@ -124,15 +126,12 @@ def _evaluate(
     category_index = {c["name"]: k for k, c in enumerate(categories) if counts[c["id"]]}
     classes, rows, precisions = list(category_index.values()), [], {}
     for iou_type in iou_types:
-        coco_eval = run_coco_eval(ground_truth, detections, iou_type, backend)
-        precision, recall = (
-            np.asarray(coco_eval.eval[name])[..., classes, :, :] for name in ("precision", "recall")
-        )
-        precisions[iou_type] = precision[..., 0, -1]
-        for metric, values in _coco_metrics(precision, recall).items():
-            for name, part in zip(
-                ("all", *category_index), (values, *np.moveaxis(values, -1, 0)), strict=True
-            ):
+        arrays = run_coco_eval(ground_truth, detections, iou_type, backend).eval
+        arrays = [np.asarray(arrays[key])[..., classes, :, :] for key in ("precision", "recall")]
+        precisions[iou_type] = arrays[0][..., 0, -1]
+        for metric, values in _coco_metrics(*arrays).items():
+            parts = dict(zip(category_index, np.moveaxis(values, -1, 0), strict=True))
+            for name, part in ({"all": values} | parts).items():
                 known = part[part > -1]
                 value = 100 * known.mean() if known.size else np.nan
                 rows.append((iou_type, metric, name, value))
@@ -155,17 +154,12 @@ def _evaluate(
 
 def _coco_metrics(precision: np.ndarray, recall: np.ndarray) -> dict[str, np.ndarray]:
     """COCO's twelve metrics [.., class], -1: no object; axes IoU, recall, class, size, maxDets."""
-    ap = {
-        "AP": precision[..., 0, -1],
-        "AP50": precision[:1, ..., 0, -1],
-        "AP75": precision[5:6, ..., 0, -1],
-        **{f"AP_{size}": precision[..., i, -1] for i, size in enumerate(AREA_RANGES) if i},
-    }
-    return {
-        **ap,
-        **{f"AR{count}": recall[..., 0, i] for i, count in enumerate(AR_DETECTIONS)},
-        **{f"AR_{size}": recall[..., i, -1] for i, size in enumerate(AREA_RANGES) if i},
-    }
+    sizes = [(i, size) for i, size in enumerate(AREA_RANGES) if i]
+    ap = precision[..., 0, -1]
+    ap = {"AP": ap, "AP50": ap[:1], "AP75": ap[5:6]}
+    ap |= {f"AP_{size}": precision[..., i, -1] for i, size in sizes}
+    ar = {f"AR{count}": recall[..., 0, i] for i, count in enumerate(AR_DETECTIONS)}
+    return ap | ar | {f"AR_{size}": recall[..., i, -1] for i, size in sizes}
 
 
 def metrics_table(evaluation: Evaluation, score_threshold: float = SEMANTIC_SCORE) -> pd.DataFrame:
@@ -178,9 +172,8 @@ def metrics_table(evaluation: Evaluation, score_threshold: float = SEMANTIC_SCOR
     rows = []
     for iou_type, matches in evaluation.voc_matches.items():
         for metric, values in voc_metrics(matches).items():
-            rows.append((iou_type, metric, "all", float(class_mean(values)[0])))
-            for name, k in evaluation.category_index.items():
-                rows.append((iou_type, metric, name, values[0, k]))
+            by_class = evaluation.by_class(values)
+            rows += [(iou_type, metric, name, of_class[0]) for name, of_class in by_class]
     parts = [evaluation.table, pd.DataFrame(rows, columns=evaluation.table.columns)]
     if "mask" in evaluation.iou_types:
         void = evaluation.without_void.table
@@ -206,9 +199,9 @@ def run_coco_eval(ground_truth: dict, detections: list[dict], iou_type: str, bac
         import hotcoco
 
         make_coco, make_eval = hotcoco.COCO, hotcoco.COCOeval
-    truth = {
-        key: [{k: v for k, v in entry.items() if k in keys} for entry in ground_truth[key]]
-        for key, keys in EVALUATED_KEYS.items()
+    content = {
+        part: [{k: entry[k] for k in EVALUATED_KEYS if k in entry} for entry in ground_truth[part]]
+        for part in ("images", "categories", "annotations")
     }
     keys = ("image_id", "category_id", "score", "segmentation")
     results = [
@@ -217,7 +210,7 @@ def run_coco_eval(ground_truth: dict, detections: list[dict], iou_type: str, bac
         for i, d in enumerate(detections, 1)
     ]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        gt, dt = make_coco(truth), make_coco({**truth, "annotations": results})
+        gt, dt = make_coco(content), make_coco({**content, "annotations": results})
         coco_eval = make_eval(gt, dt, IOU_TYPES[iou_type])
         coco_eval.evaluate()
         coco_eval.accumulate()

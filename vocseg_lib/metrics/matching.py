@@ -12,12 +12,9 @@ from pycocotools import mask as coco_mask
 from vocseg_lib.data.coco import bbox_xywh
 from vocseg_lib.metrics.average_precision import Matches
 
-IOU_TYPES = {"mask": "segm", "box": "bbox"}
-"""What IoU is taken of, and COCO's name for it."""
-AP_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-"""IoU thresholds over which COCO's AP is the mean."""
-MAX_DETECTIONS = 100
-"""Detections per image and class that COCO evaluates, by descending score."""
+IOU_TYPES = {"mask": "segm", "box": "bbox"}  # what IoU is taken of, and COCO's name for it
+AP_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of IoU, over which COCO's AP is the mean
+MAX_DETECTIONS = 100  # per image and class, by descending score
 AREA_RANGES = {"all": (0, 1e10), "small": (0, 1024), "medium": (1024, 9216), "large": (9216, 1e10)}
 """COCO's sizes: smallest and largest area in pixels; the limits are 32**2 and 96**2."""
 
@@ -135,38 +132,24 @@ def evaluate_images(
     image_evals = []
     for number, image in enumerate(ground_truth["images"]):
         rows = [np.array(part[image["id"]], dtype=int) for part in (objects, crowds, detected)]
-        truth, regions = ([annotations[i] for i in part] for part in rows[:2])
-        found = [detections[i] for i in rows[2]]
+        gt, regions = ([annotations[i] for i in part] for part in rows[:2])
+        dt = [detections[i] for i in rows[2]]
         area, iou, in_crowd = {}, {}, {}
         for kind in iou_types:
             shape_of = bbox_xywh if kind == "box" else itemgetter("segmentation")
-            shapes = [shape_of(d) for d in found]
-            area[kind] = np.array([evaluated_area(d, kind) for d in found], dtype=float)
-            iou[kind] = overlaps(shapes, [shape_of(a) for a in truth])
+            shapes = [shape_of(d) for d in dt]
+            area[kind] = np.array([evaluated_area(d, kind) for d in dt], dtype=float)
+            iou[kind] = overlaps(shapes, [shape_of(a) for a in gt])
             in_crowd[kind] = overlaps(shapes, [shape_of(a) for a in regions], of_first=True)
-        image_evals.append(
-            ImageEval(
-                image=number,
-                objects=rows[0],
-                crowds=rows[1],
-                detections=rows[2],
-                object_class=classes(truth),
-                crowd_class=classes(regions),
-                detection_class=classes(found),
-                object_area=np.array([a["area"] for a in truth], dtype=float),
-                detection_area=area,
-                score=np.array([d["score"] for d in found], dtype=float),
-                iou=iou,
-                in_crowd=in_crowd,
-            )
-        )
-    return DatasetEval(
-        images=ground_truth["images"],
-        categories=categories,
-        annotations=annotations,
-        detections=detections,
-        image_evals=image_evals,
-    )
+        parts = dict(zip(("objects", "crowds", "detections"), rows, strict=True))
+        parts |= {"object_class": classes(gt), "crowd_class": classes(regions)}
+        parts |= {"detection_class": classes(dt), "detection_area": area}
+        parts["object_area"] = np.array([a["area"] for a in gt], dtype=float)
+        parts["score"] = np.array([d["score"] for d in dt], dtype=float)
+        image_evals.append(ImageEval(image=number, **parts, iou=iou, in_crowd=in_crowd))
+    parts = {"images": ground_truth["images"], "categories": categories}
+    parts |= {"annotations": annotations, "detections": detections}
+    return DatasetEval(**parts, image_evals=image_evals)
 
 
 def iou_types_of(ground_truth: dict, detections: list[dict]) -> list[str]:
@@ -226,11 +209,10 @@ def count_gt(
     dataset_eval: DatasetEval, selected: Sequence[np.ndarray] | None = None
 ) -> Int[np.ndarray, "i k"]:
     """Objects per image and class; `selected`: which of them, one boolean mask per image."""
-    count = len(dataset_eval.categories)
     classes = [e.object_class for e in dataset_eval.image_evals]
     if selected is not None:
         classes = [c[mask] for c, mask in zip(classes, selected, strict=True)]
-    return np.stack([np.bincount(c, minlength=count) for c in classes])
+    return np.stack([np.bincount(c, minlength=len(dataset_eval.categories)) for c in classes])
 
 
 def match_coco(
@@ -248,14 +230,9 @@ def match_coco(
         selected.append(selection(image_eval))
         flags.append(_match_image(image_eval, iou_type, selected[-1], thresholds))
     order, columns = rank_detections(dataset_eval)
-    true_positive, ignored = np.concatenate(flags, 2)[..., order]
-    return Matches(
-        thresholds=thresholds,
-        **columns,
-        true_positive=true_positive,
-        ignored=ignored,
-        num_gt=count_gt(dataset_eval, [wanted for wanted, _ in selected]),
-    )
+    columns["true_positive"], columns["ignored"] = np.concatenate(flags, 2)[..., order]
+    num_gt = count_gt(dataset_eval, [wanted for wanted, _ in selected])
+    return Matches(thresholds=thresholds, **columns, num_gt=num_gt)
 
 
 def _match_image(

@@ -5,11 +5,9 @@ from operator import itemgetter
 
 import numpy as np
 import pandas as pd
-from jaxtyping import UInt16
 from pycocotools import mask as coco_mask
 
-SEMANTIC_SCORE = 0.5
-"""Lowest score of a detection in the class map."""
+SEMANTIC_SCORE = 0.5  # the lowest of a detection in the class map
 
 
 def remove_void(ground_truth: dict, detections: list[dict]) -> list[dict]:
@@ -36,7 +34,7 @@ def mean_iou(
 ) -> pd.DataFrame:
     """Semantic segmentation's mean IoU over background and classes, in percent.
 
-    Detections of at least `score_threshold` are drawn into one class map, the best score on top.
+    The class map has the detections of at least `score_threshold`, the best score on top.
     Void pixels are ignored, and classes in neither map left out. Columns: kind ("mask"), metric
     ("mean_IoU"), class, value.
     """
@@ -44,16 +42,18 @@ def mean_iou(
     value, size = {c["id"]: i for i, c in enumerate(categories, 1)}, len(categories) + 1
     kept = [d for d in detections if d["score"] >= score_threshold]
     layers = defaultdict(lambda: ([], []))
-    for i, entries in enumerate(
-        (ground_truth["annotations"], sorted(kept, key=itemgetter("score")))
-    ):
-        for entry in entries:
-            layers[entry["image_id"]][i].append(entry)
+    for annotation in ground_truth["annotations"]:
+        layers[annotation["image_id"]][0].append(annotation)
+    for detection in sorted(kept, key=itemgetter("score")):
+        layers[detection["image_id"]][1].append(detection)
     confusion = np.zeros((size, size), dtype=np.int64)
     for image in ground_truth["images"]:
-        shape = image["height"], image["width"]
-        truth, predicted = (_class_map(part, value, shape) for part in layers[image["id"]])
-        pairs = truth.astype(np.int64) * size + predicted
+        maps = np.zeros((2, image["height"], image["width"]), dtype=np.int64)
+        for class_map, entries in zip(maps, layers[image["id"]], strict=True):
+            for entry in entries:
+                mask = coco_mask.decode(entry["segmentation"]) > 0
+                class_map[mask] = value[entry["category_id"]]
+        pairs = maps[0] * size + maps[1]
         if "void" in image:
             pairs = pairs[coco_mask.decode(image["void"]) == 0]
         confusion += np.bincount(pairs.ravel(), minlength=size * size).reshape(size, size)
@@ -63,13 +63,3 @@ def mean_iou(
     values = {"all": np.mean(list(iou.values())) if iou else np.nan, **iou}
     rows = [("mask", "mean_IoU", name, value) for name, value in values.items()]
     return pd.DataFrame(rows, columns=["kind", "metric", "class", "value"])
-
-
-def _class_map(
-    entries: list[dict], value: dict[int, int], shape: tuple[int, int]
-) -> UInt16[np.ndarray, "h w"]:
-    """A class map, later masks on top."""
-    pixels = np.zeros(shape, dtype=np.uint16)
-    for entry in entries:
-        pixels[coco_mask.decode(entry["segmentation"]) > 0] = value[entry["category_id"]]
-    return pixels

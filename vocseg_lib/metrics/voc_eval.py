@@ -13,9 +13,7 @@ AP_VOL_THRESHOLDS = tuple(i / 10 for i in range(1, 10))
 
 
 def match_voc(
-    dataset_eval: DatasetEval,
-    iou_type: str = "mask",
-    thresholds: Sequence[float] = AP_VOL_THRESHOLDS,
+    dataset_eval: DatasetEval, iou_type: str, thresholds: Sequence[float] = AP_VOL_THRESHOLDS
 ) -> Matches:
     """True positives by VOC's rule, of all detections, however many an image has.
 
@@ -49,16 +47,8 @@ def match_voc(
 def voc_metrics(
     matches: Matches, weights: Float[np.ndarray, "b i"] | None = None
 ) -> dict[str, Float[np.ndarray, "b k"]]:
-    """AP^r at .5 and .7 (all points, and 11) and AP_vol, in percent, per resample and class.
-
-    From matches at `AP_VOL_THRESHOLDS`.
-    """
+    """AP^r at .5 and .7 (all points, and 11) and AP_vol in percent, per resample and class."""
     ap = 100 * average_precision(matches, weights, "all")
     ap_11 = 100 * average_precision(matches.select_thresholds([4, 6]), weights, "11")
-    return {
-        "voc_AP50": ap[:, 4],
-        "voc_AP70": ap[:, 6],
-        "voc_AP_vol": ap.mean(1),
-        "voc_AP50_11": ap_11[:, 0],
-        "voc_AP70_11": ap_11[:, 1],
-    }
+    metrics = {"voc_AP50": ap[:, 4], "voc_AP70": ap[:, 6], "voc_AP_vol": ap.mean(1)}
+    return metrics | {"voc_AP50_11": ap_11[:, 0], "voc_AP70_11": ap_11[:, 1]}
