@@ -58,10 +58,8 @@ def test_ground_truth_of_real_images_equals_the_published_one(real_devkit, share
     published = json.loads((shared / "predictions" / "voc2012_val_gt.json").read_text())
     content = voc_to_coco(real_devkit, "val")
     assert len(content["images"]) == len(published["images"]) == 135
-    converted, expected = (
-        [(a["image_id"], a["category_id"], a["area"]) for a in c["annotations"]]
-        for c in (content, published)
-    )
+    keys, pair = ("image_id", "category_id", "area"), (content, published)
+    converted, expected = ([tuple(a[k] for k in keys) for a in c["annotations"]] for c in pair)
     assert set(expected) <= set(converted)
     assert len(converted) - len(expected) == 1  # one instance more, of a few pixels
 

@@ -14,14 +14,10 @@ def make_sample(height, width, objects):
     masks = torch.zeros(len(objects), height, width, dtype=torch.uint8)
     for mask, (x, y, w, h) in zip(masks, objects, strict=True):
         mask[y : y + h, x : x + w] = 1
-    target = {
-        "boxes": tv_tensors.BoundingBoxes(
-            masks_to_boxes(masks), format="XYXY", canvas_size=(height, width)
-        ),
-        "labels": torch.arange(1, len(objects) + 1),
-        "masks": tv_tensors.Mask(masks),
-        "name": "a",
-    }
+    boxes, size = masks_to_boxes(masks), (height, width)
+    boxes = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
+    target = {"boxes": boxes, "labels": torch.arange(1, len(objects) + 1)}
+    target |= {"masks": tv_tensors.Mask(masks), "name": "a"}
     return tv_tensors.Image(torch.randint(0, 256, (3, height, width), dtype=torch.uint8)), target
 
 
@@ -39,20 +35,13 @@ def check(image, target):
     assert bool(((boxes[:, 2:] - boxes[:, :2]) >= MIN_MASK_SIDE).all())
 
 
-rectangles = st.lists(
-    st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(1, 40), st.integers(1, 40)),
-    max_size=4,
-)
+corner, side = st.integers(0, 40), st.integers(1, 40)
+rectangles = st.lists(st.tuples(corner, corner, side, side), max_size=4)
+sizes, names = st.integers(1, 60), st.sampled_from(sorted(AUGMENTATIONS))
 
 
 @settings(deadline=None, max_examples=60)
-@given(
-    st.integers(1, 60),
-    st.integers(1, 60),
-    rectangles,
-    st.sampled_from(sorted(AUGMENTATIONS)),
-    st.integers(0, 2**31),
-)
+@given(sizes, sizes, rectangles, names, st.integers(0, 2**31))
 def test_masks_boxes_and_labels_stay_together(height, width, objects, name, seed):
     torch.manual_seed(seed)
     check(*AUGMENTATIONS[name]()(*make_sample(height, width, objects)))
@@ -67,11 +56,9 @@ def test_labels_follow_their_masks():
         torch.manual_seed(seed)
         _, augmented = augment(image, target)
         counts.add(len(augmented["labels"]))
-        areas = augmented["masks"].sum((1, 2)).tolist()
-        for label, box, area in zip(
-            *(augmented[k] for k in ("labels", "boxes")), areas, strict=True
-        ):
-            if area == 200:
+        columns = (augmented[k] for k in ("labels", "boxes", "masks"))
+        for label, box, mask in zip(*columns, strict=True):
+            if mask.sum() == 200:
                 assert (box[2] - box[0]).item() == (20 if label == 1 else 10)
     assert counts >= {1, 2}
 

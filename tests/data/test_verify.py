@@ -68,11 +68,9 @@ def test_twelve_kinds_of_damage_are_all_reported(damageable):
     expected = damages(damageable, names)
     assert len(expected) == 13  # twelve kinds of damage; the last one made two
     problems = verify(damageable)
-    found = {(problem.kind, problem.path.name) for problem in problems}
-    assert expected <= found
+    assert expected <= {(problem.kind, problem.path.name) for problem in problems}
     # Nothing is reported of other files.
-    touched = {path for _, path in expected}
-    stems = {path.split(".")[0] for path in touched}
+    stems = {path.split(".")[0] for _, path in expected}
     assert {problem.path.stem for problem in problems} <= stems | {"train"}
 
 

@@ -6,19 +6,10 @@ import torch
 from PIL import Image
 
 from tests.helpers.devkits import OTHER_CLASSES
+from vocseg_lib.data import voc
 from vocseg_lib.data.classes import CLASS_NAMES, palette, save_map
 from vocseg_lib.data.verify import verify
-from vocseg_lib.data.voc import (
-    FOLDERS,
-    BadSample,
-    VocDataset,
-    class_names,
-    find_devkit,
-    fingerprint,
-    read_sample,
-    sample_paths,
-    split_ids,
-)
+from vocseg_lib.data.voc import FOLDERS, BadSample, VocDataset, read_sample
 
 
 def test_palette_is_voc():
@@ -31,7 +22,7 @@ def test_palette_is_voc():
 def test_sample_by_hand(tmp_path):
     for folder in FOLDERS:
         (tmp_path / folder).mkdir()
-    image, objects, classes = sample_paths(tmp_path, "a").values()
+    image, objects, classes = voc.sample_paths(tmp_path, "a").values()
     Image.new("RGB", (8, 6), (10, 200, 30)).save(image)
     object_map, class_map = np.zeros((2, 6, 8), np.uint8)
     object_map[1:3, 2:5], object_map[4:, 6:], object_map[0] = 1, 2, 255
@@ -49,26 +40,26 @@ def test_sample_by_hand(tmp_path):
 
 
 def test_devkit_is_found_from_above(devkit):
-    assert {find_devkit(f) for f in (devkit, *list(devkit.parents)[:2])} == {devkit}
+    assert {voc.find_devkit(f) for f in (devkit, *list(devkit.parents)[:2])} == {devkit}
     with pytest.raises(FileNotFoundError, match="JPEGImages"):
-        find_devkit(devkit / "JPEGImages")
+        voc.find_devkit(devkit / "JPEGImages")
     with pytest.raises(FileNotFoundError, match=r"test.txt .*train, trainval, val"):
-        split_ids(devkit, "test")
+        voc.split_ids(devkit, "test")
 
 
 def test_split_lists_as_editors_write_them(damageable):
     """A byte order mark, blanks in names and around them, and the flag of VOC's class lists."""
-    first, second = split_ids(damageable, "val")[:2]
-    for path in sample_paths(damageable, second).values():
+    first, second = voc.split_ids(damageable, "val")[:2]
+    for path in voc.sample_paths(damageable, second).values():
         path.rename(path.with_stem("my photo 1"))
     path = damageable / "ImageSets" / "Segmentation" / "val.txt"
     path.write_text(f"\ufeff{first}  1\r\n\nmy photo 1 \n", encoding="utf-8")
-    assert split_ids(damageable, "val") == [first, "my photo 1"]
+    assert voc.split_ids(damageable, "val") == [first, "my photo 1"]
     assert VocDataset(damageable, "val")[1][1]["name"] == "my photo 1"
 
 
 def test_bad_samples_are_skipped_on_request(damageable):
-    first, second = split_ids(damageable, "val")[:2]
+    first, second = voc.split_ids(damageable, "val")[:2]
     (damageable / "JPEGImages" / f"{first}.jpg").write_bytes(b"no image")
     with pytest.raises(BadSample, match=f"{first}.jpg"):
         VocDataset(damageable, "val")[0]
@@ -85,8 +76,8 @@ def test_bad_samples_are_skipped_on_request(damageable):
 
 
 def test_class_names_come_from_the_devkit(other_classes, devkit):
-    assert class_names(devkit) == CLASS_NAMES
-    assert class_names(other_classes) == OTHER_CLASSES
+    assert voc.class_names(devkit) == CLASS_NAMES
+    assert voc.class_names(other_classes) == OTHER_CLASSES
     assert VocDataset(other_classes, "train").class_names == OTHER_CLASSES
     assert {p.kind for p in verify(other_classes)} <= {"no instance"}
 
@@ -109,12 +100,12 @@ def test_a_class_value_without_a_name_is_refused(other_classes, tmp_path):
 
 
 def test_fingerprint_tells_data_apart(devkit, damageable, other_classes, tmp_path):
-    assert fingerprint(devkit) == fingerprint(devkit) != fingerprint(damageable)
-    before = fingerprint(damageable)
-    name = split_ids(damageable, "train")[3]
+    assert voc.fingerprint(devkit) == voc.fingerprint(devkit) != voc.fingerprint(damageable)
+    before = voc.fingerprint(damageable)
+    name = voc.split_ids(damageable, "train")[3]
     (damageable / "SegmentationClass" / f"{name}.png").write_bytes(b"changed")
-    assert fingerprint(damageable) != before
+    assert voc.fingerprint(damageable) != before
     other = shutil.copytree(other_classes, tmp_path / "other")
-    assert fingerprint(other) == fingerprint(other_classes)
+    assert voc.fingerprint(other) == voc.fingerprint(other_classes)
     (other / "class_names.txt").write_text("bottle\nperson\nlamb\n")
-    assert fingerprint(other) != fingerprint(other_classes)
+    assert voc.fingerprint(other) != voc.fingerprint(other_classes)

@@ -143,13 +143,8 @@ def test_dap_by_class_and_size():
 
     def dap(detections, family, error):
         analysis = analysis_of(content, detections)
-        scopes = [
-            {"class": "person"},
-            {"class": "horse"},
-            {},
-            {"size": "small"},
-            {"size": "medium"},
-        ]
+        scopes = [{"class": name} for name in ("person", "horse", "all")]
+        scopes += [{"size": name} for name in ("small", "medium")]
         return [column(analysis, family, "dAP", **scope)[error] for scope in scopes]
 
     # A small horse called a person, after the person: of the small ones, one of two is detected.

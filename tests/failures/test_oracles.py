@@ -1,5 +1,7 @@
 """Oracles, and the AP gap by its causes."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,13 +17,8 @@ from tests.helpers.shapes import (
     shape,
 )
 from vocseg_lib.data.coco import subset
-from vocseg_lib.failures.oracles import (
-    ORACLES,
-    UNDETECTED,
-    apply_oracles,
-    gap_parts,
-    single_oracles,
-)
+from vocseg_lib.failures import oracles
+from vocseg_lib.failures.oracles import ORACLES, UNDETECTED, apply_oracles
 from vocseg_lib.metrics.average_precision import mean_ap
 from vocseg_lib.metrics.bootstrap import bootstrap_weights
 from vocseg_lib.metrics.matching import match_coco
@@ -37,7 +34,7 @@ def ap(content, detections, *oracles, kind="mask"):
 
 
 def points(first, second, **options):
-    return gap_parts(first, second, **options).set_index("part")["points"]
+    return oracles.gap_parts(first, second, **options).set_index("part")["points"]
 
 
 def test_true_classes():
@@ -80,10 +77,10 @@ def test_no_duplicates_and_no_false_alarms():
 
 
 def test_single_oracles_of_perfect_and_of_no_predictions():
-    table = single_oracles(dataset_eval(TWO_CLASSES, perfect(TWO_CLASSES)))
+    table = oracles.single_oracles(dataset_eval(TWO_CLASSES, perfect(TWO_CLASSES)))
     assert table.index.tolist() == ["baseline", *ORACLES, "all oracles"]
     assert (table == 100).all().all()
-    assert (single_oracles(dataset_eval(TWO_CLASSES, [])) == 0).all().all()
+    assert (oracles.single_oracles(dataset_eval(TWO_CLASSES, [])) == 0).all().all()
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
@@ -114,26 +111,23 @@ def test_a_gap_with_one_cause_has_one_part():
 def test_intervals_and_oracles_on_real_predictions(shared):
     content, models = real_predictions(shared)
     content = subset(content, range(1, 41))
-    evals = [
-        dataset_eval(content, [d for d in detections if d["image_id"] <= 40])
-        for _, detections in models
-    ]
-    parts = gap_parts(*evals, bootstrap_weights(len(content["images"]), 20)).set_index("part")
+    models = ([d for d in detections if d["image_id"] <= 40] for _, detections in models)
+    evals = [dataset_eval(content, detections) for detections in models]
+    parts = oracles.gap_parts(*evals, bootstrap_weights(len(content["images"]), 20)).set_index(
+        "part"
+    )
     assert (parts["low"] <= parts["high"]).all()
     assert parts["points"].drop("gap").sum() == pytest.approx(parts["points"]["gap"], abs=1e-9)
     for evaluation in evals:
-        table = single_oracles(evaluation)["mask AP"]
+        table = oracles.single_oracles(evaluation)["mask AP"]
         assert table["all oracles"] > table.drop("all oracles").max()
         assert table["true masks"] > table["baseline"]
 
 
 def test_detections_below_the_score_change_no_part():
-    detections, places = (
-        [shape(SQUARE, 13, 0.9)],
-        [(x, y) for x in (0, 15, 30, 45) for y in (0, 15, 30)],
-    )
-    guesses = [shape(mask_of((*at, 15, 15)), label, 1e-4) for at in places for label in (13, 15)]
-    evals = (dataset_eval(TWO_CLASSES, found) for found in (detections, detections + guesses))
+    detections, grid = [shape(SQUARE, 13, 0.9)], product((0, 15, 30, 45), (0, 15, 30), (13, 15))
+    guesses = [shape(mask_of((x, y, 15, 15)), label, 1e-4) for x, y, label in grid]
+    evals = (dataset_eval(TWO_CLASSES, some) for some in (detections, detections + guesses))
     assert points(*evals, min_score=0.1).abs().max() < 1e-9
 
 
@@ -159,4 +153,4 @@ def test_unknown_oracles_and_other_images_are_errors():
     with pytest.raises(ValueError, match="true clases"):
         apply_oracles(data, {"true clases"})
     with pytest.raises(ValueError, match="images"):
-        gap_parts(data, dataset_eval(ground_truth(shape(SQUARE), images=2), []))
+        oracles.gap_parts(data, dataset_eval(ground_truth(shape(SQUARE), images=2), []))

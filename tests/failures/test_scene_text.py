@@ -10,12 +10,8 @@ from tests.helpers.cli import vocseg
 from tests.helpers.shapes import analysis_of
 from vocseg_lib.data.classes import CLASS_NAMES
 from vocseg_lib.data.coco_convert import voc_to_coco
-from vocseg_lib.failures.scene_text import (
-    describe_scene,
-    describe_with_errors,
-    most_telling_images,
-    resolve_image_names,
-)
+from vocseg_lib.failures import scene_text
+from vocseg_lib.failures.scene_text import describe_scene, describe_with_errors
 from vocseg_lib.utils.rle import encode_rle
 
 NAMES = {1: "person", 2: "motorbike", 3: "sheep", 4: "bus", 5: "aeroplane"}
@@ -35,10 +31,10 @@ def instance(label, *rectangles, without=None, **more):
 
 def relation(first, second):
     """The one relation of two instances; its subject is the smaller one, which must be `first`."""
-    (found,) = describe_scene([second, first], NAMES).graph["relations"]
-    assert found["subject"] == NAMES[first["category_id"]]
-    assert found["object"] == NAMES[second["category_id"]]
-    return found["relation"], found.get("overlap", found.get("distance"))
+    (edge,) = describe_scene([second, first], NAMES).graph["relations"]
+    assert edge["subject"] == NAMES[first["category_id"]]
+    assert edge["object"] == NAMES[second["category_id"]]
+    return edge["relation"], edge.get("overlap", edge.get("distance"))
 
 
 def test_counts_sizes_and_positions():
@@ -58,28 +54,17 @@ def test_counts_sizes_and_positions():
     ]
     assert description.mentions[:3] == [[1, 2, 0, 3], [1], [2]]
     assert json.loads(description.json) == description.graph
-    assert description.graph["objects"][2] == {
-        "id": "person 2",
-        "class": "person",
-        "score": 0.5,
-        "box": [0, 0, 10, 10],
-        "percent": 0.5,
-        "size": "small",
-        "position": "at the top left",
-    }
+    entry = {"id": "person 2", "class": "person", "score": 0.5, "box": [0, 0, 10, 10]}
+    entry |= {"percent": 0.5, "size": "small", "position": "at the top left"}
+    assert description.graph["objects"][2] == entry
 
 
 @pytest.mark.parametrize(
-    ("labels", "sentence"),
-    [
-        ([3, 3], "Two sheep."),
-        ([4, 4, 4], "Three buses."),
-        ([5], "An aeroplane."),
-        ([1] * 13, "13 persons."),
-    ],
+    ("count", "label", "sentence"),
+    [(2, 3, "Two sheep."), (3, 4, "Three buses."), (1, 5, "An aeroplane."), (13, 1, "13 persons.")],
 )
-def test_numbers_and_plurals(labels, sentence):
-    row = [instance(label, (10 * k, 0, 10 * k + 5, 5)) for k, label in enumerate(labels)]
+def test_numbers_and_plurals(count, label, sentence):
+    row = [instance(label, (10 * k, 0, 10 * k + 5, 5)) for k in range(count)]
     assert describe_scene(row, NAMES).sentences[0] == sentence
 
 
@@ -211,8 +196,8 @@ def test_a_wrong_sentence_leads_to_its_failure():
     assert rows["failures"][0] == "missed alone"
     right = analysis_of(content, [{**a, "score": 0.9} for a in annotations], 0.5)
     assert set(describe_with_errors(right, 7)[1]["failures"]) == {""}
-    assert most_telling_images({"wrong": analysis, "right": right}) == [("wrong", 7)]
-    assert most_telling_images({"right": right}) == [("right", 7)]
+    assert scene_text.most_telling_images({"wrong": analysis, "right": right}) == [("wrong", 7)]
+    assert scene_text.most_telling_images({"right": right}) == [("right", 7)]
 
 
 def test_the_command_line_describes_a_prediction_file(devkit, tmp_path):
@@ -220,7 +205,7 @@ def test_the_command_line_describes_a_prediction_file(devkit, tmp_path):
     keys = ("image_id", "category_id", "segmentation")
     detections = [{k: a[k] for k in keys} | {"score": 0.9} for a in content["annotations"]]
     detections[0]["category_id"] = 1 + detections[0]["category_id"] % 20
-    predictions, out = tmp_path / "found.json", tmp_path / "scenes.json"
+    predictions, out = tmp_path / "predictions.json", tmp_path / "scenes.json"
     predictions.write_text(json.dumps(detections))
     first, last = (Path(content["images"][k]["file_name"]).stem for k in (0, -1))
     command = ["describe", "--predictions", predictions, "--data", devkit, "--out", out, "--image"]
@@ -240,16 +225,8 @@ def test_the_command_line_describes_a_prediction_file(devkit, tmp_path):
     assert "nowhere" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("name", "known"),
-    [
-        ("x", ["a/x", "b/x"]),
-        ("x.jpg", ["a/x", "b/x"]),
-        ("a/x", ["a/x", "b/x"]),
-        ("y.v2", ["y.v2"]),
-        ("y.v2.png", ["y.v2"]),
-        ("z", []),
-    ],
-)
-def test_image_names(name, known):
-    assert resolve_image_names(name, ["a/x", "b/x", "y.v2"]) == known
+def test_image_names():
+    known = ["a/x", "b/x", "y.v2"]
+    expected = dict.fromkeys(("x", "x.jpg", "a/x"), known[:2])
+    expected |= dict.fromkeys(("y.v2", "y.v2.png"), known[2:]) | {"z": []}
+    assert {name: scene_text.resolve_image_names(name, known) for name in expected} == expected

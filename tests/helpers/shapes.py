@@ -85,7 +85,7 @@ def one_mask_for_pairs():
     both = [shape(LEFT | right, score=0.9, image=k) for k in range(1, 16)]
     covering = both + [{**one, "score": 0.9} for one in single]
     detections = {"YOLACT": covering, "Mask R-CNN": perfect(content)}
-    return {title: analysis_of(content, found) for title, found in detections.items()}
+    return {title: analysis_of(content, some) for title, some in detections.items()}
 
 
 def real_predictions(shared):

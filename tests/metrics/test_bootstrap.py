@@ -1,13 +1,13 @@
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 
 from tests.helpers.random_sets import random_sets
+from tests.helpers.shapes import real_predictions
 from vocseg_lib.metrics.bootstrap import (
     KEYS,
+    add_intervals,
     bootstrap,
     bootstrap_weights,
     explain_difference,
@@ -18,18 +18,20 @@ from vocseg_lib.metrics.coco_eval import evaluate, metrics_table
 
 def resampled(ground_truth, detections, weights):
     """The data set of one resample, its images under new ids."""
-    images, annotations, results = [], [], []
-    for image, times in zip(ground_truth["images"], weights.astype(int), strict=True):
-        for _ in range(times):
-            number = len(images) + 1
-            images.append({**image, "id": number})
-            for entries, copies in (
-                (ground_truth["annotations"], annotations),
-                (detections, results),
-            ):
-                some = (e for e in entries if e["image_id"] == image["id"])
-                copies += [{**e, "image_id": number} for e in some]
+    images = [
+        i for i, n in zip(ground_truth["images"], weights, strict=True) for _ in range(int(n))
+    ]
+    annotations, results = (
+        [
+            {**e, "image_id": k}
+            for k, i in enumerate(images, 1)
+            for e in part
+            if e["image_id"] == i["id"]
+        ]
+        for part in (ground_truth["annotations"], detections)
+    )
     annotations = [{**a, "id": k} for k, a in enumerate(annotations, 1)]
+    images = [{**image, "id": k} for k, image in enumerate(images, 1)]
     return {**ground_truth, "images": images, "annotations": annotations}, results
 
 
@@ -51,10 +53,8 @@ def test_a_resample_equals_an_evaluation_of_its_images(pair):
 
 @pytest.fixture(scope="module")
 def evaluations(shared):
-    folder = shared / "predictions"
-    names = "voc2012_val_gt", "yolact_official_mobilenet320", "mask_rcnn_torchvision_mobilenet320"
-    ground_truth, *files = (json.loads((folder / f"{name}.json").read_text()) for name in names)
-    return [evaluate(ground_truth, detections) for detections in files]
+    ground_truth, models = real_predictions(shared)
+    return [evaluate(ground_truth, detections) for _, detections in reversed(models)]
 
 
 def test_each_image_once_gives_the_metrics(evaluations):

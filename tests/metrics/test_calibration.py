@@ -4,13 +4,7 @@ from hypothesis import given, settings
 
 from tests.helpers.coco import entry, ground_truth_of
 from tests.helpers.random_sets import random_sets
-from vocseg_lib.metrics.calibration import (
-    best_f1,
-    expected_calibration_error,
-    mean_pr_curve,
-    recall_at,
-    reliability_table,
-)
+from vocseg_lib.metrics import calibration
 from vocseg_lib.metrics.coco_eval import evaluate
 
 BOX = (0, 0, 10, 10)
@@ -24,12 +18,19 @@ def by_hand():
 
 
 def test_best_f1_and_recall_by_hand(by_hand):
-    (row,) = best_f1(by_hand).to_dict("records")
+    (row,) = calibration.best_f1(by_hand).to_dict("records")
     assert row == pytest.approx(
         {"class": "bird", "score": 0.3, "F1": 0.8, "precision": 2 / 3, "recall": 1.0, "objects": 2}
     )
-    assert [recall_at(by_hand, score) for score in (0.95, 0.9, 0.5, 0.3)] == [0, 0.5, 0.5, 1]
-    (nothing,) = best_f1(evaluate(ground_truth_of(entry(1, 3, BOX)), [])).to_dict("records")
+    assert [calibration.recall_at(by_hand, score) for score in (0.95, 0.9, 0.5, 0.3)] == [
+        0,
+        0.5,
+        0.5,
+        1,
+    ]
+    (nothing,) = calibration.best_f1(evaluate(ground_truth_of(entry(1, 3, BOX)), [])).to_dict(
+        "records"
+    )
     assert nothing["F1"] == 0
     assert np.isnan(nothing["score"])
 
@@ -38,7 +39,7 @@ def test_best_f1_and_recall_by_hand(by_hand):
 @given(random_sets())
 def test_no_threshold_is_better_than_the_best(pair):
     evaluation = evaluate(*pair)
-    for row in best_f1(evaluation).itertuples():
+    for row in calibration.best_f1(evaluation).itertuples():
         k = evaluation.category_index[row[1]]
         scores, hits, objects = evaluation.matches("mask").at_threshold(0.5, k)
         f1 = [2 * hits[scores >= s].sum() / ((scores >= s).sum() + objects) for s in scores]
@@ -46,18 +47,20 @@ def test_no_threshold_is_better_than_the_best(pair):
 
 
 def test_reliability_by_hand(by_hand):
-    table = reliability_table(by_hand)
+    table = calibration.reliability_table(by_hand)
     assert list(table) == ["low", "high", "detections", "score", "precision"]
     assert table.to_numpy() == pytest.approx(
         np.array([[0.3, 0.4, 1, 0.3, 1], [0.6, 0.7, 1, 0.6, 0], [0.9, 1, 1, 0.9, 1]])
     )
-    assert expected_calibration_error(table) == pytest.approx((0.7 + 0.6 + 0.1) / 3)
+    assert calibration.expected_calibration_error(table) == pytest.approx((0.7 + 0.6 + 0.1) / 3)
     with pytest.raises(ValueError, match="7"):
-        reliability_table(evaluate(ground_truth_of(entry(1, 3, BOX)), [entry(1, 3, BOX, 7.0)]))
+        calibration.reliability_table(
+            evaluate(ground_truth_of(entry(1, 3, BOX)), [entry(1, 3, BOX, 7.0)])
+        )
 
 
 def test_the_area_below_the_mean_curve_is_the_ap(by_hand):
-    area = 100 * mean_pr_curve(by_hand, "box", 0.75).mean()
+    area = 100 * calibration.mean_pr_curve(by_hand, "box", 0.75).mean()
     assert area == pytest.approx(by_hand.summary["box_AP75"])
     with pytest.raises(ValueError, match=r"0\.42"):
         by_hand.matches("mask").at_threshold(0.42)

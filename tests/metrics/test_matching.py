@@ -12,15 +12,10 @@ from pycocotools.cocoeval import COCOeval
 
 from tests.helpers.coco import entry, ground_truth_of
 from tests.helpers.random_sets import random_sets
+from tests.helpers.shapes import real_predictions
+from vocseg_lib.metrics import matching
 from vocseg_lib.metrics.coco_eval import evaluate
-from vocseg_lib.metrics.matching import (
-    AREA_RANGES,
-    IOU_TYPES,
-    check_same_images,
-    evaluate_images,
-    match_coco,
-    select_area,
-)
+from vocseg_lib.metrics.matching import AREA_RANGES, IOU_TYPES, evaluate_images
 
 
 def by_the_book(ground_truth, detections, iou_type):
@@ -66,10 +61,10 @@ def assert_equals_coco(ground_truth, detections):
         coco_eval = by_the_book(ground_truth, detections, iou_type)
         for (size, k), (scores, hits, ignored, objects) in coco_flags(coco_eval).items():
             matches = evaluation.matches(iou_type, size)
-            mine = matches.category == k
-            assert np.array_equal(matches.score[mine], scores)
-            assert np.array_equal(matches.ignored[:, mine], ignored)
-            assert np.array_equal(matches.true_positive[:, mine], hits)
+            rows = matches.category == k
+            assert np.array_equal(matches.score[rows], scores)
+            assert np.array_equal(matches.ignored[:, rows], ignored)
+            assert np.array_equal(matches.true_positive[:, rows], hits)
             assert matches.num_gt[:, k].sum() == objects
         table = evaluation.table
         whole = table[(table["kind"] == iou_type) & (table["class"] == "all")]["value"]
@@ -92,15 +87,10 @@ def test_flags_equal_pycocotools_beyond_100_detections(pair):
         assert_equals_coco(*pair)
 
 
-@pytest.mark.parametrize(
-    "name", ["yolact_official_mobilenet320", "mask_rcnn_torchvision_mobilenet320"]
-)
-def test_flags_and_metrics_equal_pycocotools_on_real_predictions(shared, name):
-    folder = shared / "predictions"
-    ground_truth, detections = (
-        json.loads((folder / f"{file}.json").read_text()) for file in ("voc2012_val_gt", name)
-    )
-    assert_equals_coco(ground_truth, detections)
+@pytest.mark.parametrize("model", [0, 1])
+def test_flags_and_metrics_equal_pycocotools_on_real_predictions(shared, model):
+    ground_truth, models = real_predictions(shared)
+    assert_equals_coco(ground_truth, models[model][1])
 
 
 def test_sizes_are_of_masks_and_boxes():
@@ -108,19 +98,15 @@ def test_sizes_are_of_masks_and_boxes():
     ground_truth = ground_truth_of(entry(1, 3, (0, 0, 10, 10)))
     detection = {**entry(1, 3, (0, 0, 10, 10), 0.9), "bbox": [0.0, 0.0, 100.0, 100.0]}
     dataset_eval = evaluate_images(ground_truth, [detection])
-    ignored = {
-        (iou_type, size): match_coco(dataset_eval, iou_type, select_area(size, iou_type)).ignored
-        for iou_type in IOU_TYPES
-        for size in AREA_RANGES
-    }
-    assert not ignored["mask", "small"].any()
-    assert ignored["mask", "large"].all()
-    assert ignored["box", "small"].all()
-    assert not ignored["box", "large"].any()
+    for iou_type, size in (("mask", "small"), ("box", "large")):
+        for other in ("small", "large"):
+            selection = matching.select_area(other, iou_type)
+            ignored = matching.match_coco(dataset_eval, iou_type, selection).ignored
+            assert (ignored == (other != size)).all()
 
 
 def test_other_images_are_refused():
     first, other = (evaluate_images(ground_truth_of(images=n), []) for n in (1, 2))
-    check_same_images(first, first)
+    matching.check_same_images(first, first)
     with pytest.raises(ValueError, match="images"):
-        check_same_images(first, other)
+        matching.check_same_images(first, other)

@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,8 +6,10 @@ from pycocotools import mask as coco_mask
 from tests.helpers.coco import entry, ground_truth_of
 from tests.helpers.fifteen_objects import AP_11, AP_ALL, DETECTIONS, OBJECTS
 from tests.helpers.random_sets import random_sets
+from tests.helpers.shapes import real_predictions
 from vocseg_lib.data.coco import validate_ground_truth, validate_results
 from vocseg_lib.metrics.average_precision import average_precision
+from vocseg_lib.metrics.bootstrap import KEYS
 from vocseg_lib.metrics.coco_eval import evaluate, metrics_table
 from vocseg_lib.metrics.matching import evaluate_images
 from vocseg_lib.metrics.voc_eval import match_voc
@@ -66,19 +66,18 @@ def test_the_published_example():
 
     images = [{"id": i, "height": 200, "width": 200} for i in OBJECTS]
     objects = [box_entry(i, box) for i, boxes in OBJECTS.items() for box in boxes]
-    found = [
-        box_entry(i, box, score=score) for i, rows in DETECTIONS.items() for score, *box in rows
-    ]
-    assert (len(objects), len(found)) == (15, 24)
+    rows = ((i, row) for i, rows in DETECTIONS.items() for row in rows)
+    detections = [box_entry(i, box, score=score) for i, (score, *box) in rows]
+    assert (len(objects), len(detections)) == (15, 24)
     categories = [{"id": 1, "name": "object"}]
     content = {"images": images, "annotations": objects, "categories": categories}
     ground_truth = validate_ground_truth(content)
-    found = validate_results(ground_truth, found)
-    matches = match_voc(evaluate_images(ground_truth, found), "box", (0.3,))
+    detections = validate_results(ground_truth, detections)
+    matches = match_voc(evaluate_images(ground_truth, detections), "box", (0.3,))
     assert 100 * average_precision(matches, points="all").item() == pytest.approx(AP_ALL, abs=0.01)
     assert 100 * average_precision(matches, points="11").item() == pytest.approx(AP_11, abs=0.01)
     # Boxes alone can be evaluated.
-    assert set(evaluate(ground_truth, found).summary) == {"box_AP", "box_AP50", "box_AP75"}
+    assert set(evaluate(ground_truth, detections).summary) == {"box_AP", "box_AP50", "box_AP75"}
 
 
 @settings(deadline=None, max_examples=60)
@@ -95,25 +94,17 @@ def test_equals_an_independent_loop(pair):
 
 
 def test_real_predictions_equal_the_loop(shared):
-    folder = shared / "predictions"
-    ground_truth, detections = (
-        json.loads((folder / f"{name}.json").read_text())
-        for name in ("voc2012_val_gt", "mask_rcnn_torchvision_mobilenet320")
-    )
-    values = metrics_table(evaluate(ground_truth, detections)).set_index(
-        ["kind", "metric", "class"]
-    )
+    ground_truth, models = real_predictions(shared)
+    detections = dict(models)["mask_rcnn_torchvision_mobilenet320"]
+    values = metrics_table(evaluate(ground_truth, detections)).set_index(KEYS)
 
     def by_loop(threshold, eleven=False):
         ap = ap_by_loop(ground_truth, detections, threshold, eleven)
         return 100 * np.mean(list(ap.values()))
 
-    expected = {
-        "voc_AP50": by_loop(0.5),
-        "voc_AP70": by_loop(0.7),
-        "voc_AP50_11": by_loop(0.5, eleven=True),
-        "voc_AP_vol": np.mean([by_loop(t / 10) for t in range(1, 10)]),
-    }
+    ap = {t: by_loop(t / 10) for t in range(1, 10)}
+    expected = {"voc_AP50": ap[5], "voc_AP70": ap[7], "voc_AP_vol": np.mean(list(ap.values()))}
+    expected["voc_AP50_11"] = by_loop(0.5, eleven=True)
     for metric, value in expected.items():
         assert values["value"]["mask", metric, "all"] == pytest.approx(value, abs=1e-6)
 

@@ -8,12 +8,10 @@ from pycocotools import mask as coco_mask
 from vocseg_lib.utils.files import read_json
 from vocseg_lib.utils.rle import as_rle, check_rles, is_number, shorten
 
-MAX_PIXELS = 10**8
-"""Of an image: more would exhaust memory."""
+MAX_PIXELS = 10**8  # per image: more would exhaust memory
 UNCROPPED = "segmentation_uncropped"
 """Optional field of a detection: its mask before the crop to its box."""
-RESERVED_NAMES = ("all", "background")
-"""Class names that tables use for other rows."""
+RESERVED_NAMES = ("all", "background")  # class names that tables use for other rows
 
 
 def validate_results(ground_truth: dict, detections: list) -> list[dict]:
@@ -22,8 +20,7 @@ def validate_results(ground_truth: dict, detections: list) -> list[dict]:
     A result has `image_id`, `category_id`, `score` and a `segmentation` (run-length code, plain or
     compressed, or polygons), or a `bbox` (xywh, pixels), or both.
 
-    Raises:
-        ValueError: an entry has a field that is missing or invalid.
+    Raises ValueError: an entry has a field that is missing or invalid.
     """
     sizes = {image["id"]: (image["height"], image["width"]) for image in ground_truth["images"]}
     known = {"image_id": sizes, "category_id": {c["id"] for c in ground_truth["categories"]}}
@@ -62,8 +59,7 @@ def validate_ground_truth(content: object) -> dict:
     Annotations have masks or, all of them, boxes alone. An image may have `void`, the mask of its
     ignored pixels.
 
-    Raises:
-        ValueError: an entry has a field that is missing or invalid.
+    Raises ValueError: an entry has a field that is missing or invalid.
     """
     lists = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in lists):
@@ -84,12 +80,10 @@ def validate_ground_truth(content: object) -> dict:
         images.append(image)
     check_rles(voids, "void mask")
     # An annotation is checked like a result with a score; an empty list is no mask.
-    results = [
-        {"score": 1.0} | {k: v for k, v in a.items() if k != "segmentation" or v != []}
-        if isinstance(a, dict)
-        else a
-        for a in content["annotations"]
-    ]
+    results = []
+    for a in content["annotations"]:
+        keys = [k for k in a if (k, a[k]) != ("segmentation", [])] if isinstance(a, dict) else []
+        results.append({"score": 1.0} | {k: a[k] for k in keys} if keys else a)
     try:
         results = validate_results({**content, "images": images}, results)
     except ValueError as error:
@@ -142,11 +136,9 @@ def bbox_xywh(entry: dict) -> list[float]:
 def subset(ground_truth: dict, image_ids: Collection[int]) -> dict:
     """The images of some ids and their annotations."""
     ids = set(image_ids)
-    return {
-        **ground_truth,
-        "images": [image for image in ground_truth["images"] if image["id"] in ids],
-        "annotations": [a for a in ground_truth["annotations"] if a["image_id"] in ids],
-    }
+    images = [image for image in ground_truth["images"] if image["id"] in ids]
+    annotations = [a for a in ground_truth["annotations"] if a["image_id"] in ids]
+    return {**ground_truth, "images": images, "annotations": annotations}
 
 
 def read_predictions(path: str | Path, ground_truth: dict | None = None) -> dict:
@@ -176,10 +168,10 @@ def read_predictions(path: str | Path, ground_truth: dict | None = None) -> dict
 def _check_images(ground_truth: dict, images: list) -> None:
     """Raise ValueError if a header's images are not in the ground truth."""
     keys = ("id", "name", "height", "width")
-    known = {
-        e["id"]: [PurePath(str(e.get("file_name", ""))).stem, e["height"], e["width"]]
-        for e in ground_truth["images"]
-    }
+    known = {}
+    for entry in ground_truth["images"]:
+        name = PurePath(str(entry.get("file_name", ""))).stem
+        known[entry["id"]] = [name, entry["height"], entry["width"]]
     for index, image in enumerate(images if isinstance(images, list) else [images]):
         _require_keys(image, keys, f"header: images[{index}]")
         image_id, *rest = (image[key] for key in keys)

@@ -13,7 +13,15 @@ from tqdm import tqdm
 
 from vocseg_lib.data.classes import VOID, save_map
 from vocseg_lib.data.coco import validate_ground_truth
-from vocseg_lib.data.voc import CLASS_FILE, BadSample, VocDataset, read_image, read_sample
+from vocseg_lib.data.voc import (
+    CLASS_FILE,
+    BadSample,
+    VocDataset,
+    make_folders,
+    read_image,
+    read_sample,
+    write_splits,
+)
 from vocseg_lib.utils.files import read_json, reuse_or_clear
 from vocseg_lib.utils.rle import encode_rle
 
@@ -48,8 +56,7 @@ def coco_to_voc(
     stamp = f"{' '.join(checksums)} images={images or ''}\n"
     if reuse_or_clear(out / COCO_STAMP_NAME, stamp):
         return out
-    for part in ("JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets/Segmentation"):
-        (out / part).mkdir(parents=True)
+    make_folders(out)
     (out / CLASS_FILE).write_text("".join(f"{name}\n" for name in names.values()), encoding="utf-8")
     written, bad = [], []
     for file, content in contents.items():
@@ -64,11 +71,10 @@ def coco_to_voc(
         print(report)
     held_out = written[1] if val else written[0][VAL_EVERY - 1 :: VAL_EVERY]
     train = [name for name in written[0] if name not in set(held_out)]
-    for split, members in (("train", train), ("val", held_out), ("trainval", train + held_out)):
+    for split, members in (("train", train), ("val", held_out)):
         if not members:
             raise ValueError(f"{annotations} has no usable image for {split}: give more, or `val`")
-        path = out / "ImageSets" / "Segmentation" / f"{split}.txt"
-        path.write_text("".join(f"{name}\n" for name in members), encoding="utf-8")
+    write_splits(out, train, held_out)
     (out / COCO_STAMP_NAME).write_text(stamp)
     return out
 
@@ -184,10 +190,10 @@ def _write_jpeg(source: Path, target: Path, size: tuple[int, int]) -> None:
     if pixels.shape[:2] != size:
         reason = f"has (height, width) {pixels.shape[:2]}, but {size} in its annotations"
         raise BadSample(source, "size mismatch", reason)
-    if not rotated and source.suffix.lower() in (".jpg", ".jpeg"):
-        shutil.copyfile(source, target)
-    else:
+    if rotated or source.suffix.lower() not in (".jpg", ".jpeg"):
         Image.fromarray(pixels).save(target, quality=95)
+    else:
+        shutil.copyfile(source, target)
 
 
 def voc_to_coco(devkit: str | Path, split: str, skip_bad: bool = False) -> dict:
@@ -211,19 +217,13 @@ def voc_to_coco(devkit: str | Path, split: str, skip_bad: bool = False) -> dict:
         void = {"void": encode_rle(sample.void[None])[0]} if sample.void.any() else {}
         images.append(image | void)
         areas = sample.masks.sum((1, 2)).tolist()
-        labels, boxes, rles = (
-            sample.labels.tolist(),
-            sample.boxes.tolist(),
-            encode_rle(sample.masks),
-        )
-        for label, (x1, y1, x2, y2), area, rle in zip(labels, boxes, areas, rles, strict=True):
+        columns = sample.labels.tolist(), sample.boxes.tolist(), areas, encode_rle(sample.masks)
+        for label, (x1, y1, x2, y2), area, rle in zip(*columns, strict=True):
             annotation = {"id": len(annotations) + 1, "image_id": image_id, "category_id": label}
             annotation |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": area}
             annotations.append(annotation | {"segmentation": rle, "iscrowd": 0})
     info = {"devkit": dataset.devkit.name, "split": split}
-    return {
-        "info": info | ({"bad_samples": bad_samples} if bad_samples else {}),
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": k, "name": name} for k, name in enumerate(dataset.class_names, 1)],
-    }
+    info |= {"bad_samples": bad_samples} if bad_samples else {}
+    categories = [{"id": k, "name": name} for k, name in enumerate(dataset.class_names, 1)]
+    content = {"info": info, "images": images, "annotations": annotations}
+    return content | {"categories": categories}

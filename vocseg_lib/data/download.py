@@ -66,11 +66,8 @@ def _download(mirrors: Sequence[str], archive: Path, md5: str, timeout_s: float)
             part.unlink()
             if not continued:
                 break
-    reasons = "\n  ".join(failures)
-    raise FetchError(
-        f"could not download {archive.name}:\n  {reasons}\n"
-        f"Call again to resume, or put the file there yourself: {archive}"
-    )
+    failures.append(f"Call again to resume, or put the file there yourself: {archive}")
+    raise FetchError("\n  ".join([f"could not download {archive.name}:", *failures]))
 
 
 def _download_from(url: str, part: Path, timeout_s: float) -> None:
@@ -94,10 +91,8 @@ def _download_from(url: str, part: Path, timeout_s: float) -> None:
             have = 0
         total = None if length < 0 else have + length
         label = f"fetch {url.split('/')[2]}"
-        with (
-            part.open("ab" if have else "wb") as file,
-            tqdm(total=total, initial=have, desc=label, unit="B", unit_scale=True) as bar,
-        ):
+        bar = tqdm(total=total, initial=have, desc=label, unit="B", unit_scale=True)
+        with bar, part.open("ab" if have else "wb") as file:
             while chunk := response.read(CHUNK_BYTES):
                 file.write(chunk)
                 bar.update(len(chunk))

@@ -31,10 +31,9 @@ class SeededSamples(Dataset):
 
 def load_batches(dataset: Dataset, batches: Iterable[range], workers: int = 0) -> DataLoader:
     """Batches of a data set, each given by its indices."""
-    own = torch.Generator()  # starting to load leaves the global one as it is
-    return DataLoader(
-        dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, generator=own
-    )
+    options = {"num_workers": workers, "collate_fn": collate}
+    options["generator"] = torch.Generator()  # starting to load leaves the global one as it is
+    return DataLoader(dataset, batch_sampler=batches, **options)
 
 
 def collate(samples: list) -> tuple[tuple, tuple]:

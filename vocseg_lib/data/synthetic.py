@@ -13,14 +13,13 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from vocseg_lib.data.classes import CLASS_NAMES, VOID, save_map
+from vocseg_lib.data.voc import make_folders, write_splits
 from vocseg_lib.utils.files import read_json, reuse_or_clear
 
 STAMP_NAME = "synthetic.txt"  # file in a devkit with the numbers that it was made with
 SUPERSAMPLING = 3
 MIN_VISIBLE_PIXELS = 24  # an object with fewer becomes void
 IMAGE_SIZES = ((192, 144), (144, 192), (176, 160))
-
-
 SHAPES_FILE = Path(__file__).with_name("synthetic_shapes.json")
 SHAPES = read_json(SHAPES_FILE)
 """By class: aspect (width / height), base colors (RGB) and parts in a unit box, back to front:
@@ -39,8 +38,7 @@ def write(folder: str | Path, train: int = 1_600, val: int = 80, seed: int = 0) 
     stamp = f"train={train} val={val} seed={seed} code={code}\n"
     if reuse_or_clear(devkit / STAMP_NAME, stamp):
         return devkit
-    for part in ("JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets/Segmentation"):
-        (devkit / part).mkdir(parents=True)
+    make_folders(devkit)
     names = [f"mini_{i:06d}" for i in range(train + val)]
     for i, name in enumerate(tqdm(names, desc="synthetic VOC", unit="image")):
         rng = np.random.default_rng([seed, i])
@@ -48,9 +46,7 @@ def write(folder: str | Path, train: int = 1_600, val: int = 80, seed: int = 0) 
         Image.fromarray(image).save(devkit / "JPEGImages" / f"{name}.jpg", quality=90)
         save_map(devkit / "SegmentationObject" / f"{name}.png", object_map)
         save_map(devkit / "SegmentationClass" / f"{name}.png", class_map)
-    for split, members in (("train", names[:train]), ("val", names[train:]), ("trainval", names)):
-        path = devkit / "ImageSets" / "Segmentation" / f"{split}.txt"
-        path.write_text("".join(f"{name}\n" for name in members))
+    write_splits(devkit, names[:train], names[train:])
     (devkit / STAMP_NAME).write_text(stamp)
     return devkit
 
@@ -168,9 +164,8 @@ def _texture(
 def _with_void_borders(object_map: np.ndarray) -> np.ndarray:
     """VOC's void borders: both pixels of each pair of neighbors in different objects."""
     border = np.zeros(object_map.shape, dtype=bool)
-    across, down = np.diff(object_map, axis=1) != 0, np.diff(object_map, axis=0) != 0
-    border[:, 1:] |= across
-    border[:, :-1] |= across
-    border[1:] |= down
-    border[:-1] |= down
+    for pixels, view in ((object_map, border), (object_map.T, border.T)):
+        differs = np.diff(pixels, axis=0) != 0
+        view[1:] |= differs
+        view[:-1] |= differs
     return np.where(border, VOID, object_map).astype(np.uint8)

@@ -8,16 +8,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from vocseg_lib.data import voc
 from vocseg_lib.data.classes import VOID
-from vocseg_lib.data.voc import (
-    BadSample,
-    class_names,
-    contingency,
-    find_devkit,
-    read_image,
-    sample_paths,
-    split_ids,
-)
 
 FILE_ENDS = {".jpg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}
 
@@ -41,7 +33,7 @@ def verify(devkit: str | Path, splits: list[str] | None = None) -> list[Problem]
     any pixel, images without an instance, unknown class values, ids without files, ids listed twice
     or in both train and val. Raises FileNotFoundError when `devkit` is not a devkit.
     """
-    devkit = find_devkit(devkit)
+    devkit = voc.find_devkit(devkit)
     lists = devkit / "ImageSets" / "Segmentation"
     if splits is None:
         splits = ["train", "val"] + ["trainval"] * (lists / "trainval.txt").is_file()
@@ -49,7 +41,7 @@ def verify(devkit: str | Path, splits: list[str] | None = None) -> list[Problem]
     for split in splits:
         path = lists / f"{split}.txt"
         try:
-            ids[split] = split_ids(devkit, split)
+            ids[split] = voc.split_ids(devkit, split)
         except FileNotFoundError as error:
             problems.append(Problem("missing split list", path, str(error)))
             continue
@@ -57,8 +49,7 @@ def verify(devkit: str | Path, splits: list[str] | None = None) -> list[Problem]
             problems.append(Problem("empty split list", path, "lists no image"))
         for name, count in Counter(ids[split]).items():
             if count > 1:
-                detail = f"{name} is listed {count} times"
-                problems.append(Problem("duplicate id", path, detail))
+                problems.append(Problem("duplicate id", path, f"{name} is listed {count} times"))
     for name in sorted({*ids.get("train", [])} & {*ids.get("val", [])}):
         problems.append(Problem("id in train and val", lists / "val.txt", f"{name} is in both"))
     names = dict.fromkeys(name for split in ids.values() for name in split)
@@ -69,16 +60,16 @@ def verify(devkit: str | Path, splits: list[str] | None = None) -> list[Problem]
 
 def _verify_sample(devkit: Path, name: str) -> list[Problem]:
     """All problems of one sample."""
-    paths = sample_paths(devkit, name)
+    paths = voc.sample_paths(devkit, name)
     if not any(path.exists() for path in paths.values()):
         detail = f"{name} is in a split list, but has no file"
         return [Problem("id without files", paths["JPEGImages"], detail)]
     problems, pixels = [], {}
     for folder, path in paths.items():
         try:
-            pixels[folder] = read_image(path, "RGB" if folder == "JPEGImages" else "P")
+            pixels[folder] = voc.read_image(path, "RGB" if folder == "JPEGImages" else "P")
             _check_whole(path)
-        except BadSample as bad:
+        except voc.BadSample as bad:
             problems.append(Problem(bad.kind, bad.path, bad.reason))
     sizes = {folder: values.shape[:2] for folder, values in pixels.items()}
     first = next(iter(sizes), None)
@@ -86,9 +77,9 @@ def _verify_sample(devkit: Path, name: str) -> list[Problem]:
         if size != sizes[first]:
             detail = f"(height, width) is {size}, but {sizes[first]} in {first}"
             problems.append(Problem("size mismatch", paths[folder], detail))
-    object_map, class_map = pixels.get("SegmentationObject"), pixels.get("SegmentationClass")
-    if object_map is not None and class_map is not None and object_map.shape == class_map.shape:
-        for kind, folder, detail in _compare_maps(object_map, class_map, class_names(devkit)):
+    maps = [pixels[folder] for folder in list(voc.FOLDERS)[1:] if folder in pixels]
+    if len(maps) == 2 and maps[0].shape == maps[1].shape:
+        for kind, folder, detail in _compare_maps(*maps, voc.class_names(devkit)):
             problems.append(Problem(kind, paths[folder], detail))
     return problems
 
@@ -96,19 +87,19 @@ def _verify_sample(devkit: Path, name: str) -> list[Problem]:
 def _check_whole(path: Path) -> None:
     """Raise BadSample for damage that a decoder forgives: wrong checksums, a missing file end."""
     if FILE_ENDS[path.suffix] not in path.read_bytes()[-4096:]:
-        raise BadSample(path, "truncated", "the end of the image is missing")
+        raise voc.BadSample(path, "truncated", "the end of the image is missing")
     try:
         with Image.open(path) as image:
             image.verify()
     except (OSError, SyntaxError, ValueError) as error:
-        raise BadSample(path, "undecodable", f"damaged image ({error})") from None
+        raise voc.BadSample(path, "undecodable", f"damaged image ({error})") from None
 
 
 def _compare_maps(
     object_map: np.ndarray, class_map: np.ndarray, names: tuple[str, ...]
 ) -> list[tuple[str, str, str]]:
     """(kind, folder, detail) of each disagreement between the two maps."""
-    counts = contingency(object_map, class_map)
+    counts = voc.contingency(object_map, class_map)
     known = slice(1, len(names) + 1)
     problems = []
     for value in np.flatnonzero(counts[:, len(names) + 1 : VOID].sum(0)) + len(names) + 1:

@@ -68,9 +68,8 @@ def find_devkit(folder: str | Path) -> Path:
     for candidate in [folder, *chain(*years)]:
         if is_devkit(candidate):
             return candidate
-    raise FileNotFoundError(
-        f"{folder} is not a VOC devkit: expected {', '.join(FOLDERS)} in it or in VOCdevkit/VOC20*"
-    )
+    expected = f"expected {', '.join(FOLDERS)} in it or in VOCdevkit/VOC20*"
+    raise FileNotFoundError(f"{folder} is not a VOC devkit: {expected}")
 
 
 def _read_lines(path: Path) -> list[str]:
@@ -96,9 +95,7 @@ def class_names(devkit: Path) -> tuple[str, ...]:
     if repeated := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"{path} has a class twice: {', '.join(sorted(repeated))}")
     if "all" in names:
-        raise ValueError(
-            f"{path} has a class 'all', which stands for the mean in tables: rename it"
-        )
+        raise ValueError(f"{path} has a class 'all', the mean's name in tables: rename it")
     return names
 
 
@@ -138,24 +135,17 @@ def contingency(object_map: np.ndarray, class_map: np.ndarray) -> np.ndarray:
     return np.bincount(pairs.ravel(), minlength=256 * 256).reshape(256, 256)
 
 
-def _read_files(devkit: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """RGB image, object map and class map of a sample, all of one size. Raises BadSample."""
-    image_path, *map_paths = sample_paths(devkit, name).values()
-    image = read_image(image_path, "RGB")
-    maps = [read_image(path, "P") for path in map_paths]
-    height, width = image.shape[:2]
-    for path, (h, w) in zip(map_paths, (m.shape for m in maps), strict=True):
-        if (h, w) != (height, width):
-            reason = f"is {w} x {h} pixels, but {image_path.name} is {width} x {height}"
-            raise BadSample(path, "size mismatch", reason)
-    return image, *maps
-
-
 def read_sample(devkit: Path, name: str) -> Sample:
     """Read a sample; an instance's class is the class map's on its pixels. Raises BadSample."""
-    image, object_map, class_map = _read_files(devkit, name)
+    image_path, *map_paths = sample_paths(devkit, name).values()
+    image = read_image(image_path, "RGB")
+    object_map, class_map = maps = [read_image(path, "P") for path in map_paths]
+    for path, values in zip(map_paths, maps, strict=True):
+        if values.shape != image.shape[:2]:
+            reason = f"is {values.shape} (height, width), {image_path.name} {image.shape[:2]}"
+            raise BadSample(path, "size mismatch", reason)
     counts, classes = contingency(object_map, class_map), len(class_names(devkit))
-    path = devkit / "SegmentationClass" / f"{name}.png"
+    path = map_paths[1]  # the class map's
     unknown = np.flatnonzero(counts[:, classes + 1 : VOID].sum(0)) + classes + 1
     if len(unknown):
         reason = f"has class value {unknown[0]}; expected 0 to {classes} or {VOID}"
@@ -173,14 +163,24 @@ def read_sample(devkit: Path, name: str) -> Sample:
         raise BadSample(path, "contradiction", reason)
     ids = torch.from_numpy(ids.astype(np.uint8))
     masks = (torch.from_numpy(object_map)[None] == ids[:, None, None]).to(torch.uint8)
-    return Sample(
-        name=name,
-        image=torch.from_numpy(image).permute(2, 0, 1).contiguous(),
-        masks=masks,
-        boxes=masks_to_boxes(masks),
-        labels=torch.from_numpy(labels.astype(np.int64)),
-        void=torch.from_numpy((object_map == VOID) | (class_map == VOID)),
-    )
+    void = torch.from_numpy((object_map == VOID) | (class_map == VOID))
+    labels = torch.from_numpy(labels.astype(np.int64))
+    parts = {"masks": masks, "boxes": masks_to_boxes(masks), "labels": labels, "void": void}
+    image = torch.from_numpy(image).permute(2, 0, 1).contiguous()
+    return Sample(name=name, image=image, **parts)
+
+
+def make_folders(devkit: Path) -> None:
+    """Make the folders of a new devkit."""
+    for part in (*FOLDERS, "ImageSets/Segmentation"):
+        (devkit / part).mkdir(parents=True)
+
+
+def write_splits(devkit: Path, train: list[str], val: list[str]) -> None:
+    """Write the image names of train, val and trainval."""
+    for split, names in (("train", train), ("val", val), ("trainval", train + val)):
+        path = devkit / "ImageSets" / "Segmentation" / f"{split}.txt"
+        path.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
 
 def fingerprint(devkit: Path) -> str:
@@ -205,16 +205,10 @@ class VocDataset(torch.utils.data.Dataset):
     """
 
     def __init__(
-        self,
-        devkit: str | Path,
-        split: str,
-        transform: Callable | None = None,
-        skip_bad: bool = False,
+        self, devkit: str | Path, split: str, transform: Callable | None = None, skip_bad=False
     ):
-        self.devkit = find_devkit(devkit)
-        self.split = split
-        self.names = split_ids(self.devkit, split)
-        self.class_names = class_names(self.devkit)
+        self.devkit, self.split = find_devkit(devkit), split
+        self.names, self.class_names = split_ids(self.devkit, split), class_names(self.devkit)
         self.transform, self.skip_bad = transform, skip_bad
         if not self.names:
             raise ValueError(f"the split {split!r} of {self.devkit} lists no image")
@@ -237,13 +231,8 @@ class VocDataset(torch.utils.data.Dataset):
             reason = f"none of its samples can be read; first: {bad_samples[0]}"
             raise BadSample(self.devkit / self.split, "no readable sample", reason)
         size = sample.image.shape[1:]
-        target = {
-            "boxes": tv_tensors.BoundingBoxes(sample.boxes, format="XYXY", canvas_size=size),
-            "labels": sample.labels,
-            "masks": tv_tensors.Mask(sample.masks),
-            "image_id": position + 1,
-            "name": sample.name,
-            "bad_samples": bad_samples,
-        }
+        boxes = tv_tensors.BoundingBoxes(sample.boxes, format="XYXY", canvas_size=size)
+        target = {"boxes": boxes, "labels": sample.labels, "masks": tv_tensors.Mask(sample.masks)}
+        target |= {"image_id": position + 1, "name": sample.name, "bad_samples": bad_samples}
         image = tv_tensors.Image(sample.image)
         return self.transform(image, target) if self.transform else (image, target)

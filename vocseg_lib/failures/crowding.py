@@ -7,16 +7,10 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from vocseg_lib.data.coco import bbox_xywh
+from vocseg_lib.metrics import matching
 from vocseg_lib.metrics.average_precision import Matches, mean_ap
 from vocseg_lib.metrics.bootstrap import interval, prepend_point_estimate
-from vocseg_lib.metrics.matching import (
-    DatasetEval,
-    ImageEval,
-    Selection,
-    check_same_images,
-    match_coco,
-    select_all,
-)
+from vocseg_lib.metrics.matching import DatasetEval, ImageEval, Selection
 
 CROWDING = ("alone", "apart", "near", "overlapping")
 """No neighbor of its class in the image; one beyond the distance; one within; overlapping boxes."""
@@ -65,14 +59,12 @@ def crowding_bins(
     def by_neighbor(image_eval: ImageEval, label: int) -> tuple[np.ndarray, np.ndarray]:
         own, iou = labels[image_eval.image], image_eval.iou["box"]
         # Without an object of the class, the last one: alone.
-        nearest = np.column_stack(
-            [np.where(image_eval.same_class, iou, -1), np.full(len(iou), -0.5)]
-        )
-        return own == label, np.append(own, 0)[nearest.argmax(1)] == label
+        iou = np.column_stack([np.where(image_eval.same_class, iou, -1), np.full(len(iou), -0.5)])
+        return own == label, np.append(own, 0)[iou.argmax(1)] == label
 
     def by_count(image_eval: ImageEval, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
         inside = low <= max(1, len(image_eval.objects)) <= high
-        return tuple(selected & inside for selected in select_all(image_eval))
+        return tuple(selected & inside for selected in matching.select_all(image_eval))
 
     neighbor = {name: partial(by_neighbor, label=k) for k, name in enumerate(CROWDING)}
     ends = IMAGE_COUNT_BINS.items()
@@ -100,18 +92,17 @@ def by_crowding(
     the model "first - second" have the difference; rows of the bin "last - first" have that of the
     most and the least crowded; both are paired by resample. Images without objects are in bin 1.
 
-    Raises:
-        ValueError: the models are not evaluated on the same images.
+    Raises ValueError: the models are not evaluated on the same images.
     """
     first, rows = next(iter(models.values())), []
-    check_same_images(*models.values())
+    matching.check_same_images(*models.values())
     weights = prepend_point_estimate(weights, len(first.images))
     for measure, bins in crowding_bins(first, crowd_distance).items():
         by_bin, objects = {}, {}
         for name, selection in bins.items():
             values = by_bin[name] = {}
             for title, dataset_eval in models.items():
-                matches = match_coco(dataset_eval, "mask", selection, np.array([0.5]))
+                matches = matching.match_coco(dataset_eval, "mask", selection, np.array([0.5]))
                 values["AP50", title] = mean_ap(matches, weights)[:, 0]
                 values["recall", title] = recall(matches, weights)
             if len(models) == 2:

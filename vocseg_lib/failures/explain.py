@@ -42,8 +42,8 @@ def explain_failure(analysis: Analysis, case: pd.Series) -> str:
 def _localization_failure(analysis: Analysis, row: pd.Series, what: str) -> str:
     tables, dataset_eval = analysis.at_threshold, analysis.dataset_eval
     objects = dataset_eval.image_evals[row["image"]].objects[list(row["covered_objects"])]
-    ids = {c["id"]: c["name"] for c in dataset_eval.categories}
-    classes = [ids[dataset_eval.annotations[j]["category_id"]] for j in objects]
+    names = {c["id"]: c["name"] for c in dataset_eval.categories}
+    classes = [names[dataset_eval.annotations[j]["category_id"]] for j in objects]
     lost = (tables.objects.set_index("annotation")["state"][objects] == LOST).sum()
     ending = f"; {lost} of them {'is' if lost == 1 else 'are'} lost" if lost else ""
     single = f"{row['single_iou']:.2f} with the best single one"

@@ -12,20 +12,13 @@ from pycocotools import mask as coco_mask
 
 from vocseg_lib.data.coco import UNCROPPED, bbox_xywh
 from vocseg_lib.failures import tide
+from vocseg_lib.metrics import matching
 from vocseg_lib.metrics.average_precision import mean_ap
 from vocseg_lib.metrics.bootstrap import interval, prepend_point_estimate
-from vocseg_lib.metrics.matching import (
-    MAX_DETECTIONS,
-    DatasetEval,
-    ImageEval,
-    check_same_images,
-    match_coco,
-    overlaps,
-)
+from vocseg_lib.metrics.matching import DatasetEval, ImageEval
 
 ORACLES = ("true classes", "no duplicates", "true boxes", "true masks", "no false alarms")
-UNDETECTED = "objects without a detection"
-"""What is left of a gap with all of `ORACLES`."""
+UNDETECTED = "objects without a detection"  # what is left of a gap with all of `ORACLES`
 
 
 class Assignment(NamedTuple):
@@ -47,7 +40,7 @@ def assign(dataset_eval: DatasetEval, min_score: float = 0.0) -> list[Assignment
 
 def _assign_image(image_eval: ImageEval, min_score: float) -> Assignment:
     count = len(image_eval.detections)
-    objects, evaluated = np.full(count, -1), np.arange(count) < MAX_DETECTIONS
+    objects, evaluated = np.full(count, -1), np.arange(count) < matching.MAX_DETECTIONS
     evaluated &= image_eval.score >= min_score
     for kind in ("box", "mask"):  # the mask takes precedence
         errors = tide.classify_errors(image_eval, kind)
@@ -68,8 +61,7 @@ def apply_oracles(
       is dropped.
     - *no duplicates*: without TIDE's; *no false alarms*: without detections on no object.
 
-    Raises:
-        ValueError: an unknown oracle.
+    Raises ValueError: an unknown oracle.
     """
     if unknown := oracles - set(ORACLES):
         names = ", ".join(sorted(unknown))
@@ -117,8 +109,8 @@ def _fix_shapes(
     crops = coco_mask.frPyObjects(np.array(boxes, dtype=float), image["height"], image["width"])
     masks = [coco_mask.merge(pair, intersect=True) for pair in zip(masks, crops, strict=True)]
     iou = {kind: values.copy() for kind, values in image_eval.iou.items()}
-    iou["mask"][known] = overlaps(masks, [o["segmentation"] for o in objects])
-    iou["box"][known] = overlaps(boxes, [bbox_xywh(o) for o in objects])
+    iou["mask"][known] = matching.overlaps(masks, [o["segmentation"] for o in objects])
+    iou["box"][known] = matching.overlaps(boxes, [bbox_xywh(o) for o in objects])
     return replace(image_eval, iou=iou)
 
 
@@ -132,8 +124,9 @@ def single_oracles(dataset_eval: DatasetEval, min_score: float = 0.0) -> pd.Data
     rows = {}
     for name, oracles in (subsets | {"all oracles": set(ORACLES)}).items():
         changed = apply_oracles(dataset_eval, oracles, assignments)
-        rows[name] = {f"{k} AP": mean_ap(match_coco(changed, k))[0, 0] for k in ("mask", "box")}
-        at_50 = match_coco(changed, "mask", thresholds=np.array([0.5]))
+        matches = {f"{kind} AP": matching.match_coco(changed, kind) for kind in ("mask", "box")}
+        rows[name] = {key: mean_ap(of_kind)[0, 0] for key, of_kind in matches.items()}
+        at_50 = matching.match_coco(changed, "mask", thresholds=np.array([0.5]))
         rows[name]["mask AP50"] = mean_ap(at_50)[0, 0]
     return pd.DataFrame(rows).T.rename_axis("oracle")
 
@@ -151,17 +144,16 @@ def gap_parts(
     The last row is the gap itself. Detections below `min_score` stay as they are. `weights`: see
     `by_crowding`.
 
-    Raises:
-        ValueError: the models are not evaluated on the same images.
+    Raises ValueError: the models are not evaluated on the same images.
     """
-    check_same_images(first, second)
+    matching.check_same_images(first, second)
     weights = prepend_point_estimate(weights, len(first.images))
     models = [(model, assign(model, min_score)) for model in (first, second)]
     gaps = {}
     for count in range(len(ORACLES) + 1):
         for oracles in combinations(ORACLES, count):
             changed = [apply_oracles(model, set(oracles), of_model) for model, of_model in models]
-            ap = [mean_ap(match_coco(model), weights)[:, 0] for model in changed]
+            ap = [mean_ap(matching.match_coco(model), weights)[:, 0] for model in changed]
             gaps[frozenset(oracles)] = ap[1] - ap[0]
     parts = {name: np.zeros(len(weights)) for name in ORACLES}
     for others, gap in gaps.items():

@@ -63,8 +63,7 @@ def describe_scene(
     it has no instances. Of two overlapping objects, the one with most pixels where their boxes meet
     is in front. An object that touches none is located by its nearest neighbor.
 
-    Raises:
-        ValueError: an instance without RLE mask or known category, or masks of different sizes.
+    Raises ValueError: an instance without RLE mask or known category, or masks of different sizes.
     """
     _check(instances, names)
     masks = torch.from_numpy(decode_rle([instance["segmentation"] for instance in instances]))

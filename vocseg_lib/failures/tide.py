@@ -7,15 +7,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from vocseg_lib.metrics import matching
 from vocseg_lib.metrics.average_precision import Matches, average_precision, class_mean
-from vocseg_lib.metrics.matching import (
-    MAX_DETECTIONS,
-    DatasetEval,
-    ImageEval,
-    Selection,
-    count_gt,
-    select_all,
-)
+from vocseg_lib.metrics.matching import MAX_DETECTIONS, DatasetEval, ImageEval, Selection
 
 ERRORS = ("class", "localization", "both", "duplicate", "background", "missed")
 NO_ERROR = -1
@@ -115,7 +109,7 @@ class Tide:
             parts.append(pd.DataFrame({"image": image_eval.image, **columns})[:MAX_DETECTIONS])
         return pd.concat(parts, ignore_index=True)
 
-    def matches(self, fix: str | None = None, selection: Selection = select_all) -> Matches:
+    def matches(self, fix: str = "", selection: Selection = matching.select_all) -> Matches:
         """True positives as they are, or with all errors of a type fixed; see `match_coco`."""
         rows, counted, objects = self.rows, [], []
         for image_eval, errors in zip(self.dataset_eval.image_evals, self.errors, strict=True):
@@ -134,14 +128,11 @@ class Tide:
             correct |= wrong
         rows = rows.assign(category=category, correct=correct)[kept]
         rows = rows.sort_values("score", ascending=False, kind="stable")
-        columns = {name: rows[name].to_numpy() for name in ("image", "category", "score")}
-        return Matches(
-            **columns,
-            thresholds=np.array([FOREGROUND_IOU]),
-            true_positive=rows["correct"].to_numpy()[None],
-            ignored=np.zeros((1, len(rows)), dtype=bool),
-            num_gt=count_gt(self.dataset_eval, objects),
-        )
+        parts = {name: rows[name].to_numpy() for name in ("image", "category", "score")}
+        parts["true_positive"] = rows["correct"].to_numpy()[None]
+        parts["ignored"] = np.zeros((1, len(rows)), dtype=bool)
+        num_gt = matching.count_gt(self.dataset_eval, objects)
+        return Matches(thresholds=np.array([FOREGROUND_IOU]), **parts, num_gt=num_gt)
 
     @cached_property
     def dap_as_tidecv(self) -> dict[str, float]:
@@ -153,7 +144,9 @@ class Tide:
         return {name: max(0.0, float(tide_ap(self.matches(name))[0, 0] - ap)) for name in ERRORS}
 
     def dap(
-        self, selection: Selection = select_all, weights: Float[np.ndarray, "b i"] | None = None
+        self,
+        selection: Selection = matching.select_all,
+        weights: Float[np.ndarray, "b i"] | None = None,
     ) -> dict[str, Float[np.ndarray, "b _"]]:
         """dAP of all classes with objects, then per class (else NaN); see `average_precision`."""
         before = self.matches(selection=selection)

@@ -16,25 +16,15 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from vocseg_lib.data.coco import bbox_xywh
+from vocseg_lib.metrics import matching
 from vocseg_lib.metrics.average_precision import Matches, average_precision, class_mean
-from vocseg_lib.metrics.matching import (
-    AREA_RANGES,
-    IOU_TYPES,
-    DatasetEval,
-    evaluate_images,
-    evaluated_area,
-    iou_types_of,
-    match_coco,
-    select_area,
-    top_detections,
-)
+from vocseg_lib.metrics.matching import AREA_RANGES, IOU_TYPES, DatasetEval, evaluate_images
 from vocseg_lib.metrics.semantic import SEMANTIC_SCORE, mean_iou, remove_void
 from vocseg_lib.metrics.voc_eval import match_voc, voc_metrics
 
 EVALUATED_KEYS = "id height width image_id category_id segmentation bbox area iscrowd".split()
 """The fields passed on to COCOeval."""
-AR_DETECTIONS = (1, 10, 100)
-"""Detections per image and class of COCO's AR1, AR10 and AR100."""
+AR_DETECTIONS = (1, 10, 100)  # detections per image and class of COCO's AR1, AR10 and AR100
 HEADLINE = ("AP", "AP50", "AP75")
 
 
@@ -70,7 +60,7 @@ class Evaluation:
     @cached_property
     def dataset_eval(self) -> DatasetEval:
         """IoUs per image of the detections that COCO evaluates."""
-        return top_detections(self._all_detections)
+        return matching.top_detections(self._all_detections)
 
     def by_class(
         self, values: Float[np.ndarray, "b k"]
@@ -83,8 +73,8 @@ class Evaluation:
         """COCO's matches, of the objects of one of `AREA_RANGES`."""
         key = iou_type, size
         if key not in self._matches:
-            selection = select_area(size, iou_type)
-            self._matches[key] = match_coco(self.dataset_eval, iou_type, selection)
+            selection = matching.select_area(size, iou_type)
+            self._matches[key] = matching.match_coco(self.dataset_eval, iou_type, selection)
         return self._matches[key]
 
     @cached_property
@@ -109,13 +99,14 @@ def backends() -> list[str]:
 def evaluate(ground_truth: dict, detections: list[dict], backend: str | None = None) -> Evaluation:
     """COCO's evaluation of validated results (see `validate_ground_truth`, `validate_results`).
 
-    Raises:
-        ValueError: if `backend` (default: the fastest) is not installed.
+    Raises ValueError: if `backend` (default: the fastest) is not installed.
     """
     backend = backend or backends()[0]
     if backend not in backends():
         raise ValueError(f"backend is {backend!r}: choose among {', '.join(backends())}")
-    return _evaluate(ground_truth, detections, iou_types_of(ground_truth, detections), backend)
+    return _evaluate(
+        ground_truth, detections, matching.iou_types_of(ground_truth, detections), backend
+    )
 
 
 def _evaluate(
@@ -141,15 +132,9 @@ def _evaluate(
     wide = headline.pivot(index="class", columns="name", values="value")[headline["name"].unique()]
     per_class = wide.reindex(list(category_index)).rename_axis(columns=None).reset_index()
     per_class.insert(1, "instances", [counts[categories[k]["id"]] for k in classes])
-    return Evaluation(
-        table=table,
-        summary=wide.loc["all"].to_dict(),
-        per_class=per_class,
-        precision=precisions,
-        category_index=category_index,
-        ground_truth=ground_truth,
-        detections=detections,
-    )
+    parts = {"table": table, "summary": wide.loc["all"].to_dict(), "per_class": per_class}
+    parts |= {"precision": precisions, "category_index": category_index}
+    return Evaluation(**parts, ground_truth=ground_truth, detections=detections)
 
 
 def _coco_metrics(precision: np.ndarray, recall: np.ndarray) -> dict[str, np.ndarray]:
@@ -206,7 +191,12 @@ def run_coco_eval(ground_truth: dict, detections: list[dict], iou_type: str, bac
     keys = ("image_id", "category_id", "score", "segmentation")
     results = [
         {key: d[key] for key in keys if key in d}
-        | {"id": i, "bbox": bbox_xywh(d), "area": evaluated_area(d, iou_type), "iscrowd": 0}
+        | {
+            "id": i,
+            "bbox": bbox_xywh(d),
+            "area": matching.evaluated_area(d, iou_type),
+            "iscrowd": 0,
+        }
         for i, d in enumerate(detections, 1)
     ]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress

@@ -15,7 +15,7 @@ AP_VOL_THRESHOLDS = tuple(i / 10 for i in range(1, 10))
 def match_voc(
     dataset_eval: DatasetEval, iou_type: str, thresholds: Sequence[float] = AP_VOL_THRESHOLDS
 ) -> Matches:
-    """True positives by VOC's rule, of all detections, however many an image has.
+    """True positives by VOC's rule, of all detections of each image.
 
     By descending score, a detection is a true positive if the object of its class with the largest
     IoU is still free and IoU is at least the threshold; a second one is a false positive. One that
@@ -35,13 +35,9 @@ def match_voc(
     for row, hit in enumerate(hits):
         first = np.unique(target[hit], return_index=True)[1]
         true_positive[row, np.flatnonzero(hit)[first]] = True
-    return Matches(
-        thresholds=limits,
-        **columns,
-        true_positive=true_positive,
-        ignored=~hits & (in_crowd >= limits[:, None]),
-        num_gt=count_gt(dataset_eval),
-    )
+    ignored = ~hits & (in_crowd >= limits[:, None])
+    flags = {"true_positive": true_positive, "ignored": ignored}
+    return Matches(thresholds=limits, **columns, **flags, num_gt=count_gt(dataset_eval))
 
 
 def voc_metrics(

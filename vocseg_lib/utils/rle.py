@@ -9,12 +9,10 @@ from torch import Tensor
 
 DIGIT_BITS = 5
 """Bits per character of a compressed code (numbers have a variable number of characters)."""
-MAX_DIGITS = 7
-"""Characters per number: a run within an image needs no more."""
+MAX_DIGITS = 7  # characters per number: a run within an image needs no more
 MAX_CORNER = 10
 """Largest polygon coordinate, in image sides; pycocotools fails on corners further out."""
-MAX_MASKS = 200
-"""Masks per call of `pycocotools.mask.area`, which fails on more than 255."""
+MAX_MASKS = 200  # masks per call of `pycocotools.mask.area`, which fails on more than 255
 
 
 def rle_pixel_counts(codes: Sequence[bytes]) -> Int[np.ndarray, " n"]:
@@ -52,8 +50,7 @@ def _changes(values: np.ndarray) -> np.ndarray:
 def as_rle(segmentation: object, height: int, width: int, what: str) -> dict:
     """A mask in any of COCO's forms as a compressed code; `what` has it, for the message.
 
-    Raises:
-        ValueError: the mask is invalid, or not of the image's size.
+    Raises ValueError: the mask is invalid, or not of the image's size.
     """
     if isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
         size, counts = segmentation["size"], segmentation["counts"]
