@@ -17,15 +17,11 @@ def test_the_official_rule():
 def test_frozen_layers_do_not_change(name, devkit, tmp_path):
     model, _ = run(name, devkit, tmp_path, iterations=2, batch_norm="frozen")
     before = build_model(QUICK, name)
-    layers = zip(batch_norm_layers(model), batch_norm_layers(before), strict=True)
-    for layer, other in layers:
+    for layer, other in zip(batch_norm_layers(model), batch_norm_layers(before), strict=True):
         for key, value in layer.state_dict().items():
             assert torch.equal(value, other.state_dict()[key])
     pairs = zip(model.parameters(), before.parameters(), strict=True)
     assert not all(torch.equal(a, b) for a, b in pairs)
-    assert not any(
-        layer.training for layer in batch_norm_layers(set_train_mode(model, freeze_bn=True))
-    )
-    assert all(
-        layer.training for layer in batch_norm_layers(set_train_mode(model, freeze_bn=False))
-    )
+    for frozen in (True, False):
+        layers = batch_norm_layers(set_train_mode(model, freeze_bn=frozen))
+        assert {layer.training for layer in layers} == {not frozen}

@@ -6,14 +6,6 @@ import pytest
 
 from tests.helpers.trainings import NoisyModel, run
 from vocseg_lib.engine import run_folder
-from vocseg_lib.engine.run_folder import (
-    RunningElsewhere,
-    append_session,
-    read_log,
-    read_sessions,
-    run_lock,
-    truncate_log,
-)
 
 HOLD = """
 import pathlib, sys
@@ -29,12 +21,12 @@ def test_one_process_at_a_time_trains_in_a_folder(devkit, tmp_path, monkeypatch)
     command = [sys.executable, "-c", HOLD, tmp_path]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"locked\n"
-        with pytest.raises(RunningElsewhere):
+        with pytest.raises(run_folder.RunningElsewhere):
             run(NoisyModel(), devkit, tmp_path, iterations=1)
         assert [path.name for path in tmp_path.iterdir()] == ["running.lock"]
         other.kill()
     for _ in range(2):
-        with run_lock(tmp_path):
+        with run_folder.run_lock(tmp_path):
             pass
 
 
@@ -44,10 +36,10 @@ def test_damaged_lines_of_a_log_are_skipped(tmp_path):
     damaged = [lines[0], lines[1][:9], b"\xff\x00", b"[3]", *lines[2:], lines[0][:7]]
     path.write_bytes(b"\n".join(damaged))
     with pytest.warns(UserWarning, match="3 lines"):
-        assert [entry["iteration"] for entry in read_log(path)] == [1, 3, 4]
+        assert [entry["iteration"] for entry in run_folder.read_log(path)] == [1, 3, 4]
     with pytest.warns(UserWarning, match="3 lines"):
-        truncate_log(path, 3)
-    assert [entry["iteration"] for entry in read_log(path)] == [1, 3]
+        run_folder.truncate_log(path, 3)
+    assert [entry["iteration"] for entry in run_folder.read_log(path)] == [1, 3]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"sessions": [3]}'])
@@ -55,6 +47,6 @@ def test_damaged_sessions_are_set_aside(content, tmp_path):
     path = tmp_path / "run.json"
     path.write_text(content)
     with pytest.warns(UserWarning, match=r"run\.json"):
-        append_session(path, {"device": "cpu"})
+        run_folder.append_session(path, {"device": "cpu"})
     assert (tmp_path / "run.json.unusable").read_text() == content
-    assert [session["device"] for session in read_sessions(path)] == ["cpu"]
+    assert [session["device"] for session in run_folder.read_sessions(path)] == ["cpu"]

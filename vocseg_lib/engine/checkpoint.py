@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,8 @@ def checksum(content: Any) -> str:
         if isinstance(value, Tensor):
             digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                add(key)
-                add(item)
-        elif isinstance(value, list | tuple):
-            for item in value:
+        elif isinstance(value, dict | list | tuple):
+            for item in chain(*value.items()) if isinstance(value, dict) else value:
                 add(item)
         else:
             digest.update(repr(value).encode())

@@ -18,18 +18,11 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from vocseg_lib.data.loader import SeededSamples, load_batches
+from vocseg_lib.engine import run_folder as files
 from vocseg_lib.engine.batch_norm import batch_norm_layers
 from vocseg_lib.engine.config import TrainConfig
 from vocseg_lib.engine.mirror import mirrored
 from vocseg_lib.engine.resume import preserve_newer_mirror, resume
-from vocseg_lib.engine.run_folder import (
-    CONFIG,
-    LOG,
-    SESSIONS,
-    append_session,
-    run_lock,
-    truncate_log,
-)
 from vocseg_lib.engine.train_state import TrainState, stop_reason
 from vocseg_lib.utils import distributed
 from vocseg_lib.utils.device import keep_freed_memory, peak_memory_gb
@@ -98,16 +91,13 @@ def train(
     mirror = Path(session.mirror) if session.mirror and is_first else None
     _check(Path(run_folder), mirror, config)
     state = _new_state(model, config, Path(run_folder), session, run_config or {})
-    with run_lock(state.folder) if is_first else nullcontext():
+    with files.run_lock(state.folder) if is_first else nullcontext():
         _resume(state, mirror, session)
         if not state.is_over():
             prepare = partial(preserve_newer_mirror, iteration=state.progress["iteration"])
-            show = partial(_show, on_log if is_first else None, state.folder / LOG)
-            with (
-                keep_freed_memory(),
-                mirrored(state.folder, mirror, prepare) as update_mirror,
-                _explain_dead_workers(),
-            ):
+            show = partial(_show, on_log if is_first else None, state.folder / files.LOG)
+            mirroring = mirrored(state.folder, mirror, prepare)
+            with keep_freed_memory(), mirroring as update_mirror, _explain_dead_workers():
                 _iterate(state, dataset, evaluate, (update_mirror, show))
         elif evaluate and not state.progress["best"]:  # the best weights were lost
             state.evaluate(evaluate)
@@ -152,13 +142,13 @@ def _resume(state: TrainState, mirror: Path | None, session: Session) -> None:
     state.restore(distributed.broadcast_object(checkpoint))
     if not state.is_first:
         return
-    write_json(folder / CONFIG, state.run_config)
+    write_json(folder / files.CONFIG, state.run_config)
     if not state.is_over():
         start = state.progress["iteration"]
-        truncate_log(folder / LOG, start)
+        files.truncate_log(folder / files.LOG, start)
         info = {"from_iteration": start, "processes": distributed.world_size()}
         info |= {**environment_info(session.device), **session.metadata}
-        append_session(folder / SESSIONS, info)
+        files.append_session(folder / files.SESSIONS, info)
 
 
 def _iterate(
@@ -184,11 +174,17 @@ def _iterate(
             bar.set_postfix_str(_postfix(entry, state.device), refresh=False)
             bar.update()
             if progress["iteration"] == start + FORECAST_AFTER:
-                entry |= (forecast := _forecast(state, durations))
+                hours = (
+                    statistics.median(durations)
+                    * (config.iterations - progress["iteration"])
+                    / 3600
+                )
+                entry |= {"hours_left": hours, "peak_memory_gb": peak_memory_gb(state.device)}
                 text = "{hours_left:.2g} h left without evaluations, peak {peak_memory_gb:.1f} GB"
                 if state.is_first:
-                    bar.write(text.format(**forecast))
-            state.log(entry)
+                    bar.write(text.format(**entry))
+            if state.is_first:
+                files.append_log(state.folder / files.LOG, entry)
             _check_progress(state, entry, len(dataset))
             # Evaluate and save.
             evaluated = evaluate and state.is_due(config.eval_every)
@@ -233,13 +229,6 @@ def rank_batches(start: int, stop: int, batch_size: int) -> list[range]:
     offset = distributed.rank() * size
     first = range(start * batch_size + offset, stop * batch_size, batch_size)
     return [range(i, i + size) for i in first]
-
-
-def _forecast(state: TrainState, durations: list[float]) -> dict[str, float]:
-    """Hours left by the median iteration, without evaluations, and peak memory so far."""
-    left = state.config.iterations - state.progress["iteration"]
-    hours = statistics.median(durations) * left / 3600
-    return {"hours_left": hours, "peak_memory_gb": peak_memory_gb(state.device)}
 
 
 def _postfix(entry: dict, device: torch.device) -> str:

@@ -112,11 +112,6 @@ class TrainState:
         path, previous = self.folder / LAST, self.folder / PREVIOUS
         save_checkpoint(path, {**content, **self.progress}, keep=previous)
 
-    def log(self, entry: dict) -> None:
-        """Add a line to the log."""
-        if self.is_first:
-            append_log(self.folder / LOG, entry)
-
     def step(self, images: tuple, targets: tuple) -> dict:
         """One iteration; its update is skipped if a loss or gradient is not finite.
 
@@ -154,20 +149,16 @@ class TrainState:
             for name in entry["bad_samples"]:
                 counts[name] = counts.get(name, 0) + 1
         self.progress["iteration"] += 1
-        entry = {"iteration": self.progress["iteration"], "lr": lr, **entry}
-        backward_seconds = time.perf_counter() - forward_end
-        return {
-            **entry,
-            "forward_seconds": forward_end - start,
-            "backward_seconds": backward_seconds,
-        }
+        times = {"forward_seconds": forward_end - start}
+        times["backward_seconds"] = time.perf_counter() - forward_end
+        return {"iteration": self.progress["iteration"], "lr": lr, **entry, **times}
 
     def _update(self, loss: Tensor) -> tuple[str | None, float]:
         """Backward pass and update; the problem ("gradient", "overflow"), and the gradient norm."""
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
-        limit = math.inf if self.config.max_grad_norm is None else self.config.max_grad_norm
+        limit = self.config.max_grad_norm or math.inf
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit).item()
         scale = self.scaler.get_scale()
         if self.scaler.is_enabled() or math.isfinite(norm):
@@ -207,7 +198,9 @@ class TrainState:
         iteration = self.progress["iteration"]
         metrics = distributed.broadcast_object(evaluate(self.model, iteration))
         entry = {"iteration": iteration, "seconds": self.progress["seconds"]}
-        self.log({**entry, "peak_memory_gb": peak_memory_gb(self.device), **metrics})
+        if self.is_first:
+            entry["peak_memory_gb"] = peak_memory_gb(self.device)
+            append_log(self.folder / LOG, {**entry, **metrics})
         self.progress["evals_since_best"] += 1
         best = self.progress["best"]
         if best is None or _quality(metrics) > _quality(best):
@@ -222,12 +215,12 @@ def stop_reason(config: TrainConfig, progress: dict) -> str | None:
     """Why a training ended: None if it is done, else "patience" or "max_hours"."""
     if progress["iteration"] >= config.iterations:
         return None
-    patience = math.inf if config.patience is None else config.patience
+    patience = config.patience or math.inf
     return "patience" if progress["evals_since_best"] >= patience else "max_hours"
 
 
 def _quality(metrics: dict[str, float]) -> tuple[float, float]:
-    """What is larger for better weights: mask AP50 and, while that is equal, less loss on val."""
+    """Larger for better weights: mask AP50 and, while that is equal, less loss on val."""
     return metrics["mask_AP50"], -metrics.get("val_loss", 0.0)
 
 
