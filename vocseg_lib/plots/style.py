@@ -1,4 +1,4 @@
-"""Style of all figures: each returns its axes, has a caption, and takes `ax=None` if it has one."""
+"""Style of all figures: each returns its axes and has a caption; one axes can be given as `ax`."""
 
 import textwrap
 from pathlib import Path
