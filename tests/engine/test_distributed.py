@@ -89,13 +89,11 @@ def test_two_machines_without_a_shared_disk(odd, one, tmp_path):
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
         nodes = ["--nnodes", 2, "--nproc_per_node", 1, "--master_addr", "localhost"]
-        processes = [
-            start_torchrun(
-                "yolact", odd, tmp_path / node, sessions, *nodes, "--master_port", port,
-                "--node_rank", node,
-            )
-            for node in ("0", "1")
-        ]  # fmt: skip
+        processes = []
+        for node in ("0", "1"):
+            options = (*nodes, "--master_port", port, "--node_rank", node)
+            folder = tmp_path / node
+            processes.append(start_torchrun("yolact", odd, folder, sessions, *options))
         for process in processes:
             _, errors = process.communicate(timeout=300)
             assert process.returncode == 0, errors[-3000:]

@@ -10,13 +10,9 @@ from vocseg_lib.utils import device
 
 
 def test_native_half_precision_only(monkeypatch):
-    for capability, dtype in (
-        ((7, 5), torch.float16),
-        ((6, 1), torch.float16),
-        ((8, 0), torch.bfloat16),
-        ((9, 0), torch.bfloat16),
-    ):
+    for capability in ((6, 1), (7, 5), (8, 0), (9, 0)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
+        dtype = torch.bfloat16 if capability >= (8, 0) else torch.float16
         assert device.half_precision("cuda") is dtype
     for supported in (False, True):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda s=supported: s)
@@ -34,11 +30,8 @@ def test_off_changes_nothing():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_models_work_in_half_precision(name, dtype, monkeypatch):
     monkeypatch.setattr(device, "half_precision", lambda device: dtype)
-    model, images, targets = (
-        small(name, score_threshold=0.0),
-        [torch.rand(3, 50, 70)] * 2,
-        [target(50, 70)] * 2,
-    )
+    model = small(name, score_threshold=0.0)
+    images, targets = [torch.rand(3, 50, 70)] * 2, [target(50, 70)] * 2
     torch.manual_seed(1)
     expected = sum(model.train()(images, targets).values())
     torch.manual_seed(1)
@@ -50,9 +43,9 @@ def test_models_work_in_half_precision(name, dtype, monkeypatch):
     total.backward()
     assert all(p.grad.dtype == torch.float32 for p in model.parameters() if p.grad is not None)
     with torch.inference_mode(), device.autocast("cpu", True):
-        (found,) = model.eval()(images[:1])
-    assert found["masks"].dtype == torch.bool
-    assert found["boxes"].dtype == found["scores"].dtype == torch.float32
+        (detections,) = model.eval()(images[:1])
+    assert detections["masks"].dtype == torch.bool
+    assert detections["boxes"].dtype == detections["scores"].dtype == torch.float32
 
 
 COMPILED = """
@@ -83,7 +76,6 @@ print("equal")
 
 def test_compiled_equals_plain():
     # In a process of its own, where shapes are not checked: torch.compile does not trace checks.
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", COMPILED], capture_output=True, text=True
-    )
+    command = [sys.executable, "-W", "ignore", "-c", COMPILED]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout.strip() == "equal", done.stderr[-2000:]

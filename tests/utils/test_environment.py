@@ -7,9 +7,7 @@ from vocseg_lib.utils import environment
 
 def git(folder, *arguments):
     command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
-    return subprocess.run(
-        command, cwd=folder, check=True, capture_output=True, text=True
-    ).stdout.strip()
+    return subprocess.check_output(command, cwd=folder, text=True).strip()
 
 
 def test_the_commit_of_a_checkout_and_whether_it_was_changed(tmp_path, monkeypatch):
@@ -28,9 +26,8 @@ def test_the_commit_of_a_checkout_and_whether_it_was_changed(tmp_path, monkeypat
 
 
 def test_the_commit_that_pip_installed_from_a_repository(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        environment, "__file__", str(tmp_path / "vocseg_lib" / "utils" / "environment.py")
-    )
+    module = tmp_path / "vocseg_lib" / "utils" / "environment.py"
+    monkeypatch.setattr(environment, "__file__", str(module))
     installed = tmp_path / f"vocseg_lib-{__version__}.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text(f"Name: vocseg_lib\nVersion: {__version__}\n")

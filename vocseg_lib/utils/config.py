@@ -40,13 +40,10 @@ class Config:
         """The config that `to_dict` made `values` of; lists become tuples, dicts configs."""
         known = {field.name: field for field in fields(cls)}
         required = {n for n, f in known.items() if f.default is f.default_factory is MISSING}
-        problems = {
-            "unknown": sorted(values.keys() - known),
-            "missing": sorted(required - values.keys()),
-        }
+        problems = {"unknown": values.keys() - known, "missing": required - values.keys()}
         for problem, names in problems.items():
             if names:
-                raise ValueError(f"{problem} in a {cls.__name__}: {', '.join(names)}")
+                raise ValueError(f"{problem} in a {cls.__name__}: {', '.join(sorted(names))}")
         return cls(**{name: _parsed(value, known[name].type) for name, value in values.items()})
 
     def to_dict(self) -> dict[str, Any]:
