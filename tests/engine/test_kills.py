@@ -1,6 +1,6 @@
 """A training killed at random moments and while it writes checkpoints ends as if it had not been.
 
-Its processes are forked from a server that has imported everything, so that a kill costs no start.
+Its processes are forked from a server that has imported everything, so that a restart is fast.
 """
 
 import multiprocessing

@@ -50,10 +50,8 @@ def predict(
     """Prediction file of a model on a data set.
 
     Works in eval mode and leaves the model in the mode it was in. Several processes share the
-    images; each gets all detections, in the order of the images.
-
-    Args:
-        uncropped: add masks before their crop, of models that crop.
+    images; each gets all detections, in the order of the images. With `uncropped`, models that
+    crop add their masks before it.
 
     Returns:
         `{"header": {..., "commit", "images": [...]}, "detections": [COCO results]}`.

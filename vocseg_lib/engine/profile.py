@@ -21,12 +21,8 @@ def measure_speed(
 ) -> dict[str, float]:
     """Median seconds per image of the network, of post-processing and of both, and `fps` of both.
 
-    The device is synchronized before each reading of the clock. What a model's `network` leaves to
-    its `postprocess` differs: YOLACT's NMS and mask assembly; Mask R-CNN's pasting of 28 x 28
-    masks, as its NMS lies inside.
-
-    Args:
-        images: float [3, H, W] in 0..1, used in turn.
+    Images [3, H, W] in 0..1 are used in turn; the device is synchronized before the clock is read.
+    `postprocess` is YOLACT's NMS and mask assembly; of Mask R-CNN, only pasting 28 x 28 masks.
     """
     device = torch.device(device)
     was_training = model.training

@@ -151,8 +151,7 @@ def preserve_newer_mirror(mirror: Path, iteration: int) -> str | None:
         return None
     reason = "; ".join(damaged.values())
     if content:
-        found = content["iteration"]
-        reason = f"{mirror} holds iteration {found}, this training continues from {iteration}"
+        reason = f"{mirror} holds iteration {content['iteration']}, this training is at {iteration}"
     aside = mirror / KEPT / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
     aside.mkdir(parents=True)
     for path in [path for path in mirror.iterdir() if path.suffix in SUFFIXES]:

@@ -82,7 +82,7 @@ def train_model(
     metadata = {**session.metadata, "devkit": str(study.devkit.resolve())}
     session = replace(session, mirror=mirror, metadata=metadata)
     # Backbone weights only for a training that starts: a checkpoint has all weights.
-    resumed = any((place / LAST).is_file() for place in (folder, mirror) if place)
+    resumed = any((path / LAST).is_file() for path in (folder, mirror) if path)
     recipe = study.recipe.with_changes(weights=None) if resumed else study.recipe
     model = build_model(recipe, model_name, len(study.class_names))
     dataset = study.dataset("train", recipe.train.augmentation, skip_bad)
