@@ -1,4 +1,4 @@
-"""How pytest checks the library's type hints: shapes by jaxtyping, the rest by beartype, an int passing as a float."""
+"""Type hints are checked in tests: shapes by jaxtyping, the rest by beartype, ints as floats."""
 
 from beartype import BeartypeConf, beartype
 
