@@ -22,7 +22,7 @@ from vocseg_lib.metrics.matching import AREA_RANGES, IOU_TYPES, DatasetEval, eva
 from vocseg_lib.metrics.semantic import SEMANTIC_SCORE, mean_iou, remove_void
 from vocseg_lib.metrics.voc_eval import match_voc, voc_metrics
 
-EVALUATED_KEYS = "id height width image_id category_id segmentation bbox area iscrowd".split()
+EVALUATED_KEYS = "id name height width image_id category_id segmentation bbox area iscrowd".split()
 """The fields passed on to COCOeval."""
 AR_DETECTIONS = (1, 10, 100)  # detections per image and class of COCO's AR1, AR10 and AR100
 HEADLINE = ("AP", "AP50", "AP75")
