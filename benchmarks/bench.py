@@ -278,7 +278,8 @@ def main() -> int:
     before = read_json(options.out)["details"] if options.only and options.out.is_file() else {}
     content = report(before | measure_rows(devkit, options.repeats, options.only))
     write_json(options.out, content)
-    print(pd.DataFrame(content["details"]).T.drop(columns="commit").fillna("").to_string())
+    rows = pd.DataFrame(content["details"]).T.drop(columns="commit")
+    print(rows.to_string(na_rep=""))
     print(options.out)
     return 0
 

@@ -30,7 +30,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor
 
 
 class AnySizeTransform(detection.transform.GeneralizedRCNNTransform):
-    """torchvision's resizing; too thin images are padded, else their short side became 0."""
+    """torchvision's resizing; very thin images are padded, or their short side would be 0."""
 
     def resize(self, image: Tensor, target: dict | None = None) -> tuple[Tensor, dict | None]:
         height, width = image.shape[-2:]
@@ -47,7 +47,7 @@ class AnySizeTransform(detection.transform.GeneralizedRCNNTransform):
 
 
 class CountingSampler(detection._utils.BalancedPositiveNegativeSampler):
-    """torchvision's sampler, which keeps its numbers of samples over their means over the ranks.
+    """torchvision's sampler; keeps its sample counts divided by their means over all ranks.
 
     torchvision averages losses over the samples of a process, and DDP averages gradients over
     processes. A loss times `weight` (`positive_weight` for one over positives) is normalized over

@@ -36,7 +36,7 @@ def speed_up(model: nn.Module) -> nn.Module:
 
 
 class FoldedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm whose `FoldingConv2d` has done its work while it is in eval mode."""
+    """Batch norm that its `FoldingConv2d` applies in eval mode on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x if x.is_cpu and not self.training else super().forward(x)
@@ -110,7 +110,7 @@ FASTER = {ProtoNet: FastProtoNet, PredictionHead: JointHead}
 
 
 class UpsampledConv(torch.autograd.Function):
-    """`relu(conv2d(interpolate(x, 2 x, bilinear), weight, bias, padding=1))`, faster to go back.
+    """`relu(conv2d(interpolate(x, 2 x, bilinear), weight, bias, padding=1))`, faster backward.
 
     Backward, the gradient is shifted and brought to the small map, per tap of the kernel; there
     both gradients are products of matrices: a quarter of the multiplications.
@@ -154,8 +154,8 @@ class UpsampledConv(torch.autograd.Function):
 class SparseGradientConv(torch.autograd.Function):
     """`conv2d(x, weight, bias, padding=1)`, 3 x 3; backward reads only pixels with a gradient.
 
-    YOLACT's class, box and coefficient losses are taken at the positives and three times as many
-    negatives: a few hundred of 19,248 priors.
+    YOLACT's box and mask losses are over positives, its class loss also over up to three times as
+    many negatives: a few hundred of 19,248 priors.
     """
 
     @staticmethod

@@ -107,7 +107,7 @@ RECIPES = {
                 patience=4,
             ),
             yolact=YolactConfig(semantic_loss=True),
-            mask_rcnn=MaskRCNNConfig(short_side=550),  # both see the same number of pixels
+            mask_rcnn=MaskRCNNConfig(short_side=550),  # the short side of both models' input
         ),
         Recipe(
             name="laptop",

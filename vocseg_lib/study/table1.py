@@ -91,7 +91,8 @@ def measure_run(
     """A trained model's values by the keys of `QUANTITIES`; images are float [3, H, W] in 0..1."""
     device = default_device()
     model, *_ = load_run(run_folder, device)
-    speed = measure_speed(model, images, device, mixed_precision=mixed_precision)
+    options = {"repeats": len(images), "mixed_precision": mixed_precision}
+    speed = measure_speed(model, images, device, **options)
     log = read_log(run_folder / LOG)
     peaks = [entry["peak_memory_gb"] for entry in log if "peak_memory_gb" in entry]
     return {

@@ -1,5 +1,6 @@
 """Train the models of a study and evaluate their best weights on val."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
 from vocseg_lib.engine.config import TrainConfig
 from vocseg_lib.engine.mirror import mirrored
 from vocseg_lib.engine.predict import predict, save_predictions, validation_loss
-from vocseg_lib.engine.run_folder import BEST, LAST, LOG, append_log, truncate_log
+from vocseg_lib.engine.run_folder import BEST, LAST, LOG, PREVIOUS, append_log, truncate_log
 from vocseg_lib.engine.train import Session, train
 from vocseg_lib.metrics.coco_eval import evaluate
 from vocseg_lib.study.launch import launch_torchrun
@@ -82,7 +83,8 @@ def train_model(
     metadata = {**session.metadata, "devkit": str(study.devkit.resolve())}
     session = replace(session, mirror=mirror, metadata=metadata)
     # Backbone weights only for a training that starts: a checkpoint has all weights.
-    resumed = any((path / LAST).is_file() for path in (folder, mirror) if path)
+    checkpoints = [p / name for p in (folder, mirror) if p for name in (LAST, PREVIOUS)]
+    resumed = any(map(os.path.isfile, checkpoints))  # False, too, for a Drive that is not connected
     recipe = study.recipe.with_changes(weights=None) if resumed else study.recipe
     model = build_model(recipe, model_name, len(study.class_names))
     dataset = study.dataset("train", recipe.train.augmentation, skip_bad)
