@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchvision.ops import batched_nms
 
-from vocseg_lib.models.postprocess import fast_nms, scale_boxes, standard_nms
+from vocseg_lib.models.postprocess import fast_nms, scale_boxes, standard_nms, upsample_masks
 
 
 def test_in_fast_nms_dropped_boxes_drop_others():
@@ -46,3 +46,12 @@ def test_fast_nms_keeps_the_official_order_among_equal_scores(levels, monkeypatc
 def test_scaled_boxes_are_ordered_and_inside_the_image():
     boxes = torch.tensor([[0.5, 0.75, 0.25, 0.5], [-1.0, 0.5, 0.5, 2.0]])
     assert scale_boxes(boxes, 40, 20).tolist() == [[5, 20, 10, 30], [0, 20, 10, 40]]
+
+
+def test_upsampled_masks_by_hand():
+    logits = torch.tensor([[[9.0, -9.0], [9.0, 9.0]]])
+    left = torch.tensor([[0.0, 0.0, 0.0, 1.0]])  # padded by a cell: the left column
+    expected = torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]]).bool()
+    assert torch.equal(upsample_masks(logits, None, 4, 4)[0], expected)
+    assert upsample_masks(logits, left, 4, 4)[0, :, :2].all()
+    assert not upsample_masks(logits, left, 4, 4)[0, :, 2:].any()

@@ -3,8 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vocseg_lib.models.mask_rcnn import paste_masks
+from vocseg_lib.models.postprocess import upsample_masks
 from vocseg_lib.models.tiled_masks import paste_masks_in_tiles, upsample_masks_in_tiles
-from vocseg_lib.utils.masks import upsample_masks
 
 SEEDS = st.integers(0, 2**31)
 

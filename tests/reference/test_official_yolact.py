@@ -15,11 +15,11 @@ from torch import Tensor
 
 from vocseg_lib.losses import YolactOutputs, match_priors, mine_hard_negatives, yolact_loss
 from vocseg_lib.models.config import YolactConfig
-from vocseg_lib.models.postprocess import detect, fast_nms, mask_logits, scale_boxes
+from vocseg_lib.models.postprocess import detect, fast_nms, mask_logits, scale_boxes, upsample_masks
 from vocseg_lib.models.priors import prior_boxes
 from vocseg_lib.models.tiled_masks import upsample_masks_in_tiles
 from vocseg_lib.utils.boxes import box_iou, cxcywh_to_xyxy, decode_boxes, encode_boxes
-from vocseg_lib.utils.masks import box_mask, box_rows_and_columns, upsample_masks
+from vocseg_lib.utils.masks import box_mask, box_rows_and_columns
 
 FOLDER = Path(os.environ.get("VOCSEG_FIXTURES", Path(__file__).parents[3] / "shared" / "fixtures"))
 FIELDS = {"conf": "class_logits", "loc": "box_offsets", "mask": "coefficients"}

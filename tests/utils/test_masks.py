@@ -1,6 +1,6 @@
 import torch
 
-from vocseg_lib.utils.masks import box_mask, upsample_masks
+from vocseg_lib.utils.masks import box_mask
 
 
 def test_box_masks_by_hand():
@@ -15,12 +15,3 @@ def test_box_masks_by_hand():
     assert not inside[3].any()
     padded = box_mask(boxes, 10, 10, padding=1)[0].nonzero()
     assert padded.aminmax(dim=0).max.tolist() == [4, 6]
-
-
-def test_upsampled_masks_by_hand():
-    logits = torch.tensor([[[9.0, -9.0], [9.0, 9.0]]])
-    left = torch.tensor([[0.0, 0.0, 0.0, 1.0]])  # padded by a cell: the left column
-    expected = torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]]).bool()
-    assert torch.equal(upsample_masks(logits, None, 4, 4)[0], expected)
-    assert upsample_masks(logits, left, 4, 4)[0, :, :2].all()
-    assert not upsample_masks(logits, left, 4, 4)[0, :, 2:].any()

@@ -1,12 +1,14 @@
 """YOLACT's detection step (sec. 3.1 and 4): from scores and boxes of all priors to detections."""
 
 import torch
-from jaxtyping import Float, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision.ops import batched_nms
 
 from vocseg_lib.models.config import YolactConfig
 from vocseg_lib.utils.boxes import box_iou, decode_boxes
+from vocseg_lib.utils.masks import box_mask
 
 CANDIDATES_PER_CLASS = 200
 _Boxes, _Scores = Float[Tensor, "n 4"], Float[Tensor, "n c"]
@@ -36,7 +38,7 @@ def detect(
 def fast_nms(boxes: _Boxes, scores: _Scores, iou: float, top_k: int, max_detections: int) -> _Kept:
     """Fast NMS (sec. 4): per class, drop boxes with IoU > `iou` with *any* higher-scored box.
 
-    _Boxes that are dropped still drop others, which makes it one matrix operation. Keeps the best
+    Boxes that are dropped still drop others, which makes it one matrix operation. Keeps the best
     `max_detections` of the `top_k` boxes per class.
     """
     ranked, order = _topk_per_class(scores, top_k)
@@ -78,6 +80,20 @@ def mask_logits(
 ) -> Float[Tensor, "n h w"]:
     """Prototypes times each detection's coefficients, summed (eq. 1, before the sigmoid)."""
     return (coefficients @ prototypes.flatten(0, 1).T).view(-1, *prototypes.shape[:2])
+
+
+def upsample_masks(
+    logits: Float[Tensor, "n h w"], boxes: Float[Tensor, "n 4"] | None, height: int, width: int
+) -> Bool[Tensor, "n {height} {width}"]:
+    """Masks of YOLACT (sec. 3.1): sigmoid, crop with relative boxes, bilinear to the image, > .5.
+
+    The crop is padded by one cell; with `boxes` None there is no crop.
+    """
+    masks = logits.sigmoid()
+    if boxes is not None:
+        masks = masks * box_mask(boxes, *logits.shape[1:])
+    size = (height, width)
+    return F.interpolate(masks[:, None], size, mode="bilinear", align_corners=False)[:, 0] > 0.5
 
 
 def scale_boxes(boxes: _Boxes, height: int, width: int) -> _Boxes:

@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vocseg_lib.models.mask_rcnn import paste_masks
-from vocseg_lib.utils.masks import box_rows_and_columns, upsample_masks
+from vocseg_lib.models.postprocess import upsample_masks
+from vocseg_lib.utils.masks import box_rows_and_columns
 
 TILE = 32
 """Pixels, side of a tile."""

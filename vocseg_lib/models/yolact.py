@@ -12,10 +12,9 @@ from vocseg_lib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from vocseg_lib.losses import YolactOutputs, yolact_loss
 from vocseg_lib.models.backbones import build_backbone
 from vocseg_lib.models.config import YolactConfig
-from vocseg_lib.models.postprocess import detect, mask_logits, scale_boxes
+from vocseg_lib.models.postprocess import detect, mask_logits, scale_boxes, upsample_masks
 from vocseg_lib.models.priors import ASPECT_RATIOS, prior_boxes
 from vocseg_lib.utils.boxes import nearest_box
-from vocseg_lib.utils.masks import upsample_masks
 
 PROTOTYPES = 32
 

@@ -1,7 +1,6 @@
-"""Masks: the pixels of boxes, and small masks brought to the size of their image."""
+"""The pixels of boxes."""
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -28,17 +27,3 @@ def box_mask(
     """The pixels in each box; see `box_rows_and_columns`."""
     rows, columns = box_rows_and_columns(boxes, height, width, padding)
     return rows[:, :, None] & columns[:, None, :]
-
-
-def upsample_masks(
-    logits: Float[Tensor, "n h w"], boxes: Float[Tensor, "n 4"] | None, height: int, width: int
-) -> Bool[Tensor, "n {height} {width}"]:
-    """Masks of YOLACT (sec. 3.1): sigmoid, crop with relative boxes, bilinear to the image, > .5.
-
-    The crop is padded by one cell; with `boxes` None there is no crop.
-    """
-    masks = logits.sigmoid()
-    if boxes is not None:
-        masks = masks * box_mask(boxes, *logits.shape[1:])
-    size = (height, width)
-    return F.interpolate(masks[:, None], size, mode="bilinear", align_corners=False)[:, 0] > 0.5
