@@ -41,3 +41,11 @@ class TrainConfig(Config):
         """True if batch norm is frozen, by the official rule if that is chosen."""
         official = self.batch_norm == "official" and self.batch_size < FROZEN_BELOW
         return official or self.batch_norm == "frozen"
+
+    def check_processes(self, processes: int) -> None:
+        """Raises ValueError if so many processes cannot share a batch evenly."""
+        if self.batch_size % processes:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be divisible by the number of processes "
+                f"({processes})"
+            )

@@ -108,11 +108,7 @@ def train(
 def _check(folder: Path, mirror: Path | None, config: TrainConfig) -> None:
     if mirror and Path(os.path.abspath(mirror)).is_relative_to(os.path.abspath(folder)):
         raise ValueError(f"the mirror {mirror} lies in {folder}: choose another folder")
-    if config.batch_size % distributed.world_size():
-        raise ValueError(
-            f"batch_size ({config.batch_size}) must be divisible by the number of processes "
-            f"({distributed.world_size()})"
-        )
+    config.check_processes(distributed.world_size())
 
 
 def _new_state(

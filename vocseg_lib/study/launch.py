@@ -33,11 +33,7 @@ def launch_torchrun(
     """
     if str(session.device).startswith("cuda") and torch.cuda.device_count() < processes:
         raise ValueError(f"processes is {processes}: there are {torch.cuda.device_count()} GPUs")
-    if study.recipe.train.batch_size % processes:
-        raise ValueError(
-            f"batch_size ({study.recipe.train.batch_size}) must be divisible by the number of "
-            f"processes ({processes})"
-        )
+    study.recipe.train.check_processes(processes)
     folder = study.run_folder(model_name)
     flags = {"--device": session.device, "--max-hours": session.max_hours}
     flags |= {"--mirror": session.mirror, "--stop-on-bad": not skip_bad}

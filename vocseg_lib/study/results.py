@@ -13,7 +13,7 @@ from vocseg_lib.data.coco_convert import read_coco, voc_to_coco
 from vocseg_lib.engine.run_folder import LOG, read_log
 from vocseg_lib.failures.analysis import Analysis, analyze
 from vocseg_lib.failures.config import Thresholds
-from vocseg_lib.metrics.bootstrap import add_intervals, bootstrap, bootstrap_weights
+from vocseg_lib.metrics.bootstrap import RESAMPLES, add_intervals, bootstrap, bootstrap_weights
 from vocseg_lib.metrics.coco_eval import HEADLINE, Evaluation, evaluate
 from vocseg_lib.study.recipes import MODEL_TITLES
 from vocseg_lib.study.run import mask_explainer
@@ -56,7 +56,7 @@ class Results:
             for title, evaluation in self.evaluations.items()
         }
 
-    def bootstrap_weights(self, resamples: int = 1_000) -> np.ndarray:
+    def bootstrap_weights(self, resamples: int = RESAMPLES) -> np.ndarray:
         """Weights of the images for paired bootstraps: see `metrics.bootstrap`."""
         return bootstrap_weights(len(self.ground_truth["images"]), resamples)
 
