@@ -15,7 +15,7 @@ from torch.utils.data import Subset
 from vocseg_lib.engine.predict import predict
 from vocseg_lib.engine.run_folder import LAST, LOG, PREVIOUS, SESSIONS, read_log, read_sessions
 from vocseg_lib.engine.train import Session, train
-from vocseg_lib.models import MODELS
+from vocseg_lib.models.config import MODELS
 from vocseg_lib.study.recipes import RECIPE_FIELDS, RECIPES
 from vocseg_lib.study.run import build_model, default_device
 from vocseg_lib.study.study import Study, open_study

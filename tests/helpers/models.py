@@ -2,11 +2,10 @@
 
 import torch
 
-from vocseg_lib.models import MODELS
-from vocseg_lib.models.config import MaskRCNNConfig, YolactConfig
+from vocseg_lib.models import model_of
+from vocseg_lib.models.config import MODELS
 
 TINY = {"backbone": "tiny", "weights": None, "channels": 32}
-CONFIGS = {"yolact": YolactConfig, "mask_rcnn": MaskRCNNConfig}
 SMALL = {
     "yolact": {**TINY, "image_size": 96},
     "mask_rcnn": {**TINY, "short_side": 96, "proposals": 64, "rois_per_image": 16},
@@ -16,7 +15,7 @@ SMALL = {
 def small(name, num_classes=21, **options):
     """A small plain model; options are fields of its config."""
     torch.manual_seed(0)
-    return MODELS[name](CONFIGS[name](**SMALL[name] | options), num_classes)
+    return model_of(MODELS[name](**SMALL[name] | options), num_classes)
 
 
 def target(height, width):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.helpers.models import empty_target, small, target
-from vocseg_lib.models import MODELS
+from vocseg_lib.models.config import MODELS
 
 pytestmark = pytest.mark.parametrize("name", MODELS)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.helpers.models import small, target
-from vocseg_lib.models import MODELS
+from vocseg_lib.models.config import MODELS
 from vocseg_lib.utils import device
 
 

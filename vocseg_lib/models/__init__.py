@@ -1,12 +1,14 @@
-"""YOLACT and Mask R-CNN by name, under torchvision's contract; loaded when first used."""
+"""Models under torchvision's contract, from pixels to masks."""
 
-from typing import Any
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
+
+from vocseg_lib.models.config import ModelConfig
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
-def __getattr__(name: str) -> Any:
-    if name != "MODELS":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from vocseg_lib.models.mask_rcnn import MaskRCNN
-    from vocseg_lib.models.yolact import Yolact
-
-    return {"yolact": Yolact, "mask_rcnn": MaskRCNN}
+def model_of(config: ModelConfig, num_classes: int = 21) -> "nn.Module":
+    """The plain model of a config, with `num_classes` classes, background counted."""
+    return resolve_name(config.model)(config, num_classes)

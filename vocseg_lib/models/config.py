@@ -1,7 +1,7 @@
-"""Options of the two models; defaults are their papers' and the study's."""
+"""Options of the two models; defaults are the published comparison's and their papers'."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from vocseg_lib.utils.config import Config, bounded
 
@@ -12,9 +12,11 @@ COCO_SCALES = (24, 48, 96, 192, 384)
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Config):
-    """Options that both models have."""
+    """Options that every model has."""
 
-    backbone: Literal["resnet50", "resnet101", "mobilenet_v2", "tiny"] = "resnet50"  # (the study)
+    title: ClassVar[str]  # in tables and figures
+    model: ClassVar[str]  # "module:class"
+    backbone: Literal["resnet50", "resnet101", "mobilenet_v2", "tiny"] = "resnet50"  # (published)
     weights: str | None = "imagenet"  # backbone's: "imagenet", a file, or None for random ones
     channels: int = bounded(256, least=1)  # width of FPN and heads (YOLACT, sec. 4; FPN paper)
     score_threshold: float = bounded(0.05, least=0)  # of detections (both papers' code)
@@ -27,11 +29,13 @@ class ModelConfig(Config):
 class YolactConfig(ModelConfig):
     """Options of YOLACT (arXiv 1904.02689)."""
 
+    title: ClassVar[str] = "YOLACT"  # in tables and figures
+    model: ClassVar[str] = "vocseg_lib.models.yolact:Yolact"  # "module:class"
     image_size: int = bounded(550, least=32)  # pixels, side of the square input (sec. 6)
-    semantic_loss: bool = False  # the fourth loss term; the study used three
-    crop_in_training: bool = True  # mask loss inside the ground-truth box (the study; sec. 3.1)
-    crop_in_inference: bool = True  # masks cropped with the predicted box (the study; sec. 3.1)
-    normalize_by_area: bool = True  # mask loss / box area, else / image area (the study; sec. 3.1)
+    semantic_loss: bool = False  # the fourth loss term; published: three
+    crop_in_training: bool = True  # mask loss inside the ground-truth box (sec. 3.1)
+    crop_in_inference: bool = True  # masks cropped with the predicted box (sec. 3.1)
+    normalize_by_area: bool = True  # mask loss / box area, else / image area (sec. 3.1)
     nms: Literal["fast", "standard"] = "fast"  # (sec. 4)
     scales: tuple[int, ...] = bounded(PASCAL_SCALES, least=1)  # pixels at 550, per level
     square_priors: bool = False  # the official code's bug, which its COCO weights assume
@@ -41,7 +45,13 @@ class YolactConfig(ModelConfig):
 class MaskRCNNConfig(ModelConfig):
     """Options of Mask R-CNN (arXiv 1703.06870)."""
 
-    short_side: int = bounded(800, least=32)  # pixels of the input (sec. 3.1; not in the study)
+    title: ClassVar[str] = "Mask R-CNN"  # in tables and figures
+    model: ClassVar[str] = "vocseg_lib.models.mask_rcnn:MaskRCNN"  # "module:class"
+    short_side: int = bounded(800, least=32)  # pixels of the input (sec. 3.1; not published)
     proposals: int = bounded(2_000, least=2)  # per image in training, half in inference (FPN, 5.2)
     rois_per_image: int = bounded(512, least=1)  # regions in the loss (FPN paper; sec. 3.1)
     roi_pooling: Literal["align", "pool", "round"] = "align"  # (sec. 3); others round regions
+
+
+MODELS = {"yolact": YolactConfig, "mask_rcnn": MaskRCNNConfig}
+"""The config of each model, by the model's name."""

@@ -6,17 +6,16 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from vocseg_lib.engine.config import TrainConfig
-from vocseg_lib.models.config import MaskRCNNConfig, ModelConfig, YolactConfig
+from vocseg_lib.models.config import MODELS, MaskRCNNConfig, ModelConfig, YolactConfig
 from vocseg_lib.utils.config import Config
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MODEL_TITLES = {"yolact": "YOLACT", "mask_rcnn": "Mask R-CNN"}
-"""The two models of the study."""
-LINEAGE_MODELS = ("fast_rcnn", "faster_rcnn", "semantic")
-"""Models of `models.lineage` that are trained like the two of the study."""
-PARTS = {"train": TrainConfig, "yolact": YolactConfig, "mask_rcnn": MaskRCNNConfig}
+MODEL_TITLES = {name: config.title for name, config in MODELS.items()}
+LINEAGE_MODELS = {"fast_rcnn": "mask_rcnn", "faster_rcnn": "mask_rcnn", "semantic": "yolact"}
+"""Models of `models.lineage` that are trained alike, and the model whose options each has."""
+PARTS = {"train": TrainConfig, **MODELS}
 """Configs that a recipe is made of, by field."""
 RECIPE_FIELDS = tuple(dict.fromkeys(f.name for part in PARTS.values() for f in fields(part)))
 """Fields of all of them."""
@@ -24,7 +23,7 @@ RECIPE_FIELDS = tuple(dict.fromkeys(f.name for part in PARTS.values() for f in f
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Config):
-    """One way to run the study: the same training for both models, and the options of each."""
+    """The same training for every model, and the options of each."""
 
     name: str  # its key in RECIPES
     expected_time: str = ""  # for both models, or "not yet run"
@@ -50,7 +49,7 @@ class Recipe(Config):
         return replace(self, **parts)
 
     def model_config(self, model_name: str) -> ModelConfig:
-        """The options of a model; of Mask R-CNN's line or DeepLabV3, Mask R-CNN's or YOLACT's."""
+        """The options of a model, or of the one that it shares them with (`LINEAGE_MODELS`)."""
         return getattr(self, _part_of(model_name))
 
     def for_model(self, model_name: str) -> dict[str, Any]:
@@ -66,7 +65,10 @@ class Recipe(Config):
 
 
 def _part_of(model_name: str) -> str:
-    return "yolact" if model_name in ("yolact", "semantic") else "mask_rcnn"
+    if model_name not in (*MODELS, *LINEAGE_MODELS):
+        choices = ", ".join((*MODELS, *LINEAGE_MODELS))
+        raise ValueError(f"{model_name!r} is not a model: choose one of {choices}")
+    return LINEAGE_MODELS.get(model_name, model_name)
 
 
 _LAPTOP = {"backbone": "mobilenet_v2", "channels": 128}  # 128: twice the iterations per hour
@@ -77,8 +79,8 @@ RECIPES = {
     for recipe in (
         Recipe(
             name="paper",
-            expected_time="not yet run (the study: about 48 h per model on a GTX 1060 and a T4)",
-            expected_score="not yet run (the study: YOLACT 27.8, Mask R-CNN 53.2 mAP at 12K)",
+            expected_time="not yet run (published: about 48 h per model on a GTX 1060 and a T4)",
+            expected_score="not yet run (published: YOLACT 27.8, Mask R-CNN 53.2 mAP at 12K)",
         ),
         Recipe(
             name="official",

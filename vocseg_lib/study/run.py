@@ -14,10 +14,11 @@ from vocseg_lib.data.voc import VocDataset
 from vocseg_lib.engine.checkpoint import load_checkpoint
 from vocseg_lib.engine.predict import predict
 from vocseg_lib.engine.run_folder import BEST, CONFIG
-from vocseg_lib.models import MODELS
+from vocseg_lib.models import model_of
+from vocseg_lib.models.config import MODELS
 from vocseg_lib.models.speedups import speed_up
 from vocseg_lib.plots.pictures import DRAWN_SCORE, Visualizer
-from vocseg_lib.study.recipes import LINEAGE_MODELS, Recipe
+from vocseg_lib.study.recipes import Recipe
 from vocseg_lib.utils.files import project_root, read_json, resolve_path
 
 
@@ -35,10 +36,7 @@ def build_model(recipe: Recipe, model_name: str, classes: int = len(CLASS_NAMES)
     torch.manual_seed(recipe.train.seed)
     config, outputs = recipe.model_config(model_name), classes + 1
     if model_name in MODELS:
-        return speed_up(MODELS[model_name](config, outputs))
-    if model_name not in LINEAGE_MODELS:
-        names = ", ".join((*MODELS, *LINEAGE_MODELS))
-        raise ValueError(f"{model_name!r} is not a model: choose one of {names}")
+        return speed_up(model_of(config, outputs))
     # These need more packages than the two models.
     from vocseg_lib.models.lineage.box_masks import MasksFromBoxes
     from vocseg_lib.models.lineage.proposals import SelectiveSearch
