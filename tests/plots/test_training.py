@@ -52,7 +52,7 @@ def test_training_curves_show_terms_and_the_studys_marks():
     assert all(ax.get_xlabel() and ax.get_ylabel() and ax.get_legend() for ax in axes)
     assert legend(axes[0]) == ["loss", "class", "mask"]
     assert legend(axes[1]) == ["loss", "class"]
-    assert legend(axes[3])[-2:] == ["6000: the study's 6K", "12000: the study's 12K"]
+    assert legend(axes[3])[-2:] == ["6000: published 6K", "12000: published 12K"]
 
 
 SKIPPED = {"iteration": 1, "lr": 1, "skipped_updates": "loss", "images": ["a"]}
@@ -72,7 +72,7 @@ def test_curves_can_be_drawn_from_the_start_of_a_training(log):
 def test_ap_against_iteration_marks_the_half_only_of_equal_lengths():
     ax = ap_against_iteration({"YOLACT": make_log(60)}, 400)  # stopped early
     assert is_labeled(ax)
-    assert legend(ax) == ["YOLACT", "200: the study's 6K", "400: the study's 12K"]
+    assert legend(ax) == ["YOLACT", "200: published 6K", "400: published 12K"]
     logs = {"YOLACT": make_log(100), "Mask R-CNN": make_log(60)}
     assert legend(ap_against_iteration(logs, 60)) == ["YOLACT", "Mask R-CNN"]
 

@@ -11,22 +11,22 @@ FROZEN_BELOW = 6
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Config):
-    """Options of a training, the same for both models; the defaults are the study's."""
+    """Options of a training, the same for every model. Defaults: the published comparison's."""
 
-    batch_size: int = bounded(2, least=1)  # images, over all processes (the study)
-    iterations: int = bounded(12_000, least=1)  # parameter updates (the study)
-    optimizer: Literal["sgd", "adamw"] = "sgd"  # (the study: SGD)
-    learning_rate: float = bounded(1e-3, least=ABOVE_ZERO)  # after warm-up (the study)
+    batch_size: int = bounded(2, least=1)  # images, over all processes (published)
+    iterations: int = bounded(12_000, least=1)  # parameter updates (published)
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # published: SGD
+    learning_rate: float = bounded(1e-3, least=ABOVE_ZERO)  # after warm-up (published)
     backbone_lr_mult: float = bounded(1.0, least=ABOVE_ZERO)  # of the backbone / learning_rate
-    momentum: float = bounded(0.9, least=0, below=1)  # of SGD (the study)
-    weight_decay: float = bounded(5e-4, least=0)  # not in the study; the official YOLACT's
+    momentum: float = bounded(0.9, least=0, below=1)  # of SGD (published)
+    weight_decay: float = bounded(5e-4, least=0)  # not published; the official YOLACT's
     schedule: Literal["step", "cosine"] = "step"  # "step": / 10 at each of lr_milestones; or to 0
-    lr_milestones: tuple[int, ...] = bounded((8_000,), least=1)  # iterations; the study names none
-    warmup_iterations: int = bounded(0, least=0)  # linear, from a tenth; the study names none
-    max_grad_norm: float | None = bounded(None, least=ABOVE_ZERO)  # clipped to it; not in the study
+    lr_milestones: tuple[int, ...] = bounded((8_000,), least=1)  # iterations; not published
+    warmup_iterations: int = bounded(0, least=0)  # linear, from a tenth; not published
+    max_grad_norm: float | None = bounded(None, least=ABOVE_ZERO)  # clipped to it; not published
     batch_norm: Literal["unfrozen", "frozen", "official"] = "unfrozen"  # "official": frozen below 6
-    mixed_precision: bool = False  # fp16 or bf16 where the device has it; not in the study
-    augmentation: Literal["ssd", "light", "none"] = "ssd"  # (the study: all SSD augmentations)
+    mixed_precision: bool = False  # fp16 or bf16 where the device has it; not published
+    augmentation: Literal["ssd", "light", "none"] = "ssd"  # published: all of SSD's
     eval_every: int = bounded(1_000, least=1)  # iterations between evaluations on val
     eval_images: int = bounded(300, least=1)  # val images in between; at the end, all
     patience: int | None = bounded(None, least=1)  # evaluations without a better one before it ends

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from vocseg_lib.plots.style import COLORS, add_suptitle, add_title, model_color, new_ax, new_axes
 
 STUDY_HALF, STUDY_END = "6K", "12K"
-"""Iterations at which the study measured AP: halfway and last."""
+"""Iterations at which the published comparison measured AP: halfway and last."""
 RISE = 1.02
 """A validation loss this many times its minimum counts as risen."""
 NO_EVALUATIONS = "There are no evaluations yet."
@@ -72,7 +72,7 @@ def overfitting(log: list[dict]) -> str:
 def training_curves(log: list[dict], title: str, iterations: int | None = None) -> np.ndarray:
     """Loss terms on train and val, learning rate and AP against iteration.
 
-    `iterations`: length of the whole training, at whose half and end the study measured AP.
+    `iterations`: length of the whole training, at whose half and end AP was published.
     """
     axes = new_axes(4, 2, (6, 3.4))
     updates, evals = logged_updates(log), logged_evaluations(log)
@@ -109,7 +109,7 @@ def ap_against_iteration(
 ) -> Axes:
     """Mask AP50 on val against iteration, one line per model.
 
-    `iterations`: length of the whole training; the study's marks are left out where lengths differ.
+    `iterations`: length of the whole training; published marks are left out where lengths differ.
     """
     ax, peaks, last = _ap_lines(logs, None, ax)
     ax.set_xlabel("iteration")
@@ -156,6 +156,6 @@ def _ap_lines(
 
 
 def _mark_study(ax: Axes, iterations: float) -> None:
-    """Lines halfway and at the end: the study's 6K and 12K."""
+    """Lines halfway and at the end: published at 6K and 12K."""
     for at, name, style in ((iterations / 2, STUDY_HALF, ":"), (iterations, STUDY_END, "--")):
-        ax.axvline(at, color="gray", linestyle=style, label=f"{at:g}: the study's {name}")
+        ax.axvline(at, color="gray", linestyle=style, label=f"{at:g}: published {name}")

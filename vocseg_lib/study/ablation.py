@@ -1,6 +1,6 @@
 """Ablation of YOLACT's mask loss: crop to the ground-truth box, normalization by its area.
 
-(The study; YOLACT paper, sec. 3.1.)
+(YOLACT paper, sec. 3.1.)
 """
 
 import shutil

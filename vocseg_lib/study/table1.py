@@ -22,8 +22,8 @@ STUDY, PAPER = "this study", "paper"
 COLUMNS = "quantity model source value low high description".split()
 CHECKPOINT_TITLES = {
     "best": "best",
-    "half": "half-way (the study's 6K)",
-    "last": "last (the study's 12K)",
+    "half": "half-way (published: 6K)",
+    "last": "last (published: 12K)",
 }
 QUANTITIES = {
     "network_ms": "network (ms per image)",

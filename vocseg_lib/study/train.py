@@ -53,7 +53,7 @@ def run_config(study: Study, model_name: str) -> dict[str, Any]:
 
 
 def halfway(config: TrainConfig) -> int:
-    """The evaluated iteration nearest to half of a training: the study's 6K."""
+    """The evaluated iteration nearest to half of a training (published: 6K)."""
     every = config.eval_every
     return min(config.iterations, max(1, round(config.iterations / 2 / every)) * every)
 
