@@ -4,6 +4,7 @@ Heavy packages are imported inside the commands, after their arguments have been
 """
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -70,44 +71,53 @@ def export_coco(
     print(f"{len(content['images'])} images, {len(content['annotations'])} objects: {out}")
 
 
-@cli.command("train")
-def train_command(
-    model: cli.Model = None,
-    profile: cli.Profile = "quick",
-    source: text("take recipe, model and data of this run folder", "RUN", "--from") = "",
-    data: text("VOC devkit, or COCO annotations (JSON), converted", "DATA") = "",
-    results: text("write to DIR/runs/MODEL; default: results/PROFILE", "DIR") = "",
-    weights: text("initial backbone weights; default: the recipe's", "FILE") = "",
-    changes: texts("change fields, as in short_side=550", "FIELD=VALUE", "--set") = (),
-    max_hours: number("then stop; the same command continues") = None,
-    mirror: text("second results folder, kept up to date", "DIR") = "",
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Options of `vocseg train`."""
+
+    model: cli.Model = None
+    profile: cli.Profile = "quick"
+    source: text("take recipe, model and data of this run folder", "RUN", "--from") = ""
+    data: text("VOC devkit, or COCO annotations (JSON), converted", "DATA") = ""
+    results: text("write to DIR/runs/MODEL; default: results/PROFILE", "DIR") = ""
+    weights: text("initial backbone weights; default: the recipe's", "FILE") = ""
+    changes: texts("change fields, as in short_side=550", "FIELD=VALUE", "--set") = ()
+    max_hours: number("then stop; the same command continues") = None
+    mirror: text("second results folder, kept up to date", "DIR") = ""
     stop_on_bad: Annotated[
         bool, typer.Option("--stop-on-bad", help="stop at an unreadable sample")
-    ] = False,
-    device: cli.Device = "",
-) -> None:
+    ] = False
+    device: cli.Device = ""
+
+
+@cli.command("train")
+@cli.takes(TrainOptions)
+def train_command(options: TrainOptions) -> None:
     """Train a model, or resume its training, and evaluate it on val; torchrun: on several GPUs."""
-    if not model and not source:
+    source, hours, weights = options.source, options.max_hours, options.weights
+    if not options.model and not source:
         raise ValueError(f"--model is required: {' or '.join(MODEL_TITLES)}")
-    if max_hours is not None and not max_hours > 0:
-        raise ValueError(f"--max-hours must be above 0, got {max_hours}")
-    changed = parse_assignments(changes, RECIPE_FIELDS) | ({"weights": weights} if weights else {})
-    get_recipe(profile).with_changes(**changed)
-    cli.require(data, source, weights)
+    if hours is not None and not hours > 0:
+        raise ValueError(f"--max-hours must be above 0, got {hours}")
+    changes = parse_assignments(options.changes, RECIPE_FIELDS)
+    changes |= {"weights": weights} if weights else {}
+    get_recipe(options.profile).with_changes(**changes)
+    cli.require(options.data, source, weights)
     from vocseg_lib.engine.train import Session
     from vocseg_lib.study.study import open_study, reproduce
     from vocseg_lib.study.train import train_model
     from vocseg_lib.utils import distributed
 
-    with distributed.process_group(cli.usable_device(device)) as device:
+    with distributed.process_group(cli.usable_device(options.device)) as device:
+        name, folders = options.model, (options.data, options.results)
         if source:
-            study, trained = reproduce(source, data, results, changed)
+            study, trained = reproduce(source, *folders, changes)
+            name = name or trained
         else:
-            study, trained = open_study(profile, data, results, changes=changed), model
-        name = model or trained
-        folder = Path(mirror) if mirror else None
-        session = Session(device=device, max_hours=max_hours, mirror=folder)
-        state = train_model(study, name, skip_bad=not stop_on_bad, session=session)
+            study = open_study(options.profile, *folders, changes=changes)
+        mirror = Path(options.mirror) if options.mirror else None
+        session = Session(device=device, max_hours=hours, mirror=mirror)
+        state = train_model(study, name, skip_bad=not options.stop_on_bad, session=session)
         if distributed.rank():
             return
     if best := state["best"]:

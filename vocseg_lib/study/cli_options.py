@@ -2,7 +2,9 @@
 
 import math
 import re
+from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from typing import Annotated, Any, Literal
 
 import typer
@@ -47,6 +49,20 @@ class Command(TyperCommand):
 
 
 command = partial(app.command, cls=Command)
+
+
+def takes(options: type) -> Callable[[Callable], Callable]:
+    """Decorator of a command that takes one argument: a dataclass whose fields are its options."""
+
+    def decorate(function: Callable) -> Callable:
+        def run(**values: Any) -> None:
+            function(options(**values))
+
+        run.__doc__, run.__signature__ = function.__doc__, signature(options)
+        run.__annotations__ = options.__annotations__
+        return run
+
+    return decorate
 
 
 def finite(value: float | None) -> float | None:
