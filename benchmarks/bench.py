@@ -38,9 +38,9 @@ from vocseg_lib.failures.analysis import analyze
 from vocseg_lib.failures.crowding import by_crowding
 from vocseg_lib.failures.oracles import single_oracles
 from vocseg_lib.metrics.coco_eval import IOU_TYPES, backends, evaluate, run_coco_eval
+from vocseg_lib.models.box_resampling import paste_masks_in_boxes
 from vocseg_lib.models.mask_rcnn import paste_masks
 from vocseg_lib.models.speedups import speed_up
-from vocseg_lib.models.tiled_masks import paste_masks_in_tiles
 from vocseg_lib.utils.device import autocast, keep_freed_memory, peak_memory_gb
 from vocseg_lib.utils.environment import git_commit
 from vocseg_lib.utils.files import read_json, write_json
@@ -127,14 +127,14 @@ def measure_training(body: Callable, repeats: int) -> Iterator[tuple[str, Row]]:
 
 
 def measure_paste(repeats: int) -> Row:
-    """100 masks pasted into an image, by torchvision and in tiles."""
+    """100 masks pasted into an image, by torchvision and in their boxes."""
     arguments = torch.rand(100, 28, 28), log_uniform_boxes(100), HEIGHT, WIDTH
-    functions = [lambda: paste_masks(*arguments), lambda: paste_masks_in_tiles(*arguments)]
+    functions = [lambda: paste_masks(*arguments), lambda: paste_masks_in_boxes(*arguments)]
     with torch.inference_mode():
-        plain, tiled = (function() for function in functions)
+        plain, in_boxes = (function() for function in functions)
         slow, fast = time_alternating(*functions, 3 * repeats)
     times = {"value": slow / fast, "seconds": fast, "base_seconds": slow}
-    error = (plain != tiled).float().mean().item()
+    error = (plain != in_boxes).float().mean().item()
     return times | {"check": "pixels equal to torchvision's", "error": error}
 
 

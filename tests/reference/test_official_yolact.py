@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from vocseg_lib.losses import YolactOutputs, match_priors, mine_hard_negatives, yolact_loss
+from vocseg_lib.models.box_resampling import upsample_masks_in_boxes
 from vocseg_lib.models.config import YolactConfig
 from vocseg_lib.models.postprocess import detect, fast_nms, mask_logits, scale_boxes, upsample_masks
 from vocseg_lib.models.priors import prior_boxes
-from vocseg_lib.models.tiled_masks import upsample_masks_in_tiles
 from vocseg_lib.utils.boxes import box_iou, cxcywh_to_xyxy, decode_boxes, encode_boxes
 from vocseg_lib.utils.masks import box_mask, box_rows_and_columns
 
@@ -165,7 +165,7 @@ def test_crop(case, padding):
 
 
 @each("*.pt", "proto_hwk", "coeffs_nk")
-@pytest.mark.parametrize("upsample", [upsample_masks, upsample_masks_in_tiles])
+@pytest.mark.parametrize("upsample", [upsample_masks, upsample_masks_in_boxes])
 def test_assembled_masks(case, upsample):
     prototypes, boxes = case["proto_hwk"], case["boxes_rel_xyxy"]
     height, width = prototypes.shape[:2]

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vocseg_lib.models.box_resampling import paste_masks_in_boxes, upsample_masks_in_boxes
 from vocseg_lib.models.mask_rcnn import MaskRCNN
-from vocseg_lib.models.tiled_masks import paste_masks_in_tiles, upsample_masks_in_tiles
 from vocseg_lib.models.yolact import PredictionHead, ProtoNet, Yolact
 
 DENSE = 0.25
@@ -29,9 +29,9 @@ def speed_up(model: nn.Module) -> nn.Module:
     for module in modules:
         module.__class__ = FASTER.get(type(module), type(module))
         if isinstance(module, Yolact):
-            module.upsample_masks = upsample_masks_in_tiles
+            module.upsample_masks = upsample_masks_in_boxes
         elif isinstance(module, MaskRCNN):
-            module.paste_masks = paste_masks_in_tiles
+            module.paste_masks = paste_masks_in_boxes
     return model
 
 

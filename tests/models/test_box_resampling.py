@@ -2,9 +2,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vocseg_lib.models.box_resampling import paste_masks_in_boxes, upsample_masks_in_boxes
 from vocseg_lib.models.mask_rcnn import paste_masks
 from vocseg_lib.models.postprocess import upsample_masks
-from vocseg_lib.models.tiled_masks import paste_masks_in_tiles, upsample_masks_in_tiles
 
 SEEDS = st.integers(0, 2**31)
 
@@ -23,7 +23,7 @@ def test_pasted_masks_are_torchvisions(seed, height, width):
     corners = torch.rand(7, 2, 2, generator=generator).sort(1).values
     boxes = (corners * torch.tensor([width, height])).flatten(1)
     arguments = masks, boxes, height, width
-    assert_same_pixels(paste_masks_in_tiles(*arguments), paste_masks(*arguments))
+    assert_same_pixels(paste_masks_in_boxes(*arguments), paste_masks(*arguments))
 
 
 @settings(deadline=None, max_examples=40)
@@ -34,13 +34,13 @@ def test_upsampled_masks_are_the_plain_ones(seed, height, width, side, crop):
     # Swapped corners and boxes out of the image among them.
     boxes = torch.rand(6, 4, generator=generator) * 1.6 - 0.3 if crop else None
     arguments = logits, boxes, height, width
-    assert_same_pixels(upsample_masks_in_tiles(*arguments), upsample_masks(*arguments))
+    assert_same_pixels(upsample_masks_in_boxes(*arguments), upsample_masks(*arguments))
 
 
 def test_saturated_masks_are_equal_to_the_pixel_and_none_may_be_given():
     boxes = torch.tensor([[0.1, 0.2, 0.8, 0.9], [0.0, 0.0, 1.0, 1.0], [0.5, 0.5, 0.52, 0.52]])
     arguments = torch.full((3, 138, 138), 60.0), boxes, 375, 500
-    assert torch.equal(upsample_masks_in_tiles(*arguments), upsample_masks(*arguments))
+    assert torch.equal(upsample_masks_in_boxes(*arguments), upsample_masks(*arguments))
     arguments = torch.zeros(0, 28, 28), torch.zeros(0, 4), 40, 30
-    for function in (upsample_masks, upsample_masks_in_tiles, paste_masks, paste_masks_in_tiles):
+    for function in (upsample_masks, upsample_masks_in_boxes, paste_masks, paste_masks_in_boxes):
         assert function(*arguments).shape == (0, 40, 30)
