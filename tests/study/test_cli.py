@@ -27,18 +27,16 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
 COMMANDS = typer.main.get_command(app).commands
 HEAVY = {"torch", "torchvision", "pandas", "matplotlib", "pycocotools", "scipy"}
-
-
-@pytest.fixture
-def tiny(monkeypatch):
-    """The recipe `quick`, of two iterations of a small model."""
-    recipe = QUICK.with_changes(iterations=2, batch_size=2, eval_every=2)
-    monkeypatch.setitem(RECIPES, "quick", recipe)
-
-
-@pytest.fixture
-def on_devkit(devkit, tmp_path, tiny):
-    return "--data", devkit, "--device", "cpu", "--results", tmp_path
+USAGE = (
+    *("--help", "train --help", "train --from nowhere", "predict nowhere --image nowhere.jpg"),
+    *("train --model unet", "train --profile huge --model yolact"),
+    *(f"train --model yolact --max-hours {hours}" for hours in ("0", "many")),
+    *("train --model yolact --device banana", "train --model yolact --set schedule=foo"),
+    "train --model yolact --data nowhere",
+    "failures --predictions nowhere.json --data nowhere",
+    "evaluate --predictions nowhere.json --data nowhere --resamples -1",
+)
+"""Help, and wrong arguments."""
 
 
 @pytest.fixture
@@ -49,6 +47,13 @@ def detections(devkit):
         {key: annotation[key] for key in keys} | {"score": 0.9}
         for annotation in voc_to_coco(devkit, "val")["annotations"]
     ]
+
+
+def succeeds(*arguments):
+    """What a command without problems prints."""
+    done = vocseg(*arguments)
+    assert done.exit_code == 0, done.stderr
+    return done.stdout
 
 
 def write(path, content):
@@ -76,13 +81,11 @@ def test_commands_of_the_pages_parse(page):
 
 
 def test_help_lists_commands_and_options():
-    done = vocseg("--help")
-    assert done.exit_code == 0
+    listed = succeeds("--help")
     for name, command in COMMANDS.items():
-        assert re.search(rf"^  {name}\s+\w", done.stdout, re.MULTILINE), name
-        shown = vocseg(name, "--help")
-        assert shown.exit_code == 0
-        assert all(flag in shown.stdout for p in command.params for flag in p.opts if "-" in flag)
+        assert re.search(rf"^  {name}\s+\w", listed, re.MULTILINE), name
+        shown = succeeds(name, "--help")
+        assert all(flag in shown for p in command.params for flag in p.opts if "-" in flag)
 
 
 def test_defaults_are_the_librarys():
@@ -93,121 +96,95 @@ def test_defaults_are_the_librarys():
 
 
 def test_several_values_follow_one_flag():
-    parsed = COMMANDS["predict"].make_context(
-        "predict", "--image a b --weights run --image c --score 0.5".split()
-    )
-    assert list(parsed.params["image"]) == ["a", "b", "c"]
-    assert (parsed.params["weights"], parsed.params["score"]) == ("run", 0.5)
+    arguments = "--image a b --weights run --image c --score 0.5".split()
+    parsed = COMMANDS["predict"].make_context("predict", arguments).params
+    assert list(parsed["image"]) == ["a", "b", "c"]
+    assert (parsed["weights"], parsed["score"]) == ("run", 0.5)
     assert vocseg("predict", "run", "--image").exit_code == 2
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        "--help",
-        "train --help",
-        "train --model unet",
-        "train --profile huge --model yolact",
-        "train --model yolact --max-hours 0",
-        "train --model yolact --max-hours many",
-        "train --model yolact --device banana",
-        "train --model yolact --data nowhere",
-        "train --from nowhere",
-        "train --model yolact --set schedule=foo",
-        "failures --predictions nowhere.json --data nowhere",
-        "evaluate --predictions nowhere.json --data nowhere --resamples -1",
-        "predict nowhere --image nowhere.jpg",
-    ],
-)
-def test_help_and_wrong_arguments_load_nothing_heavy(arguments):
-    code = (
-        f"import sys; sys.argv = ['vocseg', *{arguments.split()}]\n"
-        "from vocseg_lib.__main__ import main\n"
-        f"try: main()\nfinally: print(*{HEAVY} & sys.modules.keys(), file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == (0 if "--help" in arguments else 2)
-    assert done.stderr.splitlines()[-1] == ""
+def test_help_and_wrong_arguments_load_nothing_heavy():
+    code = f"""
+import sys
+from vocseg_lib.__main__ import main
+for arguments in {USAGE}:
+    sys.argv = ["vocseg", *arguments.split()]
+    try:
+        main()
+    except SystemExit as end:
+        print("exit", end.code, *{HEAVY} & sys.modules.keys())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    exits = re.findall("^exit .*", done.stdout, re.MULTILINE)
+    assert exits == [f"exit {0 if '--help' in arguments else 2}" for arguments in USAGE]
 
 
 @pytest.mark.parametrize("model", ["yolact", "mask_rcnn"])
-def test_train_predict_evaluate(on_devkit, devkit, tmp_path, model):
-    run, predictions = tmp_path / "runs" / model, tmp_path / "p.json"
-    done = vocseg("train", "--model", model, *on_devkit)
-    assert done.exit_code == 0
-    assert str(run) in done.stdout
-    on_val = ("--data", devkit, "--out", predictions, "--device", "cpu")
-    assert vocseg("predict", run, *on_val).exit_code == 0
+def test_predict_and_evaluate(trained, devkit, tmp_path, model):
+    run, predictions = trained.run_folder(model), tmp_path / "p.json"
+    succeeds("predict", run, "--data", devkit, "--out", predictions, "--device", "cpu")
     assert read(predictions)["detections"] == read(run / "predictions.json")["detections"]
     files = ("--predictions", predictions, "--data", devkit, "--out", tmp_path / "m.json")
-    done = vocseg("evaluate", *files)
-    assert done.exit_code == 0
-    assert re.search(r"mask +AP50 +\S+ +\S+ +\S+\n", done.stdout)
-    assert re.search(r"mask +mean_IoU +\S+", done.stdout)
+    printed = succeeds("evaluate", *files)
+    assert re.search(r"mask +AP50 +\S+ +\S+ +\S+\n", printed)
+    assert re.search(r"mask +mean_IoU +\S+", printed)
     assert read(tmp_path / "m.json")["mask_AP50"] == read(run / "metrics.json")["mask_AP50"]
 
 
-def test_predictions_are_drawn_on_images(on_devkit, devkit, tmp_path):
-    assert vocseg("train", "--model", "mask_rcnn", *on_devkit).exit_code == 0
-    weights = ("--weights", tmp_path / "runs" / "mask_rcnn" / "best.pt", "--device", "cpu")
+def test_predictions_are_drawn_on_images(trained, devkit, tmp_path):
+    weights = ("--weights", trained.run_folder("mask_rcnn") / "best.pt", "--device", "cpu")
     options = ("predict", *weights, "--out", tmp_path / "drawn", "--score", 0, "--image")
     notes = write(tmp_path / "notes.txt", "not an image")
     images = sorted((devkit / "JPEGImages").iterdir())[:2]
-    done = vocseg(*options, *images, notes)
-    assert done.exit_code == 0
-    for image in images:
-        drawn = tmp_path / "drawn" / f"{image.stem}.png"
-        assert re.search(rf"{image}: .* -> {drawn}", done.stdout)
-        assert Image.open(image).size == Image.open(drawn).size
-    assert str(notes) in done.stderr
-    done = vocseg(*options, notes)
-    assert done.exit_code == 1
-    assert str(notes) in done.stderr
+    for some, code in (((*images, notes), 0), ((notes,), 1)):
+        done = vocseg(*options, *some)
+        assert done.exit_code == code
+        assert str(notes) in done.stderr
+        for image in some[:-1]:
+            drawn = tmp_path / "drawn" / f"{image.stem}.png"
+            assert re.search(rf"{image}: .* -> {drawn}", done.stdout)
+            assert Image.open(image).size == Image.open(drawn).size
 
 
-def test_a_training_is_stopped_and_resumed(on_devkit, tmp_path):
-    command = ("train", "--model", "yolact", *on_devkit, "--mirror", tmp_path / "mirror")
-    done = vocseg(*command, "--max-hours", "0.0000001")
-    assert done.exit_code == 0
-    assert re.search(r"stopped at iteration 1\b", done.stdout)
-    done = vocseg(*command)
-    assert done.exit_code == 0
-    assert "best mask AP50" in done.stdout
+def test_a_training_is_stopped_and_resumed(devkit, tmp_path, monkeypatch):
+    monkeypatch.setitem(RECIPES, "quick", QUICK.with_changes(iterations=2, batch_size=2))
+    command = ("train", "--model", "yolact", "--data", devkit, "--device", "cpu")
+    command += ("--results", tmp_path, "--mirror", tmp_path / "mirror")
+    stopped = succeeds(*command, "--max-hours", "0.0000001")
+    assert re.search(r"stopped at iteration 1\b", stopped)
+    resumed, run = succeeds(*command), tmp_path / "runs" / "yolact"
+    assert "best mask AP50" in resumed
+    assert str(run) in resumed
     done = vocseg(*command, "--set", "learning_rate=0.5", "momentum=0.8")
     assert done.exit_code == 2
     assert all(text in done.stderr for text in ("learning_rate", "0.5", "momentum"))
-    run = tmp_path / "runs" / "yolact"
     mirrored = {path.name for path in (tmp_path / "mirror" / "runs" / "yolact").iterdir()}
     assert mirrored == {path.name for path in run.iterdir()} - {"running.lock"}
 
 
-def test_a_training_is_repeated(on_devkit, devkit, tmp_path):
-    assert vocseg("train", "--model", "mask_rcnn", *on_devkit).exit_code == 0
-    run = tmp_path / "runs" / "mask_rcnn"
+def test_a_training_is_repeated(trained, tmp_path):
+    run = trained.run_folder("mask_rcnn")
     again = ("train", "--from", run, "--device", "cpu", "--results", tmp_path / "again")
-    assert vocseg(*again).exit_code == 0
+    succeeds(*again)
     repeated = tmp_path / "again" / "runs" / "mask_rcnn"
     assert read(run / "config.json") == read(repeated / "config.json")
     first, second = (load_checkpoint(folder / "best.pt")["model"] for folder in (run, repeated))
     assert checksum(first) == checksum(second)
     other = synthetic.write(tmp_path / "other", train=4, val=2, seed=9)
-    done = vocseg(*again[:3], "--data", other, "--results", tmp_path / "c")
+    done = vocseg(*again, "--data", other)
     assert done.exit_code == 2
     assert str(other) in done.stderr
 
 
 def test_data_commands(devkit, damageable, tmp_path):
-    done = vocseg("fetch", damageable.parent.parent)
-    assert done.exit_code == 0
-    assert str(damageable) in done.stdout
+    assert str(damageable) in succeeds("fetch", damageable.parent.parent)
     for split in ("train", "val"):
-        out = tmp_path / f"{split}.json"
-        assert vocseg("export-coco", devkit, "--split", split, "--out", out).exit_code == 0
+        succeeds("export-coco", devkit, "--split", split, "--out", tmp_path / f"{split}.json")
     command = ("import-coco", tmp_path / "train.json", "--out", tmp_path / "devkit")
     assert vocseg(*command).exit_code == 2  # without images
-    assert vocseg(*command, "--images", devkit / "JPEGImages").exit_code == 0
+    succeeds(*command, "--images", devkit / "JPEGImages")
     assert split_ids(tmp_path / "devkit", "val") == split_ids(devkit, "val")
-    assert vocseg("verify", damageable, "--splits", "train", "val").exit_code == 0
+    succeeds("verify", damageable, "--splits", "train", "val")
     bad = damageable / "JPEGImages" / f"{split_ids(damageable, 'val')[0]}.jpg"
     bad.unlink()
     done = vocseg("verify", damageable)
@@ -220,28 +197,20 @@ def test_wrong_arguments_get_one_line_and_exit_code_two(devkit, tmp_path):
     torn.write_text("{")
     image = {"id": 1, "name": "other", "height": 1, "width": 1}
     other = write(tmp_path / "other.json", {"header": {"images": [image]}, "detections": []})
-    out = ("--out", tmp_path / "out")
-    yolact = ("train", "--model", "yolact", "--data", devkit, "--device", "cpu")
+    out, val = ("--out", tmp_path / "out"), ("--data", devkit)
+    torn_file, yolact = ("--predictions", torn), ("train", "--model", "yolact", "--data")
+    changes = "learning_rate size=3 batch_size=0 schedule=foo lr_milestones=('a',)".split()
     wrong = [
-        ("verify", tmp_path),
-        ("export-coco", tmp_path, *out),
-        ("import-coco", torn, *out),
-        ("train", "--model", "yolact", "--data", torn),
-        ("train", "--data", devkit),
-        ("train", "--from", empty, "--data", devkit),
-        ("predict", "--image", tmp_path),
-        ("predict", tmp_path),
-        ("predict", tmp_path, "--data", devkit),
-        ("predict", tmp_path, "--data", devkit, *out),
-        ("evaluate", "--predictions", torn, "--data", devkit),
-        ("evaluate", "--predictions", torn, "--data", devkit, "--split", "test"),
-        ("evaluate", "--predictions", other, "--data", devkit),
-        ("failures", "--predictions", torn, torn, "--data", devkit),
-        ("failures", "--predictions", torn, other, empty, "--data", devkit),
-        ("failures", "--predictions", torn, "--data", empty, "--gallery", tmp_path / "g.html"),
-        ("failures", "--predictions", torn, "--data", devkit, "--set", "none=1"),
-        *((*yolact, "--set", change) for change in ("learning_rate", "size=3", "batch_size=0")),
-        *((*yolact, "--set", change) for change in ("schedule=foo", "lr_milestones=('a',)")),
+        *(("verify", tmp_path), ("export-coco", tmp_path, *out), ("import-coco", torn, *out)),
+        *((*yolact, torn), ("train", *val), ("train", "--from", empty, *val)),
+        *(("predict", "--image", tmp_path), ("predict", tmp_path), ("predict", tmp_path, *val)),
+        ("predict", tmp_path, *val, *out),
+        *(("evaluate", *torn_file, *val), ("evaluate", *torn_file, *val, "--split", "test")),
+        *(("evaluate", "--predictions", other, *val), ("failures", *torn_file, torn, *val)),
+        ("failures", *torn_file, other, empty, *val),
+        ("failures", *torn_file, "--data", empty, "--gallery", tmp_path / "g.html"),
+        ("failures", *torn_file, *val, "--set", "none=1"),
+        *((*yolact, devkit, "--device", "cpu", "--set", change) for change in changes),
     ]
     for arguments in wrong:
         done = vocseg(*arguments)
@@ -254,38 +223,31 @@ def test_wrong_arguments_get_one_line_and_exit_code_two(devkit, tmp_path):
 
 def test_predictions_from_elsewhere_are_evaluated(devkit, detections, tmp_path):
     predictions, exported = write(tmp_path / "p.json", detections), tmp_path / "c.json"
-    assert vocseg("export-coco", devkit, "--out", exported).exit_code == 0
-    outputs = []
+    succeeds("export-coco", devkit, "--out", exported)
+    command, printed = ("evaluate", "--predictions", predictions, "--resamples"), []
     for data in (devkit, exported):
-        files = ("--predictions", predictions, "--data", data, "--out", tmp_path / "m.json")
-        done = vocseg("evaluate", *files, "--resamples", 20)
-        assert done.exit_code == 0
-        outputs.append(done.stdout)
+        printed.append(succeeds(*command, 20, "--data", data, "--out", tmp_path / "m.json"))
         metrics = read(tmp_path / "m.json")
         names = "mask_AP box_AP75 mask_voc_AP70 mask_AP_without_void mask_mean_IoU".split()
         assert {name: metrics[name] for name in names} == dict.fromkeys(names, 100)
         assert metrics["table"][0].keys() == {"kind", "metric", "class", "value", "low", "high"}
-    assert outputs[0] == outputs[1]
-    boxes = [{k: v for k, v in d.items() if k != "segmentation"} for d in detections]
-    write(predictions, boxes)
-    done = vocseg("evaluate", "--predictions", predictions, "--data", devkit, "--resamples", 0)
-    assert done.exit_code == 0
-    assert "mask" not in done.stdout
+    assert printed[0] == printed[1]
+    write(predictions, [{k: v for k, v in d.items() if k != "segmentation"} for d in detections])
+    assert "mask" not in succeeds(*command, 0, "--data", devkit)
 
 
 def test_failures_of_predictions_from_elsewhere(devkit, detections, tmp_path):
     half = detections[::2]
     files = [write(tmp_path / "all.json", detections), write(tmp_path / "half.json", half)]
     out, page = tmp_path / "out.json", tmp_path / "page.html"
-    options = ("failures", "--out", out, "--gallery", page, "--predictions")
-    done = vocseg(*options, *files, "--data", devkit, "--set", "min_leakage=0.3")
-    assert done.exit_code == 0
-    assert re.search(rf"half: {len(half)} \w+, {len(detections)} \w+", done.stdout)
+    command = ("failures", "--out", out, "--gallery", page, "--predictions")
+    printed = succeeds(*command, *files, "--data", devkit, "--set", "min_leakage=0.3")
+    assert re.search(rf"half: {len(half)} \w+, {len(detections)} \w+", printed)
     models, thresholds = (read(out)[key] for key in ("models", "thresholds"))
     assert thresholds["min_leakage"] == 0.3
     assert models["all"]["cases"] == []
     assert len(models["half"]["cases"]) >= 2 * (len(detections) - len(half))  # of masks, of boxes
     assert page.stat().st_size > 10_000
     exported = write(tmp_path / "gt.json", voc_to_coco(devkit, "val"))
-    options = (*options, files[1], "--data", exported, "--images", tmp_path)
-    assert vocseg(*options).exit_code == 0  # unreadable images are listed on the page
+    # Unreadable images are listed on the page.
+    succeeds(*command, files[1], "--data", exported, "--images", tmp_path)
