@@ -10,7 +10,6 @@ from vocseg_lib.metrics.coco_eval import evaluate
 from vocseg_lib.metrics.matching import AREA_RANGES
 from vocseg_lib.study import ablation
 from vocseg_lib.study.ablation import VARIANTS, ablation_table, train_variants
-from vocseg_lib.study.train import train_model
 
 
 def losses_of(study, name):
@@ -18,54 +17,50 @@ def losses_of(study, name):
     return [entry for entry in log if "loss" in entry]
 
 
-def test_four_losses_from_one_start(study, monkeypatch):
-    with pytest.raises(FileNotFoundError):
-        train_variants(study)
-    train_model(study, "yolact")
-    evaluations = train_variants(study, fraction=0.5)
+def test_four_losses_from_one_start(trained, monkeypatch):
+    evaluations = train_variants(trained, fraction=0.5)
     assert list(evaluations) == list(VARIANTS)
-    losses = {name: losses_of(study, name) for name in VARIANTS}
-    assert {len(steps) for steps in losses.values()} == {3}
+    losses = {name: losses_of(trained, name) for name in VARIANTS}
+    assert {len(steps) for steps in losses.values()} == {2}
     for term, different in (("class", 1), ("box", 1), ("mask", 4)):  # the same images and start
         assert len({steps[0][term] for steps in losses.values()}) == different
-
-    again = train_variants(study, fraction=0.5)
+    again = train_variants(trained, fraction=0.5)
     for name, evaluation in evaluations.items():
         assert again[name].detections == evaluation.detections
-
     # Trained again from other weights.
     monkeypatch.setattr(ablation, "checksum", lambda content: "another")
-    train_variants(study, fraction=0.5)
-    assert len(losses_of(study, "neither")) == 3
+    train_variants(trained, fraction=0.5)
+    assert len(losses_of(trained, "neither")) == 2
 
 
 def test_variant_recipes_differ_in_the_mask_loss_alone(study):
-    options = set()
-    for changes in VARIANTS.values():
-        recipe = ablation.variant_recipe(study.recipe, 0.5, changes)
-        assert recipe.train.iterations == study.recipe.train.iterations // 2
-        options.add((recipe.yolact.crop_in_training, recipe.yolact.normalize_by_area))
-    assert len(options) == 4
+    with pytest.raises(FileNotFoundError):  # without a trained YOLACT
+        train_variants(study)
+    recipes = [ablation.variant_recipe(study.recipe, 0.5, c) for c in VARIANTS.values()]
+    assert {recipe.train.iterations for recipe in recipes} == {study.recipe.train.iterations // 2}
+    assert len({recipe.train for recipe in recipes}) == 1
+    options = [(r.yolact.crop_in_training, r.yolact.normalize_by_area) for r in recipes]
+    assert len(set(options)) == 4
 
 
 def test_ap_by_size_and_paired_differences():
     small, medium = mask_of((0, 0, 10, 10)), mask_of((15, 15, 40, 40))
     content = ground_truth(shape(small), shape(medium))
+    detections = [shape(small, score=0.9), shape(medium, score=0.8)]
     evaluations = {
-        "all": evaluate(content, [shape(small, score=0.9), shape(medium, score=0.8)]),
-        "no small ones": evaluate(content, [shape(medium, score=0.8)]),
+        "all": evaluate(content, detections),
+        "no small ones": evaluate(content, detections[1:]),
     }
     table = ablation_table(evaluations, bootstrap_weights(1, 10)).set_index(["variant", "size"])
-    objects = {"all": 2, "small": 1, "medium": 1, "large": 0}
-    assert table["objects"].loc["all"].to_dict() == objects
-    columns = ["value", "difference", "difference_low"]
-    assert table.loc[("no small ones", "small"), columns].tolist() == [0, -100, -100]
-    columns = ["value", "low", "high", "difference"]
-    assert table.loc[("no small ones", "medium"), columns].tolist() == [100, 100, 100, 0]
+    assert table["objects"].loc["all"].to_dict() == dict(
+        zip(AREA_RANGES, (2, 1, 1, 0), strict=True)
+    )
+    columns = ["value", "low", "high", "difference", "difference_low"]
+    assert table.loc[("no small ones", "small"), columns].tolist() == [0, 0, 0, -100, -100]
+    assert table.loc[("no small ones", "medium"), columns].tolist() == [100, 100, 100, 0, 0]
     assert table.loc[("all", "all"), "value"] == 100
     assert np.isnan(table["value"]["all"]["large"])
-    assert set(table.index.get_level_values("size")) == set(AREA_RANGES)
     assert table["empty"].unique().tolist() == [0]
     empty = shape(medium & False, score=0.8, box=(15, 15, 40, 40))
-    half = {"one of two": evaluate(content, [shape(small, score=0.9), empty])}
+    half = {"one of two": evaluate(content, [detections[0], empty])}
     assert ablation_table(half, bootstrap_weights(1, 2))["empty"].unique().tolist() == [50]

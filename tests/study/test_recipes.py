@@ -11,29 +11,23 @@ from vocseg_lib.models.config import MaskRCNNConfig, ModelConfig, YolactConfig
 from vocseg_lib.study.recipes import PARTS, RECIPES, Recipe, get_recipe, recipe_changes
 
 CONFIGS = (TrainConfig, ModelConfig, YolactConfig, MaskRCNNConfig, Recipe)
+PUBLISHED = {"backbone": "resnet50", "weights": "imagenet", "image_size": 550, "batch_size": 2}
+PUBLISHED |= {"iterations": 12_000, "optimizer": "sgd", "learning_rate": 1e-3, "momentum": 0.9}
+PUBLISHED |= {"batch_norm": "unfrozen", "augmentation": "ssd"}
+PUBLISHED |= dict.fromkeys(("crop_in_training", "crop_in_inference", "normalize_by_area"), True)
+PUBLISHED |= dict.fromkeys(("mixed_precision", "semantic_loss"), False)
+PASCAL = {"batch_size": 8, "iterations": 120_000, "lr_milestones": (60_000, 100_000)}
+PASCAL |= {"learning_rate": 1e-3, "warmup_iterations": 500, "weight_decay": 5e-4}
+PASCAL |= {"semantic_loss": True, "batch_norm": "official"}
+"""YOLACT's own schedule for PASCAL."""
 
 
-def values(recipe):
-    """Values of all fields of the parts; of those of both models, Mask R-CNN's."""
-    return {k: v for part in PARTS for k, v in vars(getattr(recipe, part)).items()}
-
-
-def test_paper_is_the_published_comparison():
-    published = {"backbone": "resnet50", "weights": "imagenet", "image_size": 550, "batch_size": 2}
-    published |= {"iterations": 12_000, "optimizer": "sgd", "learning_rate": 1e-3, "momentum": 0.9}
-    published |= {"batch_norm": "unfrozen", "augmentation": "ssd"}
-    published |= dict.fromkeys(("crop_in_training", "crop_in_inference", "normalize_by_area"), True)
-    published |= dict.fromkeys(("mixed_precision", "semantic_loss"), False)
-    assert published.items() <= values(get_recipe("paper")).items()
-    defaults = Recipe(name="paper")
-    assert recipe_changes(get_recipe("paper"), defaults).empty  # the defaults
-
-
-def test_official_is_yolacts_pascal_schedule():
-    pascal = {"batch_size": 8, "iterations": 120_000, "lr_milestones": (60_000, 100_000)}
-    pascal |= {"learning_rate": 1e-3, "warmup_iterations": 500, "weight_decay": 5e-4}
-    pascal |= {"semantic_loss": True, "batch_norm": "official"}
-    assert pascal.items() <= values(get_recipe("official")).items()
+@pytest.mark.parametrize(("name", "numbers"), [("paper", PUBLISHED), ("official", PASCAL)])
+def test_published_numbers(name, numbers):
+    recipe = get_recipe(name)
+    # Of a field of both models, Mask R-CNN's.
+    values = {k: v for part in PARTS for k, v in vars(getattr(recipe, part)).items()}
+    assert numbers.items() <= values.items()
 
 
 def test_t4_scales_its_learning_rate_with_its_batch():
@@ -45,13 +39,6 @@ def test_t4_scales_its_learning_rate_with_its_batch():
     assert t4.mask_rcnn.short_side == t4.yolact.image_size
 
 
-def test_official_batch_norm_is_frozen_in_small_batches():
-    assert TrainConfig(batch_norm="official", batch_size=5).freeze_batch_norm
-    assert not TrainConfig(batch_norm="official", batch_size=6).freeze_batch_norm
-    assert TrainConfig(batch_norm="frozen").freeze_batch_norm
-    assert not TrainConfig().freeze_batch_norm
-
-
 def test_recipes_are_frozen_and_found_by_name():
     assert list(RECIPES) == ["paper", "official", "t4", "laptop", "quick"]
     for name, recipe in RECIPES.items():
@@ -60,17 +47,15 @@ def test_recipes_are_frozen_and_found_by_name():
         assert recipe.expected_score
         with pytest.raises(dataclasses.FrozenInstanceError):
             recipe.train.seed = 1
-    with pytest.raises(ValueError, match="huge") as raised:
+    with pytest.raises(ValueError, match="huge.*" + ".*".join(RECIPES)):
         get_recipe("huge")
-    assert all(name in str(raised.value) for name in RECIPES)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)
 def test_every_field_has_its_comment(config):
     source = inspect.getsource(config)
-    for name in config.__annotations__:
-        if name not in PARTS:
-            assert re.search(rf"^    {name}: .*  # \S", source, re.MULTILINE), name
+    for name in config.__annotations__.keys() - PARTS:
+        assert re.search(rf"^    {name}: .*  # \S", source, re.MULTILINE), name
 
 
 def test_changes_are_all_differences_with_their_meaning():
@@ -83,7 +68,7 @@ def test_changes_are_all_differences_with_their_meaning():
         first, second = (vars(getattr(recipe, part)) for recipe in (laptop, paper))
         for name, value in first.items():
             assert (f"{part}.{name}" in table.index) is (value != second[name])
-    assert recipe_changes(paper, paper).empty
+    assert recipe_changes(paper, Recipe(name="paper")).empty  # the defaults
 
 
 def test_a_change_reaches_every_part_that_has_the_field():
@@ -99,10 +84,10 @@ def test_a_change_reaches_every_part_that_has_the_field():
             changed.with_changes(**{name: value})
 
 
-def test_a_run_folders_config_gives_the_recipe_back():
+@pytest.mark.parametrize("model", ["yolact", "mask_rcnn"])
+def test_a_run_folders_config_gives_the_recipe_back(model):
     recipe = get_recipe("laptop").with_changes(seed=3)
-    for model in ("yolact", "mask_rcnn"):
-        config = {"recipe": recipe.for_model(model), "train": recipe.train.to_dict()}
-        again = Recipe.of_run(config)
-        assert (again.name, again.train) == ("laptop", recipe.train)
-        assert again.model_config(model) == recipe.model_config(model)
+    config = {"recipe": recipe.for_model(model), "train": recipe.train.to_dict()}
+    again = Recipe.of_run(config)
+    assert (again.name, again.train) == ("laptop", recipe.train)
+    assert again.model_config(model) == recipe.model_config(model)

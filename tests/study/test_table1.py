@@ -1,33 +1,29 @@
 """Table 1: this study's beside the paper's, as CSV, Markdown, in a notebook and as a figure."""
 
+from itertools import product
+
 import pandas as pd
 import pytest
 
 from vocseg_lib.study import table1
-from vocseg_lib.study.train import train_model
 
-AP_ROWS = [
-    (checkpoint, kind, metric, 40.0, 30.0, 50.0)
-    for checkpoint in table1.CHECKPOINT_TITLES
-    for kind in ("mask", "box")
-    for metric in ("AP", "AP50", "AP75")
-]
+TITLES = ("YOLACT", "Mask R-CNN")
+METRICS = list(product(table1.CHECKPOINT_TITLES, ("mask", "box"), ("AP", "AP50", "AP75")))
 
 
 @pytest.fixture
 def table():
     measured = dict.fromkeys(table1.QUANTITIES, 12.5)
-    ap = pd.DataFrame(AP_ROWS, columns=["checkpoint", "kind", "metric", "value", "low", "high"])
-    titles = "YOLACT", "Mask R-CNN"
-    rows = [row for t in titles for row in table1.study_rows(t, measured, ap, "on 6 images")]
+    ap = pd.DataFrame(METRICS, columns=["checkpoint", "kind", "metric"])
+    ap = ap.assign(value=40.0, low=30.0, high=50.0)
+    rows = [row for t in TITLES for row in table1.study_rows(t, measured, ap, "on 6 images")]
     return pd.DataFrame([*rows, *table1.paper_rows()], columns=table1.COLUMNS)
 
 
 def test_the_wide_table_has_a_column_per_source_and_model(table):
     wide = table1.wide_table1(table)
-    sources = ("this study", "paper")
-    assert list(wide) == [f"{s}: {model}" for s in sources for model in ("YOLACT", "Mask R-CNN")]
-    assert len(wide) == len(table1.QUANTITIES) + len(AP_ROWS)
+    assert list(wide) == [f"{s}: {model}" for s in ("this study", "paper") for model in TITLES]
+    assert len(wide) == len(table1.QUANTITIES) + len(METRICS)
     half = wide.loc[f"mask AP50, {table1.CHECKPOINT_TITLES['half']}"]
     assert half.tolist() == ["40.0 [30.0, 50.0]", "40.0 [30.0, 50.0]", "48.5", "43.3"]
     assert wide.loc["FPS"].tolist() == ["12.5", "12.5", "17.2", "15.8"]
@@ -39,8 +35,7 @@ def test_files_and_the_notebooks_table(table, tmp_path):
     text = (tmp_path / "table1.md").read_text()
     assert "| FPS | 12.5 | 12.5 | 17.2 | 15.8 |" in text
     for form in (text, table1.styled_table1(table).to_html()):
-        assert "on 6 images" in form
-        assert all(note in form for note in table1.FOOTNOTES)
+        assert all(note in form for note in ("on 6 images", *table1.FOOTNOTES))
 
 
 def test_the_figure_shows_the_studys_the_papers_and_published_values(table):
@@ -51,15 +46,12 @@ def test_the_figure_shows_the_studys_the_papers_and_published_values(table):
     assert len(ax.get_legend().get_texts()) == 2
 
 
-def test_a_studys_own_table(study, tmp_path):
-    train_model(study, "yolact")
-    table = table1.build_table1(study)
+def test_a_studys_own_table(trained):
+    table = table1.build_table1(trained)
     rows = table[table["source"] == table1.STUDY]
-    assert set(rows["model"]) == {"YOLACT"}
-    assert set(table1.QUANTITIES.values()) <= set(rows["quantity"])
-    values = rows.set_index("quantity")["value"]
+    assert set(rows["model"]) == set(TITLES)
+    values = rows[rows["model"] == "YOLACT"].set_index("quantity")["value"]
     assert values["FPS"] == pytest.approx(1000 / values["end to end (ms per image)"], rel=0.5)
     assert (values[list(table1.QUANTITIES.values())] > 0).all()
-    ap = rows[rows["quantity"].str.contains("mask AP50")]
-    assert len(ap) == 3
-    assert (tmp_path / "table1.csv").is_file()
+    assert values.index.str.contains("mask AP50").sum() == 3
+    assert (trained.results / "table1.csv").is_file()
