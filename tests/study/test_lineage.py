@@ -18,8 +18,6 @@ from vocseg_lib.study.lineage import (
 )
 from vocseg_lib.study.lineage_table import LINEAGE_COLUMNS, example_image, lineage_table, step_table
 from vocseg_lib.study.run import build_model, load_run
-from vocseg_lib.study.study import open_study
-from vocseg_lib.study.train import train_model
 from vocseg_lib.utils.files import write_json
 
 ROWS = {row.title: row for row in LINEAGE_ROWS}
@@ -27,30 +25,24 @@ SVM = ROWS["HOG, color, texture + linear SVM"]
 CONFIG = LineageConfig(images=6, proposals=30, iterations=2)
 
 
-@pytest.fixture
-def study(devkit, tmp_path):
-    changes = {"iterations": 2, "eval_every": 2, "checkpoint_every": 2, "image_size": 96}
-    return open_study("quick", devkit, tmp_path, changes=changes)
-
-
 def test_the_core_does_without_the_extra_and_names_it(devkit, tmp_path):
     core = "import sys, vocseg_lib.study.run; assert not {'cv2', 'sklearn'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", core], check=True)
-    arguments = ["vocseg", "train", "--model", "fast_rcnn", "--data", devkit, "--results", tmp_path]
-    main = "from vocseg_lib.__main__ import main; sys.exit(main())"
-    code = f"import sys; sys.modules['sklearn'] = None; sys.argv = {[*map(str, arguments)]}; {main}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    code = "import sys; sys.modules['sklearn'] = None; from vocseg_lib.__main__ import main; main()"
+    command = f"train --model fast_rcnn --data {devkit} --results {tmp_path}".split()
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True)
     assert done.returncode == 2
     assert "pip install 'vocseg_lib[lineage]'" in " ".join(done.stderr.split())
 
 
 def test_rows_are_evaluated_once(study):
+    cache, path = study.results / "lineage" / "cache", prediction_path(study, SVM.title)
     cache_regions(study, CONFIG)
-    cached = set((study.results / "lineage" / "cache").rglob("output.pkl"))
+    cached = set(cache.rglob("output.pkl"))
     values = evaluate_row(study, CONFIG, SVM)
-    assert set((study.results / "lineage" / "cache").rglob("output.pkl")) == cached
+    assert set(cache.rglob("output.pkl")) == cached
     assert evaluate_row(study, CONFIG, SVM) == values
-    assert read_predictions(prediction_path(study, SVM.title))["detections"]
+    assert read_predictions(path)["detections"]
     oracle = evaluate_row(study, CONFIG, ROWS["ground truth's boxes, box"])
     assert oracle["box_AP50"] == 100 > oracle["mask_AP50"]
     table = lineage_table(study, CONFIG, [values, oracle])
@@ -59,24 +51,21 @@ def test_rows_are_evaluated_once(study):
     assert (study.results / "lineage.csv").is_file()
     for other in (replace(CONFIG, images=5), replace(CONFIG, proposals=20)):
         assert evaluate_row(study, other, SVM) != values
-    path, first = prediction_path(study, SVM.title), evaluate_row(study, CONFIG, SVM)
-    written = path.stat().st_mtime_ns
-    changed = replace(study, recipe=study.recipe.with_changes(image_size=64))
+    first, written = evaluate_row(study, CONFIG, SVM), path.stat().st_mtime_ns
+    changed = replace(study, recipe=study.recipe.with_changes(image_size=96))
     assert evaluate_row(changed, CONFIG, SVM)["box_AP50"] == first["box_AP50"]
     assert path.stat().st_mtime_ns > written  # R-CNN's input depends on it
 
 
-def test_rows_trained_by_gradient(study):
-    values = evaluate_row(study, CONFIG, ROWS["DeepLabV3"])
+def test_rows_trained_by_gradient(trained):
+    values = evaluate_row(trained, CONFIG, ROWS["DeepLabV3"])
     assert values["iterations"] == CONFIG.iterations
     assert values["parameters"] > 100_000
-    run = short_study(study, CONFIG).run_folder("semantic")
-    assert load_run(run)[0].image_size == build_model(study.recipe, "semantic").image_size == 96
-    for name in ("mask_rcnn", "yolact"):
-        train_model(study, name)
-    grabcut = evaluate_row(study, CONFIG, ROWS["Mask R-CNN, GrabCut in its boxes"])
-    assert grabcut["parameters"] == evaluate_row(study, CONFIG, ROWS["Mask R-CNN"])["parameters"]
-    for by_source in recall_by_source(study, CONFIG, [1, 30]).values():
+    run = short_study(trained, CONFIG).run_folder("semantic")
+    assert load_run(run)[0].image_size == build_model(trained.recipe, "semantic").image_size == 64
+    grabcut = evaluate_row(trained, CONFIG, ROWS["Mask R-CNN, GrabCut in its boxes"])
+    assert grabcut["parameters"] == evaluate_row(trained, CONFIG, ROWS["Mask R-CNN"])["parameters"]
+    for by_source in recall_by_source(trained, CONFIG, [1, 30]).values():
         assert all(0 <= first <= last <= 100 for first, last in by_source.values())
 
 
@@ -88,19 +77,16 @@ def test_config_names_fields_out_of_range(field):
 
 def test_steps_by_hand(study):
     """R-CNN detects nothing, Fast R-CNN every object, in a quarter of the time."""
-    every = [{**a, "score": 1.0} for a in study.ground_truth["annotations"]]
-    detections = {"R-CNN": [], "Fast R-CNN": every}
-    for title, results in detections.items():
+    annotations, rows = study.ground_truth["annotations"], []
+    every = [{**annotation, "score": 1.0} for annotation in annotations]
+    for title, results, seconds in (("R-CNN", [], 0.4), ("Fast R-CNN", every, 0.1)):
         write_json(prediction_path(study, title), {"header": {}, "detections": results})
-    rows = [{"model": "R-CNN", "kind": "two stages", "seconds_per_image": 0.4}]
-    rows += [{**rows[0], "model": "Fast R-CNN", "seconds_per_image": 0.1}]
+        rows.append({"model": title, "kind": "two stages", "seconds_per_image": seconds})
     (step,) = step_table(study, rows).to_dict("records")
-    assert (step["before"], step["after"], step["seconds_ratio"]) == (*detections, 0.25)
-    for kind in ("box", "mask"):
-        for end in ("", "_low", "_high"):
-            assert step[f"{kind}_AP50{end}"] == pytest.approx(100)
-
-
-def test_the_example_image_has_two_to_four_large_objects(study):
+    assert (step["before"], step["after"]) == ("R-CNN", "Fast R-CNN")
+    assert step["seconds_ratio"] == 0.25
+    for name in ("box_AP50", "mask_AP50"):
+        assert [step[name + end] for end in ("", "_low", "_high")] == pytest.approx([100] * 3)
+    # The image for examples has two to four objects.
     image_id = example_image(study.ground_truth)
-    assert 2 <= sum(a["image_id"] == image_id for a in study.ground_truth["annotations"]) <= 4
+    assert 2 <= sum(annotation["image_id"] == image_id for annotation in annotations) <= 4

@@ -1,11 +1,10 @@
 import json
 
-import numpy as np
 import pytest
 
 from tests.helpers.coco import entry, ground_truth_of
 from vocseg_lib.metrics import coco_eval
-from vocseg_lib.study.results import checkpoint_ap, open_files, open_ground_truth
+from vocseg_lib.study.results import open_files
 
 BOX = (0, 0, 10, 10)
 
@@ -46,29 +45,12 @@ def test_ious_are_computed_once_for_all_score_thresholds(files, monkeypatch):
 
 
 def test_files_of_one_name_get_their_paths_as_titles(files, tmp_path):
+    ground_truth, first, second = files
     (tmp_path / "more").mkdir()
-    other = files[1].rename(tmp_path / "more" / "second.json")
-    results = open_files([files[2], other], files[0])
-    assert list(results.predictions) == [str(files[2]), str(other)]
-    with pytest.raises(ValueError, match=r"second\.json"):
-        open_files([files[2], files[2]], files[0])
-
-
-def test_predictions_of_other_images_are_refused(files):
-    files[1].write_text(json.dumps([entry(9, 3, BOX, 0.9)]))
-    with pytest.raises(ValueError, match=r"first\.json.*image_id 9"):
-        open_files(files[1:], files[0])
-
-
-def test_ground_truth_of_a_devkit(devkit):
-    ground_truth = open_ground_truth(devkit)
-    assert len(ground_truth["images"]) > 0
-    assert all(a["id"] > 0 for a in ground_truth["annotations"])
-
-
-def test_ap_of_a_runs_checkpoints(files, tmp_path):
-    files[1].rename(tmp_path / "predictions.json")
-    table = checkpoint_ap(tmp_path, open_ground_truth(files[0]))
-    assert set(table["checkpoint"]) == {"best"}
-    assert np.allclose(table["value"], 100)
-    assert (table["low"] <= table["value"]).all()
+    other = first.rename(tmp_path / "more" / second.name)
+    assert list(open_files([second, other], ground_truth).predictions) == [str(second), str(other)]
+    with pytest.raises(ValueError, match=second.name):  # given twice
+        open_files([second, second], ground_truth)
+    second.write_text(json.dumps([entry(9, 3, BOX, 0.9)]))
+    with pytest.raises(ValueError, match=rf"{second.name}.*image_id 9"):  # of other images
+        open_files([second], ground_truth)

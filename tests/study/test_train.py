@@ -44,10 +44,14 @@ def test_a_moved_run_folder_is_all_that_is_needed(trained, tmp_path):
         assert header["iteration"] == iteration
     table = checkpoint_ap(folder, trained.ground_truth)
     assert set(table["checkpoint"]) == {"best", "half", "last"}
+    assert (table["low"] <= table["high"]).all()
+    metrics = read_json(folder / "metrics.json")
+    for row in table[table["checkpoint"] == "best"].itertuples():
+        assert row.value == pytest.approx(metrics[f"{row.kind}_{row.metric}"])
     model, config, best = load_run(folder, "cpu")
     assert not model.training
     assert config["train"] == trained.recipe.train.to_dict()
-    assert best["iteration"] == read_json(folder / "metrics.json")["iterations"]
+    assert best["iteration"] == metrics["iterations"]
     with pytest.raises(FileNotFoundError, match=str(tmp_path)):
         load_run(tmp_path)
 
