@@ -1,10 +1,16 @@
+"""The bench of single parts, and the check of whole trainings on a GPU."""
+
 import json
+from unittest.mock import Mock
 
 import pytest
 import torch
 
-from benchmarks import bench
+from benchmarks import bench, gpu_check
 from benchmarks.cases import synthetic_results
+from tests.helpers.trainings import QUICK
+from vocseg_lib.study.study import Study
+from vocseg_lib.utils.files import read_json
 
 
 def test_times_are_medians_of_alternating_runs():
@@ -15,14 +21,12 @@ def test_times_are_medians_of_alternating_runs():
 
 def test_rows_of_the_data_path_and_of_pasting(devkit):
     torch.manual_seed(0)
-    rows = {
-        "data_images_per_second_per_core": bench.measure_data(devkit, repeats=1),
-        "mask_rcnn_paste_speedup": bench.measure_paste(1),
-    }
-    assert rows["data_images_per_second_per_core"]["value"] > 1
-    assert rows["mask_rcnn_paste_speedup"]["error"] <= bench.TOLERANCE
+    data, paste = "data_images_per_second_per_core", "mask_rcnn_paste_speedup"
+    rows = {data: bench.measure_data(devkit, repeats=1), paste: bench.measure_paste(1)}
+    assert rows[data]["value"] > 1
+    assert rows[paste]["error"] <= bench.TOLERANCE
     content = json.loads(json.dumps(bench.report(rows)))
-    assert content["mask_rcnn_paste_speedup"] == rows["mask_rcnn_paste_speedup"]["value"]
+    assert content[paste] == rows[paste]["value"]
     table = bench.markdown(content).splitlines()
     assert len(table) == 4
     assert "| at least 10.0 |" in table[3]
@@ -41,3 +45,29 @@ def test_synthetic_results_are_of_the_size_of_val(devkit, monkeypatch):
     ground_truth, detections = synthetic_results(devkit)
     assert (len(ground_truth["images"]), len(detections)) == (20, 70)
     assert {d["image_id"] for d in detections} == set(range(1, 21))
+
+
+def test_both_models_train_resume_and_predict_in_each_precision(devkit, tmp_path):
+    study = Study(QUICK.with_changes(batch_size=2), devkit, tmp_path)
+    out, modes = tmp_path / "gpu_check.json", ("fp32", "mixed")
+    table = gpu_check.check(study, 4, "cpu", out, modes)
+    runs = [(model, mode) for model in ("yolact", "mask_rcnn") for mode in modes]
+    assert list(zip(table["model"], table["mode"], strict=True)) == runs
+    assert (table["iterations_per_second"] > 0).all()
+    assert table["data_wait_fraction"].between(0, 1).all()
+    assert (table["resumed_from"] == 2).all()
+    assert (table["resumed_loss_change"] == 0).all()  # bit-exact on the CPU
+    assert (table["detections"] >= 0).all()
+    written = read_json(out)
+    assert [len(run["losses"]) for run in written["runs"]] == [4] * 4
+    fp32, mixed = (run["losses"][0] for run in written["runs"][:2])
+    assert abs(fp32 - mixed) < 0.02 * fp32
+    assert {"device_name", "commit", "torch", "batch_size"} <= written.keys()
+
+
+def test_a_run_that_fails_is_written_and_the_others_follow(devkit, tmp_path, monkeypatch):
+    train = Mock(side_effect=RuntimeError("CUDA out of memory\nand more"))
+    monkeypatch.setattr(gpu_check, "train", train)
+    out = tmp_path / "gpu_check.json"
+    gpu_check.check(Study(QUICK, devkit, tmp_path), 2, "cpu", out, ("fp32",))
+    assert [run["error"] for run in read_json(out)["runs"]] == ["CUDA out of memory"] * 2

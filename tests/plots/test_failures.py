@@ -12,28 +12,19 @@ from vocseg_lib.plots import failures
 
 
 @pytest.fixture(scope="module")
-def analyses():
-    return one_mask_for_pairs()
-
-
-@pytest.fixture(scope="module")
-def evals(analyses):
-    return {title: analysis.dataset_eval for title, analysis in analyses.items()}
+def evals():
+    return {title: analysis.dataset_eval for title, analysis in one_mask_for_pairs().items()}
 
 
 def check(axes, *in_title):
     """Labels, legend, and values in the title."""
     title = axes[0].figure.get_suptitle() or axes[0].get_title(loc="left")
-    for text in in_title:
-        assert text in title.replace("\n", " ")
-    for ax in axes:
-        assert ax.get_xlabel()
-        assert ax.get_ylabel()
-        assert ax.get_legend()
+    assert all(text in title.replace("\n", " ") for text in in_title)
+    assert all(ax.get_xlabel() and ax.get_ylabel() and ax.get_legend() for ax in axes)
 
 
-def test_dap(analyses):
-    tables = {title: analysis.table for title, analysis in analyses.items()}
+def test_dap():
+    tables = {title: analysis.table for title, analysis in one_mask_for_pairs().items()}
     axes = failures.failure_dap(tables, "pixels")
     check(axes, "YOLACT, localization failure")
     rows = tables["YOLACT"]
@@ -50,13 +41,10 @@ def test_crowding(evals):
     assert len(failures.crowding_bars(by_crowding({"a": evals["YOLACT"]}, 0.25), "AP50")) == 2
 
 
-def test_oracles(evals):
+def test_oracles_and_a_waterfall_that_ends_at_the_second_models_ap(evals):
     tables = {title: single_oracles(evaluation) for title, evaluation in evals.items()}
     check([failures.oracle_bars(tables)], "YOLACT: true boxes")
-
-
-def test_waterfall_ends_at_the_second_models_ap(evals):
-    baselines = [single_oracles(e).loc["baseline", "mask AP"] for e in evals.values()]
+    baselines = [table.loc["baseline", "mask AP"] for table in tables.values()]
     ax = failures.waterfall(gap_parts(*evals.values()), *evals, tuple(baselines))
     check([ax], f"{baselines[1] - baselines[0]:+.1f}")
     bars = [(bar.get_y(), bar.get_height()) for bar in ax.patches]
@@ -65,13 +53,12 @@ def test_waterfall_ends_at_the_second_models_ap(evals):
 
 
 def test_ablation():
-    columns = "variant size objects value low high difference difference_low difference_high"
-    rows = [
-        (variant, size, objects, 20.0, 15.0, 25.0, -3.0, -5.0, -1.0)
-        for variant in ("both", "none")
-        for size, objects in (("all", 30), ("large", 2))
-    ]
-    ax = failures.ablation_bars(pd.DataFrame(rows, columns=columns.split()))
+    values = {"value": 20.0, "low": 15.0, "high": 25.0}
+    values |= {"difference": -3.0, "difference_low": -5.0, "difference_high": -1.0}
+    table = pd.DataFrame(
+        {"variant": ["both", "both", "none", "none"], "size": ["all", "large"] * 2}
+    )
+    ax = failures.ablation_bars(table.assign(objects=[30, 2] * 2, **values))
     check([ax], "none -3.0 [-5.0, -1.0]")
     assert [text.get_text() for text in ax.get_xticklabels()] == ["all (30)"]
 

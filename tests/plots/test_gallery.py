@@ -10,16 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.helpers.shapes import (
-    EVERYWHERE,
-    FAR,
-    LEFT,
-    RIGHT,
-    SIDE,
-    analysis_of,
-    ground_truth,
-    shape,
-)
+from tests.helpers import shapes
+from tests.helpers.shapes import FAR, LEFT, RIGHT, analysis_of, ground_truth, shape
 from vocseg_lib.data.coco_convert import voc_to_coco
 from vocseg_lib.failures.tables import CASE_TYPES
 from vocseg_lib.plots.gallery import ROLE_COLORS, Gallery
@@ -33,8 +25,7 @@ def pictures(tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number in (1, 2, 3):
-        pixels = np.full((SIDE, SIDE, 3), 40 * number, np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.jpg")
+        Image.new("RGB", (shapes.SIDE, shapes.SIDE)).save(folder / f"{number}.jpg")
     return folder
 
 
@@ -44,22 +35,19 @@ def analyses():
     horse, far = shape(LEFT, HORSE, image=2), shape(FAR, image=2)
     content = ground_truth(shape(LEFT), shape(RIGHT), horse, far, images=3)
     first = [
-        shape(LEFT | RIGHT, 15, 0.9, uncropped=EVERYWHERE),
-        shape(LEFT, HORSE, 0.9, image=2),
-        shape(LEFT, HORSE, 0.8, image=2),
-        shape(FAR, 15, 0.7, image=2),
-        shape(FAR, 15, 0.6, image=3),
+        shape(LEFT | RIGHT, 15, 0.9, uncropped=shapes.EVERYWHERE),
+        *(shape(LEFT, HORSE, score, image=2) for score in (0.9, 0.8)),
+        *(shape(FAR, 15, score, image=image) for score, image in ((0.7, 2), (0.6, 3))),
     ]
     second = [shape(LEFT, 15, 0.9), shape(RIGHT, 15, 0.9), shape(LEFT, HORSE, 0.9, image=2)]
     return {"YOLACT": analysis_of(content, first), "Mask R-CNN": analysis_of(content, second)}
 
 
-def maps(image_id, box, label):
-    return [("a map", torch.rand(6, 7)), ("another", torch.zeros(28, 28))]
-
-
 @pytest.fixture
 def gallery(analyses, pictures):
+    def maps(image_id, box, label):
+        return [("a map", torch.rand(6, 7)), ("another", torch.zeros(28, 28))]
+
     return Gallery(analyses, pictures, {"YOLACT": maps})
 
 
@@ -71,7 +59,7 @@ def test_cases_of_only_one_model(gallery, analyses, pictures):
         ("Mask R-CNN", "missed alone"): True,
     }
     assert not Gallery({"YOLACT": analyses["YOLACT"]}, pictures).cases["only this model"].any()
-    both = Gallery({"a": analyses["YOLACT"], "b": analyses["YOLACT"]}, pictures).cases
+    both = Gallery(dict.fromkeys("ab", analyses["YOLACT"]), pictures).cases
     assert not both[both["type"] == "background"]["only this model"].any()
     selected = gallery.select(model="YOLACT", type="duplicate", **{"class": "horse"})
     assert selected["image_id"].tolist() == [2]
@@ -99,7 +87,7 @@ def test_what_is_plotted(gallery):
 
 
 def test_unreadable_pictures_are_reported(gallery, pictures, devkit, tmp_path):
-    Image.fromarray(np.zeros((5, 5, 3), np.uint8)).save(pictures / "1.jpg")
+    Image.new("RGB", (5, 5)).save(pictures / "1.jpg")
     (pictures / "2.jpg").write_text("not a picture")
     (pictures / "3.jpg").unlink()
     for image_id, error in ((1, ValueError), (2, ValueError), (3, FileNotFoundError)):
@@ -122,11 +110,10 @@ def test_outlines_are_the_masks_edges():
     points = {tuple(map(float, p.split(","))) for p in re.findall(r"[\d.]+,[\d.]+", outline(mask))}
     xs, ys = zip(*points, strict=True)
     assert (min(xs), max(xs), min(ys), max(ys)) == (2, 7, 1, 4)
-    assert outline(np.zeros((3, 3), bool)) == ""
-    assert outline(np.ones((3, 3), bool)).count("M") == 1
     ring = np.ones((9, 9), bool)
     ring[3:6, 3:6] = False
-    assert outline(ring).count("M") == 2
+    paths = [outline(np.zeros((3, 3), bool)), outline(np.ones((3, 3), bool)), outline(ring)]
+    assert [path.count("M") for path in paths] == [0, 1, 2]
 
 
 def test_page_is_one_file_within_its_limit(gallery, tmp_path):
@@ -164,30 +151,25 @@ def browser():
 
 
 def test_page_opens_and_filters_in_a_browser(gallery, tmp_path, browser):
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import Select
+    def elements(selector):
+        return browser.find_elements("css selector", selector)
 
-    def titles():
-        return [h.text for h in browser.find_elements(By.CSS_SELECTOR, "article h2")]
+    def shown():
+        """The count of cases and the title of the first."""
+        return [element.text for element in elements("#count, article h2")[:2]]
 
     browser.get(export_page(gallery, tmp_path / "page.html")[0].as_uri())
-    count = browser.find_element(By.ID, "count")
-    assert count.text == "4 of 4 cases"
-    assert titles()[0] == "localization failure: YOLACT (only this model), 1"
-    first = browser.find_element(By.TAG_NAME, "article")
-    assert len(first.find_elements(By.CSS_SELECTOR, ".panels svg")) == 4
-    assert first.find_element(By.CSS_SELECTOR, "svg path").rect["width"] > 0
-    loaded = (
-        "[...arguments[0].querySelectorAll('img')].map((i) => i.complete && i.naturalWidth > 0)"
-    )
-    assert all(browser.execute_script(f"return {loaded}", first))
-    model = Select(browser.find_element(By.NAME, "model"))
-    model.select_by_value("Mask R-CNN")
-    assert count.text == "1 of 4 cases"
-    assert titles() == ["missed alone: Mask R-CNN (only this model), 2"]
-    Select(browser.find_element(By.NAME, "type")).select_by_value("duplicate")
-    assert (count.text, titles()) == ("0 of 4 cases", [])
-    model.select_by_value("all")
-    browser.find_element(By.ID, "only").click()
-    assert count.text == "1 of 4 cases"
+    assert shown() == ["4 of 4 cases", "localization failure: YOLACT (only this model), 1"]
+    assert len(elements("article:first-of-type .panels svg")) == 4
+    assert elements("article svg path")[0].rect["width"] > 0
+    images = elements("article:first-of-type img")
+    assert {image.get_property("naturalWidth") > 0 for image in images} == {True}
+    # Select models and types, then the cases of one model only.
+    elements("[name=model] [value='Mask R-CNN']")[0].click()
+    assert shown() == ["1 of 4 cases", "missed alone: Mask R-CNN (only this model), 2"]
+    elements("[name=type] [value=duplicate]")[0].click()
+    assert shown() == ["0 of 4 cases"]
+    elements("[name=model] [value=all]")[0].click()
+    elements("#only")[0].click()
+    assert shown()[0] == "1 of 4 cases"
     assert browser.get_log("browser") == []

@@ -1,5 +1,3 @@
-"""Figures of the lineage."""
-
 import pandas as pd
 import torch
 
@@ -11,8 +9,8 @@ from vocseg_lib.plots.lineage import ap_against_seconds, detections_by_row, prop
 def test_ap_against_seconds_numbers_rows_and_draws_steps():
     names = ["R-CNN", "Fast R-CNN", "HOG, color, texture + linear SVM", "ground truth's boxes, box"]
     kinds = ["two stages", "two stages", "classical ML", "oracle"]
-    table = pd.DataFrame({"model": names, "kind": kinds, "mask_AP50": 30.0})
-    table = table.assign(mask_AP50_low=20.0, mask_AP50_high=41.0)
+    table = pd.DataFrame({"model": names, "kind": kinds})
+    table = table.assign(mask_AP50=30.0, mask_AP50_low=20.0, mask_AP50_high=41.0)
     table["seconds_per_image"] = [0.1, 0.2, 0.3, float("nan")]
     steps = pd.DataFrame({"before": [names[2], names[0]], "after": [names[0], names[1]]})
     ax = ap_against_seconds(table, steps, "a pilot")
@@ -32,7 +30,7 @@ def test_recall_has_a_panel_per_measure():
 
 
 def test_unsure_detections_are_left_out():
-    results = {"ground truth": [entry(1, 2, (5, 5, 4, 4))]}
-    results["YOLACT"] = [entry(1, 2, (5, 5, 4, 4), score=0.1)]
+    box = (1, 2, (5, 5, 4, 4))
+    results = {"ground truth": [entry(*box)], "YOLACT": [entry(*box, score=0.1)]}
     axes = detections_by_row(torch.zeros(3, 20, 20), results, CLASS_NAMES)
     assert [len(ax.texts) for ax in axes] == [1, 0]

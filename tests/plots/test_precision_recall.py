@@ -15,15 +15,12 @@ def evaluations(predictions):
     return {title: evaluate(ground_truth, detections) for title, detections in results.items()}
 
 
-@pytest.mark.parametrize("figure", FIGURES)
-def test_figures_have_labels_and_captions(evaluations, figure):
-    axes = figure(evaluations)
-    assert axes[0].get_ylabel()
-    assert axes[-1].get_xlabel()
-    assert all(title in axes[0].figure.get_suptitle() for title in evaluations)
-
-
-def test_panels_and_legends(evaluations):
+def test_figures_have_labels_captions_panels_and_legends(evaluations):
+    for figure in FIGURES:
+        axes = figure(evaluations)
+        assert axes[0].get_ylabel()
+        assert axes[-1].get_xlabel()
+        assert all(title in axes[0].figure.get_suptitle() for title in evaluations)
     axes = pr.pr_curves(evaluations)
     assert [ax.get_title() for ax in axes] == ["IoU 0.5", "IoU 0.75"]
     legend = [text.get_text() for text in axes[0].get_legend().get_texts()]

@@ -25,22 +25,20 @@ def legend(ax):
     return [text.get_text() for text in ax.get_legend().get_texts()]
 
 
-def test_log_becomes_two_tables():
-    log = make_log(60)
-    assert len(training.logged_updates(log)) == 100
-    assert training.logged_evaluations(log)["mask_AP50"].tolist() == [10, 30, 50, 30, 10]
+RISING, FALLING = (4.0, 3.0, 2.0, 2.5, 3.0), (4.0, NAN, 2.0, 1.95, 1.9)
+SKIPPED = {"iteration": 1, "lr": 1, "skipped_updates": "loss", "images": ["a"]}
+UNKNOWN = make_log(60, (NAN,) * 5)
 
 
 @pytest.mark.parametrize(
     ("log", "parts"),
     [
-        (make_log(60, (4.0, 3.0, 2.0, 2.5, 3.0)), ("starts", "60", "2.00 to 3.00", "10.0 %")),
+        (make_log(60, RISING), ("starts", "60", "2.00 to 3.00", "10.0 %")),
         (make_log(100), ("No overfitting", "100", "more training")),
         (make_log(100, (4.0, 3.0, 2.0, 2.0, 2.5)), ("Too early", "2.00 to 2.50")),
-        (make_log(60, (4.0, 3.0, 2.0, 2.5, 3.0), lambda i: i), ("diverges",)),
-        (make_log(100, (4.0, NAN, 2.0, 1.95, 1.9)), ("No overfitting",)),
-        (make_log(60)[:101], ("Too few",)),
-        (make_log(60, (NAN,) * 5), ("Too few",)),
+        (make_log(60, RISING, lambda i: i), ("diverges",)),
+        (make_log(100, FALLING), ("No overfitting",)),
+        *((log, ("Too few",)) for log in (make_log(60)[:101], UNKNOWN)),
     ],
 )
 def test_overfitting_is_detected(log, parts):
@@ -49,18 +47,15 @@ def test_overfitting_is_detected(log, parts):
 
 def test_training_curves_show_terms_and_the_studys_marks():
     axes = training_curves(make_log(60), "YOLACT", 12_000)
+    assert axes[3].lines[0].get_ydata().tolist() == [10, 30, 50, 30, 10]
     assert all(ax.get_xlabel() and ax.get_ylabel() and ax.get_legend() for ax in axes)
     assert legend(axes[0]) == ["loss", "class", "mask"]
     assert legend(axes[1]) == ["loss", "class"]
     assert legend(axes[3])[-2:] == ["6000: published 6K", "12000: published 12K"]
 
 
-SKIPPED = {"iteration": 1, "lr": 1, "skipped_updates": "loss", "images": ["a"]}
-
-
 @pytest.mark.parametrize(
-    "log",
-    [[], make_log(60)[:1], make_log(60)[100:], [SKIPPED], make_log(NAN), make_log(60, (NAN,) * 5)],
+    "log", [[], make_log(60)[:1], make_log(60)[100:], [SKIPPED], make_log(NAN), UNKNOWN]
 )
 def test_curves_can_be_drawn_from_the_start_of_a_training(log):
     axes = training_curves(log, "YOLACT", 100)

@@ -28,27 +28,23 @@ def test_figures_are_made_small_enough(tmp_path):
     ("minutes", "iterations"), [(20.0, None), (26.0, 25), (30.0, 30), (99.0, 50)]
 )
 def test_a_peer_stands_beside_the_longest_training_within_its_time(tmp_path, minutes, iterations):
-    ap = {name: {"value": 1.0, "low": 0.5, "high": 2.0} for name in COMPARED}
-    experiments = [
-        {"model": model, "iterations": i, "minutes": float(i), **ap}
-        for model, i in (("A", 25), ("B", 28), ("A", 30))
-    ]
-    row = {"kind": "mask", "class": "all", **ap["mask_AP"]}
+    value = {"value": 1.0, "low": 0.5, "high": 2.0}
+    ap, pairs = dict.fromkeys(COMPARED, value), (("A", 25), ("B", 28), ("A", 30))
+    experiments = [{"model": m, "iterations": i, "minutes": float(i), **ap} for m, i in pairs]
+    row = {"kind": "mask", "class": "all", **value}
     rows = [{**row, "metric": metric} for metric in ("AP", "AP50")]
     (tmp_path / "peer.json").write_text(json.dumps({"table": rows}))
     models = {"A": {"half": {"iterations": 50, "minutes": 50.0, **ap}}}
     peer = {"model": "A", "minutes": minutes, "file": "peer.json"}
     compared = compare_with_peer(peer, models, experiments, tmp_path)
     assert (compared["study"] and compared["study"]["iterations"]) == iterations
-    assert compared["mask_AP50"] == ap["mask_AP50"]
+    assert compared["mask_AP50"] == value
 
 
 def test_a_table_by_its_keys():
     columns = {"size": ["all", "small", "all"], "type": ["a", "a", "b"], "dap": [1, 2, 3]}
-    assert nest(pd.DataFrame(columns), "type", "size") == {
-        "a": {"all": {"dap": 1}, "small": {"dap": 2}},
-        "b": {"all": {"dap": 3}},
-    }
+    nested = {"a": {"all": {"dap": 1}, "small": {"dap": 2}}, "b": {"all": {"dap": 3}}}
+    assert nest(pd.DataFrame(columns), "type", "size") == nested
 
 
 @pytest.mark.parametrize(
@@ -61,8 +57,8 @@ def test_a_table_by_its_keys():
 )
 def test_the_command_has_what_differs_from_the_recipe(changes, options):
     recipe = get_recipe("laptop").with_changes(**changes)
-    config = {"model": "yolact", "recipe": recipe.for_model("yolact")}
-    config["train"] = recipe.train.to_dict()
+    config = {"recipe": recipe.for_model("yolact"), "train": recipe.train.to_dict()}
+    config["model"] = "yolact"
     start = "vocseg train --profile laptop --model yolact --data DEVKIT"
     assert collect_results.train_command(config, "yolact") == start + options
 
@@ -72,21 +68,12 @@ def test_a_missing_table_is_reported(tmp_path):
         collect_results.collect(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def report() -> dict:
-    """The committed report of the pilot."""
-    return json.loads((RESULTS / "pilot" / REPORT).read_text())
-
-
-def test_committed_results_are_called_a_pilot(report):
+def test_what_is_claimed_of_the_committed_results_holds():
+    report = json.loads((RESULTS / "pilot" / REPORT).read_text())
     assert report["data"]["kind"] == "pilot"
     assert json.loads((RESULTS / "lineage" / LINEAGE).read_text())["data"] == "pilot"
-
-
-def test_what_is_claimed_of_the_trainings_holds(report):
     models = report["models"]
-    parts = {"YOLACT": "yolact", "Mask R-CNN": "mask_rcnn"}
-    for title, part in parts.items():
+    for title, part in (("YOLACT", "yolact"), ("Mask R-CNN", "mask_rcnn")):
         assert models[title]["recipe"][part]["backbone"] == "mobilenet_v2"
     train = [{**model["train"], "iterations": None} for model in models.values()]
     assert train[0] == train[1]

@@ -18,19 +18,20 @@ NAMES = "voc_data two_models train precision_recall failure_gallery ap_gap linea
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda p: p.stem)
 def notebook(request):
-    return nbformat.read(request.param, as_version=4), request.param
+    """The notebook, the sources of its code cells, and its path."""
+    nb = nbformat.read(request.param, as_version=4)
+    return nb, [cell.source for cell in nb.cells if cell.cell_type == "code"], request.param
 
 
-def cells(notebook, kind):
-    return [cell.source for cell in notebook.cells if cell.cell_type == kind]
-
-
-def test_the_seven_are_there():
+def test_the_seven_and_their_badges_are_there():
     assert [p.stem for p in NOTEBOOKS] == [f"{i:02}_{name}" for i, name in enumerate(NAMES, 1)]
+    readme = (ROOT / "README.md").read_text()
+    assert all(f"({COLAB}/blob/main/notebooks/{path.name})" in readme for path in NOTEBOOKS)
+    assert set(re.findall(r"https://github\.com/[\w-]+/vocseg\b", readme)) <= {REPOSITORY}
 
 
 def test_skeleton(notebook):
-    nb, path = notebook
+    nb, code, path = notebook
     nbformat.validate(nb)
     first, last = nb.cells[0].source, nb.cells[-1].source
     assert first.startswith(f"# {path.stem[:2]} · ")
@@ -38,69 +39,39 @@ def test_skeleton(notebook):
     assert first.count("**The question:**") == 1
     assert all(word in first for word in ("*Needs*", "*Takes*", "*You will see*"))
     assert "## What we learned" in last
-    following = sorted(p.name for p in NOTEBOOKS if p.name > path.name)
+    following = [p.name for p in NOTEBOOKS if p.name > path.name]
     assert not following or f"({following[0]})" in last
-    code = cells(nb, "code")
-    assert code[0].startswith(
-        "try:\n    import vocseg_lib\nexcept ImportError:\n    %pip install -q git+" + REPOSITORY
-    )
-    tagged = [cell for cell in nb.cells if "parameters" in cell.metadata.get("tags", [])]
-    assert len(tagged) == 1
-    assert re.match(
-        r'PROFILE = "t4"  # @param \["t4", "paper", "official", "laptop", "quick"\]',
-        tagged[0].source,
-    )
-    assert ("MODEL = " in tagged[0].source) == (path.stem == "03_train")
+    setup = "try:\n    import vocseg_lib\nexcept ImportError:\n    %pip install -q git+"
+    assert code[0].startswith(setup + REPOSITORY)
+    (parameters,) = [c.source for c in nb.cells if "parameters" in c.metadata.get("tags", [])]
+    profiles = 'PROFILE = "t4"  # @param ["t4", "paper", "official", "laptop", "quick"]'
+    assert parameters.startswith(profiles)
+    assert ("MODEL = " in parameters) == (path.stem == "03_train")
     imports = next(source for source in code if "from vocseg_lib" in source)
-    shown = imports.splitlines()[-1]
-    assert shown == 'recipe_changes(get_recipe(PROFILE), get_recipe("paper"))'
+    assert imports.endswith('\nrecipe_changes(get_recipe(PROFILE), get_recipe("paper"))')
+    if path in NOTEBOOKS[3:6]:  # they analyze, and open their input by one call
+        opened = "open_or_train(PROFILE, DATA, RESULTS, WEIGHTS, PREDICTIONS)"
+        assert "\n".join(code).count(opened) == 1
+        assert "open_study" not in "\n".join(code)
 
 
-def test_cells_are_short_plain_and_explained(notebook):
-    nb, _ = notebook
-    code, prose = cells(nb, "code"), cells(nb, "markdown")
-    assert len(prose) >= len(code)
+def test_cells_are_short_plain_explained_and_without_outputs(notebook):
+    nb, code, _ = notebook
+    assert len(nb.cells) >= 2 * len(code)
     for source in code:
         assert len(source.splitlines()) <= 15, source
         assert max(map(len, source.splitlines())) <= 100, source
-        assert not re.search(r"^\s*class ", source, re.MULTILINE), source
-        assert "if CI" not in source
-
-
-def test_names_of_the_library_exist(notebook):
-    for source in cells(notebook[0], "code"):
-        for line in re.findall(r"^from vocseg_lib.* import .*$", source, re.MULTILINE):
-            exec(line, {})
-        assert all(hasattr(plots, name) for name in re.findall(r"\bplots\.(\w+)", source)), source
-
-
-def test_no_outputs(notebook):
-    nb, _ = notebook
+        assert not re.search(r"^\s*class |if CI", source, re.MULTILINE), source
     for cell in nb.cells:
-        assert cell.get("outputs", []) == []
-        assert cell.get("execution_count") is None
+        assert (cell.get("outputs", []), cell.get("execution_count")) == ([], None)
 
 
-def test_every_figure_is_saved_under_its_notebooks_number(notebook):
-    nb, path = notebook
-    names = re.findall(
-        r"plots\.save_figure\([^\n]*?, (?:study\.results|results(?:\.folder)?), f?\"([^\"]+)\"",
-        "\n".join(cells(nb, "code")),
-    )
-    assert names
-    assert all(name.startswith(path.stem[:2] + "_") for name in names)
-
-
-def test_the_three_analysis_notebooks_open_their_input_by_one_call():
-    for path in NOTEBOOKS[3:6]:
-        code = "\n".join(cells(nbformat.read(path, as_version=4), "code"))
-        assert code.count("open_or_train(PROFILE, DATA, RESULTS, WEIGHTS, PREDICTIONS)") == 1
-        assert "open_study" not in code
-
-
-def test_readme_has_the_badges_and_the_address():
-    readme = (ROOT / "README.md").read_text()
-    for path in NOTEBOOKS:
-        assert f"({COLAB}/blob/main/notebooks/{path.name})" in readme
-    addresses = set(re.findall(r"https://github\.com/[\w-]+/vocseg\b", readme))
-    assert addresses <= {REPOSITORY}
+def test_names_of_the_library_exist_and_figures_get_the_notebooks_number(notebook):
+    _, code, path = notebook
+    code = "\n".join(code)
+    for line in re.findall(r"^from vocseg_lib.* import .*$", code, re.MULTILINE):
+        exec(line, {})
+    assert all(hasattr(plots, name) for name in re.findall(r"\bplots\.(\w+)", code))
+    folder = r"(?:study\.results|results(?:\.folder)?)"
+    names = re.findall(rf'plots\.save_figure\([^\n]*?, {folder}, f?"([^"]+)"', code)
+    assert {name[:3] for name in names} == {path.stem[:2] + "_"}

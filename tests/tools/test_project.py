@@ -1,45 +1,41 @@
-"""The project's own files agree with each other."""
+"""The project's own files agree with each other, and with what Colab has installed."""
 
 import json
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
+import nbformat
 import pytest
+from packaging.requirements import Requirement
 
 from benchmarks.bench import markdown
 
 ROOT = Path(__file__).parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SHIPPED = (ROOT / "constraints-colab.txt").read_text().split("# The rest")[0]
+COLAB = dict(re.findall(r"^([\w.-]+)==(\S+)$", SHIPPED, re.MULTILINE))
 
 
 def lines(name):
-    return [
-        line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith("#")
-    ]
+    return re.findall("^[^#\n].*", (ROOT / name).read_text(), re.MULTILINE)
 
 
 def test_requirements_are_the_dependencies_and_jupyter():
-    assert set(lines("requirements.txt")) == {*PROJECT["project"]["dependencies"], "jupyter"}
+    assert set(lines("requirements.txt")) == {*PROJECT["dependencies"], "jupyter"}
+    text = (ROOT / "environment.yml").read_text()
+    assert "-r requirements.txt" in text
+    assert "-c constraints.txt" in text
 
 
 def test_every_requirement_is_pinned_and_meets_its_floor():
     pins = dict(line.lower().replace("_", "-").split("==") for line in lines("constraints.txt"))
-    wanted = lines("requirements.txt") + PROJECT["project"]["optional-dependencies"]["dev"]
-    for requirement in wanted:
-        name, _, floor = requirement.partition(">=")
-        assert name in pins, name
-        if floor:
-            versions = [[int(n) for n in re.findall(r"\d+", v)] for v in (pins[name], floor)]
-            assert versions[0] >= versions[1], name
+    for line in lines("requirements.txt") + PROJECT["optional-dependencies"]["dev"]:
+        requirement = Requirement(line)
+        assert requirement.specifier.contains(pins[requirement.name]), line
     assert (pins["torch"], pins["torchvision"]) == ("2.11.0", "0.26.0")
-
-
-def test_environment_points_at_requirements():
-    text = (ROOT / "environment.yml").read_text()
-    assert "-r requirements.txt" in text
-    assert "-c constraints.txt" in text
 
 
 def test_the_page_on_speed_shows_the_committed_bench():
@@ -52,3 +48,35 @@ def test_the_page_on_speed_shows_the_committed_bench():
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("no git checkout to compare with")
     assert shown[1] == markdown(json.loads(committed.stdout))
+
+
+def test_colab_has_what_is_required():
+    names = set("torch torchvision numpy pandas matplotlib ipywidgets ipython".split())
+    assert names <= COLAB.keys()
+    for requirement in map(Requirement, PROJECT["dependencies"]):
+        if requirement.name in COLAB:
+            assert requirement.specifier.contains(COLAB[requirement.name]), requirement
+
+
+def dry_run(*requirements: object) -> set[str]:
+    """Packages that pip would install; without an index, a missing one is an error."""
+    options = "--dry-run --quiet --no-index --no-build-isolation --report -".split()
+    command = [sys.executable, "-m", "pip", "install", *options, *map(str, requirements)]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return {item["metadata"]["name"] for item in json.loads(process.stdout)["install"]}
+
+
+def test_the_cell_that_gets_the_library_installs_nothing_else():
+    """Also with Colab's versions in place: make test CONSTRAINTS=constraints-colab.txt."""
+    cells = nbformat.read(ROOT / "notebooks" / "01_voc_data.ipynb", 4).cells
+    cell = next(cell for cell in cells if cell.cell_type == "code")
+    (arguments,) = re.findall(r"%pip install (.*)", cell.source)
+    # No --upgrade, nothing beside the library.
+    assert re.fullmatch(r"-q git\+https://github\.com/\S+", arguments)
+    assert dry_run(ROOT) == {"vocseg_lib"}
+
+
+def test_what_would_be_replaced_is_seen():
+    with pytest.raises(AssertionError, match="torch"):
+        dry_run("torch>1000")
