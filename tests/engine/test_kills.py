@@ -48,7 +48,7 @@ def training(name: str, devkit: Path, folder: Path) -> None:
     val = torch.utils.data.Subset(VocDataset(devkit, "val"), range(2))
 
     def evaluate(model, iteration):
-        losses = validation_loss(model, val, 2)
+        losses = validation_loss(model, val, CONFIG)
         torch.rand(1)
         return {"mask_AP50": -losses["val_loss"], **losses}
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from tests.helpers.models import small
+from tests.helpers.trainings import short_config
 from vocseg_lib.data.coco import UNCROPPED, read_predictions
 from vocseg_lib.data.voc import VocDataset
 from vocseg_lib.engine.predict import predict, save_predictions, validation_loss
@@ -59,13 +60,13 @@ def test_evaluation_changes_neither_model_nor_random_numbers(name, devkit):
     model, val = small(name).train(), VocDataset(devkit, "val")
     before = {key: value.clone() for key, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    losses = validation_loss(model, val, 2)
+    losses = validation_loss(model, val, short_config())
     predict(model, val, progress=False)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert model.training
     torch.rand(5)
-    assert validation_loss(model, val, 2) == losses  # random samples and all
+    assert validation_loss(model, val, short_config()) == losses  # random samples and all
     terms = [value for key, value in losses.items() if key != "val_loss"]
     assert losses["val_loss"] == pytest.approx(sum(terms))
     assert len(terms) == (3 if name == "yolact" else 5)

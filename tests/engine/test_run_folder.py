@@ -40,13 +40,3 @@ def test_damaged_lines_of_a_log_are_skipped(tmp_path):
     with pytest.warns(UserWarning, match="3 lines"):
         run_folder.truncate_log(path, 3)
     assert [entry["iteration"] for entry in run_folder.read_log(path)] == [1, 3]
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"sessions": [3]}'])
-def test_damaged_sessions_are_set_aside(content, tmp_path):
-    path = tmp_path / "run.json"
-    path.write_text(content)
-    with pytest.warns(UserWarning, match=r"run\.json"):
-        run_folder.append_session(path, {"device": "cpu"})
-    assert (tmp_path / "run.json.unusable").read_text() == content
-    assert [session["device"] for session in run_folder.read_sessions(path)] == ["cpu"]

@@ -14,7 +14,7 @@ def skipped(folder):
     return [entry for entry in read_log(folder / "log.jsonl") if "skipped_update" in entry]
 
 
-def test_a_batch_without_a_finite_loss_is_skipped_and_kept(devkit, tmp_path):
+def test_a_batch_without_a_finite_loss_is_skipped(devkit, tmp_path):
     model, state = run(Explodes(3, 5), devkit, tmp_path, checkpoint_every=1)
     assert (state["skipped_updates"], state["overflows"], state["iteration"]) == (2, 0, 6)
     assert torch.isfinite(model.weight)
@@ -22,11 +22,7 @@ def test_a_batch_without_a_finite_loss_is_skipped_and_kept(devkit, tmp_path):
     assert model.norm.num_batches_tracked == 4
     entries = skipped(tmp_path)
     assert [entry["iteration"] for entry in entries] == [3, 5]
-    kept = load_checkpoint(tmp_path / "skipped_updates" / "000003.pt")
-    assert kept["images"][0].dtype == torch.uint8
-    assert [target["name"] for target in kept["targets"]] == entries[0]["images"]
-    names = VocDataset(devkit, "train").names
-    assert all(names[t["image_id"] - 1] == t["name"] for t in kept["targets"])
+    assert set(entries[0]["images"]) <= set(VocDataset(devkit, "train").names)
 
 
 def test_a_gradient_that_is_not_finite_is_skipped(devkit, tmp_path):

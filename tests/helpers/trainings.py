@@ -1,5 +1,7 @@
 """Short trainings."""
 
+import math
+
 import torch
 from torch import nn
 
@@ -53,20 +55,16 @@ class Stopped(Exception):
     """Raised by `StoppingDataset`."""
 
 
-class StoppingDataset(torch.utils.data.Dataset):
-    """A data set of which only some samples can be read before a training is stopped."""
+class StoppingDataset(VocDataset):
+    """A data set of which only so many `samples` can be read before a training is stopped."""
 
-    def __init__(self, dataset, samples):
-        self.dataset, self.samples = dataset, samples
-
-    def __len__(self):
-        return len(self.dataset)
+    samples = math.inf
 
     def __getitem__(self, index):
         if self.samples == 0:
             raise Stopped
         self.samples -= 1
-        return self.dataset[index]
+        return super().__getitem__(index)
 
 
 def short_config(**options):
@@ -80,14 +78,15 @@ def run(model, devkit, folder, evaluate=None, session=None, run_config=None, **o
 
     With `stop_after` iterations it is stopped by an exception.
     """
-    stop_after = options.pop("stop_after", None)
-    config, dataset = short_config(**options), VocDataset(devkit, "train", light_augmentation())
-    if stop_after is not None:
-        dataset = StoppingDataset(dataset, stop_after * config.batch_size)
-    model = build_model(QUICK, model) if isinstance(model, str) else model
-    return model, train(
-        model, dataset, folder, config, evaluate, session=session, run_config=run_config
+    stop_after = options.pop("stop_after", math.inf)
+    config, dataset = (
+        short_config(**options),
+        StoppingDataset(devkit, "train", light_augmentation()),
     )
+    dataset.samples = stop_after * config.batch_size
+    model = build_model(QUICK, model) if isinstance(model, str) else model
+    arguments = {"session": session, "run_config": run_config}
+    return model, train(model, dataset, folder, config, evaluate, **arguments)
 
 
 def weights(folder, name="last.pt"):
@@ -97,8 +96,7 @@ def weights(folder, name="last.pt"):
 
 def log_of(folder):
     """Log entries without what differs between equal trainings."""
-    timed = ("hours_left", "peak_memory_gb")
     return [
-        {k: v for k, v in entry.items() if not k.endswith("seconds") and k not in timed}
+        {key: value for key, value in entry.items() if not key.endswith(("seconds", "_gb"))}
         for entry in read_log(folder / "log.jsonl")
     ]

@@ -5,6 +5,7 @@ Its numbers do not depend on how processes share a batch. Arguments: model, devk
 """
 
 import sys
+from dataclasses import replace
 
 from torchvision.transforms import v2
 
@@ -18,6 +19,7 @@ from vocseg_lib.utils import distributed
 CONFIG = short_config(
     iterations=4, batch_size=4, learning_rate=1e-4, batch_norm="frozen", eval_every=4, workers=1
 )
+TWO = replace(CONFIG, batch_size=2, workers=0)
 
 
 def main(name, devkit, folder, sessions):
@@ -30,7 +32,7 @@ def main(name, devkit, folder, sessions):
     def evaluate(model, iteration):
         predictions = predict(model, val, progress=False)
         names = [image["name"] for image in predictions["header"]["images"]]
-        return {"mask_AP50": 1.0, "names": names, **validation_loss(model, val, 2)}
+        return {"mask_AP50": 1.0, "names": names, **validation_loss(model, val, TWO)}
 
     with distributed.process_group("cpu") as device:
         session = Session(device=device, max_hours=1e-9 if sessions == "once" else None)

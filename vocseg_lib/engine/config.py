@@ -5,9 +5,6 @@ from typing import Literal
 
 from vocseg_lib.utils.config import ABOVE_ZERO, Config, bounded
 
-FROZEN_BELOW = 6
-"""Images per batch below which "official" batch norm is frozen (official YOLACT)."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Config):
@@ -38,9 +35,10 @@ class TrainConfig(Config):
 
     @property
     def freeze_batch_norm(self) -> bool:
-        """True if batch norm is frozen, by the official rule if that is chosen."""
-        official = self.batch_norm == "official" and self.batch_size < FROZEN_BELOW
-        return official or self.batch_norm == "frozen"
+        """True if batch norm is frozen; "official": below 6 images per batch (official YOLACT)."""
+        return self.batch_norm == "frozen" or (
+            self.batch_norm == "official" and self.batch_size < 6
+        )
 
     def check_processes(self, processes: int) -> None:
         """Raises ValueError if so many processes cannot share a batch evenly."""

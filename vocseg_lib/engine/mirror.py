@@ -1,13 +1,11 @@
 """Copies a run folder to a second place that may be slow or unavailable, such as Google Drive."""
 
-import os
 import shutil
 import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from queue import SimpleQueue
 
 from vocseg_lib.engine.run_folder import LAST, PREVIOUS
 from vocseg_lib.utils.files import atomic_write
@@ -17,24 +15,22 @@ KEPT = "kept"
 SUFFIXES = (".json", ".jsonl", ".pt")
 """Of the files that are mirrored."""
 CLOSING_SECONDS = 120.0
-"""How long the end of a training waits for its mirror."""
+"""How long the end of a training waits for each of its mirror's last two copies."""
 
 
 def copy_changed(
-    folder: Path, target: Path, copied: dict[Path, tuple], suffixes: Collection[str] = SUFFIXES
+    folder: Path, target: Path, copied: dict[str, tuple], suffixes: Collection[str] = SUFFIXES
 ) -> None:
-    """Copy the files of a run folder that are not `copied` (path to size and time), atomically."""
-    paths = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix in suffixes]
-    paths = [path for path in paths if path.name != PREVIOUS and path.parts[0] != KEPT]
-    for path in sorted(paths, key=lambda path: path.name == LAST):  # it needs the others
-        with (folder / path).open("rb") as source:
-            info = os.fstat(source.fileno())  # of what is copied, which may be replaced meanwhile
-            state = info.st_size, info.st_mtime_ns
-            if copied.get(path) != state:
-                keep = target / PREVIOUS if path.name == LAST else None
-                with atomic_write(target / path, keep) as temporary, temporary.open("wb") as file:
-                    shutil.copyfileobj(source, file, 2**20)
-                copied[path] = state
+    """Copy the files of a run folder that are not `copied` (name to time and size), atomically."""
+    names = {path.name for path in folder.glob("*") if path.suffix in suffixes} - {PREVIOUS}
+    for name in sorted(names, key=lambda name: (name == LAST, name)):  # LAST needs the others
+        info = (folder / name).stat()  # before copying: what changes meanwhile is copied again
+        state = info.st_mtime_ns, info.st_size
+        if copied.get(name) != state:
+            keep = target / PREVIOUS if name == LAST else None
+            with atomic_write(target / name, keep) as temporary:
+                shutil.copyfile(folder / name, temporary)
+            copied[name] = state
 
 
 @contextmanager
@@ -53,36 +49,36 @@ def mirrored(
     if target is None:
         yield lambda: None
         return
-    wanted, closing, messages = threading.Event(), threading.Event(), SimpleQueue()
+    copied, messages, thread = {}, [], None
 
-    def work() -> None:
-        prepared, copied, last = False, {}, False
-        while not last:
-            wanted.wait()
-            wanted.clear()
-            last = closing.is_set()
-            try:
-                if not prepared and (message := prepare(target)):
-                    messages.put(message)
-                prepared = True
-                copy_changed(folder, target, copied, suffixes)
-            except OSError as error:
-                messages.put(f"cannot mirror to {target}: {error}. The next copy tries again")
+    def copy() -> None:
+        try:
+            if not copied and (message := prepare(target)):
+                messages.append(message)
+            copy_changed(folder, target, copied, suffixes)
+        except OSError as error:
+            messages.append(f"cannot mirror to {target}: {error}. The next copy tries again")
 
     def update() -> None:
-        wanted.set()
-        for message in dict.fromkeys(messages.get() for _ in range(messages.qsize())):
-            warnings.warn(message, stacklevel=2)
+        nonlocal thread
+        if thread and thread.is_alive():
+            return  # what changed meanwhile is copied next time
+        report()
+        thread = threading.Thread(target=copy, name="mirror", daemon=True)
+        thread.start()
 
-    thread = threading.Thread(target=work, name="mirror", daemon=True)
-    thread.start()
+    def report() -> None:
+        while messages:
+            warnings.warn(messages.pop(0), stacklevel=3)
+
     try:
         yield update
     finally:
-        closing.set()
-        wanted.set()
-        thread.join(CLOSING_SECONDS)
+        if thread:
+            thread.join(CLOSING_SECONDS)
         update()
+        thread.join(CLOSING_SECONDS)
+        report()
         if thread.is_alive():
             message = f"{target} is not up to date: its last copy has not ended. Copy {folder}"
             warnings.warn(message, stacklevel=3)

@@ -28,15 +28,15 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     `lr_mult` of a parameter group is its learning rate / `config.learning_rate`: that of the
     backbone's body is `config.backbone_lr_mult`.
     """
-    body, others = [], []
+    parameters: dict[float, list] = {1.0: [], config.backbone_lr_mult: []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            in_body = config.backbone_lr_mult != 1 and "body" in name.split(".")
-            (body if in_body else others).append(parameter)
+            mult = config.backbone_lr_mult if "body" in name.split(".") else 1.0
+            parameters[mult].append(parameter)
     groups = [
-        {"params": parameters, "lr_mult": mult, "lr": config.learning_rate * mult}
-        for parameters, mult in ((others, 1.0), (body, config.backbone_lr_mult))
-        if parameters
+        {"params": part, "lr_mult": mult, "lr": config.learning_rate * mult}
+        for mult, part in parameters.items()
+        if part
     ]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, weight_decay=config.weight_decay)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from vocseg_lib.utils.files import atomic_write, durable_rename, read_json, write_json
+from vocseg_lib.utils.files import atomic_write, read_json, write_json
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 CONFIG, SESSIONS, LOG = "config.json", "run.json", "log.jsonl"
@@ -23,11 +23,7 @@ class RunningElsewhere(RuntimeError):
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Context manager: no other process trains in the run folder.
-
-    Raises:
-        RunningElsewhere: if one does already.
-    """
+    """Context manager: no other process trains in the run folder, or RunningElsewhere is raised."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "running.lock", timeout=LOCK_SECONDS)
     try:
@@ -60,21 +56,16 @@ def read_log(path: str | Path) -> list[dict]:
     Warns of them, except of a last line cut off by a kill.
     """
     lines = Path(path).read_text(errors="replace").splitlines()
-    lines = [line for line in lines if line.strip("\0 ")]
-    entries, bad = [], []
-    for number, line in enumerate(lines, 1):
+    entries = []
+    for line in lines:
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError:
-            entry = None
-        if isinstance(entry, dict) and isinstance(entry.get("iteration"), int):
-            entries.append(entry)
-        elif number < len(lines):
-            bad.append(number)
-    if bad:
-        message = f"{path}: {len(bad)} lines are damaged and skipped, the first is line {bad[0]}"
-        warnings.warn(message, stacklevel=2)
-    return entries
+            entries.append(entry if entry["iteration"] >= 0 else None)
+        except (ValueError, TypeError, KeyError):
+            entries.append(None)
+    if damaged := entries[:-1].count(None):
+        warnings.warn(f"{path}: {damaged} damaged lines are skipped", stacklevel=2)
+    return [entry for entry in entries if entry]
 
 
 def truncate_log(path: Path, iteration: int) -> None:
@@ -86,28 +77,11 @@ def truncate_log(path: Path, iteration: int) -> None:
 
 
 def read_sessions(path: Path) -> list[dict]:
-    """The sessions in a `run.json`; a damaged one is set aside, with a warning."""
-    try:
-        return [dict(session) for session in read_json(path)["sessions"]]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except (ValueError, TypeError, KeyError) as error:
-        message = f"{path} does not list sessions ({error!r}). It is {set_aside(path)}"
-        warnings.warn(message, stacklevel=2)
-        return []
+    """The sessions in a `run.json`; none without it. Raises ValueError if it is damaged."""
+    return read_json(path)["sessions"] if path.is_file() else []
 
 
 def append_session(path: Path, info: dict) -> None:
     """Add a session to a `run.json`: when it started and what it ran on."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(path, {"sessions": [*read_sessions(path), {"started": started, **info}]})
-
-
-def set_aside(path: Path) -> str:
-    """Rename a file that cannot be used; what happened to it, for a message."""
-    aside = path.with_name(path.name + ".unusable")
-    try:
-        durable_rename(path, aside)
-    except OSError as error:
-        return f"left where it is ({error})"
-    return f"kept as {aside.name}"

@@ -1,12 +1,10 @@
 """The training loop: any model under the contract, any data set; it resumes by itself."""
 
 import math
-import os
-import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,12 +12,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.types import Device
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from vocseg_lib.data.loader import SeededSamples, load_batches
 from vocseg_lib.engine import run_folder as files
-from vocseg_lib.engine.batch_norm import batch_norm_layers
 from vocseg_lib.engine.config import TrainConfig
 from vocseg_lib.engine.mirror import mirrored
 from vocseg_lib.engine.resume import preserve_newer_mirror, resume
@@ -28,9 +26,6 @@ from vocseg_lib.utils import distributed
 from vocseg_lib.utils.device import keep_freed_memory, peak_memory_gb
 from vocseg_lib.utils.environment import environment_info
 from vocseg_lib.utils.files import write_json
-
-FORECAST_AFTER = 20
-"""Iterations of a session after which time left and peak memory are reported."""
 
 
 class NonFiniteLoss(RuntimeError):
@@ -49,7 +44,7 @@ class WorkerDied(RuntimeError):
 class Session:
     """Options of one call of `train`; they may differ when the training is resumed."""
 
-    device: str | torch.device = "cpu"
+    device: Device = "cpu"
     max_hours: float | None = None  # after which it stops with a checkpoint
     mirror: str | Path | None = None  # second folder that gets everything the run folder gets
     metadata: dict[str, Any] = field(default_factory=dict)  # recorded in run.json
@@ -68,7 +63,7 @@ def train(
     """Train a model, or resume the training that `run_folder` holds; bit-exact on the CPU.
 
     The folder gets `config.json`, `run.json` (sessions), `log.jsonl` (a line per iteration and per
-    evaluation), `last.pt`, `previous.pt`, `best.pt`, and batches of `skipped_updates/`.
+    evaluation), `last.pt`, `previous.pt` and `best.pt`.
 
     Args:
         model: under torchvision's detection contract; losses are already weighted.
@@ -85,57 +80,38 @@ def train(
     Raises:
         NonFiniteLoss, TooManyBadSamples, WorkerDied, RunningElsewhere: see there.
         ChangedConfig: if the folder holds a training with another `config` or `run_config`.
-        OSError: if a file cannot be written.
     """
-    session, is_first = session or Session(), distributed.rank() == 0
+    session, folder, is_first = session or Session(), Path(run_folder), distributed.rank() == 0
     mirror = Path(session.mirror) if session.mirror and is_first else None
-    _check(Path(run_folder), mirror, config)
-    state = _new_state(model, config, Path(run_folder), session, run_config or {})
-    with files.run_lock(state.folder) if is_first else nullcontext():
+    if mirror and mirror.resolve() == folder.resolve():
+        raise ValueError(f"the mirror {mirror} is the run folder: choose another folder")
+    config.check_processes(distributed.world_size())
+    torch.manual_seed(config.seed)
+    hours = math.inf if session.max_hours is None else session.max_hours
+    state = TrainState(
+        model=model.to(session.device),
+        config=config,
+        run_config={**(run_config or {}), "train": config.to_dict()},
+        folder=folder,
+        device=torch.device(session.device),
+        deadline=time.monotonic() + 3600 * hours,
+    )
+    with files.run_lock(folder) if is_first else nullcontext():
         _resume(state, mirror, session)
         if not state.is_over():
-            prepare = partial(preserve_newer_mirror, iteration=state.progress["iteration"])
-            show = partial(_show, on_log if is_first else None, state.folder / files.LOG)
-            mirroring = mirrored(state.folder, mirror, prepare)
-            with keep_freed_memory(), mirroring as update_mirror, _explain_dead_workers():
-                _iterate(state, dataset, evaluate, (update_mirror, show))
+            _iterate(state, dataset, evaluate, on_log, mirror)
         elif evaluate and not state.progress["best"]:  # the best weights were lost
             state.evaluate(evaluate)
             state.save()
     return {**state.progress, "stopped": stop_reason(config, state.progress)}
 
 
-def _check(folder: Path, mirror: Path | None, config: TrainConfig) -> None:
-    if mirror and Path(os.path.abspath(mirror)).is_relative_to(os.path.abspath(folder)):
-        raise ValueError(f"the mirror {mirror} lies in {folder}: choose another folder")
-    config.check_processes(distributed.world_size())
-
-
-def _new_state(
-    model: nn.Module, config: TrainConfig, folder: Path, session: Session, run_config: dict
-) -> TrainState:
-    """The state of a training that starts."""
-    hours = math.inf if session.max_hours is None else session.max_hours
-    model.to(session.device)
-    if config.freeze_batch_norm:
-        for layer in batch_norm_layers(model):
-            layer.requires_grad_(False)
-    torch.manual_seed(config.seed)
-    return TrainState(
-        model=model,
-        config=config,
-        run_config={**run_config, "train": config.to_dict()},
-        folder=folder,
-        device=torch.device(session.device),
-        deadline=time.monotonic() + 3600 * hours,
-    )
-
-
 def _resume(state: TrainState, mirror: Path | None, session: Session) -> None:
     """Restore what run folder or mirror have, and record the session if something is left."""
     folder = state.folder
     checkpoint = resume(folder, mirror, state.run_config) if state.is_first else None
-    state.restore(distributed.broadcast_object(checkpoint))
+    if checkpoint := distributed.broadcast_object(checkpoint):
+        state.restore(checkpoint)
     if not state.is_first:
         return
     write_json(folder / files.CONFIG, state.run_config)
@@ -151,36 +127,28 @@ def _iterate(
     state: TrainState,
     dataset: Dataset,
     evaluate: Callable | None,
-    reports: tuple[Callable[[], None], ...],
+    on_log: Callable[[Path], None] | None,
+    mirror: Path | None,
 ) -> None:
-    """All iterations that are left; `reports` are called after checkpoints."""
-    config, progress = state.config, state.progress
-    start, durations = progress["iteration"], []
-    indices = rank_batches(start, config.iterations, config.batch_size)
-    batches = load_batches(SeededSamples(dataset, config.seed), indices, config.workers)
+    """All iterations that are left."""
+    config, progress, log = state.config, state.progress, state.folder / files.LOG
+    start = progress["iteration"]
+    prepare = partial(preserve_newer_mirror, iteration=start)
     options = {"unit": "it", "mininterval": 1, "disable": not state.is_first}
-    with tqdm(desc="train", initial=start, total=config.iterations, **options) as bar:
-        waiting_since = time.perf_counter()
-        for images, targets in batches:
-            data_seconds = time.perf_counter() - waiting_since
+    with (
+        keep_freed_memory(),
+        mirrored(state.folder, mirror, prepare) as update_mirror,
+        tqdm(desc="train", initial=start, total=config.iterations, **options) as bar,
+    ):
+        for images, targets, data_seconds in _batches(dataset, config, start):
             entry = {**state.step(images, targets), "data_seconds": data_seconds}
             # Report.
-            durations.append(sum(v for k, v in entry.items() if k.endswith("_seconds")))
-            progress["seconds"] += durations[-1]
-            bar.set_postfix_str(_postfix(entry, state.device), refresh=False)
+            progress["seconds"] += sum(v for k, v in entry.items() if k.endswith("_seconds"))
+            numbers = {k: v for k, v in entry.items() if isinstance(v, float)}
+            bar.set_postfix(numbers, refresh=False, peak_gb=peak_memory_gb(state.device))
             bar.update()
-            if progress["iteration"] == start + FORECAST_AFTER:
-                hours = (
-                    statistics.median(durations)
-                    * (config.iterations - progress["iteration"])
-                    / 3600
-                )
-                entry |= {"hours_left": hours, "peak_memory_gb": peak_memory_gb(state.device)}
-                text = "{hours_left:.2g} h left without evaluations, peak {peak_memory_gb:.1f} GB"
-                if state.is_first:
-                    bar.write(text.format(**entry))
             if state.is_first:
-                files.append_log(state.folder / files.LOG, entry)
+                files.append_log(log, entry)
             _check_progress(state, entry, len(dataset))
             # Evaluate and save.
             evaluated = evaluate and state.is_due(config.eval_every)
@@ -188,35 +156,36 @@ def _iterate(
                 bar.set_description("evaluate on val")
                 state.evaluate(evaluate)
                 bar.set_description("train", refresh=False)
-            over = state.is_over()
             # While updates are skipped, the weights may be what is wrong: keep those before.
-            good = not progress["consecutive_skips"]
+            good, over = not progress["consecutive_skips"], state.is_over()
             if over or (good and (evaluated or state.is_due(config.checkpoint_every))):
                 state.save()
-                for report in reports:
-                    report()
+                update_mirror()
+                if on_log and state.is_first:
+                    _show(on_log, log)
             if over:
                 break
-            waiting_since = time.perf_counter()
     if progress["bad_samples"] and state.is_first:
         names = sorted(progress["bad_samples"])
         print(f"skipped {len(names)} bad samples:", *names, sep="\n  ")
 
 
-def _check_progress(state: TrainState, entry: dict, samples: int) -> None:
-    """Raises NonFiniteLoss and TooManyBadSamples."""
-    config, progress = state.config, state.progress
-    if progress["consecutive_skips"] >= config.max_skipped_updates:
-        raise NonFiniteLoss(
-            f"{config.max_skipped_updates} consecutive updates were skipped, the last one "
-            f"(not finite: {entry['skipped_update']}) on images {', '.join(entry['images'])}; see "
-            f"{state.folder / 'skipped_updates'}. Try a lower learning_rate or max_grad_norm"
-        )
-    if len(bad := progress["bad_samples"]) > config.max_bad_fraction * samples:
-        raise TooManyBadSamples(
-            f"{len(bad)} of {samples} samples cannot be read, max_bad_fraction is "
-            f"{config.max_bad_fraction:.0%}. They are:\n  " + "\n  ".join(sorted(bad))
-        )
+def _batches(dataset: Dataset, config: TrainConfig, start: int) -> Iterator[tuple]:
+    """This process's images and targets from iteration `start`, and the seconds they took."""
+    indices = rank_batches(start, config.iterations, config.batch_size)
+    loader = iter(load_batches(SeededSamples(dataset, config.seed), indices, config.workers))
+    for _ in indices:
+        waiting_since = time.perf_counter()
+        try:
+            images, targets = next(loader)
+        except RuntimeError as error:
+            if "DataLoader worker (pid" not in str(error):
+                raise
+            raise WorkerDied(
+                f"a process that loads images died, most often for lack of memory ({error}); run "
+                "again with fewer workers to continue from the last checkpoint"
+            ) from error
+        yield images, targets, time.perf_counter() - waiting_since
 
 
 def rank_batches(start: int, stop: int, batch_size: int) -> list[range]:
@@ -227,31 +196,24 @@ def rank_batches(start: int, stop: int, batch_size: int) -> list[range]:
     return [range(i, i + size) for i in first]
 
 
-def _postfix(entry: dict, device: torch.device) -> str:
-    """Losses, times and memory, to stand in the progress bar."""
-    numbers = {k: v for k, v in entry.items() if isinstance(v, float) and k != "lr"}
-    times = [f"{k[:-8]} {1000 * v:.0f}" for k, v in numbers.items() if k.endswith("_seconds")]
-    losses = [f"{k} {v:.2f}" for k, v in numbers.items() if not k.endswith("_seconds")]
-    terms = entry.get("skipped_update") or ", ".join(losses)
-    return f"{terms} | {', '.join(times)} ms | peak {peak_memory_gb(device):.1f} GB"
+def _check_progress(state: TrainState, entry: dict, samples: int) -> None:
+    """Raises NonFiniteLoss and TooManyBadSamples."""
+    config, bad = state.config, state.progress["bad_samples"]
+    if state.progress["consecutive_skips"] >= config.max_skipped_updates:
+        raise NonFiniteLoss(
+            f"{config.max_skipped_updates} consecutive updates were skipped, the last one "
+            f"(not finite: {entry['skipped_update']}) on images {', '.join(entry['images'])}. Try "
+            "a lower learning_rate or max_grad_norm"
+        )
+    if len(bad) > config.max_bad_fraction * samples:
+        raise TooManyBadSamples(
+            f"{len(bad)} of {samples} samples cannot be read, max_bad_fraction is "
+            f"{config.max_bad_fraction:.0%}. They are:\n  " + "\n  ".join(sorted(bad))
+        )
 
 
-def _show(on_log: Callable[[Path], None] | None, log: Path) -> None:
+def _show(on_log: Callable[[Path], None], log: Path) -> None:
     try:
-        if on_log:
-            on_log(log)
+        on_log(log)
     except Exception as error:  # whatever fails in a plot is not a reason to end a training
         warnings.warn(f"the live plot failed ({error!r}); training continues", stacklevel=2)
-
-
-@contextmanager
-def _explain_dead_workers() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker (pid" not in str(error):
-            raise
-        raise WorkerDied(
-            f"a process that loads images died, most often for lack of memory ({error}); run "
-            "again with fewer workers to continue from the last checkpoint"
-        ) from error

@@ -3,6 +3,7 @@
 import math
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vocseg_lib.data.loader import to_device
-from vocseg_lib.engine.batch_norm import set_train_mode
+from vocseg_lib.engine.batch_norm import batch_norm_layers, set_train_mode
 from vocseg_lib.engine.checkpoint import load_checkpoint, save_checkpoint
 from vocseg_lib.engine.config import TrainConfig
 from vocseg_lib.engine.optim import build_optimizer, lr_factor
@@ -24,8 +25,6 @@ from vocseg_lib.utils.device import autocast, half_precision, peak_memory_gb
 
 BEST_KEYS = ("config", "model", "iteration", "mask_AP50")
 """What `best.pt` must hold."""
-MAX_KEPT_BATCHES = 10
-"""Batches of skipped updates that a run folder keeps."""
 
 
 @dataclass(kw_only=True)
@@ -41,14 +40,17 @@ class TrainState:
     out_of_time: bool = False
 
     def __post_init__(self) -> None:
+        if self.config.freeze_batch_norm:
+            for layer in batch_norm_layers(self.model):
+                layer.requires_grad_(False)
         self.optimizer = build_optimizer(self.model, self.config)
         fp16 = self.config.mixed_precision and half_precision(self.device) is torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
+        self.parts = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
         counts = ("iteration", "evals_since_best", "overflows", "skipped_updates")
         self.progress = dict.fromkeys((*counts, "consecutive_skips"), 0)
         self.progress |= {"seconds": 0.0, "best": None, "bad_samples": {}}
-        self.is_first = distributed.rank() == 0
-        self.parallel = self.model
+        self.is_first, self.parallel = distributed.rank() == 0, self.model
         if distributed.world_size() > 1:
             devices = [self.device] if self.device.type == "cuda" else None
             self.parallel = DistributedDataParallel(self.model, devices)
@@ -64,53 +66,47 @@ class TrainState:
         """True if all iterations are done, or patience or time has run out."""
         return self.out_of_time or stop_reason(self.config, self.progress) != "max_hours"
 
-    def restore(self, checkpoint: dict | None) -> None:
-        """Load a checkpoint and the metrics of `best.pt`; with None, start from the beginning."""
-        if checkpoint is None:
-            return
-        checkpoint.pop("config")
-        self.model.load_state_dict(checkpoint.pop("model"))
-        self.optimizer.load_state_dict(checkpoint.pop("optimizer"))
-        if scaler := checkpoint.pop("scaler"):  # empty if from a device without fp16
-            self.scaler.load_state_dict(scaler)
-        random_state = checkpoint.pop("random")
+    def restore(self, checkpoint: dict) -> None:
+        """Continue from a checkpoint and the metrics of `best.pt`."""
+        for name, part in self.parts.items():
+            if checkpoint[name]:  # the scaler's is empty if from a device without fp16
+                part.load_state_dict(checkpoint[name])
+        random_state = checkpoint["random"]
         torch.set_rng_state(random_state["cpu"])
         if self.device.type == "cuda" and random_state["cuda"] is not None:
             torch.cuda.set_rng_state(random_state["cuda"], self.device)
-        self.progress.update(checkpoint)
+        self.progress |= {key: value for key, value in checkpoint.items() if key in self.progress}
         if self.is_first and self.progress["best"]:
             self.progress["best"] = self._usable_best()
         self.progress["best"] = distributed.broadcast_object(self.progress["best"])
 
     def _usable_best(self) -> dict | None:
         """The metrics of the weights in `best.pt`; None, with a warning, if they are lost."""
+        best, path = self.progress["best"], self.folder / BEST
         try:
-            best = load_checkpoint(self.folder / BEST, BEST_KEYS)
-            if best["config"] != self.run_config:
-                raise ValueError(f"{self.folder / BEST} is of another training")
+            content = load_checkpoint(path, BEST_KEYS)
+            if content.pop("config") != self.run_config:
+                raise ValueError(f"{path} is of another training")
         except (FileNotFoundError, ValueError) as error:
             message = f"the best weights are lost ({error}); the best from now on are kept"
             warnings.warn(message, stacklevel=4)
             return None
-        if best["iteration"] < self.progress["best"]["iteration"]:
-            # From a mirror that was cut off between the two files.
-            return {key: value for key, value in best.items() if key not in ("config", "model")}
-        return self.progress["best"]
+        if content["iteration"] >= best["iteration"]:  # newer if killed between the two files
+            return best
+        message = f"{path} has the weights of iteration {content['iteration']}: the best ones, of "
+        warnings.warn(f"{message}{best['iteration']}, are lost", stacklevel=4)
+        del content["model"]
+        return content
 
     def save(self) -> None:
         """Write `last.pt`; the one before it becomes `previous.pt`."""
         if not self.is_first:
             return
         cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
-        content = {
-            "config": self.run_config,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
-        }
-        path, previous = self.folder / LAST, self.folder / PREVIOUS
-        save_checkpoint(path, {**content, **self.progress}, keep=previous)
+        parts = {name: part.state_dict() for name, part in self.parts.items()}
+        random_state = {"cpu": torch.get_rng_state(), "cuda": cuda}
+        content = {"config": self.run_config, **parts, "random": random_state, **self.progress}
+        save_checkpoint(self.folder / LAST, content, keep=self.folder / PREVIOUS)
 
     def step(self, images: tuple, targets: tuple) -> dict:
         """One iteration; its update is skipped if a loss or gradient is not finite.
@@ -139,15 +135,14 @@ class TrainState:
         entry = dict(zip(("loss", *losses), values, strict=True))
         problem, norm = self._update(total) if math.isfinite(entry["loss"]) else ("loss", math.nan)
         if problem:
-            entry = self._skip(problem, entry, images, targets)
+            entry = self._skip(problem, entry, targets)
         else:
             entry["gradient_norm"] = norm
             self.progress["consecutive_skips"] = 0
         if any_bad:
             entry["bad_samples"] = [*chain(*distributed.all_gather_object(bad))]
-            counts = self.progress["bad_samples"]
-            for name in entry["bad_samples"]:
-                counts[name] = counts.get(name, 0) + 1
+            counts = Counter(self.progress["bad_samples"]) + Counter(entry["bad_samples"])
+            self.progress["bad_samples"] = dict(counts)
         self.progress["iteration"] += 1
         times = {"forward_seconds": forward_end - start}
         times["backward_seconds"] = time.perf_counter() - forward_end
@@ -168,27 +163,18 @@ class TrainState:
             return None, norm
         return "gradient" if scale <= 1 else "overflow", norm
 
-    def _skip(self, problem: str, losses: dict[str, float], images: tuple, targets: tuple) -> dict:
-        """Count, name and keep a batch without an update; batch norm forgets it."""
+    def _skip(self, problem: str, losses: dict[str, float], targets: tuple) -> dict:
+        """Count a batch without an update, and name its images; batch norm forgets it."""
         _copy(self.buffers_before, self.buffers)
         names = distributed.all_gather_object([str(target["name"]) for target in targets])
         terms = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-        entry = {"skipped_update": f"{problem}: {terms}", "images": [*chain(*names)]}
-        if math.isfinite(losses["loss"]):
-            entry |= losses
         if problem == "overflow":  # a scaler may need some; at its lowest scale there are none
             self.progress["overflows"] += 1
-            return entry
-        self.progress["skipped_updates"] += 1
-        self.progress["consecutive_skips"] += 1
-        if self.progress["skipped_updates"] <= MAX_KEPT_BATCHES:
-            parts = distributed.all_gather_object((images, targets))
-            if self.is_first:
-                path = self.folder / "skipped_updates" / f"{self.progress['iteration'] + 1:06}.pt"
-                content = {"images": [_plain(image) for part, _ in parts for image in part]}
-                content["targets"] = [_plain(target) for _, part in parts for target in part]
-                save_checkpoint(path, {**content, "problem": entry["skipped_update"]})
-        return entry
+        else:
+            self.progress["skipped_updates"] += 1
+            self.progress["consecutive_skips"] += 1
+        entry = {"skipped_update": f"{problem}: {terms}", "images": [*chain(*names)]}
+        return entry | losses if math.isfinite(losses["loss"]) else entry
 
     def evaluate(self, evaluate: Callable[[nn.Module, int], dict[str, float]]) -> None:
         """Evaluate the model, log the metrics, and keep the weights if they are the best so far."""
@@ -197,10 +183,10 @@ class TrainState:
         self.model.eval()
         iteration = self.progress["iteration"]
         metrics = distributed.broadcast_object(evaluate(self.model, iteration))
-        entry = {"iteration": iteration, "seconds": self.progress["seconds"]}
         if self.is_first:
-            entry["peak_memory_gb"] = peak_memory_gb(self.device)
-            append_log(self.folder / LOG, {**entry, **metrics})
+            entry = {"iteration": iteration, "seconds": self.progress["seconds"]}
+            entry |= {"peak_memory_gb": peak_memory_gb(self.device), **metrics}
+            append_log(self.folder / LOG, entry)
         self.progress["evals_since_best"] += 1
         best = self.progress["best"]
         if best is None or _quality(metrics) > _quality(best):
@@ -228,10 +214,3 @@ def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:
     """Copy tensors into others, in one call."""
     if sources:
         torch._foreach_copy_(targets, sources)
-
-
-def _plain(value: object) -> object:
-    """Tensors of a sample without torchvision's types, so that they load without it."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value.as_subclass(Tensor) if isinstance(value, Tensor) else value

@@ -22,7 +22,6 @@ from vocseg_lib.data.loader import evenly_spaced
 from vocseg_lib.data.transforms import model_input
 from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
 from vocseg_lib.engine.predict import detections_to_coco, predict, save_predictions
-from vocseg_lib.engine.profile import measure_speed
 from vocseg_lib.engine.run_folder import BEST
 from vocseg_lib.metrics.bootstrap import bootstrap, bootstrap_weights, interval
 from vocseg_lib.metrics.coco_eval import evaluate
@@ -35,6 +34,7 @@ from vocseg_lib.models.lineage.semantic import dense_crf
 from vocseg_lib.models.speedups import speed_up
 from vocseg_lib.study.run import default_device, load_run
 from vocseg_lib.study.study import Study
+from vocseg_lib.study.table1 import measure_speed
 from vocseg_lib.study.train import run_config, train_model
 from vocseg_lib.utils.config import Config, bounded
 from vocseg_lib.utils.files import read_json

@@ -119,7 +119,7 @@ def _evaluation(study: Study, config: dict, session: Session) -> Callable:
         if checkpoint and distributed.rank() == 0:
             save_predictions(folder / PREDICTIONS[checkpoint], predictions)
         detections = [d for d in predictions["detections"] if d["image_id"] in ids]
-        losses = validation_loss(model, images, options.batch_size, options.workers, device, half)
+        losses = validation_loss(model, images, options, device)
         return {**evaluate(ground_truth, detections).summary, **losses, "val_images": len(images)}
 
     return evaluate_model

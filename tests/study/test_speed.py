@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from tests.helpers.models import small
-from vocseg_lib.engine.profile import count_gflop, measure_speed
+from vocseg_lib.study.table1 import count_gflop, measure_speed
 
 
 @pytest.mark.parametrize("name", ["yolact", "mask_rcnn"])
