@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
 from torch import nn
@@ -52,42 +51,30 @@ def build_backbone(name: str, weights: str | Path | None = "imagenet") -> Backbo
     """A backbone by name: "resnet50", "resnet101", "mobilenet_v2" or "tiny".
 
     `weights`: "imagenet" (torchvision's, downloaded once; none for "tiny"), a file with a state
-    dict in torchvision's layout, or None for random ones.
-
-    Raises:
-        ValueError: for an unknown name.
-        WeightsError: if weights are not available or do not fit.
+    dict in torchvision's layout, or None for random ones. Raises ValueError for an unknown name,
+    WeightsError if weights are not available or do not fit.
     """
     if name not in LAYOUTS:
         raise ValueError(f"{name!r} is not a backbone: choose one of {', '.join(LAYOUTS)}")
-    network, (stages, channels) = (
-        tiny() if name == "tiny" else models.get_model(name),
-        LAYOUTS[name],
-    )
+    network = tiny() if name == "tiny" else models.get_model(name)
     if weights is not None:
-        state = _state_dict(name, weights)
-        try:
-            network.load_state_dict(state)
-        except (RuntimeError, TypeError, AttributeError) as error:
-            problem = f"weights {weights} do not fit torchvision's {name}: {str(error)[:400]}"
-            raise WeightsError(problem) from error
+        _load_weights(network, name, str(weights))
     body = network.features if name == "mobilenet_v2" else network
+    stages, channels = LAYOUTS[name]
     return Backbone(body=body, stages=stages, channels=channels)
 
 
-def _state_dict(name: str, weights: str | Path) -> dict:
-    hint = f'use weights="FILE" (a state dict of torchvision\'s {name}) or weights=None (random)'
-    if str(weights) != "imagenet":
-        try:
-            return torch.load(weights, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged pickle may raise anything
-            raise WeightsError(f"cannot read weights {weights}: {error}; {hint}") from error
-    if name == "tiny":
-        raise WeightsError(f"there are no ImageNet weights for backbone {name!r}; {hint}")
-    published = models.get_model_weights(name).IMAGENET1K_V1
+def _load_weights(network: nn.Module, name: str, weights: str) -> None:
+    source = weights
     try:
-        return published.get_state_dict(progress=True, check_hash=True)
-    except (URLError, OSError, RuntimeError) as error:
-        cache = Path(torch.hub.get_dir()) / "checkpoints" / published.url.split("/")[-1]
-        problem = f"cannot download {published.url}: {error}; {hint}, or put the file at {cache}"
-        raise WeightsError(problem) from error
+        if weights == "imagenet":
+            published = models.get_model_weights(name).IMAGENET1K_V1
+            source = f"{published.url}, kept in {torch.hub.get_dir()}/checkpoints,"
+            state = published.get_state_dict(check_hash=True)
+        else:
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+        network.load_state_dict(state)
+    except Exception as error:  # a damaged pickle may raise anything
+        problem = f"no weights from {source} for backbone {name!r}: {str(error)[:400]}"
+        choices = f"weights=FILE (a state dict of torchvision's {name}) or weights=None (random)"
+        raise WeightsError(f"{problem}; use {choices}") from error

@@ -6,14 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models import detection
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops.poolers import initLevelMapper
 
 from vocseg_lib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from vocseg_lib.models.backbones import build_backbone
 from vocseg_lib.models.config import MaskRCNNConfig
+from vocseg_lib.models.contract import InstanceModel
 from vocseg_lib.models.roi_pooling import POOLING
 from vocseg_lib.utils import distributed
-from vocseg_lib.utils.boxes import nearest_box
 
 SHORT_SIDE, LONG_SIDE = 800, 1333
 STRIDES = (4, 8, 16, 32)
@@ -24,9 +27,7 @@ ANCHOR_SIZES = (32, 64, 128, 256, 512)
 
 def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
     """Masks [n, m, m] resized into their boxes (xyxy pixels), > .5: bool [n, height, width]."""
-    return (
-        detection.roi_heads.paste_masks_in_image(masks[:, None], boxes, (height, width))[:, 0] > 0.5
-    )
+    return paste_masks_in_image(masks[:, None], boxes, (height, width))[:, 0] > 0.5
 
 
 class AnySizeTransform(detection.transform.GeneralizedRCNNTransform):
@@ -63,12 +64,10 @@ class CountingSampler(detection._utils.BalancedPositiveNegativeSampler):
         return positive, negative
 
 
-class MaskRCNN(detection.MaskRCNN):
-    """Mask R-CNN with an FPN over C2..C5, on images [3, H, W] in 0..1 of any size.
+class MaskRCNN(InstanceModel, detection.MaskRCNN):
+    """Mask R-CNN with an FPN over C2..C5.
 
-    Train: `model(images, targets)` returns losses. Eval: `model(images)` returns a dict per image:
-    `boxes` [n, 4] (xyxy pixels), `labels`, `scores` and `masks` bool [n, H, W], by descending
-    score. With the default config it is torchvision's `maskrcnn_resnet50_fpn`, layer by layer.
+    With the default config it is torchvision's `maskrcnn_resnet50_fpn`, layer by layer.
     """
 
     paste_masks = staticmethod(paste_masks)
@@ -81,12 +80,8 @@ class MaskRCNN(detection.MaskRCNN):
         scale, levels = config.short_side / SHORT_SIDE, list(stages.values())
         sizes = tuple((max(1, round(size * scale)),) for size in ANCHOR_SIZES)
         super().__init__(
-            detection.backbone_utils.BackboneWithFPN(
-                base.body, stages, list(base.channels), channels
-            ),
-            rpn_anchor_generator=detection.anchor_utils.AnchorGenerator(
-                sizes, ((0.5, 1.0, 2.0),) * len(sizes)
-            ),
+            BackboneWithFPN(base.body, stages, list(base.channels), channels),
+            rpn_anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes)),
             box_roi_pool=pooling(levels, 7, 2),
             box_head=detection.faster_rcnn.TwoMLPHead(channels * 7**2, 4 * channels),
             box_predictor=detection.faster_rcnn.FastRCNNPredictor(4 * channels, num_classes),
@@ -107,8 +102,7 @@ class MaskRCNN(detection.MaskRCNN):
             self.backbone.compile()
         self.to(memory_format=torch.channels_last)
         for part in (self.rpn, self.roi_heads):
-            old = part.fg_bg_sampler
-            part.fg_bg_sampler = CountingSampler(old.batch_size_per_image, old.positive_fraction)
+            part.fg_bg_sampler.__class__ = CountingSampler
         for pool in (self.roi_heads.box_roi_pool, self.roi_heads.mask_roi_pool):
             # Else torchvision guesses them from the first batch, padding included.
             pool.scales = [1 / stride for stride in STRIDES]
@@ -117,15 +111,9 @@ class MaskRCNN(detection.MaskRCNN):
             config.short_side, round(LONG_SIDE * scale), IMAGENET_MEAN, IMAGENET_STD
         )
 
-    def forward(
-        self, images: list[Tensor], targets: list[dict] | None = None
-    ) -> dict[str, Tensor] | list[dict]:
-        if not self.training:
-            return self.postprocess(self.network(images))
-        if targets is None:
-            raise ValueError("targets are required in train mode; call model.eval() to predict")
+    def losses(self, images: list[Tensor], targets: list[dict]) -> dict[str, Tensor]:
         losses = {}
-        for name, loss in super().forward(images, targets).items():
+        for name, loss in detection.MaskRCNN.forward(self, images, targets).items():
             part = self.rpn if name in ("loss_objectness", "loss_rpn_box_reg") else self.roi_heads
             sampler = part.fg_bg_sampler
             weight = sampler.positive_weight if name == "loss_mask" else sampler.weight
@@ -150,25 +138,17 @@ class MaskRCNN(detection.MaskRCNN):
         }
 
     def postprocess(self, out: dict) -> list[dict]:
-        """Scale boxes to the image and paste each small mask into its box."""
+        """Scale boxes to the image and paste each small mask, if any, into its box."""
         results = []
         rows = zip(out["detections"], out["resized"], out["image_sizes"], strict=True)
         for raw, resized, size in rows:
             boxes = detection.transform.resize_boxes(raw["boxes"].float(), resized, size)
-            masks = self.paste_masks(raw["masks"][:, 0].float(), boxes, *size)
-            labels, scores = raw["labels"], raw["scores"].float()
-            results.append({"boxes": boxes, "labels": labels, "scores": scores, "masks": masks})
+            result = {**raw, "boxes": boxes, "scores": raw["scores"].float()}
+            if "masks" in raw:
+                result["masks"] = self.paste_masks(raw["masks"][:, 0].float(), boxes, *size)
+            results.append(result)
         return results
 
-    @torch.inference_mode()
-    def explain_mask(self, image: Tensor, box: Tensor, label: int) -> list[tuple[str, Tensor]]:
-        """The region's mask of the detection nearest to a box (xyxy pixels) and label; eval mode.
-
-        As a titled map [28, 28]. Empty without detections.
-        """
-        out = self.network([image])
-        (detections,) = self.postprocess(out)
-        if not len(detections["boxes"]):
-            return []
-        index = nearest_box(detections, box, label)
+    def mask_terms(self, out: dict, detections: dict, index: int) -> list[tuple[str, Tensor]]:
+        """The region's mask of a detection, as a titled map [28, 28]."""
         return [("the region's 28 x 28 mask", out["detections"][0]["masks"][index, 0])]

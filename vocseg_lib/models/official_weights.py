@@ -38,9 +38,7 @@ def load_official(path: str | Path) -> Yolact:
     Backbone and number of classes are read from the sizes. With COCO's 81 classes the model gets
     COCO's scales and square priors; its labels are 1..80 in the official order. Checkpoints for
     400 or 700 pixels have the same sizes but other scales: they load and detect badly.
-
-    Raises:
-        WeightsError: naming what is missing, unknown or of another size.
+    Raises WeightsError naming what is missing, unknown or of another size.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

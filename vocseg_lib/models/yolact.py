@@ -12,9 +12,9 @@ from vocseg_lib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from vocseg_lib.losses import YolactOutputs, yolact_loss
 from vocseg_lib.models.backbones import build_backbone
 from vocseg_lib.models.config import YolactConfig
+from vocseg_lib.models.contract import InstanceModel
 from vocseg_lib.models.postprocess import detect, mask_logits, scale_boxes, upsample_masks
 from vocseg_lib.models.priors import ASPECT_RATIOS, prior_boxes
-from vocseg_lib.utils.boxes import nearest_box
 
 PROTOTYPES = 32
 
@@ -86,13 +86,11 @@ class PredictionHead(nn.Module):
         return classes, box, coefficients.tanh()
 
 
-class Yolact(nn.Module):
-    """YOLACT on images [3, H, W] in 0..1 of any size; aspect is not kept (sec. 6).
+class Yolact(InstanceModel):
+    """YOLACT; the aspect of images is not kept (sec. 6).
 
-    Train: `model(images, targets)` returns weighted losses. Eval: `model(images)` returns a dict
-    per image: `boxes` [n, 4] (xyxy pixels), `labels`, `scores`, `masks` bool [n, H, W] and
-    `coefficients` [n, 32], by descending score; while `uncropped_masks` is set, masks before the
-    crop under that name, too.
+    Detections have `coefficients` [n, 32], too, and while `uncropped_masks` is set, masks before
+    the crop under that name.
     """
 
     upsample_masks = staticmethod(upsample_masks)
@@ -112,26 +110,17 @@ class Yolact(nn.Module):
         self._layers = torch.compile(layers) if config.compile else layers
         self.to(memory_format=torch.channels_last)
 
-    def forward(
-        self, images: list[Tensor], targets: list[dict] | None = None
-    ) -> dict[str, Tensor] | list[dict]:
-        if not self.training:
-            return self.postprocess(self.network(images))
-        if targets is None:
-            raise ValueError("targets are required in train mode; call model.eval() to predict")
+    def losses(self, images: list[Tensor], targets: list[dict]) -> dict[str, Tensor]:
         out, relative, classes = self.network(images), [], self.head.sizes[0] - 1
         for target, (height, width) in zip(targets, out.pop("image_sizes"), strict=True):
-            boxes, labels, masks = (
-                target["boxes"].as_subclass(Tensor),
-                target["labels"],
-                target["masks"],
-            )
+            boxes, labels = target["boxes"].as_subclass(Tensor), target["labels"]
             if not (boxes[:, 2:] > boxes[:, :2]).all():
                 raise ValueError(f"a target has a box of no width or height: {boxes.tolist()}")
             if not ((labels >= 1) & (labels <= classes)).all():
                 raise ValueError(f"a target has a label outside 1..{classes}: {labels.tolist()}")
             boxes = boxes / boxes.new_tensor([width, height, width, height])
-            relative.append({"boxes": boxes, "labels": labels, "masks": masks.as_subclass(Tensor)})
+            masks = target["masks"].as_subclass(Tensor)
+            relative.append({"boxes": boxes, "labels": labels, "masks": masks})
         crop, by_area = self.config.crop_in_training, self.config.normalize_by_area
         with torch.autocast(out["priors"].device.type, enabled=False):
             return yolact_loss(YolactOutputs(**out), relative, crop, by_area)
@@ -184,20 +173,10 @@ class Yolact(nn.Module):
             results.append(result)
         return results
 
-    @torch.inference_mode()
-    def explain_mask(self, image: Tensor, box: Tensor, label: int) -> list[tuple[str, Tensor]]:
-        """Titled maps [h, w] of the detection nearest to a box (xyxy pixels) and label; eval mode.
-
-        The four prototypes of the largest terms, times their coefficients, and the sigmoid of the
-        sum of all 32, before the crop. Empty without detections.
-        """
-        out = self.network([image])
-        (detections,) = self.postprocess(out)
-        if not len(detections["boxes"]):
-            return []
-        coefficients = detections["coefficients"][nearest_box(detections, box, label)]
+    def mask_terms(self, out: dict, detections: dict, index: int) -> list[tuple[str, Tensor]]:
+        """The four largest prototypes times coefficients, as titled maps; the sigmoid of all 32."""
+        coefficients = detections["coefficients"][index]
         terms = out["prototypes"][0] * coefficients
         order = terms.abs().mean((0, 1)).argsort(descending=True)[:4].tolist()
         maps = [(f"prototype {k} x {coefficients[k]:+.2f}", terms[..., k]) for k in order]
-        (logits,) = mask_logits(out["prototypes"][0], coefficients[None])
-        return [*maps, ("all 32 added up, before the crop", logits.sigmoid())]
+        return [*maps, ("all 32 added up, before the crop", terms.sum(-1).sigmoid())]

@@ -1,0 +1,36 @@
+"""What all models have in common: torchvision's detection contract."""
+
+import torch
+from torch import Tensor, nn
+
+from vocseg_lib.utils.boxes import nearest_box
+
+
+class InstanceModel(nn.Module):
+    """Base of the models, on images [3, H, W] in 0..1 of any size.
+
+    Train: `model(images, targets)` returns `losses`, weighted. Eval: `model(images)` returns
+    `postprocess(network(images))`, a dict per image: `boxes` [n, 4] (xyxy pixels), `labels`,
+    `scores` and `masks` bool [n, H, W], by descending score.
+    """
+
+    def forward(
+        self, images: list[Tensor], targets: list[dict] | None = None
+    ) -> dict[str, Tensor] | list[dict]:
+        if not self.training:
+            return self.postprocess(self.network(images))
+        if targets is None:
+            raise ValueError("targets are required in train mode; call model.eval() to predict")
+        return self.losses(images, targets)
+
+    @torch.inference_mode()
+    def explain_mask(self, image: Tensor, box: Tensor, label: int) -> list[tuple[str, Tensor]]:
+        """`mask_terms` of the detection nearest to a box (xyxy pixels) and label; eval mode.
+
+        Empty without detections.
+        """
+        out = self.network([image])
+        (detections,) = self.postprocess(out)
+        if not len(detections["boxes"]):
+            return []
+        return self.mask_terms(out, detections, nearest_box(detections, box, label))
