@@ -30,7 +30,6 @@ from vocseg_lib.models.lineage import proposals
 from vocseg_lib.models.lineage.box_masks import BOX_MASKS, MasksFromBoxes
 from vocseg_lib.models.lineage.features import RCNNFeatures, hand_crafted_features
 from vocseg_lib.models.lineage.regions import CLASSIFIERS, RegionDetector
-from vocseg_lib.models.lineage.semantic import dense_crf
 from vocseg_lib.models.speedups import speed_up
 from vocseg_lib.study.run import default_device, load_run
 from vocseg_lib.study.study import Study
@@ -90,7 +89,6 @@ LINEAGE_ROWS = (
     *(Row(title=f"Mask R-CNN, {m} in its boxes", mask_from=m, **_MASK_RCNN) for m in BOX_MASKS),
     *(Row(title=f"ground truth's boxes, {m}", mask_from=m, **_ORACLE) for m in BOX_MASKS),
     Row(title="DeepLabV3", mask_from="components", **_SEMANTIC),
-    Row(title="DeepLabV3 + CRF", mask_from="components after a CRF", **_SEMANTIC),
 )
 """In the order of the lineage."""
 
@@ -169,8 +167,6 @@ def _load_row(run: Path, row: Row) -> tuple[nn.Module, dict]:
     model, config, _ = load_run(run)
     if row.mask_from in BOX_MASKS and not isinstance(model, MasksFromBoxes):
         model = MasksFromBoxes(model, row.mask_from, MAX_BOX_MASKS)
-    if "CRF" in row.mask_from:
-        model.crf = dense_crf()
     minutes = read_json(run / "metrics.json")["train_minutes"]
     return model, {"iterations": config["train"]["iterations"], "train_minutes": minutes}
 
@@ -197,15 +193,18 @@ def _fit_regions(study: Study, config: LineageConfig, row: Row) -> tuple[nn.Modu
 def _search_and_features(study: Study, config: LineageConfig) -> tuple[Callable, Callable]:
     cache = study.results / "lineage" / "cache"
     search = proposals.SelectiveSearch(config.proposals, study.recipe.train.seed, cache)
-    return search, proposals.cached(hand_crafted_features, cache)
+    return search, proposals.DiskCache(hand_crafted_features, cache)
 
 
 def _seconds_per_image(study: Study, model: nn.Module) -> float:
     """The median of a few images, one at a time, with nothing from the cache."""
     images = [model_input(study.val[i][0]) for i in range(min(TIMED_IMAGES, len(study.val)))]
     device, mixed_precision = default_device(), study.recipe.train.mixed_precision
-    with proposals.cache_disabled():
+    proposals.DiskCache.enabled = False
+    try:
         speed = measure_speed(model, images, device, 1, TIMED_IMAGES, mixed_precision)
+    finally:
+        proposals.DiskCache.enabled = True
     return speed["seconds_per_image"]
 
 

@@ -9,10 +9,9 @@ import torch
 from tests.helpers.models import small
 from vocseg_lib.models.lineage import proposals
 from vocseg_lib.models.lineage.proposals import (
+    DiskCache,
     SelectiveSearch,
     average_recall,
-    cache_disabled,
-    cached,
     proposal_recall,
 )
 from vocseg_lib.utils.boxes import box_iou
@@ -54,15 +53,14 @@ def count_call(pixels: np.ndarray) -> np.ndarray:
     return pixels + 1
 
 
-def test_a_disabled_cache_computes(tmp_path):
-    counted, pixels = cached(count_call, tmp_path), np.zeros(3)
+def test_a_disabled_cache_computes(tmp_path, monkeypatch):
+    counted, pixels = DiskCache(count_call, tmp_path), np.zeros(3)
     for _ in range(2):
         assert counted(pixels).tolist() == [1, 1, 1]
     assert len(calls) == 1
-    with cache_disabled():
+    for enabled in (False, True):
+        monkeypatch.setattr(DiskCache, "enabled", enabled)
         counted(pixels)
-    assert len(calls) == 2
-    counted(pixels)
     assert len(calls) == 2
 
 

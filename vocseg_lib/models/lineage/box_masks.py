@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from vocseg_lib.models.contract import InstanceModel
 from vocseg_lib.models.lineage.features import whole_pixels
 from vocseg_lib.models.lineage.proposals import Boxes, Pixels, to_uint8_hwc
 from vocseg_lib.utils.masks import box_mask
@@ -36,12 +37,12 @@ def grabcut(pixels: Pixels, boxes: Boxes) -> Bool[Tensor, "p h w"]:
         if sides.min() < GRABCUT_SIDES[0] or not mask.any():
             continue
         margin = GRABCUT_MARGIN * sides
-        left, top = np.rint(box[:2] - margin).astype(int).clip(min=0)
-        right, bottom = np.rint(box[2:] + margin).astype(int).clip(max=(width, height))
-        inside = mask[top:bottom, left:right]
-        foreground = inside & _foreground(bgr[top:bottom, left:right], inside)
+        corners = np.rint([box[:2] - margin, box[2:] + margin]).astype(int)
+        (left, top), (right, bottom) = corners.clip(0, (width, height))
+        window = slice(top, bottom), slice(left, right)
+        foreground = mask[window] & _foreground(bgr[window], mask[window])
         if foreground.any():
-            mask[top:bottom, left:right] = foreground
+            mask[window] = foreground
     return masks
 
 
@@ -68,7 +69,7 @@ def _foreground(crop: Pixels, inside: Bool[Tensor, "h w"]) -> Bool[Tensor, "h w"
 BOX_MASKS = {"GrabCut": grabcut, "box": box_masks}
 
 
-class MasksFromBoxes(nn.Module):
+class MasksFromBoxes(InstanceModel):
     """A model with masks made from its boxes, by one of `BOX_MASKS`, for its best detections."""
 
     def __init__(self, model: nn.Module, mask_from: str = "box", max_masks: int = 100):
@@ -77,12 +78,8 @@ class MasksFromBoxes(nn.Module):
             raise ValueError(f"mask_from is {mask_from!r}: choose one of {', '.join(BOX_MASKS)}")
         self.model, self.mask_from, self.max_masks = model, mask_from, max_masks
 
-    def forward(
-        self, images: list[Tensor], targets: list[dict] | None = None
-    ) -> dict[str, Tensor] | list[dict]:
-        if self.training:
-            return self.model(images, targets)
-        return self.postprocess(self.network(images))
+    def losses(self, images: list[Tensor], targets: list[dict]) -> dict[str, Tensor]:
+        return self.model.losses(images, targets)
 
     def network(self, images: list[Tensor]) -> tuple:
         """The model's output, and the images."""

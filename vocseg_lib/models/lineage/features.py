@@ -1,6 +1,7 @@
 """Features of regions: hand-crafted ones, and those of a network (R-CNN)."""
 
 from collections.abc import Callable
+from functools import partial
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from skimage.feature import local_binary_pattern
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.ops import roi_align
 from torchvision.transforms.v2.functional import normalize
 from tqdm import tqdm
@@ -31,10 +33,9 @@ CONTEXT = 16
 
 def whole_pixels(boxes: BoxArray, height: int, width: int) -> Int[np.ndarray, "p 4"]:
     """Boxes rounded to pixels of an image (xyxy), each of at least one pixel."""
-    x1, y1, x2, y2 = np.rint(boxes).astype(int).T
-    x1, y1 = x1.clip(0, width - 1), y1.clip(0, height - 1)
-    x2, y2 = np.maximum(x2.clip(0, width), x1 + 1), np.maximum(y2.clip(0, height), y1 + 1)
-    return np.stack([x1, y1, x2, y2], 1)
+    low, high = np.rint(boxes[:, :2]).astype(int), np.rint(boxes[:, 2:]).astype(int)
+    low = low.clip(0, (width - 1, height - 1))
+    return np.concatenate([low, np.maximum(high.clip(0, (width, height)), low + 1)], 1)
 
 
 def hand_crafted_features(pixels: Pixels, boxes: BoxArray) -> Features:
@@ -52,21 +53,20 @@ def hand_crafted_features(pixels: Pixels, boxes: BoxArray) -> Features:
     shape = shape.reshape(len(boxes), hog.getDescriptorSize())
     # Histograms.
     lab = cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB) // (256 // COLOR_BINS)
-    colors = [_histograms(lab[..., channel], COLOR_BINS, boxes) for channel in range(3)]
+    colors = _histograms(lab, COLOR_BINS, boxes)
     patterns = local_binary_pattern(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), 8, 1, "uniform")
-    texture = _histograms(patterns.astype(int), TEXTURE_BINS, boxes)
-    parts = shape, np.concatenate(colors, 1), texture
-    norms = (np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-9) for part in parts)
-    unit = [part / norm for part, norm in zip(parts, norms, strict=True)]
+    texture = _histograms(patterns[..., None], TEXTURE_BINS, boxes)
+    norm = partial(np.linalg.norm, axis=1, keepdims=True)
+    unit = [part / np.maximum(norm(part), 1e-9) for part in (shape, colors, texture)]
     return np.concatenate(unit, 1).astype(np.float16)
 
 
 def _histograms(values: np.ndarray, bins: int, boxes: np.ndarray) -> np.ndarray:
-    """Counts of values in boxes, by integral images."""
-    sums = np.zeros((values.shape[0] + 1, values.shape[1] + 1, bins), np.float32)
-    sums[1:, 1:] = (values[..., None] == np.arange(bins)).cumsum(0, dtype=np.float32).cumsum(1)
+    """Counts of each channel's values in boxes, by integral images."""
+    one_hot = (values[..., None] == np.arange(bins)).astype(np.uint8)
+    sums = cv2.integral(one_hot.reshape(*values.shape[:2], -1))
     x1, y1, x2, y2 = boxes.T
-    return sums[y2, x2] - sums[y1, x2] - sums[y2, x1] + sums[y1, x1]
+    return (sums[y2, x2] - sums[y1, x2] - sums[y2, x1] + sums[y1, x1]).astype(np.float32)
 
 
 class RCNNFeatures(nn.Module):
@@ -103,6 +103,7 @@ class RCNNFeatures(nn.Module):
         centered = (image - mean)[None]
         return roi_align(centered, [boxes], self.side, sampling_ratio=2, aligned=True) + mean
 
+    @torch.random.fork_rng(devices=[])
     def fine_tune(
         self,
         dataset: Dataset,
@@ -117,34 +118,32 @@ class RCNNFeatures(nn.Module):
         A quarter of the regions are objects (IoU >= .5). Two images per iteration; AdamW with a
         cosine schedule.
         """
-        random, device = torch.Generator().manual_seed(seed), next(self.parameters()).device
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            head = nn.Linear(self.channels, num_classes)
-        parameters = [*self.parameters(), *head.to(device).parameters()]
-        optimizer = torch.optim.AdamW(parameters, learning_rate)
+        torch.manual_seed(seed)
+        device = next(self.parameters()).device
+        head = nn.Linear(self.channels, num_classes).to(device)
+        sampler = BalancedPositiveNegativeSampler(FINE_TUNED_REGIONS, 0.25)
+        optimizer = torch.optim.AdamW([*self.parameters(), *head.parameters()], learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
         self.train()
         for _ in tqdm(range(iterations), "fine-tune"):
             # Sample regions of two images.
             regions, labels = [], []
-            for i in torch.randint(len(dataset), (2,), generator=random).tolist():
+            for i in torch.randint(len(dataset), (2,)).tolist():
                 image, target = dataset[i]
                 image = model_input(image, device)
                 boxes = torch.cat([target["boxes"].as_subclass(Tensor).float(), proposals(image)])
                 iou, assigned, _ = assign_ground_truth(boxes, target)
                 assigned = assigned * (iou >= 0.5)
-                order = torch.randperm(len(boxes), generator=random)
-                positive = order[assigned[order] > 0][: FINE_TUNED_REGIONS // 4]
-                sampled = torch.cat([positive, order[assigned[order] == 0]])[:FINE_TUNED_REGIONS]
+                (positive,), (negative,) = sampler([assigned])
+                sampled = (positive | negative).bool()
                 regions.append(self.warp(image, boxes[sampled].to(device)))
                 labels.append(assigned[sampled].to(device))
             if not sum(map(len, labels)):
                 continue
             # Update backbone and head.
-            logits = head(self.embed(torch.cat(regions)))
+            loss = F.cross_entropy(head(self.embed(torch.cat(regions))), torch.cat(labels))
             optimizer.zero_grad()
-            F.cross_entropy(logits, torch.cat(labels)).backward()
+            loss.backward()
             optimizer.step()
             schedule.step()
         self.eval()

@@ -1,8 +1,8 @@
 """Class-agnostic object proposals: selective search, and those of the two models."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,23 +23,20 @@ Recall = Float[np.ndarray, " c"]  # per number of proposals
 SEARCHED_SIDES = 8, 200
 """Pixels: smaller images have no regions to merge; larger short sides are shrunk to 200."""
 
-_cache = {"enabled": True}
 
+class DiskCache:
+    """A function with its results kept in a folder (if any) by its arguments; safe in threads.
 
-def cached(function: Callable, folder: str | Path | None) -> Callable:
-    """The function with its results kept in a folder (if any) by its arguments; safe in threads."""
-    memorized = Memory(folder, verbose=0).cache(function)
-    return lambda *args: (memorized if _cache["enabled"] else function)(*args)
+    While `enabled` is False, all are computed, as a speed measurement needs.
+    """
 
+    enabled = True
 
-@contextmanager
-def cache_disabled() -> Iterator[None]:
-    """Context manager: every result is computed, as a speed measurement needs."""
-    _cache["enabled"] = False
-    try:
-        yield
-    finally:
-        _cache["enabled"] = True
+    def __init__(self, function: Callable, folder: str | Path | None):
+        self.function, self.cached = function, Memory(folder, verbose=0).cache(function)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return (self.cached if DiskCache.enabled else self.function)(*arguments)
 
 
 def to_uint8_hwc(image: Image) -> Pixels:
@@ -56,7 +53,7 @@ class SelectiveSearch:
     """
 
     def __init__(self, count: int = 500, seed: int = 0, cache: str | Path | None = None):
-        self.count, self.seed, self.search = count, seed, cached(_selective_search, cache)
+        self.count, self.seed, self.search = count, seed, DiskCache(_selective_search, cache)
 
     def __call__(self, image: Image) -> Boxes:
         return torch.from_numpy(self.search(to_uint8_hwc(image), self.seed)[: self.count])

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.special import expit
 from sklearn.base import BaseEstimator
 from sklearn.decomposition import PCA
@@ -13,12 +14,13 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, box_convert
 from tqdm import tqdm
 
 from vocseg_lib.data.transforms import model_input
+from vocseg_lib.models.contract import InstanceModel
 from vocseg_lib.models.lineage.features import Features
 from vocseg_lib.models.lineage.proposals import Boxes, Image, assign_ground_truth, to_uint8_hwc
 from vocseg_lib.utils.boxes import decode_boxes, encode_boxes
@@ -30,6 +32,7 @@ NEGATIVES, HARD_NEGATIVES = 12, 12
 SVM_SLOPE = 4.0
 """An SVM's scores are sigmoid(4 x distance): 0.02 and 0.98 at its margins."""
 MIN_SCORE, NMS_IOU, DETECTIONS_PER_IMAGE = 0.05, 0.3, 100
+_Mask = Bool[np.ndarray, " r"]  # per region
 
 
 def _boosting(seed: int) -> BaseEstimator:
@@ -49,7 +52,7 @@ CLASSIFIERS: dict[str, Callable[[int], BaseEstimator]] = {
 """scikit-learn's classifiers by name, made from a seed; PCA for those that need few features."""
 
 
-class RegionDetector(nn.Module):
+class RegionDetector(InstanceModel):
     """Proposals, features of each, a classifier and NMS. Eval only; detections without masks.
 
     `proposals(image)` gives boxes [p, 4], `features(pixels, boxes)` float16 [p, f]. With `regress`,
@@ -72,57 +75,45 @@ class RegionDetector(nn.Module):
     def fit(self, dataset: Dataset, seed: int = 0) -> dict:
         """Fit classifier and regressions to regions of a data set; returns counts.
 
-        Raises:
-            ValueError: without any object, or without any background region.
+        Raises ValueError without any object, or without any background region.
         """
-        random, samples, classes = np.random.default_rng(seed), [], set()
-        counts = {"images_without_proposals": 0, "bad_samples": 0}
+        regions, counts = [], {"images_without_proposals": 0, "bad_samples": 0}
         for i in tqdm(range(len(dataset)), "features", unit="image"):
             image, target = dataset[i]
             image = model_input(image)
             proposals = self.proposals(image)
             boxes = torch.cat([target["boxes"].as_subclass(Tensor).float(), proposals])
-            samples.append(self._sample(image, boxes, target, random))
+            iou, gt_labels, gt_boxes = assign_ground_truth(boxes, target)
+            background = torch.where(iou < BACKGROUND_REGION_IOU, 0, -1)
+            labels = torch.where(iou >= OBJECT_REGION_IOU, gt_labels, background)
+            offsets = encode_boxes(gt_boxes, box_convert(boxes, "xyxy", "cxcywh"))
+            numbers = labels.numpy(), offsets.numpy(), np.full(len(boxes), i)
+            regions.append((self._features(image, boxes), *numbers))
             counts["images_without_proposals"] += not len(proposals)
             counts["bad_samples"] += len(target.get("bad_samples", ()))
-            classes |= set(target["labels"].tolist())
-        # Fit objects against random background.
-        *parts, background = zip(*samples, strict=True)
-        x, y, offsets = (np.concatenate(part) for part in parts)
-        if not 0 < (y > 0).sum() < len(y):
-            lacking = "region of background" if y.any() else "object"
+        x, y, offsets, images = (np.concatenate(part) for part in zip(*regions, strict=True))
+        positive, background = y > 0, y == 0
+        if not (positive.any() and background.any()):
+            lacking = "region of background" if positive.any() else "object"
             raise ValueError(f"these images have no {lacking} to learn from")
-        self.classifier.fit(x, y)
+        # Fit objects against random background.
+        order = np.random.default_rng(seed).random(len(y))
+        negative = _first_of_each_image(background, order, images, NEGATIVES)
+        sampled = positive | negative
+        self.classifier.fit(x[sampled], y[sampled])
         # Fit again, with the background of each image that scores highest (hard negatives).
-        scores = [
-            self._scores(part)[:, 1:].max(1) if len(part) else np.zeros(0) for part in background
-        ]
-        order = [np.argsort(-score, kind="stable")[:HARD_NEGATIVES] for score in scores]
-        hard = np.concatenate([part[k] for part, k in zip(background, order, strict=True)])
-        with_hard = np.concatenate([y, np.zeros(len(hard), dtype=y.dtype)])
-        self.classifier.fit(np.concatenate([x, hard]), with_hard)
+        order = -self._scores(x)[:, 1:].max(1)
+        hard = _first_of_each_image(background & ~negative, order, images, HARD_NEGATIVES)
+        sampled |= hard
+        self.classifier.fit(x[sampled], y[sampled])
         # Fit offsets from regions to objects.
-        labels = np.unique(y[y > 0]).tolist() if self.regress else []
-        self.regressors = {k: Ridge(1.0).fit(x[y == k], offsets[y[y > 0] == k]) for k in labels}
-        regions = {"positives": (y > 0).sum(), "negatives": (y == 0).sum(), "hard": len(hard)}
-        counts |= {name: int(count) for name, count in regions.items()}
-        return {
-            **counts,
-            "classes_without_objects": sorted({*range(1, self.num_classes)} - classes),
-        }
-
-    def _sample(
-        self, image: Image, boxes: Boxes, target: dict, random: np.random.Generator
-    ) -> tuple[np.ndarray, ...]:
-        """Features and labels of sampled regions, offsets of positives, other background."""
-        iou, gt_labels, gt_boxes = assign_ground_truth(boxes, target)
-        background = torch.where(iou < BACKGROUND_REGION_IOU, 0, -1)
-        labels = torch.where(iou >= OBJECT_REGION_IOU, gt_labels, background).numpy()
-        features = self._features(image, boxes)
-        negatives = random.permutation(np.flatnonzero(labels == 0))
-        sampled = np.concatenate([np.flatnonzero(labels > 0), negatives[:NEGATIVES]])
-        offsets = encode_boxes(gt_boxes[labels > 0], _cxcywh(boxes[labels > 0])).numpy()
-        return features[sampled], labels[sampled], offsets, features[negatives[NEGATIVES:]]
+        labels = np.unique(y[positive]).tolist()
+        regressed = labels if self.regress else []
+        self.regressors = {k: Ridge(1.0).fit(x[y == k], offsets[y == k]) for k in regressed}
+        chosen = {"positives": positive, "negatives": negative, "hard": hard}
+        counts |= {name: int(mask.sum()) for name, mask in chosen.items()}
+        lacking = sorted({*range(1, self.num_classes)} - {*labels})
+        return {**counts, "classes_without_objects": lacking}
 
     def _features(self, image: Image, boxes: Boxes) -> Features:
         return self.features(to_uint8_hwc(image), boxes.numpy()).astype(np.float32)
@@ -137,9 +128,6 @@ class RegionDetector(nn.Module):
         scores = np.zeros((len(features), self.num_classes))
         scores[:, self.classifier.classes_] = learned
         return scores
-
-    def forward(self, images: list[Tensor], targets: list[dict] | None = None) -> list[dict]:
-        return self.postprocess(self.network(images))
 
     @torch.inference_mode()
     def network(self, images: list[Tensor]) -> list[tuple]:
@@ -159,17 +147,19 @@ class RegionDetector(nn.Module):
             index, labels = (scores[:, 1:] > MIN_SCORE).nonzero(as_tuple=True)
             labels = labels + 1
             boxes, scores = boxes[index].float(), scores[index, labels]
+            regions = box_convert(boxes, "xyxy", "cxcywh")
             for k in labels.unique().tolist() if self.regressors else []:
                 of_class = labels == k
                 offsets = self.regressors[k].predict(features[index[of_class].numpy()])
                 offsets = torch.from_numpy(offsets).to(boxes)
-                boxes[of_class] = decode_boxes(offsets, _cxcywh(boxes[of_class]))
+                boxes[of_class] = decode_boxes(offsets, regions[of_class])
             boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height] * 2))
             kept = batched_nms(boxes, scores, labels, NMS_IOU)[:DETECTIONS_PER_IMAGE]
             results.append({"boxes": boxes[kept], "labels": labels[kept], "scores": scores[kept]})
         return results
 
 
-def _cxcywh(boxes: Boxes) -> Boxes:
-    size = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
-    return torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, size], 1)
+def _first_of_each_image(among: _Mask, order: np.ndarray, images: np.ndarray, count: int) -> _Mask:
+    """The regions among some that come first in their image."""
+    ranks = pd.Series(np.where(among, order, np.inf)).groupby(images).rank(method="first")
+    return among & (ranks.to_numpy() <= count)
