@@ -38,25 +38,25 @@ def other_classes_coco(other_classes, tmp_path_factory) -> Path:
     return write_as_coco(other_classes, tmp_path_factory.mktemp("coco"))
 
 
-@pytest.fixture(scope="session")
-def real_devkit() -> Path:
-    """Real VOC images; skips when they are missing."""
-    folder = SHARED / "voc2012"
-    if not folder.is_dir():
-        pytest.skip(f"no real VOC images at {folder}; set VOCSEG_SHARED")
-    return find_devkit(folder)
-
-
-@pytest.fixture(scope="session")
-def some_devkit(devkit) -> Path:
-    """Real VOC images if present, else synthetic ones."""
-    folder = SHARED / "voc2012"
-    return find_devkit(folder) if folder.is_dir() else devkit
+def shared_folder(name: str = "") -> Path:
+    if not (SHARED / name).is_dir():
+        pytest.skip(f"{SHARED / name} is missing; set VOCSEG_SHARED")
+    return SHARED / name
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Folder of reference numbers and predictions; skips when it is missing."""
-    if not SHARED.is_dir():
-        pytest.skip(f"no reference data at {SHARED}; set VOCSEG_SHARED")
-    return SHARED
+    return shared_folder()
+
+
+@pytest.fixture(scope="session")
+def real_devkit() -> Path:
+    """Real VOC images; skips when they are missing."""
+    return find_devkit(shared_folder("voc2012"))
+
+
+@pytest.fixture(scope="session")
+def some_devkit(devkit) -> Path:
+    """Real VOC images if present, else synthetic ones."""
+    return find_devkit(SHARED / "voc2012") if (SHARED / "voc2012").is_dir() else devkit

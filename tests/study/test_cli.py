@@ -80,15 +80,12 @@ def test_commands_of_the_pages_parse(page):
             assert re.search(rf"^{name} \?=", makefile, re.MULTILINE), name
 
 
-def test_help_lists_commands_and_options():
+def test_help_and_defaults():
     listed = succeeds("--help")
     for name, command in COMMANDS.items():
         assert re.search(rf"^  {name}\s+\w", listed, re.MULTILINE), name
         shown = succeeds(name, "--help")
         assert all(flag in shown for p in command.params for flag in p.opts if "-" in flag)
-
-
-def test_defaults_are_the_librarys():
     defaults = {name: {p.name: p.default for p in c.params} for name, c in COMMANDS.items()}
     assert defaults["predict"]["score"] == DRAWN_SCORE
     assert defaults["evaluate"]["score"] == SEMANTIC_SCORE

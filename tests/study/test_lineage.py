@@ -1,5 +1,3 @@
-"""Rows of the lineage on a tiny devkit."""
-
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,20 +5,13 @@ from dataclasses import replace
 import pytest
 
 from vocseg_lib.data.coco import read_predictions
-from vocseg_lib.study.lineage import (
-    LINEAGE_ROWS,
-    LineageConfig,
-    cache_regions,
-    evaluate_row,
-    prediction_path,
-    recall_by_source,
-    short_study,
-)
+from vocseg_lib.study import lineage
+from vocseg_lib.study.lineage import LineageConfig, evaluate_row, prediction_path
 from vocseg_lib.study.lineage_table import LINEAGE_COLUMNS, example_image, lineage_table, step_table
 from vocseg_lib.study.run import build_model, load_run
 from vocseg_lib.utils.files import write_json
 
-ROWS = {row.title: row for row in LINEAGE_ROWS}
+ROWS = {row.title: row for row in lineage.LINEAGE_ROWS}
 SVM = ROWS["HOG, color, texture + linear SVM"]
 CONFIG = LineageConfig(images=6, proposals=30, iterations=2)
 
@@ -37,7 +28,7 @@ def test_the_core_does_without_the_extra_and_names_it(devkit, tmp_path):
 
 def test_rows_are_evaluated_once(study):
     cache, path = study.results / "lineage" / "cache", prediction_path(study, SVM.title)
-    cache_regions(study, CONFIG)
+    lineage.cache_regions(study, CONFIG)
     cached = set(cache.rglob("output.pkl"))
     values = evaluate_row(study, CONFIG, SVM)
     assert set(cache.rglob("output.pkl")) == cached
@@ -61,11 +52,11 @@ def test_rows_trained_by_gradient(trained):
     values = evaluate_row(trained, CONFIG, ROWS["DeepLabV3"])
     assert values["iterations"] == CONFIG.iterations
     assert values["parameters"] > 100_000
-    run = short_study(trained, CONFIG).run_folder("semantic")
+    run = lineage.short_study(trained, CONFIG).run_folder("semantic")
     assert load_run(run)[0].image_size == build_model(trained.recipe, "semantic").image_size == 64
     grabcut = evaluate_row(trained, CONFIG, ROWS["Mask R-CNN, GrabCut in its boxes"])
     assert grabcut["parameters"] == evaluate_row(trained, CONFIG, ROWS["Mask R-CNN"])["parameters"]
-    for by_source in recall_by_source(trained, CONFIG, [1, 30]).values():
+    for by_source in lineage.recall_by_source(trained, CONFIG, [1, 30]).values():
         assert all(0 <= first <= last <= 100 for first, last in by_source.values())
 
 

@@ -41,8 +41,9 @@ def test_skeleton(notebook):
     assert "## What we learned" in last
     following = [p.name for p in NOTEBOOKS if p.name > path.name]
     assert not following or f"({following[0]})" in last
+    # No --upgrade, nothing beside the library.
     setup = "try:\n    import vocseg_lib\nexcept ImportError:\n    %pip install -q git+"
-    assert code[0].startswith(setup + REPOSITORY)
+    assert code[0].startswith(f"{setup}{REPOSITORY}\n")
     (parameters,) = [c.source for c in nb.cells if "parameters" in c.metadata.get("tags", [])]
     profiles = 'PROFILE = "t4"  # @param ["t4", "paper", "official", "laptop", "quick"]'
     assert parameters.startswith(profiles)

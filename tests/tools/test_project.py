@@ -7,7 +7,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-import nbformat
 import pytest
 from packaging.requirements import Requirement
 
@@ -67,16 +66,8 @@ def dry_run(*requirements: object) -> set[str]:
     return {item["metadata"]["name"] for item in json.loads(process.stdout)["install"]}
 
 
-def test_the_cell_that_gets_the_library_installs_nothing_else():
+def test_installing_the_library_installs_nothing_else():
     """Also with Colab's versions in place: make test CONSTRAINTS=constraints-colab.txt."""
-    cells = nbformat.read(ROOT / "notebooks" / "01_voc_data.ipynb", 4).cells
-    cell = next(cell for cell in cells if cell.cell_type == "code")
-    (arguments,) = re.findall(r"%pip install (.*)", cell.source)
-    # No --upgrade, nothing beside the library.
-    assert re.fullmatch(r"-q git\+https://github\.com/\S+", arguments)
     assert dry_run(ROOT) == {"vocseg_lib"}
-
-
-def test_what_would_be_replaced_is_seen():
     with pytest.raises(AssertionError, match="torch"):
         dry_run("torch>1000")
