@@ -99,7 +99,8 @@ def evaluate_row(study: Study, config: LineageConfig, row: Row) -> dict[str, Any
     Otherwise its model is trained, evaluated on val and timed, and the file written.
     """
     run = _train_row(study, config, row) if row.model else None
-    key = {**run_config(study, row.title), "recipe": study.recipe.to_dict()}
+    key = {**run_config(study, row.model or "mask_rcnn"), "model": row.title}
+    key |= {"recipe": study.recipe.to_dict()}  # of both models
     key |= {"images": config.images, "proposals": config.proposals}
     key |= {"fine_tune": config.iterations if row.fine_tune else 0}
     key |= {"best": checksum(load_checkpoint(run / BEST)["model"]) if run else None}
