@@ -9,8 +9,8 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from vocseg_lib.data.classes import CLASS_NAMES
-from vocseg_lib.data.coco import validate_ground_truth, validate_results
 from vocseg_lib.data.coco_convert import voc_to_coco
+from vocseg_lib.data.coco_validation import validate_ground_truth, validate_results
 from vocseg_lib.engine.batch_norm import batch_norm_layers, set_train_mode
 from vocseg_lib.engine.config import TrainConfig
 from vocseg_lib.engine.optim import build_optimizer

@@ -9,7 +9,7 @@ from tests.helpers.devkits import OTHER_CLASSES
 from vocseg_lib.data import voc
 from vocseg_lib.data.classes import CLASS_NAMES, palette, save_map
 from vocseg_lib.data.verify import verify
-from vocseg_lib.data.voc import FOLDERS, BadSample, VocDataset, read_sample
+from vocseg_lib.data.voc import FOLDERS, BadFile, VocDataset, read_sample
 
 
 def test_palette_is_voc():
@@ -22,7 +22,7 @@ def test_palette_is_voc():
 def test_sample_by_hand(tmp_path):
     for folder in FOLDERS:
         (tmp_path / folder).mkdir()
-    image, objects, classes = voc.sample_paths(tmp_path, "a").values()
+    image, objects, classes = voc.sample_paths(tmp_path, "a")
     Image.new("RGB", (8, 6), (10, 200, 30)).save(image)
     object_map, class_map = np.zeros((2, 6, 8), np.uint8)
     object_map[1:3, 2:5], object_map[4:, 6:], object_map[0] = 1, 2, 255
@@ -50,7 +50,7 @@ def test_devkit_is_found_from_above(devkit):
 def test_split_lists_as_editors_write_them(damageable):
     """A byte order mark, blanks in names and around them, and the flag of VOC's class lists."""
     first, second = voc.split_ids(damageable, "val")[:2]
-    for path in voc.sample_paths(damageable, second).values():
+    for path in voc.sample_paths(damageable, second):
         path.rename(path.with_stem("my photo 1"))
     path = damageable / "ImageSets" / "Segmentation" / "val.txt"
     path.write_text(f"\ufeff{first}  1\r\n\nmy photo 1 \n", encoding="utf-8")
@@ -61,7 +61,7 @@ def test_split_lists_as_editors_write_them(damageable):
 def test_bad_samples_are_skipped_on_request(damageable):
     first, second = voc.split_ids(damageable, "val")[:2]
     (damageable / "JPEGImages" / f"{first}.jpg").write_bytes(b"no image")
-    with pytest.raises(BadSample, match=f"{first}.jpg"):
+    with pytest.raises(BadFile, match=f"{first}.jpg"):
         VocDataset(damageable, "val")[0]
     _, target = VocDataset(damageable, "val", skip_bad=True)[0]
     assert target["name"] == second
@@ -70,7 +70,7 @@ def test_bad_samples_are_skipped_on_request(damageable):
     assert bad.startswith(f"JPEGImages/{first}.jpg: ")
     for path in (damageable / "JPEGImages").iterdir():
         path.unlink()
-    with pytest.raises(BadSample) as caught:
+    with pytest.raises(BadFile) as caught:
         VocDataset(damageable, "val", skip_bad=True)[0]
     assert caught.value.kind == "no readable sample"
 
@@ -93,7 +93,7 @@ def test_class_names_that_cannot_be_used_name_their_file(other_classes, tmp_path
 def test_a_class_value_without_a_name_is_refused(other_classes, tmp_path):
     other = shutil.copytree(other_classes, tmp_path / "other")
     (other / "class_names.txt").write_text("bottle\nperson\n")
-    with pytest.raises(BadSample, match=r"\b3\b.* 0 to 2 or 255") as caught:
+    with pytest.raises(BadFile, match=r"\b3\b.* 0 to 2 or 255") as caught:
         list(VocDataset(other, "train"))
     assert caught.value.kind == "unknown class"
     assert "unknown class" in {problem.kind for problem in verify(other)}

@@ -3,7 +3,8 @@ import torch
 
 from tests.helpers.models import small
 from tests.helpers.trainings import short_config
-from vocseg_lib.data.coco import UNCROPPED, read_predictions
+from vocseg_lib.data.coco import read_predictions
+from vocseg_lib.data.coco_validation import UNCROPPED
 from vocseg_lib.data.voc import VocDataset
 from vocseg_lib.engine.predict import predict, save_predictions, validation_loss
 from vocseg_lib.utils.rle import decode_rle

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tests.helpers.trainings import Explodes, NoisyModel, log_of, run, short_config
-from vocseg_lib.data.voc import BadSample, VocDataset, split_ids
+from vocseg_lib.data.voc import BadFile, VocDataset, split_ids
 from vocseg_lib.engine import train as train_module
 from vocseg_lib.engine.checkpoint import load_checkpoint
 from vocseg_lib.engine.run_folder import read_log
@@ -66,7 +66,7 @@ def one_bad(damageable):
 def test_a_bad_sample_raises(workers, one_bad, tmp_path):
     devkit, name = one_bad
     config = short_config(iterations=14, workers=workers)
-    with pytest.raises(BadSample, match=name):
+    with pytest.raises(BadFile, match=name):
         train(Explodes(), VocDataset(devkit, "train"), tmp_path, config)
 
 

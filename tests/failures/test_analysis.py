@@ -17,7 +17,7 @@ from tests.helpers.shapes import (
     real_predictions,
     shape,
 )
-from vocseg_lib.data.coco import validate_results
+from vocseg_lib.data.coco_validation import validate_results
 from vocseg_lib.failures.analysis import analyze
 from vocseg_lib.failures.explain import explain_failure
 from vocseg_lib.failures.tables import CASE_TYPES, DETECTED, LOST, OBJECT_FAILURES, overall_rows
@@ -217,7 +217,7 @@ def test_uncropped_masks_are_validated():
     measures = analysis_of(content, [detection]).measures
     assert np.isfinite(measures["leakage_before_crop"].item())
     for bad in ({"counts": "0"}, {"size": [5, 5], "counts": "0"}):
-        with pytest.raises(ValueError, match=f"{key} of detection 0"):
+        with pytest.raises(ValueError, match=rf"{key} of detections\[0\]"):
             validate_results(content, [{**detection, key: {**detection[key], **bad}}])
 
 

@@ -5,7 +5,7 @@ import json
 import torch
 
 from tests.helpers.coco import ground_truth_of
-from vocseg_lib.data.coco import validate_ground_truth, validate_results
+from vocseg_lib.data.coco_validation import validate_ground_truth, validate_results
 from vocseg_lib.failures.analysis import Analysis
 from vocseg_lib.failures.mask_errors import Thresholds
 from vocseg_lib.metrics.matching import evaluate_images, top_detections

@@ -7,7 +7,7 @@ from tests.helpers.coco import entry, ground_truth_of
 from tests.helpers.fifteen_objects import AP_11, AP_ALL, DETECTIONS, OBJECTS
 from tests.helpers.random_sets import random_sets
 from tests.helpers.shapes import real_predictions
-from vocseg_lib.data.coco import validate_ground_truth, validate_results
+from vocseg_lib.data.coco_validation import validate_ground_truth, validate_results
 from vocseg_lib.metrics.average_precision import average_precision
 from vocseg_lib.metrics.bootstrap import KEYS
 from vocseg_lib.metrics.coco_eval import evaluate, metrics_table

@@ -3,26 +3,28 @@
 import shutil
 import zlib
 from collections import defaultdict
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from vocseg_lib.data.classes import VOID, save_map
-from vocseg_lib.data.coco import validate_ground_truth
+from vocseg_lib.data.coco import read_coco
+from vocseg_lib.data.coco_validation import validate_ground_truth
 from vocseg_lib.data.voc import (
     CLASS_FILE,
-    BadSample,
+    BadFile,
     VocDataset,
     make_folders,
     read_image,
     read_sample,
+    sample_paths,
     write_splits,
 )
-from vocseg_lib.utils.files import read_json, reuse_or_clear
+from vocseg_lib.utils.files import reuse_or_clear
 from vocseg_lib.utils.rle import encode_rle
 
 COCO_STAMP_NAME = "from_coco.txt"  # file in a devkit with the files that it was made from
@@ -47,24 +49,26 @@ def coco_to_voc(
     """
     annotations, out = Path(annotations), Path(out)
     val = Path(val) if val else _find_val_file(annotations)
-    contents = {file: _read_with_masks(file) for file in [annotations] + ([val] if val else [])}
-    names = _class_names(contents[annotations], annotations)
-    for file, content in contents.items():
-        if _class_names(content, file) != names:
-            raise ValueError(f"{file} has other categories than {annotations}")
-    checksums = (f"{file.name}:{zlib.crc32(file.read_bytes()):08x}" for file in contents)
+    files = [annotations, val] if val else [annotations]
+    contents = [_read_with_masks(file) for file in files]
+    names, val_names = _class_names(contents[0]), _class_names(contents[-1])
+    if val_names != names:
+        raise ValueError(f"{val} has other categories than {annotations}")
+    if not 0 < len(names) < VOID:
+        raise ValueError(f"{annotations} has {len(names)} categories; expected 1 to {VOID - 1}")
+    checksums = (f"{file.name}:{zlib.crc32(file.read_bytes()):08x}" for file in files)
     stamp = f"{' '.join(checksums)} images={images or ''}\n"
     if reuse_or_clear(out / COCO_STAMP_NAME, stamp):
         return out
     make_folders(out)
     (out / CLASS_FILE).write_text("".join(f"{name}\n" for name in names.values()), encoding="utf-8")
     written, bad = [], []
-    for file, content in contents.items():
+    for file, content in zip(files, contents, strict=True):
         folder = Path(images) if images else find_images(file, content)
-        written.append(_write_images(content, folder, list(names), out, bad))
+        written.append(_write_samples(content, folder, list(names), out, bad))
     if bad:
-        total = sum(len(content["images"]) for content in contents.values())
-        report = f"{len(bad)} of {total} images cannot be used:\n  " + "\n  ".join(bad)
+        total = sum(len(content["images"]) for content in contents)
+        report = f"{len(bad)} of {total} images cannot be used:\n  " + "\n  ".join(map(str, bad))
         if len(bad) > MAX_BAD_FRACTION * total:
             shutil.rmtree(out)
             raise ValueError(f"{report}\nIs {folder} the folder of the images?")
@@ -98,20 +102,11 @@ def _find_val_file(annotations: Path) -> Path | None:
     """The file, here or in a sibling folder, named "val" or "valid" instead of "train"."""
     folder, name = annotations.parent, annotations.name
     for word in ("val", "valid"):
-        sibling = folder.with_name(folder.name.replace("train", word))
-        for other in (folder / name.replace("train", word), sibling / name):
+        sibling = folder.with_name(folder.name.replace("train", word)) / name
+        for other in (folder / name.replace("train", word), sibling):
             if other != annotations and other.is_file():
                 return other
     return None
-
-
-def read_coco(file: Path) -> dict:
-    """Validated COCO ground truth (`coco.validate_ground_truth`) of a file. Raises ValueError."""
-    content = read_json(file)
-    try:
-        return validate_ground_truth(content)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
 
 
 def _read_with_masks(file: Path) -> dict:
@@ -125,105 +120,94 @@ def _read_with_masks(file: Path) -> dict:
     return content
 
 
-def _class_names(content: dict, file: Path) -> dict[int, str]:
+def _class_names(content: dict) -> dict[int, str]:
     """Category id to name, in the order of ids: labels 1, 2, ..."""
-    categories = sorted(content["categories"], key=lambda c: c["id"])
-    names = {c["id"]: " ".join(c["name"].split()) for c in categories}
-    if not 0 < len(names) < VOID:
-        raise ValueError(f"{file} has {len(names)} categories; expected 1 to {VOID - 1}")
-    return names
+    categories = sorted(content["categories"], key=itemgetter("id"))
+    return {c["id"]: " ".join(c["name"].split()) for c in categories}
 
 
-def _write_images(
-    content: dict, folder: Path, category_ids: list[int], out: Path, bad: list[str]
+def _write_samples(
+    content: dict, folder: Path, category_ids: list[int], out: Path, bad: list[BadFile]
 ) -> list[str]:
     """Write each image with its maps and return the names; unusable images are added to `bad`."""
-    by_image, labels = defaultdict(list), {c: k for k, c in enumerate(category_ids, 1)}
+    by_image, names = defaultdict(list), []
     for annotation in content["annotations"]:
         by_image[annotation["image_id"]].append(annotation)
-    names = []
     for image in tqdm(content["images"], f"write {out.name}", unit="image"):
-        file_name, size = image["file_name"], (image["height"], image["width"])
-        name = "_".join(Path(file_name).with_suffix("").as_posix().replace("/", " ").split())
-        target = out / "JPEGImages" / f"{name}.jpg"
+        stem = Path(image["file_name"]).with_suffix("").as_posix()
+        name = "_".join(stem.replace("/", " ").split())
+        targets = sample_paths(out, name)
         try:
-            if target.exists():
-                raise BadSample(file_name, "duplicate", "has the name of another image")
-            annotations = by_image[image["id"]]
-            if sum(not a["iscrowd"] for a in annotations) >= VOID:
-                raise BadSample(file_name, "too many objects", f"has more than {VOID - 1} objects")
-            _write_jpeg(folder / file_name, target, size)
-        except BadSample as error:
-            bad.append(str(error))
-            continue
-        object_map, class_map = _paint_maps(annotations, labels, size)
-        save_map(out / "SegmentationObject" / f"{name}.png", object_map)
-        save_map(out / "SegmentationClass" / f"{name}.png", class_map)
-        names.append(name)
+            _write_sample(image, by_image[image["id"]], category_ids, folder, targets)
+            names.append(name)
+        except BadFile as error:
+            bad.append(error)
     return names
 
 
-def _paint_maps(
-    annotations: list[dict], labels: dict[int, int], size: tuple[int, int]
-) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
-    """Object map and class map: crowds as void, then objects, the smallest last."""
-    object_map, class_map = np.zeros((2, *size), dtype=np.uint8)
-    objects = []
-    for annotation in annotations:
-        mask = coco_mask.decode(annotation["segmentation"]) > 0
-        if annotation["iscrowd"]:
-            object_map[mask] = class_map[mask] = VOID
-        else:
-            objects.append((len(objects) + 1, labels[annotation["category_id"]], mask))
-    for k, label, mask in sorted(objects, key=lambda item: -item[2].sum()):
-        object_map[mask], class_map[mask] = k, label
-    return object_map, class_map
-
-
-def _write_jpeg(source: Path, target: Path, size: tuple[int, int]) -> None:
-    """Copy a JPEG or convert to one; rotate it if only then it has `size`. Raises BadSample."""
+def _write_sample(
+    image: dict, annotations: list[dict], category_ids: list[int], folder: Path, targets: list[Path]
+) -> None:
+    """Write an image, as a JPEG, and its maps. Raises BadFile."""
+    source, size = folder / image["file_name"], (image["height"], image["width"])
+    jpeg, *map_paths = targets
+    objects = [a for a in annotations if not a["iscrowd"]]
+    if jpeg.exists():
+        raise BadFile(source, "duplicate", "has the name of another image")
+    if len(objects) >= VOID:
+        raise BadFile(source, "too many objects", f"has more than {VOID - 1} objects")
+    # Rotate as EXIF says if only then the image has the annotations' size.
     pixels = read_image(source, "RGB")
-    rotated = pixels.shape[:2] != size
-    if rotated:
-        with Image.open(source) as image:
-            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    as_it_is = pixels.shape[:2] == size and source.suffix.lower() in (".jpg", ".jpeg")
+    if pixels.shape[:2] != size:
+        with Image.open(source) as file:
+            pixels = np.array(ImageOps.exif_transpose(file).convert("RGB"))
     if pixels.shape[:2] != size:
         reason = f"has (height, width) {pixels.shape[:2]}, but {size} in its annotations"
-        raise BadSample(source, "size mismatch", reason)
-    if rotated or source.suffix.lower() not in (".jpg", ".jpeg"):
-        Image.fromarray(pixels).save(target, quality=95)
+        raise BadFile(source, "size mismatch", reason)
+    if as_it_is:
+        shutil.copyfile(source, jpeg)
     else:
-        shutil.copyfile(source, target)
+        Image.fromarray(pixels).save(jpeg, quality=95)
+    # Crowds are void, behind the objects, of which the smallest is in front.
+    layers = [
+        (number, category_ids.index(a["category_id"]) + 1, a["segmentation"])
+        for number, a in enumerate(objects, 1)
+    ]
+    layers.sort(key=lambda layer: coco_mask.area(layer[2]), reverse=True)
+    crowds = [(VOID, VOID, a["segmentation"]) for a in annotations if a["iscrowd"]]
+    maps = np.zeros((2, *size), dtype=np.uint8)
+    for number, label, rle in crowds + layers:
+        maps[:, coco_mask.decode(rle) > 0] = [[number], [label]]
+    for path, values in zip(map_paths, maps, strict=True):
+        save_map(path, values)
 
 
 def voc_to_coco(devkit: str | Path, split: str, skip_bad: bool = False) -> dict:
     """A split as COCO ground truth: image ids from 1 in list order, annotation ids from 1.
 
     `area` is the mask's. Void pixels belong to no instance; an image with some has their mask as
-    `void`. Raises BadSample, or with `skip_bad` lists bad samples in `info`.
+    `void`. Raises BadFile, or with `skip_bad` lists bad samples in `info`.
     """
     dataset = VocDataset(devkit, split)
-    images, annotations, bad_samples = [], [], []
+    info, bad_samples = {"devkit": dataset.devkit.name, "split": split}, []
+    images, annotations = [], []
     for image_id, name in enumerate(dataset.names, 1):
         try:
             sample = read_sample(dataset.devkit, name)
-        except BadSample as bad:
+        except BadFile as bad:
             if not skip_bad:
                 raise
             bad_samples.append(bad.relative_to(dataset.devkit))
             continue
-        height, width = sample.image.shape[1:]
+        height, width = sample.void.shape
         image = {"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width}
         void = {"void": encode_rle(sample.void[None])[0]} if sample.void.any() else {}
         images.append(image | void)
-        areas = sample.masks.sum((1, 2)).tolist()
-        columns = sample.labels.tolist(), sample.boxes.tolist(), areas, encode_rle(sample.masks)
-        for label, (x1, y1, x2, y2), area, rle in zip(*columns, strict=True):
-            annotation = {"id": len(annotations) + 1, "image_id": image_id, "category_id": label}
-            annotation |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": area}
-            annotations.append(annotation | {"segmentation": rle, "iscrowd": 0})
-    info = {"devkit": dataset.devkit.name, "split": split}
-    info |= {"bad_samples": bad_samples} if bad_samples else {}
-    categories = [{"id": k, "name": name} for k, name in enumerate(dataset.class_names, 1)]
-    content = {"info": info, "images": images, "annotations": annotations}
-    return content | {"categories": categories}
+        for label, rle in zip(sample.labels.tolist(), encode_rle(sample.masks), strict=True):
+            ids = {"image_id": image_id, "category_id": label}
+            annotations.append(ids | {"segmentation": rle})
+    content = {"info": info | ({"bad_samples": bad_samples} if bad_samples else {})}
+    content |= {"images": images, "annotations": annotations}
+    content["categories"] = [{"id": k, "name": n} for k, n in enumerate(dataset.class_names, 1)]
+    return validate_ground_truth(content)

@@ -19,11 +19,12 @@ from vocseg_lib.utils.boxes import masks_to_boxes
 CLASS_FILE = "class_names.txt"  # of a devkit with other classes: one per line, by class value
 IGNORED_NAMES = ("__ignore__", "_background_", "background")  # lines in it, from labelme
 FOLDERS = {"JPEGImages": ".jpg", "SegmentationObject": ".png", "SegmentationClass": ".png"}
+MODES = ("RGB", "P", "P")  # of decoding them
 MIN_AGREEMENT = 0.95  # of an object's pixels with one class, and of those with an object
 
 
-class BadSample(Exception):
-    """A file of a sample cannot be used: its `path`, `kind` (one of `verify`'s) and `reason`."""
+class BadFile(Exception):
+    """A file of a devkit cannot be used: its `path`, the `kind` of problem and the `reason`."""
 
     def __init__(self, path: Path | str, kind: str = "", reason: str = ""):
         # A DataLoader's worker passes on its message alone, as the first argument.
@@ -35,8 +36,7 @@ class BadSample(Exception):
 
     def relative_to(self, devkit: Path) -> str:
         """The message with the file's path relative to the devkit."""
-        path = Path(self.path)
-        return f"{path.relative_to(devkit) if path.is_relative_to(devkit) else path}: {self.reason}"
+        return f"{Path(self.path).relative_to(devkit)}: {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +51,9 @@ class Sample:
     void: Bool[Tensor, "h w"]
 
 
-def sample_paths(devkit: Path, name: str) -> dict[str, Path]:
-    """The files of a sample, by folder."""
-    return {folder: devkit / folder / f"{name}{suffix}" for folder, suffix in FOLDERS.items()}
+def sample_paths(devkit: Path, name: str) -> list[Path]:
+    """The files of a sample: image, object map, class map."""
+    return [devkit / folder / f"{name}{suffix}" for folder, suffix in FOLDERS.items()]
 
 
 def is_devkit(folder: Path) -> bool:
@@ -92,10 +92,9 @@ def class_names(devkit: Path) -> tuple[str, ...]:
     names = tuple(line for line in _read_lines(path) if line not in IGNORED_NAMES)
     if not 0 < len(names) < VOID:
         raise ValueError(f"{path} has {len(names)} class names; expected 1 to {VOID - 1}")
-    if repeated := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"{path} has a class twice: {', '.join(sorted(repeated))}")
-    if "all" in names:
-        raise ValueError(f"{path} has a class 'all', the mean's name in tables: rename it")
+    for name in names:
+        if name == "all" or names.count(name) > 1:
+            raise ValueError(f"{path} has {name!r} twice, or it is 'all', the mean in tables")
     return names
 
 
@@ -112,62 +111,69 @@ def split_ids(devkit: Path, split: str) -> list[str]:
 
 
 def read_image(path: Path, mode: str) -> np.ndarray:
-    """Decode an image: mode "RGB" [h, w, 3], or "P" palette indices [h, w]. Raises BadSample."""
+    """Decode an image: mode "RGB" [h, w, 3], or "P" palette indices [h, w]. Raises BadFile."""
     try:
         with Image.open(path) as image:
             if mode == "P" and image.mode not in ("P", "L"):
                 reason = f"is a {image.mode} image, not a palette PNG with class numbers"
-                raise BadSample(path, "not a palette image", reason)
+                raise BadFile(path, "not a palette image", reason)
             image.load()
             return np.array(image.convert("RGB") if mode == "RGB" else image)
     except FileNotFoundError:
-        raise BadSample(path, "missing", "file is missing") from None
+        raise BadFile(path, "missing", "file is missing") from None
     except UnidentifiedImageError:
-        raise BadSample(path, "undecodable", "cannot be decoded as an image") from None
+        raise BadFile(path, "undecodable", "cannot be decoded as an image") from None
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         kind = "truncated" if "truncated" in str(error).lower() else "undecodable"
-        raise BadSample(path, kind, f"{kind} image ({error})") from None
-
-
-def contingency(object_map: np.ndarray, class_map: np.ndarray) -> np.ndarray:
-    """Pixel counts [256, 256]: value in the object map (row) and in the class map (column)."""
-    pairs = object_map.astype(np.int64) * 256 + class_map
-    return np.bincount(pairs.ravel(), minlength=256 * 256).reshape(256, 256)
+        raise BadFile(path, kind, f"{kind} image ({error})") from None
 
 
 def read_sample(devkit: Path, name: str) -> Sample:
-    """Read a sample; an instance's class is the class map's on its pixels. Raises BadSample."""
-    image_path, *map_paths = sample_paths(devkit, name).values()
-    image = read_image(image_path, "RGB")
-    object_map, class_map = maps = [read_image(path, "P") for path in map_paths]
-    for path, values in zip(map_paths, maps, strict=True):
+    """Read a sample; an instance's class is the class map's on its pixels. Raises BadFile."""
+    paths = sample_paths(devkit, name)
+    return to_sample(devkit, name, [*map(read_image, paths, MODES)])
+
+
+def to_sample(devkit: Path, name: str, files: list[np.ndarray], strict: bool = False) -> Sample:
+    """A sample of its decoded files; raises BadFile if they contradict each other.
+
+    `strict`: in any pixel; otherwise in more than 5 % of the pixels of an object, void apart, or of
+    the pixels with a class.
+    """
+    image, object_map, class_map = files
+    image_path, object_path, class_path = sample_paths(devkit, name)
+    for path, values in ((object_path, object_map), (class_path, class_map)):
         if values.shape != image.shape[:2]:
             reason = f"is {values.shape} (height, width), {image_path.name} {image.shape[:2]}"
-            raise BadSample(path, "size mismatch", reason)
-    counts, classes = contingency(object_map, class_map), len(class_names(devkit))
-    path = map_paths[1]  # the class map's
-    unknown = np.flatnonzero(counts[:, classes + 1 : VOID].sum(0)) + classes + 1
-    if len(unknown):
+            raise BadFile(path, "size mismatch", reason)
+    # Pixel counts by value in the object map (row) and in the class map (column).
+    pairs = object_map.astype(np.int64) * 256 + class_map
+    counts = np.bincount(pairs.ravel(), minlength=256 * 256).reshape(256, 256)
+    classes = len(class_names(devkit))
+    if unknown := [*np.flatnonzero(counts[:, classes + 1 : VOID].sum(0)) + classes + 1]:
         reason = f"has class value {unknown[0]}; expected 0 to {classes} or {VOID}"
-        raise BadSample(path, "unknown class", f"{reason} (other classes: write {CLASS_FILE})")
-    # Each object has the class of most of its pixels, which must be nearly all that are not void.
+        raise BadFile(class_path, "unknown class", f"{reason} (other classes: write {CLASS_FILE})")
+    # Each object has the class of most of its pixels.
     ids = np.flatnonzero(counts[1:VOID].sum(1)) + 1
     labels = counts[ids, 1 : classes + 1].argmax(1) + 1
-    agreeing = counts[ids, labels]
-    for k in ids[(agreeing < MIN_AGREEMENT * counts[ids, :VOID].sum(1)) | (agreeing == 0)]:
-        reason = f"has no single class for object {k} of SegmentationObject"
-        raise BadSample(path, "contradiction", reason)
+    agreeing, pixels = counts[ids, labels], counts[ids, : None if strict else VOID].sum(1)
+    min_agreement = 1.0 if strict else MIN_AGREEMENT
+    for k in np.flatnonzero((agreeing < min_agreement * pixels) | (agreeing == 0)):
+        reason = f"has {pixels[k] - agreeing[k]} pixels of object {ids[k]} of another class or none"
+        raise BadFile(object_path, "contradiction", reason)
     with_class, orphans = (c[..., 1 : classes + 1].sum() for c in (counts, counts[[0, VOID]]))
-    if orphans > (1 - MIN_AGREEMENT) * with_class:
+    if orphans > (1 - min_agreement) * with_class:
         reason = f"has {orphans} pixels with a class and no object in SegmentationObject"
-        raise BadSample(path, "contradiction", reason)
-    ids = torch.from_numpy(ids.astype(np.uint8))
-    masks = (torch.from_numpy(object_map)[None] == ids[:, None, None]).to(torch.uint8)
-    void = torch.from_numpy((object_map == VOID) | (class_map == VOID))
-    labels = torch.from_numpy(labels.astype(np.int64))
-    parts = {"masks": masks, "boxes": masks_to_boxes(masks), "labels": labels, "void": void}
-    image = torch.from_numpy(image).permute(2, 0, 1).contiguous()
-    return Sample(name=name, image=image, **parts)
+        raise BadFile(class_path, "contradiction", reason)
+    masks = torch.from_numpy(object_map == ids.astype(np.uint8)[:, None, None]).to(torch.uint8)
+    return Sample(
+        name=name,
+        image=torch.from_numpy(image).permute(2, 0, 1).contiguous(),
+        masks=masks,
+        boxes=masks_to_boxes(masks),
+        labels=torch.from_numpy(labels.astype(np.int64)),
+        void=torch.from_numpy((object_map == VOID) | (class_map == VOID)),
+    )
 
 
 def make_folders(devkit: Path) -> None:
@@ -189,7 +195,7 @@ def fingerprint(devkit: Path) -> str:
     checksum = zlib.crc32("\n".join(names).encode()) if names != CLASS_NAMES else 0
     for name in chain(*(split_ids(devkit, split) for split in ("train", "val"))):
         checksum = zlib.crc32(name.encode(), checksum)
-        for path in sample_paths(devkit, name).values():
+        for path in sample_paths(devkit, name):
             if path.is_file():
                 checksum = zlib.crc32(path.read_bytes(), checksum)
     return f"{checksum:08x}"
@@ -201,7 +207,7 @@ class VocDataset(torch.utils.data.Dataset):
     image: uint8 [3, h, w]. target: boxes float [n, 4] (xyxy pixels), labels int64 [n] (from 1),
     masks uint8 [n, h, w], image_id (index in the split list, from 1), name, bad_samples (list of
     str). With `skip_bad`, a bad sample is replaced by the next good one and listed in
-    `bad_samples`; without it, reading one raises BadSample.
+    `bad_samples`; without it, reading one raises BadFile.
     """
 
     def __init__(
@@ -223,13 +229,13 @@ class VocDataset(torch.utils.data.Dataset):
             try:
                 sample = read_sample(self.devkit, self.names[position])
                 break
-            except BadSample as bad:
+            except BadFile as bad:
                 if not self.skip_bad:
                     raise
                 bad_samples.append(bad.relative_to(self.devkit))
         else:
             reason = f"none of its samples can be read; first: {bad_samples[0]}"
-            raise BadSample(self.devkit / self.split, "no readable sample", reason)
+            raise BadFile(self.devkit / self.split, "no readable sample", reason)
         size = sample.image.shape[1:]
         boxes = tv_tensors.BoundingBoxes(sample.boxes, format="XYXY", canvas_size=size)
         target = {"boxes": boxes, "labels": sample.labels, "masks": tv_tensors.Mask(sample.masks)}

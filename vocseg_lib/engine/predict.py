@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from torchvision.ops import box_convert
 from tqdm import tqdm
 
-from vocseg_lib.data.coco import UNCROPPED
+from vocseg_lib.data.coco_validation import UNCROPPED
 from vocseg_lib.data.loader import load_batches, preserve_rng_state, to_device
 from vocseg_lib.data.transforms import model_input
 from vocseg_lib.engine.batch_norm import set_train_mode

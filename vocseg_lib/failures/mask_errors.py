@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from pycocotools import mask as coco_mask
 
-from vocseg_lib.data.coco import UNCROPPED
+from vocseg_lib.data.coco_validation import UNCROPPED
 from vocseg_lib.failures.config import Thresholds
 from vocseg_lib.metrics.matching import DatasetEval, ImageEval, overlaps
 from vocseg_lib.utils.rle import decode_rle, encode_rle, mask_areas

@@ -13,7 +13,8 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
-from vocseg_lib.data.coco import UNCROPPED, bbox_xywh
+from vocseg_lib.data.coco import bbox_xywh
+from vocseg_lib.data.coco_validation import UNCROPPED
 from vocseg_lib.data.voc import find_devkit
 from vocseg_lib.failures.analysis import Analysis
 from vocseg_lib.failures.explain import explain_failure

@@ -37,7 +37,8 @@ def verify_command(
     from vocseg_lib.data.verify import verify
 
     problems = verify(devkit, splits or None)
-    print(*problems, f"{len(problems)} problems in {devkit}", sep="\n")
+    lines = [f"{bad.kind}: {bad}" for bad in problems]
+    print(*lines, f"{len(problems)} problems in {devkit}", sep="\n")
     raise typer.Exit(1 if problems else 0)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vocseg_lib.data.coco import read_predictions
-from vocseg_lib.data.coco_convert import read_coco, voc_to_coco
+from vocseg_lib.data.coco import read_coco, read_predictions
+from vocseg_lib.data.coco_convert import voc_to_coco
 from vocseg_lib.engine.run_folder import LOG, read_log
 from vocseg_lib.failures.analysis import Analysis, analyze
 from vocseg_lib.failures.config import Thresholds

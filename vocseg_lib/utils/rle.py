@@ -1,9 +1,7 @@
 """COCO run-length encoding: encode, decode, areas, validation."""
 
-from collections.abc import Sequence
-
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Shaped
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
@@ -15,77 +13,61 @@ MAX_CORNER = 10
 MAX_MASKS = 200  # masks per call of `pycocotools.mask.area`, which fails on more than 255
 
 
-def rle_pixel_counts(codes: Sequence[bytes]) -> Int[np.ndarray, " n"]:
-    """Pixels in all runs of each compressed code; -1 for an invalid code."""
-    # Bits 0 to 4 of a character are a digit, bit 5 says that the number continues.
-    digits = np.frombuffer(b"".join(codes), np.uint8).astype(np.int64) - 48
-    owners = np.repeat(np.arange(len(codes)), [len(code) for code in codes])
-    is_first = _changes(owners)
-    is_end = (digits & 32) == 0
-    starts = np.flatnonzero(np.r_[True, is_end[:-1]][: len(is_end)] | is_first)
-    position = np.arange(len(digits)) - np.repeat(starts, np.diff(np.r_[starts, len(digits)]))
-    truncated = np.r_[is_first[1:], True][: len(is_end)] & ~is_end
-    invalid = np.zeros(len(codes), dtype=bool)
-    invalid[owners[(digits < 0) | (digits > 63) | truncated | (position >= MAX_DIGITS)]] = True
-    # Bit 4 of a number's last digit is its sign.
-    shift = DIGIT_BITS * position.clip(max=MAX_DIGITS)
-    terms = ((digits & 31) << shift) - np.where(is_end & ((digits & 16) > 0), 32 << shift, 0)
-    runs, owners = np.add.reduceat(terms, starts) if len(starts) else terms, owners[starts]
-    # From the fourth number on, each is the difference to the one before the last.
-    is_first = _changes(owners)
-    index = np.arange(len(runs)) - np.flatnonzero(is_first)[np.cumsum(is_first) - 1]
-    for chain in (index % 2 == 1, (index % 2 == 0) & (index > 0)):
-        sums, firsts = np.cumsum(runs[chain]), _changes(owners[chain])
-        runs[chain] = sums - (sums - runs[chain])[firsts][np.cumsum(firsts) - 1]
-    invalid[owners[runs < 0]] = True
-    pixels = np.bincount(owners, runs.clip(0), minlength=len(codes))
-    return np.where(invalid, -1, pixels).astype(np.int64)
-
-
-def _changes(values: np.ndarray) -> np.ndarray:
-    """Whether a value differs from the one before it."""
-    return np.r_[True, values[1:] != values[:-1]][: len(values)]
-
-
 def as_rle(segmentation: object, height: int, width: int, what: str) -> dict:
-    """A mask in any of COCO's forms as a compressed code; `what` has it, for the message.
+    """A mask in any of COCO's forms as a compressed code.
 
-    Raises ValueError: the mask is invalid, or not of the image's size.
+    Raises ValueError: `what`, so named in the message, is not a mask of this size.
     """
+    size, pixels = [height, width], height * width
     if isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
-        size, counts = segmentation["size"], segmentation["counts"]
-        if not isinstance(size, list | tuple) or list(size) != [height, width]:
-            image = f"its image has {[height, width]} (height, width)"
-            raise ValueError(f"{what} has a mask of size {shorten(size)}, but {image}")
+        counts = segmentation["counts"]
+        if segmentation["size"] not in (size, tuple(size)):
+            found = shorten(segmentation["size"])
+            raise ValueError(f"{what} is a mask of size {found}, but its image has {size}")
         if isinstance(counts, bytes):
-            return {"size": [height, width], "counts": counts.decode("ascii", "replace")}
+            counts = counts.decode("ascii", "replace")
         if isinstance(counts, str) and counts.isascii():
-            return {"size": [height, width], "counts": counts}
-        numbers = isinstance(counts, list) and all(map(is_number, counts))
-        if numbers and all(c >= 0 and c == int(c) for c in counts):
-            if sum(counts) != height * width:
-                pixels = f"{sum(counts):g} of {height * width} pixels"
-                raise ValueError(f"{what} has a mask whose runs cover {pixels}")
-            plain = {"size": [height, width], "counts": [int(c) for c in counts]}
-            return _as_text(coco_mask.frPyObjects(plain, height, width))
+            if _pixel_count(counts.encode()) == pixels:
+                return {"size": size, "counts": counts}
+        elif isinstance(counts, list) and all(is_number(c) and c == int(c) >= 0 for c in counts):
+            if sum(counts) == pixels:
+                runs = {"size": size, "counts": [int(c) for c in counts]}
+                return _as_text(coco_mask.frPyObjects(runs, height, width))
     elif isinstance(segmentation, list) and segmentation:
-        valid = all(
-            isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 and all(map(is_number, p))
-            for p in segmentation
-        )
-        most = MAX_CORNER * max(height, width)
-        if valid and all(abs(c) <= most for p in segmentation for c in p):
+        if all(_is_polygon(corners, MAX_CORNER * max(size)) for corners in segmentation):
             return _as_text(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)))
-    raise ValueError(f"{what} has an invalid mask: segmentation is {shorten(segmentation)}")
+    expected = f"polygons, or runs that cover {pixels} pixels"
+    raise ValueError(f"{what} is not a mask: {shorten(segmentation)}; expected {expected}")
 
 
-def check_rles(rles: list[dict], what: str) -> None:
-    """Raise ValueError for the first code that is damaged or does not cover its image."""
-    codes = [rle["counts"].encode("utf-8") for rle in rles]
-    expected = np.array([rle["size"][0] * rle["size"][1] for rle in rles])
-    for index in np.flatnonzero(rle_pixel_counts(codes) != expected):
-        pixels = f"it does not cover {expected[index]} pixels"
-        raise ValueError(f"{what} {index} has a mask with a damaged run-length code: {pixels}")
+def _pixel_count(code: bytes) -> int:
+    """Pixels in all runs of a compressed code; -1 if it is invalid, which crashes pycocotools."""
+    # Bits 0 to 4 of a character are a digit, bit 5 says that the number continues.
+    characters = np.frombuffer(code, np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero((characters & 32) == 0)
+    lengths = np.diff(ends, prepend=-1)
+    in_range = (characters >= 0) & (characters <= 63)
+    if not in_range.all() or lengths.sum() < len(code) or lengths.max(initial=0) > MAX_DIGITS:
+        return -1
+    position = np.arange(len(code)) - np.repeat(ends + 1 - lengths, lengths)
+    sums = np.cumsum((characters & 31) << (DIGIT_BITS * position))
+    # Bit 4 of a number's last digit is its sign.
+    negative = (characters[ends] & 16) > 0
+    runs = np.diff(sums[ends], prepend=0) - negative * (1 << DIGIT_BITS * lengths)
+    # From the fourth number on, each is the difference to the one before the last.
+    for chain in (runs[1::2], runs[2::2]):
+        np.cumsum(chain, out=chain)
+    return int(runs.sum()) if (runs >= 0).all() else -1
+
+
+def _is_polygon(corners: object, most: int) -> bool:
+    """Whether these are x and y of three corners or more, none of them far outside."""
+    return (
+        isinstance(corners, list)
+        and len(corners) >= 6
+        and len(corners) % 2 == 0
+        and all(is_number(c) and abs(c) <= most for c in corners)
+    )
 
 
 def is_number(value: object) -> bool:
@@ -99,14 +81,14 @@ def shorten(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _as_text(rle: dict) -> dict:
-    return {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
-
-
 def encode_rle(masks: Shaped[Tensor, "n h w"]) -> list[dict]:
     """Compressed codes of binary masks, `counts` as str for JSON."""
     fortran = np.asfortranarray(masks.detach().cpu().numpy().astype(np.uint8).transpose(1, 2, 0))
     return [_as_text(rle) for rle in coco_mask.encode(fortran)]
+
+
+def _as_text(rle: dict) -> dict:
+    return {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
 
 
 def decode_rle(rles: list[dict]) -> Bool[np.ndarray, "n h w"]:

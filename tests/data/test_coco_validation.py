@@ -1,0 +1,80 @@
+"""Each field that is missing or invalid is reported, with its entry."""
+
+import pytest
+
+from tests.helpers.coco import entry, ground_truth_of
+from vocseg_lib.data.coco_validation import validate_ground_truth, validate_results
+
+BOXES = {3: (5, 5, 15, 15), 8: (2, 10, 12, 8)}
+
+
+@pytest.fixture
+def ground_truth():
+    return ground_truth_of(*(entry(1, c, box) for c, box in BOXES.items()), images=1)
+
+
+@pytest.fixture
+def results():
+    return [entry(1, c, box, score=0.9) for c, box in BOXES.items()]
+
+
+def test_valid_results_stay_as_they_are(ground_truth, results):
+    assert validate_results(ground_truth, results) == results
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    {
+        "image_id": (8, True, [1]),
+        "category_id": (21, "bird"),
+        "score": (float("nan"), float("inf"), "0.9", 10**400),
+        "bbox": ([1, 2, 3], [1, 2, -3, 4], "box"),
+        "segmentation": ("x", [], {"size": [20, 30], "counts": "0"}),
+        "segmentation_uncropped": ("x", {"size": [20, 20], "counts": "abc"}),
+    }.items(),
+)
+def test_a_field_of_a_result_is_missing_or_invalid(ground_truth, results, key, values):
+    wrong = [results[1] | {key: value} for value in values]
+    if key in ("image_id", "category_id", "score", "segmentation"):
+        wrong.append({k: v for k, v in results[1].items() if k != key})
+    for changed in wrong:
+        with pytest.raises(ValueError, match=rf"{key} of detections\[1\]|detections\[1\].*{key}"):
+            validate_results(ground_truth, [results[0], changed])
+    with pytest.raises(ValueError, match=r"detections\[1\]"):
+        validate_results(ground_truth, [results[0], 3])
+
+
+INVALID_GROUND_TRUTH = {
+    "lists of images": lambda t: t.pop("images"),
+    "no images": lambda t: t.update(images=[], annotations=[]),
+    r"images\[0\].*height": lambda t: t["images"][0].pop("height"),
+    r"images\[0\].*width 'wide'": lambda t: t["images"][0].update(width="wide"),
+    r"images\[0\].*height -30": lambda t: t["images"][0].update(height=-30),
+    r"images\[0\].*pixels": lambda t: t["images"][0].update(height=10**6, width=10**6),
+    r"categories\[1\].*name": lambda t: t["categories"][1].pop("name"),
+    r"categories\[0\].*'all'": lambda t: t["categories"][0].update(name="all"),
+    "categories.*id 3": lambda t: t["categories"][1].update(id=3),
+    "categories.*'bird'": lambda t: t["categories"][0].update(name="bird"),
+    r"annotations\[1\].*category_id 77": lambda t: t["annotations"][1].update(category_id=77),
+    r"annotations\[0\].*size": lambda t: t["images"][0].update(height=31),
+    r"annotations\[0\].*area 'much'": lambda t: t["annotations"][0].update(area="much"),
+    r"void of images\[0\]": lambda t: t["images"][0].update(
+        void={"size": [20, 20], "counts": "zz"}
+    ),
+}
+
+
+@pytest.mark.parametrize("message", INVALID_GROUND_TRUTH)
+def test_invalid_ground_truth_is_reported(ground_truth, message):
+    INVALID_GROUND_TRUTH[message](ground_truth)
+    with pytest.raises(ValueError, match=message):
+        validate_ground_truth(ground_truth)
+
+
+def test_ground_truth_in_other_forms_is_completed(ground_truth):
+    for number, annotation in enumerate(ground_truth["annotations"]):
+        annotation["id"] = number  # one with id 0 never matches in pycocotools
+        del annotation["area"], annotation["bbox"], annotation["iscrowd"]
+    first, second = validate_ground_truth(ground_truth)["annotations"]
+    assert (first["area"], first["bbox"], first["iscrowd"]) == (225, [5, 5, 15, 15], 0)
+    assert (first["id"], second["id"]) == (1, 2)

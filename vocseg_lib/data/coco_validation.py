@@ -1,0 +1,117 @@
+"""Validate COCO ground truth and results: the error says which field of which entry is wrong."""
+
+from collections.abc import Callable, Collection
+
+from pycocotools import mask as coco_mask
+
+from vocseg_lib.utils.rle import as_rle, is_number, shorten
+
+MAX_PIXELS = 10**8  # per image: more would exhaust memory
+UNCROPPED = "segmentation_uncropped"
+"""Optional field of a detection: its mask before the crop to its box."""
+RESERVED_NAMES = ("all", "background")  # class names that tables use for other rows
+
+Check = tuple[Callable[[object], bool], str]  # whether a value is valid, and what is expected
+NUMBER: Check = (is_number, "a finite number")
+ID: Check = (lambda v: is_number(v) and v == int(v) >= 0, "an integer >= 0")
+SIDE: Check = (lambda v: is_number(v) and v == int(v) >= 1, "an integer >= 1")
+NAME: Check = (
+    lambda v: isinstance(v, str) and v not in RESERVED_NAMES,
+    f"a text, none of {RESERVED_NAMES}",
+)
+BOX: Check = (
+    lambda v: (
+        isinstance(v, list | tuple) and [*map(is_number, v)] == [True] * 4 and min(v[2:]) >= 0
+    ),
+    "[x, y, width, height]",
+)
+FIELDS = {
+    "images": {"id": ID, "height": SIDE, "width": SIDE},
+    "categories": {"id": ID, "name": NAME},
+}
+
+
+def validate_results(ground_truth: dict, detections: list) -> list[dict]:
+    """COCO results of validated ground truth, with masks as compressed run-length codes.
+
+    A result has `image_id`, `category_id`, `score` and a `segmentation` (run-length code, plain or
+    compressed, or polygons), or a `bbox` (xywh, pixels), or both. Raises ValueError.
+    """
+    return _validate_instances(ground_truth, detections, "detections", {"score": NUMBER})
+
+
+def validate_ground_truth(content: object) -> dict:
+    """COCO ground truth with annotation ids from 1, masks as compressed codes, `area`, `iscrowd`.
+
+    Annotations have masks or, all of them, boxes alone. An image may have `void`, the mask of its
+    ignored pixels. Raises ValueError.
+    """
+    lists = (*FIELDS, "annotations")
+    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in lists):
+        raise ValueError(f"COCO ground truth must have lists of {', '.join(lists)}")
+    for name, fields in FIELDS.items():
+        check_fields(content[name], name, fields)
+        for key in {"id", "name"} & fields.keys():
+            values = [entry[key] for entry in content[name]]
+            if len(set(values)) < len(values):
+                raise ValueError(f"two {name} have the {key} {max(values, key=values.count)!r}")
+    images = []
+    for index, image in enumerate(content["images"]):
+        height, width = int(image["height"]), int(image["width"])
+        if height * width > MAX_PIXELS:
+            raise ValueError(f"images[{index}] has more than {MAX_PIXELS} pixels")
+        images.append({**image, "height": height, "width": width})
+        if "void" in image:
+            images[-1]["void"] = as_rle(image["void"], height, width, f"void of images[{index}]")
+    if not images:
+        raise ValueError("the ground truth has no images")
+    content = {**content, "images": images}
+    annotations = []
+    given = _validate_instances(content, content["annotations"], "annotations", {"area": NUMBER})
+    for number, annotation in enumerate(given, 1):
+        rle = annotation.get("segmentation")
+        box = annotation.get("bbox") or coco_mask.toBbox(rle).tolist()
+        area = int(coco_mask.area(rle)) if rle else box[2] * box[3]
+        entry = {"area": area, "iscrowd": 0, **annotation, "id": number, "bbox": box}
+        annotations.append(entry | {"iscrowd": int(bool(entry["iscrowd"]))})
+    return {**content, "annotations": annotations}
+
+
+def _validate_instances(
+    ground_truth: dict, entries: list, name: str, fields: dict[str, Check]
+) -> list[dict]:
+    """Annotations or detections with valid fields, and masks as compressed codes."""
+    sizes = {image["id"]: (image["height"], image["width"]) for image in ground_truth["images"]}
+    categories = {category["id"] for category in ground_truth["categories"]}
+    ids = {"image_id": _one_of(sizes, "images"), "category_id": _one_of(categories, "categories")}
+    check_fields(entries, name, ids | fields, optional=["area"])
+    # An empty mask or box is none; if one entry has a mask, all need one.
+    shapes = {"segmentation": (bool, "a mask"), "bbox": BOX}
+    entries = [{k: v for k, v in e.items() if v or k not in shapes} for e in entries]
+    optional = "bbox" if any("segmentation" in entry for entry in entries) else "segmentation"
+    check_fields(entries, name, shapes, [optional])
+    for index, entry in enumerate(entries):
+        for key in ("segmentation", UNCROPPED):
+            if key in entry:
+                what = f"{key} of {name}[{index}]"
+                entry[key] = as_rle(entry[key], *sizes[entry["image_id"]], what)
+    return entries
+
+
+def _one_of(ids: Collection[int], name: str) -> Check:
+    return lambda v: is_number(v) and v in ids, f"an id of the ground truth's {name}"
+
+
+def check_fields(
+    entries: list, name: str, fields: dict[str, Check], optional: Collection[str] = ()
+) -> None:
+    """Raise ValueError for the first entry with a field that is missing or invalid."""
+    for index, entry in enumerate(entries):
+        present = entry if isinstance(entry, dict) else {}
+        missing = [key for key in fields if key not in present and key not in optional]
+        if missing:
+            raise ValueError(f"{name}[{index}] has no {', '.join(missing)}: {shorten(entry)}")
+        for key, (valid, expected) in fields.items():
+            if key in entry and not valid(entry[key]):
+                problem = f"has {key} {shorten(entry[key])}: must be {expected}"
+                raise ValueError(f"{name}[{index}] {problem}")
