@@ -1,4 +1,4 @@
-"""Figures of a data set and of a model's intermediate results."""
+"""Figures of a data set and of a model's intermediate results, and how figures are saved."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -7,6 +7,7 @@ import torch
 
 from tests.helpers.figures import is_labeled
 from vocseg_lib.plots import data, models
+from vocseg_lib.plots.style import new_axes, save_figure
 
 
 def test_charts_are_labeled():
@@ -28,3 +29,10 @@ def test_samples_and_maps_are_drawn(sample):
     assert len(models.prototypes(torch.rand(9, 9, 32))) == 32
     axes = models.stages([np.eye(4), np.zeros((4, 4, 3))], ["map", "image"], "title", "caption")
     assert len(axes[0].figure.axes) == 3  # the map has a color bar
+
+
+def test_figures_are_saved_and_spare_axes_hidden(tmp_path):
+    axes = new_axes(4, 3, (2, 2))
+    assert [ax.axison for ax in axes[0].figure.axes] == [True] * 4 + [False] * 2
+    save_figure(axes[0], tmp_path, "four")
+    assert plt.imread(tmp_path / "figures" / "four.png").std() > 0

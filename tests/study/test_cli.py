@@ -22,6 +22,7 @@ from vocseg_lib.metrics.semantic import SEMANTIC_SCORE
 from vocseg_lib.plots.pictures import DRAWN_SCORE
 from vocseg_lib.study.cli_options import app
 from vocseg_lib.study.recipes import RECIPES
+from vocseg_lib.utils.files import read_json as read
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -42,11 +43,9 @@ USAGE = (
 @pytest.fixture
 def detections(devkit):
     """The annotations of val as detections."""
+    annotations = voc_to_coco(devkit, "val")["annotations"]
     keys = ("image_id", "category_id", "bbox", "segmentation")
-    return [
-        {key: annotation[key] for key in keys} | {"score": 0.9}
-        for annotation in voc_to_coco(devkit, "val")["annotations"]
-    ]
+    return [{key: entry[key] for key in keys} | {"score": 0.9} for entry in annotations]
 
 
 def succeeds(*arguments):
@@ -61,10 +60,6 @@ def write(path, content):
     return path
 
 
-def read(path):
-    return json.loads(path.read_text())
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_of_the_pages_parse(page):
     text = page.read_text().replace("\\\n", " ")
@@ -72,12 +67,11 @@ def test_commands_of_the_pages_parse(page):
         name, *arguments = shlex.split(line)
         COMMANDS[name].make_context(name, [a for a in arguments if a not in ("...", "…")])
     makefile = (ROOT / "Makefile").read_text()
-    setting = r' ([A-Z]+)=(?:"[^"]*"|\S*)'
-    call = rf"(?:^|`)make ([a-z-]+)((?:{setting.replace('(', '(?:', 1)})*)"
-    for target, settings in re.findall(call, text, re.MULTILINE):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-        for name in re.findall(setting, settings):
-            assert re.search(rf"^{name} \?=", makefile, re.MULTILINE), name
+    for line in re.findall(r"(?:^|`)make ([a-z][^`\n#]*)", text, re.MULTILINE):
+        for argument in shlex.split(line):
+            name, setting, _ = argument.partition("=")
+            defined = rf"^{name} \?=" if setting else f"^{name}:"
+            assert re.search(defined, makefile, re.MULTILINE), line
 
 
 def test_help_and_defaults():
@@ -86,10 +80,10 @@ def test_help_and_defaults():
         assert re.search(rf"^  {name}\s+\w", listed, re.MULTILINE), name
         shown = succeeds(name, "--help")
         assert all(flag in shown for p in command.params for flag in p.opts if "-" in flag)
-    defaults = {name: {p.name: p.default for p in c.params} for name, c in COMMANDS.items()}
-    assert defaults["predict"]["score"] == DRAWN_SCORE
-    assert defaults["evaluate"]["score"] == SEMANTIC_SCORE
-    assert defaults["evaluate"]["resamples"] == RESAMPLES
+    defaults = {(name, p.name): p.default for name, c in COMMANDS.items() for p in c.params}
+    assert defaults["predict", "score"] == DRAWN_SCORE
+    assert defaults["evaluate", "score"] == SEMANTIC_SCORE
+    assert defaults["evaluate", "resamples"] == RESAMPLES
 
 
 def test_several_values_follow_one_flag():

@@ -1,6 +1,5 @@
 """The recipes: the published numbers, what the others change, and changes by hand."""
 
-import dataclasses
 import inspect
 import re
 
@@ -18,35 +17,27 @@ PUBLISHED |= dict.fromkeys(("crop_in_training", "crop_in_inference", "normalize_
 PUBLISHED |= dict.fromkeys(("mixed_precision", "semantic_loss"), False)
 PASCAL = {"batch_size": 8, "iterations": 120_000, "lr_milestones": (60_000, 100_000)}
 PASCAL |= {"learning_rate": 1e-3, "warmup_iterations": 500, "weight_decay": 5e-4}
-PASCAL |= {"semantic_loss": True, "batch_norm": "official"}
-"""YOLACT's own schedule for PASCAL."""
+PASCAL |= {"semantic_loss": True, "batch_norm": "official"}  # YOLACT's own schedule
 
 
 @pytest.mark.parametrize(("name", "numbers"), [("paper", PUBLISHED), ("official", PASCAL)])
 def test_published_numbers(name, numbers):
-    recipe = get_recipe(name)
-    # Of a field of both models, Mask R-CNN's.
-    values = {k: v for part in PARTS for k, v in vars(getattr(recipe, part)).items()}
-    assert numbers.items() <= values.items()
+    parts = [vars(getattr(get_recipe(name), part)) for part in PARTS]
+    assert all(any(part.get(k) == value for part in parts) for k, value in numbers.items())
 
 
 def test_t4_scales_its_learning_rate_with_its_batch():
-    t4, official = get_recipe("t4"), get_recipe("official")
-    ratio = t4.train.learning_rate / official.train.learning_rate
-    assert ratio == t4.train.batch_size / official.train.batch_size
-    assert t4.train.mixed_precision
-    assert t4.train.max_grad_norm
+    t4, official = get_recipe("t4"), get_recipe("official").train
+    ratio = t4.train.learning_rate / official.learning_rate
+    assert ratio == t4.train.batch_size / official.batch_size
     assert t4.mask_rcnn.short_side == t4.yolact.image_size
 
 
-def test_recipes_are_frozen_and_found_by_name():
+def test_recipes_are_found_by_name():
     assert list(RECIPES) == ["paper", "official", "t4", "laptop", "quick"]
     for name, recipe in RECIPES.items():
         assert (recipe.name, get_recipe(name)) == (name, recipe)
-        assert recipe.expected_time
-        assert recipe.expected_score
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            recipe.train.seed = 1
+        assert "" not in (recipe.expected_time, recipe.expected_score)
     with pytest.raises(ValueError, match="huge.*" + ".*".join(RECIPES)):
         get_recipe("huge")
 

@@ -1,17 +1,20 @@
-"""A study's data and paths, and how it is opened."""
+"""A study's data and paths, how it is opened, and other classes than VOC's through it."""
 
 from dataclasses import replace
 
 import pytest
 from PIL import Image
 
+from tests.helpers.devkits import OTHER_CLASSES
 from vocseg_lib.data import synthetic
 from vocseg_lib.data.coco_convert import voc_to_coco
 from vocseg_lib.data.voc import find_devkit, split_ids
 from vocseg_lib.engine.train import TooManyBadSamples
-from vocseg_lib.study.recipes import Recipe
+from vocseg_lib.study.recipes import MODEL_TITLES, Recipe
+from vocseg_lib.study.results import open_results
+from vocseg_lib.study.run import load_run, predict_run
 from vocseg_lib.study.study import Study, open_study, reproduce
-from vocseg_lib.study.train import run_config
+from vocseg_lib.study.train import run_config, train_model
 from vocseg_lib.utils.files import write_json
 
 
@@ -68,6 +71,8 @@ def test_a_study_is_opened_on_a_devkit_or_coco_annotations(
     assert study.devkit == devkit
     assert study.results.resolve() == tmp_path / "results" / "t4"
     assert (study.recipe.train.iterations, study.recipe.yolact.weights) == (3, "imagenet")
+    with pytest.raises(FileNotFoundError):
+        open_study("t4", tmp_path / "no.json")
     opened = [open_study("quick", other_classes_coco, "own") for _ in range(2)]
     assert opened[0].devkit == opened[1].devkit
     assert len(split_ids(opened[0].devkit, "val")) == 6
@@ -87,3 +92,25 @@ def test_reproduce_needs_the_config_and_the_data_of_the_run(study, devkit, damag
     assert (again.recipe.train, again.recipe.yolact) == (study.recipe.train, study.recipe.yolact)
     with pytest.raises(ValueError, match=str(find_devkit(damageable))):
         reproduce(run, damageable)
+
+
+@pytest.mark.parametrize("layout", ["other_classes", "other_classes_coco"])
+def test_other_classes_are_trained_and_evaluated(
+    layout, study, request, devkit, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    changes = {"iterations": 2}
+    study = open_study(study.recipe, request.getfixturevalue(layout), "own", changes=changes)
+    assert study.class_names == OTHER_CLASSES
+    for name in MODEL_TITLES:
+        train_model(study, name)
+        model, config, _ = load_run(study.run_folder(name))
+        assert config["class_names"] == list(OTHER_CLASSES)
+        heads = ("head.classes.0.weight", "cls_score.weight")
+        outputs = {len(p) for key, p in model.named_parameters() if key.endswith(heads)}
+        assert outputs in ({4}, {4 * 3})  # with background, for three priors per cell
+        with pytest.raises(ValueError, match="woolly sheep"):
+            predict_run(study.run_folder(name), devkit)
+    evaluation = open_results(study).evaluations["YOLACT"]
+    assert len(study.val) == 6
+    assert evaluation.category_index.keys() <= set(OTHER_CLASSES)
