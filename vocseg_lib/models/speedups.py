@@ -125,7 +125,7 @@ class UpsampledConv(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, ...]:
         x, weight, out = ctx.saved_tensors
         # The gradient before the ReLU, padded by a pixel.
         batch, outputs, height, width = gradient.shape
@@ -160,35 +160,25 @@ class SparseGradientConv(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(x, weight, bias)
         return F.conv2d(x, weight, bias, padding=1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x, weight = ctx.saved_tensors
-        batch, outputs, height, width = gradient.shape
-        dtype = gradient.dtype
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, ...]:
+        inputs = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
         image, row, column = gradient.any(1).nonzero(as_tuple=True)
-        if len(image) > DENSE * batch * height * width:
-            options = [outputs], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, True]
-            tensors = gradient, x.to(dtype), weight.to(dtype)
-            backward = torch.ops.aten.convolution_backward
-            grad_x, grad_weight, grad_bias = backward(*tensors, *options)
-        else:
-            # The 3 x 3 patches of the padded map around the pixels with a gradient.
-            gradient = gradient.permute(0, 2, 3, 1)[image, row, column]
-            padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).flatten(0, 2).to(dtype)
-            offsets = torch.arange(3)
-            corner = (image * (height + 2) + row) * (width + 2) + column
-            pixels = (corner[:, None, None] + offsets[:, None] * (width + 2) + offsets).flatten()
-            taps = weight.permute(0, 2, 3, 1)  # the order of a patch's pixels
-            # Both gradients as products with the patches.
-            grad_taps = gradient.T @ padded[pixels].view(len(gradient), taps[0].numel())
-            patches = (gradient @ taps.reshape(outputs, -1).to(dtype)).view(-1, x.shape[1])
-            grad_padded = torch.zeros_like(padded).index_add_(0, pixels, patches)
-            grad_padded = grad_padded.view(batch, height + 2, width + 2, -1)
-            grad_x = grad_padded[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
-            grad_weight = grad_taps.view_as(taps).permute(0, 3, 1, 2)
-            grad_bias = gradient.sum(0)
-        return grad_x.to(x.dtype), grad_weight.to(weight.dtype), grad_bias.to(weight.dtype)
+        # The outputs at these pixels again, as products with 3 x 3 patches, now for autograd.
+        with torch.enable_grad():
+            x, weight, bias = (tensor.to(gradient.dtype) for tensor in inputs)
+            if len(image) > DENSE * gradient[:, 0].numel():
+                out = F.conv2d(x, weight, bias, padding=1)
+            else:
+                padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
+                numbers = torch.arange(padded[..., 0].numel()).view(padded.shape[:3])
+                windows = numbers.unfold(1, 3, 1).unfold(2, 3, 1)[image, row, column]
+                patches = padded.flatten(0, 2).index_select(0, windows.flatten())
+                weight = weight.permute(0, 2, 3, 1).flatten(1)
+                out = F.linear(patches.view(-1, weight.shape[1]), weight, bias)
+                gradient = gradient.permute(0, 2, 3, 1)[image, row, column]
+        return torch.autograd.grad(out, inputs, gradient)
