@@ -1,23 +1,53 @@
-"""Two CPU processes (gloo), started by torchrun, against one with the same batch."""
+"""Two CPU processes (gloo), started by torchrun, against one with the same batch.
+
+As a script: a training in which nothing is sampled at random, so that its numbers do not depend on
+how processes share a batch. Arguments: model, devkit, run folder and hours after which it stops.
+"""
 
 import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
+from torchvision.transforms import v2
 
-from tests.helpers.without_sampling import CONFIG
-from tests.helpers.without_sampling import main as train_here
+from tests.helpers.trainings import QUICK, short_config
 from vocseg_lib.data import synthetic
 from vocseg_lib.data.voc import VocDataset
 from vocseg_lib.engine.checkpoint import load_checkpoint
+from vocseg_lib.engine.predict import predict, validation_loss
 from vocseg_lib.engine.run_folder import read_log, read_sessions
-from vocseg_lib.engine.train import rank_batches
+from vocseg_lib.engine.train import Session, rank_batches, train
+from vocseg_lib.study.run import build_model
 from vocseg_lib.utils import distributed
 
 MODELS = pytest.mark.parametrize("name", ["yolact", "mask_rcnn"])
+ONCE, ALL = 1e-9, 1.0  # hours: of one iteration or of all
+CONFIG = short_config(
+    iterations=4, batch_size=4, learning_rate=1e-4, batch_norm="frozen", eval_every=4, workers=1
+)
+
+
+def train_here(name, devkit, folder, hours):
+    model = build_model(QUICK.with_changes(image_size=96, semantic_loss=True), name)
+    if name == "mask_rcnn":  # all regions of an image
+        for part in (model.rpn, model.roi_heads):
+            part.fg_bg_sampler.batch_size_per_image = 10**6
+    val, val_config = VocDataset(devkit, "val"), replace(CONFIG, batch_size=2, workers=0)
+
+    def evaluate(model, iteration):
+        predictions = predict(model, val, progress=False)
+        names = [image["name"] for image in predictions["header"]["images"]]
+        return {"mask_AP50": 1.0, "names": names, **validation_loss(model, val, val_config)}
+
+    with distributed.process_group("cpu") as device:
+        session = Session(device=device, max_hours=float(hours))
+        # Of one size: others would be padded to the largest of a process's part of a batch.
+        dataset = VocDataset(devkit, "train", v2.Resize((96, 128)))
+        train(model, dataset, folder, CONFIG, evaluate, session=session)
 
 
 @pytest.fixture(scope="module")
@@ -26,19 +56,23 @@ def odd(tmp_path_factory):
     return synthetic.write(tmp_path_factory.mktemp("odd"), train=24, val=7, seed=3)
 
 
-def start_torchrun(name, devkit, folder, sessions, *options):
-    command = [sys.executable, "-m", "torch.distributed.run", *options]
-    command += ["-m", "tests.helpers.without_sampling", name, devkit, folder, sessions]
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([str(part) for part in command], env=environment, **pipes)
-
-
-def torchrun(name, devkit, folder, sessions="all"):
-    options = ("--standalone", "--nproc_per_node", "2")
-    with start_torchrun(name, devkit, folder, sessions, *options) as process:
+def torchrun(name, devkit, folders, hours):
+    """Train in two processes: of one machine, or of a machine for each of two folders."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    options = ["--nnodes", len(folders), "--nproc_per_node", 2 // len(folders)]
+    options += ["--master_addr", "localhost", "--master_port", port]
+    processes = []
+    for rank, folder in enumerate(folders):
+        command = [sys.executable, "-m", "torch.distributed.run", *options, "--node_rank", rank]
+        command += ["-m", "tests.engine.test_distributed", name, devkit, folder, hours]
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        processes.append(subprocess.Popen([*map(str, command)], env=environment, **pipes))
+    for process in processes:
         _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors[-3000:]
+        assert process.returncode == 0, errors[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +80,7 @@ def one(odd, tmp_path_factory):
     """Run folders of both models, trained in one process."""
     folders = {name: tmp_path_factory.mktemp(name) for name in ("yolact", "mask_rcnn")}
     for name, folder in folders.items():
-        train_here(name, odd, folder, "all")
+        train_here(name, odd, folder, ALL)
     return folders
 
 
@@ -58,47 +92,35 @@ def assert_equal_logs(folder, other):
         for key, value in a.items():
             if key == "names" or isinstance(value, int):
                 assert value == b[key]
-            elif not key.endswith("seconds") and key != "peak_memory_gb":
+            elif not key.endswith(("seconds", "_gb")):
                 assert value == pytest.approx(b[key], rel=1e-5, abs=1e-6), (a["iteration"], key)
 
 
 @MODELS
-def test_two_processes_equal_one(name, odd, one, tmp_path):
-    torchrun(name, odd, tmp_path)
-    assert_equal_logs(one[name], tmp_path)
-    models = [load_checkpoint(path / "last.pt")["model"] for path in (one[name], tmp_path)]
+def test_two_machines_without_a_shared_disk_equal_one_process(name, odd, one, tmp_path):
+    """Only the first has a run folder; the second gets what it needs, also to resume."""
+    for hours in (ONCE, ALL):
+        torchrun(name, odd, (tmp_path / "first", tmp_path / "second"), hours)
+    assert not (tmp_path / "second").exists()
+    assert_equal_logs(one[name], tmp_path / "first")
+    models = [
+        load_checkpoint(path / "last.pt")["model"] for path in (one[name], tmp_path / "first")
+    ]
     for key, value in models[0].items():
         torch.testing.assert_close(value, models[1][key], rtol=1e-4, atol=1e-5)
-    assert read_log(tmp_path / "log.jsonl")[-1]["names"] == VocDataset(odd, "val").names
-    assert read_sessions(tmp_path / "run.json")[0]["processes"] == 2
+    log = read_log(tmp_path / "first" / "log.jsonl")
+    assert log[-1]["names"] == VocDataset(odd, "val").names
+    sessions = read_sessions(tmp_path / "first" / "run.json")
+    assert [(s["processes"], s["from_iteration"]) for s in sessions] == [(2, 0), (2, 1)]
 
 
 @MODELS
 def test_two_processes_resume_what_one_trained_and_back(name, odd, one, tmp_path):
     for k in range(2):
-        train_here(name, odd, tmp_path, "once")
+        train_here(name, odd, tmp_path, ONCE)
         assert load_checkpoint(tmp_path / "last.pt")["iteration"] == 2 * k + 1
-        torchrun(name, odd, tmp_path, "once")
+        torchrun(name, odd, (tmp_path,), ONCE)
     assert_equal_logs(one[name], tmp_path)
-
-
-def test_two_machines_without_a_shared_disk(odd, one, tmp_path):
-    """Only the first has a run folder; the second gets what it needs, also to resume."""
-    for sessions in ("once", "all"):
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
-        nodes = ["--nnodes", 2, "--nproc_per_node", 1, "--master_addr", "localhost"]
-        processes = []
-        for node in ("0", "1"):
-            options = (*nodes, "--master_port", port, "--node_rank", node)
-            folder = tmp_path / node
-            processes.append(start_torchrun("yolact", odd, folder, sessions, *options))
-        for process in processes:
-            _, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, errors[-3000:]
-    assert not (tmp_path / "1").exists()
-    assert_equal_logs(one["yolact"], tmp_path / "0")
 
 
 def test_a_single_process_keeps_its_values(monkeypatch):
@@ -113,3 +135,7 @@ def test_a_single_process_keeps_its_values(monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     assert rank_batches(1, 3, 4) == [range(6, 8), range(10, 12)]
+
+
+if __name__ == "__main__":
+    train_here(*sys.argv[1:])

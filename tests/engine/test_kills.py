@@ -3,6 +3,7 @@
 Its processes are forked from a server that has imported everything, so that a restart is fast.
 """
 
+import itertools
 import multiprocessing
 import os
 import random
@@ -13,32 +14,32 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.trainings import QUICK, NoisyModel, log_of
+from tests.helpers.trainings import QUICK, NoisyModel, log_of, short_config
 from vocseg_lib.data.transforms import light_augmentation
 from vocseg_lib.data.voc import VocDataset
 from vocseg_lib.engine import train_state
 from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
-from vocseg_lib.engine.config import TrainConfig
 from vocseg_lib.engine.predict import validation_loss
 from vocseg_lib.engine.train import train
 from vocseg_lib.study.run import build_model
 from vocseg_lib.utils import device, files
 
-CONFIG = TrainConfig(
+CONFIG = short_config(
     iterations=16,
-    batch_size=2,
     optimizer="adamw",
     schedule="cosine",
-    lr_milestones=(),
     warmup_iterations=4,
     max_grad_norm=20.0,
     mixed_precision=True,
     eval_every=5,
-    checkpoint_every=2,
-    workers=0,
 )
-MOMENTS = ("half written", "written", "before renaming", "after renaming")
-"""Of writing a checkpoint."""
+MOMENTS = {
+    "half written": (Path, "write_bytes"),
+    "written": (os, "fsync"),
+    "before renaming": (files, "durable_rename"),
+    "after renaming": (files, "durable_rename"),
+}
+"""Of writing a checkpoint, each with the function to be killed in."""
 
 
 def training(name: str, devkit: Path, folder: Path) -> None:
@@ -59,38 +60,21 @@ def training(name: str, devkit: Path, folder: Path) -> None:
 
 def killed_at(moment: str, call: int, *arguments) -> None:
     """A training that kills itself at a moment of writing its `call`th checkpoint, about."""
-    calls = 0
+    owner, name = MOMENTS[moment]
+    function, calls = getattr(owner, name), itertools.count(1)
 
-    def die_at_last() -> None:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    write, fsync, rename = Path.write_bytes, os.fsync, files.durable_rename
-
-    def write_half(path, content):
-        write(path, content[: len(content) // 2])
-        die_at_last()
-        write(path, content)
-
-    def fsync_and_die(descriptor):
-        die_at_last()
-        fsync(descriptor)
-
-    def rename_and_die(path, target):
-        if moment == "before renaming":
-            die_at_last()
-        rename(path, target)
+    def call_and_die(*values):
         if moment == "after renaming":
-            die_at_last()
+            function(*values)
+        if next(calls) == call:
+            if moment == "half written":
+                path, content = values
+                function(path, content[: len(content) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        if moment != "after renaming":
+            function(*values)
 
-    if moment == "half written":
-        Path.write_bytes = write_half
-    elif moment == "written":
-        files.os.fsync = fsync_and_die
-    else:
-        files.durable_rename = rename_and_die
+    setattr(owner, name, call_and_die)
     training(*arguments)
 
 
@@ -139,8 +123,6 @@ def test_killed_again_and_again_equals_uninterrupted(name, kills, devkit, tmp_pa
     assert [e["iteration"] for e in log if "lr" in e] == list(range(1, CONFIG.iterations + 1))
     assert log == log_of(whole)
     for file in ("last.pt", "best.pt"):
-        contents = [load_checkpoint(path / file) for path in (whole, folder)]
-        for content in contents:
-            content.pop("seconds", None)
+        contents = [load_checkpoint(path / file) | {"seconds": 0} for path in (whole, folder)]
         assert checksum(contents[0]) == checksum(contents[1]), file
     assert not list(folder.glob("*.unusable"))
