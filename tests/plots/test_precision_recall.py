@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 
 from tests.helpers.figures import is_labeled
+from vocseg_lib.data.coco_convert import voc_to_coco
 from vocseg_lib.metrics.bootstrap import bootstrap, bootstrap_weights, paired_differences
 from vocseg_lib.metrics.coco_eval import evaluate
 from vocseg_lib.plots import precision_recall as pr
@@ -10,9 +12,21 @@ FIGURES += (pr.reliability_diagram,)
 
 
 @pytest.fixture
-def evaluations(predictions):
-    ground_truth, results = predictions
-    return {title: evaluate(ground_truth, detections) for title, detections in results.items()}
+def ground_truth(devkit):
+    return voc_to_coco(devkit, "val")
+
+
+@pytest.fixture
+def evaluations(ground_truth):
+    """Per model of a random part of the ground truth, some with another class."""
+    rng, evaluations = np.random.default_rng(0), {}
+    for title in ("YOLACT", "Mask R-CNN"):
+        found = [dict(entry) for entry in ground_truth["annotations"] if rng.random() < 0.7]
+        for entry in found:
+            entry["category_id"] = int(rng.choice([entry["category_id"], 5]))
+            entry["score"] = rng.uniform(0.4, 1)
+        evaluations[title] = evaluate(ground_truth, found)
+    return evaluations
 
 
 def test_figures_have_labels_captions_panels_and_legends(evaluations):
@@ -40,10 +54,9 @@ def test_classes_are_compared(evaluations):
     assert f"{significant} of {len(rows) - 1} classes" in ax.get_title(loc="left")
 
 
-def test_no_detections_scores_above_1_and_no_classes_can_be_drawn(predictions):
-    ground_truth, results = predictions
+def test_no_detections_scores_above_1_and_no_classes_can_be_drawn(ground_truth):
     none, no_class = evaluate(ground_truth, []), evaluate({**ground_truth, "annotations": []}, [])
-    high = evaluate(ground_truth, [{**d, "score": 7.0} for d in results["YOLACT"]])
+    high = evaluate(ground_truth, [{**a, "score": 7.0} for a in ground_truth["annotations"]])
     assert pr.per_class_ap({"no class": no_class.per_class}).get_title(loc="left")
     assert len(pr.pr_by_class({"no class": no_class})) == 1
     for figure in FIGURES:

@@ -1,5 +1,7 @@
 """The ablation of YOLACT's mask loss: the same detector and start, only the loss differs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -31,16 +33,8 @@ def test_four_losses_from_one_start(trained, monkeypatch):
     monkeypatch.setattr(ablation, "checksum", lambda content: "another")
     train_variants(trained, fraction=0.5)
     assert len(losses_of(trained, "neither")) == 2
-
-
-def test_variant_recipes_differ_in_the_mask_loss_alone(study):
     with pytest.raises(FileNotFoundError):  # without a trained YOLACT
-        train_variants(study)
-    recipes = [ablation.variant_recipe(study.recipe, 0.5, c) for c in VARIANTS.values()]
-    assert {recipe.train.iterations for recipe in recipes} == {study.recipe.train.iterations // 2}
-    assert len({recipe.train for recipe in recipes}) == 1
-    options = [(r.yolact.crop_in_training, r.yolact.normalize_by_area) for r in recipes]
-    assert len(set(options)) == 4
+        train_variants(replace(trained, results=trained.results / "none"))
 
 
 def test_ap_by_size_and_paired_differences():

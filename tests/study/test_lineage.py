@@ -60,12 +60,6 @@ def test_rows_trained_by_gradient(trained):
         assert all(0 <= first <= last <= 100 for first, last in by_source.values())
 
 
-@pytest.mark.parametrize("field", ["images", "proposals", "iterations"])
-def test_config_names_fields_out_of_range(field):
-    with pytest.raises(ValueError, match=field):
-        LineageConfig(**{field: 0})
-
-
 def test_steps_by_hand(study):
     """R-CNN detects nothing, Fast R-CNN every object, in a quarter of the time."""
     annotations, rows = study.ground_truth["annotations"], []

@@ -54,11 +54,9 @@ def test_unreadable_images_of_val_are_left_out_up_to_a_limit(damaged):
 
 @pytest.mark.filterwarnings("ignore:1 of 3:UserWarning")
 def test_an_empty_val_is_refused(damaged):
-    for name in split_ids(damaged.devkit, "val")[::2]:
-        for folder in ("SegmentationClass", "SegmentationObject"):
-            path = damaged.devkit / folder / f"{name}.png"
-            with Image.open(path) as image:
-                image.point(lambda value: 0).save(path)
+    for path in damaged.devkit.glob("Segmentation*/*.png"):
+        with Image.open(path) as image:
+            image.point(lambda value: 0).save(path)
     with pytest.raises(ValueError, match=str(damaged.devkit)):
         _ = damaged.ground_truth
 

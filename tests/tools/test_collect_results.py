@@ -48,14 +48,14 @@ def test_a_table_by_its_keys():
 
 
 @pytest.mark.parametrize(
-    ("changes", "options"),
+    ("options", "changes"),
     [
-        ({}, ""),
-        ({"iterations": 400, "short_side": 999}, " --set iterations=400"),
-        ({"weights": "/some/where/w.pth", "channels": 8}, " --weights w.pth --set channels=8"),
+        ("", {}),
+        (" --set iterations=400", {"iterations": 400, "short_side": 999}),
+        (" --weights w.pth --set channels=8", {"weights": "/some/where/w.pth", "channels": 8}),
     ],
 )
-def test_the_command_has_what_differs_from_the_recipe(changes, options):
+def test_the_command_has_what_differs_from_the_recipe(options, changes):
     recipe = get_recipe("laptop").with_changes(**changes)
     config = {"recipe": recipe.for_model("yolact"), "train": recipe.train.to_dict()}
     config["model"] = "yolact"
