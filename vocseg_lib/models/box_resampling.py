@@ -3,6 +3,7 @@
 Bilinear resampling is separable: the pixels in a box are `rows @ cells @ columns`.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -24,14 +25,20 @@ def upsample_masks_in_boxes(
     if boxes is None or not logits.is_cpu:
         return upsample_masks(logits, boxes, height, width)
     out = _empty_masks(len(logits), height, width)
-    size = logits.shape[1:]
-    weights = _weights(size[0], height), _weights(size[1], width)
-    cells = zip(*map(_slices, box_rows_and_columns(boxes, *size)), strict=True)
-    for k, (y, x) in enumerate(cells):
-        pixels = [_pixels_of(*line) for line in ((y, size[0], height), (x, size[1], width))]
-        rows, columns = weights[0][pixels[0], y], weights[1][pixels[1], x]
-        torch.gt(rows @ logits[k, y, x].sigmoid() @ columns.T, 0.5, out=out[k, *pixels])
+    inside_y, inside_x = box_rows_and_columns(boxes, *logits.shape[1:])
+    lines = zip(_lines(inside_y, height), _lines(inside_x, width), strict=True)
+    for k, ((y, to_y, rows), (x, to_x, columns)) in enumerate(lines):
+        torch.gt(rows @ logits[k, y, x].sigmoid() @ columns.T, 0.5, out=out[k, to_y, to_x])
     return out
+
+
+def _lines(inside: Bool[Tensor, "n cells"], length: int) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Per mask: its cells, the pixels of a line of `length` that take from them, their weights."""
+    size, first = inside.shape[1], inside.int().argmax(1)
+    for start, stop in zip(first.tolist(), (first + inside.sum(1)).tolist(), strict=True):
+        low, high = int((start - 0.5) * length / size), int((stop + 0.5) * length / size)
+        pixels = slice(max(low, 0), high + 1)
+        yield slice(start, stop), pixels, _weights(size, length)[pixels, start:stop]
 
 
 def paste_masks_in_boxes(
@@ -61,16 +68,3 @@ def _weights(cells: int, pixels: int) -> Float[Tensor, "{pixels} {cells}"]:
     """Bilinear weights of the cells of a line for each of its pixels."""
     with torch.inference_mode(False):  # a cached inference tensor could not be used in training
         return F.interpolate(torch.eye(cells)[None], pixels, mode="linear")[0].T.contiguous()
-
-
-def _slices(inside: Bool[Tensor, "n length"]) -> list[slice]:
-    """The one run of True in each row."""
-    first = inside.int().argmax(1)
-    ends = torch.stack([first, first + inside.sum(1)], 1)
-    return [slice(*row) for row in ends.tolist()]
-
-
-def _pixels_of(cells: slice, size: int, length: int) -> slice:
-    """The pixels of a line of `length` that take from these of its `size` cells."""
-    first, last = (cells.start - 0.5) * length / size, (cells.stop + 0.5) * length / size
-    return slice(max(int(first), 0), min(int(last) + 1, length))

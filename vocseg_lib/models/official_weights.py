@@ -42,7 +42,9 @@ def load_official(path: str | Path) -> Yolact:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        state = {_renamed(k): v for k, v in state.items() if not re.match(UNUSED, k)}
+        state = {k: v for k, v in state.items() if not re.match(UNUSED, k)}
+        for pattern, replacement in RENAMES:
+            state = {re.sub(f"^{pattern}", replacement, k): v for k, v in state.items()}
         backbone = BACKBONES[len({k.split(".")[2] for k in state if k.startswith("body.layer3.")})]
         num_classes = len(state["head.classes.0.bias"]) // 3
     except FileNotFoundError:
@@ -59,9 +61,3 @@ def load_official(path: str | Path) -> Yolact:
     except RuntimeError as error:
         raise WeightsError(f"{path} does not fit YOLACT-550: {str(error)[:2000]}") from error
     return model.eval()
-
-
-def _renamed(name: str) -> str:
-    for pattern, replacement in RENAMES:
-        name = re.sub(f"^{pattern}", replacement, name)
-    return name

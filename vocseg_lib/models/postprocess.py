@@ -11,51 +11,45 @@ from vocseg_lib.utils.boxes import box_iou, decode_boxes
 from vocseg_lib.utils.masks import box_mask
 
 CANDIDATES_PER_CLASS = 200
-_Boxes, _Scores = Float[Tensor, "n 4"], Float[Tensor, "n c"]
+_Boxes, _Scores, _Values = Float[Tensor, "_ 4"], Float[Tensor, "_ c"], Float[Tensor, "_ k"]
 _Kept = tuple[Int[Tensor, " m"], Int[Tensor, " m"], Float[Tensor, " m"]]
 """Box index, class (0-based) and score of the boxes that NMS keeps, by descending score."""
 
 
 def detect(
-    scores: Float[Tensor, "p c"],
-    box_offsets: Float[Tensor, "p 4"],
-    coefficients: Float[Tensor, "p k"],
-    priors: Float[Tensor, "p 4"],
-    config: YolactConfig,
-) -> tuple[Float[Tensor, "m 4"], Int[Tensor, " m"], Float[Tensor, " m"], Float[Tensor, "m k"]]:
+    scores: _Scores, offsets: _Boxes, coefficients: _Values, priors: _Boxes, config: YolactConfig
+) -> tuple[_Boxes, Int[Tensor, " n"], Float[Tensor, " n"], _Values]:
     """Boxes (relative xyxy), classes (0-based), scores and coefficients, by descending score.
 
     `scores` are probabilities per class without background. A prior with any score above
     `score_threshold` is a candidate for every class.
     """
     candidate = (scores.amax(1) > config.score_threshold).nonzero()[:, 0]
-    boxes = decode_boxes(box_offsets[candidate], priors[candidate])
+    boxes = decode_boxes(offsets[candidate], priors[candidate])
     options = config.nms_iou, CANDIDATES_PER_CLASS, config.max_detections
     kept, classes, kept_scores = NMS[config.nms](boxes, scores[candidate], *options)
     return boxes[kept], classes, kept_scores, coefficients[candidate[kept]]
 
 
-def fast_nms(boxes: _Boxes, scores: _Scores, iou: float, top_k: int, max_detections: int) -> _Kept:
+def fast_nms(boxes: _Boxes, scores: _Scores, iou: float, top_k: int, limit: int) -> _Kept:
     """Fast NMS (sec. 4): per class, drop boxes with IoU > `iou` with *any* higher-scored box.
 
-    Boxes that are dropped still drop others, which makes it one matrix operation. Keeps the best
-    `max_detections` of the `top_k` boxes per class.
+    Boxes that are dropped still drop others, which makes it one matrix operation. Keeps the `limit`
+    best of the `top_k` boxes per class.
     """
     ranked, order = _topk_per_class(scores, top_k)
     overlap = box_iou(boxes[order], boxes[order]).triu_(diagonal=1)
     classes, position = (overlap <= iou).all(1).nonzero(as_tuple=True)
-    return _best(order[classes, position], classes, ranked[classes, position], max_detections)
+    return _best(order[classes, position], classes, ranked[classes, position], limit)
 
 
-def standard_nms(
-    boxes: _Boxes, scores: _Scores, iou: float, top_k: int, max_detections: int
-) -> _Kept:
+def standard_nms(boxes: _Boxes, scores: _Scores, iou: float, top_k: int, limit: int) -> _Kept:
     """Standard NMS on the candidates of `fast_nms`: only boxes that are kept drop others."""
     ranked, order = _topk_per_class(scores, top_k)
     classes = torch.arange(len(order), device=order.device).repeat_interleave(order.shape[1])
     index, ranked = order.flatten(), ranked.flatten()
     kept = batched_nms(boxes[index], ranked, classes, iou)
-    return _best(index[kept], classes[kept], ranked[kept], max_detections)
+    return _best(index[kept], classes[kept], ranked[kept], limit)
 
 
 NMS = {"fast": fast_nms, "standard": standard_nms}

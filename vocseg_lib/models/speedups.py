@@ -10,9 +10,6 @@ from vocseg_lib.models.box_resampling import paste_masks_in_boxes, upsample_mask
 from vocseg_lib.models.mask_rcnn import MaskRCNN
 from vocseg_lib.models.yolact import PredictionHead, ProtoNet, Yolact
 
-DENSE = 0.25
-"""Fraction of pixels with a gradient above which gathering them does not pay."""
-
 
 def speed_up(model: nn.Module) -> nn.Module:
     """Exchange parts of a model, in place, for faster ones with equal numbers; returns the model.
@@ -171,14 +168,10 @@ class SparseGradientConv(torch.autograd.Function):
         # The outputs at these pixels again, as products with 3 x 3 patches, now for autograd.
         with torch.enable_grad():
             x, weight, bias = (tensor.to(gradient.dtype) for tensor in inputs)
-            if len(image) > DENSE * gradient[:, 0].numel():
-                out = F.conv2d(x, weight, bias, padding=1)
-            else:
-                padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-                numbers = torch.arange(padded[..., 0].numel()).view(padded.shape[:3])
-                windows = numbers.unfold(1, 3, 1).unfold(2, 3, 1)[image, row, column]
-                patches = padded.flatten(0, 2).index_select(0, windows.flatten())
-                weight = weight.permute(0, 2, 3, 1).flatten(1)
-                out = F.linear(patches.view(-1, weight.shape[1]), weight, bias)
-                gradient = gradient.permute(0, 2, 3, 1)[image, row, column]
-        return torch.autograd.grad(out, inputs, gradient)
+            padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
+            numbers = torch.arange(padded[..., 0].numel()).view(padded.shape[:3])
+            windows = numbers.unfold(1, 3, 1).unfold(2, 3, 1)[image, row, column]
+            patches = padded.flatten(0, 2).index_select(0, windows.flatten())
+            weight = weight.permute(0, 2, 3, 1).flatten(1)
+            out = F.linear(patches.view(-1, weight.shape[1]), weight, bias)
+        return torch.autograd.grad(out, inputs, gradient.permute(0, 2, 3, 1)[image, row, column])
