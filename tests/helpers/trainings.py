@@ -74,10 +74,7 @@ def short_config(**options):
 
 
 def run(model, devkit, folder, evaluate=None, session=None, run_config=None, **options):
-    """A model, or a QUICK one by name, trained for a few iterations: (model, state).
-
-    With `stop_after` iterations it is stopped by an exception.
-    """
+    """A model, or a QUICK one by name, and its state; `Stopped` after `stop_after` iterations."""
     stop_after = options.pop("stop_after", math.inf)
     config, dataset = (
         short_config(**options),
@@ -89,9 +86,9 @@ def run(model, devkit, folder, evaluate=None, session=None, run_config=None, **o
     return model, train(model, dataset, folder, config, evaluate, **arguments)
 
 
-def weights(folder, name="last.pt"):
-    """The checksum of the weights in a checkpoint."""
-    return checksum(load_checkpoint(folder / name)["model"])
+def weights(folder):
+    """The checksum of the weights in the last checkpoint."""
+    return checksum(load_checkpoint(folder / "last.pt")["model"])
 
 
 def log_of(folder):

@@ -43,7 +43,5 @@ class TrainConfig(Config):
     def check_processes(self, processes: int) -> None:
         """Raises ValueError if so many processes cannot share a batch evenly."""
         if self.batch_size % processes:
-            raise ValueError(
-                f"batch_size ({self.batch_size}) must be divisible by the number of processes "
-                f"({processes})"
-            )
+            message = f"batch_size ({self.batch_size}) must be divisible by the number of processes"
+            raise ValueError(f"{message} ({processes})")

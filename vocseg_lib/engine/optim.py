@@ -2,8 +2,8 @@
 
 import math
 
-import torch
 from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
 
 from vocseg_lib.engine.config import TrainConfig
 
@@ -22,7 +22,7 @@ def lr_factor(config: TrainConfig, iteration: int) -> float:
     return factor
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     """SGD or AdamW over the parameters that require gradients.
 
     `lr_mult` of a parameter group is its learning rate / `config.learning_rate`: that of the
@@ -39,6 +39,5 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
         if part
     ]
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
-    decay = config.weight_decay
-    return torch.optim.SGD(groups, momentum=config.momentum, weight_decay=decay)
+        return AdamW(groups, weight_decay=config.weight_decay)
+    return SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay)

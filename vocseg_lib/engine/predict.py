@@ -79,7 +79,7 @@ def predict(
             with autocast(device, mixed_precision):
                 (detections,) = model([model_input(image, device)])
             info = {"id": target["image_id"], "name": target["name"]}
-            info |= dict(zip(("height", "width"), image.shape[-2:], strict=True))
+            info |= {"height": image.shape[-2], "width": image.shape[-1]}
             rows.append((info, detections_to_coco(target["image_id"], detections)))
     model.uncropped_masks = False
     rows = distributed.interleave_shards(rows)

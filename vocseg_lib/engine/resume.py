@@ -71,7 +71,7 @@ def resume(folder: Path, mirror: Path | None, config: dict) -> dict | None:
 
     A mirror that cannot be read is a warning. Raises what `newest_checkpoint` does.
     """
-    checkpoint = mirrored = damage = None
+    checkpoint = damage = None
     try:
         checkpoint = newest_checkpoint(folder, config)
     except ValueError as error:
