@@ -9,7 +9,6 @@ from vocseg_lib.failures.crowding import (
     IMAGE_COUNT_BINS,
     by_crowding,
     crowding_of,
-    neighbors,
 )
 from vocseg_lib.metrics.bootstrap import bootstrap_weights
 from vocseg_lib.metrics.coco_eval import evaluate
@@ -17,13 +16,17 @@ from vocseg_lib.metrics.coco_eval import evaluate
 DISTANCE = 0.25
 
 
-def test_neighbors_by_hand():
-    boxes = np.array([[0, 0, 10, 10], [13, 14, 10, 10], [0, 5, 10, 10], [40, 0, 5, 20]], float)
-    distance, iou = neighbors(boxes, np.array([1, 1, 1, 2]))
-    assert distance[[0, 2, 3]].tolist() == [0, 0, np.inf]
-    assert distance[1] == pytest.approx(3 / 10)  # to the third, 3 pixels beside it
-    assert iou.tolist() == pytest.approx([50 / 150, 0, 50 / 150, 0])
-    assert [part.shape for part in neighbors(np.zeros((0, 4)), np.zeros(0, int))] == [(0,), (0,)]
+def labels_of(data, distance=DISTANCE):
+    return [[CROWDING[k] for k in crowding_of(data, e, distance)] for e in data.image_evals]
+
+
+@pytest.mark.parametrize(("distance", "second"), [(0.29, "apart"), (0.3, "near")])
+def test_distances_are_in_roots_of_the_area(distance, second):
+    boxes = (0, 0, 10, 10), (13, 14, 10, 10), (0, 5, 10, 10), (40, 0, 5, 20)
+    objects = [shape(mask_of(box), label) for box, label in zip(boxes, (1, 1, 1, 2), strict=True)]
+    labels = labels_of(dataset_eval(ground_truth(*objects), []), distance)
+    # The second is 3 pixels beside the third.
+    assert labels == [["overlapping", second, "overlapping", "alone"]]
 
 
 @pytest.fixture
@@ -37,8 +40,7 @@ def crowds():
 
 
 def test_crowding_of_each_object(crowds):
-    data = dataset_eval(crowds[0], [])
-    labels = [[CROWDING[k] for k in crowding_of(data, e, DISTANCE)] for e in data.image_evals]
+    labels = labels_of(dataset_eval(crowds[0], []))
     assert labels == [["overlapping", "overlapping", "near", "alone"], ["apart", "apart"], []]
 
 

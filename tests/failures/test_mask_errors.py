@@ -148,11 +148,12 @@ def test_parts_equal_pixels_counted_one_by_one(shared):
     rows = measure_masks(data)
     right = rows[rows["object"] >= 0]
     assert len(right) > 20
-    for row in right.itertuples():
+    for row in right.join(data.detection_rows).itertuples():
         indices = data.image_evals[row.image].objects
         objects = decode_rle([data.annotations[j]["segmentation"] for j in indices])
         (mask,) = decode_rle([data.detections[row.detection]["segmentation"]])
-        own, others = objects[row.object], np.delete(objects, row.object, 0).any(0)
+        target = indices.tolist().index(row.object)
+        own, others = objects[target], np.delete(objects, target, 0).any(0)
         assert row.leakage == pytest.approx((mask & ~own).sum() / mask.sum())
         assert row.leaked_on_others == pytest.approx((mask & others & ~own).sum() / mask.sum())
         width = round(thresholds.band_width * own.sum() ** 0.5)

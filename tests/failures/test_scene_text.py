@@ -16,6 +16,7 @@ from vocseg_lib.utils.rle import encode_rle
 
 NAMES = {1: "person", 2: "motorbike", 3: "sheep", 4: "bus", 5: "aeroplane"}
 HEIGHT, WIDTH = 120, 160
+SIZE = {"width": WIDTH, "height": HEIGHT}
 
 
 def instance(label, *rectangles, without=None, **more):
@@ -29,9 +30,13 @@ def instance(label, *rectangles, without=None, **more):
     return {"category_id": label, "segmentation": encode_rle(mask[None])[0], **more}
 
 
+def describe(instances):
+    return describe_scene(instances, NAMES, SIZE)
+
+
 def relation(first, second):
     """The one relation of two instances; its subject is the smaller one, which must be `first`."""
-    (edge,) = describe_scene([second, first], NAMES).graph["relations"]
+    (edge,) = describe([second, first]).graph["relations"]
     assert edge["subject"] == NAMES[first["category_id"]]
     assert edge["object"] == NAMES[second["category_id"]]
     return edge["relation"], edge.get("overlap", edge.get("distance"))
@@ -44,9 +49,9 @@ def test_counts_sizes_and_positions():
         instance(1, (140, 0, 160, 20)),
         instance(3, (60, 10, 61, 11)),
     ]
-    description = describe_scene(instances, NAMES)
+    description = describe(instances)
     assert description.sentences[:5] == [
-        "A motorbike, two persons and a sheep.",
+        "Motorbike, 2 x person, sheep.",
         "The motorbike is large (58 % of the image), in the middle.",
         "Person 1 is small (2 % of the image), at the top right.",
         "Person 2 is small (0.5 % of the image), at the top left.",
@@ -57,15 +62,6 @@ def test_counts_sizes_and_positions():
     entry = {"id": "person 2", "class": "person", "score": 0.5, "box": [0, 0, 10, 10]}
     entry |= {"percent": 0.5, "size": "small", "position": "at the top left"}
     assert description.graph["objects"][2] == entry
-
-
-@pytest.mark.parametrize(
-    ("count", "label", "sentence"),
-    [(2, 3, "Two sheep."), (3, 4, "Three buses."), (1, 5, "An aeroplane."), (13, 1, "13 persons.")],
-)
-def test_numbers_and_plurals(count, label, sentence):
-    row = [instance(label, (10 * k, 0, 10 * k + 5, 5)) for k in range(count)]
-    assert describe_scene(row, NAMES).sentences[0] == sentence
 
 
 BUS, MOTORBIKE = instance(4, (10, 40, 80, 100)), instance(2, (20, 60, 140, 110))
@@ -119,15 +115,15 @@ def test_relations(case):
 
 
 def test_relations_as_sentences():
-    description = describe_scene([instance(1, (0, 0, 5, 5)), BEHIND, MOTORBIKE], NAMES)
+    description = describe([instance(1, (0, 0, 5, 5)), BEHIND, MOTORBIKE])
     assert "Person 1 is behind the motorbike, overlap 33 %." in description.sentences
-    assert str(description).startswith("A motorbike and two persons. ")
+    assert str(description).startswith("Motorbike, 2 x person. ")
 
 
 def test_isolated_objects_get_their_nearest_neighbor_once():
     boxes = {1: (0, 0, 20, 20), 2: (30, 0, 49, 20), 3: (100, 0, 118, 20)}
     row = [instance(label, box) for label, box in boxes.items()]
-    relations = describe_scene(row, NAMES).graph["relations"]
+    relations = describe(row).graph["relations"]
     assert [tuple(r.values()) for r in relations] == [
         ("motorbike", "right of", "person", 10),
         ("sheep", "right of", "motorbike", 51),
@@ -136,32 +132,14 @@ def test_isolated_objects_get_their_nearest_neighbor_once():
 
 @pytest.mark.parametrize("instances", [[], [instance(1)]])
 def test_nothing(instances):
-    size = {"width": WIDTH, "height": HEIGHT}
-    description = describe_scene(instances, NAMES, size)
+    description = describe(instances)
     assert description.mentions == [[]]
-    assert description.graph == {"image": size, "objects": [], "relations": []}
-
-
-@pytest.mark.parametrize(
-    ("change", "part"),
-    [
-        ({"category_id": 9}, "category 9 of instance 1"),
-        ({"category_id": None}, "category None of instance 1"),
-        ({"segmentation": None}, "instance 1 .*segmentation"),
-        ({"segmentation": [[0, 0, 5, 0, 5, 5]]}, "instance 1 .*segmentation"),
-        ({"segmentation": encode_rle(torch.ones(1, 60, 80))[0]}, "80 x 60, 160 x 120"),
-    ],
-)
-def test_bad_instances_are_errors(change, part):
-    with pytest.raises(ValueError, match=part):
-        describe_scene([instance(1, (0, 0, 9, 9)), {**instance(2, (0, 0, 9, 9)), **change}], NAMES)
-    with pytest.raises(ValueError, match="category_id"):
-        describe_scene([{"boxes": torch.zeros(0, 4), "masks": torch.zeros(0, 9, 9)}], NAMES)
+    assert description.graph == {"image": SIZE, "objects": [], "relations": []}
 
 
 @pytest.mark.parametrize(("score", "in_json"), [(0.5, 0.5), (float("nan"), None), (None, "none")])
 def test_scores_in_json(score, in_json):
-    description = describe_scene([instance(1, (0, 0, 9, 9), score=score)], NAMES)
+    description = describe([instance(1, (0, 0, 9, 9), score=score)])
     assert json.loads(description.json)["objects"][0].get("score", "none") == in_json
 
 
@@ -183,10 +161,10 @@ def test_a_wrong_sentence_leads_to_its_failure():
     ]
     analysis = analysis_of(content, detections, 0.5)
     descriptions, rows = describe_with_errors(analysis, 7)
-    assert descriptions["as predicted"].sentences[0] == "A person."
-    assert descriptions["as annotated"].sentences[0] == "A motorbike and a sheep."
+    assert descriptions["as predicted"].sentences[0] == "Person."
+    assert descriptions["as annotated"].sentences[0] == "Motorbike, sheep."
     failures = rows.set_index(["source", "sentence"])["failures"]
-    assert failures["as predicted", "A person."] == "class, missed alone"  # the sheep too
+    assert failures["as predicted", "Person."] == "class, missed alone"  # the sheep too
     sheep = descriptions["as annotated"].sentences[2]
     assert failures["as annotated", sheep] == "missed alone"
     assert "person of score 0.90 is on a motorbike" in rows["why"][0]
@@ -196,8 +174,6 @@ def test_a_wrong_sentence_leads_to_its_failure():
     assert rows["failures"][0] == "missed alone"
     right = analysis_of(content, [{**a, "score": 0.9} for a in annotations], 0.5)
     assert set(describe_with_errors(right, 7)[1]["failures"]) == {""}
-    assert scene_text.most_telling_images({"wrong": analysis, "right": right}) == [("wrong", 7)]
-    assert scene_text.most_telling_images({"right": right}) == [("right", 7)]
 
 
 def test_the_command_line_describes_a_prediction_file(devkit, tmp_path):

@@ -1,6 +1,5 @@
 """TIDE's errors, compared with its toolbox (tidecv)."""
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from tidecv import TIDE, Data
@@ -45,13 +44,13 @@ def check(content, detections):
         except ZeroDivisionError:  # the toolbox has no AP without classes
             continue
         result = tide(evaluation, kind)
-        assert result.dap_as_tidecv == pytest.approx(dap, abs=1e-9)
-        if {d["category_id"] for d in detections} <= with_objects:
-            over_classes = {name: values[0, 0] for name, values in result.dap().items()}
-            assert over_classes == pytest.approx(dap, abs=1e-9)
-        codes = np.concatenate([errors.code for errors in result.errors])
+        for as_tidecv in (True, False):
+            if as_tidecv or {d["category_id"] for d in detections} <= with_objects:
+                over_classes = {k: v[0, 0] for k, v in result.dap(as_tidecv=as_tidecv).items()}
+                assert over_classes == pytest.approx(dap, abs=1e-9)
+        codes = result.detections["code"]
         counted = {name: (codes == k).sum() for k, name in enumerate(ERRORS)}
-        assert counted | {"missed": sum(e.missed.sum() for e in result.errors)} == counts
+        assert counted | {"missed": result.objects["missed"].sum()} == counts
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
@@ -83,11 +82,12 @@ def test_each_error_by_hand():
         entry(2, 3, (12, 0, 6, 6), 0.6),
         entry(2, 7, (12, 12, 6, 2), 0.5),
     ]
-    first, second = tide(dataset_eval(content, detections)).errors[:2]
-    assert first.code[0] == -1
-    assert [ERRORS[code] for code in first.code[1:]] == ["duplicate", "class"]
-    assert [ERRORS[code] for code in second.code] == ["localization", "background", "both"]
-    assert second.missed.tolist() == [False, True]
+    result = tide(dataset_eval(content, detections))
+    correct, *errors = result.detections["code"]
+    assert correct == -1
+    names = ["duplicate", "class", "localization", "background", "both"]
+    assert [ERRORS[code] for code in errors] == names
+    assert result.objects["missed"].tolist() == [False, False, False, True]
 
 
 def test_a_class_without_objects_does_not_count():
@@ -97,4 +97,4 @@ def test_a_class_without_objects_does_not_count():
     result = tide(dataset_eval(content, detections))
     assert result.dap()["both"][0, 0] == 0
     # In the toolbox, the fix drops its class, and with it a 0 from the mean.
-    assert result.dap_as_tidecv["both"] == pytest.approx(100 * 51 / 101 / 2)
+    assert result.dap(as_tidecv=True)["both"][0, 0] == pytest.approx(100 * 51 / 101 / 2)

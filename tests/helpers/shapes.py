@@ -8,7 +8,7 @@ from tests.helpers.coco import ground_truth_of
 from vocseg_lib.data.coco_validation import validate_ground_truth, validate_results
 from vocseg_lib.failures.analysis import Analysis
 from vocseg_lib.failures.mask_errors import Thresholds
-from vocseg_lib.metrics.matching import evaluate_images, top_detections
+from vocseg_lib.metrics.matching import ImageEval, evaluate_images
 from vocseg_lib.utils.rle import encode_rle
 
 SIDE = 60
@@ -57,7 +57,7 @@ def perfect(content):
 def dataset_eval(content, detections):
     """Both evaluated, after validation."""
     content = validate_ground_truth(content)
-    return top_detections(evaluate_images(content, validate_results(content, detections)))
+    return evaluate_images(content, validate_results(content, detections)).changed(ImageEval.top)
 
 
 def analysis_of(content, detections, score_threshold=0.0, **thresholds):

@@ -1,5 +1,4 @@
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 
@@ -10,7 +9,6 @@ from vocseg_lib.metrics.bootstrap import (
     add_intervals,
     bootstrap,
     bootstrap_weights,
-    explain_difference,
     paired_differences,
 )
 from vocseg_lib.metrics.coco_eval import evaluate, metrics_table
@@ -81,18 +79,6 @@ def test_paired_differences(evaluations):
     values = (sample["mask", "AP50", "person"].to_numpy() for sample in samples)
     unpaired = next(values) - next(values)[::-1]
     assert high - low < np.subtract(*np.quantile(unpaired, [0.975, 0.025]))
-
-
-@pytest.mark.parametrize(
-    ("difference", "low", "high", "better"),
-    [(1.0, -2.0, 4.0, None), (1.0, 0.5, 4.0, "A is better"), (-3.0, -5.0, -1.0, "B is better")],
-)
-def test_explained_differences(difference, low, high, better):
-    row = {"kind": "mask", "metric": "AP50", "class": "cat", "difference": difference}
-    row |= {"low": low, "high": high, "significant": better is not None}
-    text = explain_difference(pd.Series(row), "A", "B")
-    assert f"{difference:+.1f}" in text
-    assert better in text if better else "better" not in text
 
 
 def test_resamples_have_as_many_images_and_are_reproducible():

@@ -18,6 +18,7 @@ from vocseg_lib.failures.tables import (
     overall_rows,
 )
 from vocseg_lib.failures.tide import ERRORS, NO_ERROR
+from vocseg_lib.metrics.average_precision import MeanAndClasses, Weights
 from vocseg_lib.metrics.bootstrap import prepend_point_estimate
 from vocseg_lib.metrics.coco_eval import Evaluation
 from vocseg_lib.metrics.matching import AREA_RANGES, IOU_TYPES, DatasetEval, select_area
@@ -69,27 +70,26 @@ class Analysis:
         Columns: family, type, image_id, class, size, crowding, score, severity, detection,
         annotation (indices in the files, -1 for none), table_row (in `at_threshold.detections`).
         """
-        tables, wrong, missed = self.at_threshold, [], []
+        tables, parts = self.at_threshold, []
         detections = tables.detections.rename_axis("table_row").reset_index()
         objects = tables.objects.assign(detection=-1, table_row=-1)
         for kind, family in TIDE_FAMILIES.items():
-            code = detections[f"error_{kind}"].to_numpy(int)
-            types = np.array([*ERRORS, ""], object)[code]
-            wrong.append(detections.assign(family=family, type=types)[code != NO_ERROR])
-            rows = np.concatenate([errors.missed for errors in tables.tide[kind].errors])
-            missed.append(objects[rows].assign(family=family, type="missed"))
+            code, missed = detections[f"error_{kind}"], tables.tide[kind].objects["missed"]
+            types = np.array([*ERRORS, ""], dtype=object)[code]
+            parts.append(detections.assign(family=family, type=types)[code != NO_ERROR])
+            parts.append(objects.assign(family=family, type="missed")[missed])
         pixels = {"type": detections["failure"], "annotation": detections["target"]}
-        wrong.append(detections.assign(family="pixels", **pixels)[detections["failure"] != ""])
+        parts.append(detections.assign(family="pixels", **pixels)[detections["failure"] != ""])
         objects = objects.assign(family="pixels", type=objects["state"])
-        missed.append(objects[objects["state"].isin(OBJECT_FAILURES)])
-        cases = pd.concat(wrong + missed, ignore_index=True)
+        parts.append(objects[objects["state"].isin(OBJECT_FAILURES)])
+        # Detections first.
+        cases = pd.concat(parts[::2] + parts[1::2], ignore_index=True)
         # A failure has the size and crowding of its object.
-        on_object, of_object = cases["annotation"] >= 0, tables.objects.set_index("annotation")
+        of_object = tables.objects.set_index("annotation")
         for name in ("size", "crowding"):
-            cases[name] = cases["annotation"].map(of_object[name]).where(on_object, cases[name])
+            cases[name] = cases["annotation"].map(of_object[name]).fillna(cases[name])
         cases["severity"] = _severity(self.dataset_eval, cases)
-        ids = [self.dataset_eval.images[index]["id"] for index in cases["image"]]
-        cases["image_id"] = pd.Series(ids, dtype=object)
+        cases["image_id"] = cases["image_id"].astype(object)
         cases = cases.sort_values("severity", ascending=False, kind="stable", ignore_index=True)
         return cases[CASE_COLUMNS]
 
@@ -104,14 +104,14 @@ class Analysis:
         """
         classes = ["all", *(c["name"] for c in self.dataset_eval.categories)]
         dap, rows = {size: self._dap(size) for size in AREA_RANGES}, []
-        scopes = [("all", size) for size in dap] + [(name, "all") for name in classes[1:]]
-        tables = self.cases, self.at_threshold.detections, self.at_threshold.objects
-        for name, size in scopes:
-            cases, detections, objects = (_in_scope(table, name, size) for table in tables)
-            counts = cases.value_counts(["family", "type"])
+        counts = _count_scopes(self.cases, "family", "type")
+        totals = _count_scopes(self.at_threshold.detections)
+        objects = _count_scopes(self.at_threshold.objects)
+        for name, size in [("all", size) for size in dap] + [(name, "all") for name in classes[1:]]:
             for (family, kind), values in dap[size].items():
-                count = int(counts.get((family, kind), 0))
-                total = len(objects if kind in ("missed", *OBJECT_FAILURES) else detections)
+                count = int(counts.get((name, size, family, kind), 0))
+                of_objects = kind in ("missed", *OBJECT_FAILURES)
+                total = (objects if of_objects else totals).get((name, size), 0)
                 rate = 100 * count / total if total else np.nan
                 points = float(values[0, classes.index(name)])
                 rows.append((family, kind, name, size, count, rate, points, np.nan))
@@ -119,21 +119,19 @@ class Analysis:
         table = pd.DataFrame(rows, columns=columns)
         for kind, family in TIDE_FAMILIES.items():
             rows = overall_rows(table[table["family"] == family])
-            as_tidecv = rows["type"].map(self.tables.tide[kind].dap_as_tidecv)
-            table.loc[rows.index, "dAP_as_tidecv"] = as_tidecv
+            dap = self.tables.tide[kind].dap(as_tidecv=True)
+            table.loc[rows.index, "dAP_as_tidecv"] = [dap[name][0, 0] for name in rows["type"]]
         return table
 
-    def resampled_dap(
-        self, weights: Float[np.ndarray, "b i"]
-    ) -> dict[tuple[str, str], Float[np.ndarray, " _"]]:
+    def resampled_dap(self, weights: Weights) -> dict[tuple[str, str], Float[np.ndarray, " _"]]:
         """dAP over all classes and sizes by family and type: the estimate, then each resample's."""
         weights = prepend_point_estimate(weights, len(self.dataset_eval.images))
         return {key: values[:, 0] for key, values in self._dap("all", weights).items()}
 
     def _dap(
-        self, size: str, weights: Float[np.ndarray, "b i"] | None = None
-    ) -> dict[tuple[str, str], Float[np.ndarray, "b _"]]:
-        """dAP among objects of a size by family and type: of all classes, then per class."""
+        self, size: str, weights: Weights | None = None
+    ) -> dict[tuple[str, str], MeanAndClasses]:
+        """dAP among objects of a size by family and type."""
         result = {}
         for kind, family in TIDE_FAMILIES.items():
             dap = self.tables.tide[kind].dap(select_area(size, "mask"), weights)
@@ -144,22 +142,22 @@ class Analysis:
         return result
 
 
-def _in_scope(table: pd.DataFrame, class_name: str, size: str) -> pd.DataFrame:
-    of_class = (table["class"] == class_name) | (class_name == "all")
-    return table[of_class & ((table["size"] == size) | (size == "all"))]
+def _count_scopes(table: pd.DataFrame, *columns: str) -> pd.Series:
+    """Number of rows by class, size and other columns; "all" for all classes or sizes."""
+    over_classes, over_sizes = table.assign(**{"class": "all"}), table.assign(size="all")
+    parts = over_classes, over_sizes, over_classes.assign(size="all")
+    return pd.concat(parts).value_counts(["class", "size", *columns])
 
 
-def _severity(dataset_eval: DatasetEval, cases: pd.DataFrame) -> Float[np.ndarray, " n"]:
+def _severity(dataset_eval: DatasetEval, cases: pd.DataFrame) -> pd.Series:
     """Score times what is lost; for missed objects, their share of the image."""
     lost = {name: cases[measure] for name, measure in SEVERITY.items()}
     lost["localization"] = 1 - cases["iou_mask"]
     lost[MASK_FAILURES[0]] = cases["union_iou"] - cases["single_iou"]
     weight = np.select([cases["type"] == name for name in lost], list(lost.values()), 1.0)
-    annotations, images = dataset_eval.annotations, dataset_eval.images
-    areas = [annotations[i]["area"] if i >= 0 else 0.0 for i in cases["annotation"]]
-    pixels = [images[i]["height"] * images[i]["width"] for i in cases["image"]]
-    share = np.array(areas, dtype=float) / np.array(pixels, dtype=float)
-    return np.where(cases["detection"] < 0, share, weight * cases["score"].to_numpy(float))
+    pixels = np.array([image["height"] * image["width"] for image in dataset_eval.images], float)
+    share = cases["area"] / pixels[cases["image"]]
+    return share.where(cases["detection"] < 0, weight * cases["score"])
 
 
 def analyze(

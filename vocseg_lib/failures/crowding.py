@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 
 from vocseg_lib.data.coco import bbox_xywh
 from vocseg_lib.metrics import matching
-from vocseg_lib.metrics.average_precision import Matches, mean_ap
+from vocseg_lib.metrics.average_precision import Matches, Weights, mean_ap
 from vocseg_lib.metrics.bootstrap import interval, prepend_point_estimate
-from vocseg_lib.metrics.matching import DatasetEval, ImageEval, Selection
+from vocseg_lib.metrics.matching import DatasetEval, ImageEval, Selected, Selection
 
 CROWDING = ("alone", "apart", "near", "overlapping")
 """No neighbor of its class in the image; one beyond the distance; one within; overlapping boxes."""
@@ -18,32 +18,24 @@ IMAGE_COUNT_BINS = {"1": (1, 1), "2": (2, 2), "3 to 4": (3, 4), "5 and more": (5
 """Objects in the image, from and to."""
 
 
-def neighbors(
-    boxes: Float[np.ndarray, "m 4"], classes: Int[np.ndarray, " m"]
-) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-    """(distance, IoU) of the boxes (xywh) to the nearest of the same class.
-
-    Distances are in roots of the box's own area: 0 when boxes meet, inf without a neighbor.
-    """
-    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
-    apart = np.maximum(low[:, None] - high, low - high[:, None]).clip(0)
-    meet = (np.minimum(high[:, None], high) - np.maximum(low[:, None], low)).clip(0).prod(2)
-    area = boxes[:, 2] * boxes[:, 3]
-    distance = np.hypot(*apart.transpose(2, 0, 1)) / np.sqrt(np.maximum(area, 1))[:, None]
-    iou = meet / np.maximum(area[:, None] + area - meet, 1e-9)
-    others = (classes[:, None] == classes) & ~np.eye(len(boxes), dtype=bool)
-    distance = np.where(others, distance, np.inf).min(1, initial=np.inf)
-    return distance, np.where(others, iou, 0).max(1, initial=0)
-
-
 def crowding_of(
     dataset_eval: DatasetEval, image_eval: ImageEval, crowd_distance: float
 ) -> Int[np.ndarray, " m"]:
-    """Index in `CROWDING` of each object; for `crowd_distance` see `Thresholds`."""
+    """Index in `CROWDING` of each object, by its nearest neighbor of the same class.
+
+    `crowd_distance` between boxes is in roots of the area of the object's box (see `Thresholds`).
+    """
     boxes = [bbox_xywh(dataset_eval.annotations[j]) for j in image_eval.objects]
-    boxes = np.array(boxes, dtype=float).reshape(-1, 4)
-    distance, iou = neighbors(boxes, image_eval.object_class)
-    return np.select([iou > 0, distance <= crowd_distance, distance < np.inf], [3, 2, 1], 0)
+    low, size = np.array(boxes, dtype=float).reshape(-1, 2, 2).transpose(1, 0, 2)
+    high, classes = low + size, image_eval.object_class
+    # Sides in x and y of the area that two boxes share, negative where they are apart.
+    shared = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)
+    distance = np.hypot(*(-shared).clip(0).transpose(2, 0, 1))
+    distance /= np.sqrt(np.maximum(size.prod(1), 1))[:, None]
+    others = (classes[:, None] == classes) & ~np.eye(len(classes), dtype=bool)
+    overlapping = (others & (shared > 0).all(2)).any(1)
+    distance = np.where(others, distance, np.inf).min(1, initial=np.inf)
+    return np.select([overlapping, distance <= crowd_distance, distance < np.inf], [3, 2, 1], 0)
 
 
 def crowding_bins(
@@ -56,13 +48,13 @@ def crowding_bins(
     """
     labels = [crowding_of(dataset_eval, e, crowd_distance) for e in dataset_eval.image_evals]
 
-    def by_neighbor(image_eval: ImageEval, label: int) -> tuple[np.ndarray, np.ndarray]:
+    def by_neighbor(image_eval: ImageEval, label: int) -> Selected:
         own, iou = labels[image_eval.image], image_eval.iou["box"]
         # Without an object of the class, the last one: alone.
         iou = np.column_stack([np.where(image_eval.same_class, iou, -1), np.full(len(iou), -0.5)])
         return own == label, np.append(own, 0)[iou.argmax(1)] == label
 
-    def by_count(image_eval: ImageEval, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+    def by_count(image_eval: ImageEval, low: float, high: float) -> Selected:
         inside = low <= max(1, len(image_eval.objects)) <= high
         return tuple(selected & inside for selected in matching.select_all(image_eval))
 
@@ -72,18 +64,16 @@ def crowding_bins(
     return {"neighbors of its class": neighbor, "objects in the image": count}
 
 
-def recall(matches: Matches, weights: Float[np.ndarray, "b i"]) -> Float[np.ndarray, " b"]:
+def recall(matches: Matches, weights: Weights) -> Float[np.ndarray, " b"]:
     """Percent of the objects detected, at the first IoU threshold and any score; NaN without."""
-    hits = matches.image[matches.true_positive[0] & ~matches.ignored[0]]
+    hits = matches.image[matches.true_positive[0]]
     detected = weights @ np.bincount(hits, minlength=len(matches.num_gt))
     objects = weights @ matches.num_gt.sum(1)
     return np.where(objects > 0, 100 * detected / np.maximum(objects, 1), np.nan)
 
 
 def by_crowding(
-    models: dict[str, DatasetEval],
-    crowd_distance: float,
-    weights: Float[np.ndarray, "b i"] | None = None,
+    models: dict[str, DatasetEval], crowd_distance: float, weights: Weights | None = None
 ) -> pd.DataFrame:
     """Mask AP50 and recall at IoU .5, one row per measure of crowding, bin, metric and model.
 
@@ -100,7 +90,7 @@ def by_crowding(
     for measure, bins in crowding_bins(first, crowd_distance).items():
         by_bin, objects = {}, {}
         for name, selection in bins.items():
-            values = by_bin[name] = {}
+            values = {}
             for title, dataset_eval in models.items():
                 matches = matching.match_coco(dataset_eval, "mask", selection, np.array([0.5]))
                 values["AP50", title] = mean_ap(matches, weights)[:, 0]
@@ -109,12 +99,13 @@ def by_crowding(
                 a, b = models
                 for metric in ("AP50", "recall"):
                     values[metric, f"{a} - {b}"] = values[metric, a] - values[metric, b]
-            objects[name] = int(matches.num_gt.sum())
+            by_bin[name], objects[name] = pd.DataFrame(values), int(matches.num_gt.sum())
         least, *_, most = by_bin
-        change = {key: values - by_bin[least][key] for key, values in by_bin[most].items()}
-        for name, values_of in (by_bin | {f"{most} - {least}": change}).items():
-            for (metric, model), values in values_of.items():
-                estimate = (values[0], *interval(values[1:]))
-                rows.append((measure, name, metric, model, objects.get(name, 0), *estimate))
+        by_bin[f"{most} - {least}"] = by_bin[most] - by_bin[least]
+        for name, values in by_bin.items():
+            for (metric, model), of_model in values.items():
+                estimate, *resampled = of_model
+                ends = interval(np.array(resampled))
+                rows.append((measure, name, metric, model, objects.get(name, 0), estimate, *ends))
     columns = ["measure", "bin", "metric", "model", "objects", "value", "low", "high"]
     return pd.DataFrame(rows, columns=columns)

@@ -28,10 +28,10 @@ def measure_masks(dataset_eval: DatasetEval, thresholds: Thresholds | None = Non
     """Pixel measures and failure, one row per detection, by image and descending score.
 
     - `covered_objects`: the objects G of which the mask covers at least half (|D & G| / |G| >=
-      `min_coverage`), a tuple of indices in the image; `union_iou`: IoU of D and their union, if
+      `min_coverage`), a tuple of annotations; `union_iou`: IoU of D and their union, if
       two or more; `single_iou`: the largest IoU with one object.
-    - `object`: the object of the detection's class with the largest box IoU (-1 when none has at
-      least `min_box_iou`); `object_iou`: IoU(D, G) with it.
+    - `object`: the annotation of its class with the largest box IoU (-1 when none has at least
+      `min_box_iou`); `object_iou`: IoU(D, G) with it.
     - `leakage` = |D - G| / |D|, of which `leaked_on_others` lies on another object;
       `leakage_before_crop` and `leaked_on_others_before_crop` are the same for the mask before its
       crop (`segmentation_uncropped`), where there is one.
@@ -56,55 +56,55 @@ def measure_masks(dataset_eval: DatasetEval, thresholds: Thresholds | None = Non
 def _measure_image(
     dataset_eval: DatasetEval, image_eval: ImageEval, thresholds: Thresholds
 ) -> dict[str, np.ndarray]:
-    """All columns of `measure_masks` but the failure."""
-    count, detections = len(image_eval.detections), dataset_eval.detections
+    """The measures of an image's detections."""
+    detections = [dataset_eval.detections[i] for i in image_eval.detections]
     void = dataset_eval.images[image_eval.image].get("void")
     objects = [dataset_eval.annotations[j]["segmentation"] for j in image_eval.objects]
-    masks = _without_void([detections[i]["segmentation"] for i in image_eval.detections], void)
-    shared, areas, sizes = pixels_shared(masks, objects), mask_areas(masks), mask_areas(objects)
-    unions = np.maximum(areas[:, None] + sizes - shared, 1)
-    iou = shared / unions
-    rows = {"image": np.full(count, image_eval.image), "detection": image_eval.detections}
-    rows |= {"object": np.full(count, -1)} | {name: np.full(count, np.nan) for name in MEASURES}
+    masks = _without_void([d["segmentation"] for d in detections], void)
+    shared, sizes = pixels_shared(masks, objects), mask_areas(objects)
+    unions = np.maximum(mask_areas(masks)[:, None] + sizes - shared, 1)
 
     # The objects that each mask covers, and IoU with their union.
     covered = (shared >= thresholds.min_coverage * sizes) & (shared > 0)
-    rows["single_iou"], rows["union_iou"] = iou.max(1, initial=0), np.zeros(count)
-    rows["covered_objects"] = np.empty(count, dtype=object)
-    rows["covered_objects"][:] = [tuple(np.flatnonzero(row).tolist()) for row in covered]
+    rows = {"object": np.full(len(masks), -1)}
+    rows |= {name: np.full(len(masks), np.nan) for name in MEASURES}
+    rows["single_iou"], rows["union_iou"] = (
+        (shared / unions).max(1, initial=0),
+        np.zeros(len(masks)),
+    )
+    rows["covered_objects"] = np.empty(len(masks), dtype=object)
+    rows["covered_objects"][:] = [tuple(image_eval.objects[row].tolist()) for row in covered]
     for row in np.flatnonzero(covered.sum(1) > 1):
-        union = coco_mask.merge([objects[j] for j in rows["covered_objects"][row]])
+        union = coco_mask.merge([objects[j] for j in np.flatnonzero(covered[row])])
         rows["union_iou"][row] = overlaps([masks[row]], [union])[0, 0]
 
-    # IoU with the object of the right box, and its loss in parts.
+    # The parts of the lost IoU and the leakage of the masks with the right box.
     own = image_eval.same_class_iou("box")
     right = np.flatnonzero(own.max(1, initial=0) >= thresholds.min_box_iou)
     if not len(right) or not objects:
         return rows
-    target = own[right].argmax(1)
-    rows["object"][right], rows["object_iou"][right] = target, iou[right, target]
-    rows["missing"][right] = (sizes[target] - shared[right, target]) / unions[right, target]
+    target, on_object = own[right].argmax(1), [masks[i] for i in right]
+    hit, size, union = shared[right, target], sizes[target], unions[right, target]
+    rows["object"][right] = image_eval.objects[target]
+    rows["object_iou"][right], rows["missing"][right] = hit / union, (size - hit) / union
+    in_dilated, lost_inside = np.zeros((2, len(right)))
     for j in np.unique(target):
-        on = right[target == j]
+        some = np.flatnonzero(target == j)
         dilated, eroded = _band(objects[j], thresholds)
-        in_dilated, in_eroded = pixels_shared([masks[i] for i in on], [dilated, eroded]).T
-        hit, deep = shared[on, j], mask_areas([eroded])[0] - in_eroded
-        rows["lost_outside"][on] = (areas[on] - in_dilated) / unions[on, j]
-        rows["lost_inside"][on] = deep / unions[on, j]
-        near = (in_dilated - hit) + (sizes[j] - hit) - deep
-        rows["lost_at_boundary"][on] = near / unions[on, j]
-
-    # Leakage of the mask as it is, and before the crop where that is known.
-    uncropped = [detections[i].get(UNCROPPED) for i in image_eval.detections[right]]
-    known = np.array([k for k, mask in enumerate(uncropped) if mask], dtype=int)
-    before = _without_void([uncropped[k] for k in known], void)
-    cropped = LEAKAGE, np.arange(len(right)), [masks[i] for i in right]
-    for (name, name_others), some, shapes in (cropped, (LEAKAGE_BEFORE_CROP, known, before)):
-        own = pixels_shared(shapes, objects)[np.arange(len(some)), target[some]]
+        in_band = pixels_shared([on_object[k] for k in some], [dilated, eroded])
+        in_dilated[some], lost_inside[some] = in_band[:, 0], mask_areas([eroded]) - in_band[:, 1]
+    rows["lost_outside"][right] = (mask_areas(on_object) - in_dilated) / union
+    rows["lost_inside"][right] = lost_inside / union
+    rows["lost_at_boundary"][right] = ((in_dilated - hit) + (size - hit) - lost_inside) / union
+    known = [k for k, i in enumerate(right) if detections[i].get(UNCROPPED)]
+    uncropped = _without_void([detections[i][UNCROPPED] for i in right[known]], void)
+    parts = (LEAKAGE, slice(None), on_object), (LEAKAGE_BEFORE_CROP, known, uncropped)
+    for names, some, shapes in parts:
+        own = pixels_shared(shapes, objects)[np.arange(len(shapes)), target[some]]
         on_any = pixels_shared(shapes, [coco_mask.merge(objects)])[:, 0]
-        size = np.maximum(mask_areas(shapes), 1)
-        rows[name][right[some]] = (mask_areas(shapes) - own) / size
-        rows[name_others][right[some]] = (on_any - own) / size
+        area = mask_areas(shapes)
+        for name, pixels in zip(names, (area - own, on_any - own), strict=True):
+            rows[name][right[some]] = pixels / np.maximum(area, 1)
     return rows
 
 
@@ -143,15 +143,15 @@ def _band(rle: dict, thresholds: Thresholds) -> tuple[dict, dict]:
     window = slice(max(0, y - reach), y + h + reach), slice(max(0, x - reach), x + w + reach)
     (mask,) = decode_rle([rle])
     both = np.zeros((2, *mask.shape), dtype=bool)
-    both[:, *window] = _dilate(mask[window], reach), ~_dilate(~mask[window], reach)
+    both[:, *window] = dilate(mask[window], reach), ~dilate(~mask[window], reach)
     return tuple(encode_rle(torch.from_numpy(both)))
 
 
-def _dilate(mask: Bool[np.ndarray, "h w"], reach: int) -> Bool[np.ndarray, "h w"]:
+def dilate(masks: Bool[np.ndarray, "*n h w"], reach: int) -> Bool[np.ndarray, "*n h w"]:
     """Pixels with one of the mask at most `reach` rows and columns away."""
-    for axis in (0, 1):
-        sums = np.insert(mask.cumsum(axis, dtype=np.int32), 0, 0, axis)
-        ends = (np.arange(mask.shape[axis]) + step for step in (-reach, reach + 1))
+    for axis in (-2, -1):
+        sums = np.insert(masks.cumsum(axis, dtype=np.int32), 0, 0, axis)
+        ends = (np.arange(masks.shape[axis]) + step for step in (-reach, reach + 1))
         first, last = (sums.take(end, axis, mode="clip") for end in ends)
-        mask = last > first
-    return mask
+        masks = last > first
+    return masks

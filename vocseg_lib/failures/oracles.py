@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from pycocotools import mask as coco_mask
 
 from vocseg_lib.data.coco import bbox_xywh
 from vocseg_lib.data.coco_validation import UNCROPPED
 from vocseg_lib.failures import tide
 from vocseg_lib.metrics import matching
-from vocseg_lib.metrics.average_precision import mean_ap
+from vocseg_lib.metrics.average_precision import Weights, mean_ap
 from vocseg_lib.metrics.bootstrap import interval, prepend_point_estimate
 from vocseg_lib.metrics.matching import DatasetEval, ImageEval
 
@@ -36,19 +36,18 @@ class Assignment(NamedTuple):
 
 def assign(dataset_eval: DatasetEval, min_score: float = 0.0) -> list[Assignment]:
     """Assignments of all detections from a score on, by image."""
-    return [_assign_image(image_eval, min_score) for image_eval in dataset_eval.image_evals]
-
-
-def _assign_image(image_eval: ImageEval, min_score: float) -> Assignment:
-    count = len(image_eval.detections)
-    objects, evaluated = np.full(count, -1), np.arange(count) < matching.MAX_DETECTIONS
-    evaluated &= image_eval.score >= min_score
-    for kind in ("box", "mask"):  # the mask takes precedence
-        errors = tide.classify_errors(image_eval, kind)
-        known = evaluated & (errors.object >= 0) & (errors.code != tide.BOTH_ERROR)
-        objects[known] = errors.object[known]
-    duplicate = evaluated & (errors.code == tide.DUPLICATE_ERROR)
-    return Assignment(objects, duplicate, evaluated)
+    assignments = []
+    for image_eval in dataset_eval.image_evals:
+        count = len(image_eval.detections)
+        objects, evaluated = np.full(count, -1), np.arange(count) < matching.MAX_DETECTIONS
+        evaluated &= image_eval.score >= min_score
+        for kind in ("box", "mask"):  # the mask takes precedence
+            errors = tide.classify_errors(image_eval, kind)
+            known = evaluated & (errors.object >= 0) & (errors.code != tide.BOTH_ERROR)
+            objects[known] = errors.object[known]
+        duplicate = evaluated & (errors.code == tide.DUPLICATE_ERROR)
+        assignments.append(Assignment(objects, duplicate, evaluated))
+    return assignments
 
 
 def apply_oracles(
@@ -70,13 +69,11 @@ def apply_oracles(
     assignments = assignments or assign(dataset_eval)
 
     def change(image_eval: ImageEval) -> ImageEval:
-        assignment = assignments[image_eval.image]
-        target, known = assignment.object, assignment.object >= 0
-        kept = np.ones(len(known), dtype=bool)
-        if "no duplicates" in oracles:
-            kept &= ~assignment.duplicate
+        target, duplicate, evaluated = assignments[image_eval.image]
+        known = target >= 0
+        kept = ~duplicate if "no duplicates" in oracles else np.ones(len(known), dtype=bool)
         if "no false alarms" in oracles:
-            kept &= known | ~assignment.evaluated
+            kept &= known | ~evaluated
         if known.any() and oracles & {"true classes", "true boxes", "true masks"}:
             if "true classes" in oracles:
                 classes = image_eval.detection_class.copy()
@@ -85,7 +82,7 @@ def apply_oracles(
             image_eval = _fix_shapes(dataset_eval, image_eval, target, oracles)
             own = image_eval.same_class_iou("mask")
             second = own.max(1) >= tide.FOREGROUND_IOU
-            second &= known & ~assignment.duplicate & (tide.greedy_match(own, kept) < 0)
+            second &= known & ~duplicate & (tide.greedy_match(own, kept) < 0)
             kept &= ~second
         return image_eval.select(kept)
 
@@ -126,16 +123,15 @@ def single_oracles(dataset_eval: DatasetEval, min_score: float = 0.0) -> pd.Data
     for name, oracles in (subsets | {"all oracles": set(ORACLES)}).items():
         changed = apply_oracles(dataset_eval, oracles, assignments)
         matches = {f"{kind} AP": matching.match_coco(changed, kind) for kind in ("mask", "box")}
-        rows[name] = {key: mean_ap(of_kind)[0, 0] for key, of_kind in matches.items()}
-        at_50 = matching.match_coco(changed, "mask", thresholds=np.array([0.5]))
-        rows[name]["mask AP50"] = mean_ap(at_50)[0, 0]
+        matches["mask AP50"] = matches["mask AP"].select_thresholds([0])
+        rows[name] = {metric: mean_ap(of_metric)[0, 0] for metric, of_metric in matches.items()}
     return pd.DataFrame(rows).T.rename_axis("oracle")
 
 
 def gap_parts(
     first: DatasetEval,
     second: DatasetEval,
-    weights: Float[np.ndarray, "b i"] | None = None,
+    weights: Weights | None = None,
     min_score: float = 0.0,
 ) -> pd.DataFrame:
     """The gap in mask AP, second model minus first, in parts that sum: part, points, low, high.

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vocseg_lib.failures.analysis import Analysis
 from vocseg_lib.failures.explain import explain_failure
+from vocseg_lib.failures.mask_errors import dilate
 from vocseg_lib.utils.boxes import box_area, box_intersection, masks_to_boxes
 from vocseg_lib.utils.files import to_jsonable
 from vocseg_lib.utils.rle import decode_rle
@@ -26,10 +26,10 @@ CONTACT = 0.015  # of the image's diagonal: masks this far apart touch, as void 
 MIN_OVERLAP = 5.0  # percent of the smaller box inside the other, for one object in front of another
 IN_FRONT = 0.55  # share of the object pixels where two boxes meet that the front one has
 SAME_OBJECT_IOU = 0.5  # of the masks of two instances of the same object
-NUMBERS = "no one two three four five six seven eight nine ten eleven twelve".split()
+POSITIONS = "at the top left,at the top,at the top right,on the left,in the middle,on the right,"
+POSITIONS += "at the bottom left,at the bottom,at the bottom right"
+"""By row and column of the ninth of the image that has the center of the box."""
 SPELLINGS = dict(diningtable="dining table", pottedplant="potted plant", tvmonitor="tv monitor")
-IRREGULAR_PLURALS = {"mouse": "mice", "knife": "knives"}
-IRREGULAR_PLURALS |= {name: name for name in ("sheep", "skis", "scissors")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,24 +54,19 @@ class Description:
         return json.dumps(to_jsonable(self.graph))
 
 
-def describe_scene(
-    instances: list[dict], names: dict[int, str], image: dict | None = None
-) -> Description:
-    """Description of COCO results or annotations with RLE masks, the largest first.
+def describe_scene(instances: list[dict], names: dict[int, str], image: dict) -> Description:
+    """Description of an image's validated COCO results or annotations, the largest first.
 
-    Empty masks are ignored. `names`: class by category id; `image`: its width and height, used if
-    it has no instances. Of two overlapping objects, the one with most pixels where their boxes meet
-    is in front. An object that touches none is located by its nearest neighbor.
-
-    Raises ValueError: an instance without RLE mask or known category, or masks of different sizes.
+    Empty masks are ignored. `names`: class by category id. Of two overlapping objects, the one with
+    most pixels where their boxes meet is in front. An object that touches none is located by its
+    nearest neighbor.
     """
-    _check(instances, names)
     masks = torch.from_numpy(decode_rle([instance["segmentation"] for instance in instances]))
     areas = masks.flatten(1).sum(1) if instances else torch.zeros(0)
     order = [i for i in areas.argsort(descending=True, stable=True).tolist() if areas[i]]
+    graph = {"image": {key: image[key] for key in ("width", "height")}}
     if not order:
-        size = {key: (image or {}).get(key) for key in ("width", "height")}
-        graph = {"image": size, "objects": [], "relations": []}
+        graph |= {"objects": [], "relations": []}
         return Description(sentences=["There is nothing."], mentions=[[]], graph=graph)
     masks, instances = masks[order], [instances[i] for i in order]
     boxes = masks_to_boxes(masks)
@@ -79,8 +74,8 @@ def describe_scene(
     counts = Counter(SPELLINGS.get(o["class"], o["class"]) for o in objects)
     # A class with one object needs no number: "the person" instead of "person 1".
     nouns = [o["id"] if counts[o["id"]] != 1 else f"the {o['id']}" for o in objects]
-    *parts, last = (_number(count, name) for name, count in counts.items())
-    sentences, mentions = [f"{', '.join(parts)} and {last}." if parts else f"{last}."], [order]
+    parts = (name if count == 1 else f"{count} x {name}" for name, count in counts.items())
+    sentences, mentions = [f"{', '.join(parts)}."], [order]
     for i, o in enumerate(objects):
         share = o["percent"]
         share = f"{share:.0f}" if share >= 1 else f"{share:.1f}" if share >= 0.1 else "under 0.1"
@@ -95,24 +90,9 @@ def describe_scene(
         mentions.append([order[i], order[j]])
         ends = {"subject": objects[i]["id"], "relation": relation, "object": objects[j]["id"]}
         relations.append(ends | measures)
-    size = {"width": masks.shape[2], "height": masks.shape[1]}
-    graph = {"image": size, "objects": objects, "relations": relations}
+    graph |= {"objects": objects, "relations": relations}
     sentences = [sentence[0].upper() + sentence[1:] for sentence in sentences]
     return Description(sentences=sentences, mentions=mentions, graph=graph)
-
-
-def _check(instances: list[dict], names: dict[int, str]) -> None:
-    for i, instance in enumerate(instances):
-        if not isinstance(instance, dict) or "category_id" not in instance:
-            raise ValueError(f"instance {i} has no category_id: use `detections_to_coco` first")
-        if (category := instance["category_id"]) not in names:
-            raise ValueError(f"category {category} of instance {i} is not one of {names}")
-        if "counts" not in (instance.get("segmentation") or ()):
-            raise ValueError(f"instance {i} has no RLE mask: segmentation with size and counts")
-    sizes = sorted({tuple(instance["segmentation"]["size"]) for instance in instances})
-    if len(sizes) > 1:
-        listed = ", ".join(f"{width} x {height}" for height, width in sizes)
-        raise ValueError(f"masks have different sizes ({listed}): describe one image at a time")
 
 
 def _objects(
@@ -129,26 +109,10 @@ def _objects(
             entry["score"] = round(instance["score"], 3)
         entry |= {"box": [round(side) for side in boxes[i].tolist()], "percent": round(percent, 1)}
         entry["size"] = next(size for size, limit in SIZE_PERCENT.items() if percent < limit)
-        # The ninth of the image that has the box's center.
         x, y = ((boxes[i, :2] + boxes[i, 2:]) / 2).tolist()
-        row = ("top", "", "bottom")[min(2, int(3 * y / height))]
-        column = ("left", "", "right")[min(2, int(3 * x / width))]
-        where = f"at the {row} {column}".strip() if row else f"on the {column}"
-        objects.append(entry | {"position": where if row or column else "in the middle"})
+        ninth = 3 * min(2, int(3 * y / height)) + min(2, int(3 * x / width))
+        objects.append(entry | {"position": POSITIONS.split(",")[ninth]})
     return objects
-
-
-def _number(count: int, name: str) -> str:
-    if count == 1:
-        return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
-    ending = name.split()[-1]
-    if ending in IRREGULAR_PLURALS:
-        name = name.removesuffix(ending) + IRREGULAR_PLURALS[ending]
-    elif name.endswith("y") and name[-2:-1] not in "aeiou":
-        name = name[:-1] + "ies"
-    else:
-        name += "es" if name.endswith(("s", "x", "ch", "sh")) else "s"
-    return f"{NUMBERS[count] if count < len(NUMBERS) else count} {name}"
 
 
 def _relations(
@@ -159,7 +123,8 @@ def _relations(
     shared, areas = pixels @ pixels.T, pixels.sum(1)
     iou = shared / (areas[:, None] + areas - shared)
     reach = 1 + round(CONTACT * math.hypot(*masks.shape[1:]))  # 1: the adjacent pixel
-    near = (_dilate(masks, reach).flatten(1) @ pixels.T) > 0
+    dilated = torch.from_numpy(dilate(masks.numpy(), reach))
+    near = (dilated.flatten(1).float() @ pixels.T) > 0
     smaller_area = torch.minimum(box_area(boxes)[:, None], box_area(boxes))
     overlap = 100 * box_intersection(boxes, boxes) / smaller_area
     low, high = boxes[:, :2], boxes[:, 2:]
@@ -187,12 +152,6 @@ def _relations(
     return relations
 
 
-def _dilate(masks: Bool[Tensor, "n h w"], reach: int) -> Float[Tensor, "n h w"]:
-    """Masks and all pixels at most `reach` rows and columns away."""
-    wide = F.max_pool2d(masks.float(), (1, 2 * reach + 1), 1, (0, reach))
-    return F.max_pool2d(wide, (2 * reach + 1, 1), 1, (reach, 0))
-
-
 def _depth(masks: Bool[Tensor, "2 h w"], boxes: Float[Tensor, "2 4"]) -> str:
     """Relation of the first of two objects to the second, by their pixels in both boxes."""
     x1, y1 = torch.maximum(boxes[0, :2], boxes[1, :2]).int().tolist()
@@ -212,9 +171,8 @@ def describe_with_errors(
     each) of what it mentions; missed objects are failures of the first predicted sentence. Raises
     ValueError for an image that the ground truth does not have.
     """
-    dataset_eval = analysis.at_threshold.dataset_eval
-    pairs = zip(dataset_eval.images, dataset_eval.image_evals, strict=True)
-    image, image_eval = next((pair for pair in pairs if pair[0]["id"] == image_id), (None, None))
+    tables, dataset_eval = analysis.at_threshold, analysis.dataset_eval
+    image = next((entry for entry in dataset_eval.images if entry["id"] == image_id), None)
     if image is None:
         raise ValueError(f"the ground truth has no image {image_id}")
     names = {c["id"]: c["name"] for c in dataset_eval.categories}
@@ -223,11 +181,12 @@ def describe_with_errors(
         "image_id == @image_id and family != 'TIDE, boxes' and type != 'missed'"
     )
     sources = {
-        "as predicted": ("detection", image_eval.detections, dataset_eval.detections),
-        "as annotated": ("annotation", image_eval.objects, dataset_eval.annotations),
+        "as predicted": ("detection", tables.detections, dataset_eval.detections),
+        "as annotated": ("annotation", tables.objects, dataset_eval.annotations),
     }
     descriptions, rows = {}, []
-    for source, (column, indices, entries) in sources.items():
+    for source, (column, table, entries) in sources.items():
+        indices = table[column][table["image_id"] == image_id].to_numpy()
         scene = describe_scene([entries[i] for i in indices], names, image)
         descriptions[source], is_first = scene, source == "as predicted"
         for sentence, mentioned in zip(scene.sentences, scene.mentions, strict=True):
@@ -237,26 +196,6 @@ def describe_with_errors(
             why = (explain_failure(analysis, case) for _, case in wrong.iterrows())
             rows.append((source, sentence, types, " ".join(dict.fromkeys(why))))
     return descriptions, pd.DataFrame(rows, columns=["source", "sentence", "failures", "why"])
-
-
-def most_telling_images(
-    analyses: dict[str, Analysis], count: int = 3, max_objects: int = 4
-) -> list[tuple[str, int]]:
-    """(title, image id) of the images with most failures, each once.
-
-    Images with 1 to `max_objects` objects and as many detections come first.
-    """
-    ranked = []
-    for title, analysis in analyses.items():
-        data, failures = analysis.at_threshold.dataset_eval, Counter(analysis.cases["image_id"])
-        for image, image_eval in zip(data.images, data.image_evals, strict=True):
-            counts = len(image_eval.detections), len(image_eval.objects)
-            simple = min(counts) > 0 and max(counts) <= max_objects
-            ranked.append((not simple, -failures[image["id"]], image["id"], title))
-    selected = {}
-    for _, _, image_id, title in sorted(ranked):
-        selected.setdefault(image_id, title)
-    return [(title, image_id) for image_id, title in selected.items()][:count]
 
 
 def resolve_image_names(name: str, known: Iterable[str]) -> list[str]:

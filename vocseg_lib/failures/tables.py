@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from vocseg_lib.failures.config import Thresholds
 from vocseg_lib.failures.crowding import CROWDING, crowding_of
@@ -29,18 +29,16 @@ CASE_TYPES = (*ERRORS[:-1], *MASK_FAILURES, *MISSED)
 class FailureTables:
     """Errors and failures of one set of detections.
 
-    `detections`: image (index), row (in the image), detection (in the file), class, size, crowding,
-    score, error_mask and error_box (codes of TIDE), iou_mask and iou_box (with the object of the
-    error, else the largest), annotation (of the mask's error, else -1), failure, target (annotation
-    of the failure, else -1), and `MEASURES`. `objects`: image, row, annotation, class, size,
-    crowding, state.
+    `detections`: those of `Tide.detections` for masks, class, size, crowding (of the object, if on
+    one), error_mask and error_box (codes of TIDE), iou_mask and iou_box, failure, target
+    (annotation of the failure, else -1), and `MEASURES`. `objects`: those of `Tide.objects`, class,
+    size, crowding, state.
     """
 
     dataset_eval: DatasetEval
     tide: dict[str, Tide]
     detections: pd.DataFrame
     objects: pd.DataFrame
-    states: list[np.ndarray]  # the objects' states by image
 
 
 def build_tables(
@@ -49,62 +47,47 @@ def build_tables(
     """Tables of all detections of an evaluation; `measures`: their rows of `measure_masks`."""
     names = np.array([c["name"] for c in dataset_eval.categories], dtype=object)
     tides = {kind: tide(dataset_eval, kind) for kind in IOU_TYPES}
-    detections, objects, start = [], [], 0
-    for image_eval in dataset_eval.image_evals:
-        image, count = image_eval.image, len(image_eval.detections)
-        rows = measures.iloc[start : start + count]
-        start += count
-        # Objects: the first state that holds.
-        errors, size = tides["mask"].errors[image], _size_names(image_eval.object_area)
-        labels = crowding_of(dataset_eval, image_eval, thresholds.crowd_distance)
-        covered = rows["covered_objects"][rows["failure"] == MASK_FAILURES[0]]
-        lost = np.isin(np.arange(len(size)), [j for indices in covered for j in indices])
-        crowding, in_crowd = np.array(CROWDING, object)[labels], labels >= CROWDING.index("near")
-        holds = [errors.detected, lost, ~errors.missed, in_crowd]
-        part = {"image": np.full(len(size), image), "annotation": image_eval.objects}
-        part |= {"class": names[image_eval.object_class], "size": size, "crowding": crowding}
-        state = np.select(holds, [DETECTED, LOST, MISDETECTED, MISSED[0]], MISSED[1])
-        objects.append(part | {"state": state})
-        # Detections: those on an object have its size and crowding; index -1 is the default.
-        obj, own_size = errors.object, _size_names(image_eval.detection_area["mask"])
-        part = {
-            "image": np.full(count, image),
-            "row": np.arange(count),
-            "detection": image_eval.detections,
-            "class": names[image_eval.detection_class],
-            "size": np.where(obj >= 0, np.append(size, "")[obj], own_size),
-            "crowding": np.append(crowding, "no object")[obj],
-            "score": image_eval.score,
-            "annotation": np.append(image_eval.objects, -1)[obj],
-            "target": _targets(image_eval, rows),
-        }
-        for kind in IOU_TYPES:
-            errors, iou = tides[kind].errors[image], image_eval.iou[kind]
-            iou = np.column_stack([iou, iou.max(1, initial=0)])[np.arange(count), errors.object]
-            part |= {f"error_{kind}": errors.code, f"iou_{kind}": iou}
-        detections.append(part)
-    states = [part["state"] for part in objects]
-    detections, objects = (
-        pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-        for parts in (detections, objects)
+    detections, objects, evals = (
+        tides["mask"].detections,
+        tides["mask"].objects,
+        dataset_eval.image_evals,
     )
-    detections = detections.join(measures[["failure", *MEASURES]])
-    return FailureTables(
-        dataset_eval=dataset_eval, tide=tides, detections=detections, objects=objects, states=states
+    # Objects: the first state that holds.
+    labels = [crowding_of(dataset_eval, e, thresholds.crowd_distance) for e in evals]
+    labels, failure = np.concatenate(labels), measures["failure"]
+    lost = measures["covered_objects"][failure == MASK_FAILURES[0]].explode()
+    in_crowd = labels >= CROWDING.index("near")
+    holds = [objects["detected"], objects["annotation"].isin(lost), ~objects["missed"], in_crowd]
+    objects = objects.assign(
+        **{"class": names[objects["category"]]},
+        size=_size_names(objects["area"].to_numpy()),
+        crowding=np.array(CROWDING, dtype=object)[labels],
+        state=np.select(holds, [DETECTED, LOST, MISDETECTED, MISSED[0]], MISSED[1]),
     )
+    # Detections: those on an object have its size and crowding.
+    on_object = detections["object_row"]
+    own_size = _size_names(np.concatenate([e.detection_area["mask"] for e in evals]))
+    detections = detections.assign(
+        **{"class": names[detections["category"]]},
+        size=np.where(on_object < 0, own_size, np.append(objects["size"], "")[on_object]),
+        crowding=np.append(objects["crowding"], "no object")[on_object],
+        **{f"error_{kind}": tides[kind].detections["code"] for kind in IOU_TYPES},
+        **{f"iou_{kind}": tides[kind].detections["iou"] for kind in IOU_TYPES},
+        target=measures["object"].where(failure != "", -1),
+    ).join(measures[["failure", *MEASURES]])
+    foreground = detections[failure == MASK_FAILURES[0]]
+    targets = [_target(evals[row.image], row) for row in foreground.itertuples()]
+    detections.loc[foreground.index, "target"] = targets
+    parts = {"tide": tides, "detections": detections, "objects": objects}
+    return FailureTables(dataset_eval=dataset_eval, **parts)
 
 
-def _targets(image_eval: ImageEval, rows: pd.DataFrame) -> Int[np.ndarray, " n"]:
-    """The annotation of each failure: the covered object with most IoU, of its class if any is."""
-    targets = np.full(len(rows), -1)
-    for i, row in enumerate(rows.itertuples()):
-        if row.failure == MASK_FAILURES[0]:
-            own = [j for j in row.covered_objects if image_eval.same_class[i, j]]
-            iou = image_eval.iou["mask"][i]
-            targets[i] = image_eval.objects[max(own or row.covered_objects, key=lambda j: iou[j])]
-        elif row.failure:
-            targets[i] = image_eval.objects[row.object]
-    return targets
+def _target(image_eval: ImageEval, row: tuple) -> int:
+    """The object that a mask covers with most IoU, of its class if any is."""
+    covered = np.searchsorted(image_eval.objects, row.covered_objects)
+    own = image_eval.same_class_iou("mask")[row.row, covered]
+    best = own if own.any() else image_eval.iou["mask"][row.row, covered]
+    return row.covered_objects[best.argmax()]
 
 
 def _size_names(areas: Float[np.ndarray, " n"]) -> np.ndarray:

@@ -1,14 +1,19 @@
 """TIDE: six error types and their dAP (Bolya et al., ECCV 2020; the numbers of its toolbox)."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from vocseg_lib.metrics import matching
-from vocseg_lib.metrics.average_precision import Matches, average_precision, class_mean
+from vocseg_lib.metrics.average_precision import (
+    Matches,
+    MeanAndClasses,
+    Weights,
+    average_precision,
+    class_mean,
+)
 from vocseg_lib.metrics.matching import MAX_DETECTIONS, DatasetEval, ImageEval, Selection
 
 ERRORS = ("class", "localization", "both", "duplicate", "background", "missed")
@@ -21,14 +26,15 @@ object; up to the second, it is on none."""
 
 @dataclass(frozen=True, kw_only=True)
 class ImageErrors:
-    """Errors of an image: per detection its code and the object concerned (index, -1 for none)."""
+    """Errors of an image: per detection, and which objects are detected or missed."""
 
     code: Int[np.ndarray, " n"]
-    object: Int[np.ndarray, " n"]
+    object: Int[np.ndarray, " n"]  # that the error is about, index in the image; -1: none
+    iou: Float[np.ndarray, " n"]  # with this object, else the largest
     in_crowd: Bool[np.ndarray, " n"]
+    fixed: Int[np.ndarray, " n"]  # category after the fix of the error; -1: dropped by it
     detected: Bool[np.ndarray, " m"]
     missed: Bool[np.ndarray, " m"]
-    fixed_by: Int[np.ndarray, " m"]  # detection that would be a true positive without its error
 
 
 def classify_errors(image_eval: ImageEval, kind: str = "mask") -> ImageErrors:
@@ -39,7 +45,7 @@ def classify_errors(image_eval: ImageEval, kind: str = "mask") -> ImageErrors:
     object of its class .1 to .5), *class* (IoU from .5 on with an object of another class),
     *duplicate* (from .5 on with one of its class that is taken), *background* (IoU up to .1 with
     every object), else *both*. An object without a detection is *missed* unless there is a class or
-    localization error on it; the one with the best score is `fixed_by`.
+    localization error on it; the fix makes the one with the best score a true positive.
     """
     iou, own = image_eval.iou[kind], image_eval.same_class_iou(kind)
     evaluated = np.arange(len(iou)) < MAX_DETECTIONS
@@ -60,14 +66,21 @@ def classify_errors(image_eval: ImageEval, kind: str = "mask") -> ImageErrors:
         code[rows], rest[rows] = error, False
         if overlap is not None and len(rows):
             obj[rows] = overlap[rows].argmax(1)
-    fixed_by = np.full(iou.shape[1], -1)
-    # Ascending scores, so that the best one stays.
-    for row in np.flatnonzero((code == LOCALIZATION_ERROR) | (code == CLASS_ERROR))[::-1]:
-        if not detected[obj[row]]:
-            fixed_by[obj[row]] = row
-    in_crowd = (image_eval.in_own_crowd(kind) > FOREGROUND_IOU) & (code != NO_ERROR)
-    parts = {"code": code, "object": obj, "in_crowd": in_crowd, "detected": detected}
-    return ImageErrors(**parts, missed=~detected & (fixed_by < 0), fixed_by=fixed_by)
+    fixed, missed = np.full(len(iou), -1), ~detected
+    fixable = np.isin(code, [CLASS_ERROR, LOCALIZATION_ERROR])
+    candidates = np.flatnonzero(fixable & np.append(missed, False)[obj])
+    best = candidates[np.unique(obj[candidates], return_index=True)[1]]
+    fixed[best], missed[obj[best]] = image_eval.object_class[obj[best]], False
+    in_crowd = image_eval.same_class_crowd(kind).max(1, initial=0) > FOREGROUND_IOU
+    return ImageErrors(
+        code=code,
+        object=obj,
+        iou=np.column_stack([iou, iou.max(1, initial=0)])[np.arange(len(iou)), obj],
+        in_crowd=in_crowd & (code != NO_ERROR),
+        fixed=fixed,
+        detected=detected,
+        missed=missed,
+    )
 
 
 def greedy_match(
@@ -88,70 +101,50 @@ def greedy_match(
 
 @dataclass(frozen=True, kw_only=True)
 class Tide:
-    """TIDE's errors of all images, of masks or boxes at IoU .5."""
+    """TIDE's errors of all images, of masks or boxes at IoU .5.
+
+    `detections`: `detection_rows` with object_row (of the object in `objects`) and annotation, -1
+    for none, code, iou, in_crowd, fixed; `objects`: `object_rows` with detected, missed; see
+    `ImageErrors`.
+    """
 
     dataset_eval: DatasetEval
-    errors: list[ImageErrors]
-
-    @cached_property
-    def rows(self) -> pd.DataFrame:
-        """One row per evaluated detection, by image and descending score.
-
-        Columns: image, category, score, code, in_crowd, fixed (category after the fix of the error,
-        -1 where the fix drops the detection).
-        """
-        parts = []
-        for image_eval, errors in zip(self.dataset_eval.image_evals, self.errors, strict=True):
-            fixed, fixable = np.full(len(errors.code), -1), errors.fixed_by >= 0
-            fixed[errors.fixed_by[fixable]] = image_eval.object_class[fixable]
-            columns = {"category": image_eval.detection_class, "score": image_eval.score}
-            columns |= {"code": errors.code, "in_crowd": errors.in_crowd, "fixed": fixed}
-            parts.append(pd.DataFrame({"image": image_eval.image, **columns})[:MAX_DETECTIONS])
-        return pd.concat(parts, ignore_index=True)
+    detections: pd.DataFrame
+    objects: pd.DataFrame
 
     def matches(self, fix: str = "", selection: Selection = matching.select_all) -> Matches:
         """True positives as they are, or with all errors of a type fixed; see `match_coco`."""
-        rows, counted, objects = self.rows, [], []
-        for image_eval, errors in zip(self.dataset_eval.image_evals, self.errors, strict=True):
-            wanted, others = selection(image_eval)
-            objects.append(wanted & ~errors.missed if fix == "missed" else wanted)
-            of_object = np.append(wanted, False)[errors.object]
-            counted.append(np.where(errors.object >= 0, of_object, others)[:MAX_DETECTIONS])
-        rows = rows[np.concatenate(counted)]
-        if fix:  # as in the toolbox, errors come before true positives of the same score
-            rows = rows.sort_values("code", key=lambda code: code == NO_ERROR, kind="stable")
-        code, category, fixed = (rows[name].to_numpy() for name in ("code", "category", "fixed"))
-        correct, kept = code == NO_ERROR, ~rows["in_crowd"].to_numpy()
-        if fix and fix != "missed":
-            wrong = code == ERRORS.index(fix)
-            kept, category = np.where(wrong, fixed >= 0, kept), np.where(wrong, fixed, category)
-            correct |= wrong
-        rows = rows.assign(category=category, correct=correct)[kept]
-        rows = rows.sort_values("score", ascending=False, kind="stable")
-        parts = {name: rows[name].to_numpy() for name in ("image", "category", "score")}
-        parts["true_positive"] = rows["correct"].to_numpy()[None]
-        parts["ignored"] = np.zeros((1, len(rows)), dtype=bool)
-        num_gt = matching.count_gt(self.dataset_eval, objects)
-        return Matches(thresholds=np.array([FOREGROUND_IOU]), **parts, num_gt=num_gt)
-
-    @cached_property
-    def dap_as_tidecv(self) -> dict[str, float]:
-        """dAP of each error in points of AP50, as TIDE's toolbox has it.
-
-        A class with detections but no objects counts as 0, so a fix that drops them raises it.
-        """
-        ap = tide_ap(self.matches())[0, 0]
-        return {name: max(0.0, float(tide_ap(self.matches(name))[0, 0] - ap)) for name in ERRORS}
+        selected = map(selection, self.dataset_eval.image_evals)
+        wanted, others = map(np.concatenate, zip(*selected, strict=True))
+        rows, names = self.detections, ("code", "fixed", "category", "object_row")
+        code, fixed, category, object_row = (rows[name].to_numpy() for name in names)
+        counted = np.where(object_row >= 0, np.append(wanted, False)[object_row], others)
+        correct, wrong = code == NO_ERROR, code == (*ERRORS, "").index(fix)
+        kept = np.where(wrong, fixed >= 0, ~rows["in_crowd"])
+        kept &= counted & (rows["row"] < MAX_DETECTIONS)
+        flags = np.stack([correct | wrong, np.zeros_like(correct)])[:, None, kept]
+        rows = rows[["image", "score"]].assign(category=np.where(wrong, fixed, category))[kept]
+        if fix == "missed":
+            wanted = wanted & ~self.objects["missed"].to_numpy()
+        parts = {"thresholds": np.array([FOREGROUND_IOU])}
+        parts["num_gt"] = matching.count_gt(self.dataset_eval, wanted)
+        # As in the toolbox, with a fix errors come before true positives of the same score.
+        return Matches.ranked(rows, correct[kept] & (fix != ""), flags, **parts)
 
     def dap(
         self,
         selection: Selection = matching.select_all,
-        weights: Float[np.ndarray, "b i"] | None = None,
-    ) -> dict[str, Float[np.ndarray, "b _"]]:
-        """dAP of all classes with objects, then per class (else NaN); see `average_precision`."""
+        weights: Weights | None = None,
+        as_tidecv: bool = False,
+    ) -> dict[str, MeanAndClasses]:
+        """dAP of each error in points of AP50; NaN for a class without objects.
+
+        With `as_tidecv`, as in TIDE's toolbox, a class with detections but no objects counts as 0
+        in the mean, so a fix that drops them raises it.
+        """
         before = self.matches(selection=selection)
         weights = np.ones((1, len(before.num_gt))) if weights is None else weights
-        classes = weights @ before.num_gt > 0
+        classes = None if as_tidecv else weights @ before.num_gt > 0
         ap = tide_ap(before, classes, weights)
         fixed = {name: tide_ap(self.matches(name, selection), classes, weights) for name in ERRORS}
         return {name: np.maximum(value - ap, 0.0) for name, value in fixed.items()}
@@ -159,16 +152,28 @@ class Tide:
 
 def tide(dataset_eval: DatasetEval, kind: str = "mask") -> Tide:
     """TIDE's errors of one model's "mask" or "box"."""
-    errors = [classify_errors(image_eval, kind) for image_eval in dataset_eval.image_evals]
-    return Tide(dataset_eval=dataset_eval, errors=errors)
+    evals = dataset_eval.image_evals
+    errors = [classify_errors(image_eval, kind) for image_eval in evals]
+
+    def flat(*names: str) -> dict[str, np.ndarray]:
+        return {name: np.concatenate([getattr(e, name) for e in errors]) for name in names}
+
+    starts = np.cumsum([0, *(len(image_eval.objects) for image_eval in evals)])
+    pairs = zip(errors, starts, strict=False)
+    object_row = np.concatenate([np.where(e.object < 0, -1, e.object + i) for e, i in pairs])
+    objects = dataset_eval.object_rows.assign(**flat("detected", "missed"))
+    detections = dataset_eval.detection_rows.assign(
+        object_row=object_row,
+        annotation=np.append(objects["annotation"], -1)[object_row],
+        **flat("code", "iou", "in_crowd", "fixed"),
+    )
+    return Tide(dataset_eval=dataset_eval, detections=detections, objects=objects)
 
 
 def tide_ap(
-    matches: Matches,
-    classes: Bool[np.ndarray, "b k"] | None = None,
-    weights: Float[np.ndarray, "b i"] | None = None,
-) -> Float[np.ndarray, "b _"]:
-    """AP in percent: mean over `classes` (default: all), then per class; see `average_precision`.
+    matches: Matches, classes: Bool[np.ndarray, "b k"] | None, weights: Weights
+) -> MeanAndClasses:
+    """AP in percent, the mean over `classes` (default: all).
 
     As in TIDE's toolbox, a class without objects counts as 0 if it has detections.
     """

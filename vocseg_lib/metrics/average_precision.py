@@ -3,8 +3,13 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
+
+Weights = Float[np.ndarray, "b i"]  # how often each image counts, one row per resample
+ByClass = Float[np.ndarray, "b k"]  # of each resample and class
+MeanAndClasses = Float[np.ndarray, "b _"]  # of each resample: of all classes, then of each
 
 RECALL_POINTS = {"101": np.linspace(0, 1, 101), "11": np.linspace(0, 1, 11), "all": None}
 RECALL_POINTS["tide"] = np.arange(101) / 100
@@ -27,6 +32,19 @@ class Matches:
     true_positive: Bool[np.ndarray, "t n"]
     ignored: Bool[np.ndarray, "t n"]
     num_gt: Int[np.ndarray, "i k"]
+
+    @classmethod
+    def ranked(
+        cls, rows: pd.DataFrame, ties: np.ndarray, flags: Bool[np.ndarray, "2 t n"], **parts
+    ) -> "Matches":
+        """Of detections (columns image, category, score), those of equal score by `ties`.
+
+        `flags`: true positives and ignored ones; `parts`: thresholds and num_gt.
+        """
+        order = np.lexsort((ties, -rows["score"]))
+        parts |= {name: rows[name].to_numpy()[order] for name in ("image", "category", "score")}
+        true_positive, ignored = flags[..., order]
+        return cls(**parts, true_positive=true_positive, ignored=ignored)
 
     def select_thresholds(self, rows: list[int]) -> "Matches":
         """The matches at some of the thresholds, by index."""
@@ -51,12 +69,11 @@ class Matches:
 
 
 def average_precision(
-    matches: Matches, weights: Float[np.ndarray, "b i"] | None = None, points: str = "101"
+    matches: Matches, weights: Weights | None = None, points: str = "101"
 ) -> Float[np.ndarray, "b t k"]:
     """AP (0..1) per category and threshold; NaN for a category without objects.
 
-    `weights`: how often each image counts, one row per resample; by default each once. `points`:
-    key of `RECALL_POINTS`.
+    `weights`: by default each image counts once. `points`: key of `RECALL_POINTS`.
     """
     weights = np.ones((1, len(matches.num_gt))) if weights is None else weights
     num_gt, weights = weights @ matches.num_gt, weights.astype(np.float32)
@@ -98,16 +115,14 @@ def _interpolated_ap(
     return np.take_along_axis(padded, index, 1).mean(1)
 
 
-def class_mean(values: Float[np.ndarray, "b k"]) -> Float[np.ndarray, " b"]:
+def class_mean(values: ByClass) -> Float[np.ndarray, " b"]:
     """Mean over the classes that are not NaN (have objects); NaN if all are."""
     known = ~np.isnan(values)
     mean = np.where(known, values, 0).sum(1) / np.maximum(known.sum(1), 1)
     return np.where(known.any(1), mean, np.nan)
 
 
-def mean_ap(
-    matches: Matches, weights: Float[np.ndarray, "b i"] | None = None
-) -> Float[np.ndarray, "b _"]:
-    """AP in percent, mean over thresholds: over all classes, then per class (NaN: no objects)."""
+def mean_ap(matches: Matches, weights: Weights | None = None) -> MeanAndClasses:
+    """AP in percent, mean over thresholds; NaN for a class without objects."""
     by_class = 100 * average_precision(matches, weights).mean(1)
     return np.column_stack([class_mean(by_class), by_class])

@@ -6,27 +6,24 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from vocseg_lib.metrics.average_precision import Weights
 from vocseg_lib.metrics.coco_eval import Evaluation, coco_metrics, metrics_table
 from vocseg_lib.metrics.matching import AREA_RANGES
 from vocseg_lib.metrics.voc_eval import voc_metrics
 
 RESAMPLES = 1_000
-LEVEL = 95.0  # confidence of the intervals in percent
+ENDS = [0.025, 0.975]  # quantiles, of the 95 % interval
 KEYS = ["kind", "metric", "class"]
 CHUNK = 250  # resamples at a time, to bound memory
 
 
-def bootstrap_weights(
-    images: int, resamples: int = RESAMPLES, seed: int = 0
-) -> Float[np.ndarray, "b i"]:
-    """How often each image is sampled, one row per resample of `images` images with replacement."""
+def bootstrap_weights(images: int, resamples: int = RESAMPLES, seed: int = 0) -> Weights:
+    """How often each image is sampled, with as many images per resample, with replacement."""
     generator = np.random.default_rng(seed)
     return generator.multinomial(images, np.full(images, 1 / images), size=resamples).astype(float)
 
 
-def bootstrap(
-    evaluation: Evaluation, weights: Float[np.ndarray, "b i"], headline: bool = False
-) -> pd.DataFrame:
+def bootstrap(evaluation: Evaluation, weights: Weights, headline: bool = False) -> pd.DataFrame:
     """Every AP in percent: one row per resample, columns (kind, metric, class).
 
     With `headline` only AP, AP50 and AP75. Class "all" is the mean over the classes that have
@@ -38,7 +35,7 @@ def bootstrap(
 
 
 def _resampled(
-    evaluation: Evaluation, weights: Float[np.ndarray, "b i"], headline: bool
+    evaluation: Evaluation, weights: Weights, headline: bool
 ) -> Iterator[tuple[tuple[str, str, str], np.ndarray]]:
     for iou_type in evaluation.iou_types:
         metrics = coco_metrics(evaluation.matches(iou_type), weights)
@@ -55,9 +52,7 @@ def _resampled(
                 yield (iou_type, metric, name), of_class
 
 
-def prepend_point_estimate(
-    weights: Float[np.ndarray, "b i"] | None, images: int
-) -> Float[np.ndarray, "_ i"]:
+def prepend_point_estimate(weights: Weights | None, images: int) -> Float[np.ndarray, "_ i"]:
     """Weights with a first row of ones, the point estimate; `None`: that row alone."""
     once = np.ones((1, images))
     return once if weights is None else np.concatenate([once, weights])
@@ -65,16 +60,12 @@ def prepend_point_estimate(
 
 def interval(values: Float[np.ndarray, " b"]) -> tuple[float, float]:
     """Both ends of the 95 % interval of values, NaN ignored; NaN if there are none."""
-    values, tail = values[~np.isnan(values)], (100 - LEVEL) / 2
-    if not len(values):
-        return np.nan, np.nan
-    return tuple(np.percentile(values, [tail, 100 - tail]).tolist())
+    return tuple(pd.Series(values).quantile(ENDS).tolist())
 
 
 def add_intervals(table: pd.DataFrame, resamples: pd.DataFrame, how: str = "left") -> pd.DataFrame:
     """A table by kind, metric, class with 95 % intervals `low`, `high`; NaN if not resampled."""
-    tail = (100 - LEVEL) / 200
-    ends = resamples.quantile([tail, 1 - tail]).T.set_axis(["low", "high"], axis=1)
+    ends = resamples.quantile(ENDS).T.set_axis(["low", "high"], axis=1)
     return table.merge(ends.reset_index(), on=KEYS, how=how)
 
 
@@ -99,15 +90,3 @@ def paired_differences(
     table["difference"] = table.pop("value_x") - table.pop("value_y")
     table = add_intervals(table, resamples[0] - resamples[1], how="inner")
     return table.assign(significant=(table["low"] > 0) | (table["high"] < 0))
-
-
-def explain_difference(row: pd.Series, first: str, second: str) -> str:
-    """One row of `paired_differences` as a sentence."""
-    of_class = "" if row["class"] == "all" else f" of {row['class']}"
-    ends = f"{LEVEL:g} % interval {row['low']:+.1f} to {row['high']:+.1f}"
-    gap = f"{row['difference']:+.1f} points ({ends})"
-    name = f"{row['kind']} {row['metric']}{of_class}"
-    if not row["significant"]:
-        return f"{name}: no significant difference between {first} and {second}: {gap}."
-    better, worse = (first, second) if row["difference"] > 0 else (second, first)
-    return f"{name}: {better} is better than {worse}; {first} minus {second} is {gap}."

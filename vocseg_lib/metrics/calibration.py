@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from vocseg_lib.metrics.average_precision import class_mean
 from vocseg_lib.metrics.coco_eval import Evaluation
 
 BINS = 10  # of scores, of equal width
@@ -34,11 +35,10 @@ def recall_at(
     evaluation: Evaluation, score: float, iou_type: str = "mask", iou: float = 0.5
 ) -> float:
     """Recall (0..1) of the detections of at least a score, mean over classes."""
-    recalls = []
-    for k in evaluation.category_index.values():
-        scores, hits, objects = evaluation.matches(iou_type).at_threshold(iou, k)
-        recalls.append(hits[scores >= score].sum() / objects)
-    return float(np.mean(recalls)) if recalls else float("nan")
+    matches, categories = evaluation.matches(iou_type), evaluation.category_index.values()
+    parts = (matches.at_threshold(iou, k) for k in categories)
+    recalls = [hits[scores >= score].sum() / objects for scores, hits, objects in parts]
+    return class_mean(np.array([recalls])).item()
 
 
 def reliability_table(
@@ -71,5 +71,4 @@ def mean_pr_curve(evaluation: Evaluation, iou_type: str, iou: float) -> Float[np
 
     The area below the curve is the AP.
     """
-    curves = evaluation.precision[iou_type][round((iou - 0.5) / 0.05)]
-    return curves.mean(1) if curves.shape[1] else np.full(len(curves), np.nan)
+    return class_mean(evaluation.precision[iou_type][round((iou - 0.5) / 0.05)])

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import io
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import itemgetter
@@ -17,8 +18,20 @@ from pycocotools.cocoeval import COCOeval
 
 from vocseg_lib.data.coco import bbox_xywh
 from vocseg_lib.metrics import matching
-from vocseg_lib.metrics.average_precision import Matches, average_precision, class_mean
-from vocseg_lib.metrics.matching import AREA_RANGES, IOU_TYPES, DatasetEval, evaluate_images
+from vocseg_lib.metrics.average_precision import (
+    ByClass,
+    Matches,
+    Weights,
+    average_precision,
+    class_mean,
+)
+from vocseg_lib.metrics.matching import (
+    AREA_RANGES,
+    IOU_TYPES,
+    DatasetEval,
+    ImageEval,
+    evaluate_images,
+)
 from vocseg_lib.metrics.semantic import SEMANTIC_SCORE, mean_iou, remove_void
 from vocseg_lib.metrics.voc_eval import match_voc, voc_metrics
 
@@ -33,10 +46,10 @@ class Evaluation:
     """COCO's metrics in percent, for masks and boxes, or boxes alone if there are no masks.
 
     `table`: kind ("mask" or "box"), metric, class ("all": mean over classes), value; NaN where
-    there is no object of a size. `summary`: mask_AP, mask_AP50, mask_AP75, box_AP, box_AP50,
-    box_AP75. `per_class`: the same per class, and its instances. Classes without objects are left
-    out, here and in every mean. `precision`: by IoU type, precision (0..1) at IoU .5 to .95 and
-    recall 0 to 1. `category_index`: index of each class among all categories by id.
+    there is no object of a size. `per_class`: class, instances, mask_AP, mask_AP50, mask_AP75,
+    box_AP, box_AP50, box_AP75; `summary`: the means. Classes without objects are left out, here
+    and in every mean. `precision`: by IoU type, precision (0..1) at IoU .5 to .95 and recall 0 to
+    1. `category_index`: index of each class among all categories by id.
     """
 
     table: pd.DataFrame
@@ -60,11 +73,9 @@ class Evaluation:
     @cached_property
     def dataset_eval(self) -> DatasetEval:
         """IoUs per image of the detections that COCO evaluates."""
-        return matching.top_detections(self._all_detections)
+        return self._all_detections.changed(ImageEval.top)
 
-    def by_class(
-        self, values: Float[np.ndarray, "b k"]
-    ) -> list[tuple[str, Float[np.ndarray, " b"]]]:
+    def by_class(self, values: ByClass) -> list[tuple[str, Float[np.ndarray, " b"]]]:
         """(class, values of its categories) from "all", the mean over classes, on."""
         columns = [(name, values[:, k]) for name, k in self.category_index.items()]
         return [("all", class_mean(values)), *columns]
@@ -88,7 +99,7 @@ class Evaluation:
         if not any("void" in image for image in self.ground_truth["images"]):
             return self
         detections = remove_void(self.ground_truth, self.detections)
-        return _evaluate(self.ground_truth, detections, ["mask"], backends()[0])
+        return evaluate(self.ground_truth, detections, iou_types=["mask"])
 
 
 def backends() -> list[str]:
@@ -96,44 +107,42 @@ def backends() -> list[str]:
     return [name for name in ("hotcoco", "pycocotools") if importlib.util.find_spec(name)]
 
 
-def evaluate(ground_truth: dict, detections: list[dict], backend: str | None = None) -> Evaluation:
+def evaluate(
+    ground_truth: dict,
+    detections: list[dict],
+    backend: str | None = None,
+    iou_types: Sequence[str] | None = None,
+) -> Evaluation:
     """COCO's evaluation of validated results (see `validate_ground_truth`, `validate_results`).
 
-    Raises ValueError: if `backend` (default: the fastest) is not installed.
+    `iou_types`: see `evaluate_images`. Raises ValueError if `backend` (default: the fastest) is not
+    installed.
     """
     backend = backend or backends()[0]
     if backend not in backends():
         raise ValueError(f"backend is {backend!r}: choose among {', '.join(backends())}")
-    return _evaluate(
-        ground_truth, detections, matching.iou_types_of(ground_truth, detections), backend
-    )
-
-
-def _evaluate(
-    ground_truth: dict, detections: list[dict], iou_types: list[str], backend: str
-) -> Evaluation:
     counts = Counter(a["category_id"] for a in ground_truth["annotations"] if not a["iscrowd"])
     categories = sorted(ground_truth["categories"], key=itemgetter("id"))
     category_index = {c["name"]: k for k, c in enumerate(categories) if counts[c["id"]]}
-    classes, rows, precisions = list(category_index.values()), [], {}
-    for iou_type in iou_types:
+    classes, rows, precision = list(category_index.values()), [], {}
+    for iou_type in iou_types or matching.iou_types_of(ground_truth, detections):
         arrays = run_coco_eval(ground_truth, detections, iou_type, backend).eval
         arrays = [np.asarray(arrays[key])[..., classes, :, :] for key in ("precision", "recall")]
-        precisions[iou_type] = arrays[0][..., 0, -1]
+        precision[iou_type] = arrays[0][..., 0, -1]
         for metric, values in _coco_metrics(*arrays).items():
-            parts = dict(zip(category_index, np.moveaxis(values, -1, 0), strict=True))
-            for name, part in ({"all": values} | parts).items():
+            by_class = zip(category_index, np.moveaxis(values, -1, 0), strict=True)
+            for name, part in (("all", values), *by_class):
                 known = part[part > -1]
                 value = 100 * known.mean() if known.size else np.nan
                 rows.append((iou_type, metric, name, value))
     table = pd.DataFrame(rows, columns=["kind", "metric", "class", "value"])
-    headline = table[table["metric"].isin(HEADLINE)]
-    headline = headline.assign(name=headline["kind"] + "_" + headline["metric"])
-    wide = headline.pivot(index="class", columns="name", values="value")[headline["name"].unique()]
-    per_class = wide.reindex(list(category_index)).rename_axis(columns=None).reset_index()
+    headline = table.assign(name=table["kind"] + "_" + table["metric"])
+    names = [f"{kind}_{metric}" for kind in precision for metric in HEADLINE]
+    headline = headline.pivot(index="class", columns="name", values="value")[names]
+    per_class = headline.loc[list(category_index)].rename_axis(columns=None).reset_index()
     per_class.insert(1, "instances", [counts[categories[k]["id"]] for k in classes])
-    parts = {"table": table, "summary": wide.loc["all"].to_dict(), "per_class": per_class}
-    parts |= {"precision": precisions, "category_index": category_index}
+    parts = {"table": table, "summary": headline.loc["all"].to_dict(), "per_class": per_class}
+    parts |= {"precision": precision, "category_index": category_index}
     return Evaluation(**parts, ground_truth=ground_truth, detections=detections)
 
 
@@ -169,9 +178,7 @@ def metrics_table(evaluation: Evaluation, score_threshold: float = SEMANTIC_SCOR
     return pd.concat(parts).sort_values("kind", ascending=False, kind="stable", ignore_index=True)
 
 
-def coco_metrics(
-    matches: Matches, weights: Float[np.ndarray, "b i"] | None = None
-) -> dict[str, Float[np.ndarray, "b k"]]:
+def coco_metrics(matches: Matches, weights: Weights | None = None) -> dict[str, ByClass]:
     """COCO's AP, AP50 and AP75 in percent per resample and class."""
     ap = 100 * average_precision(matches, weights)
     return {"AP": ap.mean(1), "AP50": ap[:, 0], "AP75": ap[:, 5]}
@@ -189,16 +196,10 @@ def run_coco_eval(ground_truth: dict, detections: list[dict], iou_type: str, bac
         for part in ("images", "categories", "annotations")
     }
     keys = ("image_id", "category_id", "score", "segmentation")
-    results = [
-        {key: d[key] for key in keys if key in d}
-        | {
-            "id": i,
-            "bbox": bbox_xywh(d),
-            "area": matching.evaluated_area(d, iou_type),
-            "iscrowd": 0,
-        }
-        for i, d in enumerate(detections, 1)
-    ]
+    results = []
+    for i, d in enumerate(detections, 1):
+        entry = {key: d[key] for key in keys if key in d} | {"id": i, "iscrowd": 0}
+        results.append(entry | {"bbox": bbox_xywh(d), "area": matching.evaluated_area(d, iou_type)})
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         gt, dt = make_coco(content), make_coco({**content, "annotations": results})
         coco_eval = make_eval(gt, dt, IOU_TYPES[iou_type])

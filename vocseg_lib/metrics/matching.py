@@ -1,11 +1,12 @@
 """Detections and objects per image with their IoUs, and COCO's matching of the two."""
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from operator import itemgetter
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Int
 from pycocotools import mask as coco_mask
 
@@ -56,10 +57,6 @@ class ImageEval:
         same = self.detection_class[:, None] == self.crowd_class
         return np.where(same, self.in_crowd[iou_type], 0.0)
 
-    def in_own_crowd(self, iou_type: str) -> Float[np.ndarray, " n"]:
-        """The largest of these shares."""
-        return self.same_class_crowd(iou_type).max(1, initial=0.0)
-
     def select(self, rows: np.ndarray) -> "ImageEval":
         """The image with some of the detections, by index or boolean mask."""
         names = ("detections", "detection_class", "score")
@@ -68,12 +65,18 @@ class ImageEval:
             parts[name] = {key: values[rows] for key, values in getattr(self, name).items()}
         return replace(self, **parts)
 
+    def top(self) -> "ImageEval":
+        """The image with at most `MAX_DETECTIONS` detections per class."""
+        better = np.tril(self.detection_class[:, None] == self.detection_class, -1).sum(1)
+        return self.select(better < MAX_DETECTIONS)
 
-Selection = Callable[[ImageEval], tuple[Bool[np.ndarray, " m"], Bool[np.ndarray, " n"]]]
+
+Selected = tuple[Bool[np.ndarray, " m"], Bool[np.ndarray, " n"]]
+Selection = Callable[[ImageEval], Selected]
 """Which objects of an image are to be detected, and which detections count if on no object."""
 
 
-def select_all(image_eval: ImageEval) -> tuple[Bool[np.ndarray, " m"], Bool[np.ndarray, " n"]]:
+def select_all(image_eval: ImageEval) -> Selected:
     """Selection: all objects and all detections."""
     return np.ones(len(image_eval.objects), bool), np.ones(len(image_eval.detections), bool)
 
@@ -82,7 +85,7 @@ def select_area(size: str, iou_type: str) -> Selection:
     """Selection: objects and detections of one of `AREA_RANGES`, both ends included."""
     least, most = AREA_RANGES[size]
 
-    def select(image_eval: ImageEval) -> tuple[np.ndarray, np.ndarray]:
+    def select(image_eval: ImageEval) -> Selected:
         areas = image_eval.object_area, image_eval.detection_area[iou_type]
         return tuple((least <= area) & (area <= most) for area in areas)
 
@@ -104,6 +107,28 @@ class DatasetEval:
         """What has IoUs: masks and boxes, or one of them."""
         return list(self.image_evals[0].iou)
 
+    @cached_property
+    def detection_rows(self) -> pd.DataFrame:
+        """One row per detection, by image and descending score: image and category (indices),
+
+        image_id, detection, score, row (in the image).
+        """
+        names = {"detection": "detections", "category": "detection_class", "score": "score"}
+        rows = self._rows(**names)
+        return rows.assign(row=rows.groupby("image").cumcount())
+
+    @cached_property
+    def object_rows(self) -> pd.DataFrame:
+        """One row per object by image: image and category (indices), image_id, annotation, area."""
+        return self._rows(annotation="objects", category="object_class", area="object_area")
+
+    def _rows(self, **fields: str) -> pd.DataFrame:
+        parts = {c: [getattr(e, name) for e in self.image_evals] for c, name in fields.items()}
+        image = np.repeat(np.arange(len(self.images)), list(map(len, parts["category"])))
+        ids = np.array([entry["id"] for entry in self.images])
+        rows = {column: np.concatenate(values) for column, values in parts.items()}
+        return pd.DataFrame({"image": image, "image_id": ids[image], **rows})
+
     def changed(self, change: Callable[[ImageEval], ImageEval]) -> "DatasetEval":
         """The data set with every image changed by a function."""
         return replace(self, image_evals=[change(e) for e in self.image_evals])
@@ -117,39 +142,37 @@ def evaluate_images(
     `iou_types`: by default "mask" and "box", or "box" alone if an entry has no mask.
     """
     iou_types = iou_types or iou_types_of(ground_truth, detections)
-    annotations = ground_truth["annotations"]
+    annotations, images = ground_truth["annotations"], ground_truth["images"]
     categories = sorted(ground_truth["categories"], key=itemgetter("id"))
     category_index = {c["id"]: k for k, c in enumerate(categories)}
-    objects, crowds, detected = defaultdict(list), defaultdict(list), defaultdict(list)
+    by_image = {image["id"]: ([], [], []) for image in images}  # objects, crowds, detections
     for index, annotation in enumerate(annotations):
-        (crowds if annotation["iscrowd"] else objects)[annotation["image_id"]].append(index)
+        by_image[annotation["image_id"]][annotation["iscrowd"]].append(index)
     for index in sorted(range(len(detections)), key=lambda i: -detections[i]["score"]):
-        detected[detections[index]["image_id"]].append(index)
+        by_image[detections[index]["image_id"]][2].append(index)
 
     def classes(entries: list[dict]) -> Int[np.ndarray, " _"]:
         return np.array([category_index[e["category_id"]] for e in entries], dtype=int)
 
     image_evals = []
-    for number, image in enumerate(ground_truth["images"]):
-        rows = [np.array(part[image["id"]], dtype=int) for part in (objects, crowds, detected)]
+    for number, rows in enumerate(by_image.values()):
         gt, regions = ([annotations[i] for i in part] for part in rows[:2])
-        dt = [detections[i] for i in rows[2]]
-        area, iou, in_crowd = {}, {}, {}
+        dt, area, iou, in_crowd = [detections[i] for i in rows[2]], {}, {}, {}
         for kind in iou_types:
             shape_of = bbox_xywh if kind == "box" else itemgetter("segmentation")
             shapes = [shape_of(d) for d in dt]
             area[kind] = np.array([evaluated_area(d, kind) for d in dt], dtype=float)
             iou[kind] = overlaps(shapes, [shape_of(a) for a in gt])
             in_crowd[kind] = overlaps(shapes, [shape_of(a) for a in regions], of_first=True)
-        parts = dict(zip(("objects", "crowds", "detections"), rows, strict=True))
+        indices = (np.array(part, dtype=int) for part in rows)
+        parts = dict(zip(("objects", "crowds", "detections"), indices, strict=True))
         parts |= {"object_class": classes(gt), "crowd_class": classes(regions)}
         parts |= {"detection_class": classes(dt), "detection_area": area}
         parts["object_area"] = np.array([a["area"] for a in gt], dtype=float)
         parts["score"] = np.array([d["score"] for d in dt], dtype=float)
         image_evals.append(ImageEval(image=number, **parts, iou=iou, in_crowd=in_crowd))
-    parts = {"images": ground_truth["images"], "categories": categories}
-    parts |= {"annotations": annotations, "detections": detections}
-    return DatasetEval(**parts, image_evals=image_evals)
+    parts = {"images": images, "categories": categories, "annotations": annotations}
+    return DatasetEval(**parts, detections=detections, image_evals=image_evals)
 
 
 def iou_types_of(ground_truth: dict, detections: list[dict]) -> list[str]:
@@ -178,41 +201,15 @@ def overlaps(first: list, second: list, of_first: bool = False) -> Float[np.ndar
     return np.asarray(coco_mask.iou(first, second, [of_first] * len(second)), dtype=float)
 
 
-def top_detections(dataset_eval: DatasetEval) -> DatasetEval:
-    """The data set with at most `MAX_DETECTIONS` detections per image and class."""
-
-    def top(image_eval: ImageEval) -> ImageEval:
-        classes = image_eval.detection_class
-        if len(classes) <= MAX_DETECTIONS:
-            return image_eval
-        better = np.tril(classes[:, None] == classes, -1).sum(1)
-        return image_eval.select(better < MAX_DETECTIONS)
-
-    return dataset_eval.changed(top)
-
-
-def rank_detections(dataset_eval: DatasetEval) -> tuple[Int[np.ndarray, " n"], dict]:
-    """Order of all detections by descending score, and in it `Matches`' image, category, score.
-
-    Equal scores are in the order of the image ids, as in COCO.
-    """
-    parts = dataset_eval.image_evals
-    score = np.concatenate([e.score for e in parts])
-    category = np.concatenate([e.detection_class for e in parts])
-    image = np.repeat(np.arange(len(parts)), [len(e.score) for e in parts])
-    ids = np.array([entry["id"] for entry in dataset_eval.images])
-    order = np.lexsort((ids[image], -score))
-    return order, {"image": image[order], "category": category[order], "score": score[order]}
-
-
 def count_gt(
-    dataset_eval: DatasetEval, selected: Sequence[np.ndarray] | None = None
+    dataset_eval: DatasetEval, selected: Bool[np.ndarray, " m"] | None = None
 ) -> Int[np.ndarray, "i k"]:
-    """Objects per image and class; `selected`: which of them, one boolean mask per image."""
-    classes = [e.object_class for e in dataset_eval.image_evals]
-    if selected is not None:
-        classes = [c[mask] for c, mask in zip(classes, selected, strict=True)]
-    return np.stack([np.bincount(c, minlength=len(dataset_eval.categories)) for c in classes])
+    """Objects per image and class; `selected`: which of `object_rows` are counted."""
+    rows = dataset_eval.object_rows
+    rows = rows if selected is None else rows[selected]
+    counts = np.zeros((len(dataset_eval.images), len(dataset_eval.categories)), dtype=int)
+    np.add.at(counts, (rows["image"], rows["category"]), 1)
+    return counts
 
 
 def match_coco(
@@ -229,14 +226,15 @@ def match_coco(
     for image_eval in dataset_eval.image_evals:
         selected.append(selection(image_eval))
         flags.append(_match_image(image_eval, iou_type, selected[-1], thresholds))
-    order, columns = rank_detections(dataset_eval)
-    columns["true_positive"], columns["ignored"] = np.concatenate(flags, 2)[..., order]
-    num_gt = count_gt(dataset_eval, [wanted for wanted, _ in selected])
-    return Matches(thresholds=thresholds, **columns, num_gt=num_gt)
+    num_gt = count_gt(dataset_eval, np.concatenate([objects for objects, _ in selected]))
+    rows, flags = dataset_eval.detection_rows, np.concatenate(flags, 2)
+    return Matches.ranked(
+        rows, rows["image_id"].to_numpy(), flags, thresholds=thresholds, num_gt=num_gt
+    )
 
 
 def _match_image(
-    image_eval: ImageEval, iou_type: str, selected: tuple, thresholds: np.ndarray
+    image_eval: ImageEval, iou_type: str, selected: Selected, thresholds: np.ndarray
 ) -> Bool[np.ndarray, "2 t n"]:
     """True-positive and ignore flags of an image's detections at each threshold."""
     wanted, counted = selected

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
 
-from vocseg_lib.metrics.average_precision import Matches, average_precision
-from vocseg_lib.metrics.matching import DatasetEval, count_gt, rank_detections
+from vocseg_lib.metrics.average_precision import ByClass, Matches, Weights, average_precision
+from vocseg_lib.metrics.matching import DatasetEval, count_gt
 
 AP_VOL_THRESHOLDS = tuple(i / 10 for i in range(1, 10))
 """IoU thresholds over which AP_vol is the mean of AP^r (SDS, sec. 5)."""
@@ -26,23 +25,22 @@ def match_voc(
         own = image_eval.same_class_iou(iou_type)
         iou.append(own.max(1, initial=0))
         target.append(image_eval.objects[own.argmax(1)] if own.size else np.zeros(len(own), int))
-        in_crowd.append(image_eval.in_own_crowd(iou_type))
-    order, columns = rank_detections(dataset_eval)
-    iou, target, in_crowd = (np.concatenate(parts)[order] for parts in (iou, target, in_crowd))
+        in_crowd.append(image_eval.same_class_crowd(iou_type).max(1, initial=0))
+    iou, target, in_crowd = map(np.concatenate, (iou, target, in_crowd))
     limits = np.array(thresholds, dtype=float)
     hits = iou >= limits[:, None]
-    true_positive = np.zeros_like(hits)
+    true_positive, ignored = np.zeros_like(hits), ~hits & (in_crowd >= limits[:, None])
     for row, hit in enumerate(hits):
         first = np.unique(target[hit], return_index=True)[1]
         true_positive[row, np.flatnonzero(hit)[first]] = True
-    ignored = ~hits & (in_crowd >= limits[:, None])
-    flags = {"true_positive": true_positive, "ignored": ignored}
-    return Matches(thresholds=limits, **columns, **flags, num_gt=count_gt(dataset_eval))
+    rows, flags = dataset_eval.detection_rows, np.stack([true_positive, ignored])
+    num_gt = count_gt(dataset_eval)
+    return Matches.ranked(
+        rows, rows["image_id"].to_numpy(), flags, thresholds=limits, num_gt=num_gt
+    )
 
 
-def voc_metrics(
-    matches: Matches, weights: Float[np.ndarray, "b i"] | None = None
-) -> dict[str, Float[np.ndarray, "b k"]]:
+def voc_metrics(matches: Matches, weights: Weights | None = None) -> dict[str, ByClass]:
     """AP^r at .5 and .7 (all points, and 11) and AP_vol in percent, per resample and class."""
     ap = 100 * average_precision(matches, weights, "all")
     ap_11 = 100 * average_precision(matches.select_thresholds([4, 6]), weights, "11")

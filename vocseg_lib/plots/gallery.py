@@ -162,10 +162,8 @@ class Gallery:
         """The annotations that the mask of a localization failure covers."""
         if case["type"] != MASK_FAILURES[0]:
             return []
-        analysis = self.analyses[case["model"]]
-        row = analysis.at_threshold.detections.loc[case["table_row"]]
-        image_eval = analysis.dataset_eval.image_evals[row["image"]]
-        return image_eval.objects[list(row["covered_objects"])].tolist()
+        detections = self.analyses[case["model"]].at_threshold.detections
+        return list(detections["covered_objects"][case["table_row"]])
 
     def detection_layers(self, case: pd.Series, title: str) -> list[Layer]:
         """A model's detections around a case, then the case's own, or the missed object."""
