@@ -1,5 +1,3 @@
-"""Figures of notebooks 05 and 06, from hand-made predictions."""
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from vocseg_lib.plots import pictures
-from vocseg_lib.plots.pictures import LONGEST_SIDE, Visualizer, draw_predictions
+from vocseg_lib.plots.pictures import LONGEST_SIDE, Visualizer, draw_predictions, read_picture
 
 
 class BrightestCup(nn.Module):
@@ -62,16 +61,12 @@ def test_a_folder_of_pictures_with_unreadable_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("path", "out", "error"),
-    [
-        *(("a.png", ".", ValueError), ("a.png", "a.png", ValueError)),
-        *(("empty", "out", ValueError), ("missing.png", "out", FileNotFoundError)),
-    ],
+    ("path", "out"), [("a.png", "."), ("a.png", "a.png"), ("empty", "out"), ("missing", "out")]
 )
-def test_inputs_and_outputs_that_cannot_be_used(tmp_path, path, out, error):
+def test_inputs_and_outputs_that_cannot_be_used(tmp_path, path, out):
     Image.fromarray(bright_square()).save(tmp_path / "a.png")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(error, match=path):
+    with pytest.raises(FileNotFoundError if path == "missing" else ValueError, match=path):
         list(draw_predictions(VISUALIZER, [tmp_path / path], tmp_path / out))
 
 
@@ -79,10 +74,7 @@ def test_pictures_are_read_upright_and_not_too_large(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     Image.new("RGB", (2 * LONGEST_SIDE, LONGEST_SIDE)).save(tmp_path / "a.jpg", exif=exif)
-    assert pictures.read_picture(tmp_path / "a.jpg").shape == (LONGEST_SIDE, LONGEST_SIDE // 2, 3)
-    (tmp_path / "b.jpg").write_bytes(b"")
-    with pytest.raises(pictures.UnreadablePicture, match=r"b\.jpg"):
-        pictures.read_picture(tmp_path / "b.jpg")
+    assert read_picture(tmp_path / "a.jpg").shape == (LONGEST_SIDE, LONGEST_SIDE // 2, 3)
 
 
 @pytest.fixture

@@ -64,15 +64,12 @@ def test_curves_can_be_drawn_from_the_start_of_a_training(log):
     ap_against_iteration({"YOLACT": log}, 100).figure.canvas.draw()
 
 
-def test_ap_against_iteration_marks_the_half_only_of_equal_lengths():
+def test_ap_marks_the_half_only_of_equal_lengths_and_time_is_in_hours():
     ax = ap_against_iteration({"YOLACT": make_log(60)}, 400)  # stopped early
     assert is_labeled(ax)
     assert legend(ax) == ["YOLACT", "200: published 6K", "400: published 12K"]
-    logs = {"YOLACT": make_log(100), "Mask R-CNN": make_log(60)}
+    logs = {"YOLACT": make_log(60), "Mask R-CNN": make_log(100)}
     assert legend(ap_against_iteration(logs, 60)) == ["YOLACT", "Mask R-CNN"]
-
-
-def test_ap_against_time_is_in_hours():
-    ax = training.ap_against_time({"YOLACT": make_log(60), "Mask R-CNN": make_log(100)})
+    ax = training.ap_against_time(logs)
     assert is_labeled(ax)
     assert "YOLACT peaks after 0.6 hours" in ax.get_title(loc="left")

@@ -1,5 +1,3 @@
-"""The ablation of YOLACT's mask loss: the same detector and start, only the loss differs."""
-
 from dataclasses import replace
 
 import numpy as np

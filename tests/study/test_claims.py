@@ -1,5 +1,3 @@
-"""The paper's claims, answered from hand-made predictions."""
-
 import pytest
 
 from tests.helpers import shapes

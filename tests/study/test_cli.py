@@ -1,5 +1,3 @@
-"""The command line: what it accepts, prints, writes, refuses and loads."""
-
 import json
 import re
 import shlex
@@ -89,8 +87,7 @@ def test_help_and_defaults():
 def test_several_values_follow_one_flag():
     arguments = "--image a b --weights run --image c --score 0.5".split()
     parsed = COMMANDS["predict"].make_context("predict", arguments).params
-    assert list(parsed["image"]) == ["a", "b", "c"]
-    assert (parsed["weights"], parsed["score"]) == ("run", 0.5)
+    assert (*parsed["image"], parsed["weights"], parsed["score"]) == ("a", "b", "c", "run", 0.5)
     assert vocseg("predict", "run", "--image").exit_code == 2
 
 
@@ -117,8 +114,7 @@ def test_predict_and_evaluate(trained, devkit, tmp_path, model):
     assert read(predictions)["detections"] == read(run / "predictions.json")["detections"]
     files = ("--predictions", predictions, "--data", devkit, "--out", tmp_path / "m.json")
     printed = succeeds("evaluate", *files)
-    assert re.search(r"mask +AP50 +\S+ +\S+ +\S+\n", printed)
-    assert re.search(r"mask +mean_IoU +\S+", printed)
+    assert re.search(r"mask +AP50 +\S+ +\S+ +\S+\n(.*\n)*mask +mean_IoU +\S+", printed)
     assert read(tmp_path / "m.json")["mask_AP50"] == read(run / "metrics.json")["mask_AP50"]
 
 

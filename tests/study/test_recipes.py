@@ -1,5 +1,3 @@
-"""The recipes: the published numbers, what the others change, and changes by hand."""
-
 import inspect
 import re
 
@@ -73,12 +71,3 @@ def test_a_change_reaches_every_part_that_has_the_field():
     for name, value in (("size", 3), ("batch_size", 0), ("schedule", "foo"), ("compile", 1)):
         with pytest.raises(ValueError, match=name):
             changed.with_changes(**{name: value})
-
-
-@pytest.mark.parametrize("model", ["yolact", "mask_rcnn"])
-def test_a_run_folders_config_gives_the_recipe_back(model):
-    recipe = get_recipe("laptop").with_changes(seed=3)
-    config = {"recipe": recipe.for_model(model), "train": recipe.train.to_dict()}
-    again = Recipe.of_run(config)
-    assert (again.name, again.train) == ("laptop", recipe.train)
-    assert again.model_config(model) == recipe.model_config(model)

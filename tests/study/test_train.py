@@ -1,5 +1,3 @@
-"""Trainings of a study: what they learn, what they write, and what is evaluated again."""
-
 from dataclasses import replace
 
 import pytest

@@ -1,4 +1,4 @@
-"""What every notebook has to look like. That they run is shown by `make study`."""
+"""What every notebook has to look like, and which are run. `make study` shows that they run."""
 
 import re
 import tomllib
@@ -7,6 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from tools.run_notebooks import RUNS, main, select_runs
 from vocseg_lib import plots
 
 ROOT = Path(__file__).parents[2]
@@ -76,3 +77,18 @@ def test_names_of_the_library_exist_and_figures_get_the_notebooks_number(noteboo
     folder = r"(?:study\.results|results(?:\.folder)?)"
     names = re.findall(rf'plots\.save_figure\([^\n]*?, {folder}, f?"([^"]+)"', code)
     assert {name[:3] for name in names} == {path.stem[:2] + "_"}
+
+
+@pytest.mark.parametrize("arguments", [("--only", "04,99"), ("--set", "IMAGES=few")])
+def test_wrong_arguments_are_reported_before_anything_is_written(arguments, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(["--results", str(tmp_path / "results"), *arguments])
+    assert exit_info.value.code == 2
+    assert arguments[1].split(",")[-1] in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
+def test_runs_by_number():
+    assert select_runs("") == list(RUNS)
+    assert [own for _, own in select_runs("03")] == [{"MODEL": "yolact"}, {"MODEL": "mask_rcnn"}]
+    assert [name[:2] for name, _ in select_runs("06 04")] == ["04", "06"]
