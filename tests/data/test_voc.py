@@ -70,9 +70,8 @@ def test_bad_samples_are_skipped_on_request(damageable):
     assert bad.startswith(f"JPEGImages/{first}.jpg: ")
     for path in (damageable / "JPEGImages").iterdir():
         path.unlink()
-    with pytest.raises(BadFile) as caught:
+    with pytest.raises(BadFile, match="JPEGImages"):
         VocDataset(damageable, "val", skip_bad=True)[0]
-    assert caught.value.kind == "no readable sample"
 
 
 def test_class_names_come_from_the_devkit(other_classes, devkit):

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tests.helpers.trainings import QUICK, NoisyModel, log_of, short_config
-from vocseg_lib.data.transforms import light_augmentation
+from vocseg_lib.data.transforms import AUGMENTATIONS
 from vocseg_lib.data.voc import VocDataset
 from vocseg_lib.engine import train_state
 from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
@@ -53,7 +53,7 @@ def training(name: str, devkit: Path, folder: Path) -> None:
         torch.rand(1)
         return {"mask_AP50": -losses["val_loss"], **losses}
 
-    dataset = VocDataset(devkit, "train", light_augmentation())
+    dataset = VocDataset(devkit, "train", AUGMENTATIONS["light"]())
     model = NoisyModel() if name == "noisy" else build_model(QUICK, name)
     train(model, dataset, folder, CONFIG, evaluate, run_config={"model": name})
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from vocseg_lib.data.transforms import light_augmentation
+from vocseg_lib.data.transforms import AUGMENTATIONS
 from vocseg_lib.data.voc import VocDataset
 from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
 from vocseg_lib.engine.config import TrainConfig
@@ -78,7 +78,7 @@ def run(model, devkit, folder, evaluate=None, session=None, run_config=None, **o
     stop_after = options.pop("stop_after", math.inf)
     config, dataset = (
         short_config(**options),
-        StoppingDataset(devkit, "train", light_augmentation()),
+        StoppingDataset(devkit, "train", AUGMENTATIONS["light"]()),
     )
     dataset.samples = stop_after * config.batch_size
     model = build_model(QUICK, model) if isinstance(model, str) else model

@@ -24,9 +24,6 @@ def save_map(path: Path, values: np.ndarray) -> None:
 @cache
 def palette() -> np.ndarray:
     """VOC's 256 RGB colors, uint8 [256, 3]: the index's bits, dealt to R, G, B from the top bit."""
-    index = np.arange(256, dtype=np.uint8)
-    colors = np.zeros((256, 3), dtype=np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            colors[:, channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
-    return colors
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+    bits = np.pad(bits, ((0, 0), (0, 1))).reshape(256, 3, 3)  # color, bit of a channel, channel
+    return np.einsum("kbc,b->kc", bits, [128, 64, 32]).astype(np.uint8)

@@ -33,10 +33,7 @@ MAX_BAD_FRACTION = 0.05  # of images
 
 
 def coco_to_voc(
-    annotations: str | Path,
-    out: str | Path,
-    val: str | Path | None = None,
-    images: str | Path | None = None,
+    annotations: str | Path, out: str | Path, val: str | Path = "", images: str | Path = ""
 ) -> Path:
     """Write COCO instance annotations and their images as a devkit with class names in `out`.
 
@@ -57,7 +54,7 @@ def coco_to_voc(
     if not 0 < len(names) < VOID:
         raise ValueError(f"{annotations} has {len(names)} categories; expected 1 to {VOID - 1}")
     checksums = (f"{file.name}:{zlib.crc32(file.read_bytes()):08x}" for file in files)
-    stamp = f"{' '.join(checksums)} images={images or ''}\n"
+    stamp = f"{' '.join(checksums)} images={images}\n"
     if reuse_or_clear(out / COCO_STAMP_NAME, stamp):
         return out
     make_folders(out)

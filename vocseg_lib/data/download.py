@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
@@ -50,22 +51,21 @@ def fetch(
 
 def _download(mirrors: Sequence[str], archive: Path, md5: str, timeout_s: float) -> None:
     part = archive.with_name(archive.name + ".part")
-    failures = []
-    for url in mirrors:
-        # Try again from the start when the partial file that was continued turns out damaged.
-        for continued in (part.is_file(), False):
-            try:
-                _download_from(url, part, timeout_s)
-            except (OSError, HTTPException, ValueError) as error:
-                failures.append(f"{url}: {error}")
-                break
-            if _md5(part) == md5:
-                part.replace(archive)
-                return
-            failures.append(f"{url}: MD5 differs from {md5}")
-            part.unlink()
-            if not continued:
-                break
+    urls, failures = [*mirrors], []
+    while urls:
+        url, resumed = urls.pop(0), part.is_file()
+        try:
+            _download_from(url, part, timeout_s)
+        except (OSError, HTTPException, ValueError) as error:
+            failures.append(f"{url}: {error}")
+            continue
+        if _md5(part) == md5:
+            part.replace(archive)
+            return
+        failures.append(f"{url}: MD5 differs from {md5}")
+        part.unlink()
+        if resumed:  # what was there may be damaged: again from the start
+            urls.insert(0, url)
     failures.append(f"Call again to resume, or put the file there yourself: {archive}")
     raise FetchError("\n  ".join([f"could not download {archive.name}:", *failures]))
 
@@ -84,20 +84,17 @@ def _download_from(url: str, part: Path, timeout_s: float) -> None:
     with response:
         if response.headers.get_content_type() == "text/html":
             raise OSError("answers with a web page instead of the archive")
-        length = int(response.headers["Content-Length"] or -1)
+        length = int(response.headers["Content-Length"] or 0)
         if response.status != 206:  # the server sends all of it
-            if 0 <= length < have:
+            if 0 < length < have:
                 raise OSError(f"offers {length} bytes, fewer than the {have} already downloaded")
             have = 0
-        total = None if length < 0 else have + length
-        label = f"fetch {url.split('/')[2]}"
-        bar = tqdm(total=total, initial=have, desc=label, unit="B", unit_scale=True)
-        with bar, part.open("ab" if have else "wb") as file:
-            while chunk := response.read(CHUNK_BYTES):
-                file.write(chunk)
-                bar.update(len(chunk))
-    if total is not None and part.stat().st_size < total:
-        raise OSError(f"connection lost after {part.stat().st_size} of {total} bytes")
+        bar = {"total": have + length or None, "initial": have, "desc": urlsplit(url).netloc}
+        with part.open("ab" if have else "wb") as file:
+            with tqdm.wrapattr(file, "write", **bar) as counted:
+                shutil.copyfileobj(response, counted, CHUNK_BYTES)
+    if part.stat().st_size < have + length:
+        raise OSError(f"connection lost after {part.stat().st_size} of {have + length} bytes")
 
 
 def _md5(path: Path) -> str:
@@ -110,8 +107,8 @@ def _unpack(archive: Path, target: Path) -> None:
     beside = target.parents[1] / "VOCdevkit.unpacking"
     shutil.rmtree(beside, ignore_errors=True)
     with tarfile.open(archive) as tar:
-        for member in tqdm(tar, desc="unpack", unit="file"):
-            tar.extract(member, beside, filter="data")  # refuses paths and links leading outside
+        # The filter refuses paths and links that lead outside.
+        tar.extractall(beside, tqdm(tar, desc="unpack", unit="file"), filter="data")
     target.parent.mkdir(exist_ok=True)
     find_devkit(beside).rename(target)
     shutil.rmtree(beside)

@@ -17,6 +17,7 @@ from vocseg_lib.data.voc import make_folders, write_splits
 from vocseg_lib.utils.files import read_json, reuse_or_clear
 
 STAMP_NAME = "synthetic.txt"  # file in a devkit with the numbers that it was made with
+RNG = np.random.Generator
 SUPERSAMPLING = 3
 MIN_VISIBLE_PIXELS = 24  # an object with fewer becomes void
 IMAGE_SIZES = ((192, 144), (144, 192), (176, 160))
@@ -51,21 +52,19 @@ def write(folder: str | Path, train: int = 1_600, val: int = 80, seed: int = 0) 
     return devkit
 
 
-def make_scene(
-    rng: np.random.Generator, edge_case: int | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def make_scene(rng: RNG, edge_case: int | None = None) -> tuple[np.ndarray, ...]:
     """One scene: RGB image [h, w, 3], object map and class map [h, w], all uint8.
 
     `edge_case` 0 is a gray image whose object is cut by every border, 1 a single tiny object.
     """
-    width, height = IMAGE_SIZES[rng.integers(len(IMAGE_SIZES))]
-    image = _background(rng, width, height)
+    size = width, height = IMAGE_SIZES[rng.integers(len(IMAGE_SIZES))]
+    image = _background(rng, size)
     # Paint the objects, back to front, and mark the borders between them.
     object_map = np.zeros((height, width), dtype=np.uint8)
     labels = []
-    for name, box, flip in _layout(rng, width, height, edge_case):
+    for name, box, flip in _layout(rng, size, edge_case):
         labels.append(CLASS_NAMES.index(name) + 1)
-        covered, colors = _draw_object(rng, SHAPES[name], box, flip, width, height)
+        covered, colors = _draw_object(rng, SHAPES[name], box, flip, size)
         object_map[covered] = len(labels)
         image[covered] = colors[covered]
     object_map = _with_void_borders(object_map)
@@ -85,10 +84,9 @@ def make_scene(
     return image, object_map, class_map
 
 
-def _layout(
-    rng: np.random.Generator, width: int, height: int, edge_case: int | None
-) -> list[tuple]:
+def _layout(rng: RNG, size: tuple[int, int], edge_case: int | None) -> list[tuple]:
     """Objects from back to front as (class name, (x, y, w, h) in pixels, mirrored)."""
+    width, height = size
 
     def placed(name: str, h: float, x: float, y: float) -> tuple:
         w = h * SHAPES[name]["aspect"]
@@ -117,13 +115,12 @@ def _layout(
 
 
 def _draw_object(
-    rng: np.random.Generator, shape: dict, box: tuple, flip: bool, width: int, height: int
+    rng: RNG, shape: dict, box: tuple, flip: bool, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pixels that the object covers, bool [h, w], and its colors, float [h, w, 3]."""
     x, y, w, h = (v * SUPERSAMPLING for v in box)
-    size = (width * SUPERSAMPLING, height * SUPERSAMPLING)
     base = np.array(shape["colors"][rng.integers(len(shape["colors"]))]) + rng.normal(0, 14, 3)
-    color, mask = Image.new("RGB", size), Image.new("L", size)
+    color, mask = (Image.new(mode, [v * SUPERSAMPLING for v in size]) for mode in ("RGB", "L"))
     for kind, coordinates, tint in shape["parts"]:
         u, v = np.array(coordinates[0::2]), np.array(coordinates[1::2])
         points = np.stack([x + (1 - u if flip else u) * w, y + v * h], 1)
@@ -133,32 +130,28 @@ def _draw_object(
         fill, flat = tuple(np.clip(rgb, 0, 255).astype(int).tolist()), points.ravel().tolist()
         getattr(ImageDraw.Draw(color), kind)(flat, fill=fill)
         getattr(ImageDraw.Draw(mask), kind)(flat, fill=255)
-    covered = np.array(mask.resize((width, height), Image.Resampling.BOX)) > 127
-    colors = np.array(color.resize((width, height), Image.Resampling.BOX)).astype(float)
-    shading = _texture(rng, width, height, cells=int(rng.integers(3, 9)), strength=22)
-    return covered, colors + shading[..., None]
+    covered, colors = (np.array(i.resize(size, Image.Resampling.BOX)) for i in (mask, color))
+    shading = _texture(rng, size, cells=int(rng.integers(3, 9)), strength=22)
+    return covered > 127, colors.astype(float) + shading[..., None]
 
 
-def _background(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
+def _background(rng: RNG, size: tuple[int, int]) -> np.ndarray:
     """Textured ground with unlabeled clutter, float [h, w, 3]."""
     base = rng.uniform(60, 200, 3)
-    ground = [_texture(rng, width, height, int(rng.integers(2, 12)), 40) + b for b in base]
+    ground = [_texture(rng, size, int(rng.integers(2, 12)), 40) + b for b in base]
     canvas = Image.fromarray(np.clip(np.stack(ground, -1), 0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(canvas)
     for _ in range(rng.integers(0, 7)):
-        x, y = rng.uniform(0, width), rng.uniform(0, height)
-        w, h = rng.uniform(4, 46, 2)
+        (x, y), (w, h) = rng.uniform(0, size), rng.uniform(4, 46, 2)
         kind = ("rectangle", "ellipse")[rng.integers(2)]
         getattr(draw, kind)((x, y, x + w, y + h), fill=tuple(rng.integers(30, 230, 3).tolist()))
     return np.array(canvas).astype(float)
 
 
-def _texture(
-    rng: np.random.Generator, width: int, height: int, cells: int, strength: float
-) -> np.ndarray:
+def _texture(rng: RNG, size: tuple[int, int], cells: int, strength: float) -> np.ndarray:
     """Smooth noise with `cells` bumps per side, float [h, w]."""
     coarse = Image.fromarray(rng.normal(0, strength, (cells, cells)).astype(np.float32))
-    return np.array(coarse.resize((width, height), Image.Resampling.BICUBIC))
+    return np.array(coarse.resize(size, Image.Resampling.BICUBIC))
 
 
 def _with_void_borders(object_map: np.ndarray) -> np.ndarray:

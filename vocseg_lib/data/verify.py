@@ -1,6 +1,7 @@
 """Walk a devkit and report every file that training or evaluation would fail on."""
 
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 from PIL import Image
@@ -23,21 +24,18 @@ def verify(devkit: str | Path, splits: list[str] | None = None) -> list[BadFile]
     lists = devkit / "ImageSets" / "Segmentation"
     if splits is None:
         splits = ["train", "val"] + ["trainval"] * (lists / "trainval.txt").is_file()
-    problems, ids = [], {}
+    problems, listed = [], {"train": Counter(), "val": Counter()}
     for split in splits:
         path = lists / f"{split}.txt"
-        if not path.is_file():
-            problems.append(BadFile(path, "missing split list", "file is missing"))
-            continue
-        ids[split] = voc.split_ids(devkit, split)
-        if not ids[split]:
-            problems.append(BadFile(path, "empty split list", "lists no image"))
-        for name, count in Counter(ids[split]).items():
+        listed[split] = Counter(voc.split_ids(devkit, split) if path.is_file() else [])
+        if not listed[split]:
+            problems.append(BadFile(path, "missing split list", "is missing or lists no image"))
+        for name, count in listed[split].items():
             if count > 1:
                 problems.append(BadFile(path, "duplicate id", f"{name} is listed {count} times"))
-    for name in sorted({*ids.get("train", [])} & {*ids.get("val", [])}):
+    for name in sorted(listed["train"] & listed["val"]):
         problems.append(BadFile(lists / "val.txt", "id in train and val", f"{name} is in both"))
-    names = dict.fromkeys(name for split in ids.values() for name in split)
+    names = dict.fromkeys(chain(*listed.values()))
     for name in tqdm(names, desc="verify", unit="image"):
         problems += _verify_sample(devkit, name)
     return problems

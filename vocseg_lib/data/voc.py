@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
@@ -121,8 +121,6 @@ def read_image(path: Path, mode: str) -> np.ndarray:
             return np.array(image.convert("RGB") if mode == "RGB" else image)
     except FileNotFoundError:
         raise BadFile(path, "missing", "file is missing") from None
-    except UnidentifiedImageError:
-        raise BadFile(path, "undecodable", "cannot be decoded as an image") from None
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         kind = "truncated" if "truncated" in str(error).lower() else "undecodable"
         raise BadFile(path, kind, f"{kind} image ({error})") from None
@@ -207,7 +205,7 @@ class VocDataset(torch.utils.data.Dataset):
     image: uint8 [3, h, w]. target: boxes float [n, 4] (xyxy pixels), labels int64 [n] (from 1),
     masks uint8 [n, h, w], image_id (index in the split list, from 1), name, bad_samples (list of
     str). With `skip_bad`, a bad sample is replaced by the next good one and listed in
-    `bad_samples`; without it, reading one raises BadFile.
+    `bad_samples`; without it or without a good one, BadFile is raised.
     """
 
     def __init__(
@@ -230,12 +228,9 @@ class VocDataset(torch.utils.data.Dataset):
                 sample = read_sample(self.devkit, self.names[position])
                 break
             except BadFile as bad:
-                if not self.skip_bad:
+                if not self.skip_bad or step == len(self) - 1:
                     raise
                 bad_samples.append(bad.relative_to(self.devkit))
-        else:
-            reason = f"none of its samples can be read; first: {bad_samples[0]}"
-            raise BadFile(self.devkit / self.split, "no readable sample", reason)
         size = sample.image.shape[1:]
         boxes = tv_tensors.BoundingBoxes(sample.boxes, format="XYXY", canvas_size=size)
         target = {"boxes": boxes, "labels": sample.labels, "masks": tv_tensors.Mask(sample.masks)}

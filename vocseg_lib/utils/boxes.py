@@ -5,15 +5,16 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 SSD_VARIANCES = (0.1, 0.1, 0.2, 0.2)
+Boxes = Float[Tensor, "*n 4"]
 
 
-def cxcywh_to_xyxy(boxes_cxcywh: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
+def cxcywh_to_xyxy(boxes_cxcywh: Boxes) -> Boxes:
     """Corners of boxes given by center and size."""
     half = boxes_cxcywh[..., 2:] / 2
     return torch.cat([boxes_cxcywh[..., :2] - half, boxes_cxcywh[..., :2] + half], -1)
 
 
-def box_area(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
+def box_area(boxes: Boxes) -> Float[Tensor, "*n"]:
     """Width times height."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
@@ -47,9 +48,7 @@ def nearest_box(detections: dict[str, Tensor], box: Float[Tensor, "4"], label: i
     return int((iou + (detections["labels"] == label)).argmax())
 
 
-def encode_boxes(
-    boxes: Float[Tensor, "*n 4"], priors_cxcywh: Float[Tensor, "*n 4"]
-) -> Float[Tensor, "*n 4"]:
+def encode_boxes(boxes: Boxes, priors_cxcywh: Boxes) -> Boxes:
     """Offsets from priors to boxes, divided by SSD's variances 0.1 and 0.2 (SSD paper, eq. 2)."""
     center = (boxes[..., :2] + boxes[..., 2:]) / 2
     size = boxes[..., 2:] - boxes[..., :2]
@@ -58,9 +57,7 @@ def encode_boxes(
     return torch.cat([shift, scale], -1) / boxes.new_tensor(SSD_VARIANCES)
 
 
-def decode_boxes(
-    offsets: Float[Tensor, "*n 4"], priors_cxcywh: Float[Tensor, "*#n 4"]
-) -> Float[Tensor, "*n 4"]:
+def decode_boxes(offsets: Boxes, priors_cxcywh: Float[Tensor, "*#n 4"]) -> Boxes:
     """The inverse of `encode_boxes`: xyxy boxes in the units of the priors."""
     offsets = offsets * offsets.new_tensor(SSD_VARIANCES)
     center = priors_cxcywh[..., :2] + offsets[..., :2] * priors_cxcywh[..., 2:]

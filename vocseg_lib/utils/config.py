@@ -1,11 +1,12 @@
 """Configs: frozen dataclasses whose fields are checked when they are made."""
 
 import ast
-import dataclasses
+import json
 import math
 from collections.abc import Collection, Iterable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
-from types import NoneType, UnionType
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from inspect import formatannotation
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
 ABOVE_ZERO = math.ulp(0.0)
@@ -14,41 +15,46 @@ ABOVE_ZERO = math.ulp(0.0)
 
 def bounded(default: Any, *, least: float, below: float = math.inf) -> Any:
     """A dataclass field whose numbers are finite and in [least, below)."""
-    return dataclasses.field(default=default, metadata={"least": least, "below": below})
+    return field(default=default, metadata={"least": least, "below": below})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Base of all configs.
 
-    Raises:
-        ValueError: on creation, naming field and choices, for a value of another type or out of
-            range; `from_dict` also for unknown and missing fields.
+    Raises ValueError on creation, naming field and choices, for a value of another type or out of
+    range; `from_dict` also for unknown and missing fields.
     """
 
     __no_type_check__ = True  # of beartype in tests: the fields are checked here
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            problem = _wrong_type(value, field.type) or _out_of_range(value, **field.metadata)
-            if problem:
-                raise ValueError(f"{field.name} must be {problem}, got {value!r}")
+        for config_field in fields(self):
+            name, hint = config_field.name, config_field.type
+            value = getattr(self, name)
+            expected = _expected_range(value, **config_field.metadata)
+            if not _has_type(value, hint):
+                expected = formatannotation(hint)
+            if expected:
+                raise ValueError(f"{name} must be {expected}, got {value!r}")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Config":
         """The config that `to_dict` made `values` of; lists become tuples, dicts configs."""
-        known = {field.name: field for field in fields(cls)}
-        required = {n for n, f in known.items() if f.default is f.default_factory is MISSING}
-        problems = {"unknown": values.keys() - known, "missing": required - values.keys()}
-        for problem, names in problems.items():
-            if names:
-                raise ValueError(f"{problem} in a {cls.__name__}: {', '.join(sorted(names))}")
-        return cls(**{name: _parsed(value, known[name].type) for name, value in values.items()})
+        types = {f.name: f.type for f in fields(cls)}
+        parsed = {}
+        for name, value in values.items():
+            parsed[name] = tuple(value) if isinstance(value, list) else value
+            if is_dataclass(types.get(name)):
+                parsed[name] = types[name].from_dict(value)
+        try:
+            return cls(**parsed)
+        except TypeError as error:  # names the unknown or missing fields
+            raise ValueError(str(error)) from None
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dicts as JSON gives them back: tuples are lists."""
-        return _plain(dataclasses.asdict(self))
+        return json.loads(json.dumps(asdict(self)))
 
 
 def parse_assignments(assignments: Iterable[str], names: Collection[str]) -> dict[str, Any]:
@@ -65,40 +71,23 @@ def parse_assignments(assignments: Iterable[str], names: Collection[str]) -> dic
     return values
 
 
-def _wrong_type(value: Any, hint: Any) -> str:
-    """What a value should be, or "" if it is."""
-    if get_origin(hint) is UnionType:
-        problems = [_wrong_type(value, part) for part in get_args(hint)]
-        return "" if "" in problems else " or ".join(problems)
-    if get_origin(hint) is Literal:
-        choices = get_args(hint)
-        return "" if value in choices else f"one of {', '.join(map(repr, choices))}"
-    if get_origin(hint) is tuple:
-        part = get_args(hint)[0]
-        fits = isinstance(value, tuple) and not any(_wrong_type(item, part) for item in value)
-        return "" if fits else f"a tuple of {part.__name__}"
-    if hint is NoneType:
-        return "" if value is None else "None"
+def _has_type(value: Any, hint: Any) -> bool:
+    """As isinstance, with choices and tuples; an int is a float, but a bool is not an int."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind is UnionType:
+        return any(_has_type(value, part) for part in parts)
+    if kind is Literal:
+        return value in parts
+    if kind is tuple:
+        return isinstance(value, tuple) and all(_has_type(item, parts[0]) for item in value)
     types = (int, float) if hint is float else hint
-    fits = isinstance(value, types) and (hint is bool or not isinstance(value, bool))
-    return "" if fits else f"of type {hint.__name__}"
+    return isinstance(value, types) and (hint is bool or not isinstance(value, bool))
 
 
-def _out_of_range(value: Any, least: float = -math.inf, below: float = math.inf) -> str:
+def _expected_range(value: Any, least: float = -math.inf, below: float = math.inf) -> str:
+    """The range of a field, or "" if its numbers are in it."""
     numbers = value if isinstance(value, tuple) else (value,)
     if all(least <= n < below for n in numbers if isinstance(n, int | float)):
         return ""
     start = "above 0" if least == ABOVE_ZERO else f"at least {least:g}"
     return start + (f" and below {below:g}" if below < math.inf else " and finite")
-
-
-def _parsed(value: Any, hint: Any) -> Any:
-    if is_dataclass(hint):
-        return hint.from_dict(value)
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value

@@ -89,10 +89,9 @@ def all_reduce_mean(value: Tensor) -> Tensor:
 
 def all_gather_object(value: Any) -> list:
     """The values of all processes, by rank."""
-    if world_size() == 1:
-        return [value]
-    values = [None] * world_size()
-    dist.all_gather_object(values, value)
+    values = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
     return values
 
 
@@ -104,10 +103,9 @@ def interleave_shards(shard: list) -> list:
 
 def broadcast_object(value: Any) -> Any:
     """The value of the first process."""
-    if world_size() == 1:
-        return value
     values = [value]
-    dist.broadcast_object_list(values, src=0)
+    if world_size() > 1:
+        dist.broadcast_object_list(values, src=0)
     return values[0]
 
 
