@@ -18,6 +18,8 @@ CROWD_IOF = 0.7
 """A background prior with a larger fraction of its area in a crowd box is ignored."""
 NEGATIVES_PER_POSITIVE = 3
 IGNORED_CLASS, BACKGROUND_CLASS = -1, 0
+_Target, _Loss = dict[str, Tensor], Float[Tensor, ""]
+_PerPrior = Int[Tensor, "b p"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +39,12 @@ def match_priors(
     boxes: Float[Tensor, "b n 4"],
     labels: Int[Tensor, "b n"],
     crowd_boxes: Float[Tensor, "b _ 4"] | None = None,
-) -> tuple[Int[Tensor, "b p"], Int[Tensor, "b p"]]:
+) -> tuple[_PerPrior, _PerPrior]:
     """Class (label, 0 background, -1 ignored) and object index of each prior of each image.
 
     A prior is positive at IoU >= .5 with its best object, background below .4 with all. Each
-    object is also forced on one prior: best (object, prior) pair first, each prior once. Boxes
-    relative xyxy, priors relative cxcywh; images with fewer objects are padded with label 0.
+    object is also forced on one prior: best (object, prior) pair first, each prior once. Boxes are
+    relative xyxy; images with fewer objects are padded with label 0.
     """
     corners = cxcywh_to_xyxy(priors).expand(len(boxes), -1, -1)
     iou = box_iou(boxes, corners).masked_fill_((labels == BACKGROUND_CLASS)[..., None], -1)
@@ -81,22 +83,20 @@ def _forced_priors(iou: Float[Tensor, "b n p"]) -> Int[Tensor, "b n"]:
         iou[taken.nonzero()[:, 0], :, prior[taken]] = -1
 
 
-def mine_hard_negatives(
-    logits: Float[Tensor, "b p c"], classes: Int[Tensor, "b p"]
-) -> Bool[Tensor, "b p"]:
+def mine_hard_negatives(logits: Float[Tensor, "b p c"], classes: _PerPrior) -> Bool[Tensor, "b p"]:
     """The background priors of least background probability, 3 per positive, per image (SSD)."""
     logits = logits.detach()
     difficulty = torch.logsumexp(logits, -1) - logits[..., 0]
     order = difficulty.masked_fill_(classes != BACKGROUND_CLASS, 0).argsort(1, descending=True)
     wanted = NEGATIVES_PER_POSITIVE * (classes > 0).sum(1, keepdim=True)
-    wanted = wanted.clamp(max=classes.shape[1] - 1)
-    hardest = torch.arange(classes.shape[1], device=classes.device) < wanted
+    numbers = torch.arange(classes.shape[1], device=classes.device)
+    hardest = numbers < wanted.clamp(max=len(numbers) - 1)
     return torch.zeros_like(hardest).scatter(1, order, hardest) & (classes == BACKGROUND_CLASS)
 
 
 def yolact_loss(
     outputs: YolactOutputs,
-    targets: list[dict[str, Tensor]],
+    targets: list[_Target],
     crop: bool = True,
     normalize_by_area: bool = True,
     masks_to_train: int = 100,
@@ -128,8 +128,8 @@ def yolact_loss(
         loss = mask_loss(*predicted, target, objects[i, index], crop, normalize_by_area)
         mask_losses.append(loss * (max(total, 1) / max(len(index), 1)))
     # DDP averages gradients over ranks: so is the number of positives.
-    count = distributed.all_reduce_mean(positive.sum().float())
-    count = count.clamp(min=1 / distributed.world_size())
+    least = 1 / distributed.world_size()
+    count = distributed.all_reduce_mean(positive.sum().float()).clamp(min=least)
     logits, predicted = outputs.class_logits[selected], outputs.box_offsets[positive]
     sums = {
         "class": F.cross_entropy(logits, classes[selected], reduction="sum"),
@@ -151,11 +151,11 @@ def downsample(masks: UInt8[Tensor, "n _ _"], height: int, width: int) -> Float[
 def mask_loss(
     coefficients: Float[Tensor, "m k"],
     prototypes: Float[Tensor, "h w k"],
-    target: dict[str, Tensor],
+    target: _Target,
     objects: Int[Tensor, " m"],
     crop: bool = True,
     normalize_by_area: bool = True,
-) -> Float[Tensor, ""]:
+) -> _Loss:
     """Pixel-wise BCE of the masks of an image's positives, summed (sec. 3.1).
 
     `objects` are the positives' indices in `target`. With `crop` only pixels in the ground-truth
@@ -171,9 +171,7 @@ def mask_loss(
     return F.binary_cross_entropy_with_logits(logits, masks[objects], weight, reduction="sum")
 
 
-def semantic_loss(
-    logits: Float[Tensor, "b c h w"], targets: list[dict[str, Tensor]]
-) -> Float[Tensor, ""]:
+def semantic_loss(logits: Float[Tensor, "b c h w"], targets: list[_Target]) -> _Loss:
     """Pixel-wise BCE of the class map, summed over classes, mean over grid and batch (sec. 5)."""
     expected = torch.zeros_like(logits)
     for class_map, target in zip(expected, targets, strict=True):

@@ -182,7 +182,7 @@ def _fit_regions(study: Study, config: LineageConfig, row: Row) -> tuple[nn.Modu
         features = RCNNFeatures(yolact.backbone, yolact.weights, yolact.image_size // 3)
         features = speed_up(features).to(default_device())
         rate = train.learning_rate * train.backbone_lr_mult
-        features.fine_tune(images, search, classes, iterations, rate, train.seed)
+        features.fine_tune(images, search, classes, iterations, rate)
     classifier = CLASSIFIERS[row.classifier](train.seed)
     model = RegionDetector(search, features, classifier, classes, row.fine_tune)
     counts = model.fit(images, train.seed)

@@ -52,18 +52,15 @@ def _foreground(crop: Pixels, inside: Bool[Tensor, "h w"]) -> Bool[Tensor, "h w"
     size = tuple(max(1, round(scale * side)) for side in crop.shape[1::-1])
     labels = np.where(inside.numpy(), cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8)
     labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
-    if (labels == cv2.GC_PR_FGD).all():  # no background to learn from
-        return torch.zeros_like(inside)
-    cv2.setRNGSeed(0)
-    models = np.zeros((1, 65)), np.zeros((1, 65))
     crop = cv2.resize(crop, size, interpolation=cv2.INTER_AREA)
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.setRNGSeed(0)
     try:
         cv2.grabCut(crop, labels, None, *models, GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_MASK)
-    except cv2.error:  # too few colors for its mixtures
+    except cv2.error:  # no background, or too few colors for its mixtures
         return torch.zeros_like(inside)
-    foreground = (labels == cv2.GC_PR_FGD).astype(np.uint8)
-    size = inside.shape[::-1]
-    return torch.from_numpy(cv2.resize(foreground, size, interpolation=cv2.INTER_NEAREST) > 0)
+    labels = cv2.resize(labels, inside.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    return torch.from_numpy(labels == cv2.GC_PR_FGD)
 
 
 BOX_MASKS = {"GrabCut": grabcut, "box": box_masks}

@@ -103,26 +103,18 @@ class RCNNFeatures(nn.Module):
         centered = (image - mean)[None]
         return roi_align(centered, [boxes], self.side, sampling_ratio=2, aligned=True) + mean
 
-    @torch.random.fork_rng(devices=[])
     def fine_tune(
-        self,
-        dataset: Dataset,
-        proposals: Callable[[Tensor], Tensor],
-        num_classes: int,
-        iterations: int,
-        learning_rate: float,
-        seed: int = 0,
+        self, dataset: Dataset, proposals: Callable, classes: int, iterations: int, rate: float
     ) -> None:
         """R-CNN's second stage: classify warped regions with a softmax head, then drop the head.
 
-        A quarter of the regions are objects (IoU >= .5). Two images per iteration; AdamW with a
-        cosine schedule.
+        A quarter of the regions are objects (IoU >= .5). Two images per iteration; AdamW from a
+        learning rate, with a cosine schedule.
         """
-        torch.manual_seed(seed)
         device = next(self.parameters()).device
-        head = nn.Linear(self.channels, num_classes).to(device)
+        head = nn.Linear(self.channels, classes).to(device)
         sampler = BalancedPositiveNegativeSampler(FINE_TUNED_REGIONS, 0.25)
-        optimizer = torch.optim.AdamW([*self.parameters(), *head.parameters()], learning_rate)
+        optimizer = torch.optim.AdamW([*self.parameters(), *head.parameters()], rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
         self.train()
         for _ in tqdm(range(iterations), "fine-tune"):

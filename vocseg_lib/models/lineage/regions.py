@@ -33,13 +33,8 @@ SVM_SLOPE = 4.0
 """An SVM's scores are sigmoid(4 x distance): 0.02 and 0.98 at its margins."""
 MIN_SCORE, NMS_IOU, DETECTIONS_PER_IMAGE = 0.05, 0.3, 100
 _Mask = Bool[np.ndarray, " r"]  # per region
-
-
-def _boosting(seed: int) -> BaseEstimator:
-    return HistGradientBoostingClassifier(max_iter=50, early_stopping=False, random_state=seed)
-
-
 _BALANCED = {"class_weight": "balanced"}
+_BOOSTING = {"max_iter": 50, "early_stopping": False}
 CLASSIFIERS: dict[str, Callable[[int], BaseEstimator]] = {
     "linear SVM": lambda seed: LinearSVC(C=0.1, random_state=seed, **_BALANCED),
     "logistic regression": lambda _: LogisticRegression(max_iter=300, **_BALANCED),
@@ -47,7 +42,9 @@ CLASSIFIERS: dict[str, Callable[[int], BaseEstimator]] = {
         PCA(0.8), KNeighborsClassifier(5, weights="distance")
     ),
     "random forest": lambda seed: RandomForestClassifier(100, random_state=seed, **_BALANCED),
-    "gradient boosting": lambda seed: make_pipeline(PCA(0.8), _boosting(seed)),
+    "gradient boosting": lambda seed: make_pipeline(
+        PCA(0.8), HistGradientBoostingClassifier(random_state=seed, **_BOOSTING)
+    ),
 }
 """scikit-learn's classifiers by name, made from a seed; PCA for those that need few features."""
 

@@ -75,7 +75,5 @@ class DeepLabV3Components(InstanceModel):
 
 def semantic_map(target: dict) -> Int[Tensor, "h w"]:
     """The class of each pixel, 0 for background, from the instances of an image."""
-    masks, labels = torch.as_tensor(target["masks"]).as_subclass(Tensor), target["labels"]
-    if not len(labels):
-        return masks.new_zeros(masks.shape[-2:], dtype=torch.int64)
-    return (masks.long() * labels[:, None, None]).amax(0)
+    masks = torch.as_tensor(target["masks"]).as_subclass(Tensor).long()
+    return F.pad(masks * target["labels"][:, None, None], (0, 0, 0, 0, 0, 1)).amax(0)
