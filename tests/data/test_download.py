@@ -27,44 +27,27 @@ def make_tar(extra=()):
     return buffer.getvalue()
 
 
-class Server:
+class Handler(http.server.BaseHTTPRequestHandler):
     """Serves /whole (with ranges), /norange, /cut (half), /wrong, /page, /short; 404 /missing."""
 
-    def __init__(self, archive):
-        outer = self
-        self.requests = []
+    def do_GET(self):
+        wanted, path, archive = self.headers.get("Range"), self.path, self.server.archive
+        self.server.requests.append((path, wanted))
+        bodies = {"/page": b"<html>moved</html>", "/short": b"short", "/wrong": b"w" * len(archive)}
+        body, start, status = bodies.get(path, archive), 0, 200
+        if wanted and path not in ("/norange", "/page", "/short"):
+            start, status = int(wanted.removeprefix("bytes=").rstrip("-")), 206
+        if path == "/missing" or start >= max(len(body), 1):
+            return self.send_error(404 if path == "/missing" else 416)
+        body = body[start:]
+        self.send_response(status)
+        self.send_header("Content-Type", "text/html" if path == "/page" else "application/x-tar")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if path == "/cut" else body)
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                wanted = self.headers.get("Range")
-                outer.requests.append((self.path, wanted))
-                if self.path.startswith("/missing"):
-                    return self.send_error(404)
-                bodies = {"/page": b"<html>moved</html>", "/short": b"short"}
-                bodies["/wrong"] = b"w" * len(archive)
-                body, start = bodies.get(self.path, archive), 0
-                if wanted and self.path not in ("/norange", "/page", "/short"):
-                    start = int(wanted.removeprefix("bytes=").rstrip("-"))
-                    if start >= len(body):
-                        return self.send_error(416)
-                    self.send_response(206)
-                else:
-                    self.send_response(200)
-                body = body[start:]
-                kind = "text/html" if self.path == "/page" else "application/x-tar"
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body[: len(body) // 2] if self.path.startswith("/cut") else body)
-
-            def log_message(self, *arguments):
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def url(self, path):
-        return f"http://127.0.0.1:{self.server.server_port}/{path}"
+    def log_message(self, *arguments):
+        pass
 
 
 @pytest.fixture
@@ -74,22 +57,28 @@ def archive():
 
 @pytest.fixture
 def server(archive):
-    server = Server(archive)
-    yield server
-    server.server.shutdown()
-    server.server.server_close()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.archive, server.requests = archive, []
+        thread = threading.Thread(target=server.serve_forever, args=[0.01], daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
 
 
 def md5(data):
     return hashlib.md5(data).hexdigest()
 
 
-def fetch(folder, server, archive, *paths):
-    return download.fetch(folder, [server.url(p) for p in paths], md5(archive), timeout_s=5)
+def urls(server, *paths):
+    return [f"http://127.0.0.1:{server.server_port}/{path}" for path in paths]
+
+
+def fetch(folder, server, *paths):
+    return download.fetch(folder, urls(server, *paths), md5(server.archive), timeout_s=5)
 
 
 def test_mirrors_in_turn_until_one_is_right(tmp_path, server, archive):
-    devkit = fetch(tmp_path, server, archive, "missing", "wrong", "whole", "never")
+    devkit = fetch(tmp_path, server, "missing", "wrong", "whole", "never")
     assert devkit == tmp_path / "VOCdevkit" / "VOC2012"
     assert [path for path, _ in server.requests] == ["/missing", "/wrong", "/whole"]
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["VOCdevkit", TAR_NAME])
@@ -97,11 +86,11 @@ def test_mirrors_in_turn_until_one_is_right(tmp_path, server, archive):
 
 def test_a_broken_download_is_resumed(tmp_path, server, archive):
     with pytest.raises(FetchError):
-        fetch(tmp_path, server, archive, "cut")
+        fetch(tmp_path, server, "cut")
     part = tmp_path / (TAR_NAME + ".part")
     half = part.stat().st_size
     assert 0 < half < len(archive)
-    fetch(tmp_path, server, archive, "whole")
+    fetch(tmp_path, server, "whole")
     assert server.requests[-1] == ("/whole", f"bytes={half}-")
 
 
@@ -117,33 +106,32 @@ def test_a_part_that_cannot_be_resumed_is_replaced(
     tmp_path, server, archive, make_part, path, requests
 ):
     (tmp_path / (TAR_NAME + ".part")).write_bytes(make_part(archive))
-    fetch(tmp_path, server, archive, path)
+    fetch(tmp_path, server, path)
     assert len(server.requests) == requests
     assert requests == 1 or server.requests[-1] == ("/whole", None)
 
 
 def test_an_archive_and_a_devkit_are_reused(tmp_path, server, archive):
     (tmp_path / TAR_NAME).write_bytes(archive)
-    devkit = fetch(tmp_path, server, archive, "whole")
+    devkit = fetch(tmp_path, server, "whole")
     (devkit / "mark").touch()
-    assert fetch(tmp_path, server, archive, "whole") == devkit
+    assert fetch(tmp_path, server, "whole") == devkit
     assert (devkit / "mark").exists()
     assert server.requests == []
 
 
 def test_an_interrupted_unpacking_starts_again(tmp_path, server, archive):
     (tmp_path / "VOCdevkit.unpacking" / "VOCdevkit").mkdir(parents=True)
-    devkit = fetch(tmp_path, server, archive, "whole")
+    devkit = fetch(tmp_path, server, "whole")
     assert (devkit / "JPEGImages" / "file").stat().st_size == 30_000
 
 
 @pytest.mark.parametrize("name", ["VOCdevkit/link", "../../outside"])
 def test_archives_that_lead_outside_are_refused(tmp_path, name):
     member = tarfile.TarInfo(name)
+    member.size = 40
     if name.endswith("link"):
-        member.type, member.linkname = tarfile.SYMTYPE, "../../../outside"
-    else:
-        member.size = 40
+        member.type, member.linkname, member.size = tarfile.SYMTYPE, "../../../outside", 0
     evil = make_tar([member])
     folder = tmp_path / "deep" / "data"
     folder.mkdir(parents=True)
@@ -159,8 +147,8 @@ def test_the_error_lists_every_mirror(tmp_path, server, archive, paths):
     part = tmp_path / (TAR_NAME + ".part")
     part.write_bytes(archive[:1000])
     with pytest.raises(FetchError) as caught:
-        fetch(tmp_path, server, archive, *paths)
-    assert all(server.url(path) in str(caught.value) for path in paths)
+        fetch(tmp_path, server, *paths)
+    assert all(url in str(caught.value) for url in urls(server, *paths))
     if paths == ("page", "short"):  # answers that are not the archive leave the part alone
         assert part.read_bytes() == archive[:1000]
 
@@ -168,8 +156,8 @@ def test_the_error_lists_every_mirror(tmp_path, server, archive, paths):
 def test_another_year_is_not_voc2012_and_half_a_devkit_is_not_one(tmp_path, server, archive):
     for part in PARTS:
         (tmp_path / "VOCdevkit" / "VOC2007" / part).mkdir(parents=True)
-    assert fetch(tmp_path, server, archive, "whole").name == "VOC2012"
+    assert fetch(tmp_path, server, "whole").name == "VOC2012"
     assert find_devkit(tmp_path).name == "VOC2012"
     (tmp_path / "half" / "VOCdevkit" / "VOC2012" / "JPEGImages").mkdir(parents=True)
     with pytest.raises(FetchError):
-        fetch(tmp_path / "half", server, archive, "whole")
+        fetch(tmp_path / "half", server, "whole")

@@ -1,5 +1,6 @@
 """Configs: what their fields accept, and what an error says."""
 
+import re
 from dataclasses import FrozenInstanceError, dataclass, field
 from typing import Literal
 
@@ -26,40 +27,30 @@ class Whole(Config):
 
 
 def test_allowed_values():
-    part = Part(optimizer="adamw", momentum=0, rate=1, patience=5, steps=(), flag=True)
-    assert (part.momentum, part.rate, part.steps) == (0, 1, ())
+    Part(optimizer="adamw", momentum=0, rate=1, patience=5, steps=(), flag=True)
     with pytest.raises(FrozenInstanceError):
-        part.count = 3
+        Part().count = 3
     with pytest.raises(TypeError):
         Whole("by position")
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "expected"),
-    [
-        ("optimizer", "adam", "'sgd', 'adamw'"),
-        ("count", 0, "1"),
-        ("count", 2.5, "int"),
-        ("count", True, "int"),
-        ("count", None, "int"),
-        ("momentum", 1.0, "0 and below 1"),
-        ("momentum", float("nan"), "0 and below 1"),
-        ("rate", 0.0, "above 0"),
-        ("rate", float("inf"), "finite"),
-        ("rate", "fast", "float"),
-        ("patience", 0, "1"),
-        ("patience", "long", "int | None"),
-        ("steps", 5, "tuple[int, ...]"),
-        ("steps", ("a",), "tuple[int, ...]"),
-        ("steps", (0,), "1"),
-        ("flag", 1, "bool"),
-    ],
-)
-def test_an_error_names_field_value_and_choices(name, value, expected):
-    with pytest.raises(ValueError, match=f"^{name} ") as raised:
-        Part(**{name: value})
-    assert expected in str(raised.value)
-    assert repr(value) in str(raised.value)
+WRONG = {
+    "optimizer": [("adam", "'sgd', 'adamw'")],
+    "count": [(0, "1"), (2.5, "int"), (True, "int"), (None, "int")],
+    "momentum": [(1.0, "0 and below 1"), (float("nan"), "0 and below 1")],
+    "rate": [(0.0, "above 0"), (float("inf"), "finite"), ("fast", "float")],
+    "patience": [(0, "1"), ("long", "int | None")],
+    "steps": [(5, "tuple[int, ...]"), (("a",), "tuple[int, ...]"), ((0,), "1")],
+    "flag": [(1, "bool")],
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_an_error_names_field_value_and_choices(name):
+    for value, expected in WRONG[name]:
+        parts = f"^{name} ", re.escape(expected), re.escape(repr(value))
+        with pytest.raises(ValueError, match=".*".join(parts)):
+            Part(**{name: value})
 
 
 def test_dicts_and_back():
@@ -76,16 +67,14 @@ def test_dicts_and_back():
 
 def test_assignments_as_text():
     texts = {
-        "short_side=550": 550,
-        "learning_rate=1e-3": 1e-3,
-        "patience=None": None,
-        "lr_milestones=(1, 2)": (1, 2),
-        "mixed_precision=True": True,
-        "weights=a/b.pth": "a/b.pth",
+        "a=550": 550,
+        "b=1e-3": 1e-3,
+        "c=None": None,
+        "d=(1, 2)": (1, 2),
+        "e=x/y.pth": "x/y.pth",
     }
-    names = [text.split("=")[0] for text in texts]
+    names = [text[0] for text in texts]
     assert parse_assignments(texts, names) == dict(zip(names, texts.values(), strict=True))
-    for wrong in ("short_side", "size=3", "=3"):
-        with pytest.raises(ValueError, match=wrong) as raised:
+    for wrong in ("a", "size=3", "=3"):
+        with pytest.raises(ValueError, match=f"{wrong}.*a, b, c, d, e"):
             parse_assignments([wrong], names)
-        assert all(name in str(raised.value) for name in names)
