@@ -53,9 +53,7 @@ def test_oracles_and_a_waterfall_that_ends_at_the_second_models_ap(evals):
 def test_ablation():
     values = {"value": 20.0, "low": 15.0, "high": 25.0}
     values |= {"difference": -3.0, "difference_low": -5.0, "difference_high": -1.0}
-    table = pd.DataFrame(
-        {"variant": ["both", "both", "none", "none"], "size": ["all", "large"] * 2}
-    )
+    table = pd.DataFrame({"variant": ["both"] * 2 + ["none"] * 2, "size": ["all", "large"] * 2})
     ax = failures.ablation_bars(table.assign(objects=[30, 2] * 2, **values))
     check([ax], "none -3.0 [-5.0, -1.0]")
     assert [text.get_text() for text in ax.get_xticklabels()] == ["all (30)"]

@@ -92,22 +92,19 @@ def test_reproduce_needs_the_config_and_the_data_of_the_run(study, devkit, damag
 
 
 @pytest.mark.parametrize("layout", ["other_classes", "other_classes_coco"])
-def test_other_classes_are_trained_and_evaluated(
-    layout, study, request, devkit, tmp_path, monkeypatch
-):
+def test_other_classes_are_trained_and_evaluated(layout, study, request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    changes = {"iterations": 2}
-    study = open_study(study.recipe, request.getfixturevalue(layout), "own", changes=changes)
-    assert study.class_names == OTHER_CLASSES
+    own = open_study(study.recipe, request.getfixturevalue(layout), "own")
+    assert own.class_names == OTHER_CLASSES
     for name in MODEL_TITLES:
-        train_model(study, name)
-        model, config, _ = load_run(study.run_folder(name))
+        train_model(own, name)
+        model, config, _ = load_run(own.run_folder(name))
         assert config["class_names"] == list(OTHER_CLASSES)
         heads = ("head.classes.0.weight", "cls_score.weight")
         outputs = {len(p) for key, p in model.named_parameters() if key.endswith(heads)}
         assert outputs in ({4}, {4 * 3})  # with background, for three priors per cell
         with pytest.raises(ValueError, match="woolly sheep"):
-            predict_run(study.run_folder(name), devkit)
-    evaluation = open_results(study).evaluations["YOLACT"]
-    assert len(study.val) == 6
+            predict_run(own.run_folder(name), study.devkit)
+    evaluation = open_results(own).evaluations["YOLACT"]
+    assert len(own.val) == 6
     assert evaluation.category_index.keys() <= set(OTHER_CLASSES)
