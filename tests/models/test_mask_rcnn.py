@@ -9,6 +9,7 @@ from tests.helpers.models import small, target
 from vocseg_lib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from vocseg_lib.models.config import MaskRCNNConfig
 from vocseg_lib.models.mask_rcnn import MaskRCNN
+from vocseg_lib.models.roi_pooling import POOLING
 
 
 def test_full_size_is_torchvisions():
@@ -31,9 +32,8 @@ def test_losses_are_torchvisions_with_the_same_random_numbers():
     losses = model(*batch)
     torch.manual_seed(1)
     expected = GeneralizedRCNN.forward(plain, *batch)
-    assert losses.keys() == {name.removeprefix("loss_") for name in expected}
-    for name, loss in expected.items():
-        assert losses[name.removeprefix("loss_")].item() == pytest.approx(loss.item(), rel=1e-6)
+    expected = {name.removeprefix("loss_"): loss.item() for name, loss in expected.items()}
+    assert {k: loss.item() for k, loss in losses.items()} == pytest.approx(expected, rel=1e-6)
 
 
 def test_losses_are_normalized_over_all_ranks(monkeypatch):
@@ -58,3 +58,17 @@ def test_regions_are_pooled_at_the_same_scale_whatever_came_first():
     assert len(expected["scores"])
     for name, value in expected.items():
         assert torch.equal(value, result[name]), name
+
+
+def test_pooling_rounds_and_align_does_not():
+    """Two bins on a map whose value is its column, in cells of 4 pixels."""
+    features = {"0": torch.arange(10.0).expand(1, 1, 10, 10).clone()}
+    boxes = torch.tensor([[8.0, 8, 24, 24], [9.0, 9, 25, 25]])  # columns 2 to 6, and a pixel on
+    pooled = {}
+    for name, kind in POOLING.items():
+        pool = kind(["0"], 2, 2)
+        pool.scales, pool.map_levels = [0.25], lambda boxes: torch.zeros(len(boxes[0])).long()
+        pooled[name] = pool(features, [boxes], [(40, 40)])[:, 0, 0].tolist()
+    assert pooled["pool"] == [[4, 6], [4, 6]]  # the maxima of columns 2 to 4 and 4 to 6
+    assert pooled["align"] == [[3, 5], [3.25, 5.25]]  # means; a pixel is a quarter of a cell
+    assert pooled["round"] == [[3, 5], [3, 5]]

@@ -1,3 +1,5 @@
+from functools import cache
+
 import pytest
 import torch
 from torchvision.models import resnet50
@@ -7,6 +9,7 @@ from vocseg_lib.models.config import COCO_SCALES, PASCAL_SCALES
 from vocseg_lib.models.official_weights import load_official
 
 
+@cache
 def official_state(classes: int) -> dict:
     """A state dict with the names and sizes of dbolya/yolact's YOLACT-550 on ResNet-50."""
     shapes = {}
@@ -30,18 +33,20 @@ def official_state(classes: int) -> dict:
     return {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
 
 
-@pytest.fixture(scope="module")
-def coco() -> dict:
-    return official_state(81)
+@pytest.fixture
+def load(tmp_path):
+    def load_saved(state: dict):
+        torch.save(state, tmp_path / "yolact.pth")
+        return load_official(tmp_path / "yolact.pth")
+
+    return load_saved
 
 
-def save(state: dict, folder):
-    torch.save(state, folder / "yolact.pth")
-    return folder / "yolact.pth"
-
-
-def test_every_value_goes_to_its_parameter(coco, tmp_path):
-    model = load_official(save(coco, tmp_path))
+def test_every_value_goes_to_its_parameter(load):
+    coco = official_state(81)
+    # Old checkpoints have some layers twice.
+    twice = ("backbone.layer1.0.conv1.weight", "fpn.downsample_layers.2.weight")
+    model = load(coco | dict.fromkeys(twice, torch.zeros(1)))
     state = model.state_dict()
     assert len([name for name in state if "num_batches" not in name]) == len(coco)
     for name, official in {
@@ -62,25 +67,17 @@ def test_every_value_goes_to_its_parameter(coco, tmp_path):
     }.items():
         assert torch.equal(state[name], coco[official]), name
     assert not model.training
+    assert (model.config.scales, model.config.square_priors) == (COCO_SCALES, True)
 
 
-def test_coco_has_square_priors_and_pascal_has_its_own(coco, tmp_path):
-    config = load_official(save(coco, tmp_path)).config
-    assert (config.scales, config.square_priors) == (COCO_SCALES, True)
-    model = load_official(save(official_state(21), tmp_path))
+def test_pascal_has_its_own_priors(load):
+    model = load(official_state(21))
     assert (model.config.scales, model.config.square_priors) == (PASCAL_SCALES, False)
     assert sum(p.numel() for p in model.parameters()) == 30_734_623
 
 
-def test_old_checkpoints_with_layers_twice(coco, tmp_path):
-    old = dict.fromkeys(
-        ("backbone.layer1.0.conv1.weight", "fpn.downsample_layers.2.weight"), torch.zeros(1)
-    )
-    load_official(save(coco | old, tmp_path))
-
-
-def test_what_does_not_fit_is_reported(coco, tmp_path):
-    one = torch.zeros(1)
+def test_what_does_not_fit_is_reported(load, tmp_path):
+    coco, one = official_state(81), torch.zeros(1)
     bias = {k: v for k, v in coco.items() if k != "proto_net.10.bias"}
     for state, problem in (
         (bias, r"protonet\.after\.1\.0\.bias"),
@@ -89,9 +86,8 @@ def test_what_does_not_fit_is_reported(coco, tmp_path):
         ({"a": one}, r"yolact\.pth"),
     ):
         with pytest.raises(WeightsError, match=problem):
-            load_official(save(state, tmp_path))
+            load(state)
     (tmp_path / "torn.pth").write_bytes(b"torn")
-    with pytest.raises(WeightsError, match=r"torn\.pth"):
-        load_official(tmp_path / "torn.pth")
-    with pytest.raises(FileNotFoundError):
-        load_official(tmp_path / "missing.pth")
+    for name, error in (("torn", WeightsError), ("missing", FileNotFoundError)):
+        with pytest.raises(error, match=name):
+            load_official(tmp_path / f"{name}.pth")

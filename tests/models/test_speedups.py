@@ -63,17 +63,16 @@ def test_elsewhere_than_on_a_cpu_nothing_is_exchanged(monkeypatch):
     assert masks.shape == (2, 50, 60)
 
 
-@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
-def test_folded_batch_norm_in_training(name):
+@pytest.mark.parametrize(("name", "stage"), [("resnet50", "layer2"), ("mobilenet_v2", "6")])
+def test_folded_batch_norm_in_training(name, stage):
     torch.manual_seed(0)
     plain, x = with_random_norms(build_backbone(name, None).body), torch.rand(2, 3, 48, 48)
-    plain = IntermediateLayerGetter(plain, {"layer2" if name == "resnet50" else "6": "out"})
-    fast, gradients = speed_up(copy.deepcopy(plain)), []
+    plain = IntermediateLayerGetter(plain, {stage: "out"})
+    fast, results = speed_up(copy.deepcopy(plain)), []
     for body in (plain, fast):
         out = set_train_mode(body, freeze_bn=True)(x)["out"]
-        out.sum().backward()
-        gradients.append((out.detach(), next(body.parameters()).grad))
-    for expected, value in zip(*gradients, strict=True):
+        results.append((out, torch.autograd.grad(out.sum(), next(body.parameters()))[0]))
+    for expected, value in zip(*results, strict=True):
         assert (value - expected).norm() < 1e-4 * expected.norm()
 
 
@@ -81,11 +80,10 @@ def test_folded_weights_follow_their_sources():
     torch.manual_seed(0)
     plain = with_random_norms(build_backbone("tiny", None).body).eval()
     fast, x = speed_up(copy.deepcopy(plain)).eval(), torch.rand(1, 3, 64, 64)
-    norm = next(m for m in fast.modules() if isinstance(m, nn.BatchNorm2d))
     scaled = {k: v * 1.5 for k, v in plain.state_dict().items()}
     changes = (
         lambda: next(fast.parameters()).mul_(2),
-        lambda: norm.running_mean.add_(1),
+        lambda: batch_norm_layers(fast)[0].running_mean.add_(1),
         lambda: fast.load_state_dict(scaled),
     )
     with torch.no_grad():
@@ -110,37 +108,38 @@ def upsampled_conv(x, weight, bias):
     return F.conv2d(large, weight, bias, padding=1).relu()
 
 
-def assert_same_gradients(function, plain, size, gradient):
-    torch.manual_seed(0)
-    x, weight = torch.randn(2, 6, *size).double(), torch.randn(8, 6, 3, 3).double()
-    results = []
-    for each in (function, plain):
-        inputs = [t.clone().requires_grad_() for t in (x, weight, torch.randn(8).double() * 0)]
-        out = each(*inputs)
-        results.append((out.detach(), *torch.autograd.grad(out, inputs, gradient)))
+def conv(x, weight, bias):
+    return F.conv2d(x, weight, bias, padding=1)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (5, 7)])
+@pytest.mark.parametrize(
+    ("fast", "plain", "scale"), [(UpsampledConv, upsampled_conv, 2), (SparseGradientConv, conv, 1)]
+)
+def test_gradients_are_the_plain_ones(fast, plain, scale, size, fraction):
+    height, width = scale * size[0], scale * size[1]
+    gradient = torch.randn(2, 8, height, width) * (torch.rand(2, 1, height, width) < fraction)
+    shapes, results = ((2, 6, *size), (8, 6, 3, 3), (8,)), []
+    inputs = [torch.randn(shape).double().requires_grad_() for shape in shapes]
+    for function in (fast.apply, plain):
+        out = function(*inputs)
+        results.append((out, *torch.autograd.grad(out, inputs, gradient.double())))
     for value, expected in zip(*results, strict=True):
         assert torch.allclose(value, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 4), (5, 7)])
-def test_upsampled_convolution(size):
-    gradient = torch.randn(2, 8, 2 * size[0], 2 * size[1]).double()
-    assert_same_gradients(UpsampledConv.apply, upsampled_conv, size, gradient)
-
-
-@pytest.mark.parametrize("fraction", [0.0, 0.1, 1.0])
-def test_sparse_gradients(fraction):
-    gradient = torch.randn(2, 8, 5, 7).double() * (torch.rand(2, 1, 5, 7) < fraction)
-    plain = lambda *inputs: F.conv2d(*inputs, padding=1)  # noqa: E731
-    assert_same_gradients(SparseGradientConv.apply, plain, (5, 7), gradient)
-
-
-def test_upsampled_convolution_under_autocast():
-    x, weight = (torch.randn(s, requires_grad=True) for s in ((1, 4, 6, 6), (4, 4, 3, 3)))
+@pytest.mark.parametrize(
+    ("fast", "plain"), [(UpsampledConv, upsampled_conv), (SparseGradientConv, conv)]
+)
+def test_gradients_under_autocast(fast, plain):
+    shapes = (1, 4, 6, 6), (4, 4, 3, 3), (4,)
+    inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
     with torch.autocast("cpu", torch.bfloat16):
-        out = UpsampledConv.apply(x, weight, torch.zeros(4))
-    out.float().sum().backward()
+        out = fast.apply(*inputs)
     assert out.dtype == torch.bfloat16
-    assert x.grad.dtype == weight.grad.dtype == torch.float32
-    expected = torch.autograd.grad(upsampled_conv(x, weight, torch.zeros(4)).sum(), weight)[0]
-    assert (weight.grad - expected).norm() < 0.02 * expected.norm()
+    gradients = torch.autograd.grad(out.float().sum(), inputs)
+    expected = torch.autograd.grad(plain(*inputs).sum(), inputs)
+    for value, gradient in zip(expected, gradients, strict=True):
+        assert gradient.dtype == torch.float32
+        assert (gradient - value).norm() < 0.02 * value.norm()

@@ -3,6 +3,7 @@ import torch
 
 from tests.helpers.models import small, target
 from vocseg_lib.models.config import YolactConfig
+from vocseg_lib.models.priors import prior_boxes
 from vocseg_lib.models.yolact import Yolact
 
 
@@ -51,3 +52,9 @@ def test_labels_out_of_range_are_refused(label):
     bad = target(50, 70) | {"labels": torch.tensor([1, label])}
     with pytest.raises(ValueError, match=r"1\.\.20"):
         small("yolact").train()([torch.rand(3, 50, 70)], [bad])
+
+
+def test_order_and_sizes_of_priors_by_hand():
+    priors = prior_boxes([(1, 2)], scales=[110], aspect_ratios=(1.0, 4.0))
+    expected = [[x, 0.5, w, h] for x in (0.25, 0.75) for w, h in ((0.2, 0.2), (0.4, 0.1))]
+    assert torch.allclose(priors, torch.tensor(expected))
