@@ -5,7 +5,6 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -94,8 +93,7 @@ def padded(targets: list[dict[str, Tensor]], name: str) -> Tensor:
 @each("*.pt", "predictions", "targets", "losses")
 def test_loss_terms_and_gradients(case):
     p = {k: v.clone().requires_grad_(k != "priors") for k, v in case["predictions"].items()}
-    if case.get("randperm_seed") is not None:
-        torch.manual_seed(case["randperm_seed"])
+    torch.manual_seed(case.get("randperm_seed") or 0)
     outputs = YolactOutputs(**{FIELDS[key]: value for key, value in p.items()})
     masks_to_train = case.get("masks_to_train", 100)
     losses = yolact_loss(outputs, targets_of(case), masks_to_train=masks_to_train)
@@ -175,8 +173,17 @@ def test_assembled_masks(case, upsample):
     assert torch.allclose(assembled * box_mask(boxes, height, width), cropped, atol=1e-5)
     # At the prototypes' own size nothing is resampled.
     same_pixels(upsample(logits, boxes, height, width), cropped > 0.5)
+    # The official `postprocess` of an image: whole pixels of boxes and masks.
     if "postprocess" in case:
-        to_image_size(case["postprocess"], upsample, logits, boxes)
+        expected = case["postprocess"]["masks_bool"].bool()
+        if len(expected) != len(boxes) and expected.shape[-1] == len(boxes):
+            expected = expected.permute(2, 0, 1)
+        height, width = expected.shape[1:]
+        same_pixels(upsample(logits, boxes, height, width), expected)
+        # The official code lets a box that lies wholly outside point out of the image.
+        limit = torch.tensor([width, height, width, height])
+        clipped = case["postprocess"]["boxes_long"].long().clamp(min=0).minimum(limit)
+        assert torch.equal(scale_boxes(boxes, height, width).long(), clipped)
 
 
 def same_pixels(masks: Tensor, expected: Tensor) -> None:
@@ -185,32 +192,19 @@ def same_pixels(masks: Tensor, expected: Tensor) -> None:
     assert (masks != expected).sum() <= 1e-5 * expected.numel()
 
 
-def to_image_size(case: dict, upsample: Callable, logits: Tensor, boxes: Tensor) -> None:
-    """The official `postprocess` of an image: whole pixels of boxes and masks."""
-    expected = case["masks_bool"].bool()
-    if len(expected) != len(boxes) and expected.shape[-1] == len(boxes):
-        expected = expected.permute(2, 0, 1)
-    height, width = expected.shape[1:]
-    same_pixels(upsample(logits, boxes, height, width), expected)
-    # The official code lets a box that lies wholly outside point out of the image.
-    limit = torch.tensor([width, height, width, height])
-    clipped = case["boxes_long"].long().clamp(min=0).minimum(limit)
-    assert torch.equal(scale_boxes(boxes, height, width).long(), clipped)
-
-
 @each("*.pt", "detect")
 def test_the_whole_detection_step(case):
     inputs, parts = dicts_with(case["detect"], *INPUTS), dicts_with(case["detect"])
     assert inputs, list(case["detect"])
     for path, given in inputs.items():
         # Detections, one dict per image, are beside the inputs or around them.
-        around = {p: detections(parts[p]) for p in parts if path.startswith(p)}
+        around = {
+            p: list(dicts_with(parts[p], "box*", "score*", "class*").values())
+            for p in parts
+            if path.startswith(p)
+        }
         holder = max((p for p in around if around[p]), key=len)
         compare_detections(given, around[holder], parts[holder])
-
-
-def detections(part: dict) -> list[dict]:
-    return list(dicts_with(part, "box*", "score*", "class*").values())
 
 
 def compare_detections(given: dict, expected: list[dict], options: dict) -> None:
