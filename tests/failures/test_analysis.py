@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
 
-from tests.helpers.random_sets import random_sets
+from tests.helpers.random_sets import on_random_sets
 from tests.helpers.shapes import (
     EVERYWHERE,
     FAR,
@@ -231,8 +230,7 @@ def test_hundreds_of_detections_in_one_image():
     assert analysis.table["count"].sum() > 0
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
-@given(random_sets(void=True))
+@on_random_sets(20, void=True)
 def test_counts_sum_over_classes_and_sizes_on_random_sets(pair):
     content, detections = pair
     analysis = analysis_of(content, detections, 0.3)

@@ -4,9 +4,8 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
 
-from tests.helpers.random_sets import random_sets
+from tests.helpers.random_sets import on_random_sets
 from tests.helpers.shapes import (
     EVERYWHERE,
     dataset_eval,
@@ -83,8 +82,7 @@ def test_single_oracles_of_perfect_and_of_no_predictions():
     assert (oracles.single_oracles(dataset_eval(TWO_CLASSES, [])) == 0).all().all()
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
-@given(random_sets(most=5))
+@on_random_sets(8, most=5)
 def test_parts_sum_to_the_gap_on_random_sets(pair):
     content, detections = pair
     if not any(not a["iscrowd"] for a in content["annotations"]):

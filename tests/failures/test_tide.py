@@ -1,11 +1,10 @@
 """TIDE's errors, compared with its toolbox (tidecv)."""
 
 import pytest
-from hypothesis import HealthCheck, given, settings
 from tidecv import TIDE, Data
 
 from tests.helpers.coco import entry, ground_truth_of
-from tests.helpers.random_sets import random_sets
+from tests.helpers.random_sets import on_random_sets
 from tests.helpers.shapes import dataset_eval, real_predictions
 from vocseg_lib.data.coco import bbox_xywh
 from vocseg_lib.data.coco_validation import validate_ground_truth, validate_results
@@ -53,8 +52,7 @@ def check(content, detections):
         assert counted | {"missed": result.objects["missed"].sum()} == counts
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(random_sets())
+@on_random_sets(40)
 def test_equals_tidecv_on_random_sets(pair):
     content, detections = pair
     if content["annotations"] and detections:

@@ -1,7 +1,10 @@
 """Random ground truth and detections for hypothesis: ties, crowds, empty images and classes."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
@@ -19,10 +22,12 @@ def random_ellipse(random: np.random.Generator) -> torch.Tensor:
     return torch.from_numpy(distance <= 1)
 
 
-def random_sets(**options) -> st.SearchStrategy:
-    """Strategy of `random_set`."""
+def on_random_sets(examples: int, *more: st.SearchStrategy, **options) -> Callable:
+    """Decorator of a property test of `random_set` with options, and of more strategies."""
     options = {name: st.just(value) for name, value in options.items()}
-    return st.builds(random_set, st.integers(0, 2**32 - 1), **options)
+    sets = st.builds(random_set, st.integers(0, 2**32 - 1), **options)
+    checks = settings(max_examples=examples, deadline=None, suppress_health_check=HealthCheck)
+    return lambda test: checks(given(sets, *more)(test))
 
 
 def random_set(seed: int, void: bool = False, most: int = 12) -> tuple[dict, list[dict]]:

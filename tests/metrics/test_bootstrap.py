@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
 
-from tests.helpers.random_sets import random_sets
+from tests.helpers.random_sets import on_random_sets
 from tests.helpers.shapes import real_predictions
 from vocseg_lib.metrics.bootstrap import (
     KEYS,
@@ -33,8 +32,7 @@ def resampled(ground_truth, detections, weights):
     return {**ground_truth, "images": images, "annotations": annotations}, results
 
 
-@settings(deadline=None, max_examples=25)
-@given(random_sets(void=True))
+@on_random_sets(25, void=True)
 def test_a_resample_equals_an_evaluation_of_its_images(pair):
     ground_truth, detections = pair
     for number, detection in enumerate(detections):  # without ties, which come image by image

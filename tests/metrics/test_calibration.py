@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
 
 from tests.helpers.coco import entry, ground_truth_of
-from tests.helpers.random_sets import random_sets
+from tests.helpers.random_sets import on_random_sets
 from vocseg_lib.metrics import calibration
 from vocseg_lib.metrics.coco_eval import evaluate
 
@@ -35,8 +34,7 @@ def test_best_f1_and_recall_by_hand(by_hand):
     assert np.isnan(nothing["score"])
 
 
-@settings(deadline=None, max_examples=25)
-@given(random_sets())
+@on_random_sets(25)
 def test_no_threshold_is_better_than_the_best(pair):
     evaluation = evaluate(*pair)
     for row in calibration.best_f1(evaluation).itertuples():

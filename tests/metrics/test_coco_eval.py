@@ -6,12 +6,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.coco import entry, ground_truth_of, rectangle
-from tests.helpers.random_sets import random_sets
+from tests.helpers.random_sets import on_random_sets
 from vocseg_lib.data.coco_convert import voc_to_coco
+from vocseg_lib.metrics.bootstrap import KEYS
 from vocseg_lib.metrics.coco_eval import backends, evaluate, metrics_table
 from vocseg_lib.utils.rle import encode_rle
-
-KEYS = ["kind", "metric", "class"]
 
 
 def values_of(ground_truth, detections):
@@ -59,8 +58,7 @@ def test_a_missing_box_is_the_masks():
 
 
 @pytest.mark.skipif("hotcoco" not in backends(), reason="hotcoco is not installed")
-@settings(deadline=None, max_examples=60)
-@given(random_sets(most=80))
+@on_random_sets(60, most=80)
 def test_backends_are_equal_to_the_last_bit(pair):
     first, second = (evaluate(*pair, backend=name) for name in ("hotcoco", "pycocotools"))
     pd.testing.assert_frame_equal(first.table, second.table, check_exact=True)
@@ -73,8 +71,7 @@ def test_an_unknown_backend_is_refused():
         evaluate(ground_truth_of(), [], backend="other")
 
 
-@settings(deadline=None, max_examples=25)
-@given(random_sets(void=True), st.randoms())
+@on_random_sets(25, st.randoms(), void=True)
 def test_the_order_of_images_changes_nothing(pair, random):
     ground_truth, detections = pair
     for number, detection in enumerate(detections):  # ties are in the order of the file
@@ -94,8 +91,7 @@ def with_duplicate(ground_truth, detections, random):
     return (values.fillna(0) for values in pair)
 
 
-@settings(deadline=None, max_examples=25)
-@given(random_sets(), st.randoms())
+@on_random_sets(25, st.randoms())
 def test_a_duplicate_never_raises_vocs_ap(pair, random):
     if pair[1]:
         before, after = with_duplicate(*pair, random)
@@ -129,11 +125,3 @@ def test_void_pixels_are_ignored():
     assert values["mask", "AP", "all"] == 0  # IoU 100 / 400
     assert values["mask", "AP_without_void", "all"] == pytest.approx(100)
     assert values["mask", "AP75_without_void", "bird"] == pytest.approx(100)
-
-
-@settings(deadline=None, max_examples=25)
-@given(random_sets(void=False))
-def test_metrics_without_void_pixels_are_the_same_if_there_are_none(pair):
-    values = values_of(*pair)["mask"]
-    for metric in ("AP", "AP50", "AP75"):
-        assert values[f"{metric}_without_void"].equals(values[metric])

@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
 from pycocotools import mask as coco_mask
 
 from tests.helpers.coco import entry, ground_truth_of
 from tests.helpers.fifteen_objects import AP_11, AP_ALL, DETECTIONS, OBJECTS
-from tests.helpers.random_sets import random_sets
+from tests.helpers.random_sets import on_random_sets
 from tests.helpers.shapes import real_predictions
 from vocseg_lib.data.coco_validation import validate_ground_truth, validate_results
 from vocseg_lib.metrics.average_precision import average_precision
@@ -60,14 +59,12 @@ def ap_by_loop(ground_truth, detections, threshold, eleven):
 
 
 def test_the_published_example():
-    def box_entry(image_id, box, **more):
-        x, y, w, h = box  # the last pixel is included
-        return {"image_id": image_id, "category_id": 1, "bbox": [x, y, w + 1, h + 1], **more}
+    def box_entry(image, x, y, w, h, **more):
+        return {"image_id": image, "category_id": 1, "bbox": [x, y, w + 1, h + 1], **more}
 
-    images = [{"id": i, "height": 200, "width": 200} for i in OBJECTS]
-    objects = [box_entry(i, box) for i, boxes in OBJECTS.items() for box in boxes]
-    rows = ((i, row) for i, rows in DETECTIONS.items() for row in rows)
-    detections = [box_entry(i, box, score=score) for i, (score, *box) in rows]
+    images = [{"id": i, "height": 200, "width": 200} for i in range(1, 8)]
+    objects = [box_entry(*row) for row in OBJECTS]
+    detections = [box_entry(image, *box, score=score) for image, score, *box in DETECTIONS]
     assert (len(objects), len(detections)) == (15, 24)
     categories = [{"id": 1, "name": "object"}]
     content = {"images": images, "annotations": objects, "categories": categories}
@@ -80,8 +77,7 @@ def test_the_published_example():
     assert set(evaluate(ground_truth, detections).summary) == {"box_AP", "box_AP50", "box_AP75"}
 
 
-@settings(deadline=None, max_examples=60)
-@given(random_sets())
+@on_random_sets(60)
 def test_equals_an_independent_loop(pair):
     matches = match_voc(evaluate_images(*pair), "mask", (0.5, 0.7))
     categories = sorted(c["id"] for c in pair[0]["categories"])

@@ -41,7 +41,7 @@ class Analysis:
     thresholds: Thresholds = field(default_factory=Thresholds)
 
     def __post_init__(self) -> None:
-        if "mask" not in self.dataset_eval.iou_types:
+        if "mask" not in self.dataset_eval.image_evals[0].iou:
             raise ValueError("detections or objects have no segmentation: failures need masks")
 
     @cached_property

@@ -126,3 +126,9 @@ def mean_ap(matches: Matches, weights: Weights | None = None) -> MeanAndClasses:
     """AP in percent, mean over thresholds; NaN for a class without objects."""
     by_class = 100 * average_precision(matches, weights).mean(1)
     return np.column_stack([class_mean(by_class), by_class])
+
+
+def coco_metrics(matches: Matches, weights: Weights | None = None) -> dict[str, ByClass]:
+    """COCO's AP, AP50 and AP75 in percent per resample and class."""
+    ap = 100 * average_precision(matches, weights)
+    return {"AP": ap.mean(1), "AP50": ap[:, 0], "AP75": ap[:, 5]}

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from vocseg_lib.metrics.average_precision import Weights
-from vocseg_lib.metrics.coco_eval import Evaluation, coco_metrics, metrics_table
+from vocseg_lib.metrics.average_precision import Weights, coco_metrics
+from vocseg_lib.metrics.coco_eval import Evaluation, metrics_table
 from vocseg_lib.metrics.matching import AREA_RANGES
 from vocseg_lib.metrics.voc_eval import voc_metrics
 

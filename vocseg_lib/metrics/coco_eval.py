@@ -18,20 +18,8 @@ from pycocotools.cocoeval import COCOeval
 
 from vocseg_lib.data.coco import bbox_xywh
 from vocseg_lib.metrics import matching
-from vocseg_lib.metrics.average_precision import (
-    ByClass,
-    Matches,
-    Weights,
-    average_precision,
-    class_mean,
-)
-from vocseg_lib.metrics.matching import (
-    AREA_RANGES,
-    IOU_TYPES,
-    DatasetEval,
-    ImageEval,
-    evaluate_images,
-)
+from vocseg_lib.metrics.average_precision import ByClass, Matches, class_mean
+from vocseg_lib.metrics.matching import AREA_RANGES, IOU_TYPES, DatasetEval
 from vocseg_lib.metrics.semantic import SEMANTIC_SCORE, mean_iou, remove_void
 from vocseg_lib.metrics.voc_eval import match_voc, voc_metrics
 
@@ -68,12 +56,12 @@ class Evaluation:
 
     @cached_property
     def _all_detections(self) -> DatasetEval:
-        return evaluate_images(self.ground_truth, self.detections, self.iou_types)
+        return matching.evaluate_images(self.ground_truth, self.detections, self.iou_types)
 
     @cached_property
     def dataset_eval(self) -> DatasetEval:
         """IoUs per image of the detections that COCO evaluates."""
-        return self._all_detections.changed(ImageEval.top)
+        return self._all_detections.changed(matching.ImageEval.top)
 
     def by_class(self, values: ByClass) -> list[tuple[str, Float[np.ndarray, " b"]]]:
         """(class, values of its categories) from "all", the mean over classes, on."""
@@ -176,12 +164,6 @@ def metrics_table(evaluation: Evaluation, score_threshold: float = SEMANTIC_SCOR
         parts.append(mean_iou(evaluation.ground_truth, evaluation.detections, score_threshold))
     # Masks first.
     return pd.concat(parts).sort_values("kind", ascending=False, kind="stable", ignore_index=True)
-
-
-def coco_metrics(matches: Matches, weights: Weights | None = None) -> dict[str, ByClass]:
-    """COCO's AP, AP50 and AP75 in percent per resample and class."""
-    ap = 100 * average_precision(matches, weights)
-    return {"AP": ap.mean(1), "AP50": ap[:, 0], "AP75": ap[:, 5]}
 
 
 def run_coco_eval(ground_truth: dict, detections: list[dict], iou_type: str, backend: str) -> Any:

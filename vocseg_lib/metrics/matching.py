@@ -24,8 +24,8 @@ AREA_RANGES = {"all": (0, 1e10), "small": (0, 1024), "medium": (1024, 9216), "la
 class ImageEval:
     """One image: `m` objects, `c` crowd regions, `n` detections by descending score.
 
-    `objects` and `crowds` are indices in the annotations, `detections` in the list of detections
-    (-1 for one that a fix has added); classes are indices in the categories, areas in pixels.
+    `objects` and `crowds` are indices in the annotations, `detections` in the list of detections;
+    classes are indices in the categories, areas in pixels.
     `iou`, `in_crowd` (share of the detection inside the region) and `detection_area` are keyed by
     IoU type, "mask" and "box" or "box" alone.
     """
@@ -102,32 +102,25 @@ class DatasetEval:
     detections: list[dict]
     image_evals: list[ImageEval]
 
-    @property
-    def iou_types(self) -> list[str]:
-        """What has IoUs: masks and boxes, or one of them."""
-        return list(self.image_evals[0].iou)
-
     @cached_property
     def detection_rows(self) -> pd.DataFrame:
-        """One row per detection, by image and descending score: image and category (indices),
+        """One row per detection, by image and descending score: detection, category, score.
 
-        image_id, detection, score, row (in the image).
+        Like `object_rows` it has image (index), row (in the image), image_id.
         """
-        names = {"detection": "detections", "category": "detection_class", "score": "score"}
-        rows = self._rows(**names)
-        return rows.assign(row=rows.groupby("image").cumcount())
+        return self._rows(detection="detections", category="detection_class", score="score")
 
     @cached_property
     def object_rows(self) -> pd.DataFrame:
-        """One row per object by image: image and category (indices), image_id, annotation, area."""
+        """One row per object, by image: annotation, category, area."""
         return self._rows(annotation="objects", category="object_class", area="object_area")
 
     def _rows(self, **fields: str) -> pd.DataFrame:
         parts = {c: [getattr(e, name) for e in self.image_evals] for c, name in fields.items()}
+        rows = pd.DataFrame({column: np.concatenate(values) for column, values in parts.items()})
         image = np.repeat(np.arange(len(self.images)), list(map(len, parts["category"])))
         ids = np.array([entry["id"] for entry in self.images])
-        rows = {column: np.concatenate(values) for column, values in parts.items()}
-        return pd.DataFrame({"image": image, "image_id": ids[image], **rows})
+        return rows.assign(image=image, image_id=ids[image], row=rows.groupby(image).cumcount())
 
     def changed(self, change: Callable[[ImageEval], ImageEval]) -> "DatasetEval":
         """The data set with every image changed by a function."""

@@ -16,9 +16,9 @@ from vocseg_lib.engine.predict import predict, save_predictions
 from vocseg_lib.engine.resume import ChangedConfig, check_config
 from vocseg_lib.engine.run_folder import BEST
 from vocseg_lib.engine.train import Session, train
-from vocseg_lib.metrics.average_precision import class_mean
+from vocseg_lib.metrics.average_precision import class_mean, coco_metrics
 from vocseg_lib.metrics.bootstrap import interval, prepend_point_estimate
-from vocseg_lib.metrics.coco_eval import Evaluation, coco_metrics, evaluate
+from vocseg_lib.metrics.coco_eval import Evaluation, evaluate
 from vocseg_lib.metrics.matching import AREA_RANGES
 from vocseg_lib.study.recipes import Recipe
 from vocseg_lib.study.run import build_model, default_device, prediction_header
