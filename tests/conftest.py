@@ -1,5 +1,6 @@
 """Data that many tests share."""
 
+import json
 import os
 from pathlib import Path
 
@@ -60,3 +61,13 @@ def real_devkit() -> Path:
 def some_devkit(devkit) -> Path:
     """Real VOC images if present, else synthetic ones."""
     return find_devkit(SHARED / "voc2012") if (SHARED / "voc2012").is_dir() else devkit
+
+
+@pytest.fixture(scope="session")
+def real_predictions(shared) -> tuple[dict, dict[str, list[dict]]]:
+    """Ground truth, and detections by title, of trained models on VOC 2012 val."""
+    folder = shared / "predictions"
+    models = {"mask_rcnn": "mask_rcnn_torchvision", "yolact": "yolact_official"}
+    models = {title: folder / f"{name}_mobilenet320.json" for title, name in models.items()}
+    content = json.loads((folder / "voc2012_val_gt.json").read_text())
+    return content, {title: json.loads(path.read_text()) for title, path in models.items()}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.helpers.shapes import dataset_eval, ground_truth, mask_of, real_predictions, shape
+from tests.helpers.shapes import dataset_eval, ground_truth, mask_of, shape
 from vocseg_lib.failures.crowding import (
     CROWDING,
     IMAGE_COUNT_BINS,
@@ -61,9 +61,9 @@ def test_recall_and_ap_by_hand(crowds):
     assert table["alone", "AP50"] == 100
 
 
-def test_bins_and_intervals_on_real_predictions(shared):
-    content, models = real_predictions(shared)
-    evaluation = evaluate(content, dict(models)["mask_rcnn_torchvision_mobilenet320"])
+def test_bins_and_intervals_on_real_predictions(real_predictions):
+    content, models = real_predictions
+    evaluation = evaluate(content, models["mask_rcnn"])
     data = evaluation.dataset_eval
     weights = bootstrap_weights(len(content["images"]), 100)
     table = by_crowding({"a": data, "b": data}, DISTANCE, weights)

@@ -8,7 +8,6 @@ from tests.helpers.shapes import (
     dataset_eval,
     ground_truth,
     mask_of,
-    real_predictions,
     shape,
 )
 from vocseg_lib.failures.config import Thresholds
@@ -134,16 +133,9 @@ def test_no_objects_and_no_detections():
     assert measured([shape(LEFT)], []).empty
 
 
-def test_thresholds_are_checked():
-    assert Thresholds(min_coverage=1.0, crowd_distance=20.0).min_coverage == 1
-    for name, value in (("min_leakage", 20), ("min_leakage", "much"), ("crowd_distance", -1)):
-        with pytest.raises(ValueError, match=name):
-            Thresholds(**{name: value})
-
-
-def test_parts_equal_pixels_counted_one_by_one(shared):
-    content, models = real_predictions(shared)
-    detections = dict(models)["mask_rcnn_torchvision_mobilenet320"][:400]
+def test_parts_equal_pixels_counted_one_by_one(real_predictions):
+    content, models = real_predictions
+    detections = models["mask_rcnn"][:400]
     data, thresholds = dataset_eval(content, detections), Thresholds()
     rows = measure_masks(data)
     right = rows[rows["object"] >= 0]

@@ -12,7 +12,6 @@ from tests.helpers.shapes import (
     ground_truth,
     mask_of,
     perfect,
-    real_predictions,
     shape,
 )
 from vocseg_lib.data.coco import subset
@@ -106,10 +105,10 @@ def test_a_gap_with_one_cause_has_one_part():
     assert points(half, right)[UNDETECTED] == pytest.approx(50)
 
 
-def test_intervals_and_oracles_on_real_predictions(shared):
-    content, models = real_predictions(shared)
+def test_intervals_and_oracles_on_real_predictions(real_predictions):
+    content, models = real_predictions
     content = subset(content, range(1, 41))
-    models = ([d for d in detections if d["image_id"] <= 40] for _, detections in models)
+    models = ([d for d in detections if d["image_id"] <= 40] for detections in models.values())
     evals = [dataset_eval(content, detections) for detections in models]
     parts = oracles.gap_parts(*evals, bootstrap_weights(len(content["images"]), 20)).set_index(
         "part"

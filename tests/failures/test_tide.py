@@ -5,7 +5,7 @@ from tidecv import TIDE, Data
 
 from tests.helpers.coco import entry, ground_truth_of
 from tests.helpers.random_sets import on_random_sets
-from tests.helpers.shapes import dataset_eval, real_predictions
+from tests.helpers.shapes import dataset_eval
 from vocseg_lib.data.coco import bbox_xywh
 from vocseg_lib.data.coco_validation import validate_ground_truth, validate_results
 from vocseg_lib.failures.tide import ERRORS, tide
@@ -59,9 +59,9 @@ def test_equals_tidecv_on_random_sets(pair):
         check(content, detections)
 
 
-def test_equals_tidecv_on_real_predictions(shared):
-    content, models = real_predictions(shared)
-    for _, detections in models:
+def test_equals_tidecv_on_real_predictions(real_predictions):
+    content, models = real_predictions
+    for detections in models.values():
         check(content, detections)
 
 

@@ -1,7 +1,5 @@
 """Hand-made masks as objects and detections, and their analysis."""
 
-import json
-
 import torch
 
 from tests.helpers.coco import ground_truth_of
@@ -86,11 +84,3 @@ def one_mask_for_pairs():
     covering = both + [{**one, "score": 0.9} for one in single]
     detections = {"YOLACT": covering, "Mask R-CNN": perfect(content)}
     return {title: analysis_of(content, some) for title, some in detections.items()}
-
-
-def real_predictions(shared):
-    """Ground truth and (title, detections) of trained models on VOC 2012 val."""
-    folder = shared / "predictions"
-    content = json.loads((folder / "voc2012_val_gt.json").read_text())
-    files = sorted(folder.glob("*_mobilenet320.json"))
-    return content, [(path.stem, json.loads(path.read_text())) for path in files]

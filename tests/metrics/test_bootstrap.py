@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from tests.helpers.random_sets import on_random_sets
-from tests.helpers.shapes import real_predictions
 from vocseg_lib.metrics.bootstrap import (
     KEYS,
     add_intervals,
@@ -48,9 +47,9 @@ def test_a_resample_equals_an_evaluation_of_its_images(pair):
 
 
 @pytest.fixture(scope="module")
-def evaluations(shared):
-    ground_truth, models = real_predictions(shared)
-    return [evaluate(ground_truth, detections) for _, detections in reversed(models)]
+def evaluations(real_predictions):
+    ground_truth, models = real_predictions
+    return [evaluate(ground_truth, detections) for detections in reversed(models.values())]
 
 
 def test_each_image_once_gives_the_metrics(evaluations):

@@ -9,7 +9,6 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from tests.helpers.random_sets import on_random_sets
-from tests.helpers.shapes import real_predictions
 from vocseg_lib.metrics.coco_eval import evaluate
 from vocseg_lib.metrics.matching import AREA_RANGES, IOU_TYPES
 
@@ -81,7 +80,7 @@ def test_flags_equal_pycocotools_beyond_100_detections(pair):
         assert_equals_coco(*pair)
 
 
-def test_flags_and_metrics_equal_pycocotools_on_real_predictions(shared):
-    ground_truth, models = real_predictions(shared)
-    for _, detections in models:
+def test_flags_and_metrics_equal_pycocotools_on_real_predictions(real_predictions):
+    ground_truth, models = real_predictions
+    for detections in models.values():
         assert_equals_coco(ground_truth, detections)

@@ -5,7 +5,6 @@ from pycocotools import mask as coco_mask
 from tests.helpers.coco import entry, ground_truth_of
 from tests.helpers.fifteen_objects import AP_11, AP_ALL, DETECTIONS, OBJECTS
 from tests.helpers.random_sets import on_random_sets
-from tests.helpers.shapes import real_predictions
 from vocseg_lib.data.coco_validation import validate_ground_truth, validate_results
 from vocseg_lib.metrics.average_precision import average_precision
 from vocseg_lib.metrics.bootstrap import KEYS
@@ -89,9 +88,9 @@ def test_equals_an_independent_loop(pair):
             assert known == pytest.approx(expected, abs=1e-9)
 
 
-def test_real_predictions_equal_the_loop(shared):
-    ground_truth, models = real_predictions(shared)
-    detections = dict(models)["mask_rcnn_torchvision_mobilenet320"]
+def test_real_predictions_equal_the_loop(real_predictions):
+    ground_truth, models = real_predictions
+    detections = models["mask_rcnn"]
     values = metrics_table(evaluate(ground_truth, detections)).set_index(KEYS)
 
     def by_loop(threshold, eleven=False):
