@@ -139,7 +139,7 @@ def test_unusable_images_are_reported_and_skipped(tmp_path, capsys):
 
 def test_mistakes_in_annotations_name_the_file(tmp_path):
     box = {"image_id": 1, "category_id": 5, "bbox": [0, 0, 2, 2]}
-    with pytest.raises(ValueError, match=r"labels.json .* segmentation"):
+    with pytest.raises(ValueError, match=r"labels.json.* segmentation"):
         coco_to_voc(coco_file(tmp_path, small(3), [box]), tmp_path / "out")
     path = coco_file(tmp_path, small(3))
     with pytest.raises(ValueError, match=r"labels.json .* val"):  # fewer than five images

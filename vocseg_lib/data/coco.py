@@ -5,7 +5,12 @@ from pathlib import Path, PurePath
 
 from pycocotools import mask as coco_mask
 
-from vocseg_lib.data.coco_validation import validate_ground_truth, validate_results
+from vocseg_lib.data.coco_validation import (
+    Check,
+    check_fields,
+    validate_ground_truth,
+    validate_results,
+)
 from vocseg_lib.utils.files import read_json
 from vocseg_lib.utils.rle import shorten
 
@@ -23,13 +28,19 @@ def subset(ground_truth: dict, image_ids: Collection[int]) -> dict:
     return {**ground_truth, "images": images, "annotations": annotations}
 
 
-def read_coco(path: Path) -> dict:
-    """COCO ground truth, validated. Raises FileNotFoundError, ValueError."""
+def read_coco(path: Path, fields: dict[str, dict[str, Check]] | None = None) -> dict:
+    """COCO ground truth, validated. Raises FileNotFoundError, ValueError.
+
+    `fields`: checks of further fields that its images, annotations or categories must have.
+    """
     content = read_json(path)
     try:
-        return validate_ground_truth(content)
+        content = validate_ground_truth(content)
+        for name, checks in (fields or {}).items():
+            check_fields(content[name], name, checks)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    return content
 
 
 def read_predictions(path: str | Path, ground_truth: dict | None = None) -> dict:

@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from vocseg_lib.data.classes import VOID, save_map
 from vocseg_lib.data.coco import read_coco
-from vocseg_lib.data.coco_validation import validate_ground_truth
+from vocseg_lib.data.coco_validation import MASK, TEXT, validate_ground_truth
 from vocseg_lib.data.voc import (
     CLASS_FILE,
+    DEVKIT_FOLDERS,
     BadFile,
     VocDataset,
-    make_folders,
     read_image,
     read_sample,
     sample_paths,
@@ -47,7 +47,8 @@ def coco_to_voc(
     annotations, out = Path(annotations), Path(out)
     val = Path(val) if val else _find_val_file(annotations)
     files = [annotations, val] if val else [annotations]
-    contents = [_read_with_masks(file) for file in files]
+    fields = {"images": {"file_name": TEXT}, "annotations": {"segmentation": MASK}}
+    contents = [read_coco(file, fields) for file in files]
     names, val_names = _class_names(contents[0]), _class_names(contents[-1])
     if val_names != names:
         raise ValueError(f"{val} has other categories than {annotations}")
@@ -55,9 +56,8 @@ def coco_to_voc(
         raise ValueError(f"{annotations} has {len(names)} categories; expected 1 to {VOID - 1}")
     checksums = (f"{file.name}:{zlib.crc32(file.read_bytes()):08x}" for file in files)
     stamp = f"{' '.join(checksums)} images={images}\n"
-    if reuse_or_clear(out / COCO_STAMP_NAME, stamp):
+    if reuse_or_clear(out / COCO_STAMP_NAME, stamp, DEVKIT_FOLDERS):
         return out
-    make_folders(out)
     (out / CLASS_FILE).write_text("".join(f"{name}\n" for name in names.values()), encoding="utf-8")
     written, bad = [], []
     for file, content in zip(files, contents, strict=True):
@@ -104,17 +104,6 @@ def _find_val_file(annotations: Path) -> Path | None:
             if other != annotations and other.is_file():
                 return other
     return None
-
-
-def _read_with_masks(file: Path) -> dict:
-    """Ground truth with a mask for each annotation and a file name for each image."""
-    content = read_coco(file)
-    for index, image in enumerate(content["images"]):
-        if not isinstance(image.get("file_name"), str):
-            raise ValueError(f"{file}: images[{index}] has no file_name")
-    if not all("segmentation" in annotation for annotation in content["annotations"]):
-        raise ValueError(f"{file} has boxes without masks: each annotation needs a segmentation")
-    return content
 
 
 def _class_names(content: dict) -> dict[int, str]:

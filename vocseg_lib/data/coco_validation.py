@@ -9,20 +9,17 @@ from vocseg_lib.utils.rle import as_rle, is_number, shorten
 MAX_PIXELS = 10**8  # per image: more would exhaust memory
 UNCROPPED = "segmentation_uncropped"
 """Optional field of a detection: its mask before the crop to its box."""
-RESERVED_NAMES = ("all", "background")  # class names that tables use for other rows
+RESERVED = ("all", "background")  # class names that tables use for other rows
 
 Check = tuple[Callable[[object], bool], str]  # whether a value is valid, and what is expected
 NUMBER: Check = (is_number, "a finite number")
 ID: Check = (lambda v: is_number(v) and v == int(v) >= 0, "an integer >= 0")
 SIDE: Check = (lambda v: is_number(v) and v == int(v) >= 1, "an integer >= 1")
-NAME: Check = (
-    lambda v: isinstance(v, str) and v not in RESERVED_NAMES,
-    f"a text, none of {RESERVED_NAMES}",
-)
+TEXT: Check = (lambda v: isinstance(v, str), "a text")
+NAME: Check = (lambda v: isinstance(v, str) and v not in RESERVED, "a text, not all or background")
+MASK: Check = (bool, "a mask")
 BOX: Check = (
-    lambda v: (
-        isinstance(v, list | tuple) and [*map(is_number, v)] == [True] * 4 and min(v[2:]) >= 0
-    ),
+    lambda v: type(v) in (list, tuple) and [*map(is_number, v)] == [True] * 4 and min(v[2:]) >= 0,
     "[x, y, width, height]",
 )
 FIELDS = {
@@ -86,7 +83,7 @@ def _validate_instances(
     ids = {"image_id": _one_of(sizes, "images"), "category_id": _one_of(categories, "categories")}
     check_fields(entries, name, ids | fields, optional=["area"])
     # An empty mask or box is none; if one entry has a mask, all need one.
-    shapes = {"segmentation": (bool, "a mask"), "bbox": BOX}
+    shapes = {"segmentation": MASK, "bbox": BOX}
     entries = [{k: v for k, v in e.items() if v or k not in shapes} for e in entries]
     optional = "bbox" if any("segmentation" in entry for entry in entries) else "segmentation"
     check_fields(entries, name, shapes, [optional])

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from vocseg_lib.data.classes import CLASS_NAMES, VOID, save_map
-from vocseg_lib.data.voc import make_folders, write_splits
+from vocseg_lib.data.voc import DEVKIT_FOLDERS, write_splits
 from vocseg_lib.utils.files import read_json, reuse_or_clear
 
 STAMP_NAME = "synthetic.txt"  # file in a devkit with the numbers that it was made with
@@ -37,9 +37,8 @@ def write(folder: str | Path, train: int = 1_600, val: int = 80, seed: int = 0) 
     # A checksum of the code: a devkit from another version of it is not the same data.
     code = f"{zlib.crc32(Path(__file__).read_bytes() + SHAPES_FILE.read_bytes()):08x}"
     stamp = f"train={train} val={val} seed={seed} code={code}\n"
-    if reuse_or_clear(devkit / STAMP_NAME, stamp):
+    if reuse_or_clear(devkit / STAMP_NAME, stamp, DEVKIT_FOLDERS):
         return devkit
-    make_folders(devkit)
     names = [f"mini_{i:06d}" for i in range(train + val)]
     for i, name in enumerate(tqdm(names, desc="synthetic VOC", unit="image")):
         rng = np.random.default_rng([seed, i])

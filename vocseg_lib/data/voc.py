@@ -19,6 +19,7 @@ from vocseg_lib.utils.boxes import masks_to_boxes
 CLASS_FILE = "class_names.txt"  # of a devkit with other classes: one per line, by class value
 IGNORED_NAMES = ("__ignore__", "_background_", "background")  # lines in it, from labelme
 FOLDERS = {"JPEGImages": ".jpg", "SegmentationObject": ".png", "SegmentationClass": ".png"}
+DEVKIT_FOLDERS = (*FOLDERS, "ImageSets/Segmentation")
 MODES = ("RGB", "P", "P")  # of decoding them
 MIN_AGREEMENT = 0.95  # of an object's pixels with one class, and of those with an object
 
@@ -65,9 +66,8 @@ def find_devkit(folder: str | Path) -> Path:
     """`folder` itself, or the latest VOC* or VOCdevkit/VOC* in it. Raises FileNotFoundError."""
     folder = Path(folder)
     years = (sorted(folder.glob(p), reverse=True) for p in ("VOC20*", "VOCdevkit/VOC20*"))
-    for candidate in [folder, *chain(*years)]:
-        if is_devkit(candidate):
-            return candidate
+    if devkit := next(filter(is_devkit, [folder, *chain(*years)]), None):
+        return devkit
     expected = f"expected {', '.join(FOLDERS)} in it or in VOCdevkit/VOC20*"
     raise FileNotFoundError(f"{folder} is not a VOC devkit: {expected}")
 
@@ -172,12 +172,6 @@ def to_sample(devkit: Path, name: str, files: list[np.ndarray], strict: bool = F
         labels=torch.from_numpy(labels.astype(np.int64)),
         void=torch.from_numpy((object_map == VOID) | (class_map == VOID)),
     )
-
-
-def make_folders(devkit: Path) -> None:
-    """Make the folders of a new devkit."""
-    for part in (*FOLDERS, "ImageSets/Segmentation"):
-        (devkit / part).mkdir(parents=True)
 
 
 def write_splits(devkit: Path, train: list[str], val: list[str]) -> None:

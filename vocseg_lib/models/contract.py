@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from vocseg_lib.utils.boxes import nearest_box
+from vocseg_lib.utils.boxes import box_iou
 
 
 class InstanceModel(nn.Module):
@@ -33,4 +33,6 @@ class InstanceModel(nn.Module):
         (detections,) = self.postprocess(out)
         if not len(detections["boxes"]):
             return []
-        return self.mask_terms(out, detections, nearest_box(detections, box, label))
+        iou = box_iou(detections["boxes"], box[None].to(detections["boxes"]))[:, 0]
+        nearest = int((iou + (detections["labels"] == label)).argmax())
+        return self.mask_terms(out, detections, nearest)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.data import Subset
 
@@ -76,7 +77,7 @@ def train_model(
         session: its `mirror` is a second results folder.
     """
     session = session or Session(device=default_device())
-    if processes > 1 and not distributed.under_torchrun():
+    if processes > 1 and not torch.distributed.is_torchelastic_launched():
         return launch_torchrun(study, model_name, processes, skip_bad, on_log, session)
     folder, config = study.run_folder(model_name), run_config(study, model_name)
     mirror = Path(session.mirror) / "runs" / model_name if session.mirror else None

@@ -6,6 +6,7 @@ from torch import Tensor
 
 SSD_VARIANCES = (0.1, 0.1, 0.2, 0.2)
 Boxes = Float[Tensor, "*n 4"]
+N, M = Float[Tensor, "*batch n 4"], Float[Tensor, "*batch m 4"]
 
 
 def cxcywh_to_xyxy(boxes_cxcywh: Boxes) -> Boxes:
@@ -19,9 +20,7 @@ def box_area(boxes: Boxes) -> Float[Tensor, "*n"]:
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def box_intersection(
-    a: Float[Tensor, "*batch n 4"], b: Float[Tensor, "*batch m 4"]
-) -> Float[Tensor, "*batch n m"]:
+def box_intersection(a: N, b: M) -> Float[Tensor, "*batch n m"]:
     """Area shared by each box in `a` and each box in `b`."""
     ax1, ay1, ax2, ay2 = a[..., :, None, :].unbind(-1)
     bx1, by1, bx2, by2 = b[..., None, :, :].unbind(-1)
@@ -30,9 +29,7 @@ def box_intersection(
     return width.mul_(height)
 
 
-def box_iou(
-    a: Float[Tensor, "*batch n 4"], b: Float[Tensor, "*batch m 4"]
-) -> Float[Tensor, "*batch n m"]:
+def box_iou(a: N, b: M) -> Float[Tensor, "*batch n m"]:
     """IoU of each box in `a` with each box in `b`; 0 between two empty boxes.
 
     As `torchvision.ops.box_iou`, with leading batch dimensions (Fast NMS compares per class).
@@ -40,12 +37,6 @@ def box_iou(
     inter = box_intersection(a, b)
     union = box_area(a)[..., :, None] + box_area(b)[..., None, :] - inter
     return torch.where(union <= 0, 0.0, inter / union)
-
-
-def nearest_box(detections: dict[str, Tensor], box: Float[Tensor, "4"], label: int) -> int:
-    """Index of the detection with largest IoU with a box, of a label if there is one."""
-    iou = box_iou(detections["boxes"], box[None].to(detections["boxes"]))[:, 0]
-    return int((iou + (detections["labels"] == label)).argmax())
 
 
 def encode_boxes(boxes: Boxes, priors_cxcywh: Boxes) -> Boxes:

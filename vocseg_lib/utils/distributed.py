@@ -4,7 +4,6 @@ In a single process, every function returns what it was given. Otherwise all pro
 the same calls in the same order.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,25 +19,15 @@ TIMEOUT = timedelta(hours=2)
 _single: ContextVar[bool] = ContextVar("single", default=False)
 
 
-def under_torchrun() -> bool:
-    """True if torchrun started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
-
-
-def local_rank() -> int:
-    """Index of this process among those of this machine."""
-    return int(os.environ.get("LOCAL_RANK", 0))
-
-
 @contextmanager
 def process_group(device: str) -> Iterator[str]:
     """Context manager: join the processes that torchrun started; yields the device of this one."""
-    if not under_torchrun():
+    if not (dist.is_available() and dist.is_torchelastic_launched()):
         yield device
         return
     cuda = torch.device(device).type == "cuda"
     if cuda:
-        device = f"cuda:{local_rank()}"
+        device = f"cuda:{dist.get_node_local_rank()}"
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT)
     try:
@@ -71,10 +60,10 @@ def rank() -> int:
 @contextmanager
 def local_rank_zero_first() -> Iterator[None]:
     """Context manager: the first process of each machine is through before its others enter."""
-    if world_size() > 1 and local_rank():
+    if world_size() > 1 and dist.get_node_local_rank():
         dist.barrier()
     yield
-    if world_size() > 1 and not local_rank():
+    if world_size() > 1 and not dist.get_node_local_rank():
         dist.barrier()
 
 

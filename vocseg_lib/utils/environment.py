@@ -3,9 +3,9 @@
 import json
 import os
 import platform
-import subprocess
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from subprocess import DEVNULL, CalledProcessError, check_output
 
 import numpy as np
 import torch
@@ -19,10 +19,9 @@ def git_commit() -> str:
     checkout = Path(__file__).parents[2]
     if (checkout / ".git").exists():
         command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        options = {"cwd": checkout, "capture_output": True, "text": True, "check": True}
         try:
-            return subprocess.run(command, **options).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
+            return check_output(command, cwd=checkout, stderr=DEVNULL, text=True).strip()
+        except (OSError, CalledProcessError):
             return __version__
     try:  # pip's note of the repository that it installed from
         origin = distribution("vocseg_lib").read_text("direct_url.json")

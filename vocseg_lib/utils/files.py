@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,20 +24,20 @@ def resolve_path(path: str | Path) -> Path:
     return from_root if from_root.exists() and not Path(path).exists() else Path(path)
 
 
-def reuse_or_clear(marker: Path, stamp: str) -> bool:
+def reuse_or_clear(marker: Path, stamp: str, subfolders: Iterable[str]) -> bool:
     """True if the folder is up to date (its `marker` has this stamp); else clear it, return False.
 
-    Raises:
-        FileExistsError: if it holds other data: there is no marker.
+    Raises FileExistsError if it holds other data: there is no marker.
     """
     folder = marker.parent
+    if marker.is_file() and marker.read_text() == stamp:
+        return True
     if folder.exists():
-        if marker.is_file() and marker.read_text() == stamp:
-            return True
         if not marker.is_file() and any(folder.iterdir()):
             raise FileExistsError(f"{folder} holds other data; choose another folder")
         shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    for subfolder in subfolders:
+        (folder / subfolder).mkdir(parents=True)
     marker.touch()  # so that the folder can be cleared if writing is cut off
     return False
 
@@ -46,10 +46,7 @@ def reuse_or_clear(marker: Path, stamp: str) -> bool:
 def atomic_write(path: Path, keep: Path | None = None) -> Iterator[Path]:
     """Context manager: a temporary path to write to, which then replaces `path`.
 
-    What was at `path` is renamed to `keep`, if given.
-
-    Raises:
-        OSError: with the file's name.
+    What was at `path` is renamed to `keep`, if given. Raises OSError, with the file's name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".writing")

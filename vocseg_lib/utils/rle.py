@@ -1,5 +1,7 @@
 """COCO run-length encoding: encode, decode, areas, validation."""
 
+from itertools import chain
+
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 from pycocotools import mask as coco_mask
@@ -34,7 +36,9 @@ def as_rle(segmentation: object, height: int, width: int, what: str) -> dict:
                 runs = {"size": size, "counts": [int(c) for c in counts]}
                 return _as_text(coco_mask.frPyObjects(runs, height, width))
     elif isinstance(segmentation, list) and segmentation:
-        if all(_is_polygon(corners, MAX_CORNER * max(size)) for corners in segmentation):
+        sizes_fit = (isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in segmentation)
+        corners = [*chain(*segmentation)] if all(sizes_fit) else [None]
+        if all(is_number(c) and abs(c) <= MAX_CORNER * max(size) for c in corners):
             return _as_text(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)))
     expected = f"polygons, or runs that cover {pixels} pixels"
     raise ValueError(f"{what} is not a mask: {shorten(segmentation)}; expected {expected}")
@@ -55,19 +59,9 @@ def _pixel_count(code: bytes) -> int:
     negative = (characters[ends] & 16) > 0
     runs = np.diff(sums[ends], prepend=0) - negative * (1 << DIGIT_BITS * lengths)
     # From the fourth number on, each is the difference to the one before the last.
-    for chain in (runs[1::2], runs[2::2]):
-        np.cumsum(chain, out=chain)
+    for differences in (runs[1::2], runs[2::2]):
+        np.cumsum(differences, out=differences)
     return int(runs.sum()) if (runs >= 0).all() else -1
-
-
-def _is_polygon(corners: object, most: int) -> bool:
-    """Whether these are x and y of three corners or more, none of them far outside."""
-    return (
-        isinstance(corners, list)
-        and len(corners) >= 6
-        and len(corners) % 2 == 0
-        and all(is_number(c) and abs(c) <= most for c in corners)
-    )
 
 
 def is_number(value: object) -> bool:
