@@ -32,6 +32,14 @@ def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
 
 
+def square_batch(images: list[Tensor], side: int) -> Tensor:
+    """Images resized to squares and normalized."""
+    size = (side, side)
+    resized = torch.cat([upsample(image[None].as_subclass(Tensor), size) for image in images])
+    batch = normalize(resized, IMAGENET_MEAN, IMAGENET_STD, inplace=True)
+    return batch.contiguous(memory_format=torch.channels_last)
+
+
 class FPN(nn.Module):
     """YOLACT's FPN: bilinear top-down, 3x3 + ReLU on P3..P5; P6, P7 by stride 2 without ReLU."""
 
@@ -127,10 +135,8 @@ class Yolact(InstanceModel):
 
     def network(self, images: list[Tensor]) -> dict:
         """Raw predictions: the fields of `YolactOutputs`, and image_sizes (height, width)."""
-        side = (self.config.image_size,) * 2
-        resized = torch.cat([upsample(image[None].as_subclass(Tensor), side) for image in images])
-        batch = normalize(resized, IMAGENET_MEAN, IMAGENET_STD, inplace=True)
-        out, feature_sizes = self._layers(batch.contiguous(memory_format=torch.channels_last))
+        batch = square_batch(images, self.config.image_size)
+        out, feature_sizes = self._layers(batch)
         priors = prior_boxes(feature_sizes, self.config.scales, square=self.config.square_priors)
         return {
             **{name: value.float() for name, value in out.items()},

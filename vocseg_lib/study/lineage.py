@@ -269,12 +269,10 @@ def recall_by_source(
         gt_boxes.append(target["boxes"].as_subclass(Tensor).float())
         for source, propose in sources.items():
             boxes[source].append(propose(model_input(image, default_device())).cpu())
-    measures = {
-        "recall at IoU 0.5": partial(proposals.proposal_recall, iou=0.5),
-        "recall at IoU 0.7": partial(proposals.proposal_recall, iou=0.7),
-        "average recall": proposals.average_recall,
-    }
+    ious = {"recall at IoU 0.5": [0.5], "recall at IoU 0.7": [0.7]}
+    ious |= {"average recall": proposals.AR_IOUS}
+    recall, counts = proposals.proposal_recall, list(counts)
     return {
-        name: {source: measure(b, gt_boxes, list(counts)).tolist() for source, b in boxes.items()}
-        for name, measure in measures.items()
+        name: {source: recall(b, gt_boxes, counts, at).tolist() for source, b in boxes.items()}
+        for name, at in ious.items()
     }

@@ -10,9 +10,9 @@ import torch
 from tests.helpers.models import small
 from vocseg_lib.models.lineage import proposals
 from vocseg_lib.models.lineage.proposals import (
+    AR_IOUS,
     DiskCache,
     SelectiveSearch,
-    average_recall,
     proposal_recall,
 )
 from vocseg_lib.utils.boxes import box_iou
@@ -60,11 +60,11 @@ def test_recall_by_hand():
     """Two objects; the first proposal covers one by 0.6, the third the other whole."""
     objects = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]])
     boxes = torch.tensor([[0.0, 0, 10, 6], [50, 50, 60, 60], [20, 20, 30, 30]])
-    assert proposal_recall([boxes], [objects], [1, 2, 3, 9], 0.5).tolist() == [50, 50, 100, 100]
-    assert proposal_recall([boxes], [objects], [1, 3], 0.7).tolist() == [0, 50]
-    assert proposal_recall([torch.zeros(0, 4)], [objects], [1], 0.5).tolist() == [0]
+    assert proposal_recall([boxes], [objects], [1, 2, 3, 9], [0.5]).tolist() == [50, 50, 100, 100]
+    assert proposal_recall([boxes], [objects], [1, 3], [0.7]).tolist() == [0, 50]
+    assert proposal_recall([torch.zeros(0, 4)], [objects], [1], [0.5]).tolist() == [0]
     # IoU 0.5, 0.55, 0.6: three of ten
-    assert average_recall([boxes], [objects], [1, 3]) == pytest.approx([15, 65])
+    assert proposal_recall([boxes], [objects], [1, 3], AR_IOUS) == pytest.approx([15, 65])
 
 
 @pytest.mark.parametrize("name", ["mask_rcnn", "yolact"])

@@ -88,7 +88,7 @@ class RCNNFeatures(nn.Module):
         image = torch.from_numpy(pixels).to(device).permute(2, 0, 1).float() / 255
         chunks = torch.from_numpy(boxes).to(device).split(REGIONS_PER_PASS)
         parts = [self.eval().embed(self.warp(image, chunk)) for chunk in chunks if len(chunk)]
-        features = torch.cat(parts) if parts else torch.zeros(0, self.channels)
+        features = torch.cat([image.new_zeros(0, self.channels), *parts])
         return features.float().cpu().numpy().astype(np.float16)
 
     def embed(self, regions: Float[Tensor, "p 3 s s"]) -> Float[Tensor, "p f"]:

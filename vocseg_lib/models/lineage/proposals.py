@@ -1,6 +1,6 @@
 """Class-agnostic object proposals: selective search, and those of the two models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from vocseg_lib.utils.boxes import box_iou, decode_boxes
 Image = Float[Tensor, "3 h w"]  # 0..1
 Pixels = UInt8[np.ndarray, "h w 3"]  # RGB
 Boxes, BoxArray = Float[Tensor, "p 4"], Float[np.ndarray, "p 4"]  # xyxy, pixels
-Recall = Float[np.ndarray, " c"]  # per number of proposals
+AR_IOUS = np.linspace(0.5, 0.95, 10).tolist()
 SEARCHED_SIDES = 8, 200
 """Pixels: smaller images have no regions to merge; larger short sides are shrunk to 200."""
 
@@ -90,20 +90,18 @@ def assign_ground_truth(boxes: Boxes, target: dict) -> tuple[Tensor, Int[Tensor,
 
 
 def proposal_recall(
-    proposals: list[Tensor], gt_boxes: list[Tensor], counts: list[int], iou: float
-) -> Recall:
-    """Percent of the objects covered at an IoU by the first `counts` boxes of their image."""
+    proposals: list[Tensor], gt_boxes: list[Tensor], counts: list[int], ious: Sequence[float]
+) -> Float[np.ndarray, " counts"]:
+    """Percent of the objects covered by the first `counts` boxes of their image, mean over IoUs.
+
+    At `AR_IOUS` it is the average recall (Hosang et al. 2015; COCO's AR).
+    """
     best = []
     for boxes, objects in zip(proposals, gt_boxes, strict=True):
-        ious = torch.cat([torch.zeros(1, len(objects)), box_iou(boxes.float(), objects.float())])
-        best.append(ious.cummax(0).values[torch.tensor(counts).clamp(max=len(boxes))])
-    return 100 * (torch.cat(best, 1) >= iou).float().mean(1).numpy()
-
-
-def average_recall(proposals: list[Tensor], gt_boxes: list[Tensor], counts: list[int]) -> Recall:
-    """Mean of `proposal_recall` at IoU .5, .55 to .95 (Hosang et al. 2015; COCO's AR)."""
-    ious = np.linspace(0.5, 0.95, 10)
-    return np.mean([proposal_recall(proposals, gt_boxes, counts, iou) for iou in ious], axis=0)
+        overlap = torch.cat([torch.zeros(1, len(objects)), box_iou(boxes.float(), objects.float())])
+        best.append(overlap.cummax(0).values[torch.tensor(counts).clamp(max=len(boxes))])
+    covered = torch.cat(best, 1) >= torch.tensor(ious)[:, None, None]
+    return 100 * covered.float().mean((0, 2)).numpy()
 
 
 @torch.inference_mode()

@@ -7,12 +7,10 @@ from skimage.measure import label
 from torch import Tensor
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
-from torchvision.transforms.v2.functional import normalize
 
-from vocseg_lib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from vocseg_lib.models.backbones import build_backbone
 from vocseg_lib.models.contract import InstanceModel
-from vocseg_lib.models.yolact import upsample
+from vocseg_lib.models.yolact import square_batch, upsample
 from vocseg_lib.utils.boxes import masks_to_boxes
 
 MIN_COMPONENT_AREA = 16
@@ -32,20 +30,19 @@ class DeepLabV3Components(InstanceModel):
         base = build_backbone(backbone, weights)
         self.body = IntermediateLayerGetter(base.body, {base.stages[-1]: "last"})
         self.head = DeepLabHead(base.channels[-1], num_classes)
-        self.image_size, self.size = image_size, (image_size, image_size)
+        self.image_size = image_size
         self.to(memory_format=torch.channels_last)
 
     def losses(self, images: list[Tensor], targets: list[dict]) -> dict[str, Tensor]:
         logits, _ = self.network(images)
+        size = (self.image_size, self.image_size)
         maps = [semantic_map(target)[None, None].float() for target in targets]
-        classes = torch.cat([F.interpolate(classes, self.size)[0].long() for classes in maps])
-        return {"semantic": F.cross_entropy(upsample(logits, self.size), classes)}
+        classes = torch.cat([F.interpolate(classes, size)[0].long() for classes in maps])
+        return {"semantic": F.cross_entropy(upsample(logits, size), classes)}
 
     def network(self, images: list[Tensor]) -> tuple:
         """Logits [b, c, h, w] on the backbone's last map, and the images' (height, width)."""
-        batch = torch.cat([upsample(image[None], self.size) for image in images])
-        batch = batch.contiguous(memory_format=torch.channels_last)
-        logits = self.head(self.body(normalize(batch, IMAGENET_MEAN, IMAGENET_STD))["last"])
+        logits = self.head(self.body(square_batch(images, self.image_size))["last"])
         return logits, [image.shape[-2:] for image in images]
 
     @torch.inference_mode()
