@@ -1,5 +1,3 @@
-"""The bench of single parts, and the check of whole trainings on a GPU."""
-
 import json
 from unittest.mock import Mock
 

@@ -1,5 +1,3 @@
-"""Figures of a data set and of a model's intermediate results, and how figures are saved."""
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

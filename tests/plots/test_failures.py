@@ -60,12 +60,9 @@ def test_ablation():
 
 
 def test_scene_description():
-    rows = [
-        ("as predicted", "A person. " * 12, "class", "why"),
-        ("as predicted", "A bus.", "", ""),
-        ("as annotated", "Two buses.", "", ""),
-    ]
-    sentences = pd.DataFrame(rows, columns=["source", "sentence", "failures", "why"])
+    rows = [("as predicted", "A person. " * 12, "class"), ("as predicted", "A bus.", "")]
+    rows += [("as annotated", "Two buses.", "")]
+    sentences = pd.DataFrame(rows, columns=["source", "sentence", "failures"])
     person, bus = {"id": "person", "box": [1, 2, 9, 9]}, {"id": "bus", "box": [5, 5, 50, 30]}
     objects = {"as predicted": [person, bus], "as annotated": []}
     picture = np.zeros((40, 60, 3), np.uint8)

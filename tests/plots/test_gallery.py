@@ -149,7 +149,6 @@ def test_page_opens_and_filters_in_a_browser(gallery, tmp_path, browser):
         return browser.find_elements("css selector", selector)
 
     def shown():
-        """The count of cases and the title of the first."""
         return [element.text for element in elements("#count, article h2")[:2]]
 
     browser.get(export_page(gallery, tmp_path / "page.html")[0].as_uri())

@@ -20,16 +20,13 @@ def test_ap_against_seconds_numbers_rows_and_draws_steps():
     assert sum(getattr(text, "arrow_patch", None) is not None for text in ax.texts) == 2
 
 
-def test_recall_has_a_panel_per_measure():
+def test_recall_has_a_panel_per_measure_and_unsure_detections_are_left_out():
     measures = ("recall at IoU 0.5", "average recall")
     recalls = {measure: {"selective search": [10.0, 60.0]} for measure in measures}
     axes = proposal_recall_curves(recalls, [1, 100])
     assert [ax.get_title() for ax in axes] == list(measures)
     assert axes[0].lines[0].get_ydata().tolist() == [10, 60]
     assert "selective search 60 %" in axes[0].figure.get_suptitle()
-
-
-def test_unsure_detections_are_left_out():
     box = (1, 2, (5, 5, 4, 4))
     results = {"ground truth": [entry(*box)], "YOLACT": [entry(*box, score=0.1)]}
     axes = detections_by_row(torch.zeros(3, 20, 20), results, CLASS_NAMES)

@@ -49,8 +49,7 @@ def test_each_answer_can_come_out_either_way(first, second, answers):
         labels = enumerate([PERSON] * persons + [HORSE] * horses, 1)
         detections = [shape(LEFT, label, 0.9, image=k) for k, label in labels]
         analyses[title] = analysis_of(content, detections)
-    claims = claims_of(analyses)
-    assert claims["answer"][list(answers)].to_dict() == answers
+    assert claims_of(analyses)["answer"][list(answers)].to_dict() == answers
 
 
 def test_a_gap_of_masks_is_not_a_gap_of_the_detector():

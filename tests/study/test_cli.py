@@ -35,7 +35,6 @@ USAGE = (
     "failures --predictions nowhere.json --data nowhere",
     "evaluate --predictions nowhere.json --data nowhere --resamples -1",
 )
-"""Help, and wrong arguments."""
 
 
 @pytest.fixture

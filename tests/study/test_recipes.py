@@ -24,14 +24,11 @@ def test_published_numbers(name, numbers):
     assert all(any(part.get(k) == value for part in parts) for k, value in numbers.items())
 
 
-def test_t4_scales_its_learning_rate_with_its_batch():
+def test_recipes_by_name_and_t4_scaled_with_its_batch():
     t4, official = get_recipe("t4"), get_recipe("official").train
     ratio = t4.train.learning_rate / official.learning_rate
     assert ratio == t4.train.batch_size / official.batch_size
     assert t4.mask_rcnn.short_side == t4.yolact.image_size
-
-
-def test_recipes_are_found_by_name():
     assert list(RECIPES) == ["paper", "official", "t4", "laptop", "quick"]
     for name, recipe in RECIPES.items():
         assert (recipe.name, get_recipe(name)) == (name, recipe)

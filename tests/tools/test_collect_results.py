@@ -41,10 +41,12 @@ def test_a_peer_stands_beside_the_longest_training_within_its_time(tmp_path, min
     assert compared["mask_AP50"] == value
 
 
-def test_a_table_by_its_keys():
+def test_a_table_by_its_keys_and_a_missing_one(tmp_path):
     columns = {"size": ["all", "small", "all"], "type": ["a", "a", "b"], "dap": [1, 2, 3]}
     nested = {"a": {"all": {"dap": 1}, "small": {"dap": 2}}, "b": {"all": {"dap": 3}}}
     assert nest(pd.DataFrame(columns), "type", "size") == nested
+    with pytest.raises(FileNotFoundError, match="table1"):
+        collect_results.collect(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -61,11 +63,6 @@ def test_the_command_has_what_differs_from_the_recipe(options, changes):
     config["model"] = "yolact"
     start = "vocseg train --profile laptop --model yolact --data DEVKIT"
     assert collect_results.train_command(config, "yolact") == start + options
-
-
-def test_a_missing_table_is_reported(tmp_path):
-    with pytest.raises(FileNotFoundError, match="table1"):
-        collect_results.collect(tmp_path)
 
 
 def test_what_is_claimed_of_the_committed_results_holds():

@@ -18,6 +18,17 @@ MIN_OBJECTS = 10
 GAP_COLORS = {"closes the gap": COLORS[2], "widens it": COLORS[3], "mask AP": COLORS[7]}
 
 
+def _interval_bars(rows: pd.DataFrame, group: str, bar: str, ax: Axes) -> Axes:
+    """Bars with intervals of rows with a group, a bar, value, low, high and a number of objects."""
+    counts = rows.groupby(group, sort=False)["objects"].max()
+    labels, bars = [f"{name}\n({n:.0f})" for name, n in counts.items()], rows[bar].unique()
+    tables = (
+        rows.pivot(index=group, columns=bar, values=name).loc[counts.index, bars].set_axis(labels)
+        for name in ("value", "low", "high")
+    )
+    return _bars(next(tables), ax, tuple(tables))
+
+
 def _bars(values: pd.DataFrame, ax: Axes, ends: tuple[pd.DataFrame, ...] = ()) -> Axes:
     """Groups of bars by row, one bar per column (model), with intervals from `ends` (low, high)."""
     width, names = 0.8 / max(1, len(values.columns)), [str(name) for name in values.index]
@@ -81,15 +92,7 @@ def crowding_bars(table: pd.DataFrame, metric: str = "recall") -> np.ndarray:
     gaps = table[table["model"].str.contains(" - ", regex=False)]
     for ax, measure in zip(axes, measures, strict=True):
         rows = table[(table["measure"] == measure) & ~table.index.isin(gaps.index)]
-        counts = rows.groupby("bin")["objects"].max()
-        bins, models = list(dict.fromkeys(rows["bin"])), list(dict.fromkeys(rows["model"]))
-        value, *ends = (
-            rows.pivot(index="bin", columns="model", values=name)
-            .loc[bins, models]
-            .set_axis([f"{name}\n({counts[name]:.0f})" for name in bins])
-            for name in ("value", "low", "high")
-        )
-        _bars(value, ax, tuple(ends)).set_xlabel(f"{measure} (objects)")
+        _interval_bars(rows, "bin", "model", ax).set_xlabel(f"{measure} (objects)")
         ax.set_ylabel(f"{metric} at IoU 0.5 (percent), 95 % interval")
     for gap in gaps[(gaps["measure"] == measures[0]) & gaps["value"].notna()].itertuples():
         readings.append(f"{gap.bin} {gap.value:+.0f} [{gap.low:.0f}, {gap.high:.0f}]")
@@ -146,23 +149,16 @@ def waterfall(
 def ablation_bars(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Mask AP by size of object and variant of the mask loss; `table`: of `ablation_table`."""
     table = table[(table["objects"] >= MIN_OBJECTS) | (table["size"] == "all")]
-    sizes, variants = list(dict.fromkeys(table["size"])), list(dict.fromkeys(table["variant"]))
-    counts = table.groupby("size")["objects"].max()
-    value, *ends = (
-        table.pivot(index="size", columns="variant", values=name)
-        .loc[sizes, variants]
-        .set_axis([f"{size}\n({counts[size]})" for size in sizes])
-        for name in ("value", "low", "high")
-    )
-    ax = _bars(value, new_ax(ax, (8.5, 4)), tuple(ends))
+    ax = _interval_bars(table, "size", "variant", new_ax(ax, (8.5, 4)))
     ax.set_xlabel("size of object, COCO's limits (number of objects)")
     ax.set_ylabel("mask AP (percent), 95 % interval")
-    others = table[(table["size"] == "all") & (table["variant"] != variants[0])]
+    first = table["variant"].iloc[0]
+    others = table[(table["size"] == "all") & (table["variant"] != first)]
     changes = [
         f"{r.variant} {r.difference:+.1f} [{r.difference_low:+.1f}, {r.difference_high:+.1f}]"
         for r in others.itertuples()
     ]
-    reading = f"Against {variants[0]}: {'; '.join(changes)} points."
+    reading = f"Against {first}: {'; '.join(changes)} points."
     return add_title(ax, "The two tricks of YOLACT's mask loss", reading, 110)
 
 

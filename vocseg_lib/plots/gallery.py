@@ -73,15 +73,15 @@ class Gallery:
             ids = [evals.images[e.image]["id"] for e in evals.image_evals]
             indices = [e.detections.tolist() for e in evals.image_evals]
             self.detections[title] = dict(zip(ids, indices, strict=True))
-        self.cases = pd.concat([self._cases_of(title) for title in analyses], ignore_index=True)
-
-    def _cases_of(self, title: str) -> pd.DataFrame:
-        cases = self.analyses[title].cases
-        cases = cases[cases["type"].isin(CASE_TYPES) & (cases["family"] != "TIDE, boxes")].copy()
-        cases.insert(0, "model", title)
-        others = [name for name in self.analyses if name != title]
-        cases["only this model"] = self._correct(others[0], cases) if others else False
-        return cases
+        tables = []
+        for title, analysis in analyses.items():
+            cases = analysis.cases
+            shown = cases["type"].isin(CASE_TYPES) & (cases["family"] != "TIDE, boxes")
+            cases, others = cases[shown].copy(), [name for name in analyses if name != title]
+            cases.insert(0, "model", title)
+            cases["only this model"] = self._correct(others[0], cases) if others else False
+            tables.append(cases)
+        self.cases = pd.concat(tables, ignore_index=True)
 
     def _correct(self, title: str, cases: pd.DataFrame) -> np.ndarray:
         """Per case of another model: does this one detect the object, or have no error there?"""

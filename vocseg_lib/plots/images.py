@@ -12,6 +12,8 @@ from matplotlib.patches import Rectangle
 from vocseg_lib.data.classes import CLASS_NAMES
 from vocseg_lib.plots.style import COLORS, add_suptitle, add_title, new_ax, new_axes
 
+Array = torch.Tensor | np.ndarray
+
 
 class Layer(NamedTuple):
     """One object to draw: mask bool [h, w] and box (xywh pixels), each or None, color and text."""
@@ -24,15 +26,13 @@ class Layer(NamedTuple):
     dotted: bool = False  # outlined only
 
 
-def to_hwc(image: torch.Tensor | np.ndarray) -> np.ndarray:
+def to_hwc(image: Array) -> np.ndarray:
     """[3, h, w] uint8 or 0..1 float, or [h, w, 3], as [h, w, 3] for imshow."""
     pixels = np.asarray(image)
     return pixels.transpose(1, 2, 0) if pixels.shape[0] == 3 and pixels.shape[-1] != 3 else pixels
 
 
-def draw_layers(
-    image: torch.Tensor | np.ndarray, layers: Sequence[Layer], ax: Axes | None = None
-) -> Axes:
+def draw_layers(image: Array, layers: Sequence[Layer], ax: Axes | None = None) -> Axes:
     """An image with objects on it, the last on top: tints, then contours, boxes and texts."""
     ax = new_ax(ax, (5, 4))
     picture = to_hwc(image)
@@ -64,9 +64,9 @@ def draw_layers(
 
 
 def draw_instances(
-    image: torch.Tensor | np.ndarray,
-    masks: torch.Tensor | np.ndarray,
-    boxes: torch.Tensor | np.ndarray | Sequence = (),
+    image: Array,
+    masks: Array,
+    boxes: Array | Sequence = (),
     labels: torch.Tensor | Sequence[int] = (),
     scores: torch.Tensor | Sequence[float] = (),
     class_names: Sequence[str] = CLASS_NAMES,
@@ -76,33 +76,29 @@ def draw_instances(
 
     Masks [n, h, w], or none; boxes [n, 4] (xyxy pixels), or none; `labels` from 1.
     """
-    masks, boxes = np.asarray(masks).astype(bool), np.asarray(boxes, dtype=float).reshape(-1, 4)
+    masks, boxes = np.asarray(masks).astype(bool), np.array(boxes, dtype=float).reshape(-1, 4)
+    boxes[:, 2:] -= boxes[:, :2]
     layers = []
     for i in range(max(len(masks), len(boxes))):
         text = class_names[int(labels[i]) - 1] if len(labels) else ""
         text += f" {float(scores[i]):.2f}" if len(scores) else ""
-        box = [*boxes[i, :2], *(boxes[i, 2:] - boxes[i, :2])] if len(boxes) else None
-        mask = masks[i] if len(masks) else None
+        mask, box = (values[i] if len(values) else None for values in (masks, boxes))
         layers.append(Layer(mask, box, COLORS[i % len(COLORS)], text, True))
     return draw_layers(image, layers[::-1], ax)
 
 
 def draw_boxes(
-    image: torch.Tensor,
-    boxes: np.ndarray | torch.Tensor,
-    title: str,
-    caption: str,
-    ax: Axes | None = None,
+    image: Array, boxes: Array, title: str, caption: str, ax: Axes | None = None
 ) -> Axes:
     """Many boxes (xyxy pixels) as thin outlines: proposals or priors."""
-    boxes = np.asarray(boxes)
-    corners = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
-    ax = draw_layers(image, [Layer(None, box, COLORS[4], "", False) for box in corners], ax)
+    x1, y1, x2, y2 = np.asarray(boxes).T
+    boxes = np.stack([x1, y1, x2 - x1, y2 - y1], 1)
+    ax = draw_layers(image, [Layer(None, box, COLORS[4], "", False) for box in boxes], ax)
     ax.legend(ax.patches[:1], [f"{len(boxes)} boxes"], fontsize=8, loc="lower right")
     return add_title(ax, title, caption, 56)
 
 
-def draw_box(image: torch.Tensor, box: torch.Tensor | np.ndarray) -> np.ndarray:
+def draw_box(image: torch.Tensor, box: Array) -> np.ndarray:
     """A copy of an image, [h, w, 3], with one box (xyxy pixels) drawn into its pixels."""
     picture = to_hwc(image).copy()
     height, width = picture.shape[:2]

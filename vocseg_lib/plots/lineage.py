@@ -23,11 +23,9 @@ def ap_against_seconds(
     rows = table[table["seconds_per_image"].notna()].set_index("model")
     # Points with intervals.
     for kind, color in zip(KINDS, COLORS, strict=False):
-        x, y, low, high = (
-            rows.loc[rows["kind"] == kind, name]
-            for name in ("seconds_per_image", "mask_AP50", "mask_AP50_low", "mask_AP50_high")
-        )
-        ends = np.clip([y - low, high - y], 0, None)
+        part = rows[rows["kind"] == kind]
+        x, y = part["seconds_per_image"], part["mask_AP50"]
+        ends = np.clip([y - part["mask_AP50_low"], part["mask_AP50_high"] - y], 0, None)
         ax.errorbar(x, y, ends, fmt="o", color=color, elinewidth=0.8, label=kind)
     # Arrows, numbers and a list of titles.
     points = rows[["seconds_per_image", "mask_AP50"]]
@@ -37,10 +35,10 @@ def ap_against_seconds(
     for number, point in enumerate(points.to_numpy(), 1):
         offset = ((4, 3), (-9, 3), (4, -10), (-9, -10))[number % 4]  # near points stay legible
         ax.annotate(str(number), point, textcoords="offset points", xytext=offset, fontsize=8)
-    titles = "\n".join(
-        f"{number}  {short_title(name)}" for number, name in enumerate(rows.index, 1)
+    titles = [f"{number}  {short_title(name)}" for number, name in enumerate(rows.index, 1)]
+    ax.text(
+        1.02, 1, "\n".join(titles), transform=ax.transAxes, va="top", fontsize=8, linespacing=1.4
     )
-    ax.text(1.02, 1, titles, transform=ax.transAxes, va="top", fontsize=8, linespacing=1.4)
     # Axes.
     ax.set(xscale="log", xlabel="seconds per image (log)", ylabel="mask AP50 (%), 95 % interval")
     ax.invert_xaxis()
