@@ -8,9 +8,8 @@ from vocseg_lib.study.run import build_model
 
 
 def test_the_official_rule():
-    for batch_size, frozen in ((5, True), (6, False)):
-        config = TrainConfig(batch_norm="official", batch_size=batch_size)
-        assert config.freeze_batch_norm is frozen
+    configs = [TrainConfig(batch_norm="official", batch_size=size) for size in (5, 6)]
+    assert [config.freeze_batch_norm for config in configs] == [True, False]
 
 
 @pytest.mark.parametrize("name", ["yolact", "mask_rcnn"])

@@ -99,18 +99,16 @@ def assert_equal_logs(folder, other):
 @MODELS
 def test_two_machines_without_a_shared_disk_equal_one_process(name, odd, one, tmp_path):
     """Only the first has a run folder; the second gets what it needs, also to resume."""
+    first, second = tmp_path / "first", tmp_path / "second"
     for hours in (ONCE, ALL):
-        torchrun(name, odd, (tmp_path / "first", tmp_path / "second"), hours)
-    assert not (tmp_path / "second").exists()
-    assert_equal_logs(one[name], tmp_path / "first")
-    models = [
-        load_checkpoint(path / "last.pt")["model"] for path in (one[name], tmp_path / "first")
-    ]
+        torchrun(name, odd, (first, second), hours)
+    assert not second.exists()
+    assert_equal_logs(one[name], first)
+    models = [load_checkpoint(path / "last.pt")["model"] for path in (one[name], first)]
     for key, value in models[0].items():
         torch.testing.assert_close(value, models[1][key], rtol=1e-4, atol=1e-5)
-    log = read_log(tmp_path / "first" / "log.jsonl")
-    assert log[-1]["names"] == VocDataset(odd, "val").names
-    sessions = read_sessions(tmp_path / "first" / "run.json")
+    assert read_log(first / "log.jsonl")[-1]["names"] == VocDataset(odd, "val").names
+    sessions = read_sessions(first / "run.json")
     assert [(s["processes"], s["from_iteration"]) for s in sessions] == [(2, 0), (2, 1)]
 
 

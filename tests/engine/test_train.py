@@ -42,9 +42,8 @@ class KilledWorker(VocDataset):
 
 
 def test_a_killed_worker_is_explained(devkit, tmp_path):
-    dataset = KilledWorker(devkit, "train")
     with pytest.raises(train_module.WorkerDied):
-        train(Explodes(), dataset, tmp_path, short_config(workers=1))
+        train(Explodes(), KilledWorker(devkit, "train"), tmp_path, short_config(workers=1))
 
 
 @pytest.fixture
@@ -129,10 +128,9 @@ def test_a_failing_plot_ends_no_training(devkit, tmp_path):
         assert log == tmp_path / "log.jsonl"
         raise RuntimeError("no display")
 
-    dataset = VocDataset(devkit, "train")
+    dataset, config = VocDataset(devkit, "train"), short_config()
     with pytest.warns(UserWarning, match="no display"):
-        state = train(Explodes(), dataset, tmp_path, short_config(), on_log=on_log)
-    assert state["iteration"] == 6
+        assert train(Explodes(), dataset, tmp_path, config, on_log=on_log)["iteration"] == 6
 
 
 def test_an_uneven_batch_is_refused(devkit, tmp_path, monkeypatch):
