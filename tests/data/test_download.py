@@ -94,21 +94,20 @@ def test_a_broken_download_is_resumed(tmp_path, server, archive):
     assert server.requests[-1] == ("/whole", f"bytes={half}-")
 
 
-@pytest.mark.parametrize(
-    ("make_part", "path", "requests"),
-    [
-        (lambda archive: archive[:1000], "norange", 1),
-        (lambda archive: b"damage" * 100, "whole", 2),
-        (lambda archive: archive + b"more", "whole", 2),
-    ],
-)
-def test_a_part_that_cannot_be_resumed_is_replaced(
-    tmp_path, server, archive, make_part, path, requests
-):
+PARTS_AND_REQUESTS = {
+    "norange": (lambda archive: archive[:1000], 1),
+    "whole": (lambda archive: b"damage" * 100, 2),
+    "whole?": (lambda archive: archive + b"more", 2),
+}
+
+
+@pytest.mark.parametrize("path", PARTS_AND_REQUESTS)
+def test_a_part_that_cannot_be_resumed_is_replaced(tmp_path, server, archive, path):
+    make_part, requests = PARTS_AND_REQUESTS[path]
     (tmp_path / (TAR_NAME + ".part")).write_bytes(make_part(archive))
     fetch(tmp_path, server, path)
     assert len(server.requests) == requests
-    assert requests == 1 or server.requests[-1] == ("/whole", None)
+    assert requests == 1 or server.requests[-1][1] is None
 
 
 def test_an_archive_and_a_devkit_are_reused(tmp_path, server, archive):
