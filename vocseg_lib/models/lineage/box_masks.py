@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from vocseg_lib.models.contract import InstanceModel
 from vocseg_lib.models.lineage.features import whole_pixels
-from vocseg_lib.models.lineage.proposals import Boxes, Pixels, to_uint8_hwc
+from vocseg_lib.models.lineage.proposals import Pixels, to_uint8_hwc
+from vocseg_lib.utils.boxes import Boxes
 from vocseg_lib.utils.masks import box_mask
 
 GRABCUT_MARGIN = 0.3

@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from vocseg_lib.data.transforms import IMAGENET_MEAN, IMAGENET_STD, model_input
 from vocseg_lib.models.backbones import build_backbone
-from vocseg_lib.models.lineage.proposals import BoxArray, Boxes, Image, Pixels, assign_ground_truth
+from vocseg_lib.models.lineage.proposals import BoxArray, Image, Pixels, assign_ground_truth
+from vocseg_lib.utils.boxes import Boxes
 
 Features = Float[np.ndarray, "p f"]
 HOG_SIDE = 48

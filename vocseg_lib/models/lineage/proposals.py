@@ -14,11 +14,11 @@ from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops import nms
 
 from vocseg_lib.models.postprocess import scale_boxes
-from vocseg_lib.utils.boxes import box_iou, decode_boxes
+from vocseg_lib.utils.boxes import Boxes, box_iou, decode_boxes
 
 Image = Float[Tensor, "3 h w"]  # 0..1
 Pixels = UInt8[np.ndarray, "h w 3"]  # RGB
-Boxes, BoxArray = Float[Tensor, "p 4"], Float[np.ndarray, "p 4"]  # xyxy, pixels
+BoxArray = Float[np.ndarray, "p 4"]  # xyxy, pixels
 AR_IOUS = np.linspace(0.5, 0.95, 10).tolist()
 SEARCHED_SIDES = 8, 200
 """Pixels: smaller images have no regions to merge; larger short sides are shrunk to 200."""

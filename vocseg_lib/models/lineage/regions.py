@@ -22,8 +22,8 @@ from tqdm import tqdm
 from vocseg_lib.data.transforms import model_input
 from vocseg_lib.models.contract import InstanceModel
 from vocseg_lib.models.lineage.features import Features
-from vocseg_lib.models.lineage.proposals import Boxes, Image, assign_ground_truth, to_uint8_hwc
-from vocseg_lib.utils.boxes import decode_boxes, encode_boxes
+from vocseg_lib.models.lineage.proposals import Image, assign_ground_truth, to_uint8_hwc
+from vocseg_lib.utils.boxes import Boxes, decode_boxes, encode_boxes
 
 OBJECT_REGION_IOU, BACKGROUND_REGION_IOU = 0.6, 0.3
 """IoU with an object from which, and below which, a proposal is one (R-CNN paper, app. B, C)."""
