@@ -43,10 +43,12 @@ def export_page(
             continue
         if image_id not in images:
             try:
-                images[image_id] = _image(gallery, image_id)
+                pixels = gallery.picture(image_id)
             except (OSError, ValueError):
                 unreadable.append(image_id)
                 continue
+            image = {"name": gallery.name(image_id), "src": _data_url(pixels, "JPEG", quality=65)}
+            images[image_id] = image | {"width": pixels.shape[1], "height": pixels.shape[0]}
             size += len(images[image_id]["src"])
         cases.append(_case(gallery, row, with_terms=rank < WITH_MASK_TERMS))
         size += len(json.dumps(cases[-1]))
@@ -81,12 +83,6 @@ def _worst_first(gallery: Gallery, max_cases: int) -> Iterator[tuple[int, pd.Ser
     order = order[rank < max_cases].sort_values(["rank", "type"], kind="stable")
     for row in order.itertuples():
         yield row.rank, cases.loc[row.Index]
-
-
-def _image(gallery: Gallery, image_id: int) -> dict:
-    pixels = gallery.picture(image_id)
-    size = {"width": pixels.shape[1], "height": pixels.shape[0]}
-    return {"name": gallery.name(image_id), **size, "src": _data_url(pixels, "JPEG", quality=65)}
 
 
 def _case(gallery: Gallery, row: pd.Series, with_terms: bool) -> dict:

@@ -84,25 +84,6 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     return np.array(upright)
 
 
-def list_files(paths: Sequence[str | Path]) -> list[Path]:
-    """The given files, and those in the given folders by name.
-
-    Raises FileNotFoundError for a missing path, and ValueError for an empty folder.
-    """
-    files = []
-    for path in map(resolve_path, paths):
-        if not path.exists():
-            raise FileNotFoundError(f"{path} is missing: give pictures, videos or folders of them")
-        if path.is_dir():
-            inside = [p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")]
-            if not inside:
-                raise ValueError(f"{path} has no file in it (folders inside are not searched)")
-            files += sorted(inside)
-        else:
-            files.append(path)
-    return files
-
-
 def draw_predictions(
     visualizer: Visualizer, paths: Sequence[str | Path], out: str | Path
 ) -> Iterator[tuple[Path, Path | None, str]]:
@@ -110,9 +91,19 @@ def draw_predictions(
 
     Pictures are written to the folder `out` as PNG, videos as MP4; for a file that cannot be read,
     the second is None and the third the reason.
-    Raises FileNotFoundError for a missing path, ValueError if `out` is a file or an input's folder.
+    Raises FileNotFoundError for a missing path, ValueError for an empty folder, or if `out` is a
+    file or an input's folder.
     """
-    files, out, taken = list_files(paths), Path(out), set()
+    files, out, taken = [], Path(out), set()
+    for path in map(resolve_path, paths):
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing: give pictures, videos or folders of them")
+        found = [path]
+        if path.is_dir():
+            found = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+        files += found
+        if not found:
+            raise ValueError(f"{path} has no file in it (folders inside are not searched)")
     if out.is_file():
         raise ValueError(f"{out} is a file; the output needs a folder")
     for file in files:

@@ -74,9 +74,8 @@ def _localization(analyses: dict[str, Analysis], crowding: pd.DataFrame) -> tupl
     first, second = analyses
     rows = (crowding["metric"] == "recall") & (crowding["model"] == f"{first} - {second}")
     recall = crowding[rows].drop_duplicates("bin").set_index("bin")
-    change, crowd, alone = (
-        recall.loc[name] for name in ("overlapping - alone", "overlapping", "alone")
-    )
+    bins = ["overlapping - alone", "overlapping", "alone"]
+    change, crowd, alone = (recall.loc[name] for name in bins)
     text = (
         f"dAP {_dap(analyses, 'pixels', MASK_FAILURES[0])}; {first} - {second} in recall: "
         f"{_change(crowd)} where boxes of a class overlap, {_change(alone)} where an object is "
@@ -111,8 +110,7 @@ def _boxes_and_masks(
 
 
 def _dap(analyses: dict[str, Analysis], family: str, name: str) -> str:
-    tables = {title: overall_rows(analysis.table) for title, analysis in analyses.items()}
-    rows = {title: table.set_index(["family", "type"]) for title, table in tables.items()}
+    rows = {t: overall_rows(a.table).set_index(["family", "type"]) for t, a in analyses.items()}
     return _both({title: table["dAP"][family, name] for title, table in rows.items()})
 
 

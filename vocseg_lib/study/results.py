@@ -20,11 +20,8 @@ from vocseg_lib.study.run import mask_explainer
 from vocseg_lib.study.study import Study
 from vocseg_lib.utils.files import project_root, resolve_path
 
-PREDICTIONS = {
-    "best": "predictions.json",
-    "half": "predictions_half.json",
-    "last": "predictions_last.json",
-}
+PREDICTIONS = {"best": "predictions.json"}
+PREDICTIONS |= {name: f"predictions_{name}.json" for name in ("half", "last")}
 """A run's prediction files on val: of the best weights, half way, and of the last weights."""
 
 

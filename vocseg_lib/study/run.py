@@ -63,10 +63,8 @@ def load_run(run_folder: str | Path, device: str | None = None) -> tuple[nn.Modu
     run_folder = Path(run_folder)
     for name in (CONFIG, BEST):
         if not (run_folder / name).is_file():
-            message = (
-                f"{run_folder / name} is missing: {run_folder} is not the folder of a training"
-            )
-            raise FileNotFoundError(message)
+            path = run_folder / name
+            raise FileNotFoundError(f"{path} is missing: {run_folder} is not a training's folder")
     config = read_json(run_folder / CONFIG)
     recipe = Recipe.of_run(config).with_changes(weights=None)
     model = build_model(recipe, config["model"], len(config["class_names"]))
@@ -105,13 +103,9 @@ def predict_run(
         listed = [", ".join((*n[:4], "...")[: len(n)]) for n in (names, dataset.class_names)]
         message = f"{run_folder} was trained on the classes {listed[0]}"
         raise ValueError(f"{message}: {dataset.devkit} has {listed[1]}")
-    header, device = (
-        prediction_header(config, best["iteration"], dataset),
-        device or default_device(),
-    )
-    return predict(
-        model, dataset, header, device, config["train"]["mixed_precision"], uncropped=True
-    )
+    header = prediction_header(config, best["iteration"], dataset)
+    device, mixed_precision = device or default_device(), config["train"]["mixed_precision"]
+    return predict(model, dataset, header, device, mixed_precision, uncropped=True)
 
 
 def mask_explainer(
