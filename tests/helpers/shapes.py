@@ -1,6 +1,7 @@
 """Hand-made masks as objects and detections, and their analysis."""
 
 import torch
+from pycocotools import mask as mask_utils
 
 from tests.helpers.coco import ground_truth_of
 from vocseg_lib.data.coco_validation import validate_ground_truth, validate_results
@@ -27,10 +28,9 @@ EVERYWHERE = torch.ones(SIDE, SIDE, dtype=torch.bool)
 
 def shape(pixels, category=15, score=None, box=None, image=1, uncropped=None):
     """An annotation, or with a score a detection; its box (xywh) is the mask's by default."""
-    ys, xs = torch.where(pixels)
-    box = box or (xs.min(), ys.min(), xs.max() - xs.min() + 1, ys.max() - ys.min() + 1)
-    entry = {"image_id": image, "category_id": category, "bbox": [float(v) for v in box]}
-    entry["segmentation"] = encode_rle(pixels[None])[0]
+    (rle,) = encode_rle(pixels[None])
+    box = [float(v) for v in box or mask_utils.toBbox(rle)]
+    entry = {"image_id": image, "category_id": category, "bbox": box, "segmentation": rle}
     if uncropped is not None:
         entry["segmentation_uncropped"] = encode_rle(uncropped[None])[0]
     annotation = {"area": int(pixels.sum()), "iscrowd": 0}
@@ -73,14 +73,10 @@ def one_mask_for_pairs():
     The first model's masks cover both objects of a pair; the second model is perfect.
     """
     right = mask_of((24, 5, 20, 20), minus=[(24, 5, 1, 20)])
-    single = [shape(LEFT, image=k) for k in range(16, 21)]
-    pairs = [
-        one
-        for k in range(1, 16)
-        for one in (shape(LEFT, image=k), shape(right, box=(24, 5, 21, 20), image=k))
-    ]
-    content = ground_truth(*pairs, *single, images=20)
+    lefts = [shape(LEFT, image=k) for k in range(1, 21)]
+    rights = [shape(right, box=(24, 5, 21, 20), image=k) for k in range(1, 16)]
+    content = ground_truth(*lefts, *rights, images=20)
     both = [shape(LEFT | right, score=0.9, image=k) for k in range(1, 16)]
-    covering = both + [{**one, "score": 0.9} for one in single]
+    covering = both + [{**single, "score": 0.9} for single in lefts[15:]]
     detections = {"YOLACT": covering, "Mask R-CNN": perfect(content)}
     return {title: analysis_of(content, some) for title, some in detections.items()}
