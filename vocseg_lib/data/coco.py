@@ -50,9 +50,8 @@ def read_predictions(path: str | Path, ground_truth: dict | None = None) -> dict
     Raises FileNotFoundError, ValueError.
     """
     content = read_json(Path(path))
-    content = {"detections": content} if isinstance(content, list) else content
-    content = {"header": {}, **content} if isinstance(content, dict) else {"header": None}
-    header, detections = content["header"], content.get("detections")
+    content = content if isinstance(content, dict) else {"detections": content}
+    header, detections = content.setdefault("header", {}), content.get("detections")
     if not (isinstance(header, dict) and isinstance(detections, list)):
         raise ValueError(f"{path} is not a prediction file: expected header and detections")
     if ground_truth is None:

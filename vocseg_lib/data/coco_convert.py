@@ -62,7 +62,7 @@ def coco_to_voc(
     written, bad = [], []
     for file, content in zip(files, contents, strict=True):
         folder = Path(images) if images else find_images(file, content)
-        written.append(_write_samples(content, folder, list(names), out, bad))
+        written.append(_write_samples(content, folder, out, bad))
     if bad:
         total = sum(len(content["images"]) for content in contents)
         report = f"{len(bad)} of {total} images cannot be used:\n  " + "\n  ".join(map(str, bad))
@@ -72,9 +72,8 @@ def coco_to_voc(
         print(report)
     held_out = written[1] if val else written[0][VAL_EVERY - 1 :: VAL_EVERY]
     train = [name for name in written[0] if name not in set(held_out)]
-    for split, members in (("train", train), ("val", held_out)):
-        if not members:
-            raise ValueError(f"{annotations} has no usable image for {split}: give more, or `val`")
+    if not (train and held_out):
+        raise ValueError(f"{annotations} has too few usable images for train and val")
     write_splits(out, train, held_out)
     (out / COCO_STAMP_NAME).write_text(stamp)
     return out
@@ -112,54 +111,46 @@ def _class_names(content: dict) -> dict[int, str]:
     return {c["id"]: " ".join(c["name"].split()) for c in categories}
 
 
-def _write_samples(
-    content: dict, folder: Path, category_ids: list[int], out: Path, bad: list[BadFile]
-) -> list[str]:
+def _write_samples(content: dict, folder: Path, out: Path, bad: list[BadFile]) -> list[str]:
     """Write each image with its maps and return the names; unusable images are added to `bad`."""
+    labels = {category_id: label for label, category_id in enumerate(_class_names(content), 1)}
     by_image, names = defaultdict(list), []
-    for annotation in content["annotations"]:
-        by_image[annotation["image_id"]].append(annotation)
+    for a in content["annotations"]:
+        by_image[a["image_id"]].append(a | {"label": labels[a["category_id"]]})
     for image in tqdm(content["images"], f"write {out.name}", unit="image"):
+        source = folder / image["file_name"]
         stem = Path(image["file_name"]).with_suffix("").as_posix()
         name = "_".join(stem.replace("/", " ").split())
-        targets = sample_paths(out, name)
         try:
-            _write_sample(image, by_image[image["id"]], category_ids, folder, targets)
+            _write_sample(image, by_image[image["id"]], source, sample_paths(out, name))
             names.append(name)
         except BadFile as error:
             bad.append(error)
     return names
 
 
-def _write_sample(
-    image: dict, annotations: list[dict], category_ids: list[int], folder: Path, targets: list[Path]
-) -> None:
+def _write_sample(image: dict, annotations: list[dict], source: Path, targets: list[Path]) -> None:
     """Write an image, as a JPEG, and its maps. Raises BadFile."""
-    source, size = folder / image["file_name"], (image["height"], image["width"])
+    size = image["height"], image["width"]
     jpeg, *map_paths = targets
     objects = [a for a in annotations if not a["iscrowd"]]
     if jpeg.exists():
         raise BadFile(source, "duplicate", "has the name of another image")
     if len(objects) >= VOID:
         raise BadFile(source, "too many objects", f"has more than {VOID - 1} objects")
-    # Rotate as EXIF says if only then the image has the annotations' size.
     pixels = read_image(source, "RGB")
-    as_it_is = pixels.shape[:2] == size and source.suffix.lower() in (".jpg", ".jpeg")
-    if pixels.shape[:2] != size:
-        with Image.open(source) as file:
-            pixels = np.array(ImageOps.exif_transpose(file).convert("RGB"))
-    if pixels.shape[:2] != size:
-        reason = f"has (height, width) {pixels.shape[:2]}, but {size} in its annotations"
-        raise BadFile(source, "size mismatch", reason)
-    if as_it_is:
+    if pixels.shape[:2] == size and source.suffix.lower() in (".jpg", ".jpeg"):
         shutil.copyfile(source, jpeg)
     else:
+        if pixels.shape[:2] != size:  # rotated as EXIF says, it may be
+            with Image.open(source) as file:
+                pixels = np.array(ImageOps.exif_transpose(file).convert("RGB"))
+        if pixels.shape[:2] != size:
+            reason = f"has (height, width) {pixels.shape[:2]}, but {size} in its annotations"
+            raise BadFile(source, "size mismatch", reason)
         Image.fromarray(pixels).save(jpeg, quality=95)
     # Crowds are void, behind the objects, of which the smallest is in front.
-    layers = [
-        (number, category_ids.index(a["category_id"]) + 1, a["segmentation"])
-        for number, a in enumerate(objects, 1)
-    ]
+    layers = [(number, a["label"], a["segmentation"]) for number, a in enumerate(objects, 1)]
     layers.sort(key=lambda layer: coco_mask.area(layer[2]), reverse=True)
     crowds = [(VOID, VOID, a["segmentation"]) for a in annotations if a["iscrowd"]]
     maps = np.zeros((2, *size), dtype=np.uint8)
@@ -184,7 +175,7 @@ def voc_to_coco(devkit: str | Path, split: str, skip_bad: bool = False) -> dict:
         except BadFile as bad:
             if not skip_bad:
                 raise
-            bad_samples.append(bad.relative_to(dataset.devkit))
+            bad_samples.append(f"{bad.path.relative_to(dataset.devkit)}: {bad.reason}")
             continue
         height, width = sample.void.shape
         image = {"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width}

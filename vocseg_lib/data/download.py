@@ -1,6 +1,5 @@
 """Download VOC 2012: mirrors in turn, resumable, checked by MD5, unpacked safely."""
 
-import hashlib
 import shutil
 import tarfile
 import urllib.error
@@ -10,6 +9,7 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from torchvision.datasets.utils import check_integrity
 from tqdm import tqdm
 
 from vocseg_lib.data.voc import find_devkit, is_devkit
@@ -43,7 +43,7 @@ def fetch(
         raise FetchError(f"{target} exists, but is not a whole devkit: move it away")
     folder.mkdir(parents=True, exist_ok=True)
     archive = folder / TAR_NAME
-    if not (archive.is_file() and _md5(archive) == md5):
+    if not check_integrity(archive, md5):
         _download(mirrors, archive, md5, timeout_s)
     _unpack(archive, target)
     return target
@@ -59,7 +59,7 @@ def _download(mirrors: Sequence[str], archive: Path, md5: str, timeout_s: float)
         except (OSError, HTTPException, ValueError) as error:
             failures.append(f"{url}: {error}")
             continue
-        if _md5(part) == md5:
+        if check_integrity(part, md5):
             part.replace(archive)
             return
         failures.append(f"{url}: MD5 differs from {md5}")
@@ -95,11 +95,6 @@ def _download_from(url: str, part: Path, timeout_s: float) -> None:
                 shutil.copyfileobj(response, counted, CHUNK_BYTES)
     if part.stat().st_size < have + length:
         raise OSError(f"connection lost after {part.stat().st_size} of {have + length} bytes")
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def _unpack(archive: Path, target: Path) -> None:

@@ -24,20 +24,16 @@ MODES = ("RGB", "P", "P")  # of decoding them
 MIN_AGREEMENT = 0.95  # of an object's pixels with one class, and of those with an object
 
 
+@dataclass(eq=False)
 class BadFile(Exception):
-    """A file of a devkit cannot be used: its `path`, the `kind` of problem and the `reason`."""
+    """A file of a devkit cannot be used."""
 
-    def __init__(self, path: Path | str, kind: str = "", reason: str = ""):
-        # A DataLoader's worker passes on its message alone, as the first argument.
-        super().__init__(path, kind, reason)
-        self.path, self.kind, self.reason = path, kind, reason
+    path: Path | str
+    kind: str = ""  # of problem; a DataLoader's worker passes on the message alone, as `path`
+    reason: str = ""
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}" if self.reason else str(self.path)
-
-    def relative_to(self, devkit: Path) -> str:
-        """The message with the file's path relative to the devkit."""
-        return f"{Path(self.path).relative_to(devkit)}: {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,15 +148,15 @@ def to_sample(devkit: Path, name: str, files: list[np.ndarray], strict: bool = F
         reason = f"has class value {unknown[0]}; expected 0 to {classes} or {VOID}"
         raise BadFile(class_path, "unknown class", f"{reason} (other classes: write {CLASS_FILE})")
     # Each object has the class of most of its pixels.
-    ids = np.flatnonzero(counts[1:VOID].sum(1)) + 1
-    labels = counts[ids, 1 : classes + 1].argmax(1) + 1
+    known, ids = counts[:, 1 : classes + 1], np.flatnonzero(counts[1:VOID].sum(1)) + 1
+    labels = known[ids].argmax(1) + 1
     agreeing, pixels = counts[ids, labels], counts[ids, : None if strict else VOID].sum(1)
     min_agreement = 1.0 if strict else MIN_AGREEMENT
     for k in np.flatnonzero((agreeing < min_agreement * pixels) | (agreeing == 0)):
         reason = f"has {pixels[k] - agreeing[k]} pixels of object {ids[k]} of another class or none"
         raise BadFile(object_path, "contradiction", reason)
-    with_class, orphans = (c[..., 1 : classes + 1].sum() for c in (counts, counts[[0, VOID]]))
-    if orphans > (1 - min_agreement) * with_class:
+    orphans = known[[0, VOID]].sum()
+    if orphans > (1 - min_agreement) * known.sum():
         reason = f"has {orphans} pixels with a class and no object in SegmentationObject"
         raise BadFile(class_path, "contradiction", reason)
     masks = torch.from_numpy(object_map == ids.astype(np.uint8)[:, None, None]).to(torch.uint8)
@@ -224,7 +220,7 @@ class VocDataset(torch.utils.data.Dataset):
             except BadFile as bad:
                 if not self.skip_bad or step == len(self) - 1:
                     raise
-                bad_samples.append(bad.relative_to(self.devkit))
+                bad_samples.append(f"{bad.path.relative_to(self.devkit)}: {bad.reason}")
         size = sample.image.shape[1:]
         boxes = tv_tensors.BoundingBoxes(sample.boxes, format="XYXY", canvas_size=size)
         target = {"boxes": boxes, "labels": sample.labels, "masks": tv_tensors.Mask(sample.masks)}
