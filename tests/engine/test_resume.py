@@ -10,7 +10,7 @@ import torch
 from tests.helpers.trainings import NoisyModel, Stopped, log_of, run, weights
 from vocseg_lib.engine import resume as resume_module
 from vocseg_lib.engine.checkpoint import load_checkpoint, save_checkpoint
-from vocseg_lib.engine.resume import ChangedConfig
+from vocseg_lib.engine.resume import MIRROR_TRIES, ChangedConfig
 from vocseg_lib.engine.run_folder import read_sessions
 from vocseg_lib.engine.train import Session
 
@@ -141,11 +141,25 @@ def test_best_weights_older_than_the_checkpoint_knows_are_used(devkit, tmp_path)
     assert state["best"]["iteration"] == load_checkpoint(best)["iteration"] == 6
 
 
-def test_a_training_resumes_from_its_mirror(whole, devkit, tmp_path):
+def fail_reads(monkeypatch, folder, times):
+    """Let the first reads of checkpoints of a folder fail, without pauses."""
+    errors, load = [OSError(errno.EIO, "Input/output error")] * times, resume_module.load_checkpoint
+
+    def failing(path, required):
+        if path.is_relative_to(folder) and errors:
+            raise errors.pop()
+        return load(path, required)
+
+    monkeypatch.setattr(resume_module, "load_checkpoint", failing)
+    monkeypatch.setattr(resume_module, "MIRROR_PAUSE_SECONDS", 0.0)
+
+
+def test_a_training_resumes_from_its_mirror(whole, devkit, tmp_path, monkeypatch):
     here, drive = tmp_path / "here", tmp_path / "drive" / "run"
     session = Session(mirror=drive)
     to_four(devkit, here, session=session)
     shutil.rmtree(here)
+    fail_reads(monkeypatch, drive, MIRROR_TRIES - 1)
     run(NoisyModel(), devkit, here, session=session)
     assert_equal(here, whole)
     assert_equal(drive, whole)
@@ -161,7 +175,7 @@ def test_a_training_resumes_from_its_mirror(whole, devkit, tmp_path):
         run(NoisyModel(), devkit, here, session=Session(mirror=here / "a" / ".."))
 
 
-@pytest.mark.parametrize("what", ["damaged", "read error", "away at the start"])
+@pytest.mark.parametrize("what", ["damaged", "read errors", "away at the start"])
 def test_what_a_mirror_has_of_a_training_not_resumed_is_kept(
     what, whole, devkit, tmp_path, monkeypatch
 ):
@@ -173,15 +187,8 @@ def test_what_a_mirror_has_of_a_training_not_resumed_is_kept(
     if what == "damaged":
         for name in ("config.json", "last.pt", "previous.pt"):
             (drive / name).write_text("{")
-    elif what == "read error":
-        errors, load = [OSError(errno.EIO, "Input/output error")], resume_module.load_checkpoint
-
-        def failing(path, required):
-            if path.is_relative_to(drive) and errors:
-                raise errors.pop()
-            return load(path, required)
-
-        monkeypatch.setattr(resume_module, "load_checkpoint", failing)
+    elif what == "read errors":
+        fail_reads(monkeypatch, drive, MIRROR_TRIES)
     else:
         drive.rename(away)
         options = {"evaluate": lambda *_: away.rename(drive) and {"mask_AP50": 1.0}}

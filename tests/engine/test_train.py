@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import statistics
 
 import pytest
 from torch import nn
@@ -10,7 +11,7 @@ from vocseg_lib.data.voc import BadFile, VocDataset, split_ids
 from vocseg_lib.engine import train as train_module
 from vocseg_lib.engine.checkpoint import load_checkpoint
 from vocseg_lib.engine.run_folder import read_log
-from vocseg_lib.engine.train import Session, train
+from vocseg_lib.engine.train import FORECAST_AFTER, Session, train
 from vocseg_lib.utils import distributed
 
 
@@ -32,6 +33,20 @@ def test_a_model_without_buffers(devkit, tmp_path):
         model.norm = nn.Identity()
         run(model, devkit, tmp_path / mode, ap_of([1.0]), batch_norm=mode, iterations=3)
         assert model.weight.item() < 1
+
+
+def test_time_left_and_peak_memory_are_reported_once(devkit, tmp_path, capsys):
+    run(NoisyModel(), devkit, tmp_path, iterations=FORECAST_AFTER + 10)
+    log = read_log(tmp_path / "log.jsonl")
+    (entry,) = (entry for entry in log if "hours_left" in entry)
+    assert entry["iteration"] == FORECAST_AFTER
+    seconds = [sum(v for k, v in e.items() if k.endswith("_seconds")) for e in log]
+    median = statistics.median(seconds[:FORECAST_AFTER])
+    assert entry["hours_left"] == pytest.approx(10 * median / 3600)
+    assert 0.05 < entry["peak_memory_gb"] < 100
+    output = capsys.readouterr().out
+    assert f"{entry['hours_left']:.2g} h" in output
+    assert f"{entry['peak_memory_gb']:.1f} GB" in output
 
 
 class KilledWorker(VocDataset):

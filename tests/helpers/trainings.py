@@ -94,6 +94,6 @@ def weights(folder):
 def log_of(folder):
     """Log entries without what differs between equal trainings."""
     return [
-        {key: value for key, value in entry.items() if not key.endswith(("seconds", "_gb"))}
+        {k: v for k, v in entry.items() if not k.endswith(("seconds", "_gb", "hours_left"))}
         for entry in read_log(folder / "log.jsonl")
     ]

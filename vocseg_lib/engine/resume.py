@@ -1,5 +1,6 @@
 """Resume a training from its run folder or from its mirror."""
 
+import time
 import warnings
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,8 @@ from vocseg_lib.utils.files import durable_rename, read_json
 RESTORED_KEYS = ("config", "model", "optimizer", "scaler", "random")
 REQUIRED_KEYS = (*RESTORED_KEYS, "iteration", "best")
 """What a checkpoint must hold to be resumed."""
+MIRROR_TRIES, MIRROR_PAUSE_SECONDS = 3, 1.0
+"""How often a mirror is read at the start before training continues without it."""
 
 
 class ChangedConfig(RuntimeError):
@@ -77,7 +80,7 @@ def resume(folder: Path, mirror: Path | None, config: dict) -> dict | None:
     except ValueError as error:
         damage = error
     try:
-        mirrored = newest_checkpoint(mirror, config) if mirror else None
+        mirrored = _read_mirror(mirror, config) if mirror else None
         if mirrored and (not checkpoint or mirrored["iteration"] > checkpoint["iteration"]):
             copy_changed(mirror, folder, {})
             checkpoint = mirrored
@@ -89,6 +92,15 @@ def resume(folder: Path, mirror: Path | None, config: dict) -> dict | None:
     if damage:
         warnings.warn(f"{damage}. The checkpoint in {mirror} is used", stacklevel=2)
     return checkpoint
+
+
+def _read_mirror(mirror: Path, config: dict) -> dict | None:
+    for _ in range(MIRROR_TRIES - 1):
+        try:
+            return newest_checkpoint(mirror, config)
+        except OSError:
+            time.sleep(MIRROR_PAUSE_SECONDS)
+    return newest_checkpoint(mirror, config)
 
 
 def preserve_newer_mirror(mirror: Path, iteration: int) -> str | None:

@@ -1,6 +1,7 @@
 """The training loop: any model under the contract, any data set; it resumes by itself."""
 
 import math
+import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,6 +27,9 @@ from vocseg_lib.utils import distributed
 from vocseg_lib.utils.device import keep_freed_memory, peak_memory_gb
 from vocseg_lib.utils.environment import environment_info
 from vocseg_lib.utils.files import write_json
+
+FORECAST_AFTER = 20
+"""Iterations of a session after which time left and peak memory are reported."""
 
 
 class NonFiniteLoss(RuntimeError):
@@ -132,7 +136,7 @@ def _iterate(
 ) -> None:
     """All iterations that are left."""
     config, progress, log = state.config, state.progress, state.folder / files.LOG
-    start = progress["iteration"]
+    start, durations = progress["iteration"], []
     prepare = partial(preserve_newer_mirror, iteration=start)
     options = {"unit": "it", "mininterval": 1, "disable": not state.is_first}
     with (
@@ -143,10 +147,16 @@ def _iterate(
         for images, targets, data_seconds in _batches(dataset, config, start):
             entry = {**state.step(images, targets), "data_seconds": data_seconds}
             # Report.
-            progress["seconds"] += sum(v for k, v in entry.items() if k.endswith("_seconds"))
-            numbers = {k: v for k, v in entry.items() if isinstance(v, float)}
-            bar.set_postfix(numbers, refresh=False, peak_gb=peak_memory_gb(state.device))
+            durations.append(sum(v for k, v in entry.items() if k.endswith("_seconds")))
+            progress["seconds"] += durations[-1]
+            bar.set_postfix_str(_postfix(entry), refresh=False)
             bar.update()
+            if len(durations) == FORECAST_AFTER:
+                left = statistics.median(durations) * (config.iterations - progress["iteration"])
+                entry |= {"hours_left": left / 3600, "peak_memory_gb": peak_memory_gb(state.device)}
+                text = "{hours_left:.2g} h left without evaluations, peak {peak_memory_gb:.1f} GB"
+                if state.is_first:
+                    bar.write(text.format(**entry))
             if state.is_first:
                 files.append_log(log, entry)
             _check_progress(state, entry, len(dataset))
@@ -210,6 +220,14 @@ def _check_progress(state: TrainState, entry: dict, samples: int) -> None:
             f"{len(bad)} of {samples} samples cannot be read, max_bad_fraction is "
             f"{config.max_bad_fraction:.0%}. They are:\n  " + "\n  ".join(sorted(bad))
         )
+
+
+def _postfix(entry: dict) -> str:
+    """Losses and times of an iteration, to stand in the progress bar."""
+    numbers = {k: v for k, v in entry.items() if isinstance(v, float) and k != "lr"}
+    times = [f"{k[:-8]} {1000 * v:.0f}" for k, v in numbers.items() if k.endswith("_seconds")]
+    losses = [f"{k} {v:.2f}" for k, v in numbers.items() if not k.endswith("_seconds")]
+    return f"{entry.get('skipped_update') or ', '.join(losses)} | {', '.join(times)} ms"
 
 
 def _show(on_log: Callable[[Path], None], log: Path) -> None:
