@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from pycocotools.coco import COCO
 from torchvision.ops import box_convert
@@ -42,21 +41,20 @@ def square(image, category, x, y, side, iscrowd=0):
 def test_ground_truth_holds_the_samples(devkit, tmp_path):
     (tmp_path / "coco.json").write_text(json.dumps(voc_to_coco(devkit, "val")))
     coco = COCO(tmp_path / "coco.json")
+    assert read_coco(tmp_path / "coco.json") == coco.dataset
     assert [c["name"] for c in coco.dataset["categories"]] == list(CLASS_NAMES)
     assert sorted(coco.anns) == list(range(1, len(coco.anns) + 1))
     for image_id, name in enumerate(split_ids(devkit, "val"), 1):
         sample = read_sample(devkit, name)
         annotations = coco.loadAnns(coco.getAnnIds(image_id))
-        masks = np.stack([coco.annToMask(a) for a in annotations])
-        assert np.array_equal(masks, sample.masks.numpy())
-        boxes = box_convert(torch.tensor([a["bbox"] for a in annotations]), "xywh", "xyxy")
-        assert torch.equal(boxes, sample.boxes)
-        assert [a["category_id"] for a in annotations] == sample.labels.tolist()
-        assert [a["area"] for a in annotations] == sample.masks.sum((1, 2)).tolist()
+        for annotation, mask, box, label in zip(
+            annotations, sample.masks, sample.boxes, sample.labels, strict=True
+        ):
+            assert np.array_equal(coco.annToMask(annotation), mask)
+            assert (annotation["category_id"], annotation["area"]) == (label, mask.sum())
+            assert annotation["bbox"] == box_convert(box, "xyxy", "xywh").tolist()
         void = coco.imgs[image_id].get("void")
-        void = decode_rle([void])[0] if void else np.zeros(sample.void.shape)
-        assert np.array_equal(void, sample.void.numpy())
-    assert read_coco(tmp_path / "coco.json") == coco.dataset
+        assert np.array_equal(decode_rle([void])[0] if void else 0 * sample.void, sample.void)
 
 
 def test_ground_truth_of_real_images_equals_the_published_one(real_devkit, shared):

@@ -47,13 +47,9 @@ def test_models_work_in_half_precision(name, dtype, monkeypatch):
 
 COMPILED = """
 import torch
-from vocseg_lib.models.config import YolactConfig
-from vocseg_lib.models.yolact import Yolact
+from tests.helpers.models import small
 
-options = {"backbone": "tiny", "weights": None, "channels": 16, "image_size": 64}
-torch.manual_seed(0)
-models = [Yolact(YolactConfig(**options, compile=compile)) for compile in (False, True)]
-models[1].load_state_dict(models[0].state_dict())
+models = [small("yolact", channels=16, image_size=64, compile=c) for c in (False, True)]
 images, results = [torch.rand(3, 50, 70)], []
 for model in models:
     with torch.inference_mode():
