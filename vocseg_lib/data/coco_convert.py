@@ -88,8 +88,9 @@ def find_images(annotations: Path, content: dict) -> Path:
     subfolders = ("", "images", split, f"images/{split}")
     folders = [base / sub for base in annotations.parents[:2] for sub in subfolders]
     first = content["images"][0]["file_name"]
-    if folder := next((f for f in folders if (f / first).is_file()), None):
-        return folder
+    for folder in folders:
+        if (folder / first).is_file():
+            return folder
     searched = ", ".join(map(str, folders))
     raise FileNotFoundError(f"{first} of {annotations} is in none of {searched}: pass its folder")
 

@@ -41,9 +41,7 @@ def collate(samples: list) -> tuple[tuple, tuple]:
     return tuple(zip(*samples, strict=True))
 
 
-def to_device(
-    images: tuple, targets: tuple, device: str | torch.device
-) -> tuple[list[Tensor], list[dict]]:
+def to_device(images: tuple, targets: tuple, device: str | torch.device) -> tuple[list, list]:
     """Images as plain float tensors in 0..1, targets as plain tensors, on the device."""
     keys = ("boxes", "labels", "masks")
     moved = [{key: t[key].as_subclass(Tensor).to(device) for key in keys} for t in targets]
