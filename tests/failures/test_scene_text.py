@@ -117,7 +117,7 @@ def test_relations(case):
 def test_relations_as_sentences():
     description = describe([instance(1, (0, 0, 5, 5)), BEHIND, MOTORBIKE])
     assert "Person 1 is behind the motorbike, overlap 33 %." in description.sentences
-    assert str(description).startswith("Motorbike, 2 x person. ")
+    assert description.sentences[0] == "Motorbike, 2 x person."
 
 
 def test_isolated_objects_get_their_nearest_neighbor_once():

@@ -8,20 +8,21 @@ import pandas as pd
 from jaxtyping import Float
 
 from vocseg_lib.failures.config import Thresholds
-from vocseg_lib.failures.fixes import ap_with_fix
-from vocseg_lib.failures.mask_errors import MASK_FAILURES, measure_masks
+from vocseg_lib.failures.mask_errors import MASK_FAILURES, MEASURES, measure_masks
 from vocseg_lib.failures.tables import (
     FAILURES,
+    LOST,
     OBJECT_FAILURES,
     FailureTables,
     build_tables,
     overall_rows,
 )
 from vocseg_lib.failures.tide import ERRORS, NO_ERROR
-from vocseg_lib.metrics.average_precision import MeanAndClasses, Weights
+from vocseg_lib.metrics import matching
+from vocseg_lib.metrics.average_precision import MeanAndClasses, Weights, mean_ap
 from vocseg_lib.metrics.bootstrap import prepend_point_estimate
 from vocseg_lib.metrics.coco_eval import Evaluation
-from vocseg_lib.metrics.matching import AREA_RANGES, IOU_TYPES, DatasetEval, select_area
+from vocseg_lib.metrics.matching import AREA_RANGES, IOU_TYPES, DatasetEval, ImageEval, select_area
 
 FAMILIES = {"TIDE, masks": "AP50", "TIDE, boxes": "AP50", "pixels": "AP"}
 """Families of failures and the metric of their dAP: AP50 of masks or boxes, or COCO's mask AP."""
@@ -45,23 +46,18 @@ class Analysis:
             raise ValueError("detections or objects have no segmentation: failures need masks")
 
     @cached_property
-    def measures(self) -> pd.DataFrame:
-        """`measure_masks` of all detections."""
-        return measure_masks(self.dataset_eval, self.thresholds)
-
-    @cached_property
     def tables(self) -> FailureTables:
         """Tables of all detections."""
-        return build_tables(self.dataset_eval, self.measures, self.thresholds)
+        measures = measure_masks(self.dataset_eval, self.thresholds)
+        return build_tables(self.dataset_eval, measures, self.thresholds)
 
     @cached_property
     def at_threshold(self) -> FailureTables:
         """Tables of the detections from the score threshold on."""
-        kept = (self.tables.detections["score"] >= self.score_threshold).to_numpy()
-        if kept.all():
-            return self.tables
+        detections = self.tables.detections
+        measures = detections.loc[detections["score"] >= self.score_threshold, MEASURES]
         sure = self.dataset_eval.changed(lambda e: e.select(e.score >= self.score_threshold))
-        return build_tables(sure, self.measures[kept].reset_index(drop=True), self.thresholds)
+        return build_tables(sure, measures.reset_index(drop=True), self.thresholds)
 
     @cached_property
     def cases(self) -> pd.DataFrame:
@@ -158,6 +154,56 @@ def _severity(dataset_eval: DatasetEval, cases: pd.DataFrame) -> pd.Series:
     pixels = np.array([image["height"] * image["width"] for image in dataset_eval.images], float)
     share = cases["area"] / pixels[cases["image"]]
     return share.where(cases["detection"] < 0, weight * cases["score"])
+
+
+def ap_with_fix(
+    tables: FailureTables, failure: str, size: str = "all", weights: Weights | None = None
+) -> MeanAndClasses:
+    """COCO's mask AP (see `mean_ap`) on objects of a size, failures of a type fixed ("": none).
+
+    Missed and lost objects are dropped, as in TIDE; the others get the masks of `fix_masks`.
+    """
+    of_size, dropped = select_area(size, "mask"), _in_state(tables, failure)
+
+    def select(image_eval: ImageEval) -> matching.Selected:
+        objects, detections = of_size(image_eval)
+        return objects & ~np.isin(image_eval.objects, dropped), detections
+
+    changed = fix_masks(tables, failure) if failure in MASK_FAILURES else tables.dataset_eval
+    return mean_ap(matching.match_coco(changed, "mask", select), weights)
+
+
+def fix_masks(tables: FailureTables, failure: str) -> DatasetEval:
+    """The evaluation with the object's mask in place of each mask that has a failure.
+
+    The fix of a localization failure adds detections of the same score for the other covered
+    objects of its class that are lost, right after it.
+    """
+    rows, lost = tables.detections, _in_state(tables, LOST)
+    rows = rows.loc[rows["failure"] == failure, ["image", "row", "target", "covered_objects"]]
+    failed = {image: of_image.to_numpy() for image, of_image in rows.groupby("image")}
+
+    def fix(image_eval: ImageEval) -> ImageEval:
+        if image_eval.image not in failed:
+            return image_eval
+        # The objects whose masks each detection gets, -1 for its own mask.
+        masks = {row: [-1] for row in range(len(image_eval.detections))}
+        for _, row, target, covered in failed[image_eval.image]:
+            masks[row] = [target]
+            if failure == MASK_FAILURES[0]:
+                own = image_eval.objects[image_eval.same_class[row]]
+                masks[row] += [j for j in covered if j != target and j in own and j in lost]
+        changed = image_eval.select(np.repeat(list(masks), list(map(len, masks.values()))))
+        target = np.concatenate(list(masks.values()))
+        one_hot = target[:, None] == image_eval.objects
+        changed.iou["mask"][target >= 0] = one_hot[target >= 0]
+        return changed
+
+    return tables.dataset_eval.changed(fix)
+
+
+def _in_state(tables: FailureTables, state: str) -> np.ndarray:
+    return tables.objects["annotation"][tables.objects["state"] == state].to_numpy()
 
 
 def analyze(

@@ -41,15 +41,16 @@ def explain_failure(analysis: Analysis, case: pd.Series) -> str:
     """The sentence on one row of `Analysis.cases`."""
     tables, annotations = analysis.at_threshold, analysis.dataset_eval.annotations
     names = {c["id"]: c["name"] for c in analysis.dataset_eval.categories}
-    neighbor = NEIGHBORS.get(case["crowding"])
-    fields = case.to_dict() | {"neighbor": neighbor, "object": "an object"}
-    if case["annotation"] >= 0:
-        annotation = annotations[case["annotation"]]
-        fields |= {"object": f"a {names[annotation['category_id']]}", "area": annotation["area"]}
+    fields = case.to_dict() | {"neighbor": NEIGHBORS.get(case["crowding"])}
     if case["detection"] >= 0:
         row = tables.detections.loc[case["table_row"]].to_dict()
         kind = {family: kind for kind, family in TIDE_FAMILIES.items()}.get(case["family"], "mask")
-        fields |= row | {"kind": kind, "iou": row[f"iou_{kind}"], "lost": 1 - row["object_iou"]}
+        fields |= row | {
+            "object": "an object",
+            "kind": kind,
+            "iou": row[f"iou_{kind}"],
+            "lost": 1 - row["object_iou"],
+        }
         fields["what"] = f"{row['class']} of score {row['score']:.2f}"
         covered = [names[annotations[j]["category_id"]] for j in row["covered_objects"]]
         is_lost = tables.objects["annotation"].isin(row["covered_objects"])
@@ -57,4 +58,7 @@ def explain_failure(analysis: Analysis, case: pd.Series) -> str:
         fields["covered"] = f"{len(covered)} objects ({', '.join(covered)})"
         before = row["leakage_before_crop"]
         fields["before_crop"] = f", before the crop {before:.0%}" if before >= 0 else ""
+    if case["annotation"] >= 0:
+        annotation = annotations[case["annotation"]]
+        fields |= {"object": f"a {names[annotation['category_id']]}", "area": annotation["area"]}
     return SENTENCES[case["type"]].format(**fields).replace("%", " %")

@@ -19,9 +19,9 @@ LOSSES = {"leakage": "lost_outside", "boundary": "lost_at_boundary", "incomplete
 """Part of the lost IoU by failure."""
 LEAKAGE = ["leakage", "leaked_on_others"]
 LEAKAGE_BEFORE_CROP = [f"{name}_before_crop" for name in LEAKAGE]
-MEASURES = ["object_iou", "single_iou", "union_iou", "covered_objects", "missing"]
-MEASURES += [*LEAKAGE, *LEAKAGE_BEFORE_CROP, *LOSSES.values()]
-"""Columns of `measure_masks` that `FailureTables.detections` has too."""
+MEASURES = ["object", "object_iou", "single_iou", "union_iou", "covered_objects", "missing"]
+MEASURES += [*LEAKAGE, *LEAKAGE_BEFORE_CROP, *LOSSES.values(), "failure"]
+"""Columns of `measure_masks`."""
 
 
 def measure_masks(dataset_eval: DatasetEval, thresholds: Thresholds | None = None) -> pd.DataFrame:
@@ -66,8 +66,8 @@ def _measure_image(
 
     # The objects that each mask covers, and IoU with their union.
     covered = (shared >= thresholds.min_coverage * sizes) & (shared > 0)
-    rows = {"object": np.full(len(masks), -1)}
-    rows |= {name: np.full(len(masks), np.nan) for name in MEASURES}
+    rows = {name: np.full(len(masks), np.nan) for name in MEASURES[:-1]}
+    rows["object"] = np.full(len(masks), -1)
     rows["single_iou"], rows["union_iou"] = (
         (shared / unions).max(1, initial=0),
         np.zeros(len(masks)),

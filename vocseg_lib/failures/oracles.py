@@ -79,7 +79,8 @@ def apply_oracles(
                 classes = image_eval.detection_class.copy()
                 classes[known] = image_eval.object_class[target[known]]
                 image_eval = replace(image_eval, detection_class=classes)
-            image_eval = _fix_shapes(dataset_eval, image_eval, target, oracles)
+            if oracles & {"true boxes", "true masks"}:
+                image_eval = _fix_shapes(dataset_eval, image_eval, target, oracles)
             own = image_eval.same_class_iou("mask")
             second = own.max(1) >= tide.FOREGROUND_IOU
             second &= known & ~duplicate & (tide.greedy_match(own, kept) < 0)
@@ -93,8 +94,6 @@ def _fix_shapes(
     dataset_eval: DatasetEval, image_eval: ImageEval, target: np.ndarray, oracles: set[str]
 ) -> ImageEval:
     """The image with the boxes, masks or both of their objects for the assigned detections."""
-    if not oracles & {"true boxes", "true masks"}:
-        return image_eval
     image, known = dataset_eval.images[image_eval.image], np.flatnonzero(target >= 0)
     objects = [dataset_eval.annotations[j] for j in image_eval.objects]
     detections = [dataset_eval.detections[image_eval.detections[i]] for i in known]

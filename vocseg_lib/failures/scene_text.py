@@ -45,9 +45,6 @@ class Description:
     mentions: list[list[int]]
     graph: dict
 
-    def __str__(self) -> str:
-        return " ".join(self.sentences)
-
     @property
     def json(self) -> str:
         """The graph as text, to paste into a language model."""

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from vocseg_lib.failures.config import Thresholds
 from vocseg_lib.failures.crowding import CROWDING, crowding_of
-from vocseg_lib.failures.mask_errors import MASK_FAILURES, MEASURES
+from vocseg_lib.failures.mask_errors import MASK_FAILURES
 from vocseg_lib.failures.tide import ERRORS, Tide, tide
 from vocseg_lib.metrics.matching import AREA_RANGES, IOU_TYPES, DatasetEval, ImageEval
 
@@ -29,10 +29,10 @@ CASE_TYPES = (*ERRORS[:-1], *MASK_FAILURES, *MISSED)
 class FailureTables:
     """Errors and failures of one set of detections.
 
-    `detections`: those of `Tide.detections` for masks, class, size, crowding (of the object, if on
-    one), error_mask and error_box (codes of TIDE), iou_mask and iou_box, failure, target
-    (annotation of the failure, else -1), and `MEASURES`. `objects`: those of `Tide.objects`, class,
-    size, crowding, state.
+    `detections`: columns of `Tide.detections` for masks and of `measure_masks`, class, size,
+    crowding (of the object, if on one), error_mask and error_box (codes of TIDE), iou_mask,
+    iou_box, target (annotation of the failure, else -1). `objects`: columns of `Tide.objects`,
+    class, size, crowding, state.
     """
 
     dataset_eval: DatasetEval
@@ -74,7 +74,7 @@ def build_tables(
         **{f"error_{kind}": tides[kind].detections["code"] for kind in IOU_TYPES},
         **{f"iou_{kind}": tides[kind].detections["iou"] for kind in IOU_TYPES},
         target=measures["object"].where(failure != "", -1),
-    ).join(measures[["failure", *MEASURES]])
+    ).join(measures)
     foreground = detections[failure == MASK_FAILURES[0]]
     targets = [_target(evals[row.image], row) for row in foreground.itertuples()]
     detections.loc[foreground.index, "target"] = targets

@@ -1,6 +1,7 @@
 """TIDE: six error types and their dAP (Bolya et al., ECCV 2020; the numbers of its toolbox)."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,8 +25,7 @@ FOREGROUND_IOU, BACKGROUND_IOU = 0.5, 0.1
 object; up to the second, it is on none."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageErrors:
+class ImageErrors(NamedTuple):
     """Errors of an image: per detection, and which objects are detected or missed."""
 
     code: Int[np.ndarray, " n"]
@@ -72,15 +72,9 @@ def classify_errors(image_eval: ImageEval, kind: str = "mask") -> ImageErrors:
     best = candidates[np.unique(obj[candidates], return_index=True)[1]]
     fixed[best], missed[obj[best]] = image_eval.object_class[obj[best]], False
     in_crowd = image_eval.same_class_crowd(kind).max(1, initial=0) > FOREGROUND_IOU
-    return ImageErrors(
-        code=code,
-        object=obj,
-        iou=np.column_stack([iou, iou.max(1, initial=0)])[np.arange(len(iou)), obj],
-        in_crowd=in_crowd & (code != NO_ERROR),
-        fixed=fixed,
-        detected=detected,
-        missed=missed,
-    )
+    in_crowd &= code != NO_ERROR
+    iou = np.column_stack([iou, iou.max(1, initial=0)])[np.arange(len(iou)), obj]
+    return ImageErrors(code, obj, iou, in_crowd, fixed, detected, missed)
 
 
 def greedy_match(
@@ -152,22 +146,16 @@ class Tide:
 
 def tide(dataset_eval: DatasetEval, kind: str = "mask") -> Tide:
     """TIDE's errors of one model's "mask" or "box"."""
-    evals = dataset_eval.image_evals
-    errors = [classify_errors(image_eval, kind) for image_eval in evals]
-
-    def flat(*names: str) -> dict[str, np.ndarray]:
-        return {name: np.concatenate([getattr(e, name) for e in errors]) for name in names}
-
-    starts = np.cumsum([0, *(len(image_eval.objects) for image_eval in evals)])
-    pairs = zip(errors, starts, strict=False)
-    object_row = np.concatenate([np.where(e.object < 0, -1, e.object + i) for e, i in pairs])
-    objects = dataset_eval.object_rows.assign(**flat("detected", "missed"))
-    detections = dataset_eval.detection_rows.assign(
-        object_row=object_row,
-        annotation=np.append(objects["annotation"], -1)[object_row],
-        **flat("code", "iou", "in_crowd", "fixed"),
-    )
-    return Tide(dataset_eval=dataset_eval, detections=detections, objects=objects)
+    errors = [classify_errors(image_eval, kind) for image_eval in dataset_eval.image_evals]
+    fields = ImageErrors._fields
+    columns = {name: np.concatenate([getattr(e, name) for e in errors]) for name in fields}
+    of_objects = {name: columns.pop(name) for name in ("detected", "missed")}
+    objects, rows = dataset_eval.object_rows.assign(**of_objects), dataset_eval.detection_rows
+    # Index of the object in its image, plus the number of objects in the images before.
+    start, index = np.cumsum([0, *(len(e.detected) for e in errors)]), columns.pop("object")
+    columns["object_row"] = np.where(index < 0, -1, index + start[rows["image"]])
+    columns["annotation"] = np.append(objects["annotation"], -1)[columns["object_row"]]
+    return Tide(dataset_eval=dataset_eval, detections=rows.assign(**columns), objects=objects)
 
 
 def tide_ap(
