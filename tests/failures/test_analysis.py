@@ -39,27 +39,21 @@ def column(analysis, family="pixels", name="count", **scope):
 def hand_made():
     """Ground truth and detections with each failure a known number of times."""
     objects = [
-        *(shape(m, PERSON, image=1) for m in (LEFT, RIGHT)),  # 1: one mask covers both
-        *(shape(m, PERSON, image=2) for m in (LEFT, RIGHT)),  # 2: the left one leaks on the right
-        *(shape(LEFT, PERSON, image=k) for k in (3, 4)),  # 3: coarse; 4: a hole
-        *(shape(m, PERSON, image=5) for m in (LEFT, RIGHT)),  # 5: the right one missed in a crowd
-        shape(LEFT, PERSON, image=6),
-        shape(FAR, HORSE, image=6),  # 6: missed alone
-        shape(LEFT, HORSE, image=7),  # 7: called a cow
-        shape(LEFT, PERSON, image=8),  # 8: detected twice, and a background error
+        # 1: one mask covers both; 2: the left one leaks on the right; 5: the right one missed.
+        *(shape(m, PERSON, image=k) for k in (1, 2, 5) for m in (LEFT, RIGHT)),
+        # 3: coarse; 4: a hole; 6: another missed alone; 8: detected twice, a background error.
+        *(shape(LEFT, PERSON, image=k) for k in (3, 4, 6, 8)),
+        *(shape(FAR, HORSE, image=6), shape(LEFT, HORSE, image=7)),  # 7: called a cow
     ]
     hole = mask_of((5, 5, 20, 20), minus=[(9, 9, 12, 12)])
     detections = [
-        shape(LEFT | RIGHT, PERSON, 0.9, image=1),
         shape(mask_of((5, 5, 29, 20)), PERSON, 0.9, box=(5, 5, 20, 20), image=2),
-        shape(RIGHT, PERSON, 0.9, image=2),
-        shape(COARSE, PERSON, 0.9, image=3),
-        shape(hole, PERSON, 0.9, image=4),
-        *(shape(LEFT, PERSON, 0.9, image=k) for k in (5, 6)),
+        *(
+            shape(mask, PERSON, 0.9, image=k)
+            for k, mask in enumerate((LEFT | RIGHT, RIGHT, COARSE, hole, LEFT, LEFT), 1)
+        ),
         shape(LEFT, COW, 0.9, image=7),
-        shape(LEFT, PERSON, 0.9, image=8),
-        shape(LEFT, PERSON, 0.8, image=8),
-        shape(FAR, PERSON, 0.7, image=8),
+        *(shape(m, PERSON, s, image=8) for m, s in ((LEFT, 0.9), (LEFT, 0.8), (FAR, 0.7))),
         shape(FAR, PERSON, 0.05, image=3),
     ]
     return ground_truth(*objects, images=8), detections

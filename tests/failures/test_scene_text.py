@@ -8,7 +8,6 @@ import torch
 
 from tests.helpers.cli import vocseg
 from tests.helpers.shapes import analysis_of
-from vocseg_lib.data.classes import CLASS_NAMES
 from vocseg_lib.data.coco_convert import voc_to_coco
 from vocseg_lib.failures import scene_text
 from vocseg_lib.failures.scene_text import describe_scene, describe_with_errors
@@ -190,15 +189,12 @@ def test_the_command_line_describes_a_prediction_file(devkit, tmp_path):
     lines = done.stdout.splitlines()
     starts = [f"{name}, {source}" for name in (first, last) for source in sources]
     assert [line.split(":")[0] for line in lines[:4]] == starts
-    assert "[class]" in lines[0]
-    assert "[" not in lines[2]
+    assert ["[class]" in line for line in lines[:4:2]] == [True, False]
     assert lines[2].split(": ")[1] == lines[3].split(": ")[1]
     scenes = json.loads(out.read_text())
     assert list(scenes) == [first, last]
-    assert {o["class"] for o in scenes[last]["as annotated"]["objects"]} <= set(CLASS_NAMES)
-    done = vocseg(*command, "nowhere")
-    assert done.exit_code == 2
-    assert "nowhere" in done.stderr
+    assert scenes[last]["as annotated"]["objects"]
+    assert vocseg(*command, "nowhere").exit_code == 2
 
 
 def test_image_names():

@@ -117,13 +117,14 @@ class Tide:
         kept = np.where(wrong, fixed >= 0, ~rows["in_crowd"])
         kept &= counted & (rows["row"] < MAX_DETECTIONS)
         flags = np.stack([correct | wrong, np.zeros_like(correct)])[:, None, kept]
-        rows = rows[["image", "score"]].assign(category=np.where(wrong, fixed, category))[kept]
+        # As in the toolbox, with a fix errors come before true positives of the same score.
+        columns = {"category": np.where(wrong, fixed, category), "tie": correct & (fix != "")}
+        rows = rows[["image", "score"]].assign(**columns)[kept]
         if fix == "missed":
             wanted = wanted & ~self.objects["missed"].to_numpy()
         parts = {"thresholds": np.array([FOREGROUND_IOU])}
         parts["num_gt"] = matching.count_gt(self.dataset_eval, wanted)
-        # As in the toolbox, with a fix errors come before true positives of the same score.
-        return Matches.ranked(rows, correct[kept] & (fix != ""), flags, **parts)
+        return Matches.ranked(rows, flags, "tie", **parts)
 
     def dap(
         self,

@@ -35,13 +35,13 @@ class Matches:
 
     @classmethod
     def ranked(
-        cls, rows: pd.DataFrame, ties: np.ndarray, flags: Bool[np.ndarray, "2 t n"], **parts
+        cls, rows: pd.DataFrame, flags: Bool[np.ndarray, "2 t n"], ties: str = "image_id", **parts
     ) -> "Matches":
-        """Of detections (columns image, category, score), those of equal score by `ties`.
+        """Of detections (columns image, category, score); of equal score by another column.
 
         `flags`: true positives and ignored ones; `parts`: thresholds and num_gt.
         """
-        order = np.lexsort((ties, -rows["score"]))
+        order = np.lexsort((rows[ties], -rows["score"]))
         parts |= {name: rows[name].to_numpy()[order] for name in ("image", "category", "score")}
         true_positive, ignored = flags[..., order]
         return cls(**parts, true_positive=true_positive, ignored=ignored)

@@ -69,15 +69,6 @@ def add_intervals(table: pd.DataFrame, resamples: pd.DataFrame, how: str = "left
     return table.merge(ends.reset_index(), on=KEYS, how=how)
 
 
-def intervals_table(
-    evaluations: dict[str, Evaluation], resamples: dict[str, pd.DataFrame]
-) -> pd.DataFrame:
-    """All metrics by kind, metric, class; columns (model, value | low | high)."""
-    pairs = ((title, metrics_table(e)) for title, e in evaluations.items())
-    tables = {t: add_intervals(table, resamples[t]).set_index(KEYS) for t, table in pairs}
-    return pd.concat(tables, axis=1)
-
-
 def paired_differences(
     first: Evaluation, second: Evaluation, resamples: tuple[pd.DataFrame, pd.DataFrame]
 ) -> pd.DataFrame:

@@ -195,11 +195,10 @@ def overlaps(first: list, second: list, of_first: bool = False) -> Float[np.ndar
 
 
 def count_gt(
-    dataset_eval: DatasetEval, selected: Bool[np.ndarray, " m"] | None = None
+    dataset_eval: DatasetEval, selected: Bool[np.ndarray, " m"] | slice = slice(None)
 ) -> Int[np.ndarray, "i k"]:
     """Objects per image and class; `selected`: which of `object_rows` are counted."""
-    rows = dataset_eval.object_rows
-    rows = rows if selected is None else rows[selected]
+    rows = dataset_eval.object_rows[selected]
     counts = np.zeros((len(dataset_eval.images), len(dataset_eval.categories)), dtype=int)
     np.add.at(counts, (rows["image"], rows["category"]), 1)
     return counts
@@ -220,10 +219,8 @@ def match_coco(
         selected.append(selection(image_eval))
         flags.append(_match_image(image_eval, iou_type, selected[-1], thresholds))
     num_gt = count_gt(dataset_eval, np.concatenate([objects for objects, _ in selected]))
-    rows, flags = dataset_eval.detection_rows, np.concatenate(flags, 2)
-    return Matches.ranked(
-        rows, rows["image_id"].to_numpy(), flags, thresholds=thresholds, num_gt=num_gt
-    )
+    parts = {"thresholds": thresholds, "num_gt": num_gt}
+    return Matches.ranked(dataset_eval.detection_rows, np.concatenate(flags, 2), **parts)
 
 
 def _match_image(

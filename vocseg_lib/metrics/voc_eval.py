@@ -33,11 +33,8 @@ def match_voc(
     for row, hit in enumerate(hits):
         first = np.unique(target[hit], return_index=True)[1]
         true_positive[row, np.flatnonzero(hit)[first]] = True
-    rows, flags = dataset_eval.detection_rows, np.stack([true_positive, ignored])
-    num_gt = count_gt(dataset_eval)
-    return Matches.ranked(
-        rows, rows["image_id"].to_numpy(), flags, thresholds=limits, num_gt=num_gt
-    )
+    parts = {"thresholds": limits, "num_gt": count_gt(dataset_eval)}
+    return Matches.ranked(dataset_eval.detection_rows, np.stack([true_positive, ignored]), **parts)
 
 
 def voc_metrics(matches: Matches, weights: Weights | None = None) -> dict[str, ByClass]:
