@@ -16,23 +16,16 @@ def rectangle(x, y, w, h):
 
 def entry(image_id, category, box, score=None):
     """An annotation, or with a score a detection, of a filled box xywh."""
-    shared = {
-        "image_id": image_id,
-        "category_id": category,
-        "bbox": [float(v) for v in box],
-        "segmentation": encode_rle(rectangle(*box))[0],
-    }
-    if score is None:
-        return {**shared, "area": box[2] * box[3], "iscrowd": 0}
-    return {**shared, "score": score}
+    (rle,) = encode_rle(rectangle(*box))
+    shared = {"image_id": image_id, "category_id": category, "segmentation": rle}
+    more = {"area": box[2] * box[3], "iscrowd": 0} if score is None else {"score": score}
+    return {**shared, "bbox": [float(v) for v in box], **more}
 
 
 def ground_truth_of(*annotations, images=3):
+    size, ids = {"height": SIDE, "width": SIDE}, range(1, images + 1)
     return {
-        "images": [
-            {"id": i, "file_name": f"{i}.jpg", "height": SIDE, "width": SIDE}
-            for i in range(1, images + 1)
-        ],
+        "images": [{"id": i, "file_name": f"{i}.jpg", **size} for i in ids],
         "annotations": [{**a, "id": k} for k, a in enumerate(annotations, 1)],
         "categories": [{"id": k, "name": name} for k, name in enumerate(CLASS_NAMES, 1)],
     }

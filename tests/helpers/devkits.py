@@ -38,10 +38,9 @@ def write_as_coco(devkit: Path, folder: Path) -> Path:
     ids = {1: 3, 2: 7, 3: 90}
     for split in ("train", "val"):
         content = voc_to_coco(devkit, split)
-        for entry in content["annotations"]:
-            entry["category_id"] = ids[entry["category_id"]]
-        for entry in content["categories"]:
-            entry["id"] = ids[entry["id"]]
+        for key, entries in (("category_id", "annotations"), ("id", "categories")):
+            for entry in content[entries]:
+                entry[key] = ids[entry[key]]
         content["categories"].reverse()
         path = folder / "annotations" / f"instances_{split}.json"
         path.write_text(json.dumps(content))
