@@ -5,16 +5,7 @@ import pandas as pd
 import pytest
 
 from tests.helpers.random_sets import on_random_sets
-from tests.helpers.shapes import (
-    FAR,
-    LEFT,
-    RIGHT,
-    analysis_of,
-    ground_truth,
-    mask_of,
-    perfect,
-    shape,
-)
+from tests.helpers.shapes import FAR, LEFT, RIGHT, analysis_of, ground_truth, mask_of, shape
 from vocseg_lib.failures.analysis import analyze
 from vocseg_lib.failures.explain import explain_failure
 from vocseg_lib.failures.tables import CASE_TYPES, DETECTED, LOST, OBJECT_FAILURES, overall_rows
@@ -178,7 +169,7 @@ def test_thresholds(hand_made):
 
 def test_perfect_predictions_and_none(hand_made):
     content, _ = hand_made
-    analysis = analysis_of(content, perfect(content))
+    analysis = analysis_of(content, [{**a, "score": 0.9} for a in content["annotations"]])
     assert analysis.cases.empty
     assert set(analysis.at_threshold.objects["state"]) == {DETECTED}
     assert analysis.table["dAP"].dropna().abs().max() == 0

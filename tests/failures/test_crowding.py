@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.shapes import dataset_eval, ground_truth, mask_of, shape
-from vocseg_lib.failures.crowding import (
-    CROWDING,
-    IMAGE_COUNT_BINS,
-    by_crowding,
-    crowding_of,
-)
+from vocseg_lib.failures.crowding import CROWDING, IMAGE_COUNT_BINS, by_crowding, crowding_of
 from vocseg_lib.metrics.bootstrap import bootstrap_weights
 from vocseg_lib.metrics.coco_eval import evaluate
 

@@ -3,13 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.helpers.shapes import (
-    EVERYWHERE,
-    dataset_eval,
-    ground_truth,
-    mask_of,
-    shape,
-)
+from tests.helpers.shapes import EVERYWHERE, dataset_eval, ground_truth, mask_of, shape
 from vocseg_lib.failures.config import Thresholds
 from vocseg_lib.failures.mask_errors import LOSSES, measure_masks
 from vocseg_lib.utils.rle import decode_rle

@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.random_sets import on_random_sets
-from tests.helpers.shapes import (
-    EVERYWHERE,
-    dataset_eval,
-    ground_truth,
-    mask_of,
-    perfect,
-    shape,
-)
+from tests.helpers.shapes import EVERYWHERE, dataset_eval, ground_truth, mask_of, perfect, shape
 from vocseg_lib.data.coco import subset
 from vocseg_lib.failures import oracles
 from vocseg_lib.failures.oracles import ORACLES, UNDETECTED, apply_oracles

@@ -15,13 +15,9 @@ from vocseg_lib.metrics.coco_eval import evaluate, metrics_table
 def resampled(ground_truth, detections, weights):
     """The data set of one resample, its images under new ids."""
     images = np.repeat(ground_truth["images"], weights.astype(int))
+    ids = [image["id"] for image in images]
     annotations, results = (
-        [
-            {**e, "image_id": k}
-            for k, i in enumerate(images)
-            for e in part
-            if e["image_id"] == i["id"]
-        ]
+        [{**e, "image_id": k} for k, own in enumerate(ids) for e in part if e["image_id"] == own]
         for part in (ground_truth["annotations"], detections)
     )
     annotations = [{**a, "id": k} for k, a in enumerate(annotations, 1)]

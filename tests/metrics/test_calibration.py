@@ -17,21 +17,14 @@ def by_hand():
 
 
 def test_best_f1_and_recall_by_hand(by_hand):
+    columns = ["class", "score", "F1", "precision", "recall", "objects"]
+    expected = ["bird", 0.3, 0.8, 2 / 3, 1.0, 2]
     (row,) = calibration.best_f1(by_hand).to_dict("records")
-    assert row == pytest.approx(
-        {"class": "bird", "score": 0.3, "F1": 0.8, "precision": 2 / 3, "recall": 1.0, "objects": 2}
-    )
-    assert [calibration.recall_at(by_hand, score) for score in (0.95, 0.9, 0.5, 0.3)] == [
-        0,
-        0.5,
-        0.5,
-        1,
-    ]
-    (nothing,) = calibration.best_f1(evaluate(ground_truth_of(entry(1, 3, BOX)), [])).to_dict(
-        "records"
-    )
-    assert nothing["F1"] == 0
-    assert np.isnan(nothing["score"])
+    assert row == pytest.approx(dict(zip(columns, expected, strict=True)))
+    recalls = [calibration.recall_at(by_hand, score) for score in (0.95, 0.9, 0.5, 0.3)]
+    assert recalls == [0, 0.5, 0.5, 1]
+    nothing = calibration.best_f1(evaluate(ground_truth_of(entry(1, 3, BOX)), []))
+    assert nothing.loc[0, ["score", "F1"]].tolist() == pytest.approx([np.nan, 0], nan_ok=True)
 
 
 @on_random_sets(25)
@@ -47,14 +40,12 @@ def test_no_threshold_is_better_than_the_best(pair):
 def test_reliability_by_hand(by_hand):
     table = calibration.reliability_table(by_hand)
     assert list(table) == ["low", "high", "detections", "score", "precision"]
-    assert table.to_numpy() == pytest.approx(
-        np.array([[0.3, 0.4, 1, 0.3, 1], [0.6, 0.7, 1, 0.6, 0], [0.9, 1, 1, 0.9, 1]])
-    )
+    rows = [[0.3, 0.4, 1, 0.3, 1], [0.6, 0.7, 1, 0.6, 0], [0.9, 1, 1, 0.9, 1]]
+    assert table.to_numpy() == pytest.approx(np.array(rows))
     assert calibration.expected_calibration_error(table) == pytest.approx((0.7 + 0.6 + 0.1) / 3)
+    above = evaluate(ground_truth_of(entry(1, 3, BOX)), [entry(1, 3, BOX, 7.0)])
     with pytest.raises(ValueError, match="7"):
-        calibration.reliability_table(
-            evaluate(ground_truth_of(entry(1, 3, BOX)), [entry(1, 3, BOX, 7.0)])
-        )
+        calibration.reliability_table(above)
 
 
 def test_the_area_below_the_mean_curve_is_the_ap(by_hand):

@@ -9,14 +9,7 @@ from jaxtyping import Float
 
 from vocseg_lib.failures.config import Thresholds
 from vocseg_lib.failures.mask_errors import MASK_FAILURES, MEASURES, measure_masks
-from vocseg_lib.failures.tables import (
-    FAILURES,
-    LOST,
-    OBJECT_FAILURES,
-    FailureTables,
-    build_tables,
-    overall_rows,
-)
+from vocseg_lib.failures.tables import LOST, OBJECT_FAILURES, FailureTables, build_tables
 from vocseg_lib.failures.tide import ERRORS, NO_ERROR
 from vocseg_lib.metrics import matching
 from vocseg_lib.metrics.average_precision import MeanAndClasses, Weights, mean_ap
@@ -100,24 +93,25 @@ class Analysis:
         """
         classes = ["all", *(c["name"] for c in self.dataset_eval.categories)]
         dap, rows = {size: self._dap(size) for size in AREA_RANGES}, []
+        as_tidecv = {
+            ("all", "all", family, name): values[0, 0]
+            for kind, family in TIDE_FAMILIES.items()
+            for name, values in self.tables.tide[kind].dap(as_tidecv=True).items()
+        }
         counts = _count_scopes(self.cases, "family", "type")
         totals = _count_scopes(self.at_threshold.detections)
         objects = _count_scopes(self.at_threshold.objects)
         for name, size in [("all", size) for size in dap] + [(name, "all") for name in classes[1:]]:
             for (family, kind), values in dap[size].items():
-                count = int(counts.get((name, size, family, kind), 0))
+                key = name, size, family, kind
+                count, tidecv = int(counts.get(key, 0)), as_tidecv.get(key, np.nan)
                 of_objects = kind in ("missed", *OBJECT_FAILURES)
                 total = (objects if of_objects else totals).get((name, size), 0)
                 rate = 100 * count / total if total else np.nan
                 points = float(values[0, classes.index(name)])
-                rows.append((family, kind, name, size, count, rate, points, np.nan))
+                rows.append((family, kind, name, size, count, rate, points, tidecv))
         columns = ["family", "type", "class", "size", "count", "rate", "dAP", "dAP_as_tidecv"]
-        table = pd.DataFrame(rows, columns=columns)
-        for kind, family in TIDE_FAMILIES.items():
-            rows = overall_rows(table[table["family"] == family])
-            dap = self.tables.tide[kind].dap(as_tidecv=True)
-            table.loc[rows.index, "dAP_as_tidecv"] = [dap[name][0, 0] for name in rows["type"]]
-        return table
+        return pd.DataFrame(rows, columns=columns)
 
     def resampled_dap(self, weights: Weights) -> dict[tuple[str, str], Float[np.ndarray, " _"]]:
         """dAP over all classes and sizes by family and type: the estimate, then each resample's."""
@@ -133,7 +127,7 @@ class Analysis:
             dap = self.tables.tide[kind].dap(select_area(size, "mask"), weights)
             result |= {(family, name): values for name, values in dap.items()}
         ap = ap_with_fix(self.tables, "", size, weights)
-        for name in FAILURES:
+        for name in (*MASK_FAILURES, *OBJECT_FAILURES):
             result["pixels", name] = ap_with_fix(self.tables, name, size, weights) - ap
         return result
 

@@ -117,9 +117,9 @@ def single_oracles(dataset_eval: DatasetEval, min_score: float = 0.0) -> pd.Data
     Detections below `min_score` stay as they are.
     """
     assignments = assign(dataset_eval, min_score)
-    subsets = {"baseline": set()} | {name: {name} for name in ORACLES}
+    subsets = {"baseline": set(), **{name: {name} for name in ORACLES}, "all oracles": set(ORACLES)}
     rows = {}
-    for name, oracles in (subsets | {"all oracles": set(ORACLES)}).items():
+    for name, oracles in subsets.items():
         changed = apply_oracles(dataset_eval, oracles, assignments)
         matches = {f"{kind} AP": matching.match_coco(changed, kind) for kind in ("mask", "box")}
         matches["mask AP50"] = matches["mask AP"].select_thresholds([0])
@@ -128,10 +128,7 @@ def single_oracles(dataset_eval: DatasetEval, min_score: float = 0.0) -> pd.Data
 
 
 def gap_parts(
-    first: DatasetEval,
-    second: DatasetEval,
-    weights: Weights | None = None,
-    min_score: float = 0.0,
+    first: DatasetEval, second: DatasetEval, weights: Weights | None = None, min_score: float = 0.0
 ) -> pd.DataFrame:
     """The gap in mask AP, second model minus first, in parts that sum: part, points, low, high.
 

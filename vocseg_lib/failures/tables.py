@@ -19,8 +19,6 @@ DETECTED, MISDETECTED, LOST = "detected", "misdetected", "lost in a localization
 """States of other objects: a true positive; one but for its class or mask (TIDE's class and
 localization errors); covered by a localization failure."""
 OBJECT_FAILURES = (LOST, *MISSED)
-FAILURES = (*MASK_FAILURES, *OBJECT_FAILURES)
-"""Types of failures beside TIDE's errors, from pixels and neighbors."""
 CASE_TYPES = (*ERRORS[:-1], *MASK_FAILURES, *MISSED)
 """Types in the gallery: `MISSED` in place of TIDE's missed."""
 
