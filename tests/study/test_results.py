@@ -4,7 +4,7 @@ from unittest.mock import Mock
 import pytest
 
 from tests.helpers.coco import entry, ground_truth_of
-from vocseg_lib.metrics import coco_eval
+from vocseg_lib.metrics import matching
 from vocseg_lib.study.results import open_files
 
 BOX = (0, 0, 10, 10)
@@ -24,8 +24,8 @@ def files(tmp_path):
 
 
 def test_ious_are_computed_once_for_all_score_thresholds(files, monkeypatch):
-    compute = Mock(side_effect=coco_eval.evaluate_images)
-    monkeypatch.setattr(coco_eval, "evaluate_images", compute)
+    compute = Mock(side_effect=matching.evaluate_images)
+    monkeypatch.setattr(matching, "evaluate_images", compute)
     results = open_files(files[1:2], files[0])
     assert results.images is results.study is None
     assert results.bootstrap_weights(5).shape == (5, 3)
