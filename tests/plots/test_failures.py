@@ -21,7 +21,7 @@ def check(axes, *in_title):
     assert all(ax.get_xlabel() and ax.get_ylabel() and ax.get_legend() for ax in axes)
 
 
-def test_dap():
+def test_dap_and_crowding(evals):
     tables = {title: analysis.table for title, analysis in one_mask_for_pairs().items()}
     axes = failures.failure_dap(tables, "pixels")
     check(axes, "YOLACT, localization failure")
@@ -31,9 +31,6 @@ def test_dap():
     assert heights == pytest.approx(rows["dAP"].tolist())
     check(failures.failure_dap(tables), "YOLACT, missed")
     check(failures.dap_by_size(tables), "small: localization failure")
-
-
-def test_crowding(evals):
     table = by_crowding(evals, 0.25, bootstrap_weights(20, 10))
     check(failures.crowding_bars(table), "alone +0 [0, 0]", "overlapping -50")
     assert len(failures.crowding_bars(by_crowding({"a": evals["YOLACT"]}, 0.25), "AP50")) == 2

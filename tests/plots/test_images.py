@@ -24,14 +24,12 @@ def test_masks_are_tinted_and_boxes_labeled(sample, as_float):
     assert [len(ax.patches) for ax in axes] == [len(sample.boxes), 0]
 
 
-def test_the_first_instance_is_on_top():
+def test_the_first_instance_is_on_top_and_weak_layers_have_less_tint(sample):
     masks = torch.ones(2, 20, 20)
     pixel = draw_instances(torch.zeros(3, 20, 20), masks).images[0].get_array()[10, 10]
     blue, orange = np.array([0x00, 0x72, 0xB2]), np.array([0xD5, 0x5E, 0x00])
     assert np.abs(pixel - (0.5 * blue + 0.25 * orange)).max() <= 1
-
-
-def test_weak_layers_have_less_tint_and_dotted_ones_none(sample):
+    # Dotted ones have none.
     mask, picture = sample.masks[0].numpy() > 0, to_hwc(sample.image)
     tints = []
     for strong, dotted in ((True, False), (False, False), (True, True)):

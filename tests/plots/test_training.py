@@ -45,13 +45,22 @@ def test_overfitting_is_detected(log, parts):
     assert all(part in training.overfitting(log) for part in parts)
 
 
-def test_training_curves_show_terms_and_the_studys_marks():
+def test_curves_show_terms_and_published_marks():
     axes = training_curves(make_log(60), "YOLACT", 12_000)
     assert axes[3].lines[0].get_ydata().tolist() == [10, 30, 50, 30, 10]
     assert all(ax.get_xlabel() and ax.get_ylabel() and ax.get_legend() for ax in axes)
     assert legend(axes[0]) == ["loss", "class", "mask"]
     assert legend(axes[1]) == ["loss", "class"]
     assert legend(axes[3])[-2:] == ["6000: published 6K", "12000: published 12K"]
+    # The half only of trainings of equal length; time in hours.
+    ax = ap_against_iteration({"YOLACT": make_log(60)}, 400)  # stopped early
+    assert is_labeled(ax)
+    assert legend(ax) == ["YOLACT", "200: published 6K", "400: published 12K"]
+    logs = {"YOLACT": make_log(60), "Mask R-CNN": make_log(100)}
+    assert legend(ap_against_iteration(logs, 60)) == ["YOLACT", "Mask R-CNN"]
+    ax = training.ap_against_time(logs)
+    assert is_labeled(ax)
+    assert "YOLACT peaks after 0.6 hours" in ax.get_title(loc="left")
 
 
 @pytest.mark.parametrize(
@@ -62,14 +71,3 @@ def test_curves_can_be_drawn_from_the_start_of_a_training(log):
     axes[0].figure.canvas.draw()
     assert len(axes) == 4
     ap_against_iteration({"YOLACT": log}, 100).figure.canvas.draw()
-
-
-def test_ap_marks_the_half_only_of_equal_lengths_and_time_is_in_hours():
-    ax = ap_against_iteration({"YOLACT": make_log(60)}, 400)  # stopped early
-    assert is_labeled(ax)
-    assert legend(ax) == ["YOLACT", "200: published 6K", "400: published 12K"]
-    logs = {"YOLACT": make_log(60), "Mask R-CNN": make_log(100)}
-    assert legend(ap_against_iteration(logs, 60)) == ["YOLACT", "Mask R-CNN"]
-    ax = training.ap_against_time(logs)
-    assert is_labeled(ax)
-    assert "YOLACT peaks after 0.6 hours" in ax.get_title(loc="left")

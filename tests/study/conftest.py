@@ -1,5 +1,3 @@
-"""A small study, with trained models or without."""
-
 import shutil
 from pathlib import Path
 

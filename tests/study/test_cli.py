@@ -71,7 +71,7 @@ def test_commands_of_the_pages_parse(page):
             assert re.search(defined, makefile, re.MULTILINE), line
 
 
-def test_help_and_defaults():
+def test_help_defaults_and_several_values_after_one_flag():
     listed = succeeds("--help")
     for name, command in COMMANDS.items():
         assert re.search(rf"^  {name}\s+\w", listed, re.MULTILINE), name
@@ -81,9 +81,6 @@ def test_help_and_defaults():
     assert defaults["predict", "score"] == DRAWN_SCORE
     assert defaults["evaluate", "score"] == SEMANTIC_SCORE
     assert defaults["evaluate", "resamples"] == RESAMPLES
-
-
-def test_several_values_follow_one_flag():
     arguments = "--image a b --weights run --image c --score 0.5".split()
     parsed = COMMANDS["predict"].make_context("predict", arguments).params
     assert (*parsed["image"], parsed["weights"], parsed["score"]) == ("a", "b", "c", "run", 0.5)

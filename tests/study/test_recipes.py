@@ -37,11 +37,10 @@ def test_recipes_by_name_and_t4_scaled_with_its_batch():
         get_recipe("huge")
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)
+@pytest.mark.parametrize("config", CONFIGS)
 def test_every_field_has_its_comment(config):
-    source = inspect.getsource(config)
-    for name in config.__annotations__.keys() - PARTS:
-        assert re.search(rf"^    {name}: .*  # \S", source, re.MULTILINE), name
+    commented = re.findall(r"^    (\w+): .*  # \S", inspect.getsource(config), re.MULTILINE)
+    assert config.__annotations__.keys() - PARTS <= set(commented)
 
 
 def test_changes_are_all_differences_with_their_meaning():

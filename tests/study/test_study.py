@@ -16,16 +16,13 @@ from vocseg_lib.study.train import run_config, train_model
 from vocseg_lib.utils.files import write_json
 
 
-def test_data_and_paths(study, devkit, tmp_path):
+def test_data_its_kind_and_paths(study, devkit, damageable, tmp_path):
     assert study.run_folder("yolact") == tmp_path / "runs" / "yolact"
     assert study.ground_truth["annotations"] == voc_to_coco(devkit, "val")["annotations"]
     assert [t["image_id"] for _, t in study.val] == [i["id"] for i in study.ground_truth["images"]]
     assert study.dataset("train").transform is None
     assert study.dataset("train", "light").transform is not None
     assert "quick" in study.description
-
-
-def test_the_kind_of_data(study, damageable):
     study = replace(study, devkit=damageable)
     assert study.data_kind == "synthetic"
     (damageable / synthetic.STAMP_NAME).unlink()

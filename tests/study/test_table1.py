@@ -21,7 +21,7 @@ def table():
     return pd.DataFrame([*rows, *table1.paper_rows()], columns=table1.COLUMNS)
 
 
-def test_a_column_per_source_and_model_in_files_and_notebook(table, tmp_path):
+def test_a_column_per_source_and_model_in_files_notebook_and_figure(table, tmp_path):
     wide = table1.wide_table1(table)
     assert list(wide) == [f"{s}: {model}" for s in ("this study", "paper") for model in TITLES]
     assert len(wide) == len(table1.QUANTITIES) + len(METRICS)
@@ -33,9 +33,7 @@ def test_a_column_per_source_and_model_in_files_and_notebook(table, tmp_path):
     assert "| FPS | 12.5 | 12.5 | 17.2 | 15.8 |" in text
     for form in (text, table1.styled_table1(table).to_html()):
         assert all(note in form for note in ("on 6 images", *table1.FOOTNOTES))
-
-
-def test_the_figure_shows_the_studys_the_papers_and_published_values(table):
+    # The figure has published values, too.
     ax = table1.speed_and_accuracy(table)
     labels = [text.get_text() for text in ax.texts]
     assert len(labels) == 4 + len(table1.PUBLISHED_AP50)

@@ -1,5 +1,3 @@
-"""The report holds what the results folder holds, and the committed one what is claimed of it."""
-
 import json
 from pathlib import Path
 

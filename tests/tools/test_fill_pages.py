@@ -1,5 +1,3 @@
-"""The committed pages are what their templates make of the committed results."""
-
 import re
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""What every notebook has to look like, and which are run. `make study` shows that they run."""
-
 import re
 import tomllib
 from pathlib import Path
