@@ -16,11 +16,11 @@ from vocseg_lib.engine.predict import predict
 from vocseg_lib.engine.run_folder import LAST, LOG, PREVIOUS, SESSIONS, read_log, read_sessions
 from vocseg_lib.engine.train import Session, train
 from vocseg_lib.models.config import MODELS
+from vocseg_lib.study.cli_options import parse_assignments
 from vocseg_lib.study.recipes import RECIPE_FIELDS, RECIPES
 from vocseg_lib.study.run import build_model, default_device
 from vocseg_lib.study.study import Study, open_study
 from vocseg_lib.study.train import run_config
-from vocseg_lib.utils.config import parse_assignments
 from vocseg_lib.utils.device import peak_memory_gb
 from vocseg_lib.utils.environment import environment_info
 from vocseg_lib.utils.files import write_json

@@ -71,6 +71,15 @@ def test_each_kind_of_damage_is_reported_and_nothing_else(damageable):
     assert kinds(damageable) == expected
 
 
+def test_every_contradiction_of_a_sample_is_reported(damageable):
+    name = split_ids(damageable, "train")[2]
+    _, objects, classes = sample_paths(damageable, name)
+    labels = np.array(Image.open(classes))
+    recolor_half(classes)
+    change_map(objects, lambda p: np.where((labels > 0) & (np.arange(len(p))[:, None] < 40), 0, p))
+    assert len(kinds(damageable)) == 2
+
+
 def test_mistakes_in_split_lists_are_reported(damageable):
     lists = damageable / "ImageSets" / "Segmentation"
     names = split_ids(damageable, "train")

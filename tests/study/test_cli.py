@@ -18,7 +18,7 @@ from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
 from vocseg_lib.metrics.bootstrap import RESAMPLES
 from vocseg_lib.metrics.semantic import SEMANTIC_SCORE
 from vocseg_lib.plots.pictures import DRAWN_SCORE
-from vocseg_lib.study.cli_options import app
+from vocseg_lib.study.cli_options import app, parse_assignments
 from vocseg_lib.study.recipes import RECIPES
 from vocseg_lib.utils.files import read_json as read
 
@@ -229,3 +229,18 @@ def test_failures_of_predictions_from_elsewhere(devkit, detections, tmp_path):
     exported = write(tmp_path / "gt.json", voc_to_coco(devkit, "val"))
     # Unreadable images are listed on the page.
     succeeds(*command, files[1], "--data", exported, "--images", tmp_path)
+
+
+def test_assignments_as_text():
+    texts = {
+        "a=550": 550,
+        "b=1e-3": 1e-3,
+        "c=None": None,
+        "d=(1, 2)": (1, 2),
+        "e=x/y.pth": "x/y.pth",
+    }
+    names = [text[0] for text in texts]
+    assert parse_assignments(texts, names) == dict(zip(names, texts.values(), strict=True))
+    for wrong in ("a", "size=3", "=3"):
+        with pytest.raises(ValueError, match=f"{wrong}.*a, b, c, d, e"):
+            parse_assignments([wrong], names)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from vocseg_lib.utils.config import ABOVE_ZERO, Config, bounded, parse_assignments
+from vocseg_lib.utils.config import ABOVE_ZERO, Config, bounded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,18 +63,3 @@ def test_dicts_and_back():
     for field_name, values in ({"name": {}} | wrong).items():
         with pytest.raises(ValueError, match=field_name):
             Whole.from_dict(values)
-
-
-def test_assignments_as_text():
-    texts = {
-        "a=550": 550,
-        "b=1e-3": 1e-3,
-        "c=None": None,
-        "d=(1, 2)": (1, 2),
-        "e=x/y.pth": "x/y.pth",
-    }
-    names = [text[0] for text in texts]
-    assert parse_assignments(texts, names) == dict(zip(names, texts.values(), strict=True))
-    for wrong in ("a", "size=3", "=3"):
-        with pytest.raises(ValueError, match=f"{wrong}.*a, b, c, d, e"):
-            parse_assignments([wrong], names)

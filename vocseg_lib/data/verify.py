@@ -42,7 +42,7 @@ def verify(devkit: str | Path, splits: list[str] | None = None) -> list[BadFile]
 
 
 def _verify_sample(devkit: Path, name: str) -> list[BadFile]:
-    """Its files that cannot be decoded, or the first one that contradicts the others."""
+    """Its files that cannot be decoded or, without any, all that contradict each other."""
     paths = voc.sample_paths(devkit, name)
     if not any(path.exists() for path in paths):
         reason = f"{name} is in a split list, but has no file"
@@ -54,12 +54,10 @@ def _verify_sample(devkit: Path, name: str) -> list[BadFile]:
             _check_whole(path)
         except BadFile as bad:
             problems.append(bad)
-    try:
-        if not problems and not len(voc.to_sample(devkit, name, files, strict=True).labels):
-            problems.append(BadFile(paths[1], "no instance", "has no object"))
-    except BadFile as bad:
-        problems.append(bad)
-    return problems
+    if problems:
+        return problems
+    ids, _, problems = voc.compare_files(paths, files, len(voc.class_names(devkit)), strict=True)
+    return problems if problems or len(ids) else [BadFile(paths[1], "no instance", "has no object")]
 
 
 def _check_whole(path: Path) -> None:

@@ -125,40 +125,10 @@ def read_image(path: Path, mode: str) -> np.ndarray:
 def read_sample(devkit: Path, name: str) -> Sample:
     """Read a sample; an instance's class is the class map's on its pixels. Raises BadFile."""
     paths = sample_paths(devkit, name)
-    return to_sample(devkit, name, [*map(read_image, paths, MODES)])
-
-
-def to_sample(devkit: Path, name: str, files: list[np.ndarray], strict: bool = False) -> Sample:
-    """A sample of its decoded files; raises BadFile if they contradict each other.
-
-    `strict`: in any pixel; otherwise in more than 5 % of the pixels of an object, void apart, or of
-    the pixels with a class.
-    """
-    image, object_map, class_map = files
-    image_path, object_path, class_path = sample_paths(devkit, name)
-    for path, values in ((object_path, object_map), (class_path, class_map)):
-        if values.shape != image.shape[:2]:
-            reason = f"is {values.shape} (height, width), {image_path.name} {image.shape[:2]}"
-            raise BadFile(path, "size mismatch", reason)
-    # Pixel counts by value in the object map (row) and in the class map (column).
-    pairs = object_map.astype(np.int64) * 256 + class_map
-    counts = np.bincount(pairs.ravel(), minlength=256 * 256).reshape(256, 256)
-    classes = len(class_names(devkit))
-    if unknown := [*np.flatnonzero(counts[:, classes + 1 : VOID].sum(0)) + classes + 1]:
-        reason = f"has class value {unknown[0]}; expected 0 to {classes} or {VOID}"
-        raise BadFile(class_path, "unknown class", f"{reason} (other classes: write {CLASS_FILE})")
-    # Each object has the class of most of its pixels.
-    known, ids = counts[:, 1 : classes + 1], np.flatnonzero(counts[1:VOID].sum(1)) + 1
-    labels = known[ids].argmax(1) + 1
-    agreeing, pixels = counts[ids, labels], counts[ids, : None if strict else VOID].sum(1)
-    min_agreement = 1.0 if strict else MIN_AGREEMENT
-    for k in np.flatnonzero((agreeing < min_agreement * pixels) | (agreeing == 0)):
-        reason = f"has {pixels[k] - agreeing[k]} pixels of object {ids[k]} of another class or none"
-        raise BadFile(object_path, "contradiction", reason)
-    orphans = known[[0, VOID]].sum()
-    if orphans > (1 - min_agreement) * known.sum():
-        reason = f"has {orphans} pixels with a class and no object in SegmentationObject"
-        raise BadFile(class_path, "contradiction", reason)
+    files = image, object_map, class_map = [*map(read_image, paths, MODES)]
+    ids, labels, problems = compare_files(paths, files, len(class_names(devkit)))
+    if problems:
+        raise problems[0]
     masks = torch.from_numpy(object_map == ids.astype(np.uint8)[:, None, None]).to(torch.uint8)
     return Sample(
         name=name,
@@ -168,6 +138,45 @@ def to_sample(devkit: Path, name: str, files: list[np.ndarray], strict: bool = F
         labels=torch.from_numpy(labels.astype(np.int64)),
         void=torch.from_numpy((object_map == VOID) | (class_map == VOID)),
     )
+
+
+def compare_files(
+    paths: list[Path], files: list[np.ndarray], classes: int, strict: bool = False
+) -> tuple[np.ndarray, np.ndarray, list[BadFile]]:
+    """Objects (values in their map), their labels, and how the decoded files contradict each other.
+
+    `strict`: in any pixel; otherwise in more than 5 % of the pixels of an object, void apart, or of
+    the pixels with a class.
+    """
+    (image, *maps), problems = files, []
+    for path, values in zip(paths[1:], maps, strict=True):
+        if values.shape != image.shape[:2]:
+            reason = f"is {values.shape} (height, width), {paths[0].name} {image.shape[:2]}"
+            problems.append(BadFile(path, "size mismatch", reason))
+    if problems:
+        return np.zeros(0), np.zeros(0), problems
+    # Pixel counts by value in the object map (row) and in the class map (column).
+    pairs = maps[0].astype(np.int64) * 256 + maps[1]
+    counts = np.bincount(pairs.ravel(), minlength=256 * 256).reshape(256, 256)
+    for value in np.flatnonzero(counts[:, classes + 1 : VOID].sum(0)) + classes + 1:
+        reason = f"has class value {value}; expected 0 to {classes} or {VOID}"
+        reason += f" (other classes: write {CLASS_FILE})"
+        problems.append(BadFile(paths[2], "unknown class", reason))
+    if problems:
+        return np.zeros(0), np.zeros(0), problems
+    # Each object has the class of most of its pixels.
+    known, ids = counts[:, 1 : classes + 1], np.flatnonzero(counts[1:VOID].sum(1)) + 1
+    labels = known[ids].argmax(1) + 1
+    agreeing, pixels = counts[ids, labels], counts[ids, : None if strict else VOID].sum(1)
+    min_agreement = 1.0 if strict else MIN_AGREEMENT
+    for k in np.flatnonzero((agreeing < min_agreement * pixels) | (agreeing == 0)):
+        reason = f"has {pixels[k] - agreeing[k]} pixels of object {ids[k]} of another class or none"
+        problems.append(BadFile(paths[1], "contradiction", reason))
+    orphans = known[[0, VOID]].sum()
+    if orphans > (1 - min_agreement) * known.sum():
+        reason = f"has {orphans} pixels with a class and no object in SegmentationObject"
+        problems.append(BadFile(paths[2], "contradiction", reason))
+    return ids, labels, problems
 
 
 def write_splits(devkit: Path, train: list[str], val: list[str]) -> None:

@@ -14,7 +14,6 @@ from vocseg_lib.failures.config import Thresholds
 from vocseg_lib.study import cli_options as cli
 from vocseg_lib.study.cli_options import Data, Devkit, Predictions, Split, number, text, texts
 from vocseg_lib.study.recipes import MODEL_TITLES, RECIPE_FIELDS, get_recipe
-from vocseg_lib.utils.config import parse_assignments
 
 
 @cli.command("fetch")
@@ -100,7 +99,7 @@ def train_command(options: TrainOptions) -> None:
         raise ValueError(f"--model is required: {' or '.join(MODEL_TITLES)}")
     if hours is not None and not hours > 0:
         raise ValueError(f"--max-hours must be above 0, got {hours}")
-    changes = parse_assignments(options.changes, RECIPE_FIELDS)
+    changes = cli.parse_assignments(options.changes, RECIPE_FIELDS)
     changes |= {"weights": weights} if weights else {}
     get_recipe(options.profile).with_changes(**changes)
     cli.require(options.data, source, weights)
@@ -221,7 +220,7 @@ def failures_command(
         raise ValueError(f"--predictions {predictions[0]}: the same file is given twice")
     if gallery and not images and data.endswith(".json"):
         raise ValueError("--images DIR is required: --data is COCO ground truth and not a devkit")
-    thresholds = Thresholds(**parse_assignments(changes, Thresholds().to_dict()))
+    thresholds = Thresholds(**cli.parse_assignments(changes, Thresholds().to_dict()))
     cli.require(*predictions, data, images)
     from vocseg_lib.failures.tables import overall_rows
     from vocseg_lib.study.results import open_files

@@ -1,8 +1,9 @@
 """The command line's app, the types of its options, and checks that need no heavy package."""
 
+import ast
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from inspect import signature
 from typing import Annotated, Any, Literal
@@ -75,6 +76,20 @@ def check_device_name(value: str) -> str:
     if value and not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", value):
         raise typer.BadParameter(f"must be cpu, cuda or cuda:N, got {value}")
     return value
+
+
+def parse_assignments(assignments: Iterable[str], names: Collection[str]) -> dict[str, Any]:
+    """Values by name from texts like "short_side=550". Raises ValueError for any other text."""
+    values = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals or name not in names:
+            raise ValueError(f"{assignment!r} must be NAME=VALUE with one of {', '.join(names)}")
+        try:
+            values[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[name] = text
+    return values
 
 
 def require(*paths: str) -> None:

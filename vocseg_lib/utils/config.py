@@ -1,9 +1,7 @@
 """Configs: frozen dataclasses whose fields are checked when they are made."""
 
-import ast
 import json
 import math
-from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from inspect import formatannotation
 from types import UnionType
@@ -55,20 +53,6 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Nested dicts as JSON gives them back: tuples are lists."""
         return json.loads(json.dumps(asdict(self)))
-
-
-def parse_assignments(assignments: Iterable[str], names: Collection[str]) -> dict[str, Any]:
-    """Values by name from texts like "short_side=550". Raises ValueError for any other text."""
-    values = {}
-    for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        if not equals or name not in names:
-            raise ValueError(f"{assignment!r} must be NAME=VALUE with one of {', '.join(names)}")
-        try:
-            values[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            values[name] = text
-    return values
 
 
 def _has_type(value: Any, hint: Any) -> bool:
