@@ -1,4 +1,4 @@
-"""Checkpoints: atomic writes with a checksum; truncated or foreign files are detected."""
+"""Checkpoint files, atomic and with a checksum; `TrainState.save` says what a training stores."""
 
 import hashlib
 import io

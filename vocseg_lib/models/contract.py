@@ -7,7 +7,7 @@ from vocseg_lib.utils.boxes import box_iou
 
 
 class InstanceModel(nn.Module):
-    """Base of the models, on images [3, H, W] in 0..1 of any size.
+    """Base of the models, on images [3, H, W] in 0..1 of any size; `config.MODELS` lists them.
 
     Train: `model(images, targets)` returns `losses`, weighted. Eval: `model(images)` returns
     `postprocess(network(images))`, a dict per image: `boxes` [n, 4] (xyxy pixels), `labels`,

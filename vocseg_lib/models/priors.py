@@ -1,4 +1,4 @@
-"""YOLACT's priors: the boxes that its predictions start from."""
+"""YOLACT's priors: the boxes that predictions start from; `losses.match_priors` matches them."""
 
 from collections.abc import Sequence
 

@@ -4,7 +4,6 @@ Heavy packages are imported inside the commands, after their arguments have been
 """
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -71,28 +70,9 @@ def export_coco(
     print(f"{len(content['images'])} images, {len(content['annotations'])} objects: {out}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """Options of `vocseg train`."""
-
-    model: cli.Model = None
-    profile: cli.Profile = "quick"
-    source: text("take recipe, model and data of this run folder", "RUN", "--from") = ""
-    data: text("VOC devkit, or COCO annotations (JSON), converted", "DATA") = ""
-    results: text("write to DIR/runs/MODEL; default: results/PROFILE", "DIR") = ""
-    weights: text("initial backbone weights; default: the recipe's", "FILE") = ""
-    changes: texts("change fields, as in short_side=550", "FIELD=VALUE", "--set") = ()
-    max_hours: number("then stop; the same command continues") = None
-    mirror: text("second results folder, kept up to date", "DIR") = ""
-    stop_on_bad: Annotated[
-        bool, typer.Option("--stop-on-bad", help="stop at an unreadable sample")
-    ] = False
-    device: cli.Device = ""
-
-
 @cli.command("train")
-@cli.takes(TrainOptions)
-def train_command(options: TrainOptions) -> None:
+@cli.takes(cli.TrainOptions)
+def train_command(options: cli.TrainOptions) -> None:
     """Train a model, or resume its training, and evaluate it on val; torchrun: on several GPUs."""
     source, hours, weights = options.source, options.max_hours, options.weights
     if not options.model and not source:

@@ -4,6 +4,7 @@ import ast
 import math
 import re
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from typing import Annotated, Any, Literal
@@ -140,3 +141,22 @@ Devkit = Annotated[
 Data = text("VOC devkit, or COCO ground truth (JSON)", "DATA")
 Split = text("split of the devkit", "NAME")
 Predictions = text("prediction file, or COCO results (JSON)", "FILE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Options of `vocseg train`."""
+
+    model: Model = None
+    profile: Profile = "quick"
+    source: text("take recipe, model and data of this run folder", "RUN", "--from") = ""
+    data: text("VOC devkit, or COCO annotations (JSON), converted", "DATA") = ""
+    results: text("write to DIR/runs/MODEL; default: results/PROFILE", "DIR") = ""
+    weights: text("initial backbone weights; default: the recipe's", "FILE") = ""
+    changes: texts("change fields, as in short_side=550", "FIELD=VALUE", "--set") = ()
+    max_hours: number("then stop; the same command continues") = None
+    mirror: text("second results folder, kept up to date", "DIR") = ""
+    stop_on_bad: Annotated[
+        bool, typer.Option("--stop-on-bad", help="stop at an unreadable sample")
+    ] = False
+    device: Device = ""
