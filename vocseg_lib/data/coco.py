@@ -5,12 +5,7 @@ from pathlib import Path, PurePath
 
 from pycocotools import mask as coco_mask
 
-from vocseg_lib.data.coco_validation import (
-    Check,
-    check_fields,
-    validate_ground_truth,
-    validate_results,
-)
+from vocseg_lib.data.coco_validation import Fields, validate_ground_truth, validate_results
 from vocseg_lib.utils.files import read_json
 from vocseg_lib.utils.rle import shorten
 
@@ -28,19 +23,13 @@ def subset(ground_truth: dict, image_ids: Collection[int]) -> dict:
     return {**ground_truth, "images": images, "annotations": annotations}
 
 
-def read_coco(path: Path, fields: dict[str, dict[str, Check]] | None = None) -> dict:
-    """COCO ground truth, validated. Raises FileNotFoundError, ValueError.
-
-    `fields`: checks of further fields that its images, annotations or categories must have.
-    """
+def read_coco(path: Path, further: dict[str, Fields] | None = None) -> dict:
+    """COCO ground truth; see `validate_ground_truth`. Raises FileNotFoundError, ValueError."""
     content = read_json(path)
     try:
-        content = validate_ground_truth(content)
-        for name, checks in (fields or {}).items():
-            check_fields(content[name], name, checks)
+        return validate_ground_truth(content, further)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return content
 
 
 def read_predictions(path: str | Path, ground_truth: dict | None = None) -> dict:
@@ -56,21 +45,17 @@ def read_predictions(path: str | Path, ground_truth: dict | None = None) -> dict
         raise ValueError(f"{path} is not a prediction file: expected header and detections")
     if ground_truth is None:
         return content
-    try:
-        _check_images(ground_truth, header.get("images", []))
-        return {**content, "detections": validate_results(ground_truth, detections)}
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def _check_images(ground_truth: dict, images: list) -> None:
-    """Raise ValueError if a header's images are not in the ground truth."""
-    keys = ("id", "name", "height", "width")
-    known = set()
+    # The header's images have to be in the ground truth.
+    images, known = header.get("images", []), set()
     for entry in ground_truth["images"]:
         name = PurePath(str(entry.get("file_name", ""))).stem
         known.add((str(entry["id"]), name, str(entry["height"]), str(entry["width"])))
+    keys = ("id", "name", "height", "width")
     for image in images if isinstance(images, list) else [images]:
         if not isinstance(image, dict) or tuple(str(image.get(key)) for key in keys) not in known:
             problem = f"{shorten(image)} is not in the ground truth: other data or split?"
-            raise ValueError(f"header: image {problem}")
+            raise ValueError(f"{path}: header: image {problem}")
+    try:
+        return {**content, "detections": validate_results(ground_truth, detections)}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

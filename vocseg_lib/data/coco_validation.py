@@ -7,11 +7,11 @@ from pycocotools import mask as coco_mask
 from vocseg_lib.utils.rle import as_rle, is_number, shorten
 
 MAX_PIXELS = 10**8  # per image: more would exhaust memory
-UNCROPPED = "segmentation_uncropped"
-"""Optional field of a detection: its mask before the crop to its box."""
-RESERVED = ("all", "background")  # class names that tables use for other rows
+UNCROPPED = "segmentation_uncropped"  # optional field of a detection: its mask before the crop
 
 Check = tuple[Callable[[object], bool], str]  # whether a value is valid, and what is expected
+Fields = dict[str, Check]
+RESERVED = ("all", "background")  # class names that tables use for other rows
 NUMBER: Check = (is_number, "a finite number")
 ID: Check = (lambda v: is_number(v) and v == int(v) >= 0, "an integer >= 0")
 SIDE: Check = (lambda v: is_number(v) and v == int(v) >= 1, "an integer >= 1")
@@ -37,17 +37,17 @@ def validate_results(ground_truth: dict, detections: list) -> list[dict]:
     return _validate_instances(ground_truth, detections, "detections", {"score": NUMBER})
 
 
-def validate_ground_truth(content: object) -> dict:
+def validate_ground_truth(content: object, further: dict[str, Fields] | None = None) -> dict:
     """COCO ground truth with annotation ids from 1, masks as compressed codes, `area`, `iscrowd`.
 
     Annotations have masks or, all of them, boxes alone. An image may have `void`, the mask of its
-    ignored pixels. Raises ValueError.
+    ignored pixels. `further`: required fields besides COCO's own, by list. Raises ValueError.
     """
     lists = (*FIELDS, "annotations")
     if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in lists):
         raise ValueError(f"COCO ground truth must have lists of {', '.join(lists)}")
     for name, fields in FIELDS.items():
-        check_fields(content[name], name, fields)
+        _check_fields(content[name], name, fields)
         for key in {"id", "name"} & fields.keys():
             values = [entry[key] for entry in content[name]]
             if len(set(values)) < len(values):
@@ -63,6 +63,8 @@ def validate_ground_truth(content: object) -> dict:
     if not images:
         raise ValueError("the ground truth has no images")
     content = {**content, "images": images}
+    for name, fields in (further or {}).items():
+        _check_fields(content[name], name, fields)
     annotations = []
     given = _validate_instances(content, content["annotations"], "annotations", {"area": NUMBER})
     for number, annotation in enumerate(given, 1):
@@ -74,19 +76,17 @@ def validate_ground_truth(content: object) -> dict:
     return {**content, "annotations": annotations}
 
 
-def _validate_instances(
-    ground_truth: dict, entries: list, name: str, fields: dict[str, Check]
-) -> list[dict]:
+def _validate_instances(ground_truth: dict, entries: list, name: str, fields: Fields) -> list[dict]:
     """Annotations or detections with valid fields, and masks as compressed codes."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in ground_truth["images"]}
     categories = {category["id"] for category in ground_truth["categories"]}
     ids = {"image_id": _one_of(sizes, "images"), "category_id": _one_of(categories, "categories")}
-    check_fields(entries, name, ids | fields, optional=["area"])
+    _check_fields(entries, name, ids | fields, optional=["area"])
     # An empty mask or box is none; if one entry has a mask, all need one.
     shapes = {"segmentation": MASK, "bbox": BOX}
     entries = [{k: v for k, v in e.items() if v or k not in shapes} for e in entries]
     optional = "bbox" if any("segmentation" in entry for entry in entries) else "segmentation"
-    check_fields(entries, name, shapes, [optional])
+    _check_fields(entries, name, shapes, [optional])
     for index, entry in enumerate(entries):
         for key in ("segmentation", UNCROPPED):
             if key in entry:
@@ -99,9 +99,7 @@ def _one_of(ids: Collection[int], name: str) -> Check:
     return lambda v: is_number(v) and v in ids, f"an id of the ground truth's {name}"
 
 
-def check_fields(
-    entries: list, name: str, fields: dict[str, Check], optional: Collection[str] = ()
-) -> None:
+def _check_fields(entries: list, name: str, fields: Fields, optional: Collection = ()) -> None:
     """Raise ValueError for the first entry with a field that is missing or invalid."""
     for index, entry in enumerate(entries):
         present = entry if isinstance(entry, dict) else {}
