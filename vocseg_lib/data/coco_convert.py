@@ -11,19 +11,11 @@ from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
+from vocseg_lib.data import voc
 from vocseg_lib.data.classes import VOID, save_map
 from vocseg_lib.data.coco import read_coco
 from vocseg_lib.data.coco_validation import MASK, TEXT, validate_ground_truth
-from vocseg_lib.data.voc import (
-    CLASS_FILE,
-    DEVKIT_FOLDERS,
-    BadFile,
-    VocDataset,
-    read_image,
-    read_sample,
-    sample_paths,
-    write_splits,
-)
+from vocseg_lib.data.voc import BadFile
 from vocseg_lib.utils.files import reuse_or_clear
 from vocseg_lib.utils.rle import encode_rle
 
@@ -56,9 +48,10 @@ def coco_to_voc(
         raise ValueError(f"{annotations} has {len(names)} categories; expected 1 to {VOID - 1}")
     checksums = (f"{file.name}:{zlib.crc32(file.read_bytes()):08x}" for file in files)
     stamp = f"{' '.join(checksums)} images={images}\n"
-    if reuse_or_clear(out / COCO_STAMP_NAME, stamp, DEVKIT_FOLDERS):
+    if reuse_or_clear(out / COCO_STAMP_NAME, stamp, voc.DEVKIT_FOLDERS):
         return out
-    (out / CLASS_FILE).write_text("".join(f"{name}\n" for name in names.values()), encoding="utf-8")
+    lines = "".join(f"{name}\n" for name in names.values())
+    (out / voc.CLASS_FILE).write_text(lines, encoding="utf-8")
     written, bad = [], []
     for file, content in zip(files, contents, strict=True):
         folder = Path(images) if images else find_images(file, content)
@@ -74,7 +67,7 @@ def coco_to_voc(
     train = [name for name in written[0] if name not in set(held_out)]
     if not (train and held_out):
         raise ValueError(f"{annotations} has too few usable images for train and val")
-    write_splits(out, train, held_out)
+    voc.write_splits(out, train, held_out)
     (out / COCO_STAMP_NAME).write_text(stamp)
     return out
 
@@ -88,9 +81,8 @@ def find_images(annotations: Path, content: dict) -> Path:
     subfolders = ("", "images", split, f"images/{split}")
     folders = [base / sub for base in annotations.parents[:2] for sub in subfolders]
     first = content["images"][0]["file_name"]
-    for folder in folders:
-        if (folder / first).is_file():
-            return folder
+    if folder := next((f for f in folders if (f / first).is_file()), None):
+        return folder
     searched = ", ".join(map(str, folders))
     raise FileNotFoundError(f"{first} of {annotations} is in none of {searched}: pass its folder")
 
@@ -123,7 +115,7 @@ def _write_samples(content: dict, folder: Path, out: Path, bad: list[BadFile]) -
         stem = Path(image["file_name"]).with_suffix("").as_posix()
         name = "_".join(stem.replace("/", " ").split())
         try:
-            _write_sample(image, by_image[image["id"]], source, sample_paths(out, name))
+            _write_sample(image, by_image[image["id"]], source, voc.sample_paths(out, name))
             names.append(name)
         except BadFile as error:
             bad.append(error)
@@ -139,7 +131,7 @@ def _write_sample(image: dict, annotations: list[dict], source: Path, targets: l
         raise BadFile(source, "duplicate", "has the name of another image")
     if len(objects) >= VOID:
         raise BadFile(source, "too many objects", f"has more than {VOID - 1} objects")
-    pixels = read_image(source, "RGB")
+    pixels = voc.read_image(source, "RGB")
     if pixels.shape[:2] == size and source.suffix.lower() in (".jpg", ".jpeg"):
         shutil.copyfile(source, jpeg)
     else:
@@ -167,12 +159,10 @@ def voc_to_coco(devkit: str | Path, split: str, skip_bad: bool = False) -> dict:
     `area` is the mask's. Void pixels belong to no instance; an image with some has their mask as
     `void`. Raises BadFile, or with `skip_bad` lists bad samples in `info`.
     """
-    dataset = VocDataset(devkit, split)
-    info, bad_samples = {"devkit": dataset.devkit.name, "split": split}, []
-    images, annotations = [], []
+    dataset, images, annotations, bad_samples = voc.VocDataset(devkit, split), [], [], []
     for image_id, name in enumerate(dataset.names, 1):
         try:
-            sample = read_sample(dataset.devkit, name)
+            sample = voc.read_sample(dataset.devkit, name)
         except BadFile as bad:
             if not skip_bad:
                 raise
@@ -183,9 +173,9 @@ def voc_to_coco(devkit: str | Path, split: str, skip_bad: bool = False) -> dict:
         void = {"void": encode_rle(sample.void[None])[0]} if sample.void.any() else {}
         images.append(image | void)
         for label, rle in zip(sample.labels.tolist(), encode_rle(sample.masks), strict=True):
-            ids = {"image_id": image_id, "category_id": label}
-            annotations.append(ids | {"segmentation": rle})
-    content = {"info": info | ({"bad_samples": bad_samples} if bad_samples else {})}
-    content |= {"images": images, "annotations": annotations}
-    content["categories"] = [{"id": k, "name": n} for k, n in enumerate(dataset.class_names, 1)]
-    return validate_ground_truth(content)
+            annotations.append({"image_id": image_id, "category_id": label, "segmentation": rle})
+    info = {"devkit": dataset.devkit.name, "split": split}
+    info |= {"bad_samples": bad_samples} if bad_samples else {}
+    categories = [{"id": k, "name": n} for k, n in enumerate(dataset.class_names, 1)]
+    lists = {"images": images, "annotations": annotations, "categories": categories}
+    return validate_ground_truth({"info": info, **lists})
