@@ -2,7 +2,6 @@
 
 import shutil
 import tarfile
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from http.client import HTTPException
@@ -45,7 +44,15 @@ def fetch(
     archive = folder / TAR_NAME
     if not check_integrity(archive, md5):
         _download(mirrors, archive, md5, timeout_s)
-    _unpack(archive, target)
+    # Unpack into a folder beside and rename, so that a devkit that exists is complete.
+    beside = folder / "VOCdevkit.unpacking"
+    shutil.rmtree(beside, ignore_errors=True)
+    with tarfile.open(archive) as tar:
+        # The filter refuses paths and links that lead outside.
+        tar.extractall(beside, tqdm(tar, desc="unpack", unit="file"), filter="data")
+    target.parent.mkdir(exist_ok=True)
+    find_devkit(beside).rename(target)
+    shutil.rmtree(beside)
     return target
 
 
@@ -57,8 +64,10 @@ def _download(mirrors: Sequence[str], archive: Path, md5: str, timeout_s: float)
         try:
             _download_from(url, part, timeout_s)
         except (OSError, HTTPException, ValueError) as error:
-            failures.append(f"{url}: {error}")
-            continue
+            # 416: nothing left to send, so the file is complete, or another one; the MD5 decides.
+            if not (resumed and getattr(error, "code", None) == 416):
+                failures.append(f"{url}: {error}")
+                continue
         if check_integrity(part, md5):
             part.replace(archive)
             return
@@ -74,14 +83,7 @@ def _download_from(url: str, part: Path, timeout_s: float) -> None:
     """Append to `part` until it is complete. Raises OSError when the connection breaks."""
     have = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        response = urllib.request.urlopen(request, timeout=timeout_s)
-    except urllib.error.HTTPError as error:
-        # 416: nothing left to send, so the file is complete, or another one; the MD5 decides.
-        if error.code == 416 and have:
-            return
-        raise
-    with response:
+    with urllib.request.urlopen(request, timeout=timeout_s) as response:
         if response.headers.get_content_type() == "text/html":
             raise OSError("answers with a web page instead of the archive")
         length = int(response.headers["Content-Length"] or 0)
@@ -95,15 +97,3 @@ def _download_from(url: str, part: Path, timeout_s: float) -> None:
                 shutil.copyfileobj(response, counted, CHUNK_BYTES)
     if part.stat().st_size < have + length:
         raise OSError(f"connection lost after {part.stat().st_size} of {have + length} bytes")
-
-
-def _unpack(archive: Path, target: Path) -> None:
-    """Unpack into a folder beside and rename, so that a devkit that exists is complete."""
-    beside = target.parents[1] / "VOCdevkit.unpacking"
-    shutil.rmtree(beside, ignore_errors=True)
-    with tarfile.open(archive) as tar:
-        # The filter refuses paths and links that lead outside.
-        tar.extractall(beside, tqdm(tar, desc="unpack", unit="file"), filter="data")
-    target.parent.mkdir(exist_ok=True)
-    find_devkit(beside).rename(target)
-    shutil.rmtree(beside)

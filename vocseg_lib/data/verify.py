@@ -51,21 +51,16 @@ def _verify_sample(devkit: Path, name: str) -> list[BadFile]:
     for path, mode in zip(paths, voc.MODES, strict=True):
         try:
             files.append(voc.read_image(path, mode))
-            _check_whole(path)
+            # Damage that a decoder forgives: a missing file end, wrong checksums.
+            if FILE_ENDS[path.suffix] not in path.read_bytes()[-4096:]:
+                raise BadFile(path, "truncated", "the end of the image is missing")
+            with Image.open(path) as image:
+                image.verify()
         except BadFile as bad:
             problems.append(bad)
+        except (OSError, SyntaxError, ValueError) as error:
+            problems.append(BadFile(path, "undecodable", f"damaged image ({error})"))
     if problems:
         return problems
     ids, _, problems = voc.compare_files(paths, files, len(voc.class_names(devkit)), strict=True)
     return problems if problems or len(ids) else [BadFile(paths[1], "no instance", "has no object")]
-
-
-def _check_whole(path: Path) -> None:
-    """Raise BadFile for damage that a decoder forgives: wrong checksums, a missing file end."""
-    if FILE_ENDS[path.suffix] not in path.read_bytes()[-4096:]:
-        raise BadFile(path, "truncated", "the end of the image is missing")
-    try:
-        with Image.open(path) as image:
-            image.verify()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise BadFile(path, "undecodable", f"damaged image ({error})") from None
