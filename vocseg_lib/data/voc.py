@@ -148,7 +148,7 @@ def compare_files(
     `strict`: in any pixel; otherwise in more than 5 % of the pixels of an object, void apart, or of
     the pixels with a class.
     """
-    (image, *maps), problems = files, []
+    (image, *maps), problems, contradictions = files, [], []
     for path, values in zip(paths[1:], maps, strict=True):
         if values.shape != image.shape[:2]:
             reason = f"is {values.shape} (height, width), {paths[0].name} {image.shape[:2]}"
@@ -162,8 +162,6 @@ def compare_files(
         reason = f"has class value {value}; expected 0 to {classes} or {VOID}"
         reason += f" (other classes: write {CLASS_FILE})"
         problems.append(BadFile(paths[2], "unknown class", reason))
-    if problems:
-        return np.zeros(0), np.zeros(0), problems
     # Each object has the class of most of its pixels.
     known, ids = counts[:, 1 : classes + 1], np.flatnonzero(counts[1:VOID].sum(1)) + 1
     labels = known[ids].argmax(1) + 1
@@ -171,12 +169,12 @@ def compare_files(
     min_agreement = 1.0 if strict else MIN_AGREEMENT
     for k in np.flatnonzero((agreeing < min_agreement * pixels) | (agreeing == 0)):
         reason = f"has {pixels[k] - agreeing[k]} pixels of object {ids[k]} of another class or none"
-        problems.append(BadFile(paths[1], "contradiction", reason))
+        contradictions.append(BadFile(paths[1], "contradiction", reason))
     orphans = known[[0, VOID]].sum()
     if orphans > (1 - min_agreement) * known.sum():
         reason = f"has {orphans} pixels with a class and no object in SegmentationObject"
-        problems.append(BadFile(paths[2], "contradiction", reason))
-    return ids, labels, problems
+        contradictions.append(BadFile(paths[2], "contradiction", reason))
+    return ids, labels, problems or contradictions
 
 
 def write_splits(devkit: Path, train: list[str], val: list[str]) -> None:
