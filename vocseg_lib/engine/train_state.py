@@ -179,7 +179,7 @@ class TrainState:
     def evaluate(self, evaluate: Callable[[nn.Module, int], dict[str, float]]) -> None:
         """Evaluate the model, log the metrics, and keep the weights if they are the best so far."""
         for buffer in self.model.buffers():
-            buffer.copy_(distributed.broadcast_tensor(buffer))
+            distributed.broadcast_tensor_(buffer)
         self.model.eval()
         iteration = self.progress["iteration"]
         metrics = distributed.broadcast_object(evaluate(self.model, iteration))

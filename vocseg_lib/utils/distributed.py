@@ -1,7 +1,7 @@
 """Distributed training (DDP): rank, world size, all_gather, broadcast.
 
-In a single process, every function returns what it was given. Otherwise all processes have to make
-the same calls in the same order.
+In a single process, values stay as they are. Otherwise all processes have to make the same calls
+in the same order.
 """
 
 from collections.abc import Iterator
@@ -14,8 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-TIMEOUT = timedelta(hours=2)
-"""How long processes wait for each other: the first one may be downloading data."""
+TIMEOUT = timedelta(hours=2)  # of waiting for each other: the first may be downloading data
 _single: ContextVar[bool] = ContextVar("single", default=False)
 
 
@@ -98,9 +97,7 @@ def broadcast_object(value: Any) -> Any:
     return values[0]
 
 
-def broadcast_tensor(value: Tensor) -> Tensor:
-    """The tensor of the first process."""
+def broadcast_tensor_(value: Tensor) -> None:
+    """Overwrite a tensor by the first process's."""
     if world_size() > 1:
-        value = value.detach().clone()
         dist.broadcast(value, src=0)
-    return value
