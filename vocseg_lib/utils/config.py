@@ -7,8 +7,7 @@ from inspect import formatannotation
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
-ABOVE_ZERO = math.ulp(0.0)
-"""The smallest float above 0, as `least` of a field that must not be 0."""
+ABOVE_ZERO = math.ulp(0.0)  # the smallest float above 0: `least` of a field that must not be 0
 
 
 def bounded(default: Any, *, least: float, below: float = math.inf) -> Any:

@@ -7,23 +7,18 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-BF16_CAPABILITY = (8, 0)
-"""CUDA compute capability with native bf16. A Tesla T4 (7.5) reports bf16, and emulates it."""
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Options of glibc's malloc (malloc.h)."""
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # options of glibc's malloc (malloc.h)
 
 
 def half_precision(device: str | torch.device) -> torch.dtype | None:
     """The fast half-precision format: bf16 on GPUs and CPUs with it, else fp16 on GPUs, or None."""
     device = torch.device(device)
     if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
+        # A Tesla T4 (compute capability 7.5) reports bf16, and emulates it.
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
         return torch.bfloat16 if native else torch.float16
-    if device.type == "cpu" and (
-        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    ):
-        return torch.bfloat16
-    return None
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if device.type == "cpu" and native else None
 
 
 def autocast(device: str | torch.device, mixed_precision: bool) -> AbstractContextManager:

@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import distributions
 from pathlib import Path
 from subprocess import DEVNULL, CalledProcessError, check_output
 
@@ -23,11 +23,10 @@ def git_commit() -> str:
             return check_output(command, cwd=checkout, stderr=DEVNULL, text=True).strip()
         except (OSError, CalledProcessError):
             return __version__
-    try:  # pip's note of the repository that it installed from
-        origin = distribution("vocseg_lib").read_text("direct_url.json")
-    except PackageNotFoundError:
-        origin = None
-    return json.loads(origin or "{}").get("vcs_info", {}).get("commit_id", __version__)
+    # pip's note of the repository that it installed from
+    notes = (d.read_text("direct_url.json") for d in distributions(name="vocseg_lib"))
+    origin = json.loads(next(notes, None) or "{}")
+    return origin.get("vcs_info", {}).get("commit_id", __version__)
 
 
 def environment_info(device: str | torch.device) -> dict[str, str | int]:

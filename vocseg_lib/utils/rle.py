@@ -7,11 +7,9 @@ from jaxtyping import Bool, Float, Shaped
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-DIGIT_BITS = 5
-"""Bits per character of a compressed code (numbers have a variable number of characters)."""
+DIGIT_BITS = 5  # per character of a compressed code; a number has one or more characters
 MAX_DIGITS = 7  # characters per number: a run within an image needs no more
-MAX_CORNER = 10
-"""Largest polygon coordinate, in image sides; pycocotools fails on corners further out."""
+MAX_CORNER = 10  # largest coordinate, in image sides; pycocotools fails on corners further out
 MAX_MASKS = 200  # masks per call of `pycocotools.mask.area`, which fails on more than 255
 
 
