@@ -105,7 +105,7 @@ def _evaluation(study: Study, config: dict, session: Session) -> Callable:
     Writes a prediction file of all of val half way and at the end.
     """
     options, folder = study.recipe.train, study.run_folder(config["model"])
-    device, half = session.device, options.mixed_precision
+    device, mixed = session.device, options.mixed_precision
     indices = evenly_spaced(len(study.val), options.eval_images)
     images = Subset(study.val, indices)
     ids = {study.ground_truth["images"][i]["id"] for i in indices}
@@ -116,7 +116,7 @@ def _evaluation(study: Study, config: dict, session: Session) -> Callable:
         checkpoint = checkpoints.get(iteration)
         dataset = study.val if checkpoint else images
         header = prediction_header(config, iteration, study.dataset("val"))
-        predictions = predict(model, dataset, header, device, half, progress=False)
+        predictions = predict(model, dataset, header, device, mixed, progress=False)
         if checkpoint and distributed.rank() == 0:
             save_predictions(folder / PREDICTIONS[checkpoint], predictions)
         detections = [d for d in predictions["detections"] if d["image_id"] in ids]
@@ -140,8 +140,8 @@ def _evaluate_best(
     if not cached:
         model.load_state_dict(best["model"])
         header = prediction_header(config, best["iteration"], study.dataset("val"))
-        half = study.recipe.train.mixed_precision
-        predictions = predict(model, study.val, header, session.device, half, uncropped=True)
+        mixed = study.recipe.train.mixed_precision
+        predictions = predict(model, study.val, header, session.device, mixed, uncropped=True)
         summary = evaluate(study.ground_truth, predictions["detections"]).summary
         metrics = {**summary, **training, "checksum": key, **environment_info(session.device)}
         if is_first:
