@@ -1,8 +1,9 @@
 """Small models and their targets."""
 
+from pkgutil import resolve_name
+
 import torch
 
-from vocseg_lib.models import model_of
 from vocseg_lib.models.config import MODELS
 
 TINY = {"backbone": "tiny", "weights": None, "channels": 32}
@@ -15,7 +16,8 @@ SMALL = {
 def small(name, num_classes=21, **options):
     """A small plain model; options are fields of its config."""
     torch.manual_seed(0)
-    return model_of(MODELS[name](**SMALL[name] | options), num_classes)
+    config = MODELS[name](**SMALL[name] | options)
+    return resolve_name(config.model)(config, num_classes)
 
 
 def target(height, width):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from pkgutil import resolve_name
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,6 @@ from vocseg_lib.data.voc import VocDataset
 from vocseg_lib.engine.checkpoint import load_checkpoint
 from vocseg_lib.engine.predict import predict
 from vocseg_lib.engine.run_folder import BEST, CONFIG
-from vocseg_lib.models import model_of
 from vocseg_lib.models.config import MODELS
 from vocseg_lib.models.speedups import speed_up
 from vocseg_lib.plots.pictures import DRAWN_SCORE, Visualizer
@@ -36,7 +36,7 @@ def build_model(recipe: Recipe, model_name: str, classes: int = len(CLASS_NAMES)
     torch.manual_seed(recipe.train.seed)
     config, outputs = recipe.model_config(model_name), classes + 1
     if model_name in MODELS:
-        return speed_up(model_of(config, outputs))
+        return speed_up(resolve_name(config.model)(config, outputs))
     # These need more packages than the two models.
     from vocseg_lib.models.lineage.box_masks import MasksFromBoxes
     from vocseg_lib.models.lineage.proposals import SelectiveSearch
