@@ -1,13 +1,14 @@
 """Backbones: ImageNet bodies whose stages C2 to C5 feed a feature pyramid."""
 
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock
+from torchvision.ops import Conv2dNormActivation
 
 
 class WeightsError(RuntimeError):
@@ -24,8 +25,7 @@ LAYOUTS = {
 """`stages` and `channels` of a `Backbone`, by name."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Backbone:
+class Backbone(NamedTuple):
     """A body; the children that end its stages C2..C5 (strides 4, 8, 16, 32); their channels."""
 
     body: nn.Module
@@ -33,18 +33,13 @@ class Backbone:
     channels: tuple[int, int, int, int]
 
 
-def tiny(width: int = 32) -> nn.Sequential:
+def tiny() -> nn.Sequential:
     """One residual block per stage, 1.2 M parameters: learns from scratch in minutes on a CPU."""
-
-    def stage(inputs: int, outputs: int) -> nn.Module:
-        norm = nn.BatchNorm2d(outputs)
-        project = nn.Sequential(nn.Conv2d(inputs, outputs, 1, 2, bias=False), norm)
-        return BasicBlock(inputs, outputs, 2, project)
-
-    conv = nn.Conv2d(3, width, 3, 2, 1, bias=False)
-    stem = nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
-    widths = (width, width, 2 * width, 4 * width, 8 * width)
-    return nn.Sequential(stem, *(stage(inputs, outputs) for inputs, outputs in pairwise(widths)))
+    layers = [Conv2dNormActivation(3, 32, 3, 2)]
+    for inputs, outputs in pairwise((32, *LAYOUTS["tiny"][1])):
+        project = Conv2dNormActivation(inputs, outputs, 1, 2, activation_layer=None)
+        layers.append(BasicBlock(inputs, outputs, 2, project))
+    return nn.Sequential(*layers)
 
 
 def build_backbone(name: str, weights: str | Path | None = "imagenet") -> Backbone:
@@ -57,24 +52,17 @@ def build_backbone(name: str, weights: str | Path | None = "imagenet") -> Backbo
     if name not in LAYOUTS:
         raise ValueError(f"{name!r} is not a backbone: choose one of {', '.join(LAYOUTS)}")
     network = tiny() if name == "tiny" else models.get_model(name)
-    if weights is not None:
-        _load_weights(network, name, str(weights))
-    body = network.features if name == "mobilenet_v2" else network
-    stages, channels = LAYOUTS[name]
-    return Backbone(body=body, stages=stages, channels=channels)
-
-
-def _load_weights(network: nn.Module, name: str, weights: str) -> None:
     source = weights
     try:
         if weights == "imagenet":
             published = models.get_model_weights(name).IMAGENET1K_V1
             source = f"{published.url}, kept in {torch.hub.get_dir()}/checkpoints,"
-            state = published.get_state_dict(check_hash=True)
-        else:
-            state = torch.load(weights, map_location="cpu", weights_only=True)
-        network.load_state_dict(state)
+            network.load_state_dict(published.get_state_dict(check_hash=True))
+        elif weights is not None:
+            network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     except Exception as error:  # a damaged pickle may raise anything
         problem = f"no weights from {source} for backbone {name!r}: {str(error)[:400]}"
         choices = f"weights=FILE (a state dict of torchvision's {name}) or weights=None (random)"
         raise WeightsError(f"{problem}; use {choices}") from error
+    body = network.features if name == "mobilenet_v2" else network
+    return Backbone(body, *LAYOUTS[name])

@@ -27,9 +27,7 @@ RENAMES = (
 )
 UNUSED = r"backbone\.layer\d|fpn\.downsample_layers\.[2-9]|.*\.num_batches_tracked$"
 """What old checkpoints hold twice and the official loader leaves out, too."""
-BACKBONES = {6: "resnet50", 23: "resnet101"}
-"""By blocks of stage C4."""
-COCO_CLASSES = 81
+BACKBONES = {6: "resnet50", 23: "resnet101"}  # by blocks of stage C4
 
 
 def load_official(path: str | Path) -> Yolact:
@@ -47,17 +45,14 @@ def load_official(path: str | Path) -> Yolact:
             state = {re.sub(f"^{pattern}", replacement, k): v for k, v in state.items()}
         backbone = BACKBONES[len({k.split(".")[2] for k in state if k.startswith("body.layer3.")})]
         num_classes = len(state["head.classes.0.bias"]) // 3
+        coco, semantic = num_classes == 81, "semantic.0.weight" in state
+        priors = {"scales": COCO_SCALES if coco else PASCAL_SCALES, "square_priors": coco}
+        config = YolactConfig(backbone=backbone, weights=None, semantic_loss=semantic, **priors)
+        model = Yolact(config, num_classes)
+        model.load_state_dict(state)
     except FileNotFoundError:
         raise
     except Exception as error:  # a damaged pickle may raise anything
         problem = f"{path} is not a checkpoint of the official YOLACT-550 on a ResNet-50 or -101"
-        raise WeightsError(f"{problem}: {error!r}") from error
-    coco, semantic = num_classes == COCO_CLASSES, "semantic.0.weight" in state
-    priors = {"scales": COCO_SCALES if coco else PASCAL_SCALES, "square_priors": coco}
-    config = YolactConfig(backbone=backbone, weights=None, semantic_loss=semantic, **priors)
-    model = Yolact(config, num_classes)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise WeightsError(f"{path} does not fit YOLACT-550: {str(error)[:2000]}") from error
+        raise WeightsError(f"{problem}: {type(error).__name__}: {str(error)[:2000]}") from error
     return model.eval()
