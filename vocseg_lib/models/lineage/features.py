@@ -19,12 +19,11 @@ from tqdm import tqdm
 
 from vocseg_lib.data.transforms import IMAGENET_MEAN, IMAGENET_STD, model_input
 from vocseg_lib.models.backbones import build_backbone
-from vocseg_lib.models.lineage.proposals import BoxArray, Image, Pixels, assign_ground_truth
+from vocseg_lib.models.lineage.proposals import BoxArray, Image, Pixels, labeled_regions
 from vocseg_lib.utils.boxes import Boxes
 
 Features = Float[np.ndarray, "p f"]
-HOG_SIDE = 48
-"""Pixels: side of the square that HOG sees of a region."""
+HOG_SIDE = 48  # pixels, side of the square that HOG sees of a region
 COLOR_BINS, TEXTURE_BINS = 8, 10
 FINE_TUNED_REGIONS, REGIONS_PER_PASS = 16, 64
 """Per image in a batch of fine-tuning; per pass through the network without gradients."""
@@ -88,8 +87,7 @@ class RCNNFeatures(nn.Module):
         device = next(self.parameters()).device
         image = torch.from_numpy(pixels).to(device).permute(2, 0, 1).float() / 255
         chunks = torch.from_numpy(boxes).to(device).split(REGIONS_PER_PASS)
-        parts = [self.eval().embed(self.warp(image, chunk)) for chunk in chunks if len(chunk)]
-        features = torch.cat([image.new_zeros(0, self.channels), *parts])
+        features = torch.cat([self.eval().embed(self.warp(image, chunk)) for chunk in chunks])
         return features.float().cpu().numpy().astype(np.float16)
 
     def embed(self, regions: Float[Tensor, "p 3 s s"]) -> Float[Tensor, "p f"]:
@@ -124,8 +122,7 @@ class RCNNFeatures(nn.Module):
             for i in torch.randint(len(dataset), (2,)).tolist():
                 image, target = dataset[i]
                 image = model_input(image, device)
-                boxes = torch.cat([target["boxes"].as_subclass(Tensor).float(), proposals(image)])
-                iou, assigned, _ = assign_ground_truth(boxes, target)
+                boxes, iou, assigned, _ = labeled_regions(target, proposals(image))
                 assigned = assigned * (iou >= 0.5)
                 (positive,), (negative,) = sampler([assigned])
                 sampled = (positive | negative).bool()

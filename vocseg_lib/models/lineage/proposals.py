@@ -7,7 +7,8 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
 from joblib import Memory
 from torch import Tensor, nn
 from torchvision.models.detection.transform import resize_boxes
@@ -81,12 +82,13 @@ def _selective_search(pixels: Pixels, seed: int) -> BoxArray:
     return boxes[np.argsort(rank, kind="stable")]
 
 
-def assign_ground_truth(boxes: Boxes, target: dict) -> tuple[Tensor, Int[Tensor, " p"], Boxes]:
-    """Per box: largest IoU with an object, that object's label and its box; zeros without any."""
-    gt_boxes = torch.cat([target["boxes"].as_subclass(Tensor).float(), torch.zeros(1, 4)])
-    gt_labels = torch.cat([target["labels"], torch.zeros(1, dtype=torch.int64)])
+def labeled_regions(target: dict, proposals: Boxes) -> tuple[Tensor, ...]:
+    """Boxes of objects and proposals; IoU, label and box of each one's best object, else zeros."""
+    gt_boxes = target["boxes"].as_subclass(Tensor).float()
+    boxes = torch.cat([gt_boxes, proposals])
+    gt_boxes, gt_labels = F.pad(gt_boxes, (0, 0, 0, 1)), F.pad(target["labels"], (0, 1))
     iou, index = box_iou(boxes, gt_boxes).max(1)
-    return iou, gt_labels[index], gt_boxes[index]
+    return boxes, iou, gt_labels[index], gt_boxes[index]
 
 
 def proposal_recall(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy.special import expit
 from sklearn.base import BaseEstimator
 from sklearn.decomposition import PCA
@@ -22,17 +22,14 @@ from tqdm import tqdm
 from vocseg_lib.data.transforms import model_input
 from vocseg_lib.models.contract import InstanceModel
 from vocseg_lib.models.lineage.features import Features
-from vocseg_lib.models.lineage.proposals import Image, assign_ground_truth, to_uint8_hwc
+from vocseg_lib.models.lineage.proposals import Image, labeled_regions, to_uint8_hwc
 from vocseg_lib.utils.boxes import Boxes, decode_boxes, encode_boxes
 
 OBJECT_REGION_IOU, BACKGROUND_REGION_IOU = 0.6, 0.3
 """IoU with an object from which, and below which, a proposal is one (R-CNN paper, app. B, C)."""
-NEGATIVES, HARD_NEGATIVES = 12, 12
-"""Largest number of background regions per image, at random and then by score."""
-SVM_SLOPE = 4.0
-"""An SVM's scores are sigmoid(4 x distance): 0.02 and 0.98 at its margins."""
+NEGATIVES = 12  # most background regions per image: these at random, and as many by score
+SVM_SLOPE = 4.0  # an SVM's scores are sigmoid(4 x distance): 0.02 and 0.98 at its margins
 MIN_SCORE, NMS_IOU, DETECTIONS_PER_IMAGE = 0.05, 0.3, 100
-_Mask = Bool[np.ndarray, " r"]  # per region
 _BALANCED = {"class_weight": "balanced"}
 _BOOSTING = {"max_iter": 50, "early_stopping": False}
 CLASSIFIERS: dict[str, Callable[[int], BaseEstimator]] = {
@@ -79,36 +76,34 @@ class RegionDetector(InstanceModel):
             image, target = dataset[i]
             image = model_input(image)
             proposals = self.proposals(image)
-            boxes = torch.cat([target["boxes"].as_subclass(Tensor).float(), proposals])
-            iou, gt_labels, gt_boxes = assign_ground_truth(boxes, target)
+            counts["images_without_proposals"] += not len(proposals)
+            counts["bad_samples"] += len(target.get("bad_samples", ()))
+            boxes, iou, gt_labels, gt_boxes = labeled_regions(target, proposals)
             background = torch.where(iou < BACKGROUND_REGION_IOU, 0, -1)
             labels = torch.where(iou >= OBJECT_REGION_IOU, gt_labels, background)
             offsets = encode_boxes(gt_boxes, box_convert(boxes, "xyxy", "cxcywh"))
             numbers = labels.numpy(), offsets.numpy(), np.full(len(boxes), i)
             regions.append((self._features(image, boxes), *numbers))
-            counts["images_without_proposals"] += not len(proposals)
-            counts["bad_samples"] += len(target.get("bad_samples", ()))
         x, y, offsets, images = (np.concatenate(part) for part in zip(*regions, strict=True))
         positive, background = y > 0, y == 0
         if not (positive.any() and background.any()):
             lacking = "region of background" if positive.any() else "object"
             raise ValueError(f"these images have no {lacking} to learn from")
-        # Fit objects against random background.
+        # Fit objects against random background, then also against that of highest score (hard).
+        sampled, counts["positives"] = positive, int(positive.sum())
         order = np.random.default_rng(seed).random(len(y))
-        negative = _first_of_each_image(background, order, images, NEGATIVES)
-        sampled = positive | negative
-        self.classifier.fit(x[sampled], y[sampled])
-        # Fit again, with the background of each image that scores highest (hard negatives).
-        order = -self._scores(x)[:, 1:].max(1)
-        hard = _first_of_each_image(background & ~negative, order, images, HARD_NEGATIVES)
-        sampled |= hard
-        self.classifier.fit(x[sampled], y[sampled])
+        for name in ("negatives", "hard"):
+            if name == "hard":
+                order = -self._scores(x)[:, 1:].max(1)
+            rest = background & ~sampled
+            ranks = pd.Series(np.where(rest, order, np.inf)).groupby(images).rank(method="first")
+            first = rest & (ranks.to_numpy() <= NEGATIVES)
+            sampled, counts[name] = sampled | first, int(first.sum())
+            self.classifier.fit(x[sampled], y[sampled])
         # Fit offsets from regions to objects.
         labels = np.unique(y[positive]).tolist()
         regressed = labels if self.regress else []
         self.regressors = {k: Ridge(1.0).fit(x[y == k], offsets[y == k]) for k in regressed}
-        chosen = {"positives": positive, "negatives": negative, "hard": hard}
-        counts |= {name: int(mask.sum()) for name, mask in chosen.items()}
         lacking = sorted({*range(1, self.num_classes)} - {*labels})
         return {**counts, "classes_without_objects": lacking}
 
@@ -154,9 +149,3 @@ class RegionDetector(InstanceModel):
             kept = batched_nms(boxes, scores, labels, NMS_IOU)[:DETECTIONS_PER_IMAGE]
             results.append({"boxes": boxes[kept], "labels": labels[kept], "scores": scores[kept]})
         return results
-
-
-def _first_of_each_image(among: _Mask, order: np.ndarray, images: np.ndarray, count: int) -> _Mask:
-    """The regions among some that come first in their image."""
-    ranks = pd.Series(np.where(among, order, np.inf)).groupby(images).rank(method="first")
-    return among & (ranks.to_numpy() <= count)

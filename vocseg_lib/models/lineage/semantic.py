@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from skimage.measure import label
 from torch import Tensor
 from torchvision.models._utils import IntermediateLayerGetter
@@ -13,16 +13,14 @@ from vocseg_lib.models.contract import InstanceModel
 from vocseg_lib.models.yolact import square_batch, upsample
 from vocseg_lib.utils.boxes import masks_to_boxes
 
-MIN_COMPONENT_AREA = 16
-"""Pixels: smaller components are not instances."""
+MIN_COMPONENT_AREA = 16  # pixels; smaller components are not instances
 
 
 class DeepLabV3Components(InstanceModel):
     """DeepLabV3's head (arXiv 1706.05587) on the last map of a backbone.
 
     Images are resized to squares of `image_size` pixels. Train: cross-entropy over all pixels, void
-    as background. Eval: the connected components of each class, scored by their mean probability;
-    `class_map(image)` gives the classes.
+    as background. Eval: the connected components of each class, scored by their mean probability.
     """
 
     def __init__(self, num_classes: int, backbone: str, weights: str | None, image_size: int):
@@ -44,12 +42,6 @@ class DeepLabV3Components(InstanceModel):
         """Logits [b, c, h, w] on the backbone's last map, and the images' (height, width)."""
         logits = self.head(self.body(square_batch(images, self.image_size))["last"])
         return logits, [image.shape[-2:] for image in images]
-
-    @torch.inference_mode()
-    def class_map(self, image: Float[Tensor, "3 h w"]) -> Int[Tensor, "h w"]:
-        """The most probable class of each pixel, 0 for background."""
-        logits, (size,) = self.network([image])
-        return upsample(logits.float(), size)[0].argmax(0).cpu()
 
     def postprocess(self, out: tuple) -> list[dict]:
         """Connected components of each class: boxes, labels, scores and masks."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.detection.transform import resize_boxes
 
 from vocseg_lib.models.config import MaskRCNNConfig
@@ -38,18 +38,17 @@ class ExternalProposals(nn.Module):
     def __init__(self, search: Callable):
         super().__init__()
         self.search = search
-        self.proposals: list[tuple[Tensor, tuple[int, int]]] = []  # boxes, (height, width)
 
     def propose(self, _, inputs: tuple) -> None:
         """Search the images (first of the inputs) before they are resized."""
         with ThreadPoolExecutor() as pool:
-            boxes = list(pool.map(self.search, inputs[0]))
-        sizes = [image.shape[-2:] for image in inputs[0]]
-        self.proposals = list(zip(boxes, sizes, strict=True))
+            self.proposals = list(pool.map(self.search, inputs[0]))
+        self.sizes = [image.shape[-2:] for image in inputs[0]]
 
     def forward(self, images, features: dict, targets: list | None = None) -> tuple[list, dict]:
         scaled = []
-        for (boxes, size), resized in zip(self.proposals, images.image_sizes, strict=True):
+        per_image = zip(self.proposals, self.sizes, images.image_sizes, strict=True)
+        for boxes, size, resized in per_image:
             boxes = boxes if len(boxes) else boxes.new_tensor([[0, 0, *size[::-1]]])
             scaled.append(resize_boxes(boxes, size, resized).to(images.tensors))
         return scaled, {}
