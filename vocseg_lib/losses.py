@@ -14,8 +14,7 @@ from vocseg_lib.utils.masks import box_mask
 
 WEIGHTS = {"class": 1.0, "box": 1.5, "mask": 6.125, "semantic": 1.0}
 PRIOR_POSITIVE_IOU, PRIOR_NEGATIVE_IOU = 0.5, 0.4
-CROWD_IOF = 0.7
-"""A background prior with a larger fraction of its area in a crowd box is ignored."""
+CROWD_IOF = 0.7  # background priors with a larger fraction of their area in a crowd are ignored
 NEGATIVES_PER_POSITIVE = 3
 IGNORED_CLASS, BACKGROUND_CLASS = -1, 0
 _Target, _Loss = dict[str, Tensor], Float[Tensor, ""]

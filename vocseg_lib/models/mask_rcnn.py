@@ -19,10 +19,8 @@ from vocseg_lib.models.roi_pooling import POOLING
 from vocseg_lib.utils import distributed
 
 SHORT_SIDE, LONG_SIDE = 800, 1333
-STRIDES = (4, 8, 16, 32)
-"""Of the FPN's levels P2 to P5, in which regions are pooled."""
-ANCHOR_SIZES = (32, 64, 128, 256, 512)
-"""Pixels on an image whose short side is 800; they shrink with it."""
+STRIDES = (4, 8, 16, 32)  # of the FPN's levels P2 to P5, in which regions are pooled
+ANCHOR_SIZES = (32, 64, 128, 256, 512)  # pixels on an image whose short side is 800
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
@@ -130,12 +128,9 @@ class MaskRCNN(InstanceModel, detection.MaskRCNN):
         features = self.backbone(batch.tensors)
         proposals, _ = self.rpn(batch, features)
         detections, _ = self.roi_heads(features, proposals, batch.image_sizes)
-        return {
-            "detections": detections,
-            "proposals": proposals,
-            "resized": batch.image_sizes,
-            "image_sizes": [tuple(image.shape[-2:]) for image in images],
-        }
+        sizes = [tuple(image.shape[-2:]) for image in images]
+        out = {"detections": detections, "proposals": proposals}
+        return {**out, "resized": batch.image_sizes, "image_sizes": sizes}
 
     def postprocess(self, out: dict) -> list[dict]:
         """Scale boxes to the image and paste each small mask, if any, into its box."""

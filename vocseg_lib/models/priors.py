@@ -9,8 +9,7 @@ from torch import Tensor
 from vocseg_lib.models.config import PASCAL_SCALES
 
 ASPECT_RATIOS = (1.0, 0.5, 2.0)
-SCALES_FOR_SIZE = 550
-"""Pixels, side of the image that scales refer to."""
+SCALES_FOR_SIZE = 550  # pixels, side of the image that scales refer to
 
 
 def prior_boxes(

@@ -138,21 +138,16 @@ class Yolact(InstanceModel):
         batch = square_batch(images, self.config.image_size)
         out, feature_sizes = self._layers(batch)
         priors = prior_boxes(feature_sizes, self.config.scales, square=self.config.square_priors)
-        return {
-            **{name: value.float() for name, value in out.items()},
-            "priors": priors.to(batch.device),
-            "image_sizes": [tuple(image.shape[-2:]) for image in images],
-        }
+        out = {name: value.float() for name, value in out.items()}
+        sizes = [tuple(image.shape[-2:]) for image in images]
+        return {**out, "priors": priors.to(batch.device), "image_sizes": sizes}
 
     def _forward_layers(self, batch: Tensor) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:
         levels = self.pyramid(list(self.body(batch).values()))
         class_logits, box_offsets, coefficients = self.head(levels)
-        out = {
-            "class_logits": class_logits,
-            "box_offsets": box_offsets,
-            "coefficients": coefficients,
-            "prototypes": self.protonet(levels[0]).permute(0, 2, 3, 1),
-        }
+        prototypes = self.protonet(levels[0]).permute(0, 2, 3, 1)
+        out = {"class_logits": class_logits, "box_offsets": box_offsets}
+        out |= {"coefficients": coefficients, "prototypes": prototypes}
         if self.config.semantic_loss and self.training:
             out["semantic_logits"] = self.semantic(levels[0])
         return out, [tuple(level.shape[2:]) for level in levels]
