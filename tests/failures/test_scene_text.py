@@ -9,7 +9,6 @@ import torch
 from tests.helpers.cli import vocseg
 from tests.helpers.shapes import analysis_of
 from vocseg_lib.data.coco_convert import voc_to_coco
-from vocseg_lib.failures import scene_text
 from vocseg_lib.failures.scene_text import describe_scene, describe_with_errors
 from vocseg_lib.utils.rle import encode_rle
 
@@ -195,10 +194,3 @@ def test_the_command_line_describes_a_prediction_file(devkit, tmp_path):
     assert list(scenes) == [first, last]
     assert scenes[last]["as annotated"]["objects"]
     assert vocseg(*command, "nowhere").exit_code == 2
-
-
-def test_image_names():
-    known = ["a/x", "b/x", "y.v2"]
-    expected = dict.fromkeys(("x", "x.jpg", "a/x"), known[:2])
-    expected |= dict.fromkeys(("y.v2", "y.v2.png"), known[2:]) | {"z": []}
-    assert {name: scene_text.resolve_image_names(name, known) for name in expected} == expected

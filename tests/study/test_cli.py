@@ -18,7 +18,7 @@ from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
 from vocseg_lib.metrics.bootstrap import RESAMPLES
 from vocseg_lib.metrics.semantic import SEMANTIC_SCORE
 from vocseg_lib.plots.pictures import DRAWN_SCORE
-from vocseg_lib.study.cli_options import app, parse_assignments
+from vocseg_lib.study.cli_options import app, parse_assignments, resolve_image_names
 from vocseg_lib.study.recipes import RECIPES
 from vocseg_lib.utils.files import read_json as read
 
@@ -244,3 +244,10 @@ def test_assignments_as_text():
     for wrong in ("a", "size=3", "=3"):
         with pytest.raises(ValueError, match=f"{wrong}.*a, b, c, d, e"):
             parse_assignments([wrong], names)
+
+
+def test_image_names():
+    known = ["a/x", "b/x", "y.v2"]
+    expected = dict.fromkeys(("x", "x.jpg", "a/x"), known[:2])
+    expected |= dict.fromkeys(("y.v2", "y.v2.png"), known[2:]) | {"z": []}
+    assert {name: resolve_image_names(name, known) for name in expected} == expected

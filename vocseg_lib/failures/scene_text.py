@@ -3,10 +3,8 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -174,9 +172,8 @@ def describe_with_errors(
         raise ValueError(f"the ground truth has no image {image_id}")
     names = {c["id"]: c["name"] for c in dataset_eval.categories}
     # Missed objects come as "missed in a crowd" or "missed alone" too, which says more.
-    cases = analysis.cases.query(
-        "image_id == @image_id and family != 'TIDE, boxes' and type != 'missed'"
-    )
+    cases = analysis.cases.query("family != 'TIDE, boxes' and type != 'missed'")
+    cases = cases[cases["image_id"] == image_id]
     sources = {
         "as predicted": ("detection", tables.detections, dataset_eval.detections),
         "as annotated": ("annotation", tables.objects, dataset_eval.annotations),
@@ -193,10 +190,3 @@ def describe_with_errors(
             why = (explain_failure(analysis, case) for _, case in wrong.iterrows())
             rows.append((source, sentence, types, " ".join(dict.fromkeys(why))))
     return descriptions, pd.DataFrame(rows, columns=["source", "sentence", "failures", "why"])
-
-
-def resolve_image_names(name: str, known: Iterable[str]) -> list[str]:
-    """The known names (without extension) that a name, a stem or a file name may stand for."""
-    forms = {name, str(Path(name).with_suffix(""))}
-    stems = {Path(form).name for form in forms}
-    return [other for other in known if other in forms or Path(other).name in stems]

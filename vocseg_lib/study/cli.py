@@ -238,7 +238,7 @@ def describe_command(
 ) -> None:
     """Describe images in words, as predicted and as annotated, and as scene graphs (JSON)."""
     cli.require(predictions, data)
-    from vocseg_lib.failures.scene_text import describe_with_errors, resolve_image_names
+    from vocseg_lib.failures.scene_text import describe_with_errors
     from vocseg_lib.study.results import open_files
     from vocseg_lib.utils.files import write_json
 
@@ -248,7 +248,7 @@ def describe_command(
         str(Path(entry.get("file_name", str(entry["id"]))).with_suffix("")): entry["id"]
         for entry in results.ground_truth["images"]
     }
-    names = {asked: resolve_image_names(asked, ids) for asked in image}
+    names = {asked: cli.resolve_image_names(asked, ids) for asked in image}
     if unknown := [asked for asked, matching in names.items() if not matching]:
         raise ValueError(f"--image {', '.join(unknown)}: not an image of {split} of {data}")
     graphs = {}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -91,6 +92,13 @@ def parse_assignments(assignments: Iterable[str], names: Collection[str]) -> dic
         except (ValueError, SyntaxError):
             values[name] = text
     return values
+
+
+def resolve_image_names(name: str, known: Iterable[str]) -> list[str]:
+    """The known names (without extension) that a name, a stem or a file name may stand for."""
+    forms = {name, str(Path(name).with_suffix(""))}
+    stems = {Path(form).name for form in forms}
+    return [other for other in known if other in forms or Path(other).name in stems]
 
 
 def require(*paths: str) -> None:
