@@ -135,7 +135,7 @@ def test_parts_equal_pixels_counted_one_by_one(real_predictions):
     right = rows[rows["object"] >= 0]
     assert len(right) > 20
     for row in right.join(data.detection_rows).itertuples():
-        indices = data.image_evals[row.image].objects
+        indices = data.image_evals[row.image].objects["annotation"]
         objects = decode_rle([data.annotations[j]["segmentation"] for j in indices])
         (mask,) = decode_rle([data.detections[row.detection]["segmentation"]])
         target = indices.tolist().index(row.object)

@@ -69,7 +69,7 @@ def test_the_published_example():
     content = {"images": images, "annotations": objects, "categories": categories}
     ground_truth = validate_ground_truth(content)
     detections = validate_results(ground_truth, detections)
-    matches = match_voc(evaluate_images(ground_truth, detections), "box", (0.3,))
+    matches = match_voc(evaluate_images(ground_truth, detections), "box").select_thresholds([2])
     assert 100 * average_precision(matches, points="all").item() == pytest.approx(AP_ALL, abs=0.01)
     assert 100 * average_precision(matches, points="11").item() == pytest.approx(AP_11, abs=0.01)
     # Boxes alone can be evaluated.
@@ -78,7 +78,7 @@ def test_the_published_example():
 
 @on_random_sets(60)
 def test_equals_an_independent_loop(pair):
-    matches = match_voc(evaluate_images(*pair), "mask", (0.5, 0.7))
+    matches = match_voc(evaluate_images(*pair), "mask").select_thresholds([4, 6])
     categories = sorted(c["id"] for c in pair[0]["categories"])
     for points in ("all", "11"):
         ap = average_precision(matches, points=points)[0]

@@ -47,9 +47,9 @@ class Analysis:
     @cached_property
     def at_threshold(self) -> FailureTables:
         """Tables of the detections from the score threshold on."""
-        detections = self.tables.detections
-        measures = detections.loc[detections["score"] >= self.score_threshold, MEASURES]
-        sure = self.dataset_eval.changed(lambda e: e.select(e.score >= self.score_threshold))
+        detections, least = self.tables.detections, self.score_threshold
+        measures = detections.loc[detections["score"] >= least, MEASURES]
+        sure = self.dataset_eval.changed(lambda e: e.select(e.detections["score"] >= least))
         return build_tables(sure, measures.reset_index(drop=True), self.thresholds)
 
     @cached_property
@@ -161,7 +161,7 @@ def ap_with_fix(
 
     def select(image_eval: ImageEval) -> matching.Selected:
         objects, detections = of_size(image_eval)
-        return objects & ~np.isin(image_eval.objects, dropped), detections
+        return objects & ~np.isin(image_eval.objects["annotation"], dropped), detections
 
     changed = fix_masks(tables, failure) if failure in MASK_FAILURES else tables.dataset_eval
     return mean_ap(matching.match_coco(changed, "mask", select), weights)
@@ -180,16 +180,17 @@ def fix_masks(tables: FailureTables, failure: str) -> DatasetEval:
     def fix(image_eval: ImageEval) -> ImageEval:
         if image_eval.image not in failed:
             return image_eval
+        objects = image_eval.objects["annotation"]
         # The objects whose masks each detection gets, -1 for its own mask.
         masks = {row: [-1] for row in range(len(image_eval.detections))}
         for _, row, target, covered in failed[image_eval.image]:
             masks[row] = [target]
             if failure == MASK_FAILURES[0]:
-                own = image_eval.objects[image_eval.same_class[row]]
+                own = objects[image_eval.same_class[row]]
                 masks[row] += [j for j in covered if j != target and j in own and j in lost]
         changed = image_eval.select(np.repeat(list(masks), list(map(len, masks.values()))))
         target = np.concatenate(list(masks.values()))
-        one_hot = target[:, None] == image_eval.objects
+        one_hot = target[:, None] == objects
         changed.iou["mask"][target >= 0] = one_hot[target >= 0]
         return changed
 

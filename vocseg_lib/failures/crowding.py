@@ -25,9 +25,10 @@ def crowding_of(
 
     `crowd_distance` between boxes is in roots of the area of the object's box (see `Thresholds`).
     """
-    boxes = [bbox_xywh(dataset_eval.annotations[j]) for j in image_eval.objects]
+    classes, indices = image_eval.objects["category"], image_eval.objects["annotation"]
+    boxes = [bbox_xywh(dataset_eval.annotations[j]) for j in indices]
     low, size = np.array(boxes, dtype=float).reshape(-1, 2, 2).transpose(1, 0, 2)
-    high, classes = low + size, image_eval.object_class
+    high = low + size
     # Sides in x and y of the area that two boxes share, negative where they are apart.
     shared = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)
     distance = np.hypot(*(-shared).clip(0).transpose(2, 0, 1))
@@ -54,13 +55,12 @@ def crowding_bins(
         iou = np.column_stack([np.where(image_eval.same_class, iou, -1), np.full(len(iou), -0.5)])
         return own == label, np.append(own, 0)[iou.argmax(1)] == label
 
-    def by_count(image_eval: ImageEval, low: float, high: float) -> Selected:
+    def by_count(low: float, high: float, image_eval: ImageEval) -> Selected:
         inside = low <= max(1, len(image_eval.objects)) <= high
         return tuple(selected & inside for selected in matching.select_all(image_eval))
 
     neighbor = {name: partial(by_neighbor, label=k) for k, name in enumerate(CROWDING)}
-    ends = IMAGE_COUNT_BINS.items()
-    count = {name: partial(by_count, low=low, high=high) for name, (low, high) in ends}
+    count = {name: partial(by_count, *ends) for name, ends in IMAGE_COUNT_BINS.items()}
     return {"neighbors of its class": neighbor, "objects in the image": count}
 
 

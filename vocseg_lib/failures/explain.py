@@ -45,13 +45,9 @@ def explain_failure(analysis: Analysis, case: pd.Series) -> str:
     if case["detection"] >= 0:
         row = tables.detections.loc[case["table_row"]].to_dict()
         kind = {family: kind for kind, family in TIDE_FAMILIES.items()}.get(case["family"], "mask")
-        fields |= row | {
-            "object": "an object",
-            "kind": kind,
-            "iou": row[f"iou_{kind}"],
-            "lost": 1 - row["object_iou"],
-        }
+        fields |= row | {"object": "an object", "kind": kind, "iou": row[f"iou_{kind}"]}
         fields["what"] = f"{row['class']} of score {row['score']:.2f}"
+        fields["lost"] = 1 - row["object_iou"]
         covered = [names[annotations[j]["category_id"]] for j in row["covered_objects"]]
         is_lost = tables.objects["annotation"].isin(row["covered_objects"])
         fields["lost_objects"] = (is_lost & (tables.objects["state"] == LOST)).sum()

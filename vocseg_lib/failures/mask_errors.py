@@ -32,13 +32,11 @@ def measure_masks(dataset_eval: DatasetEval, thresholds: Thresholds | None = Non
       two or more; `single_iou`: the largest IoU with one object.
     - `object`: the annotation of its class with the largest box IoU (-1 when none has at least
       `min_box_iou`); `object_iou`: IoU(D, G) with it.
-    - `leakage` = |D - G| / |D|, of which `leaked_on_others` lies on another object;
-      `leakage_before_crop` and `leaked_on_others_before_crop` are the same for the mask before its
-      crop (`segmentation_uncropped`), where there is one.
+    - `leakage` = |D - G| / |D|, of which `leaked_on_others` lies on another object; both
+      `.._before_crop` are of the mask before its crop (`segmentation_uncropped`), where there is.
     - 1 - IoU(D, G) in three parts, each over |D | G|: `lost_at_boundary` within the band along G's
       contour (`band_width`), `lost_inside` G deeper than that, `lost_outside` of G further away.
-    - `missing` = |G - D| / |D | G|: what is lost of G, in the band or inside; the rest of 1 - IoU
-      lies outside of G.
+    - `missing` = |G - D| / |D | G|: what is lost of G, in the band or inside.
     - `failure`: "" or the first that holds. *Localization failure*: D covers two or more objects,
       union_iou is at least `min_union_iou`, and larger than single_iou by more than `min_iou_gain`.
       With the right box and IoU(D, G) of at least `min_mask_iou`, by the largest part: *leakage*
@@ -57,9 +55,10 @@ def _measure_image(
     dataset_eval: DatasetEval, image_eval: ImageEval, thresholds: Thresholds
 ) -> dict[str, np.ndarray]:
     """The measures of an image's detections."""
-    detections = [dataset_eval.detections[i] for i in image_eval.detections]
+    detections = [dataset_eval.detections[i] for i in image_eval.detections["detection"]]
     void = dataset_eval.images[image_eval.image].get("void")
-    objects = [dataset_eval.annotations[j]["segmentation"] for j in image_eval.objects]
+    indices = image_eval.objects["annotation"]
+    objects = [dataset_eval.annotations[j]["segmentation"] for j in indices]
     masks = _without_void([d["segmentation"] for d in detections], void)
     shared, sizes = pixels_shared(masks, objects), mask_areas(objects)
     unions = np.maximum(mask_areas(masks)[:, None] + sizes - shared, 1)
@@ -67,13 +66,10 @@ def _measure_image(
     # The objects that each mask covers, and IoU with their union.
     covered = (shared >= thresholds.min_coverage * sizes) & (shared > 0)
     rows = {name: np.full(len(masks), np.nan) for name in MEASURES[:-1]}
-    rows["object"] = np.full(len(masks), -1)
-    rows["single_iou"], rows["union_iou"] = (
-        (shared / unions).max(1, initial=0),
-        np.zeros(len(masks)),
-    )
+    rows |= {"object": np.full(len(masks), -1), "union_iou": np.zeros(len(masks))}
+    rows["single_iou"] = (shared / unions).max(1, initial=0)
     rows["covered_objects"] = np.empty(len(masks), dtype=object)
-    rows["covered_objects"][:] = [tuple(image_eval.objects[row].tolist()) for row in covered]
+    rows["covered_objects"][:] = [tuple(indices[row].tolist()) for row in covered]
     for row in np.flatnonzero(covered.sum(1) > 1):
         union = coco_mask.merge([objects[j] for j in np.flatnonzero(covered[row])])
         rows["union_iou"][row] = overlaps([masks[row]], [union])[0, 0]
@@ -85,7 +81,7 @@ def _measure_image(
         return rows
     target, on_object = own[right].argmax(1), [masks[i] for i in right]
     hit, size, union = shared[right, target], sizes[target], unions[right, target]
-    rows["object"][right] = image_eval.objects[target]
+    rows["object"][right] = indices[target]
     rows["object_iou"][right], rows["missing"][right] = hit / union, (size - hit) / union
     in_dilated, lost_inside = np.zeros((2, len(right)))
     for j in np.unique(target):

@@ -40,7 +40,7 @@ def assign(dataset_eval: DatasetEval, min_score: float = 0.0) -> list[Assignment
     for image_eval in dataset_eval.image_evals:
         count = len(image_eval.detections)
         objects, evaluated = np.full(count, -1), np.arange(count) < matching.MAX_DETECTIONS
-        evaluated &= image_eval.score >= min_score
+        evaluated &= image_eval.detections["score"] >= min_score
         for kind in ("box", "mask"):  # the mask takes precedence
             errors = tide.classify_errors(image_eval, kind)
             known = evaluated & (errors.object >= 0) & (errors.code != tide.BOTH_ERROR)
@@ -76,9 +76,9 @@ def apply_oracles(
             kept &= known | ~evaluated
         if known.any() and oracles & {"true classes", "true boxes", "true masks"}:
             if "true classes" in oracles:
-                classes = image_eval.detection_class.copy()
-                classes[known] = image_eval.object_class[target[known]]
-                image_eval = replace(image_eval, detection_class=classes)
+                detections = image_eval.detections.copy()
+                detections["category"][known] = image_eval.objects["category"][target[known]]
+                image_eval = replace(image_eval, detections=detections)
             if oracles & {"true boxes", "true masks"}:
                 image_eval = _fix_shapes(dataset_eval, image_eval, target, oracles)
             own = image_eval.same_class_iou("mask")
@@ -95,8 +95,9 @@ def _fix_shapes(
 ) -> ImageEval:
     """The image with the boxes, masks or both of their objects for the assigned detections."""
     image, known = dataset_eval.images[image_eval.image], np.flatnonzero(target >= 0)
-    objects = [dataset_eval.annotations[j] for j in image_eval.objects]
-    detections = [dataset_eval.detections[image_eval.detections[i]] for i in known]
+    objects = [dataset_eval.annotations[j] for j in image_eval.objects["annotation"]]
+    indices = image_eval.detections["detection"][known]
+    detections = [dataset_eval.detections[i] for i in indices]
     targets = [objects[j] for j in target[known]]
     boxes = [bbox_xywh(e) for e in (targets if "true boxes" in oracles else detections)]
     if "true masks" in oracles:

@@ -45,11 +45,8 @@ def build_tables(
     """Tables of all detections of an evaluation; `measures`: their rows of `measure_masks`."""
     names = np.array([c["name"] for c in dataset_eval.categories], dtype=object)
     tides = {kind: tide(dataset_eval, kind) for kind in IOU_TYPES}
-    detections, objects, evals = (
-        tides["mask"].detections,
-        tides["mask"].objects,
-        dataset_eval.image_evals,
-    )
+    detections, objects = tides["mask"].detections, tides["mask"].objects
+    evals = dataset_eval.image_evals
     # Objects: the first state that holds.
     labels = [crowding_of(dataset_eval, e, thresholds.crowd_distance) for e in evals]
     labels, failure = np.concatenate(labels), measures["failure"]
@@ -64,7 +61,7 @@ def build_tables(
     )
     # Detections: those on an object have its size and crowding.
     on_object = detections["object_row"]
-    own_size = _size_names(np.concatenate([e.detection_area["mask"] for e in evals]))
+    own_size = _size_names(detections["area_mask"].to_numpy())
     detections = detections.assign(
         **{"class": names[detections["category"]]},
         size=np.where(on_object < 0, own_size, np.append(objects["size"], "")[on_object]),
@@ -82,7 +79,7 @@ def build_tables(
 
 def _target(image_eval: ImageEval, row: tuple) -> int:
     """The object that a mask covers with most IoU, of its class if any is."""
-    covered = np.searchsorted(image_eval.objects, row.covered_objects)
+    covered = np.searchsorted(image_eval.objects["annotation"], row.covered_objects)
     own = image_eval.same_class_iou("mask")[row.row, covered]
     best = own if own.any() else image_eval.iou["mask"][row.row, covered]
     return row.covered_objects[best.argmax()]

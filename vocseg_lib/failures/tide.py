@@ -70,7 +70,7 @@ def classify_errors(image_eval: ImageEval, kind: str = "mask") -> ImageErrors:
     fixable = np.isin(code, [CLASS_ERROR, LOCALIZATION_ERROR])
     candidates = np.flatnonzero(fixable & np.append(missed, False)[obj])
     best = candidates[np.unique(obj[candidates], return_index=True)[1]]
-    fixed[best], missed[obj[best]] = image_eval.object_class[obj[best]], False
+    fixed[best], missed[obj[best]] = image_eval.objects["category"][obj[best]], False
     in_crowd = image_eval.same_class_crowd(kind).max(1, initial=0) > FOREGROUND_IOU
     in_crowd &= code != NO_ERROR
     iou = np.column_stack([iou, iou.max(1, initial=0)])[np.arange(len(iou)), obj]
@@ -122,9 +122,8 @@ class Tide:
         rows = rows[["image", "score"]].assign(**columns)[kept]
         if fix == "missed":
             wanted = wanted & ~self.objects["missed"].to_numpy()
-        parts = {"thresholds": np.array([FOREGROUND_IOU])}
-        parts["num_gt"] = matching.count_gt(self.dataset_eval, wanted)
-        return Matches.ranked(rows, flags, "tie", **parts)
+        thresholds = np.array([FOREGROUND_IOU])
+        return self.dataset_eval.ranked_matches(rows, flags, thresholds, wanted, ties="tie")
 
     def dap(
         self,
@@ -139,10 +138,17 @@ class Tide:
         """
         before = self.matches(selection=selection)
         weights = np.ones((1, len(before.num_gt))) if weights is None else weights
-        classes = None if as_tidecv else weights @ before.num_gt > 0
-        ap = tide_ap(before, classes, weights)
-        fixed = {name: tide_ap(self.matches(name, selection), classes, weights) for name in ERRORS}
-        return {name: np.maximum(value - ap, 0.0) for name, value in fixed.items()}
+        classes = as_tidecv | (weights @ before.num_gt > 0)
+
+        def ap(matches: Matches) -> MeanAndClasses:
+            by_class = 100 * average_precision(matches, weights, points="tide")[:, 0]
+            present = np.isin(np.arange(by_class.shape[1]), matches.category)
+            by_class = np.where(np.isnan(by_class) & present, 0.0, by_class)
+            by_class = np.where(classes, by_class, np.nan)
+            return np.column_stack([np.nan_to_num(class_mean(by_class)), by_class])
+
+        of_none, fixed = ap(before), {name: ap(self.matches(name, selection)) for name in ERRORS}
+        return {name: np.maximum(value - of_none, 0.0) for name, value in fixed.items()}
 
 
 def tide(dataset_eval: DatasetEval, kind: str = "mask") -> Tide:
@@ -157,18 +163,3 @@ def tide(dataset_eval: DatasetEval, kind: str = "mask") -> Tide:
     columns["object_row"] = np.where(index < 0, -1, index + start[rows["image"]])
     columns["annotation"] = np.append(objects["annotation"], -1)[columns["object_row"]]
     return Tide(dataset_eval=dataset_eval, detections=rows.assign(**columns), objects=objects)
-
-
-def tide_ap(
-    matches: Matches, classes: Bool[np.ndarray, "b k"] | None, weights: Weights
-) -> MeanAndClasses:
-    """AP in percent, the mean over `classes` (default: all).
-
-    As in TIDE's toolbox, a class without objects counts as 0 if it has detections.
-    """
-    by_class = 100 * average_precision(matches, weights, points="tide")[:, 0]
-    present = np.isin(np.arange(by_class.shape[1]), matches.category)
-    by_class = np.where(np.isnan(by_class) & present, 0.0, by_class)
-    if classes is not None:
-        by_class = np.where(classes, by_class, np.nan)
-    return np.column_stack([np.nan_to_num(class_mean(by_class)), by_class])

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 
@@ -32,19 +31,6 @@ class Matches:
     true_positive: Bool[np.ndarray, "t n"]
     ignored: Bool[np.ndarray, "t n"]
     num_gt: Int[np.ndarray, "i k"]
-
-    @classmethod
-    def ranked(
-        cls, rows: pd.DataFrame, flags: Bool[np.ndarray, "2 t n"], ties: str = "image_id", **parts
-    ) -> "Matches":
-        """Of detections (columns image, category, score); of equal score by another column.
-
-        `flags`: true positives and ignored ones; `parts`: thresholds and num_gt.
-        """
-        order = np.lexsort((rows[ties], -rows["score"]))
-        parts |= {name: rows[name].to_numpy()[order] for name in ("image", "category", "score")}
-        true_positive, ignored = flags[..., order]
-        return cls(**parts, true_positive=true_positive, ignored=ignored)
 
     def select_thresholds(self, rows: list[int]) -> "Matches":
         """The matches at some of the thresholds, by index."""

@@ -34,9 +34,7 @@ def bootstrap(evaluation: Evaluation, weights: Weights, headline: bool = False) 
     return pd.concat(tables, ignore_index=True).rename_axis(columns=KEYS)
 
 
-def _resampled(
-    evaluation: Evaluation, weights: Weights, headline: bool
-) -> Iterator[tuple[tuple[str, str, str], np.ndarray]]:
+def _resampled(evaluation: Evaluation, weights: Weights, headline: bool) -> Iterator[tuple]:
     for iou_type in evaluation.iou_types:
         metrics = coco_metrics(evaluation.matches(iou_type), weights)
         if not headline:

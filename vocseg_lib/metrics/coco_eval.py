@@ -168,30 +168,28 @@ def metrics_table(evaluation: Evaluation, score_threshold: float = SEMANTIC_SCOR
 
 def run_coco_eval(ground_truth: dict, detections: list[dict], iou_type: str, backend: str) -> Any:
     """COCOeval of a backend on validated entries, after `evaluate` and `accumulate`."""
-    make_coco, make_eval = _coco, COCOeval
+    make_coco, make_eval = COCO, COCOeval
     if backend == "hotcoco":
         import hotcoco
 
         make_coco, make_eval = hotcoco.COCO, hotcoco.COCOeval
-    content = {
-        part: [{k: entry[k] for k in EVALUATED_KEYS if k in entry} for entry in ground_truth[part]]
-        for part in ("images", "categories", "annotations")
-    }
-    keys = ("image_id", "category_id", "score", "segmentation")
+
+    def evaluated(entry: dict, **changes: Any) -> dict:
+        return {key: entry[key] for key in EVALUATED_KEYS if key in entry} | changes
+
+    parts = ("images", "categories", "annotations")
+    content = {part: [evaluated(entry) for entry in ground_truth[part]] for part in parts}
     results = []
     for i, d in enumerate(detections, 1):
-        entry = {key: d[key] for key in keys if key in d} | {"id": i, "iscrowd": 0}
-        results.append(entry | {"bbox": bbox_xywh(d), "area": matching.evaluated_area(d, iou_type)})
+        area = matching.evaluated_area(d, iou_type)
+        entry = evaluated(d, id=i, score=d["score"], bbox=bbox_xywh(d), area=area, iscrowd=0)
+        results.append(entry)
+    gt, dt = make_coco(), make_coco()
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        gt, dt = make_coco(content), make_coco({**content, "annotations": results})
+        for coco, annotations in ((gt, content["annotations"]), (dt, results)):
+            coco.dataset = {**content, "annotations": annotations}
+            coco.createIndex()
         coco_eval = make_eval(gt, dt, IOU_TYPES[iou_type])
         coco_eval.evaluate()
         coco_eval.accumulate()
     return coco_eval
-
-
-def _coco(dataset: dict) -> COCO:
-    coco = COCO()
-    coco.dataset = dataset
-    coco.createIndex()
-    return coco

@@ -7,7 +7,7 @@ from operator import itemgetter
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Shaped
 from pycocotools import mask as coco_mask
 
 from vocseg_lib.data.coco import bbox_xywh
@@ -24,29 +24,22 @@ AREA_RANGES = {"all": (0, 1e10), "small": (0, 1024), "medium": (1024, 9216), "la
 class ImageEval:
     """One image: `m` objects, `c` crowd regions, `n` detections by descending score.
 
-    `objects` and `crowds` are indices in the annotations, `detections` in the list of detections;
-    classes are indices in the categories, areas in pixels.
-    `iou`, `in_crowd` (share of the detection inside the region) and `detection_area` are keyed by
-    IoU type, "mask" and "box" or "box" alone.
+    Their fields: annotation or detection (index), category (index); area (pixels) of annotations;
+    score, area_mask and area_box of detections. `iou` and `in_crowd` (share of the detection inside
+    the region) are keyed by IoU type, "mask" and "box" or "box" alone.
     """
 
     image: int
-    objects: Int[np.ndarray, " m"]
-    crowds: Int[np.ndarray, " c"]
-    detections: Int[np.ndarray, " n"]
-    object_class: Int[np.ndarray, " m"]
-    crowd_class: Int[np.ndarray, " c"]
-    detection_class: Int[np.ndarray, " n"]
-    object_area: Float[np.ndarray, " m"]
-    detection_area: dict[str, Float[np.ndarray, " n"]]
-    score: Float[np.ndarray, " n"]
+    objects: Shaped[np.ndarray, " m"]
+    crowds: Shaped[np.ndarray, " c"]
+    detections: Shaped[np.ndarray, " n"]
     iou: dict[str, Float[np.ndarray, "n m"]]
     in_crowd: dict[str, Float[np.ndarray, "n c"]]
 
     @property
     def same_class(self) -> Bool[np.ndarray, "n m"]:
         """Whether a detection and an object are of the same class."""
-        return self.detection_class[:, None] == self.object_class
+        return self.detections["category"][:, None] == self.objects["category"]
 
     def same_class_iou(self, iou_type: str) -> Float[np.ndarray, "n m"]:
         """IoU with objects of the detection's class; 0 with others."""
@@ -54,21 +47,19 @@ class ImageEval:
 
     def same_class_crowd(self, iou_type: str) -> Float[np.ndarray, "n c"]:
         """Share of the detection inside crowd regions of its class; 0 for others."""
-        same = self.detection_class[:, None] == self.crowd_class
+        same = self.detections["category"][:, None] == self.crowds["category"]
         return np.where(same, self.in_crowd[iou_type], 0.0)
 
     def select(self, rows: np.ndarray) -> "ImageEval":
         """The image with some of the detections, by index or boolean mask."""
-        names = ("detections", "detection_class", "score")
-        parts = {name: getattr(self, name)[rows] for name in names}
-        for name in ("detection_area", "iou", "in_crowd"):
-            parts[name] = {key: values[rows] for key, values in getattr(self, name).items()}
-        return replace(self, **parts)
+        overlaps_of = self.iou, self.in_crowd
+        iou, in_crowd = ({key: v[rows] for key, v in part.items()} for part in overlaps_of)
+        return replace(self, detections=self.detections[rows], iou=iou, in_crowd=in_crowd)
 
     def top(self) -> "ImageEval":
         """The image with at most `MAX_DETECTIONS` detections per class."""
-        better = np.tril(self.detection_class[:, None] == self.detection_class, -1).sum(1)
-        return self.select(better < MAX_DETECTIONS)
+        category = self.detections["category"]
+        return self.select(np.tril(category[:, None] == category, -1).sum(1) < MAX_DETECTIONS)
 
 
 Selected = tuple[Bool[np.ndarray, " m"], Bool[np.ndarray, " n"]]
@@ -86,7 +77,7 @@ def select_area(size: str, iou_type: str) -> Selection:
     least, most = AREA_RANGES[size]
 
     def select(image_eval: ImageEval) -> Selected:
-        areas = image_eval.object_area, image_eval.detection_area[iou_type]
+        areas = image_eval.objects["area"], image_eval.detections[f"area_{iou_type}"]
         return tuple((least <= area) & (area <= most) for area in areas)
 
     return select
@@ -104,27 +95,42 @@ class DatasetEval:
 
     @cached_property
     def detection_rows(self) -> pd.DataFrame:
-        """One row per detection, by image and descending score: detection, category, score.
-
-        Like `object_rows` it has image (index), row (in the image), image_id.
-        """
-        return self._rows(detection="detections", category="detection_class", score="score")
+        """One row per detection: its fields, image (index), image_id, row (in the image)."""
+        return self._rows([e.detections for e in self.image_evals])
 
     @cached_property
     def object_rows(self) -> pd.DataFrame:
-        """One row per object, by image: annotation, category, area."""
-        return self._rows(annotation="objects", category="object_class", area="object_area")
+        """One row per object, like `detection_rows`."""
+        return self._rows([e.objects for e in self.image_evals])
 
-    def _rows(self, **fields: str) -> pd.DataFrame:
-        parts = {c: [getattr(e, name) for e in self.image_evals] for c, name in fields.items()}
-        rows = pd.DataFrame({column: np.concatenate(values) for column, values in parts.items()})
-        image = np.repeat(np.arange(len(self.images)), list(map(len, parts["category"])))
-        ids = np.array([entry["id"] for entry in self.images])
+    def _rows(self, parts: list[np.ndarray]) -> pd.DataFrame:
+        rows, image = pd.DataFrame(np.concatenate(parts)), np.arange(len(parts))
+        image, ids = image.repeat(list(map(len, parts))), np.array([e["id"] for e in self.images])
         return rows.assign(image=image, image_id=ids[image], row=rows.groupby(image).cumcount())
 
     def changed(self, change: Callable[[ImageEval], ImageEval]) -> "DatasetEval":
         """The data set with every image changed by a function."""
         return replace(self, image_evals=[change(e) for e in self.image_evals])
+
+    def ranked_matches(
+        self,
+        rows: pd.DataFrame,
+        flags: Bool[np.ndarray, "2 t n"],
+        thresholds: Float[np.ndarray, " t"],
+        objects: Bool[np.ndarray, " m"] | slice = slice(None),
+        ties: str = "image_id",
+    ) -> Matches:
+        """Matches of detections (columns image, category, score); equal scores by a column `ties`.
+
+        `flags`: true positives and ignored ones; `objects`: which of `object_rows` are counted.
+        """
+        order = np.lexsort((rows[ties], -rows["score"]))
+        columns = {name: rows[name].to_numpy()[order] for name in ("image", "category", "score")}
+        columns["true_positive"], columns["ignored"] = flags[..., order]
+        num_gt = np.zeros((len(self.images), len(self.categories)), dtype=int)
+        counted = self.object_rows[objects]
+        np.add.at(num_gt, (counted["image"], counted["category"]), 1)
+        return Matches(thresholds=thresholds, num_gt=num_gt, **columns)
 
 
 def evaluate_images(
@@ -137,33 +143,34 @@ def evaluate_images(
     iou_types = iou_types or iou_types_of(ground_truth, detections)
     annotations, images = ground_truth["annotations"], ground_truth["images"]
     categories = sorted(ground_truth["categories"], key=itemgetter("id"))
-    category_index = {c["id"]: k for k, c in enumerate(categories)}
+    index = {c["id"]: k for k, c in enumerate(categories)}
+    fields = [("annotation", int), ("category", int), ("area", float)]
+    gt_rows = [(i, index[a["category_id"]], a["area"]) for i, a in enumerate(annotations)]
+    gt_rows = np.array(gt_rows, dtype=fields)
+    fields = [("detection", int), ("category", int), ("score", float)]
+    fields += [(f"area_{kind}", float) for kind in iou_types]
+    dt_rows = [
+        (i, index[d["category_id"]], d["score"], *(evaluated_area(d, kind) for kind in iou_types))
+        for i, d in enumerate(detections)
+    ]
+    dt_rows = np.array(dt_rows, dtype=fields)
     by_image = {image["id"]: ([], [], []) for image in images}  # objects, crowds, detections
-    for index, annotation in enumerate(annotations):
-        by_image[annotation["image_id"]][annotation["iscrowd"]].append(index)
-    for index in sorted(range(len(detections)), key=lambda i: -detections[i]["score"]):
-        by_image[detections[index]["image_id"]][2].append(index)
-
-    def classes(entries: list[dict]) -> Int[np.ndarray, " _"]:
-        return np.array([category_index[e["category_id"]] for e in entries], dtype=int)
+    for i, annotation in enumerate(annotations):
+        by_image[annotation["image_id"]][annotation["iscrowd"]].append(i)
+    for i in np.argsort(-dt_rows["score"], kind="stable"):
+        by_image[detections[i]["image_id"]][2].append(i)
 
     image_evals = []
-    for number, rows in enumerate(by_image.values()):
-        gt, regions = ([annotations[i] for i in part] for part in rows[:2])
-        dt, area, iou, in_crowd = [detections[i] for i in rows[2]], {}, {}, {}
+    for number, (objects, crowds, found) in enumerate(by_image.values()):
+        iou, in_crowd = {}, {}
         for kind in iou_types:
             shape_of = bbox_xywh if kind == "box" else itemgetter("segmentation")
-            shapes = [shape_of(d) for d in dt]
-            area[kind] = np.array([evaluated_area(d, kind) for d in dt], dtype=float)
-            iou[kind] = overlaps(shapes, [shape_of(a) for a in gt])
-            in_crowd[kind] = overlaps(shapes, [shape_of(a) for a in regions], of_first=True)
-        indices = (np.array(part, dtype=int) for part in rows)
-        parts = dict(zip(("objects", "crowds", "detections"), indices, strict=True))
-        parts |= {"object_class": classes(gt), "crowd_class": classes(regions)}
-        parts |= {"detection_class": classes(dt), "detection_area": area}
-        parts["object_area"] = np.array([a["area"] for a in gt], dtype=float)
-        parts["score"] = np.array([d["score"] for d in dt], dtype=float)
-        image_evals.append(ImageEval(image=number, **parts, iou=iou, in_crowd=in_crowd))
+            shapes = [shape_of(detections[i]) for i in found]
+            iou[kind] = overlaps(shapes, [shape_of(annotations[i]) for i in objects])
+            in_crowd[kind] = overlaps(shapes, [shape_of(annotations[i]) for i in crowds], True)
+        parts = {"objects": gt_rows[objects], "crowds": gt_rows[crowds]}
+        parts |= {"detections": dt_rows[found], "iou": iou, "in_crowd": in_crowd}
+        image_evals.append(ImageEval(image=number, **parts))
     parts = {"images": images, "categories": categories, "annotations": annotations}
     return DatasetEval(**parts, detections=detections, image_evals=image_evals)
 
@@ -175,33 +182,17 @@ def iou_types_of(ground_truth: dict, detections: list[dict]) -> list[str]:
 
 
 def evaluated_area(detection: dict, iou_type: str) -> float:
-    """Area (pixels) by which a detection is small, medium or large.
-
-    A mask's own; a box's own, or its mask's if it has no `bbox`, as in `COCO.loadRes`.
-    """
+    """Area (pixels) of a mask, or of a box: its mask's without `bbox`, as in `COCO.loadRes`."""
     if iou_type == "box" and "bbox" in detection:
         return float(detection["bbox"][2] * detection["bbox"][3])
     return float(coco_mask.area(detection["segmentation"]))
 
 
 def overlaps(first: list, second: list, of_first: bool = False) -> Float[np.ndarray, "n m"]:
-    """IoU of two lists of masks (run-length codes) or boxes (xywh), each with each.
-
-    `of_first`: intersection over the area of the first instead.
-    """
+    """IoU of all pairs of masks (RLE) or boxes (xywh); `of_first`: intersection over the first."""
     if not first or not second:
         return np.zeros((len(first), len(second)))
     return np.asarray(coco_mask.iou(first, second, [of_first] * len(second)), dtype=float)
-
-
-def count_gt(
-    dataset_eval: DatasetEval, selected: Bool[np.ndarray, " m"] | slice = slice(None)
-) -> Int[np.ndarray, "i k"]:
-    """Objects per image and class; `selected`: which of `object_rows` are counted."""
-    rows = dataset_eval.object_rows[selected]
-    counts = np.zeros((len(dataset_eval.images), len(dataset_eval.categories)), dtype=int)
-    np.add.at(counts, (rows["image"], rows["category"]), 1)
-    return counts
 
 
 def match_coco(
@@ -214,13 +205,13 @@ def match_coco(
 
     A detection matched to an object that `selection` leaves out, or to a crowd region, is ignored.
     """
-    selected, flags = [], []
+    objects, flags = [], []
     for image_eval in dataset_eval.image_evals:
-        selected.append(selection(image_eval))
-        flags.append(_match_image(image_eval, iou_type, selected[-1], thresholds))
-    num_gt = count_gt(dataset_eval, np.concatenate([objects for objects, _ in selected]))
-    parts = {"thresholds": thresholds, "num_gt": num_gt}
-    return Matches.ranked(dataset_eval.detection_rows, np.concatenate(flags, 2), **parts)
+        selected = selection(image_eval)
+        objects.append(selected[0])
+        flags.append(_match_image(image_eval, iou_type, selected, thresholds))
+    flags, objects = np.concatenate(flags, 2), np.concatenate(objects)
+    return dataset_eval.ranked_matches(dataset_eval.detection_rows, flags, thresholds, objects)
 
 
 def _match_image(
@@ -232,7 +223,7 @@ def _match_image(
     is_crowd = np.zeros(iou.shape[1], dtype=bool)
     if len(image_eval.crowds):
         # Objects and crowd regions in the order of the annotations: the last of equal ones wins.
-        order = np.argsort(np.r_[image_eval.objects, image_eval.crowds])
+        order = np.argsort(np.r_[image_eval.objects, image_eval.crowds]["annotation"])
         iou = np.concatenate([iou, image_eval.same_class_crowd(iou_type)], 1)[:, order]
         is_crowd = order >= len(wanted)
         wanted = np.r_[wanted, np.zeros(len(image_eval.crowds), dtype=bool)][order]

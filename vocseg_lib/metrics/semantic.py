@@ -40,12 +40,11 @@ def mean_iou(
     """
     categories = sorted(ground_truth["categories"], key=itemgetter("id"))
     value, size = {c["id"]: i for i, c in enumerate(categories, 1)}, len(categories) + 1
-    kept = [d for d in detections if d["score"] >= score_threshold]
+    kept = sorted((d for d in detections if d["score"] >= score_threshold), key=itemgetter("score"))
     layers = defaultdict(lambda: ([], []))
-    for annotation in ground_truth["annotations"]:
-        layers[annotation["image_id"]][0].append(annotation)
-    for detection in sorted(kept, key=itemgetter("score")):
-        layers[detection["image_id"]][1].append(detection)
+    for part, entries in enumerate((ground_truth["annotations"], kept)):
+        for entry in entries:
+            layers[entry["image_id"]][part].append(entry)
     confusion = np.zeros((size, size), dtype=np.int64)
     for image in ground_truth["images"]:
         maps = np.zeros((2, image["height"], image["width"]), dtype=np.int64)

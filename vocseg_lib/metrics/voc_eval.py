@@ -1,20 +1,15 @@
 """PASCAL VOC's matching, AP^r and AP_vol (SDS, sec. 5)."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from vocseg_lib.metrics.average_precision import ByClass, Matches, Weights, average_precision
-from vocseg_lib.metrics.matching import DatasetEval, count_gt
+from vocseg_lib.metrics.matching import DatasetEval
 
-AP_VOL_THRESHOLDS = tuple(i / 10 for i in range(1, 10))
-"""IoU thresholds over which AP_vol is the mean of AP^r (SDS, sec. 5)."""
+AP_VOL_THRESHOLDS = np.arange(1, 10) / 10  # of IoU, over which AP_vol is the mean of AP^r
 
 
-def match_voc(
-    dataset_eval: DatasetEval, iou_type: str, thresholds: Sequence[float] = AP_VOL_THRESHOLDS
-) -> Matches:
-    """True positives by VOC's rule, of all detections of each image.
+def match_voc(dataset_eval: DatasetEval, iou_type: str) -> Matches:
+    """True positives by VOC's rule at `AP_VOL_THRESHOLDS`, of all detections of each image.
 
     By descending score, a detection is a true positive if the object of its class with the largest
     IoU is still free and IoU is at least the threshold; a second one is a false positive. One that
@@ -22,19 +17,19 @@ def match_voc(
     """
     iou, target, in_crowd = [], [], []
     for image_eval in dataset_eval.image_evals:
-        own = image_eval.same_class_iou(iou_type)
-        iou.append(own.max(1, initial=0))
-        target.append(image_eval.objects[own.argmax(1)] if own.size else np.zeros(len(own), int))
+        own = np.pad(image_eval.same_class_iou(iou_type), [(0, 0), (0, 1)])  # last: no object
+        iou.append(own.max(1))
+        target.append(np.append(image_eval.objects["annotation"], -1)[own.argmax(1)])
         in_crowd.append(image_eval.same_class_crowd(iou_type).max(1, initial=0))
     iou, target, in_crowd = map(np.concatenate, (iou, target, in_crowd))
-    limits = np.array(thresholds, dtype=float)
-    hits = iou >= limits[:, None]
-    true_positive, ignored = np.zeros_like(hits), ~hits & (in_crowd >= limits[:, None])
+    least = AP_VOL_THRESHOLDS[:, None]
+    hits = iou >= least
+    true_positive, ignored = np.zeros_like(hits), ~hits & (in_crowd >= least)
     for row, hit in enumerate(hits):
         first = np.unique(target[hit], return_index=True)[1]
         true_positive[row, np.flatnonzero(hit)[first]] = True
-    parts = {"thresholds": limits, "num_gt": count_gt(dataset_eval)}
-    return Matches.ranked(dataset_eval.detection_rows, np.stack([true_positive, ignored]), **parts)
+    flags = np.stack([true_positive, ignored])
+    return dataset_eval.ranked_matches(dataset_eval.detection_rows, flags, AP_VOL_THRESHOLDS)
 
 
 def voc_metrics(matches: Matches, weights: Weights | None = None) -> dict[str, ByClass]:

@@ -71,7 +71,7 @@ class Gallery:
         for title, analysis in analyses.items():
             evals = analysis.at_threshold.dataset_eval
             ids = [evals.images[e.image]["id"] for e in evals.image_evals]
-            indices = [e.detections.tolist() for e in evals.image_evals]
+            indices = [e.detections["detection"].tolist() for e in evals.image_evals]
             self.detections[title] = dict(zip(ids, indices, strict=True))
         tables = []
         for title, analysis in analyses.items():
