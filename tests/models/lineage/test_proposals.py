@@ -9,12 +9,7 @@ import torch
 
 from tests.helpers.models import small
 from vocseg_lib.models.lineage import proposals
-from vocseg_lib.models.lineage.proposals import (
-    AR_IOUS,
-    DiskCache,
-    SelectiveSearch,
-    proposal_recall,
-)
+from vocseg_lib.models.lineage.proposals import AR_IOUS, DiskCache, SelectiveSearch, proposal_recall
 from vocseg_lib.utils.boxes import box_iou
 
 
