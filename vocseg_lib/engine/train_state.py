@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vocseg_lib.data.loader import to_device
@@ -22,9 +22,6 @@ from vocseg_lib.engine.optim import build_optimizer, lr_factor
 from vocseg_lib.engine.run_folder import BEST, LAST, LOG, PREVIOUS, append_log
 from vocseg_lib.utils import distributed
 from vocseg_lib.utils.device import autocast, half_precision, peak_memory_gb
-
-BEST_KEYS = ("config", "model", "iteration", "mask_AP50")
-"""What `best.pt` must hold."""
 
 
 @dataclass(kw_only=True)
@@ -47,9 +44,8 @@ class TrainState:
         fp16 = self.config.mixed_precision and half_precision(self.device) is torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
         self.parts = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
-        counts = ("iteration", "evals_since_best", "overflows", "skipped_updates")
-        self.progress = dict.fromkeys((*counts, "consecutive_skips"), 0)
-        self.progress |= {"seconds": 0.0, "best": None, "bad_samples": {}}
+        counts = "iteration evals_since_best overflows skipped_updates consecutive_skips".split()
+        self.progress = dict.fromkeys(counts, 0) | {"seconds": 0.0, "best": None, "bad_samples": {}}
         self.is_first, self.parallel = distributed.rank() == 0, self.model
         if distributed.world_size() > 1:
             devices = [self.device] if self.device.type == "cuda" else None
@@ -81,22 +77,21 @@ class TrainState:
         self.progress["best"] = distributed.broadcast_object(self.progress["best"])
 
     def _usable_best(self) -> dict | None:
-        """The metrics of the weights in `best.pt`; None, with a warning, if they are lost."""
+        """The metrics of the weights in `best.pt`, with a warning if they are not the best ones."""
         best, path = self.progress["best"], self.folder / BEST
         try:
-            content = load_checkpoint(path, BEST_KEYS)
-            if content.pop("config") != self.run_config:
+            usable = load_checkpoint(path, ("config", "model", "iteration", "mask_AP50"))
+            del usable["model"]
+            if usable.pop("config") != self.run_config:
                 raise ValueError(f"{path} is of another training")
+            if usable["iteration"] >= best["iteration"]:  # newer if killed between the two files
+                return best
+            reason = f"{path} is of iteration {usable['iteration']}, not {best['iteration']}"
         except (FileNotFoundError, ValueError) as error:
-            message = f"the best weights are lost ({error}); the best from now on are kept"
-            warnings.warn(message, stacklevel=4)
-            return None
-        if content["iteration"] >= best["iteration"]:  # newer if killed between the two files
-            return best
-        message = f"{path} has the weights of iteration {content['iteration']}: the best ones, of "
-        warnings.warn(f"{message}{best['iteration']}, are lost", stacklevel=4)
-        del content["model"]
-        return content
+            usable, reason = None, error
+        message = f"the best weights are lost ({reason}); the best from now on are kept"
+        warnings.warn(message, stacklevel=4)
+        return usable
 
     def save(self) -> None:
         """Write `last.pt`; the one before it becomes `previous.pt`."""
@@ -111,34 +106,47 @@ class TrainState:
     def step(self, images: tuple, targets: tuple) -> dict:
         """One iteration; its update is skipped if a loss or gradient is not finite.
 
-        Returns:
-            What to log: losses, gradient norm before clipping, times, and what went wrong.
+        Returns what to log: losses, gradient norm before clipping, times, and what went wrong.
         """
+        config, optimizer, scaler = self.config, self.optimizer, self.scaler
         start = time.perf_counter()
-        lr = self.config.learning_rate * lr_factor(self.config, self.progress["iteration"])
-        for group in self.optimizer.param_groups:
+        lr = config.learning_rate * lr_factor(config, self.progress["iteration"])
+        for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_mult"]
-        set_train_mode(self.model, self.config.freeze_batch_norm)
-        _copy(self.buffers, self.buffers_before)
-        with autocast(self.device, self.config.mixed_precision):
+        # Forward pass.
+        set_train_mode(self.model, config.freeze_batch_norm)
+        if self.buffers:
+            torch._foreach_copy_(self.buffers_before, self.buffers)
+        with autocast(self.device, config.mixed_precision):
             losses = self.parallel(*to_device(images, targets, self.device))
-        total = sum(losses.values())
+        loss = sum(losses.values())
         # One reduction for everything that the processes have to agree on.
         bad = [name for target in targets for name in target["bad_samples"]]
-        reduced = torch.stack([total, *losses.values()]).detach().float()
+        means = torch.stack([loss, *losses.values()]).detach().float()
         flags = [len(bad), self.is_first and time.monotonic() > self.deadline]
-        reduced = torch.cat([reduced, reduced.new_tensor(flags)])
-        *values, any_bad, out_of_time = distributed.all_reduce_mean(reduced).tolist()
+        means = distributed.all_reduce_mean(torch.cat([means, means.new_tensor(flags)]))
+        *means, any_bad, out_of_time = means.tolist()
         self.out_of_time = out_of_time > 0
+        entry = dict(zip(("loss", *losses), means, strict=True))
+        problem = None if math.isfinite(entry["loss"]) else "loss"
         forward_end = time.perf_counter()
-        # Update, or skip the update.
-        entry = dict(zip(("loss", *losses), values, strict=True))
-        problem, norm = self._update(total) if math.isfinite(entry["loss"]) else ("loss", math.nan)
+        # Backward pass and update; after an overflow, the scaler skips it and lowers its scale.
+        if not problem:
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            limit = config.max_grad_norm or math.inf
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit).item()
+            if not math.isfinite(norm):
+                problem = "overflow" if scaler.get_scale() > 1 else "gradient"
+            if scaler.is_enabled() or not problem:
+                scaler.step(optimizer)
+                scaler.update()
+        # Log, and count what went wrong.
         if problem:
             entry = self._skip(problem, entry, targets)
         else:
-            entry["gradient_norm"] = norm
-            self.progress["consecutive_skips"] = 0
+            entry["gradient_norm"], self.progress["consecutive_skips"] = norm, 0
         if any_bad:
             entry["bad_samples"] = [*chain(*distributed.all_gather_object(bad))]
             counts = Counter(self.progress["bad_samples"]) + Counter(entry["bad_samples"])
@@ -148,33 +156,17 @@ class TrainState:
         times["backward_seconds"] = time.perf_counter() - forward_end
         return {"iteration": self.progress["iteration"], "lr": lr, **entry, **times}
 
-    def _update(self, loss: Tensor) -> tuple[str | None, float]:
-        """Backward pass and update; the problem ("gradient", "overflow"), and the gradient norm."""
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        limit = self.config.max_grad_norm or math.inf
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit).item()
-        scale = self.scaler.get_scale()
-        if self.scaler.is_enabled() or math.isfinite(norm):
-            self.scaler.step(self.optimizer)  # skips an overflow, and scales the next loss less
-            self.scaler.update()
-        if math.isfinite(norm):
-            return None, norm
-        return "gradient" if scale <= 1 else "overflow", norm
-
     def _skip(self, problem: str, losses: dict[str, float], targets: tuple) -> dict:
         """Count a batch without an update, and name its images; batch norm forgets it."""
-        _copy(self.buffers_before, self.buffers)
+        if self.buffers:
+            torch._foreach_copy_(self.buffers, self.buffers_before)
+        # A scaler may need some overflows; at its lowest scale there are none.
+        self.progress["overflows" if problem == "overflow" else "skipped_updates"] += 1
+        self.progress["consecutive_skips"] += problem != "overflow"
         names = distributed.all_gather_object([str(target["name"]) for target in targets])
         terms = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-        if problem == "overflow":  # a scaler may need some; at its lowest scale there are none
-            self.progress["overflows"] += 1
-        else:
-            self.progress["skipped_updates"] += 1
-            self.progress["consecutive_skips"] += 1
         entry = {"skipped_update": f"{problem}: {terms}", "images": [*chain(*names)]}
-        return entry | losses if math.isfinite(losses["loss"]) else entry
+        return entry if problem == "loss" else entry | losses
 
     def evaluate(self, evaluate: Callable[[nn.Module, int], dict[str, float]]) -> None:
         """Evaluate the model, log the metrics, and keep the weights if they are the best so far."""
@@ -208,9 +200,3 @@ def stop_reason(config: TrainConfig, progress: dict) -> str | None:
 def _quality(metrics: dict[str, float]) -> tuple[float, float]:
     """Larger for better weights: mask AP50 and, while that is equal, less loss on val."""
     return metrics["mask_AP50"], -metrics.get("val_loss", 0.0)
-
-
-def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:
-    """Copy tensors into others, in one call."""
-    if sources:
-        torch._foreach_copy_(targets, sources)
