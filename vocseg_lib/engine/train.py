@@ -81,9 +81,8 @@ def train(
         `evals_since_best`; `bad_samples` (how often each came up); `overflows` and
         `skipped_updates` (skipped in fp16, and otherwise); `stopped`: see `stop_reason`.
 
-    Raises:
-        NonFiniteLoss, TooManyBadSamples, WorkerDied, RunningElsewhere: see there.
-        ChangedConfig: if the folder holds a training with another `config` or `run_config`.
+    Raises NonFiniteLoss, TooManyBadSamples, WorkerDied, RunningElsewhere; ChangedConfig if the
+    folder holds a training with another `config` or `run_config`.
     """
     session, folder, is_first = session or Session(), Path(run_folder), distributed.rank() == 0
     mirror = Path(session.mirror) if session.mirror and is_first else None
@@ -138,35 +137,33 @@ def _iterate(
     config, progress, log = state.config, state.progress, state.folder / files.LOG
     start, durations = progress["iteration"], []
     prepare = partial(preserve_newer_mirror, iteration=start)
-    options = {"unit": "it", "mininterval": 1, "disable": not state.is_first}
-    with (
-        keep_freed_memory(),
-        mirrored(state.folder, mirror, prepare) as update_mirror,
-        tqdm(desc="train", initial=start, total=config.iterations, **options) as bar,
-    ):
+    options = {"initial": start, "mininterval": 1, "disable": not state.is_first}
+    bar = tqdm(desc="train", total=config.iterations, **options)
+    with keep_freed_memory(), mirrored(state.folder, mirror, prepare) as update_mirror, bar:
         for images, targets, data_seconds in _batches(dataset, config, start):
             entry = {**state.step(images, targets), "data_seconds": data_seconds}
             # Report.
             durations.append(sum(v for k, v in entry.items() if k.endswith("_seconds")))
             progress["seconds"] += durations[-1]
-            bar.set_postfix_str(_postfix(entry), refresh=False)
+            shown = {k: v for k, v in entry.items() if isinstance(v, float | str)}
+            bar.set_postfix(shown, refresh=False)
             bar.update()
-            if len(durations) == FORECAST_AFTER:
-                left = statistics.median(durations) * (config.iterations - progress["iteration"])
-                entry |= {"hours_left": left / 3600, "peak_memory_gb": peak_memory_gb(state.device)}
-                text = "{hours_left:.2g} h left without evaluations, peak {peak_memory_gb:.1f} GB"
-                if state.is_first:
-                    bar.write(text.format(**entry))
             if state.is_first:
+                if len(durations) == FORECAST_AFTER:
+                    left = config.iterations - progress["iteration"]
+                    hours = statistics.median(durations) * left / 3600
+                    peak = peak_memory_gb(state.device)
+                    entry |= {"hours_left": hours, "peak_memory_gb": peak}
+                    bar.write(f"{hours:.2g} h left without evaluations, peak {peak:.1f} GB")
                 files.append_log(log, entry)
             _check_progress(state, entry, len(dataset))
-            # Evaluate and save.
+            # Evaluate.
             evaluated = evaluate and state.is_due(config.eval_every)
             if evaluated:
                 bar.set_description("evaluate on val")
                 state.evaluate(evaluate)
                 bar.set_description("train", refresh=False)
-            # While updates are skipped, the weights may be what is wrong: keep those before.
+            # Save. While updates are skipped, the weights may be what is wrong: keep those before.
             good, over = not progress["consecutive_skips"], state.is_over()
             if over or (good and (evaluated or state.is_due(config.checkpoint_every))):
                 state.save()
@@ -183,19 +180,18 @@ def _iterate(
 def _batches(dataset: Dataset, config: TrainConfig, start: int) -> Iterator[tuple]:
     """This process's images and targets from iteration `start`, and the seconds they took."""
     indices = rank_batches(start, config.iterations, config.batch_size)
-    loader = iter(load_batches(SeededSamples(dataset, config.seed), indices, config.workers))
-    for _ in indices:
+    batches = load_batches(SeededSamples(dataset, config.seed), indices, config.workers)
+    try:
         waiting_since = time.perf_counter()
-        try:
-            images, targets = next(loader)
-        except RuntimeError as error:
-            if "DataLoader worker (pid" not in str(error):
-                raise
-            raise WorkerDied(
-                f"a process that loads images died, most often for lack of memory ({error}); run "
-                "again with fewer workers to continue from the last checkpoint"
-            ) from error
-        yield images, targets, time.perf_counter() - waiting_since
+        for images, targets in batches:
+            yield images, targets, time.perf_counter() - waiting_since
+            waiting_since = time.perf_counter()
+    except RuntimeError as error:
+        if "DataLoader worker (pid" not in str(error):
+            raise
+        message = f"a process that loads images died, most often for lack of memory ({error})"
+        advice = "run again with fewer workers to continue from the last checkpoint"
+        raise WorkerDied(f"{message}; {advice}") from error
 
 
 def rank_batches(start: int, stop: int, batch_size: int) -> list[range]:
@@ -220,14 +216,6 @@ def _check_progress(state: TrainState, entry: dict, samples: int) -> None:
             f"{len(bad)} of {samples} samples cannot be read, max_bad_fraction is "
             f"{config.max_bad_fraction:.0%}. They are:\n  " + "\n  ".join(sorted(bad))
         )
-
-
-def _postfix(entry: dict) -> str:
-    """Losses and times of an iteration, to stand in the progress bar."""
-    numbers = {k: v for k, v in entry.items() if isinstance(v, float) and k != "lr"}
-    times = [f"{k[:-8]} {1000 * v:.0f}" for k, v in numbers.items() if k.endswith("_seconds")]
-    losses = [f"{k} {v:.2f}" for k, v in numbers.items() if not k.endswith("_seconds")]
-    return f"{entry.get('skipped_update') or ', '.join(losses)} | {', '.join(times)} ms"
 
 
 def _show(on_log: Callable[[Path], None], log: Path) -> None:
