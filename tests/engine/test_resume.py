@@ -184,12 +184,11 @@ def test_what_a_mirror_has_of_a_training_not_resumed_is_kept(
     to_four(devkit, here, session=session)
     before, options = weights(drive), {}
     shutil.rmtree(here)
+    fail_reads(monkeypatch, drive, MIRROR_TRIES if what == "read errors" else 0)
     if what == "damaged":
         for name in ("config.json", "last.pt", "previous.pt"):
             (drive / name).write_text("{")
-    elif what == "read errors":
-        fail_reads(monkeypatch, drive, MIRROR_TRIES)
-    else:
+    elif what == "away at the start":
         drive.rename(away)
         options = {"evaluate": lambda *_: away.rename(drive) and {"mask_AP50": 1.0}}
         options["eval_every"] = 2

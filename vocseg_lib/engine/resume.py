@@ -13,8 +13,7 @@ from vocseg_lib.engine.run_folder import CONFIG, LAST, PREVIOUS
 from vocseg_lib.utils.files import durable_rename, read_json
 
 RESTORED_KEYS = ("config", "model", "optimizer", "scaler", "random")
-REQUIRED_KEYS = (*RESTORED_KEYS, "iteration", "best")
-"""What a checkpoint must hold to be resumed."""
+"""What a checkpoint must hold to be resumed, besides progress."""
 MIRROR_TRIES, MIRROR_PAUSE_SECONDS = 3, 1.0
 """How often a mirror is read at the start before training continues without it."""
 
@@ -43,7 +42,7 @@ def _load_newest(folder: Path) -> tuple[dict | None, dict[Path, str]]:
     damaged = {}
     for path in (folder / LAST, folder / PREVIOUS):
         try:
-            return load_checkpoint(path, REQUIRED_KEYS), damaged
+            return load_checkpoint(path, (*RESTORED_KEYS, "iteration", "best")), damaged
         except (FileNotFoundError, NotADirectoryError):
             continue
         except ValueError as error:
@@ -54,8 +53,7 @@ def _load_newest(folder: Path) -> tuple[dict | None, dict[Path, str]]:
 def newest_checkpoint(folder: Path, config: dict) -> dict | None:
     """The last checkpoint of a folder or, if it is damaged, the one before; None without any.
 
-    A damaged one is set aside, with a warning. Raises ChangedConfig; ValueError if all are
-    damaged; OSError if one cannot be read now.
+    A damaged one is set aside, with a warning. Raises ChangedConfig; ValueError if all are damaged.
     """
     checkpoint, damaged = _load_newest(folder)
     if damaged and not checkpoint:
@@ -79,28 +77,24 @@ def resume(folder: Path, mirror: Path | None, config: dict) -> dict | None:
         checkpoint = newest_checkpoint(folder, config)
     except ValueError as error:
         damage = error
-    try:
-        mirrored = _read_mirror(mirror, config) if mirror else None
-        if mirrored and (not checkpoint or mirrored["iteration"] > checkpoint["iteration"]):
-            copy_changed(mirror, folder, {})
-            checkpoint = mirrored
-    except (OSError, ValueError) as error:
-        message = f"the mirror {mirror} cannot be read: {error}. Its content moves to {KEPT}/"
-        warnings.warn(message, stacklevel=2)
+    for tries_left in reversed(range(MIRROR_TRIES if mirror else 0)):
+        try:
+            mirrored = newest_checkpoint(mirror, config)
+            if mirrored and (not checkpoint or mirrored["iteration"] > checkpoint["iteration"]):
+                copy_changed(mirror, folder, {})
+                checkpoint = mirrored
+            break
+        except (OSError, ValueError) as error:
+            if tries_left:
+                time.sleep(MIRROR_PAUSE_SECONDS)
+                continue
+            message = f"the mirror {mirror} cannot be read: {error}. Its content moves to {KEPT}/"
+            warnings.warn(message, stacklevel=2)
     if damage and not checkpoint:
         raise ValueError(f"{damage}. Delete {folder} to train again") from damage
     if damage:
         warnings.warn(f"{damage}. The checkpoint in {mirror} is used", stacklevel=2)
     return checkpoint
-
-
-def _read_mirror(mirror: Path, config: dict) -> dict | None:
-    for _ in range(MIRROR_TRIES - 1):
-        try:
-            return newest_checkpoint(mirror, config)
-        except OSError:
-            time.sleep(MIRROR_PAUSE_SECONDS)
-    return newest_checkpoint(mirror, config)
 
 
 def preserve_newer_mirror(mirror: Path, iteration: int) -> str | None:
