@@ -31,10 +31,7 @@ def checksum(content: Any) -> str:
 
 
 def save_checkpoint(path: Path, content: dict, keep: Path | None = None) -> None:
-    """Write a checkpoint with its checksum, atomically; the one before it is renamed to `keep`.
-
-    Raises OSError, with the file's name, if it cannot be written; the one before it is untouched.
-    """
+    """Write a checkpoint with its checksum, atomically; the one before it is renamed to `keep`."""
     buffer = io.BytesIO()
     torch.save({**content, "checksum": checksum(content)}, buffer)
     with atomic_write(path, keep) as temporary:

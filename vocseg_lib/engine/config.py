@@ -36,12 +36,11 @@ class TrainConfig(Config):
     @property
     def freeze_batch_norm(self) -> bool:
         """True if batch norm is frozen; "official": below 6 images per batch (official YOLACT)."""
-        return self.batch_norm == "frozen" or (
-            self.batch_norm == "official" and self.batch_size < 6
-        )
+        small = self.batch_norm == "official" and self.batch_size < 6
+        return small or self.batch_norm == "frozen"
 
     def check_processes(self, processes: int) -> None:
         """Raises ValueError if so many processes cannot share a batch evenly."""
         if self.batch_size % processes:
-            message = f"batch_size ({self.batch_size}) must be divisible by the number of processes"
-            raise ValueError(f"{message} ({processes})")
+            expected = f"divisible by the number of processes ({processes})"
+            raise ValueError(f"batch_size ({self.batch_size}) must be {expected}")

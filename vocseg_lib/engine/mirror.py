@@ -40,11 +40,10 @@ def mirrored(
     prepare: Callable[[Path], str | None] = lambda target: None,
     suffixes: Collection[str] = SUFFIXES,
 ) -> Iterator[Callable[[], None]]:
-    """Context manager: a function that has what changed in a folder copied to `target`.
+    """Context manager: a function that has what changed in a folder copied to `target`, if any.
 
     A thread copies, once more at the end; a failure is a warning, and the next copy tries again.
-    `prepare(target)` precedes the first copy; a text that it returns is a warning, too. Without a
-    target, nothing is copied.
+    `prepare(target)` precedes the first copy; a text that it returns is a warning, too.
     """
     if target is None:
         yield lambda: None
@@ -78,7 +77,6 @@ def mirrored(
             thread.join(CLOSING_SECONDS)
         update()
         thread.join(CLOSING_SECONDS)
-        report()
         if thread.is_alive():
-            message = f"{target} is not up to date: its last copy has not ended. Copy {folder}"
-            warnings.warn(message, stacklevel=3)
+            messages.append(f"{target} is out of date: its last copy has not ended. Copy {folder}")
+        report()

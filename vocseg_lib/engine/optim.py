@@ -7,9 +7,6 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from vocseg_lib.engine.config import TrainConfig
 
-WARMUP_START = 0.1
-"""First learning rate of a warm-up / learning rate after it (official YOLACT)."""
-
 
 def lr_factor(config: TrainConfig, iteration: int) -> float:
     """Learning rate at an iteration (from 0) / `config.learning_rate`."""
@@ -17,8 +14,8 @@ def lr_factor(config: TrainConfig, iteration: int) -> float:
         factor = 0.1 ** sum(iteration >= milestone for milestone in config.lr_milestones)
     else:
         factor = 0.5 * (1 + math.cos(math.pi * iteration / config.iterations))
-    if iteration < config.warmup_iterations:
-        factor *= WARMUP_START + (1 - WARMUP_START) * iteration / config.warmup_iterations
+    if iteration < config.warmup_iterations:  # from a tenth, as in the official YOLACT
+        factor *= 0.1 + 0.9 * iteration / config.warmup_iterations
     return factor
 
 

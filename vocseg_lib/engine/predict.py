@@ -61,20 +61,17 @@ def predict(
     progress: bool = True,
     uncropped: bool = False,
 ) -> dict:
-    """Prediction file of a model, in eval mode, on a data set.
+    """Prediction file of a model: `header` with `commit` and `images`; `detections`, COCO results.
 
     Several processes share the images; each gets all detections, in the order of the images. With
     `uncropped`, models that crop add their masks before it.
-
-    Returns:
-        `{"header": {..., "commit", "images": [...]}, "detections": [COCO results]}`.
     """
     model.uncropped_masks = uncropped  # for models that crop
     indices = range(distributed.rank(), len(dataset), distributed.world_size())
-    silent = not progress or distributed.rank() > 0
+    bar = tqdm(indices, "predict", unit="image", disable=not progress or distributed.rank() > 0)
     rows = []
     with eval_mode(model, device):
-        for i in tqdm(indices, "predict", unit="image", disable=silent):
+        for i in bar:
             image, target = dataset[i]
             with autocast(device, mixed_precision):
                 (detections,) = model([model_input(image, device)])
@@ -96,9 +93,9 @@ def validation_loss(
     Batch norm is in eval mode, and random samples within a loss (regions, masks) are the same in
     each call. Several processes share the batches; each gets the mean over all.
     """
-    size = config.batch_size
-    starts = range(0, len(dataset), size)[distributed.rank() :: distributed.world_size()]
-    batches = [range(start, min(start + size, len(dataset))) for start in starts]
+    indices, size = range(len(dataset)), config.batch_size
+    starts = indices[::size][distributed.rank() :: distributed.world_size()]
+    batches = [indices[start : start + size] for start in starts]
     rows = []
     with eval_mode(model, device), preserve_rng_state(device), distributed.single_process():
         set_train_mode(model, freeze_bn=True)

@@ -51,13 +51,9 @@ def append_log(path: Path, entry: dict) -> None:
 
 
 def read_log(path: str | Path) -> list[dict]:
-    """The entries of a `log.jsonl`, without lines that are damaged.
-
-    Warns of them, except of a last line cut off by a kill.
-    """
-    lines = Path(path).read_text(errors="replace").splitlines()
+    """The entries of a `log.jsonl`; warns of damaged lines, except a last one cut off by a kill."""
     entries = []
-    for line in lines:
+    for line in Path(path).read_text(errors="replace").splitlines():
         try:
             entry = json.loads(line)
             entries.append(entry if entry["iteration"] >= 0 else None)
