@@ -8,8 +8,8 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("vocseg_lib", "benchmarks", "tools", "tests")
 FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 PACKAGE = [path for path in FILES if path.is_relative_to(ROOT / "vocseg_lib")]
-CORE_LINES, PACKAGE_LINES = 7_400, 11_300
-"""They may only fall; the aim is 6,500 and 10,500."""
+TESTS = [path for path in FILES if path.is_relative_to(ROOT / "tests")]
+CORE_LINES, PACKAGE_LINES, TEST_LINES = 6_500, 10_500, 7_449
 CORE = {"data", "models", "losses.py", "engine", "metrics", "failures", "utils"}
 
 
@@ -23,10 +23,11 @@ def test_no_file_is_long_and_no_folder_full():
     assert {str(folder): count for folder, count in per_folder.items() if count > 14} == {}
 
 
-def test_the_package_stays_small():
+def test_package_and_tests_stay_small():
     core = [path for path in PACKAGE if path.relative_to(ROOT / "vocseg_lib").parts[0] in CORE]
     assert sum(map(line_count, core)) <= CORE_LINES
     assert sum(map(line_count, PACKAGE)) <= PACKAGE_LINES
+    assert sum(map(line_count, TESTS)) < TEST_LINES
 
 
 def test_no_function_is_long():
