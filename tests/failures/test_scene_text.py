@@ -49,7 +49,7 @@ def test_counts_sizes_and_positions():
     ]
     description = describe(instances)
     assert description.sentences[:5] == [
-        "Motorbike, 2 x person, sheep.",
+        "A motorbike, two persons and a sheep.",
         "The motorbike is large (58 % of the image), in the middle.",
         "Person 1 is small (2 % of the image), at the top right.",
         "Person 2 is small (0.5 % of the image), at the top left.",
@@ -60,6 +60,15 @@ def test_counts_sizes_and_positions():
     entry = {"id": "person 2", "class": "person", "score": 0.5, "box": [0, 0, 10, 10]}
     entry |= {"percent": 0.5, "size": "small", "position": "at the top left"}
     assert description.graph["objects"][2] == entry
+
+
+@pytest.mark.parametrize(
+    ("count", "label", "sentence"),
+    [(2, 3, "Two sheep."), (3, 4, "Three buses."), (1, 5, "An aeroplane."), (13, 1, "13 persons.")],
+)
+def test_numbers_and_plurals(count, label, sentence):
+    row = [instance(label, (10 * k, 0, 10 * k + 5, 5)) for k in range(count)]
+    assert describe(row).sentences[0] == sentence
 
 
 BUS, MOTORBIKE = instance(4, (10, 40, 80, 100)), instance(2, (20, 60, 140, 110))
@@ -115,7 +124,7 @@ def test_relations(case):
 def test_relations_as_sentences():
     description = describe([instance(1, (0, 0, 5, 5)), BEHIND, MOTORBIKE])
     assert "Person 1 is behind the motorbike, overlap 33 %." in description.sentences
-    assert description.sentences[0] == "Motorbike, 2 x person."
+    assert description.sentences[0] == "A motorbike and two persons."
 
 
 def test_isolated_objects_get_their_nearest_neighbor_once():
@@ -159,7 +168,7 @@ def test_a_wrong_sentence_leads_to_its_failure():
     ]
     analysis = analysis_of(content, detections, 0.5)
     descriptions, rows = describe_with_errors(analysis, 7)
-    assert descriptions["as predicted"].sentences[0] == "Person."
+    assert descriptions["as predicted"].sentences[0] == "A person."
     assert descriptions["as annotated"].sentences[0] == "Motorbike, sheep."
     failures = rows.set_index(["source", "sentence"])["failures"]
     assert failures["as predicted", "Person."] == "class, missed alone"  # the sheep too

@@ -27,6 +27,8 @@ SAME_OBJECT_IOU = 0.5  # of the masks of two instances of the same object
 POSITIONS = "at the top left,at the top,at the top right,on the left,in the middle,on the right,"
 POSITIONS += "at the bottom left,at the bottom,at the bottom right"
 """By row and column of the ninth of the image that has the center of the box."""
+NUMBERS = "no one two three four five six seven eight nine ten eleven twelve".split()
+IRREGULAR_PLURALS = dict(mouse="mice", knife="knives", sheep="sheep", skis="skis")
 SPELLINGS = dict(diningtable="dining table", pottedplant="potted plant", tvmonitor="tv monitor")
 
 
@@ -69,8 +71,8 @@ def describe_scene(instances: list[dict], names: dict[int, str], image: dict) ->
     counts = Counter(SPELLINGS.get(o["class"], o["class"]) for o in objects)
     # A class with one object needs no number: "the person" instead of "person 1".
     nouns = [o["id"] if counts[o["id"]] != 1 else f"the {o['id']}" for o in objects]
-    parts = (name if count == 1 else f"{count} x {name}" for name, count in counts.items())
-    sentences, mentions = [f"{', '.join(parts)}."], [order]
+    *parts, last = (_number(count, name) for name, count in counts.items())
+    sentences, mentions = [f"{', '.join(parts)} and {last}." if parts else f"{last}."], [order]
     for i, o in enumerate(objects):
         share = o["percent"]
         share = f"{share:.0f}" if share >= 1 else f"{share:.1f}" if share >= 0.1 else "under 0.1"
@@ -108,6 +110,19 @@ def _objects(
         ninth = 3 * min(2, int(3 * y / height)) + min(2, int(3 * x / width))
         objects.append(entry | {"position": POSITIONS.split(",")[ninth]})
     return objects
+
+
+def _number(count: int, name: str) -> str:
+    """A count and a noun in words, such as "two dining tables"."""
+    if count == 1:
+        return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+    *words, noun = name.split()
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        plural = f"{noun[:-1]}ies"
+    else:
+        plural = noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
+    number = NUMBERS[count] if count < len(NUMBERS) else str(count)
+    return " ".join([number, *words, IRREGULAR_PLURALS.get(noun, plural)])
 
 
 def _relations(
