@@ -46,7 +46,7 @@ def test_synthetic_results_are_of_the_size_of_val(devkit, monkeypatch):
 
 
 def test_both_models_train_resume_and_predict_in_each_precision(devkit, tmp_path):
-    study = Study(QUICK.with_changes(batch_size=2), devkit, tmp_path)
+    study = Study(recipe=QUICK.with_changes(batch_size=2), devkit=devkit, results=tmp_path)
     out, modes = tmp_path / "gpu_check.json", ("fp32", "mixed")
     table = gpu_check.check(study, 4, "cpu", out, modes)
     runs = [(model, mode) for model in ("yolact", "mask_rcnn") for mode in modes]
@@ -68,5 +68,5 @@ def test_a_run_that_fails_is_written_and_the_others_follow(devkit, tmp_path, mon
     train = Mock(side_effect=RuntimeError("CUDA out of memory\nand more"))
     monkeypatch.setattr(gpu_check, "train", train)
     out = tmp_path / "gpu_check.json"
-    gpu_check.check(Study(QUICK, devkit, tmp_path), 2, "cpu", out, ("fp32",))
+    gpu_check.check(Study(recipe=QUICK, devkit=devkit, results=tmp_path), 2, "cpu", out, ("fp32",))
     assert [run["error"] for run in read_json(out)["runs"]] == ["CUDA out of memory"] * 2

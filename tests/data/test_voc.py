@@ -56,6 +56,10 @@ def test_split_lists_as_editors_write_them(damageable):
     assert VocDataset(damageable, "val")[1][1]["name"] == "my photo 1"
 
 
+def test_a_data_set_ends(devkit):
+    assert len(list(VocDataset(devkit, "val"))) == len(voc.split_ids(devkit, "val"))
+
+
 def test_bad_samples_are_skipped_on_request(damageable):
     first, second = voc.split_ids(damageable, "val")[:2]
     (damageable / "JPEGImages" / f"{first}.jpg").write_bytes(b"no image")

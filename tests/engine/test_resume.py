@@ -92,6 +92,7 @@ def test_a_full_disk_loses_nothing(whole, devkit, tmp_path):
 @pytest.mark.parametrize("what", ["train", "run_config"])
 def test_another_config_is_refused_naming_the_fields(what, devkit, tmp_path):
     options = {"learning_rate": 1e-3, "run_config": {"recipe": {"name": "a", "sizes": [1, 2]}}}
+    options |= {"evaluate": lambda model, iteration: {"mask_AP50": 1.0}, "eval_every": 2}
     to_four(devkit, tmp_path, **options)
     if what == "train":
         options["learning_rate"], field = 2e-3, "train.learning_rate: 0.001 there, 0.002 now"
@@ -106,6 +107,8 @@ def test_another_config_is_refused_naming_the_fields(what, devkit, tmp_path):
         assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
         for name in names:
             (tmp_path / name).unlink()
+    (tmp_path / "best.pt").unlink()  # now nothing would be lost
+    assert run(NoisyModel(), devkit, tmp_path, **options)[1]["iteration"] == 6
 
 
 @pytest.mark.parametrize("damage", ["torn", "of another kind", "of another training"])

@@ -15,6 +15,13 @@ def test_one_process_at_a_time_trains_in_a_folder(devkit, tmp_path, monkeypatch)
     run(NoisyModel(), devkit, tmp_path, iterations=1)
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", '{"sessions": 3}', "{"])
+def test_damaged_sessions_name_their_file(content, tmp_path):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ValueError, match=r"run\.json"):
+        run_folder.read_sessions(tmp_path / "run.json")
+
+
 def test_damaged_lines_of_a_log_are_skipped(tmp_path):
     lines = [json.dumps({"iteration": i, "loss": i / 7}).encode() for i in range(1, 5)]
     path = tmp_path / "log.jsonl"

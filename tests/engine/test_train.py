@@ -114,7 +114,7 @@ def test_the_best_weights_have_the_highest_ap_and_then_the_least_loss(metrics, d
 
 def test_patience_ends_a_training_for_good(devkit, tmp_path):
     options = {"iterations": 20, "eval_every": 2, "patience": 2, "checkpoint_every": 100}
-    evaluate = ap_of([10.0, 30.0, 20.0, 25.0])
+    evaluate = ap_of([float("nan"), 30.0, 20.0, 25.0])
     _, state = run(Explodes(), devkit, tmp_path, evaluate, **options)
     assert (state["iteration"], state["stopped"], state["best"]["iteration"]) == (8, "patience", 4)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.pt")}

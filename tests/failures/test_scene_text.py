@@ -169,9 +169,9 @@ def test_a_wrong_sentence_leads_to_its_failure():
     analysis = analysis_of(content, detections, 0.5)
     descriptions, rows = describe_with_errors(analysis, 7)
     assert descriptions["as predicted"].sentences[0] == "A person."
-    assert descriptions["as annotated"].sentences[0] == "Motorbike, sheep."
+    assert descriptions["as annotated"].sentences[0] == "A motorbike and a sheep."
     failures = rows.set_index(["source", "sentence"])["failures"]
-    assert failures["as predicted", "Person."] == "class, missed alone"  # the sheep too
+    assert failures["as predicted", "A person."] == "class, missed alone"  # the sheep too
     sheep = descriptions["as annotated"].sentences[2]
     assert failures["as annotated", sheep] == "missed alone"
     assert "person of score 0.90 is on a motorbike" in rows["why"][0]

@@ -48,10 +48,18 @@ def test_extreme_image_sizes(name, size):
     assert torch.isfinite(sum(model.train()([torch.rand(3, *size)] * 2, [one] * 2).values()))
 
 
-def test_a_box_without_width_is_refused(name):
-    bad = target(50, 70) | {"boxes": torch.tensor([[5.0, 5, 40, 40], [30.0, 20, 30, 45]])}
-    with pytest.raises((ValueError, AssertionError), match="width"):
-        small(name).train()([torch.rand(3, 50, 70)], [bad])
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("boxes", torch.tensor([[5.0, 5, 40, 40], [30.0, 20, 30, 45]]), "width"),
+        ("boxes", torch.full((2, 4), torch.nan), "width"),
+        ("labels", torch.tensor([1, 21]), "label"),
+        ("labels", torch.tensor([0, 1]), "label"),
+    ],
+)
+def test_targets_that_cannot_be_learned_are_refused(name, key, value, named):
+    with pytest.raises(ValueError, match=named):
+        small(name).train()([torch.rand(3, 50, 70)], [target(50, 70) | {key: value}])
 
 
 def test_predictions_do_not_depend_on_the_batch(name):

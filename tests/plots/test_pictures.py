@@ -22,7 +22,7 @@ class BrightestCup(nn.Module):
         return [output | {"masks": torch.stack([bright, torch.ones_like(bright)])}]
 
 
-VISUALIZER = Visualizer(BrightestCup(), ("cup", "plate"))
+VISUALIZER = Visualizer(model=BrightestCup(), class_names=("cup", "plate"))
 
 
 def bright_square(width=60, height=40):

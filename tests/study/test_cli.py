@@ -17,7 +17,7 @@ from vocseg_lib.data.voc import split_ids
 from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
 from vocseg_lib.metrics.bootstrap import RESAMPLES
 from vocseg_lib.metrics.semantic import SEMANTIC_SCORE
-from vocseg_lib.plots.pictures import DRAWN_SCORE
+from vocseg_lib.plots.images import DRAWN_SCORE
 from vocseg_lib.study.cli_options import app, parse_assignments, resolve_image_names
 from vocseg_lib.study.recipes import RECIPES
 from vocseg_lib.utils.files import read_json as read
@@ -30,7 +30,9 @@ USAGE = (
     *("--help", "train --help", "train --from nowhere", "predict nowhere --image nowhere.jpg"),
     *("train --model unet", "train --profile huge --model yolact"),
     *(f"train --model yolact --max-hours {hours}" for hours in ("0", "many")),
-    *("train --model yolact --device banana", "train --model yolact --set schedule=foo"),
+    *("train --model yolact --device banana", "train --model yolact --device mps"),
+    *("predict a --weights b --image c.jpg", "train --model yolact --set scales=(1,2)"),
+    *("train --model yolact --set nms_iou=7", "train --model yolact --set schedule=foo"),
     "train --model yolact --data nowhere",
     "failures --predictions nowhere.json --data nowhere",
     "evaluate --predictions nowhere.json --data nowhere --resamples -1",
@@ -150,6 +152,7 @@ def test_a_training_is_repeated(trained, tmp_path):
     assert read(run / "config.json") == read(repeated / "config.json")
     first, second = (load_checkpoint(folder / "best.pt")["model"] for folder in (run, repeated))
     assert checksum(first) == checksum(second)
+    assert vocseg(*again, "--model", "yolact").exit_code == 2
     other = synthetic.write(tmp_path / "other", train=4, val=2, seed=9)
     done = vocseg(*again, "--data", other)
     assert (done.exit_code, str(other) in done.stderr) == (2, True)

@@ -35,9 +35,9 @@ def test_unreadable_images_of_val_are_left_out_up_to_a_limit(study, damageable):
     (damageable / "JPEGImages" / f"{split_ids(damageable, 'val')[1]}.jpg").write_bytes(b"torn")
     lenient = study.recipe.with_changes(max_bad_fraction=0.5)
     with pytest.warns(UserWarning, match="1 of 3"):
-        assert len(Study(lenient, damageable, study.results).val) == 2
+        assert len(Study(recipe=lenient, devkit=damageable, results=study.results).val) == 2
     with pytest.raises(TooManyBadSamples, match="1 of 3"):
-        _ = Study(study.recipe, damageable, study.results).ground_truth
+        _ = Study(recipe=study.recipe, devkit=damageable, results=study.results).ground_truth
 
 
 def test_an_empty_val_is_refused(study, damageable):

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -19,7 +20,7 @@ from vocseg_lib.utils.files import read_json
 @pytest.mark.parametrize(("name", "steps"), [("yolact", 220), ("mask_rcnn", 120)])
 def test_four_images_are_overfitted(name, steps, some_devkit, tmp_path):
     recipe = get_recipe("quick").with_changes(image_size=192, short_side=112)
-    study = Study(recipe, some_devkit, tmp_path)
+    study = Study(recipe=recipe, devkit=some_devkit, results=tmp_path)
     objects = [annotation["image_id"] for annotation in study.ground_truth["annotations"]]
     ids = [image["id"] for image in study.ground_truth["images"]]
     ids = sorted(ids, key=lambda i: abs(objects.count(i) - 2))[:4]  # of about two objects
@@ -50,6 +51,10 @@ def test_a_moved_run_folder_is_all_that_is_needed(trained, tmp_path):
     assert (model.training, best["iteration"]) == (False, metrics["iterations"])
     with pytest.raises(FileNotFoundError, match=str(tmp_path)):
         load_run(tmp_path)
+    for change in ({"recipe": 3}, {"class_names": ["one"]}, {"model": "mask_rcnn"}):
+        (folder / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(ValueError, match=r"config\.json"):
+            load_run(folder)
 
 
 def test_predictions_are_remade_if_weights_or_config_changed_or_a_file_is_damaged(trained):

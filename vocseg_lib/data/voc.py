@@ -218,6 +218,8 @@ class VocDataset(torch.utils.data.Dataset):
         return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} of {len(self)} images")
         bad_samples = []
         for step in range(len(self)):
             position = (index + step) % len(self)

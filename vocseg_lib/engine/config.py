@@ -30,8 +30,8 @@ class TrainConfig(Config):
     checkpoint_every: int = bounded(250, least=1)  # iterations between checkpoints
     max_bad_fraction: float = bounded(0.05, least=0, below=1)  # of unreadable training samples
     max_skipped_updates: int = bounded(10, least=1)  # consecutive non-finite losses or gradients
-    workers: int = bounded(2, least=0)  # processes that load images
-    seed: int = bounded(0, least=0)  # of weights, order and augmentation
+    workers: int = bounded(2, least=0, below=257)  # processes that load images
+    seed: int = bounded(0, least=0, below=2**63)  # of weights, order and augmentation
 
     @property
     def freeze_batch_norm(self) -> bool:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from vocseg_lib.engine.checkpoint import load_checkpoint
 from vocseg_lib.engine.mirror import KEPT, SUFFIXES, copy_changed
-from vocseg_lib.engine.run_folder import CONFIG, LAST, PREVIOUS
+from vocseg_lib.engine.run_folder import BEST, CONFIG, LAST, PREVIOUS
 from vocseg_lib.utils.files import durable_rename, read_json
 
 RESTORED_KEYS = ("config", "model", "optimizer", "scaler", "random")
@@ -23,10 +23,12 @@ class ChangedConfig(RuntimeError):
 
 
 def check_config(folder: Path, config: dict, checkpoint: dict | None = None) -> None:
-    """Raises ChangedConfig if a folder's checkpoint or, without one, its `config.json` differs."""
-    if checkpoint is None and not (folder / CONFIG).is_file():
+    """Raises ChangedConfig if weights in a folder are of another config, by its `config.json`."""
+    if not any((folder / name).is_file() for name in (LAST, PREVIOUS, BEST)):
         return
     recorded = checkpoint["config"] if checkpoint else read_json(folder / CONFIG)
+    if not isinstance(recorded, dict):
+        raise ValueError(f"{folder / CONFIG} is not a config: got {recorded!r}")
     before, now = (pd.json_normalize(c).to_dict("records")[0] for c in (recorded, config))
     changed = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
     if changed:

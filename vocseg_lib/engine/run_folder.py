@@ -74,7 +74,10 @@ def truncate_log(path: Path, iteration: int) -> None:
 
 def read_sessions(path: Path) -> list[dict]:
     """The sessions in a `run.json`; none without it. Raises ValueError if it is damaged."""
-    return read_json(path)["sessions"] if path.is_file() else []
+    content = read_json(path) if path.is_file() else {"sessions": []}
+    if not isinstance(content, dict) or not isinstance(content.get("sessions"), list):
+        raise ValueError(f"{path} does not list sessions: delete it, or restore it")
+    return content["sessions"]
 
 
 def append_session(path: Path, info: dict) -> None:

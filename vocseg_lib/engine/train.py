@@ -88,6 +88,8 @@ def train(
     mirror = Path(session.mirror) if session.mirror and is_first else None
     if mirror and mirror.resolve() == folder.resolve():
         raise ValueError(f"the mirror {mirror} is the run folder: choose another folder")
+    if not len(dataset):
+        raise ValueError("the data set is empty: nothing to train on")
     config.check_processes(distributed.world_size())
     torch.manual_seed(config.seed)
     hours = math.inf if session.max_hours is None else session.max_hours

@@ -199,4 +199,5 @@ def stop_reason(config: TrainConfig, progress: dict) -> str | None:
 
 def _quality(metrics: dict[str, float]) -> tuple[float, float]:
     """Larger for better weights: mask AP50 and, while that is equal, less loss on val."""
-    return metrics["mask_AP50"], -metrics.get("val_loss", 0.0)
+    ap = metrics["mask_AP50"]
+    return -1.0 if math.isnan(ap) else ap, -metrics.get("val_loss", 0.0)

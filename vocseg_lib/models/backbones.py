@@ -61,7 +61,9 @@ def build_backbone(name: str, weights: str | Path | None = "imagenet") -> Backbo
         elif weights is not None:
             network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     except Exception as error:  # a damaged pickle may raise anything
-        problem = f"no weights from {source} for backbone {name!r}: {str(error)[:400]}"
+        # PyTorch's advice to load a pickle after all is not passed on.
+        reason = type(error).__name__ if "weights_only" in str(error) else str(error)[:400]
+        problem = f"no weights from {source} for backbone {name!r}: {reason}"
         choices = f"weights=FILE (a state dict of torchvision's {name}) or weights=None (random)"
         raise WeightsError(f"{problem}; use {choices}") from error
     body = network.features if name == "mobilenet_v2" else network

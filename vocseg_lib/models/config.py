@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from vocseg_lib.utils.config import Config, bounded
+from vocseg_lib.utils.config import Config, bounded, share
 
 PASCAL_SCALES = (32, 64, 128, 256, 512)
 COCO_SCALES = (24, 48, 96, 192, 384)
@@ -19,8 +19,8 @@ class ModelConfig(Config):
     backbone: Literal["resnet50", "resnet101", "mobilenet_v2", "tiny"] = "resnet50"  # (published)
     weights: str | None = "imagenet"  # backbone's: "imagenet", a file, or None for random ones
     channels: int = bounded(256, least=1)  # width of FPN and heads (YOLACT, sec. 4; FPN paper)
-    score_threshold: float = bounded(0.05, least=0)  # of detections (both papers' code)
-    nms_iou: float = bounded(0.5, least=0)  # largest IoU of two detections of a class
+    score_threshold: float = share(0.05)  # of detections (both papers' code)
+    nms_iou: float = share(0.5)  # largest IoU of two detections of a class
     max_detections: int = bounded(100, least=1)  # per image
     compile: bool = False  # the network through torch.compile: slow to start, then faster
 
@@ -39,6 +39,11 @@ class YolactConfig(ModelConfig):
     nms: Literal["fast", "standard"] = "fast"  # (sec. 4)
     scales: tuple[int, ...] = bounded(PASCAL_SCALES, least=1)  # pixels at 550, per level
     square_priors: bool = False  # the official code's bug, which its COCO weights assume
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.scales) != len(PASCAL_SCALES):
+            raise ValueError(f"scales must be {len(PASCAL_SCALES)} numbers, got {self.scales}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,7 @@
 """What all models have in common: torchvision's detection contract."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +16,8 @@ class InstanceModel(nn.Module):
     `scores` and `masks` bool [n, H, W], by descending score.
     """
 
+    num_classes: float = math.inf  # background counted
+
     def forward(
         self, images: list[Tensor], targets: list[dict] | None = None
     ) -> dict[str, Tensor] | list[dict]:
@@ -21,6 +25,13 @@ class InstanceModel(nn.Module):
             return self.postprocess(self.network(images))
         if targets is None:
             raise ValueError("targets are required in train mode; call model.eval() to predict")
+        for target in targets:
+            boxes, labels = target["boxes"].as_subclass(Tensor), target["labels"]
+            if not (boxes[:, 2:] > boxes[:, :2]).all():
+                raise ValueError(f"a target has a box of no width or height: {boxes.tolist()}")
+            if not ((labels >= 1) & (labels < self.num_classes)).all():
+                limits = f"outside 1..{self.num_classes - 1}"
+                raise ValueError(f"a target has a label {limits}: {labels.tolist()}")
         return self.losses(images, targets)
 
     @torch.inference_mode()

@@ -95,7 +95,7 @@ class MaskRCNN(InstanceModel, detection.MaskRCNN):
             box_nms_thresh=config.nms_iou,
             box_detections_per_img=config.max_detections,
         )
-        self.config = config
+        self.config, self.num_classes = config, num_classes
         if config.compile:
             self.backbone.compile()
         self.to(memory_format=torch.channels_last)

@@ -105,7 +105,8 @@ class Yolact(InstanceModel):
 
     def __init__(self, config: YolactConfig | None = None, num_classes: int = 21):
         super().__init__()
-        self.config = config = config or YolactConfig()
+        self.config, self.num_classes = config or YolactConfig(), num_classes
+        config = self.config
         base = build_backbone(config.backbone, config.weights)
         self.body = IntermediateLayerGetter(base.body, {name: name for name in base.stages[1:]})
         self.pyramid = FPN(base.channels[1:], config.channels)
@@ -119,16 +120,11 @@ class Yolact(InstanceModel):
         self.to(memory_format=torch.channels_last)
 
     def losses(self, images: list[Tensor], targets: list[dict]) -> dict[str, Tensor]:
-        out, relative, classes = self.network(images), [], self.head.sizes[0] - 1
+        out, relative = self.network(images), []
         for target, (height, width) in zip(targets, out.pop("image_sizes"), strict=True):
-            boxes, labels = target["boxes"].as_subclass(Tensor), target["labels"]
-            if not (boxes[:, 2:] > boxes[:, :2]).all():
-                raise ValueError(f"a target has a box of no width or height: {boxes.tolist()}")
-            if not ((labels >= 1) & (labels <= classes)).all():
-                raise ValueError(f"a target has a label outside 1..{classes}: {labels.tolist()}")
+            boxes, masks = (target[name].as_subclass(Tensor) for name in ("boxes", "masks"))
             boxes = boxes / boxes.new_tensor([width, height, width, height])
-            masks = target["masks"].as_subclass(Tensor)
-            relative.append({"boxes": boxes, "labels": labels, "masks": masks})
+            relative.append({"boxes": boxes, "labels": target["labels"], "masks": masks})
         crop, by_area = self.config.crop_in_training, self.config.normalize_by_area
         with torch.autocast(out["priors"].device.type, enabled=False):
             return yolact_loss(YolactOutputs(**out), relative, crop, by_area)

@@ -21,7 +21,7 @@ from vocseg_lib.failures.explain import explain_failure
 from vocseg_lib.failures.mask_errors import MASK_FAILURES
 from vocseg_lib.failures.tables import CASE_TYPES, DETECTED
 from vocseg_lib.failures.tide import BACKGROUND_ERROR, ERRORS
-from vocseg_lib.plots.images import Layer, draw_layers
+from vocseg_lib.plots.images import DRAWN_SCORE, Layer, draw_layers
 from vocseg_lib.plots.style import COLORS, add_suptitle, new_axes
 from vocseg_lib.utils.files import resolve_path
 from vocseg_lib.utils.rle import decode_rle
@@ -231,7 +231,7 @@ class Gallery:
         reading = f"Cases on these images: {', '.join(counts)}."
         return add_suptitle(figure, f"{kind}: the worst {len(cases)}", reading)
 
-    def side_by_side(self, case: pd.Series, score: float = 0.3) -> Figure:
+    def side_by_side(self, case: pd.Series, score: float = DRAWN_SCORE) -> Figure:
         """Image, ground truth and all detections around a case from a score on, a color each."""
         image_id, panels = case["image_id"], {"image": []}
         panels["ground truth"] = [self.annotations[i] for i in self.objects[image_id]]

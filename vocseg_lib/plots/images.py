@@ -12,6 +12,8 @@ from matplotlib.patches import Rectangle
 from vocseg_lib.data.classes import CLASS_NAMES
 from vocseg_lib.plots.style import COLORS, add_suptitle, add_title, new_ax, new_axes
 
+DRAWN_SCORE = 0.3  # the least of a detection on a picture
+
 Array = torch.Tensor | np.ndarray
 
 

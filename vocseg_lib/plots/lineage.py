@@ -8,7 +8,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from vocseg_lib.plots.images import draw_instances
+from vocseg_lib.plots.images import DRAWN_SCORE, draw_instances
 from vocseg_lib.plots.style import COLORS, add_suptitle, add_title, new_ax, new_axes
 from vocseg_lib.utils.rle import decode_rle
 
@@ -75,7 +75,7 @@ def detections_by_row(
     results: dict[str, list[dict]],
     class_names: Sequence[str],
     description: str = "",
-    score: float = 0.3,
+    score: float = DRAWN_SCORE,
 ) -> np.ndarray:
     """One image with each row's COCO results on it, by title, of at least a score."""
     axes = new_axes(len(results), 4, (3.2, 3.2 * image.shape[-2] / image.shape[-1] + 0.3))

@@ -15,21 +15,20 @@ from tqdm import tqdm
 
 from vocseg_lib.data.classes import CLASS_NAMES
 from vocseg_lib.data.transforms import model_input
-from vocseg_lib.plots.images import draw_instances
+from vocseg_lib.plots.images import DRAWN_SCORE, draw_instances
 from vocseg_lib.utils.device import autocast
 from vocseg_lib.utils.files import resolve_path
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 LONGEST_SIDE = 1_600
 """Pixels: larger pictures are shrunk to it, as masks of their full size would fill the memory."""
-DRAWN_SCORE = 0.3
 
 
 class UnreadablePicture(ValueError):
     """A file that is neither a readable picture nor a readable video."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Visualizer:
     """A trained model that draws its detections of at least a score on pictures."""
 
@@ -98,11 +97,11 @@ def draw_predictions(
     for path in map(resolve_path, paths):
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing: give pictures, videos or folders of them")
-        found = [path]
+        inside = [path]
         if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
-        files += found
-        if not found:
+            inside = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+        files += inside
+        if not inside:
             raise ValueError(f"{path} has no file in it (folders inside are not searched)")
     if out.is_file():
         raise ValueError(f"{out} is a file; the output needs a folder")

@@ -92,7 +92,9 @@ def train_command(options: cli.TrainOptions) -> None:
         name, folders = options.model, (options.data, options.results)
         if source:
             study, trained = reproduce(source, *folders, changes)
-            name = name or trained
+            if name not in (None, trained):
+                raise ValueError(f"--model {name}: {source} holds the recipe of {trained} alone")
+            name = trained
         else:
             study = open_study(options.profile, *folders, changes=changes)
         mirror = Path(options.mirror) if options.mirror else None
@@ -119,6 +121,8 @@ def predict_command(
     device: cli.Device = "",
 ) -> None:
     """Draw a model's detections, or write its prediction file."""
+    if run and weights:
+        raise ValueError(f"{run} and --weights {weights}: give one of them")
     run = weights or run
     if not run:
         raise ValueError("--weights RUN is required: the run folder of a training")

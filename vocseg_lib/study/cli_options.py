@@ -75,7 +75,7 @@ def finite(value: float | None) -> float | None:
 
 
 def check_device_name(value: str) -> str:
-    if value and not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", value):
+    if value and not re.fullmatch(r"cpu|cuda(:\d+)?", value):
         raise typer.BadParameter(f"must be cpu, cuda or cuda:N, got {value}")
     return value
 

@@ -88,13 +88,15 @@ def open_files(
     Raises:
         ValueError: a file is invalid, given twice, or not of the ground truth's images.
     """
+    if isinstance(files, str) or not files:
+        raise ValueError(f"files must be a list of one or more prediction files, got {files!r}")
     ground_truth = open_ground_truth(data, split)
     paths = [resolve_path(str(file).strip()) for file in files]
     stems, predictions = [path.stem for path in paths], {}
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ValueError(f"the same file is given twice: {', '.join(map(str, paths))}")
     for path in paths:
         title = path.stem if stems.count(path.stem) == 1 else str(path)
-        if title in predictions:
-            raise ValueError(f"{path} is given twice")
         predictions[title] = read_predictions(path, ground_truth)
     images = resolve_path(data)
     return Results(

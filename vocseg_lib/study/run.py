@@ -17,7 +17,8 @@ from vocseg_lib.engine.predict import predict
 from vocseg_lib.engine.run_folder import BEST, CONFIG
 from vocseg_lib.models.config import MODELS
 from vocseg_lib.models.speedups import speed_up
-from vocseg_lib.plots.pictures import DRAWN_SCORE, Visualizer
+from vocseg_lib.plots.images import DRAWN_SCORE
+from vocseg_lib.plots.pictures import Visualizer
 from vocseg_lib.study.recipes import Recipe
 from vocseg_lib.utils.files import project_root, read_json, resolve_path
 
@@ -66,11 +67,16 @@ def load_run(run_folder: str | Path, device: str | None = None) -> tuple[nn.Modu
             path = run_folder / name
             raise FileNotFoundError(f"{path} is missing: {run_folder} is not a training's folder")
     config = read_json(run_folder / CONFIG)
-    recipe = Recipe.of_run(config).with_changes(weights=None)
-    model = build_model(recipe, config["model"], len(config["class_names"]))
-    best = load_checkpoint(run_folder / BEST)
+    best = load_checkpoint(run_folder / BEST, ("config", "model"))
     best.pop("config")
-    model.load_state_dict(best.pop("model"))
+    try:
+        recipe = Recipe.of_run(config).with_changes(weights=None)
+        model = build_model(recipe, config["model"], len(config["class_names"]))
+        model.load_state_dict(best.pop("model"))
+    except (AttributeError, KeyError, TypeError, RuntimeError) as error:
+        reason = next(iter(str(error).splitlines()), "")
+        problem = f"{run_folder / CONFIG} is not the config of {BEST}: {reason}"
+        raise ValueError(problem) from error
     return model.to(device or default_device()).eval(), config, best
 
 
@@ -80,7 +86,8 @@ def load_visualizer(
     """A `Visualizer` with the best weights of a run folder, given as it or as its `best.pt`."""
     folder = resolve_path(run_folder)
     model, config, _ = load_run(folder.parent if folder.is_file() else folder, device)
-    return Visualizer(model, config["class_names"], score, config["train"]["mixed_precision"])
+    options = {"score": score, "mixed_precision": config["train"]["mixed_precision"]}
+    return Visualizer(model=model, class_names=config["class_names"], **options)
 
 
 def prediction_header(config: dict, iteration: int, dataset: VocDataset) -> dict:

@@ -26,7 +26,7 @@ DATA_NOTES = {"synthetic": ", synthetic and not VOC's", "pilot": ", a pilot and 
 """What is added to a description for a kind of data."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """A recipe, its data and a results folder; functions beside it train and evaluate."""
 
@@ -126,7 +126,8 @@ def open_study(
             devkit = synthetic.write(root / "data" / "mini_voc")
         else:
             devkit = fetch(root / "data" / "voc2012")
-    return Study(recipe, devkit, root / (results or f"results/{recipe.name}"))
+    results = root / (results or f"results/{recipe.name}")
+    return Study(recipe=recipe, devkit=devkit, results=results)
 
 
 def reproduce(

@@ -15,6 +15,11 @@ def bounded(default: Any, *, least: float, below: float = math.inf) -> Any:
     return field(default=default, metadata={"least": least, "below": below})
 
 
+def share(default: float) -> Any:
+    """A dataclass field with a number from 0 to 1, both included."""
+    return bounded(default, least=0.0, below=math.nextafter(1.0, 2.0))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Base of all configs.
@@ -31,7 +36,7 @@ class Config:
             value = getattr(self, name)
             expected = _expected_range(value, **config_field.metadata)
             if not _has_type(value, hint):
-                expected = formatannotation(hint)
+                expected = formatannotation(hint).replace("Literal", "one of ")
             if expected:
                 raise ValueError(f"{name} must be {expected}, got {value!r}")
 

@@ -22,8 +22,8 @@ def as_rle(segmentation: object, height: int, width: int, what: str) -> dict:
     if isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
         counts = segmentation["counts"]
         if segmentation["size"] not in (size, tuple(size)):
-            found = shorten(segmentation["size"])
-            raise ValueError(f"{what} is a mask of size {found}, but its image has {size}")
+            given = shorten(segmentation["size"])
+            raise ValueError(f"{what} is a mask of size {given}, but its image has {size}")
         if isinstance(counts, bytes):
             counts = counts.decode("ascii", "replace")
         if isinstance(counts, str) and counts.isascii():
