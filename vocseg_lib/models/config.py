@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 from vocseg_lib.utils.config import Config, bounded, share
 
+SCALES_FOR_SIZE, SHORT_SIDE = 550, 800  # pixels of the input, YOLACT's and Mask R-CNN's
 PASCAL_SCALES = (32, 64, 128, 256, 512)
 COCO_SCALES = (24, 48, 96, 192, 384)
 """Sides of YOLACT's priors, pixels in a 550 x 550 image, one per level P3..P7."""
@@ -31,7 +32,7 @@ class YolactConfig(ModelConfig):
 
     title: ClassVar[str] = "YOLACT"  # in tables and figures
     model: ClassVar[str] = "vocseg_lib.models.yolact:Yolact"  # "module:class"
-    image_size: int = bounded(550, least=32)  # pixels, side of the square input (sec. 6)
+    image_size: int = bounded(SCALES_FOR_SIZE, least=32)  # pixels, side of the square (sec. 6)
     semantic_loss: bool = False  # the fourth loss term; published: three
     crop_in_training: bool = True  # mask loss inside the ground-truth box (sec. 3.1)
     crop_in_inference: bool = True  # masks cropped with the predicted box (sec. 3.1)
@@ -52,7 +53,7 @@ class MaskRCNNConfig(ModelConfig):
 
     title: ClassVar[str] = "Mask R-CNN"  # in tables and figures
     model: ClassVar[str] = "vocseg_lib.models.mask_rcnn:MaskRCNN"  # "module:class"
-    short_side: int = bounded(800, least=32)  # pixels of the input (sec. 3.1; not published)
+    short_side: int = bounded(SHORT_SIDE, least=32)  # pixels of the input (sec. 3.1; not published)
     proposals: int = bounded(2_000, least=2)  # per image in training, half in inference (FPN, 5.2)
     rois_per_image: int = bounded(512, least=1)  # regions in the loss (FPN paper; sec. 3.1)
     roi_pooling: Literal["align", "pool", "round"] = "align"  # (sec. 3); others round regions

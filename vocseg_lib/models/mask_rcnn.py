@@ -13,12 +13,12 @@ from torchvision.ops.poolers import initLevelMapper
 
 from vocseg_lib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from vocseg_lib.models.backbones import build_backbone
-from vocseg_lib.models.config import MaskRCNNConfig
+from vocseg_lib.models.config import SHORT_SIDE, MaskRCNNConfig
 from vocseg_lib.models.contract import InstanceModel
 from vocseg_lib.models.roi_pooling import POOLING
 from vocseg_lib.utils import distributed
 
-SHORT_SIDE, LONG_SIDE = 800, 1333
+LONG_SIDE = 1333  # pixels, at most, of an image whose short side is 800
 STRIDES = (4, 8, 16, 32)  # of the FPN's levels P2 to P5, in which regions are pooled
 ANCHOR_SIZES = (32, 64, 128, 256, 512)  # pixels on an image whose short side is 800
 

@@ -6,10 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vocseg_lib.models.config import PASCAL_SCALES
+from vocseg_lib.models.config import PASCAL_SCALES, SCALES_FOR_SIZE
 
 ASPECT_RATIOS = (1.0, 0.5, 2.0)
-SCALES_FOR_SIZE = 550  # pixels, side of the image that scales refer to
 
 
 def prior_boxes(
