@@ -15,7 +15,7 @@ from vocseg_lib.metrics.average_precision import Matches
 
 IOU_TYPES = {"mask": "segm", "box": "bbox"}  # what IoU is taken of, and COCO's name for it
 AP_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of IoU, over which COCO's AP is the mean
-MAX_DETECTIONS = 100  # per image and class, by descending score
+MAX_DETECTIONS = 100  # by descending score: COCO per image and class, TIDE per image
 AREA_RANGES = {"all": (0, 1e10), "small": (0, 1024), "medium": (1024, 9216), "large": (9216, 1e10)}
 """COCO's sizes: smallest and largest area in pixels; the limits are 32**2 and 96**2."""
 
@@ -161,15 +161,15 @@ def evaluate_images(
         by_image[detections[i]["image_id"]][2].append(i)
 
     image_evals = []
-    for number, (objects, crowds, found) in enumerate(by_image.values()):
+    for number, (objects, crowds, detected) in enumerate(by_image.values()):
         iou, in_crowd = {}, {}
         for kind in iou_types:
             shape_of = bbox_xywh if kind == "box" else itemgetter("segmentation")
-            shapes = [shape_of(detections[i]) for i in found]
+            shapes = [shape_of(detections[i]) for i in detected]
             iou[kind] = overlaps(shapes, [shape_of(annotations[i]) for i in objects])
             in_crowd[kind] = overlaps(shapes, [shape_of(annotations[i]) for i in crowds], True)
         parts = {"objects": gt_rows[objects], "crowds": gt_rows[crowds]}
-        parts |= {"detections": dt_rows[found], "iou": iou, "in_crowd": in_crowd}
+        parts |= {"detections": dt_rows[detected], "iou": iou, "in_crowd": in_crowd}
         image_evals.append(ImageEval(image=number, **parts))
     parts = {"images": images, "categories": categories, "annotations": annotations}
     return DatasetEval(**parts, detections=detections, image_evals=image_evals)
