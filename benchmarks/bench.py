@@ -140,7 +140,7 @@ def measure_paste(repeats: int) -> Row:
 
 def measure_peak() -> Row:
     """Peak memory of a process of its own that does two training steps."""
-    command = [sys.executable, "-c", f"from {__name__} import peak_gb; print(peak_gb())"]
+    command = [sys.executable, "-c", f"from {__spec__.name} import peak_gb; print(peak_gb())"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return {"value": float(done.stdout), "check": "whole process, two training steps"}
 
