@@ -156,14 +156,16 @@ def peak_gb() -> float:
 
 def measure_data(devkit: str | Path, repeats: int) -> Row:
     """Decoding, augmenting and collating batches on one core, as a worker process does."""
-    dataset = SeededSamples(VocDataset(devkit, "train", SsdAugmentation()), 0)
+    train_set = VocDataset(devkit, "train", SsdAugmentation())
+    dataset = SeededSamples(train_set, 0)
     starts = range(0, DATA_BATCH * (repeats + 2), DATA_BATCH)
     batches = iter(load_batches(dataset, [range(i, i + DATA_BATCH) for i in starts]))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     _, seconds = time_alternating(lambda: None, lambda: next(batches), repeats)
     torch.set_num_threads(threads)
-    check = f"{devkit}, batches of {DATA_BATCH}, SSD augmentation"
+    data = f"{len(train_set)} images of {train_set.devkit.name}"
+    check = f"{data}, batches of {DATA_BATCH}, SSD augmentation"
     return {"value": DATA_BATCH / seconds, "seconds": seconds, "check": check}
 
 
