@@ -48,7 +48,10 @@ class Analysis:
     def at_threshold(self) -> FailureTables:
         """Tables of the detections from the score threshold on."""
         detections, least = self.tables.detections, self.score_threshold
-        measures = detections.loc[detections["score"] >= least, MEASURES]
+        kept = detections["score"] >= least
+        if kept.all():
+            return self.tables
+        measures = detections.loc[kept, MEASURES]
         sure = self.dataset_eval.changed(lambda e: e.select(e.detections["score"] >= least))
         return build_tables(sure, measures.reset_index(drop=True), self.thresholds)
 

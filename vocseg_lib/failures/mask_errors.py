@@ -128,7 +128,7 @@ def _without_void(masks: list[dict], void: dict | None) -> list[dict]:
 
 def pixels_shared(masks: list[dict], others: list[dict]) -> Float[np.ndarray, "n m"]:
     """Pixels that each mask has in common with each of the others."""
-    return np.round(overlaps(masks, others, of_first=True) * mask_areas(masks)[:, None])
+    return np.round(overlaps(masks, others, iof=True) * mask_areas(masks)[:, None])
 
 
 def _band(rle: dict, thresholds: Thresholds) -> tuple[dict, dict]:

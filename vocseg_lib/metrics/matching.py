@@ -167,7 +167,7 @@ def evaluate_images(
             shape_of = bbox_xywh if kind == "box" else itemgetter("segmentation")
             shapes = [shape_of(detections[i]) for i in detected]
             iou[kind] = overlaps(shapes, [shape_of(annotations[i]) for i in objects])
-            in_crowd[kind] = overlaps(shapes, [shape_of(annotations[i]) for i in crowds], True)
+            in_crowd[kind] = overlaps(shapes, [shape_of(annotations[i]) for i in crowds], iof=True)
         parts = {"objects": gt_rows[objects], "crowds": gt_rows[crowds]}
         parts |= {"detections": dt_rows[detected], "iou": iou, "in_crowd": in_crowd}
         image_evals.append(ImageEval(image=number, **parts))
@@ -188,11 +188,11 @@ def evaluated_area(detection: dict, iou_type: str) -> float:
     return float(coco_mask.area(detection["segmentation"]))
 
 
-def overlaps(first: list, second: list, of_first: bool = False) -> Float[np.ndarray, "n m"]:
-    """IoU of all pairs of masks (RLE) or boxes (xywh); `of_first`: intersection over the first."""
+def overlaps(first: list, second: list, iof: bool = False) -> Float[np.ndarray, "n m"]:
+    """IoU of all pairs of masks (RLE) or boxes (xywh); `iof`: over the area of the first."""
     if not first or not second:
         return np.zeros((len(first), len(second)))
-    return np.asarray(coco_mask.iou(first, second, [of_first] * len(second)), dtype=float)
+    return np.asarray(coco_mask.iou(first, second, [iof] * len(second)), dtype=float)
 
 
 def match_coco(
