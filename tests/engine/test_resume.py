@@ -10,7 +10,7 @@ import torch
 from tests.helpers.trainings import NoisyModel, Stopped, log_of, run, weights
 from vocseg_lib.engine import resume as resume_module
 from vocseg_lib.engine.checkpoint import load_checkpoint, save_checkpoint
-from vocseg_lib.engine.resume import MIRROR_TRIES, ChangedConfig
+from vocseg_lib.engine.resume import MIRROR_TRIES, ChangedConfig, check_config
 from vocseg_lib.engine.run_folder import read_sessions
 from vocseg_lib.engine.train import Session
 
@@ -107,6 +107,8 @@ def test_another_config_is_refused_naming_the_fields(what, devkit, tmp_path):
         assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
         for name in names:
             (tmp_path / name).unlink()
+    (tmp_path / "config.json").unlink()  # weights without any config: there is nothing to compare
+    check_config(tmp_path, {"train": {}})
     (tmp_path / "best.pt").unlink()  # now nothing would be lost
     assert run(NoisyModel(), devkit, tmp_path, **options)[1]["iteration"] == 6
 

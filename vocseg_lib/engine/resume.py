@@ -24,7 +24,8 @@ class ChangedConfig(RuntimeError):
 
 def check_config(folder: Path, config: dict, checkpoint: dict | None = None) -> None:
     """Raises ChangedConfig if weights in a folder are of another config, by its `config.json`."""
-    if not any((folder / name).is_file() for name in (LAST, PREVIOUS, BEST)):
+    has_weights = any((folder / name).is_file() for name in (LAST, PREVIOUS, BEST))
+    if not checkpoint and not (has_weights and (folder / CONFIG).is_file()):
         return
     recorded = checkpoint["config"] if checkpoint else read_json(folder / CONFIG)
     if not isinstance(recorded, dict):
@@ -87,7 +88,7 @@ def resume(folder: Path, mirror: Path | None, config: dict) -> dict | None:
                 checkpoint = mirrored
             break
         except (OSError, ValueError) as error:
-            if tries_left:
+            if tries_left and isinstance(error, OSError):  # damage stays damage
                 time.sleep(MIRROR_PAUSE_SECONDS)
                 continue
             message = f"the mirror {mirror} cannot be read: {error}. Its content moves to {KEPT}/"
