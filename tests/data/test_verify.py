@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from vocseg_lib.data.classes import save_map
+from vocseg_lib.data.image_files import BadFile
 from vocseg_lib.data.verify import verify
-from vocseg_lib.data.voc import BadFile, read_sample, sample_paths, split_ids
+from vocseg_lib.data.voc import read_sample, sample_paths, split_ids
 
 
 def change_map(path, change):

@@ -8,8 +8,9 @@ from PIL import Image
 from tests.helpers.devkits import OTHER_CLASSES
 from vocseg_lib.data import voc
 from vocseg_lib.data.classes import CLASS_NAMES, palette, save_map
+from vocseg_lib.data.image_files import BadFile
 from vocseg_lib.data.verify import verify
-from vocseg_lib.data.voc import BadFile, VocDataset, read_sample
+from vocseg_lib.data.voc import VocDataset, read_sample
 
 
 def test_palette_is_voc():

@@ -7,7 +7,8 @@ import pytest
 from torch import nn
 
 from tests.helpers.trainings import Explodes, NoisyModel, log_of, run, short_config
-from vocseg_lib.data.voc import BadFile, VocDataset, split_ids
+from vocseg_lib.data.image_files import BadFile
+from vocseg_lib.data.voc import VocDataset, split_ids
 from vocseg_lib.engine import train as train_module
 from vocseg_lib.engine.checkpoint import load_checkpoint
 from vocseg_lib.engine.run_folder import read_log

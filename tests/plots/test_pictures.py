@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from vocseg_lib.plots.pictures import LONGEST_SIDE, Visualizer, draw_predictions, read_picture
+from vocseg_lib.plots.pictures import LONGEST_SIDE, Visualizer, draw_predictions, read_shrunk
 
 
 class BrightestCup(nn.Module):
@@ -74,7 +74,7 @@ def test_pictures_are_read_upright_and_not_too_large(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     Image.new("RGB", (2 * LONGEST_SIDE, LONGEST_SIDE)).save(tmp_path / "a.jpg", exif=exif)
-    assert read_picture(tmp_path / "a.jpg").shape == (LONGEST_SIDE, LONGEST_SIDE // 2, 3)
+    assert read_shrunk(tmp_path / "a.jpg").shape == (LONGEST_SIDE, LONGEST_SIDE // 2, 3)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
@@ -15,7 +15,7 @@ from vocseg_lib.data import voc
 from vocseg_lib.data.classes import VOID, save_map
 from vocseg_lib.data.coco import read_coco
 from vocseg_lib.data.coco_validation import MASK, TEXT, validate_ground_truth
-from vocseg_lib.data.voc import BadFile
+from vocseg_lib.data.image_files import BadFile, read_picture
 from vocseg_lib.utils.files import reuse_or_clear
 from vocseg_lib.utils.rle import encode_rle
 
@@ -131,13 +131,12 @@ def _write_sample(image: dict, annotations: list[dict], source: Path, targets: l
         raise BadFile(source, "duplicate", "has the name of another image")
     if len(objects) >= VOID:
         raise BadFile(source, "too many objects", f"has more than {VOID - 1} objects")
-    pixels = voc.read_image(source, "RGB")
+    pixels = read_picture(source, as_shown=False)
     if pixels.shape[:2] == size and source.suffix.lower() in (".jpg", ".jpeg"):
         shutil.copyfile(source, jpeg)
     else:
         if pixels.shape[:2] != size:  # rotated as EXIF says, it may be
-            with Image.open(source) as file:
-                pixels = np.array(ImageOps.exif_transpose(file).convert("RGB"))
+            pixels = read_picture(source)
         if pixels.shape[:2] != size:
             reason = f"has (height, width) {pixels.shape[:2]}, but {size} in its annotations"
             raise BadFile(source, "size mismatch", reason)

@@ -8,7 +8,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from vocseg_lib.data import voc
-from vocseg_lib.data.voc import BadFile
+from vocseg_lib.data.image_files import BadFile
 
 FILE_ENDS = {".jpg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}
 
@@ -48,9 +48,9 @@ def _verify_sample(devkit: Path, name: str) -> list[BadFile]:
         reason = f"{name} is in a split list, but has no file"
         return [BadFile(paths[0], "id without files", reason)]
     problems, files = [], []
-    for path, mode in zip(paths, voc.MODES, strict=True):
+    for path, read in zip(paths, voc.READERS, strict=True):
         try:
-            files.append(voc.read_image(path, mode))
+            files.append(read(path))
             # Damage that a decoder forgives: a missing file end, wrong checksums.
             if FILE_ENDS[path.suffix] not in path.read_bytes()[-4096:]:
                 raise BadFile(path, "truncated", "the end of the image is missing")

@@ -9,31 +9,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
-from vocseg_lib.data.classes import CLASS_NAMES, VOID
+from vocseg_lib.data.classes import CLASS_NAMES, VOID, check_class_names, is_background
+from vocseg_lib.data.image_files import BadFile, read_map, read_picture
 from vocseg_lib.utils.boxes import masks_to_boxes
 
 CLASS_FILE = "class_names.txt"  # of a devkit with other classes: one per line, by class value
-IGNORED_NAMES = ("__ignore__", "_background_", "background")  # lines in it, from labelme
 FOLDERS = {"JPEGImages": ".jpg", "SegmentationObject": ".png", "SegmentationClass": ".png"}
 DEVKIT_FOLDERS = (*FOLDERS, "ImageSets/Segmentation")
-MODES = ("RGB", "P", "P")  # of decoding them
+READERS = (read_picture, read_map, read_map)  # of them
 MIN_AGREEMENT = 0.95  # of an object's pixels with one class, and of those with an object
-
-
-@dataclass(eq=False)
-class BadFile(Exception):
-    """A file of a devkit cannot be used."""
-
-    path: Path | str
-    kind: str = ""  # of problem; a DataLoader's worker passes on the message alone, as `path`
-    reason: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}" if self.reason else str(self.path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +72,8 @@ def class_names(devkit: Path) -> tuple[str, ...]:
     path = devkit / CLASS_FILE
     if not path.is_file():
         return CLASS_NAMES
-    names = tuple(line for line in _read_lines(path) if line not in IGNORED_NAMES)
-    if not 0 < len(names) < VOID:
-        raise ValueError(f"{path} has {len(names)} class names; expected 1 to {VOID - 1}")
-    for name in names:
-        if name == "all" or names.count(name) > 1:
-            raise ValueError(f"{path} has {name!r} twice, or it is 'all', the mean in tables")
+    names = tuple(line for line in _read_lines(path) if not is_background(line))
+    check_class_names(names, path)
     return names
 
 
@@ -106,26 +89,12 @@ def split_ids(devkit: Path, split: str) -> list[str]:
     return [x if " " in x and (folder / f"{x}.jpg").is_file() else x.split()[0] for x in lines]
 
 
-def read_image(path: Path, mode: str) -> np.ndarray:
-    """Decode an image: mode "RGB" [h, w, 3], or "P" palette indices [h, w]. Raises BadFile."""
-    try:
-        with Image.open(path) as image:
-            if mode == "P" and image.mode not in ("P", "L"):
-                reason = f"is a {image.mode} image, not a palette PNG with class numbers"
-                raise BadFile(path, "not a palette image", reason)
-            image.load()
-            return np.array(image.convert("RGB") if mode == "RGB" else image)
-    except FileNotFoundError:
-        raise BadFile(path, "missing", "file is missing") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        kind = "truncated" if "truncated" in str(error).lower() else "undecodable"
-        raise BadFile(path, kind, f"{kind} image ({error})") from None
-
-
 def read_sample(devkit: Path, name: str) -> Sample:
     """Read a sample; an instance's class is the class map's on its pixels. Raises BadFile."""
     paths = sample_paths(devkit, name)
-    files = image, object_map, class_map = [*map(read_image, paths, MODES)]
+    files = image, object_map, class_map = [
+        read(path) for read, path in zip(READERS, paths, strict=True)
+    ]
     ids, labels, problems = compare_files(paths, files, len(class_names(devkit)))
     if problems:
         raise problems[0]

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from vocseg_lib.data.classes import CLASS_NAMES
+from vocseg_lib.data.image_files import BadFile, Picture, read_picture
 from vocseg_lib.data.transforms import model_input
 from vocseg_lib.plots.images import DRAWN_SCORE, draw_instances
 from vocseg_lib.utils.device import autocast
@@ -22,10 +22,6 @@ from vocseg_lib.utils.files import resolve_path
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 LONGEST_SIDE = 1_600
 """Pixels: larger pictures are shrunk to it, as masks of their full size would fill the memory."""
-
-
-class UnreadablePicture(ValueError):
-    """A file that is neither a readable picture nor a readable video."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +34,7 @@ class Visualizer:
     mixed_precision: bool = False
 
     @torch.inference_mode()
-    def predict(self, picture: UInt8[np.ndarray, "h w 3"]) -> dict[str, Tensor]:
+    def predict(self, picture: Picture) -> dict[str, Tensor]:
         """Boxes, labels, scores and masks [n, h, w] of the detections, best first, on the CPU."""
         device = next((p.device for p in self.model.parameters()), "cpu")
         image = model_input(torch.from_numpy(picture.transpose(2, 0, 1).copy()), device)
@@ -47,9 +43,7 @@ class Visualizer:
         keep = output["scores"] >= self.score
         return {key: output[key][keep].cpu() for key in ("boxes", "labels", "scores", "masks")}
 
-    def draw(
-        self, picture: UInt8[np.ndarray, "h w 3"]
-    ) -> tuple[UInt8[np.ndarray, "h w 3"], dict[str, Tensor]]:
+    def draw(self, picture: Picture) -> tuple[Picture, dict[str, Tensor]]:
         """A copy of a picture with the detections drawn on it, and the detections."""
         detections = self.predict(picture)
         if not len(detections["scores"]):
@@ -72,15 +66,11 @@ class Visualizer:
         return ", ".join(names) or "nothing"
 
 
-def read_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
-    """A picture rotated by its EXIF, at most `LONGEST_SIDE` long. Raises UnreadablePicture."""
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise UnreadablePicture(f"{path} cannot be read as a picture ({error})") from None
-    upright.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    return np.array(upright)
+def read_shrunk(path: Path) -> Picture:
+    """A picture as it is shown, at most `LONGEST_SIDE` long. Raises BadFile."""
+    picture = Image.fromarray(read_picture(path))
+    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    return np.array(picture)
 
 
 def draw_predictions(
@@ -119,18 +109,18 @@ def draw_predictions(
             if suffix == ".mp4":
                 description = _draw_video(visualizer, file, target)
             else:
-                drawn, detections = visualizer.draw(read_picture(file))
+                drawn, detections = visualizer.draw(read_shrunk(file))
                 Image.fromarray(drawn).save(target)
                 description = visualizer.describe(detections)
             yield file, target, description
-        except UnreadablePicture as error:
+        except BadFile as error:
             yield file, None, str(error)
 
 
 def _draw_video(visualizer: Visualizer, source: Path, target: Path) -> str:
     """Draw predictions on each frame of a video and write it as MP4 (H.264); a summary.
 
-    Raises UnreadablePicture when no frame can be read, ModuleNotFoundError without imageio-ffmpeg.
+    Raises BadFile when no frame can be read, ModuleNotFoundError without imageio-ffmpeg.
     """
     try:
         import imageio_ffmpeg
@@ -142,7 +132,7 @@ def _draw_video(visualizer: Visualizer, source: Path, target: Path) -> str:
         metadata = next(frames)
     except (OSError, StopIteration) as error:
         reason = (str(error).strip().splitlines() or ["no frame"])[-1]
-        raise UnreadablePicture(f"{source} cannot be read as a video ({reason})") from None
+        raise BadFile(source, "undecodable", f"is not a readable video ({reason})") from None
     (width, height), fps = metadata["size"], metadata["fps"]
     even = (width - width % 2, height - height % 2)  # H.264 needs even sides
     partial, count = target.with_name(f"{target.stem}.part.mp4"), 0
@@ -156,7 +146,7 @@ def _draw_video(visualizer: Visualizer, source: Path, target: Path) -> str:
             count += 1
         writer.close()
         if not count:
-            raise UnreadablePicture(f"{source} has no readable frame")
+            raise BadFile(source, "undecodable", "has no readable frame")
         partial.replace(target)
     finally:
         writer.close()

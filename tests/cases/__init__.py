@@ -1,0 +1,1 @@
+"""Files that people really have, a folder of `shared/cases` each."""

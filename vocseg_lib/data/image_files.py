@@ -1,0 +1,70 @@
+"""Read pictures as they are shown, and maps of class or object numbers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import ExifTags, Image, ImageOps
+
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+Picture = UInt8[np.ndarray, "h w 3"]
+
+
+@dataclass(eq=False)
+class BadFile(Exception):
+    """A file of a devkit cannot be used."""
+
+    path: Path | str
+    kind: str = ""  # of problem; a DataLoader's worker passes on the message alone, as `path`
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}" if self.reason else str(self.path)
+
+
+def read_picture(path: Path, as_shown: bool = True) -> Picture:
+    """A picture in RGB, turned by its EXIF orientation if `as_shown`. Raises BadFile."""
+    try:
+        with Image.open(path) as image:
+            turned = ImageOps.exif_transpose(image) if as_shown else image
+            return np.array(turned.convert("RGB"))
+    except DECODING_ERRORS as error:
+        raise _bad_file(path, error) from None
+
+
+def read_map(path: Path) -> UInt8[np.ndarray, "h w"]:
+    """The palette indices of a map. Raises BadFile."""
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("P", "L"):
+                reason = f"is a {image.mode} image, not a palette PNG with class numbers"
+                raise BadFile(path, "not a palette image", reason)
+            return np.array(image)
+    except DECODING_ERRORS as error:
+        raise _bad_file(path, error) from None
+
+
+def read_orientation(path: Path) -> int:
+    """The EXIF orientation of a picture: 1 (none) to 8. Raises BadFile."""
+    try:
+        with Image.open(path) as image:
+            return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except DECODING_ERRORS as error:
+        raise _bad_file(path, error) from None
+
+
+def orient(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """An array [h, w, ...] as stored, turned and mirrored to how it is shown."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    rows = slice(None, None, -1) if orientation in (3, 4, 7, 8) else slice(None)
+    columns = slice(None, None, -1) if orientation in (2, 3, 6, 7) else slice(None)
+    return pixels[rows, columns]
+
+
+def _bad_file(path: Path, error: Exception) -> BadFile:
+    if isinstance(error, FileNotFoundError):
+        return BadFile(path, "missing", "file is missing")
+    kind = "truncated" if "truncated" in str(error).lower() else "undecodable"
+    return BadFile(path, kind, f"{kind} image ({error})")
