@@ -8,6 +8,9 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps
 
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+PICTURE_ENDINGS = tuple(
+    "jpg jpeg jpe jfif png webp bmp dib gif tif tiff ppm pgm pnm jp2 heic heif avif".split()
+)
 Picture = UInt8[np.ndarray, "h w 3"]
 
 
@@ -31,6 +34,12 @@ def read_picture(path: Path, as_shown: bool = True) -> Picture:
             return np.array(turned.convert("RGB"))
     except DECODING_ERRORS as error:
         raise _bad_file(path, error) from None
+
+
+def without_ending(file_name: str) -> str:
+    """A file name, with its folders, without the ending of a picture, if it has one."""
+    stem, _, ending = file_name.rpartition(".")
+    return stem if stem and ending.lower() in PICTURE_ENDINGS else file_name
 
 
 def read_map(path: Path) -> UInt8[np.ndarray, "h w"]:
