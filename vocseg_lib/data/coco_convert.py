@@ -115,7 +115,7 @@ def _write_samples(content: dict, folder: Path, out: Path, bad: list[BadFile]) -
         stem = Path(image["file_name"]).with_suffix("").as_posix()
         name = "_".join(stem.replace("/", " ").split())
         try:
-            _write_sample(image, by_image[image["id"]], source, voc.sample_paths(out, name))
+            _write_sample(image, by_image[image["id"]], source, voc.paths_to_write(out, name))
             names.append(name)
         except BadFile as error:
             bad.append(error)
@@ -159,6 +159,7 @@ def voc_to_coco(devkit: str | Path, split: str, skip_bad: bool = False) -> dict:
     `void`. Raises BadFile, or with `skip_bad` lists bad samples in `info`.
     """
     dataset, images, annotations, bad_samples = voc.VocDataset(devkit, split), [], [], []
+    pictures = dataset.devkit / "JPEGImages"
     for image_id, name in enumerate(dataset.names, 1):
         try:
             sample = voc.read_sample(dataset.devkit, name)
@@ -168,7 +169,8 @@ def voc_to_coco(devkit: str | Path, split: str, skip_bad: bool = False) -> dict:
             bad_samples.append(f"{bad.path.relative_to(dataset.devkit)}: {bad.reason}")
             continue
         height, width = sample.void.shape
-        image = {"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width}
+        picture = voc.sample_paths(dataset.devkit, name)[0].relative_to(pictures).as_posix()
+        image = {"id": image_id, "file_name": picture, "height": height, "width": width}
         void = {"void": encode_rle(sample.void[None])[0]} if sample.void.any() else {}
         images.append(image | void)
         for label, rle in zip(sample.labels.tolist(), encode_rle(sample.masks), strict=True):

@@ -1,7 +1,10 @@
 """Read a VOC devkit: images, instance masks, boxes, labels, void (VOC 2012 devkit, sec. 3)."""
 
+import glob
+import re
 import zlib
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,6 +21,7 @@ from vocseg_lib.utils.boxes import masks_to_boxes
 
 CLASS_FILE = "class_names.txt"  # of a devkit with other classes: one per line, by class value
 FOLDERS = {"JPEGImages": ".jpg", "SegmentationObject": ".png", "SegmentationClass": ".png"}
+PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")  # in any case; the first one counts
 DEVKIT_FOLDERS = (*FOLDERS, "ImageSets/Segmentation")
 READERS = (read_picture, read_map, read_map)  # of them
 MIN_AGREEMENT = 0.95  # of an object's pixels with one class, and of those with an object
@@ -35,9 +39,36 @@ class Sample:
     void: Bool[Tensor, "h w"]
 
 
-def sample_paths(devkit: Path, name: str) -> list[Path]:
-    """The files of a sample: image, object map, class map."""
+def paths_to_write(devkit: Path, name: str) -> list[Path]:
+    """The files of a new sample: image, object map, class map."""
     return [devkit / folder / f"{name}{suffix}" for folder, suffix in FOLDERS.items()]
+
+
+def sample_paths(devkit: Path, name: str) -> list[Path]:
+    """The files of a sample, with the endings that they have: image, object map, class map."""
+    picture, *maps = paths_to_write(devkit, name)
+    return [_existing(picture, PICTURE_ENDINGS), *(_existing(path, (".png",)) for path in maps)]
+
+
+def _existing(path: Path, endings: tuple[str, ...]) -> Path:
+    """The file `path` or, with another of the endings in any case, of its name; without: `path`."""
+    if path.is_file():
+        return path
+    usual = [path.with_name(path.stem + e) for ending in endings for e in (ending, ending.upper())]
+    if found := next((other for other in usual if other.is_file()), None):
+        return found
+    others = path.parent.glob(f"{glob.escape(path.stem)}.*")  # searches the folder
+    found = [p for p in others if p.stem == path.stem and p.suffix.lower() in endings]
+    return min(found, key=lambda p: endings.index(p.suffix.lower()), default=path)
+
+
+def pictures_by_name(devkit: Path) -> dict[str, list[Path]]:
+    """The pictures in JPEGImages and its subfolders by the name that a split list has."""
+    folder, pictures = devkit / "JPEGImages", defaultdict(list)
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in PICTURE_ENDINGS:
+            pictures[path.relative_to(folder).as_posix().removesuffix(path.suffix)].append(path)
+    return pictures
 
 
 def is_devkit(folder: Path) -> bool:
@@ -84,9 +115,19 @@ def split_ids(devkit: Path, split: str) -> list[str]:
     if not path.is_file():
         splits = ", ".join(sorted(p.stem for p in lists.glob("*.txt"))) or "none"
         raise FileNotFoundError(f"{path} is missing; splits in this devkit: {splits}")
-    # VOC's lists per class have a flag after the name; a name may contain blanks, too.
-    folder, lines = devkit / "JPEGImages", _read_lines(path)
-    return [x if " " in x and (folder / f"{x}.jpg").is_file() else x.split()[0] for x in lines]
+    names = _read_lines(path)
+    if any(" " in name or name.lower().endswith(PICTURE_ENDINGS) for name in names):
+        pictures = pictures_by_name(devkit)
+        names = [next((n for n in _meanings(name) if n in pictures), name) for name in names]
+    return names
+
+
+def _meanings(line: str) -> Iterator[str]:
+    """The names that a line of a split list may mean: all of it, or less an ending, or a flag."""
+    for name in (line, re.sub(r"\s+-?[01]$", "", line)):  # VOC's lists per class have flags
+        yield name
+        if name.lower().endswith(PICTURE_ENDINGS):
+            yield name[: name.rindex(".")]
 
 
 def read_sample(devkit: Path, name: str) -> Sample:
