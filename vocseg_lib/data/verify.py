@@ -1,5 +1,6 @@
 """Walk a devkit and report every file that training or evaluation would fail on."""
 
+import re
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -10,7 +11,8 @@ from tqdm import tqdm
 from vocseg_lib.data import voc
 from vocseg_lib.data.image_files import BadFile
 
-FILE_ENDS = {".jpg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}
+PNG_END = b"IEND\xaeB`\x82"
+JPEG_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # but for restarts, inside of scans
 
 
 def verify(devkit: str | Path, splits: list[str] | None = None) -> list[BadFile]:
@@ -52,9 +54,9 @@ def _verify_sample(devkit: Path, name: str) -> list[BadFile]:
         try:
             files.append(read(path))
             # Damage that a decoder forgives: a missing file end, wrong checksums.
-            if FILE_ENDS[path.suffix] not in path.read_bytes()[-4096:]:
-                raise BadFile(path, "truncated", "the end of the image is missing")
             with Image.open(path) as image:
+                if not _has_end(path.read_bytes(), image.format):
+                    raise BadFile(path, "truncated", "the end of the image is missing")
                 image.verify()
         except BadFile as bad:
             problems.append(bad)
@@ -64,3 +66,15 @@ def _verify_sample(devkit: Path, name: str) -> list[BadFile]:
         return problems
     ids, _, problems = voc.compare_files(paths, files, len(voc.class_names(devkit)), strict=True)
     return problems if problems or len(ids) else [BadFile(paths[1], "no instance", "has no object")]
+
+
+def _has_end(data: bytes, image_format: str) -> bool:
+    """Whether a PNG or JPEG has the end of its (first) picture; decoders need that of others."""
+    if image_format not in ("JPEG", "MPO"):
+        return image_format != "PNG" or PNG_END in data
+    position = 2
+    while marker := JPEG_MARKER.search(data, position):
+        if marker[1] == b"\xd9":
+            return True
+        position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+    return False
