@@ -5,7 +5,8 @@ from pathlib import Path, PurePath
 
 from pycocotools import mask as coco_mask
 
-from vocseg_lib.data.coco_validation import Fields, validate_ground_truth, validate_results
+from vocseg_lib.data.coco_cleaning import CleaningReport, clean_ground_truth
+from vocseg_lib.data.coco_validation import validate_results
 from vocseg_lib.utils.files import read_json
 from vocseg_lib.utils.rle import shorten
 
@@ -23,11 +24,16 @@ def subset(ground_truth: dict, image_ids: Collection[int]) -> dict:
     return {**ground_truth, "images": images, "annotations": annotations}
 
 
-def read_coco(path: Path, further: dict[str, Fields] | None = None) -> dict:
-    """COCO ground truth; see `validate_ground_truth`. Raises FileNotFoundError, ValueError."""
+def read_coco(
+    path: Path, to_devkit: bool = False, crowds_as_objects: bool = False
+) -> tuple[dict, CleaningReport]:
+    """COCO ground truth and what was changed in it: see `clean_ground_truth`.
+
+    Raises FileNotFoundError, ValueError.
+    """
     content = read_json(path)
     try:
-        return validate_ground_truth(content, further)
+        return clean_ground_truth(content, to_devkit, crowds_as_objects)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

@@ -14,14 +14,14 @@ from tqdm import tqdm
 from vocseg_lib.data import voc
 from vocseg_lib.data.classes import VOID, save_map
 from vocseg_lib.data.coco import read_coco
-from vocseg_lib.data.coco_validation import MASK, TEXT, validate_ground_truth
+from vocseg_lib.data.coco_cleaning import MAX_BAD_FRACTION
+from vocseg_lib.data.coco_validation import validate_ground_truth
 from vocseg_lib.data.image_files import BadFile, read_picture
 from vocseg_lib.utils.files import reuse_or_clear
 from vocseg_lib.utils.rle import encode_rle
 
 COCO_STAMP_NAME = "from_coco.txt"  # file in a devkit with the files that it was made from
 VAL_EVERY = 5  # without annotations for val, every fifth image is held out
-MAX_BAD_FRACTION = 0.05  # of images
 
 
 def coco_to_voc(
@@ -39,8 +39,7 @@ def coco_to_voc(
     annotations, out = Path(annotations), Path(out)
     val = Path(val) if val else _find_val_file(annotations)
     files = [annotations, val] if val else [annotations]
-    fields = {"images": {"file_name": TEXT}, "annotations": {"segmentation": MASK}}
-    contents = [read_coco(file, fields) for file in files]
+    contents = [read_coco(file, to_devkit=True)[0] for file in files]
     names, val_names = _class_names(contents[0]), _class_names(contents[-1])
     if val_names != names:
         raise ValueError(f"{val} has other categories than {annotations}")

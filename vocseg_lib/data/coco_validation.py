@@ -15,7 +15,7 @@ RESERVED = ("all", "background")  # class names that tables use for other rows
 NUMBER: Check = (is_number, "a finite number")
 ID: Check = (lambda v: is_number(v) and v == int(v) >= 0, "an integer >= 0")
 SIDE: Check = (lambda v: is_number(v) and v == int(v) >= 1, "an integer >= 1")
-TEXT: Check = (lambda v: isinstance(v, str), "a text")
+FLAG: Check = (lambda v: isinstance(v, int | float) and v in (0, 1), "0 or 1")
 NAME: Check = (lambda v: isinstance(v, str) and v not in RESERVED, "a text, not all or background")
 MASK: Check = (bool, "a mask")
 BOX: Check = (
@@ -37,15 +37,20 @@ def validate_results(ground_truth: dict, detections: list) -> list[dict]:
     return _validate_instances(ground_truth, detections, "detections", {"score": NUMBER})
 
 
-def validate_ground_truth(content: object, further: dict[str, Fields] | None = None) -> dict:
-    """COCO ground truth with annotation ids from 1, masks as compressed codes, `area`, `iscrowd`.
-
-    Annotations have masks or, all of them, boxes alone. An image may have `void`, the mask of its
-    ignored pixels. `further`: required fields besides COCO's own, by list. Raises ValueError.
-    """
+def check_lists(content: object) -> None:
+    """Raise ValueError if one of the three lists of COCO ground truth is missing."""
     lists = (*FIELDS, "annotations")
     if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in lists):
         raise ValueError(f"COCO ground truth must have lists of {', '.join(lists)}")
+
+
+def validate_ground_truth(content: object) -> dict:
+    """COCO ground truth with annotation ids from 1, masks as compressed codes, `area`, `iscrowd`.
+
+    Annotations have masks or, all of them, boxes alone. An image may have `void`, the mask of its
+    ignored pixels. Raises ValueError.
+    """
+    check_lists(content)
     for name, fields in FIELDS.items():
         _check_fields(content[name], name, fields)
         for key in {"id", "name"} & fields.keys():
@@ -63,10 +68,8 @@ def validate_ground_truth(content: object, further: dict[str, Fields] | None = N
     if not images:
         raise ValueError("the ground truth has no images")
     content = {**content, "images": images}
-    for name, fields in (further or {}).items():
-        _check_fields(content[name], name, fields)
-    annotations = []
-    given = _validate_instances(content, content["annotations"], "annotations", {"area": NUMBER})
+    annotations, fields = [], {"area": NUMBER, "iscrowd": FLAG}
+    given = _validate_instances(content, content["annotations"], "annotations", fields)
     for number, annotation in enumerate(given, 1):
         rle = annotation.get("segmentation")
         box = annotation.get("bbox") or coco_mask.toBbox(rle).tolist()
@@ -81,7 +84,7 @@ def _validate_instances(ground_truth: dict, entries: list, name: str, fields: Fi
     sizes = {image["id"]: (image["height"], image["width"]) for image in ground_truth["images"]}
     categories = {category["id"] for category in ground_truth["categories"]}
     ids = {"image_id": _one_of(sizes, "images"), "category_id": _one_of(categories, "categories")}
-    _check_fields(entries, name, ids | fields, optional=["area"])
+    _check_fields(entries, name, ids | fields, optional=["area", "iscrowd"])
     # An empty mask or box is none; if one entry has a mask, all need one.
     shapes = {"segmentation": MASK, "bbox": BOX}
     entries = [{k: v for k, v in e.items() if v or k not in shapes} for e in entries]

@@ -1,5 +1,6 @@
 """Predictions of one or more models and their ground truth: a study's own, or any files."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,7 +78,11 @@ def open_ground_truth(data: str | Path, split: str = "val") -> dict:
     """Validated COCO ground truth of a split of a VOC devkit, or of a COCO JSON file."""
     path = resolve_path(data)
     is_devkit = path.suffix != ".json" and not path.is_file()
-    return voc_to_coco(path, split) if is_devkit else read_coco(path)
+    if is_devkit:
+        return voc_to_coco(path, split)
+    ground_truth, report = read_coco(path)
+    print(*report.lines, sep="\n", end="\n" * bool(report.lines), file=sys.stderr)
+    return ground_truth
 
 
 def open_files(

@@ -76,9 +76,12 @@ def durable_rename(path: Path, target: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON. Raises FileNotFoundError, and ValueError naming a file that is not JSON."""
+    """Read JSON in UTF-8, -16 or -32, with a byte order mark or without.
+
+    Raises FileNotFoundError, and ValueError naming a file that is not JSON.
+    """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
 
