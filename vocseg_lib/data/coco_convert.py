@@ -172,7 +172,7 @@ def voc_to_coco(devkit: str | Path, split: str, skip_bad: bool = False) -> dict:
         image = {"id": image_id, "file_name": picture, "height": height, "width": width}
         void = {"void": encode_rle(sample.void[None])[0]} if sample.void.any() else {}
         images.append(image | void)
-        for label, rle in zip(sample.labels.tolist(), encode_rle(sample.masks), strict=True):
+        for label, rle in zip(sample.labels.tolist(), sample.rles, strict=True):
             annotations.append({"image_id": image_id, "category_id": label, "segmentation": rle})
     info = {"devkit": dataset.devkit.name, "split": split}
     info |= {"bad_samples": bad_samples} if bad_samples else {}

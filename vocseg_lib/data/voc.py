@@ -5,19 +5,24 @@ import re
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
+from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision import tv_tensors
+from torchvision.ops import box_convert
+from torchvision.transforms.v2.functional import resize
 
 from vocseg_lib.data.classes import CLASS_NAMES, VOID, check_class_names, is_background
-from vocseg_lib.data.image_files import BadFile, read_map, read_picture
+from vocseg_lib.data.image_files import BadFile, Picture, read_map, read_picture
+from vocseg_lib.data.transforms import MAX_SAMPLE_BYTES, fitting_size
 from vocseg_lib.utils.boxes import masks_to_boxes
+from vocseg_lib.utils.rle import encode_map
 
 CLASS_FILE = "class_names.txt"  # of a devkit with other classes: one per line, by class value
 FOLDERS = {"JPEGImages": ".jpg", "SegmentationObject": ".png", "SegmentationClass": ".png"}
@@ -29,14 +34,51 @@ MIN_AGREEMENT = 0.95  # of an object's pixels with one class, and of those with 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One image of a devkit. Boxes: xyxy pixels, x2 and y2 exclusive; labels count from 1."""
+    """One image of a devkit; masks and boxes are made when they are asked for."""
 
     name: str
     image: UInt8[Tensor, "3 h w"]
-    masks: UInt8[Tensor, "n h w"]
-    boxes: Float[Tensor, "n 4"]
-    labels: Int[Tensor, " n"]
+    object_map: UInt8[np.ndarray, "h w"]
+    ids: UInt8[np.ndarray, " n"]  # values of the objects in their map
+    labels: Int[Tensor, " n"]  # from 1
     void: Bool[Tensor, "h w"]
+
+    @property
+    def masks(self) -> UInt8[Tensor, "n h w"]:
+        """All of them at once: for a large picture, use `rles` or `shrunk`."""
+        return torch.from_numpy(self.object_map == self.ids[:, None, None]).view(torch.uint8)
+
+    @property
+    def rles(self) -> list[dict]:
+        """Run-length codes of the masks."""
+        return encode_map(self.object_map, self.ids)
+
+    @property
+    def boxes(self) -> Float[Tensor, "n 4"]:
+        """xyxy pixels, x2 and y2 exclusive."""
+        boxes = torch.tensor([coco_mask.toBbox(rle).tolist() for rle in self.rles])
+        return box_convert(boxes.reshape(-1, 4), "xywh", "xyxy")
+
+    def shrunk(self, max_bytes: float = MAX_SAMPLE_BYTES) -> "Sample":
+        """The sample at a size of at most `max_bytes`; objects without a pixel left are dropped."""
+        size = self.image.shape[1:]
+        new = fitting_size(size, len(self.ids), max_bytes)
+        if new == size:
+            return self
+        # The map's value at the center of each new pixel.
+        rows, columns = (
+            ((np.arange(b) + 0.5) * a / b).astype(int) for a, b in zip(size, new, strict=True)
+        )
+        object_map = self.object_map[rows[:, None], columns]
+        kept = np.isin(self.ids, object_map)
+        return replace(
+            self,
+            image=resize(self.image, new),
+            object_map=object_map,
+            ids=self.ids[kept],
+            labels=self.labels[torch.from_numpy(kept)],
+            void=self.void[rows[:, None], columns],
+        )
 
 
 def paths_to_write(devkit: Path, name: str) -> list[Path]:
@@ -139,15 +181,18 @@ def read_sample(devkit: Path, name: str) -> Sample:
     ids, labels, problems = compare_files(paths, files, len(class_names(devkit)))
     if problems:
         raise problems[0]
-    masks = torch.from_numpy(object_map == ids.astype(np.uint8)[:, None, None]).to(torch.uint8)
     return Sample(
         name=name,
-        image=torch.from_numpy(image).permute(2, 0, 1).contiguous(),
-        masks=masks,
-        boxes=masks_to_boxes(masks),
+        image=_to_tensor(image),
+        object_map=object_map,
+        ids=ids.astype(np.uint8),
         labels=torch.from_numpy(labels.astype(np.int64)),
         void=torch.from_numpy((object_map == VOID) | (class_map == VOID)),
     )
+
+
+def _to_tensor(image: Picture) -> UInt8[Tensor, "3 h w"]:
+    return torch.from_numpy(image).permute(2, 0, 1).contiguous()
 
 
 def compare_files(
@@ -166,7 +211,7 @@ def compare_files(
     if problems:
         return np.zeros(0), np.zeros(0), problems
     # Pixel counts by value in the object map (row) and in the class map (column).
-    pairs = maps[0].astype(np.int64) * 256 + maps[1]
+    pairs = maps[0] * np.uint16(256) + maps[1]
     counts = np.bincount(pairs.ravel(), minlength=256 * 256).reshape(256, 256)
     for value in np.flatnonzero(counts[:, classes + 1 : VOID].sum(0)) + classes + 1:
         reason = f"has class value {value}; expected 0 to {classes} or {VOID}"
@@ -211,16 +256,23 @@ class VocDataset(torch.utils.data.Dataset):
 
     image: uint8 [3, h, w]. target: boxes float [n, 4] (xyxy pixels), labels int64 [n] (from 1),
     masks uint8 [n, h, w], image_id (index in the split list, from 1), name, bad_samples (list of
-    str). With `skip_bad`, a bad sample is replaced by the next good one and listed in
-    `bad_samples`; without it or without a good one, BadFile is raised.
+    str). Large pictures of many objects are shrunk: see `Sample.shrunk`. With `skip_bad`, a bad
+    sample is replaced by the next good one and listed in `bad_samples`; without it or without a
+    good one, BadFile is raised. Without `masks`, for prediction: pictures of full size, maps are
+    not read, and targets have no boxes, labels and masks.
     """
 
     def __init__(
-        self, devkit: str | Path, split: str, transform: Callable | None = None, skip_bad=False
+        self,
+        devkit: str | Path,
+        split: str,
+        transform: Callable | None = None,
+        skip_bad: bool = False,
+        masks: bool = True,
     ):
         self.devkit, self.split = find_devkit(devkit), split
         self.names, self.class_names = split_ids(self.devkit, split), class_names(self.devkit)
-        self.transform, self.skip_bad = transform, skip_bad
+        self.transform, self.skip_bad, self.masks = transform, skip_bad, masks
         if not self.names:
             raise ValueError(f"the split {split!r} of {self.devkit} lists no image")
 
@@ -234,15 +286,21 @@ class VocDataset(torch.utils.data.Dataset):
         for step in range(len(self)):
             position = (index + step) % len(self)
             try:
-                sample = read_sample(self.devkit, self.names[position])
+                image, target = self._read(self.names[position])
                 break
             except BadFile as bad:
                 if not self.skip_bad or step == len(self) - 1:
                     raise
                 bad_samples.append(f"{bad.path.relative_to(self.devkit)}: {bad.reason}")
-        size = sample.image.shape[1:]
-        boxes = tv_tensors.BoundingBoxes(sample.boxes, format="XYXY", canvas_size=size)
-        target = {"boxes": boxes, "labels": sample.labels, "masks": tv_tensors.Mask(sample.masks)}
-        target |= {"image_id": position + 1, "name": sample.name, "bad_samples": bad_samples}
-        image = tv_tensors.Image(sample.image)
+        target |= {"image_id": position + 1, "bad_samples": bad_samples}
         return self.transform(image, target) if self.transform else (image, target)
+
+    def _read(self, name: str) -> tuple[Tensor, dict]:
+        if not self.masks:
+            image = read_picture(sample_paths(self.devkit, name)[0])
+            return tv_tensors.Image(_to_tensor(image)), {"name": name}
+        sample = read_sample(self.devkit, name).shrunk()
+        masks, size = sample.masks, sample.image.shape[1:]
+        boxes = tv_tensors.BoundingBoxes(masks_to_boxes(masks), format="XYXY", canvas_size=size)
+        target = {"boxes": boxes, "labels": sample.labels, "masks": tv_tensors.Mask(masks)}
+        return tv_tensors.Image(sample.image), {**target, "name": name}

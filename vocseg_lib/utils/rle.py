@@ -3,7 +3,7 @@
 from itertools import chain
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Shaped, UInt8
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
@@ -77,6 +77,24 @@ def encode_rle(masks: Shaped[Tensor, "n h w"]) -> list[dict]:
     """Compressed codes of binary masks, `counts` as str for JSON."""
     fortran = np.asfortranarray(masks.detach().cpu().numpy().astype(np.uint8).transpose(1, 2, 0))
     return [_as_text(rle) for rle in coco_mask.encode(fortran)]
+
+
+def encode_map(values: UInt8[np.ndarray, "h w"], ids: UInt8[np.ndarray, " n"]) -> list[dict]:
+    """Compressed codes of the pixels of each id in a map, in memory of a few maps."""
+    # Runs of equal values, column by column, as the codes are.
+    columns, (height, width) = values.T.ravel(), values.shape
+    starts = np.flatnonzero(np.diff(columns, prepend=columns[:1] + 1))
+    ends, of_runs = np.append(starts[1:], columns.size), columns[starts]
+    codes = []
+    for value in ids:
+        runs = of_runs == value
+        edges = np.stack([starts[runs], ends[runs]], 1).ravel()
+        counts = np.diff(edges, prepend=0, append=columns.size)
+        counts = counts[: len(counts) - (counts[-1] == 0)].tolist()
+        codes.append(
+            coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+        )
+    return [_as_text(code) for code in codes]
 
 
 def _as_text(rle: dict) -> dict:
