@@ -17,7 +17,7 @@ MIN_CONTRADICTIONS = 0.01  # of annotations; fewer are not reported
 MAX_LISTED = 10  # annotations in one message
 NO_PARENT = (None, "", "none")  # `supercategory` of a root
 TRUTH_WORDS = {"true": True, "yes": True, "false": False, "no": False, "": False}
-Boxes = Float[np.ndarray, "n 4"]
+XYWH = Float[np.ndarray, "n 4"]
 
 
 @dataclass(eq=False)
