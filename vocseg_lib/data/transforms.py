@@ -3,8 +3,6 @@
 Transforms take and return `(image, target)` as `VocDataset` gives them; models resize.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
@@ -16,13 +14,6 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MEAN_COLOR = tuple(round(255 * m) for m in IMAGENET_MEAN)
 MIN_MASK_SIDE = 4  # pixels: an object whose mask is narrower or lower is dropped
-MAX_SAMPLE_BYTES = 2.5e8  # picture as float, and masks; VOC's take at most a fifth
-
-
-def fitting_size(size: Sequence[int], objects: int, max_bytes: float) -> tuple[int, int]:
-    """The largest size (height, width) of that aspect whose picture, as float, and masks fit."""
-    scale = min(1.0, (max_bytes / ((12 + objects) * size[0] * size[1])) ** 0.5)
-    return tuple(max(1, int(scale * side)) for side in size)
 
 
 def model_input(image: Tensor, device: str | torch.device = "cpu") -> Tensor:

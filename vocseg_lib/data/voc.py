@@ -5,24 +5,19 @@ import re
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
-from pycocotools import mask as coco_mask
+from jaxtyping import UInt8
 from torch import Tensor
 from torchvision import tv_tensors
-from torchvision.ops import box_convert
-from torchvision.transforms.v2.functional import resize
 
 from vocseg_lib.data.classes import CLASS_NAMES, VOID, check_class_names, is_background
 from vocseg_lib.data.image_files import BadFile, Picture, read_map, read_picture
-from vocseg_lib.data.transforms import MAX_SAMPLE_BYTES, fitting_size
+from vocseg_lib.data.sample import Sample
 from vocseg_lib.utils.boxes import masks_to_boxes
-from vocseg_lib.utils.rle import encode_map
 
 CLASS_FILE = "class_names.txt"  # of a devkit with other classes: one per line, by class value
 FOLDERS = {"JPEGImages": ".jpg", "SegmentationObject": ".png", "SegmentationClass": ".png"}
@@ -30,55 +25,6 @@ PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")  # in any case; the first o
 DEVKIT_FOLDERS = (*FOLDERS, "ImageSets/Segmentation")
 READERS = (read_picture, read_map, read_map)  # of them
 MIN_AGREEMENT = 0.95  # of an object's pixels with one class, and of those with an object
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One image of a devkit; masks and boxes are made when they are asked for."""
-
-    name: str
-    image: UInt8[Tensor, "3 h w"]
-    object_map: UInt8[np.ndarray, "h w"]
-    ids: UInt8[np.ndarray, " n"]  # values of the objects in their map
-    labels: Int[Tensor, " n"]  # from 1
-    void: Bool[Tensor, "h w"]
-
-    @property
-    def masks(self) -> UInt8[Tensor, "n h w"]:
-        """All of them at once: for a large picture, use `rles` or `shrunk`."""
-        return torch.from_numpy(self.object_map == self.ids[:, None, None]).view(torch.uint8)
-
-    @property
-    def rles(self) -> list[dict]:
-        """Run-length codes of the masks."""
-        return encode_map(self.object_map, self.ids)
-
-    @property
-    def boxes(self) -> Float[Tensor, "n 4"]:
-        """xyxy pixels, x2 and y2 exclusive."""
-        boxes = torch.tensor([coco_mask.toBbox(rle).tolist() for rle in self.rles])
-        return box_convert(boxes.reshape(-1, 4), "xywh", "xyxy")
-
-    def shrunk(self, max_bytes: float = MAX_SAMPLE_BYTES) -> "Sample":
-        """The sample at a size of at most `max_bytes`; objects without a pixel left are dropped."""
-        size = self.image.shape[1:]
-        new = fitting_size(size, len(self.ids), max_bytes)
-        if new == size:
-            return self
-        # The map's value at the center of each new pixel.
-        rows, columns = (
-            ((np.arange(b) + 0.5) * a / b).astype(int) for a, b in zip(size, new, strict=True)
-        )
-        object_map = self.object_map[rows[:, None], columns]
-        kept = np.isin(self.ids, object_map)
-        return replace(
-            self,
-            image=resize(self.image, new),
-            object_map=object_map,
-            ids=self.ids[kept],
-            labels=self.labels[torch.from_numpy(kept)],
-            void=self.void[rows[:, None], columns],
-        )
 
 
 def paths_to_write(devkit: Path, name: str) -> list[Path]:

@@ -1,0 +1,71 @@
+"""A picture with its objects, in memory of a few maps; at a smaller size where masks need it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from pycocotools import mask as coco_mask
+from torch import Tensor
+from torchvision.ops import box_convert
+from torchvision.transforms.v2.functional import resize
+
+from vocseg_lib.utils.rle import encode_map
+
+MAX_SAMPLE_BYTES = 2.5e8  # picture as float, and masks; VOC's take at most a fifth
+
+
+def fitting_size(size: Sequence[int], objects: int, max_bytes: float) -> tuple[int, int]:
+    """The largest size (height, width) of that aspect whose picture, as float, and masks fit."""
+    scale = min(1.0, (max_bytes / ((12 + objects) * size[0] * size[1])) ** 0.5)
+    return tuple(max(1, int(scale * side)) for side in size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One image of a devkit; masks and boxes are made when they are asked for."""
+
+    name: str
+    image: UInt8[Tensor, "3 h w"]
+    object_map: UInt8[np.ndarray, "h w"]
+    ids: UInt8[np.ndarray, " n"]  # values of the objects in their map
+    labels: Int[Tensor, " n"]  # from 1
+    void: Bool[Tensor, "h w"]
+
+    @property
+    def masks(self) -> UInt8[Tensor, "n h w"]:
+        """All of them at once: for a large picture, use `rles` or `shrunk`."""
+        return torch.from_numpy(self.object_map == self.ids[:, None, None]).view(torch.uint8)
+
+    @property
+    def rles(self) -> list[dict]:
+        """Run-length codes of the masks."""
+        return encode_map(self.object_map, self.ids)
+
+    @property
+    def boxes(self) -> Float[Tensor, "n 4"]:
+        """xyxy pixels, x2 and y2 exclusive."""
+        boxes = torch.tensor([coco_mask.toBbox(rle).tolist() for rle in self.rles])
+        return box_convert(boxes.reshape(-1, 4), "xywh", "xyxy")
+
+    def shrunk(self, max_bytes: float = MAX_SAMPLE_BYTES) -> "Sample":
+        """The sample at a size of at most `max_bytes`; objects without a pixel left are dropped."""
+        size = self.image.shape[1:]
+        new = fitting_size(size, len(self.ids), max_bytes)
+        if new == size:
+            return self
+        # The map's value at the center of each new pixel.
+        rows, columns = (
+            ((np.arange(b) + 0.5) * a / b).astype(int) for a, b in zip(size, new, strict=True)
+        )
+        object_map = self.object_map[rows[:, None], columns]
+        kept = np.isin(self.ids, object_map)
+        return replace(
+            self,
+            image=resize(self.image, new),
+            object_map=object_map,
+            ids=self.ids[kept],
+            labels=self.labels[torch.from_numpy(kept)],
+            void=self.void[rows[:, None], columns],
+        )
