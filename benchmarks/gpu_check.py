@@ -32,6 +32,8 @@ MODES = {
 }
 WARM_UP = 1 / 3
 """Fraction of the iterations that is not timed: the first ones choose algorithms, or compile."""
+REPEATED = 3
+"""Iterations after resuming whose losses are compared: a GPU's sums vary, and that grows."""
 PREDICTED_IMAGES = 4
 """Of val, by the model of the resumed training."""
 
@@ -43,8 +45,8 @@ def check(
 
     Columns: median `iterations_per_second`; `data_wait_fraction`, waiting for images;
     `peak_memory_gb` (1e9 bytes; tensors on a GPU, else the whole process so far); mean `loss` of
-    the timed iterations; `resumed_from`, an iteration; `resumed_loss_change`, the largest of an
-    iteration that is repeated after it, relative; `detections` on a few images of val. The file
+    the timed iterations; `resumed_from`, an iteration; `resumed_loss_change`, the largest of the
+    first ones that are repeated, relative; `detections` on a few images of val. The file
     has the `losses` of all iterations, too. A run that fails, as for lack of memory, has its
     `error`.
     """
@@ -84,18 +86,19 @@ def _run(study: Study, model_name: str, device: str) -> dict:
     val = study.dataset("val")
     images = Subset(val, range(min(PREDICTED_IMAGES, len(val))))
     predictions = predict(model, images, device=device, mixed_precision=config.mixed_precision)
-    # Times of the first session, losses of both.
-    first, second = ([entry["loss"] for entry in log] for log in logs)
-    changes = [abs(b / a - 1) for a, b in zip(first[start:], second[start:], strict=True)]
+    # Times of the first session, losses of both; a skipped update has none.
+    first, second = ([entry.get("loss") for entry in log] for log in logs)
+    pairs = [*zip(first[start:], second[start:], strict=True)][:REPEATED]
+    changes = [abs(b / a - 1) for a, b in pairs if a and b]
     timed = logs[0][int(WARM_UP * len(first)) :]
     parts = [[entry[f"{p}_seconds"] for p in ("data", "forward", "backward")] for entry in timed]
     return {
         "iterations_per_second": 1 / statistics.median(map(sum, parts)),
         "data_wait_fraction": sum(part[0] for part in parts) / sum(map(sum, parts)),
         "peak_memory_gb": peak_memory_gb(device),
-        "loss": statistics.mean(entry["loss"] for entry in timed),
+        "loss": statistics.mean(entry["loss"] for entry in timed if "loss" in entry),
         "resumed_from": start,
-        "resumed_loss_change": max(changes),
+        "resumed_loss_change": max(changes, default=None),
         "detections": len(predictions["detections"]),
         "losses": first,
     }

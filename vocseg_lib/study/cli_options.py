@@ -119,7 +119,8 @@ def usable_device(name: str) -> str:
 
 
 def text(help_text: str, metavar: str, *flags: str) -> Any:
-    """The type of an option with one value."""
+    """The type of an option with one value; flags are needed if the metavar is its name in capitals
+    (typer 0.27 takes the metavar as the flag)."""
     return Annotated[str, typer.Option(*flags, help=help_text, metavar=metavar)]
 
 
@@ -137,7 +138,9 @@ MODEL_NAMES = (*MODEL_TITLES, *LINEAGE_MODELS)
 Profile = Annotated[Literal[tuple(RECIPES)], typer.Option(help="recipe to train by")]
 Model = Annotated[
     Literal[MODEL_NAMES] | None,
-    typer.Option(metavar="MODEL", help=f"{', '.join(MODEL_NAMES)}; required without --from"),
+    typer.Option(
+        "--model", metavar="MODEL", help=f"{', '.join(MODEL_NAMES)}; required without --from"
+    ),
 ]
 Device = Annotated[
     str,
@@ -146,7 +149,7 @@ Device = Annotated[
 Devkit = Annotated[
     str, typer.Argument(metavar="DEVKIT", help="VOC devkit: the folder with JPEGImages/, or above")
 ]
-Data = text("VOC devkit, or COCO ground truth (JSON)", "DATA")
+Data = text("VOC devkit, or COCO ground truth (JSON)", "DATA", "--data")
 Split = text("split of the devkit", "NAME")
 Predictions = text("prediction file, or COCO results (JSON)", "FILE")
 
@@ -158,7 +161,7 @@ class TrainOptions:
     model: Model = None
     profile: Profile = "quick"
     source: text("take recipe, model and data of this run folder", "RUN", "--from") = ""
-    data: text("VOC devkit, or COCO annotations (JSON), converted", "DATA") = ""
+    data: text("VOC devkit, or COCO annotations (JSON), converted", "DATA", "--data") = ""
     results: text("write to DIR/runs/MODEL; default: results/PROFILE", "DIR") = ""
     weights: text("initial backbone weights; default: the recipe's", "FILE") = ""
     changes: texts("change fields, as in short_side=550", "FIELD=VALUE", "--set") = ()
