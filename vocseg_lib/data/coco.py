@@ -5,6 +5,7 @@ from pathlib import Path, PurePath
 
 from pycocotools import mask as coco_mask
 
+from vocseg_lib.data.classes import check_class_names
 from vocseg_lib.data.coco_cleaning import CleaningReport, clean_ground_truth
 from vocseg_lib.data.coco_validation import validate_results
 from vocseg_lib.utils.files import read_json
@@ -33,9 +34,12 @@ def read_coco(
     """
     content = read_json(path)
     try:
-        return clean_ground_truth(content, to_devkit, crowds_as_objects)
+        ground_truth, report = clean_ground_truth(content, to_devkit, crowds_as_objects)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    if to_devkit:
+        check_class_names([category["name"] for category in ground_truth["categories"]], path)
+    return ground_truth, report
 
 
 def read_predictions(path: str | Path, ground_truth: dict | None = None) -> dict:

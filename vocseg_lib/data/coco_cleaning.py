@@ -2,22 +2,28 @@
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from itertools import chain
 
-import numpy as np
-from jaxtyping import Float
 from pycocotools import mask as coco_mask
 
 from vocseg_lib.data.classes import is_background
-from vocseg_lib.data.coco_validation import BOX, check_lists, validate_ground_truth
+from vocseg_lib.data.coco_validation import (
+    BOX,
+    ROWS,
+    check_lists,
+    find_contradictions,
+    validate_ground_truth,
+)
 from vocseg_lib.utils.rle import as_rle, is_number, shorten
 
 MAX_BAD_FRACTION = 0.05  # of annotations, or of images: an import stops beyond it
 MAX_EMPTY_FRACTION = 0.5  # of masks without a pixel in their image
-MIN_CONTRADICTIONS = 0.01  # of annotations; fewer are not reported
+MIN_IOU = 0.5  # of the bbox with that of a mask in another form
 MAX_LISTED = 10  # annotations in one message
+# Numbers that some exporters write as text.
+NUMERIC_FIELDS = ("id", "image_id", "category_id", "height", "width", "area", "iscrowd")
 NO_PARENT = (None, "", "none")  # `supercategory` of a root
 TRUTH_WORDS = {"true": True, "yes": True, "false": False, "no": False, "": False}
-XYWH = Float[np.ndarray, "n 4"]
 
 
 @dataclass(eq=False)
@@ -48,10 +54,13 @@ class CleaningReport:
     @property
     def lines(self) -> list[str]:
         """All of it, one line each, long lists cut; nothing for clean ground truth."""
-        lines = [f"category {c['name']!r} is left out: {why}" for c, why in self.left_out]
+        names = [f"category {c['name']!r} (id {c['id']})" for c, _ in self.left_out]
+        lines = [
+            f"{n} is left out: {why}" for n, (_, why) in zip(names, self.left_out, strict=True)
+        ]
         if self.passed_over:
             count = f"{len(self.passed_over)} of {self.annotations}"
-            lines.append(_listed(f"{count} annotations are passed over", self.passed_over))
+            lines += [f"{count} annotations are passed over:", *_first(self.passed_over)]
         return lines + self.notes
 
 
@@ -78,8 +87,15 @@ def clean_ground_truth(
     annotations = _clean_annotations(content, raw, with_masks, report)
     if crowds_as_objects:
         annotations = [a | {"iscrowd": 0} for a in annotations]
+    for text, ids in find_contradictions(content, annotations).items():
+        if ROWS in text and len(ids) > MAX_EMPTY_FRACTION * len(annotations):
+            raise ValueError(_named(text, ids))
+        report.notes.append(_named(text, ids))
     report.crowds = sum(a["iscrowd"] for a in annotations)
     report.objects = len(annotations) - report.crowds
+    if to_devkit and report.crowds:
+        count = f"{report.crowds} of {len(annotations)}"
+        report.notes.append(f"{count} annotations are crowds and become void")
     if annotations and not report.objects:
         raise ValueError(
             f"all {report.crowds} annotations are crowds, which evaluation ignores. CVAT's brush "
@@ -118,34 +134,50 @@ def _clean_annotations(
     images = {image["id"]: image for image in content["images"]}
     background = {c["id"] for c, _ in report.left_out}
     categories = background.union(c["id"] for c in content["categories"])
-    kept, mended = {}, defaultdict(list)
-    for index, entry in enumerate(raw):
-        entry = _with_numbers(entry) if isinstance(entry, dict) else {}
-        entry.setdefault("id", f"[{index}]")
+    kept, mended, ids = {}, defaultdict(list), Counter()
+    for index, source in enumerate(raw):
+        entry = _with_numbers(source) if isinstance(source, dict) else {}
+        number = entry.get("id", f"[{index}]")
+        ids[str(number)] += 1
         image = images.get(entry.get("image_id")) if is_number(entry.get("image_id")) else None
         name = str(image.get("file_name", image["id"])) if image else "an unlisted image"
+        changes = ["numbers are written as text"] if entry is not source else []
         try:
-            annotation, changes = _clean_annotation(entry, image, categories, with_masks)
-            kind, reason = "", ""
+            annotation = _clean_annotation(entry, image, categories, with_masks, changes)
+            kind, reason = _reason_to_pass_over(annotation, entry, background)
         except ValueError as error:
             kind, reason = "unusable", str(error)
-        if not kind and annotation["category_id"] in background:
-            kind, reason = "background", "its category stands for background"
-        elif not kind and with_masks and not coco_mask.area(annotation["segmentation"]):
-            kind, reason = "no pixels", "its mask has no pixel in the image"
         if kind:
-            report.passed_over.append(BadAnnotation(entry["id"], name, kind, reason))
+            report.passed_over.append(BadAnnotation(number, name, kind, reason))
             continue
         for change in changes:
-            mended[change].append(entry["id"])
+            mended[change].append(number)
         shape = annotation["segmentation"]["counts"] if with_masks else str(annotation["bbox"])
         key = (image["id"], annotation["category_id"], shape, annotation["iscrowd"] and index)
         report.duplicates += key in kept
-        kept.setdefault(key, annotation)
-    for change, ids in mended.items():
-        report.notes.append(_listed(f"{len(ids)} of {len(raw)} annotations: {change}", ids))
+        kept.setdefault(key, annotation | {"id": number})
+    report.notes += [
+        _named(f"{change} ({len(i)} of {len(raw)})", i) for change, i in mended.items()
+    ]
+    if report.duplicates:
+        count = f"{report.duplicates} of {len(raw)} annotations repeat another"
+        report.notes.append(f"{count} of the same image, class and mask: each is kept once")
+    if repeated := [number for number, count in ids.items() if count > 1]:
+        report.notes.append(_named("ids are given more than once, and numbered anew", repeated))
     _check_passed_over(report, len(kept))
     return [*kept.values()]
+
+
+def _reason_to_pass_over(annotation: dict, source: dict, background: set) -> tuple[str, str]:
+    """Kind and reason of a valid annotation that is no object; empty if it is one."""
+    if annotation["category_id"] in background:
+        return "background", "its category stands for background"
+    area = coco_mask.area(annotation["segmentation"]) if "segmentation" in annotation else 2
+    if area <= 1 and isinstance(source["segmentation"], list):
+        corners = [*chain(*_polygons(source["segmentation"]))]
+        if min(corners) >= 0 and max(corners) <= 1:
+            return "no pixels", "its polygons are in 0..1; expected pixels"
+    return ("", "") if area else ("no pixels", "its mask has no pixel in the image")
 
 
 def _check_passed_over(report: CleaningReport, kept: int) -> None:
@@ -153,21 +185,22 @@ def _check_passed_over(report: CleaningReport, kept: int) -> None:
     total, by_kind = report.annotations, defaultdict(list)
     for bad in report.passed_over:
         by_kind[bad.kind].append(bad)
-    unusable, empty = by_kind["unusable"], by_kind["no pixels"]
-    if len(unusable) > max(1, MAX_BAD_FRACTION * total):
-        raise ValueError(_listed(f"{len(unusable)} of {total} annotations are unusable", unusable))
-    if len(empty) > MAX_EMPTY_FRACTION * total:
-        raise ValueError(_listed(f"{len(empty)} of {total} masks are empty", empty))
-    if total and not kept:
-        bad = report.passed_over
-        raise ValueError(_listed(f"none of {total} annotations can be used", bad))
+    if len(bad := by_kind["unusable"]) > max(1, MAX_BAD_FRACTION * total):
+        problem = f"{len(bad)} of {total} annotations cannot be used"
+    elif len(bad := by_kind["no pixels"]) > MAX_EMPTY_FRACTION * total:
+        problem = f"{len(bad)} of {total} masks have no pixel in their image"
+    elif total and not kept:
+        bad, problem = report.passed_over, f"none of {total} annotations can be used"
+    else:
+        return
+    raise ValueError("\n  ".join([f"{problem}:", *_first(bad)]))
 
 
 def _clean_annotation(
-    entry: dict, image: dict | None, categories: set, with_masks: bool
-) -> tuple[dict, list[str]]:
-    """An annotation with valid fields, and what was mended. Raises ValueError: unusable."""
-    entry, changes, category = dict(entry), [], entry.get("category_id")
+    entry: dict, image: dict | None, categories: set, with_masks: bool, changes: list[str]
+) -> dict:
+    """An annotation with valid fields; add to `changes`. Raises ValueError: unusable."""
+    entry, category = dict(entry), entry.get("category_id")
     if image is None:
         raise ValueError(f"image_id {shorten(entry.get('image_id'))} is not in images")
     if not is_number(category) or category not in categories:
@@ -184,37 +217,62 @@ def _clean_annotation(
     elif not with_masks:
         raise ValueError(f"bbox {shorten(box)} must be {BOX[1]}")
     elif box:
-        changes.append(f"bbox is not {BOX[1]}; the mask's is used")
+        changes.append(f"bbox is not {BOX[1]}, it is computed")
     if with_masks:
         size = image["height"], image["width"]
-        entry["segmentation"], change = _clean_mask(segmentation, size, entry.get("bbox"))
-        changes += change
-    area = entry.pop("area", None)
+        entry["segmentation"] = _clean_mask(segmentation, size, entry.get("bbox"), changes)
+    had_area, area = "area" in entry, entry.pop("area", None)
     if is_number(area) and area > 0:
         entry["area"] = area
-    elif area is not None:
-        changes.append("area is not a number above 0; the mask's is used")
-    return entry, changes
+    elif had_area:
+        changes.append("area is not a number above 0, it is computed")
+    return entry
 
 
 def _clean_mask(
-    segmentation: object, size: tuple[int, int], box: list | None
-) -> tuple[dict, list[str]]:
-    """A mask as a compressed code, and what was mended. Raises ValueError: not a mask."""
+    segmentation: object, size: tuple[int, int], box: list | None, changes: list[str]
+) -> dict:
+    """A mask as a compressed code; add to `changes`. Raises ValueError: not a mask."""
     try:
-        return as_rle(segmentation, *size, "segmentation"), []
+        return as_rle(segmentation, *size, "segmentation")
     except ValueError:
-        if not isinstance(segmentation, list):
+        polygons = _polygons(segmentation)
+        if not polygons:
             raise
-    return as_rle(segmentation, *size, "segmentation"), []
+    rle = as_rle(polygons, *size, "segmentation")
+    if all(polygon in segmentation for polygon in polygons):
+        changes.append("parts with fewer than 3 corners are left out of its polygons")
+        return rle
+    # Meant so, if it is where the bbox says.
+    if box and coco_mask.iou([coco_mask.toBbox(rle).tolist()], [box], [0])[0, 0] < MIN_IOU:
+        raise ValueError(
+            f"segmentation {shorten(segmentation)} is not a list of polygons in its bbox"
+        )
+    changes.append("segmentation is not a list of polygons x, y, x, y, ..., and read as one")
+    return rle
+
+
+def _polygons(segmentation: object) -> list[list[float]]:
+    """The usable polygons of a list of them, or of one, in flat lists or lists of points."""
+
+    def in_points(polygon: object) -> bool:
+        points = polygon if isinstance(polygon, list) else []
+        return len(points) > 2 and all(isinstance(p, list) and len(p) == 2 for p in points)
+
+    parts = segmentation if isinstance(segmentation, list) else []
+    if in_points(parts) or any(map(is_number, parts)):
+        parts = [parts]
+    parts = [[*chain(*part)] if in_points(part) else part for part in parts]
+    parts = [p for p in parts if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0]
+    return [part for part in parts if all(map(is_number, part))]
 
 
 def _with_numbers(entry: object) -> object:
-    """A copy of an entry with numbers that are written as text read as numbers."""
+    """An entry, as a copy if it has numbers that are written as text, which are read."""
     if not isinstance(entry, dict):
         return entry
-    keys = ("id", "image_id", "category_id", "height", "width", "area", "iscrowd")
-    return entry | {k: _as_number(entry[k]) for k in keys if isinstance(entry.get(k), str)}
+    texts = [key for key in NUMERIC_FIELDS if isinstance(entry.get(key), str)]
+    return entry | {key: _as_number(entry[key]) for key in texts} if texts else entry
 
 
 def _as_number(value: object) -> object:
@@ -225,8 +283,11 @@ def _as_number(value: object) -> object:
         return value
 
 
-def _listed(title: str, entries: list) -> str:
-    """A title and the first entries, in one line if they are short."""
-    entries = [str(e) for e in entries]
+def _first(entries: list) -> list[str]:
+    """The first entries as text, and how many more there are."""
     more = [f"and {len(entries) - MAX_LISTED} more"] if len(entries) > MAX_LISTED else []
-    return "\n  ".join([f"{title}:", *entries[:MAX_LISTED], *more])
+    return [*map(str, entries[:MAX_LISTED]), *more]
+
+
+def _named(text: str, ids: list) -> str:
+    return f"{text}: annotations {', '.join(_first(ids))}"

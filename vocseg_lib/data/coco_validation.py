@@ -2,12 +2,18 @@
 
 from collections.abc import Callable, Collection
 
+import numpy as np
+from jaxtyping import Bool, Float
 from pycocotools import mask as coco_mask
 
-from vocseg_lib.utils.rle import as_rle, is_number, shorten
+from vocseg_lib.utils.rle import as_rle, is_number, mask_areas, shorten
 
 MAX_PIXELS = 10**8  # per image: more would exhaust memory
 UNCROPPED = "segmentation_uncropped"  # optional field of a detection: its mask before the crop
+MIN_CONTRADICTIONS = 0.01  # of annotations; fewer are not reported
+MIN_EXPLAINED = 0.9  # of the boxes that do not fit: they have one other form
+ROWS = "run lengths look written along the rows; COCO's go down the columns"
+XYWH = Float[np.ndarray, "n 4"]
 
 Check = tuple[Callable[[object], bool], str]  # whether a value is valid, and what is expected
 Fields = dict[str, Check]
@@ -113,3 +119,79 @@ def _check_fields(entries: list, name: str, fields: Fields, optional: Collection
             if key in entry and not valid(entry[key]):
                 problem = f"has {key} {shorten(entry[key])}: must be {expected}"
                 raise ValueError(f"{name}[{index}] {problem}")
+
+
+def find_contradictions(ground_truth: dict, annotations: list[dict]) -> dict[str, list]:
+    """Ids of annotations whose `bbox` or `area` does not fit their mask, by a text that says so.
+
+    Nothing where there are only a few. Loose boxes, boxes around hidden parts, and the box's area
+    are no contradiction.
+    """
+    masks = [a["segmentation"] for a in annotations if "segmentation" in a]
+    if not masks:
+        return {}
+    sides = {image["id"]: (image["width"], image["height"]) * 2 for image in ground_truth["images"]}
+    sides = np.array([sides[a["image_id"]] for a in annotations], dtype=float)
+    boxes = np.array([a.get("bbox", [np.nan] * 4) for a in annotations], dtype=float)
+    areas = np.array([a.get("area", np.nan) for a in annotations], dtype=float)
+    own = coco_mask.toBbox(masks)
+    turned = coco_mask.toBbox([{**rle, "size": rle["size"][::-1]} for rle in masks])
+    wrong_box, form = _compare_boxes(boxes, own, turned[:, [1, 0, 3, 2]], sides)
+    outline = 2 * own[:, 2:].sum(1)
+    high = np.fmax(mask_areas(masks), boxes[:, 2:].prod(1))
+    wrong_area = (areas < mask_areas(masks) / 2 - outline) | (areas > 2 * high + outline)
+    found = {}
+    for name, wrong in (("bbox", wrong_box), ("area", wrong_area)):
+        ids = [a["id"] for a, is_wrong in zip(annotations, wrong, strict=True) if is_wrong]
+        text = f"{name} does not fit the mask in {len(ids)} of {len(masks)} annotations"
+        if len(ids) > MIN_CONTRADICTIONS * len(masks):
+            found[f"{text}: {form}" if form and name == "bbox" else text] = ids
+    return found
+
+
+def _compare_boxes(
+    boxes: XYWH, own: XYWH, own_by_rows: XYWH, sides: XYWH
+) -> tuple[Bool[np.ndarray, " n"], str]:
+    """Which boxes contradict those of their masks, and what explains nearly all of these."""
+    given, expected, tolerance = _corners(boxes).clip(0, sides), _corners(own), own[:, [2, 3, 2, 3]]
+    off = (np.abs(given - expected) > 2 + 0.1 * tolerance).any(1)
+    other_forms = _other_forms(boxes, own, sides) if off.sum() >= 3 else {}
+    for form, corners in {ROWS: given + expected - _corners(own_by_rows), **other_forms}.items():
+        fits = (np.abs(corners - expected) <= 1.5 + 0.02 * tolerance).all(1)
+        if other_forms and (fits & off).sum() >= MIN_EXPLAINED * off.sum():
+            return off, form
+    # A box around the mask may be loose, or that of an object which is hidden in part.
+    around = (given[:, :2] <= own[:, :2] + 2).all(1) & (given[:, 2:] >= expected[:, 2:] - 2).all(1)
+    return off & (_box_iou(given, expected) < np.where(around, 0.1, 0.5)), ""
+
+
+def _other_forms(boxes: XYWH, own: XYWH, sides: XYWH) -> dict[str, XYWH]:
+    """Corners of boxes that are not in COCO's form, by the form."""
+    x, y, a, b = boxes.T
+    forms = {
+        "x1 y1 x2 y2": (x, y, a, b),
+        "center and size": (x - a / 2, y - b / 2, x + a / 2, y + b / 2),
+        "x y width height": (x, y, x + a, y + b),
+    }
+    candidates = {}
+    for unit, factor in {"pixels": 1, "0..1": sides, "percent": sides / 100}.items():
+        for form, corners in forms.items():
+            text = f"it looks like {form} in {unit} instead of x y width height in pixels"
+            candidates[text] = np.stack(corners, 1) * factor
+    candidates["x and y look swapped in one of them"] = _corners(boxes[:, [1, 0, 3, 2]])
+    candidates["it looks like y1 x1 y2 x2"] = boxes[:, [1, 0, 3, 2]]
+    ratios = own[:, 2:] / np.maximum(boxes[:, 2:], 1e-6)
+    scale = np.median(ratios[~np.isnan(ratios[:, 0])], axis=0)
+    text = f"masks look {scale[0]:.3g} times as wide and {scale[1]:.3g} times as high"
+    return candidates | {text: _corners(boxes * np.tile(scale, 2))}
+
+
+def _corners(boxes: XYWH) -> XYWH:
+    return np.concatenate([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], -1)
+
+
+def _box_iou(a: XYWH, b: XYWH) -> Float[np.ndarray, " n"]:
+    """IoU of pairs of boxes, xyxy."""
+    inter = (np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])).clip(0).prod(-1)
+    union = sum((box[:, 2:] - box[:, :2]).prod(-1) for box in (a, b)) - inter
+    return inter / np.maximum(union, 1e-9)

@@ -38,7 +38,7 @@ def as_rle(segmentation: object, height: int, width: int, what: str) -> dict:
         corners = [*chain(*segmentation)] if all(sizes_fit) else [None]
         if all(is_number(c) and abs(c) <= MAX_CORNER * max(size) for c in corners):
             return _as_text(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)))
-    expected = f"polygons, or runs that cover {pixels} pixels"
+    expected = f"polygons of 3 or more corners, or runs that cover {pixels} pixels"
     raise ValueError(f"{what} is not a mask: {shorten(segmentation)}; expected {expected}")
 
 
