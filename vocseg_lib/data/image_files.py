@@ -1,13 +1,15 @@
 """Read pictures as they are shown, and maps of class or object numbers."""
 
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+DECODING_ERRORS += (struct.error, KeyError)
 PICTURE_ENDINGS = tuple(
     "jpg jpeg jpe jfif png webp bmp dib gif tif tiff ppm pgm pnm jp2 heic heif avif".split()
 )
@@ -28,12 +30,35 @@ class BadFile(Exception):
 
 def read_picture(path: Path, as_shown: bool = True) -> Picture:
     """A picture in RGB, turned by its EXIF orientation if `as_shown`. Raises BadFile."""
+    pixels, orientation = read_stored(path)
+    return np.ascontiguousarray(orient(pixels, orientation)) if as_shown else pixels
+
+
+def read_stored(path: Path) -> tuple[Picture, int]:
+    """A picture in RGB as it is stored, and its EXIF orientation. Raises BadFile."""
     try:
         with Image.open(path) as image:
-            turned = ImageOps.exif_transpose(image) if as_shown else image
-            return np.array(turned.convert("RGB"))
+            return _to_rgb(path, image), _orientation(image)
     except DECODING_ERRORS as error:
         raise _bad_file(path, error) from None
+
+
+def _to_rgb(path: Path, image: Image.Image) -> Picture:
+    """The pixels in RGB; more than 8 bits are scaled by the range of their type."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        gray = np.asarray(image) >> 8
+    elif image.mode == "F":
+        values = np.asarray(image)
+        if not (values.min() >= 0 and values.max() <= 1):
+            reason = f"has float values from {values.min():g} to {values.max():g}; expected 0 to 1"
+            raise BadFile(path, "unknown range", f"{reason}, or integers of 8 or 16 bits")
+        gray = np.rint(values * 255)
+    elif image.mode == "I":
+        reason = "has integers that are signed or of 32 bits; expected 8 or 16 bits, unsigned"
+        raise BadFile(path, "unknown range", reason)
+    else:
+        return np.array(image.convert("RGB"))
+    return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2)
 
 
 def without_ending(file_name: str) -> str:
@@ -58,9 +83,18 @@ def read_orientation(path: Path) -> int:
     """The EXIF orientation of a picture: 1 (none) to 8. Raises BadFile."""
     try:
         with Image.open(path) as image:
-            return image.getexif().get(ExifTags.Base.Orientation, 1)
+            return _orientation(image)
     except DECODING_ERRORS as error:
         raise _bad_file(path, error) from None
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 without EXIF, or with EXIF that cannot be read."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (*DECODING_ERRORS, TypeError):
+        return 1
+    return orientation if orientation in range(2, 9) else 1
 
 
 def orient(pixels: np.ndarray, orientation: int) -> np.ndarray:

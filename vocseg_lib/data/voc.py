@@ -15,13 +15,19 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from vocseg_lib.data.classes import CLASS_NAMES, VOID, check_class_names, is_background
-from vocseg_lib.data.image_files import BadFile, Picture, read_map, read_picture
+from vocseg_lib.data.image_files import (
+    BadFile,
+    Picture,
+    read_map,
+    read_picture,
+    without_ending,
+)
 from vocseg_lib.data.sample import Sample
 from vocseg_lib.utils.boxes import masks_to_boxes
 
 CLASS_FILE = "class_names.txt"  # of a devkit with other classes: one per line, by class value
 FOLDERS = {"JPEGImages": ".jpg", "SegmentationObject": ".png", "SegmentationClass": ".png"}
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")  # in any case; the first one counts
+DEVKIT_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")  # in any case; the first one counts
 DEVKIT_FOLDERS = (*FOLDERS, "ImageSets/Segmentation")
 READERS = (read_picture, read_map, read_map)  # of them
 MIN_AGREEMENT = 0.95  # of an object's pixels with one class, and of those with an object
@@ -35,7 +41,7 @@ def paths_to_write(devkit: Path, name: str) -> list[Path]:
 def sample_paths(devkit: Path, name: str) -> list[Path]:
     """The files of a sample, with the endings that they have: image, object map, class map."""
     picture, *maps = paths_to_write(devkit, name)
-    return [_existing(picture, PICTURE_ENDINGS), *(_existing(path, (".png",)) for path in maps)]
+    return [_existing(picture, DEVKIT_ENDINGS), *(_existing(path, (".png",)) for path in maps)]
 
 
 def _existing(path: Path, endings: tuple[str, ...]) -> Path:
@@ -54,7 +60,7 @@ def pictures_by_name(devkit: Path) -> dict[str, list[Path]]:
     """The pictures in JPEGImages and its subfolders by the name that a split list has."""
     folder, pictures = devkit / "JPEGImages", defaultdict(list)
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in PICTURE_ENDINGS:
+        if path.suffix.lower() in DEVKIT_ENDINGS:
             pictures[path.relative_to(folder).as_posix().removesuffix(path.suffix)].append(path)
     return pictures
 
@@ -104,7 +110,7 @@ def split_ids(devkit: Path, split: str) -> list[str]:
         splits = ", ".join(sorted(p.stem for p in lists.glob("*.txt"))) or "none"
         raise FileNotFoundError(f"{path} is missing; splits in this devkit: {splits}")
     names = _read_lines(path)
-    if any(" " in name or name.lower().endswith(PICTURE_ENDINGS) for name in names):
+    if any(" " in name or name.lower().endswith(DEVKIT_ENDINGS) for name in names):
         pictures = pictures_by_name(devkit)
         names = [next((n for n in _meanings(name) if n in pictures), name) for name in names]
     return names
@@ -113,9 +119,7 @@ def split_ids(devkit: Path, split: str) -> list[str]:
 def _meanings(line: str) -> Iterator[str]:
     """The names that a line of a split list may mean: all of it, or less an ending, or a flag."""
     for name in (line, re.sub(r"\s+-?[01]$", "", line)):  # VOC's lists per class have flags
-        yield name
-        if name.lower().endswith(PICTURE_ENDINGS):
-            yield name[: name.rindex(".")]
+        yield from (name, without_ending(name))
 
 
 def read_sample(devkit: Path, name: str) -> Sample:

@@ -1,0 +1,90 @@
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from vocseg_lib.data.image_files import BadFile, orient, read_orientation, read_picture
+
+VALUES = np.array([[0, 255, 256, 4095], [32768, 40000, 65534, 65535]], np.uint16)
+
+
+def write_png16(path, values):
+    """A PNG of 16 bits, which Pillow does not write in color: uint16 [h, w] or [h, w, 2 to 4]."""
+    channels = 1 if values.ndim == 2 else values.shape[2]
+    form = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    head = struct.pack(">IIBBBBB", *values.shape[1::-1], 16, form, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(data)) + kind + data for kind, data in chunks]
+    ends = [struct.pack(">I", zlib.crc32(part[4:])) for part in parts]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(map(bytes.__add__, parts, ends)))
+
+
+@pytest.mark.parametrize("channels", [0, 2, 3, 4])
+def test_pngs_of_16_bits_are_scaled_by_their_range(tmp_path, channels):
+    path = tmp_path / "a.png"
+    write_png16(path, VALUES if channels == 0 else np.stack([VALUES] * channels, 2))
+    picture = read_picture(path)
+    assert picture.shape == (2, 4, 3)
+    assert np.abs(picture - VALUES[..., None] / 257).max() <= 1
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "pgm", "jp2"])
+def test_gray_of_16_bits_is_scaled_in_each_format(tmp_path, ending):
+    path = tmp_path / f"a.{ending}"
+    gray = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
+    lossless = {"irreversible": False} if ending == "jp2" else {}
+    Image.fromarray(gray).save(path, **lossless)
+    assert np.abs(read_picture(path) - gray[..., None] / 257).max() <= 1
+
+
+@pytest.mark.parametrize("values", [[-0.1, 0.5], [0, 1.5], [0, 255], [0, np.nan], [0, np.inf]])
+def test_floats_of_unknown_range_are_refused(tmp_path, values):
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.array([values], np.float32)).save(path)
+    with pytest.raises(BadFile, match="0 to 1") as caught:
+        read_picture(path)
+    assert (caught.value.kind, caught.value.path) == ("unknown range", path)
+
+
+def test_floats_from_0_to_1_and_wide_integers(tmp_path):
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.array([[0, 0.25, 0.5, 1]], np.float32)).save(path)
+    assert read_picture(path)[0, :, 0].tolist() == [0, 64, 128, 255]
+    Image.fromarray(np.array([[0, 70_000]], np.int32)).save(path)
+    with pytest.raises(BadFile, match="32 bits"):
+        read_picture(path)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr"])
+def test_other_modes_become_rgb(tmp_path, mode):
+    gray = mode in ("1", "L", "LA")
+    color = (255, 255, 255) if gray else (255, 0, 0)
+    image = Image.new("RGB", (3, 2), color)
+    image = image.convert("P").convert("PA") if mode == "PA" else image.convert(mode)
+    path = tmp_path / ("a.tif" if mode in ("CMYK", "YCbCr", "PA") else "a.png")
+    image.save(path)
+    assert np.abs(read_picture(path).astype(int) - color).max() <= 2
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_orientation_is_pillows(tmp_path, orientation):
+    pixels = np.random.default_rng(0).integers(0, 255, (5, 7, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path, exif=exif)
+    with Image.open(path) as image:
+        shown = np.array(ImageOps.exif_transpose(image))
+    assert np.array_equal(read_picture(path), shown)
+    assert np.array_equal(read_picture(path, as_shown=False), pixels)
+    assert read_orientation(path) == (orientation if 1 <= orientation <= 8 else 1)
+    assert np.array_equal(orient(pixels, read_orientation(path)), shown)
+
+
+def test_exif_that_cannot_be_read_is_none(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (3, 2)).save(path, exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff torn")
+    assert read_picture(path).shape == (2, 3, 3)
