@@ -1,5 +1,7 @@
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from unittest.mock import Mock
 
 import imageio_ffmpeg
@@ -9,7 +11,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from vocseg_lib.plots.pictures import LONGEST_SIDE, Visualizer, draw_predictions, read_shrunk
+from vocseg_lib.plots.pictures import (
+    LONGEST_SIDE,
+    Visualizer,
+    draw_predictions,
+    output_names,
+    read_shrunk,
+)
 
 
 class BrightestCup(nn.Module):
@@ -61,7 +69,44 @@ def test_a_folder_of_pictures_with_unreadable_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("path", "out"), [("a.png", "."), ("a.png", "a.png"), ("empty", "out"), ("missing", "out")]
+    ("files", "names"),
+    [
+        ("a/f.jpg b/f.png c/f.webp g.mp4", "a_f.png b_f.png c_f.png g.mp4"),
+        ("x/a/f.jpg y/a/f.jpg x/b/f.jpg", "x_a_f.png y_a_f.png x_b_f.png"),
+        ("F.jpg f.png f.PNG f.bmp f.bmp.jpg", "F.png f.png.png f_2.png f_3.png f.bmp.png"),
+        ("a/f.jpg b/f.jpg c/a_f.jpg f.mov f.MP4", "a_f.jpg.png b_f.png a_f.png f.mp4 f.MP4.mp4"),
+        ("a_b/c.jpg a/b_c.jpg z/c.jpg z/b_c.jpg", "a_b_c.png a_b_c.jpg.png z_c.png z_b_c.png"),
+    ],
+)
+def test_outputs_have_names_of_their_own(files, names):
+    given = output_names([Path(file) for file in files.split()])
+    assert len({name.casefold() for name in given}) == len(given)
+    assert given == names.split()
+
+
+def test_files_of_others_are_not_replaced(tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for path in (folder, out):
+        path.mkdir()
+        Image.fromarray(bright_square()).save(path / "a.png")
+    before = (out / "a.png").read_bytes()
+    with pytest.raises(ValueError, match=r"a\.png"):
+        list(draw_predictions(VISUALIZER, [folder], out))
+    assert (out / "a.png").read_bytes() == before
+    (out / "a.png").unlink()
+    for _ in range(2):
+        assert len(list(draw_predictions(VISUALIZER, [folder, folder / "a.png"], out))) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "out"),
+    [
+        ("a.png", "."),
+        ("a.png", "a.png"),
+        ("a.png", "a.png.mp4"),
+        ("empty", "out"),
+        ("missing", "out"),
+    ],
 )
 def test_inputs_and_outputs_that_cannot_be_used(tmp_path, path, out):
     Image.fromarray(bright_square()).save(tmp_path / "a.png")
@@ -98,6 +143,57 @@ def test_a_video_is_drawn_frame_by_frame(clip, tmp_path):
         pixels = np.frombuffer(frame, np.uint8).reshape(40, 60, 3).astype(int)
         square = np.roll(pixels, -3 * k, 1)[12:22, 14:26]
         assert (square[..., 2] - square[..., 0]).mean() > 30
+
+
+PLAIN = "-i testsrc=size=96x64:rate=10:duration=1"
+VARIABLE = "-i testsrc=size=96x64:rate=30:duration=9 -fps_mode vfr -bf 0 -vf select='"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size", "seconds", "count"),
+    [
+        *((f"c{end}", PLAIN, (96, 64), 1, 10) for end in (".flv", ".M4V", ".m2ts", ".mts")),
+        ("c.3gp", f"{PLAIN} -c:v h264 -pix_fmt yuv420p", (96, 64), 1, 10),
+        ("c.ogv", f"{PLAIN} -c:v libtheora", (96, 64), 1, 10),  # without a mean rate
+        ("wide.mp4", f"{PLAIN} -vf setsar=4/3", (128, 64), 1, 10),
+        ("narrow.mkv", f"{PLAIN} -vf setsar=8/9", (96, 72), 1, 10),
+        ("a:b.mp4", f"{PLAIN} -frames:v 1", (96, 64), 0.1, 1),
+        ("odd.mkv", "-i testsrc=size=97x65:rate=10:duration=1 -c:v ffv1", (96, 64), 1, 10),
+        ("dark.mov", f"{VARIABLE}lt(t,1)+not(mod(n,5))'", (96, 64), 9, None),
+        ("slides.mp4", f"{VARIABLE}eq(n,0)+eq(n,40)+eq(n,269)'", (96, 64), 9, 90),
+        ("screen.webm", f"{VARIABLE}lt(t,1)+not(mod(n,60))' -c:v libvpx", (96, 64), 8, None),
+    ],
+)
+def test_videos_keep_their_duration_and_are_drawn_as_they_are_shown(
+    tmp_path, name, options, size, seconds, count
+):
+    source = make_video(tmp_path / name, options)
+    ((_, written, _),) = draw_predictions(VISUALIZER, [source], tmp_path / "out")
+    metadata, *frames = imageio_ffmpeg.read_frames(str(written))
+    assert (metadata["size"], len(frames)) == (size, count or len(frames))
+    assert metadata["duration"] == pytest.approx(seconds, abs=1 / 10)
+
+
+def make_video(path, options):
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error"]
+    command += [*(("-f", "lavfi") if "testsrc" in options else ()), *options.split()]
+    subprocess.run([*command, f"file:{path}"], check=True)
+    return path
+
+
+def test_a_video_of_a_phone_is_upright(tmp_path):
+    flat = make_video(tmp_path / "flat.mp4", f"{PLAIN} -vf setsar=4/3 -pix_fmt yuv420p")
+    turned = make_video(tmp_path / "turned.mp4", f"-display_rotation 90 -i {flat} -c copy")
+    pictures = []
+    for source in (flat, turned):
+        ((_, written, _),) = draw_predictions(
+            replace(VISUALIZER, score=1.0), [source], tmp_path / "out"
+        )
+        metadata, frame, *_ = imageio_ffmpeg.read_frames(str(written))
+        pictures.append(np.frombuffer(frame, np.uint8).reshape(*metadata["size"][::-1], 3))
+    assert pictures[0].shape == (64, 128, 3)
+    difference = np.rot90(pictures[0]).astype(int) - pictures[1]
+    assert np.abs(difference).mean() < 10  # H.264
 
 
 def test_an_interrupted_video_leaves_no_file(clip, tmp_path, monkeypatch):

@@ -1,14 +1,20 @@
 """A trained model's predictions drawn on any pictures and videos."""
 
+import logging
+import os
+import re
+import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -17,9 +23,15 @@ from vocseg_lib.data.image_files import BadFile, Picture, read_picture
 from vocseg_lib.data.transforms import model_input
 from vocseg_lib.plots.images import DRAWN_SCORE, draw_instances
 from vocseg_lib.utils.device import autocast
-from vocseg_lib.utils.files import resolve_path
+from vocseg_lib.utils.files import atomic_write, resolve_path
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+VIDEO_SUFFIXES = tuple(
+    ".3g2 .3gp .asf .avi .divx .f4v .flv .m2ts .m4v .mkv .mov .mp4 .mpe .mpeg .mpg .mts .mxf .ogv "
+    ".qt .ts .vob .webm .wmv".split()
+)
+MIN_FPS, DEFAULT_FPS = 10.0, 30.0
+"""Frames per second: the least for a video of a variable rate, and if its file has none."""
+MARK = "vocseg predict"  # in the metadata of what is written
 LONGEST_SIDE = 1_600
 """Pixels: larger pictures are shrunk to it, as masks of their full size would fill the memory."""
 
@@ -73,82 +85,170 @@ def read_shrunk(path: Path) -> Picture:
     return np.array(picture)
 
 
-def draw_predictions(
-    visualizer: Visualizer, paths: Sequence[str | Path], out: str | Path
-) -> Iterator[tuple[Path, Path | None, str]]:
-    """Draw predictions on pictures, videos and folders of them: (file, written file, description).
+def is_video(path: Path) -> bool:
+    """Whether a file has the ending of a video."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
 
-    Pictures are written to the folder `out` as PNG, videos as MP4; for a file that cannot be read,
-    the second is None and the third the reason.
-    Raises FileNotFoundError for a missing path, ValueError for an empty folder, or if `out` is a
-    file or an input's folder.
+
+def input_files(paths: Sequence[str | Path]) -> list[Path]:
+    """Files and those in folders (folders inside are not searched), sorted by folder, each once.
+
+    Raises FileNotFoundError for a missing path, ValueError for an empty folder.
     """
-    files, out, taken = [], Path(out), set()
+    files = {}
     for path in map(resolve_path, paths):
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing: give pictures, videos or folders of them")
         inside = [path]
         if path.is_dir():
             inside = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
-        files += inside
         if not inside:
             raise ValueError(f"{path} has no file in it (folders inside are not searched)")
-    if out.is_file():
+        files |= {os.path.abspath(file): file for file in inside}
+    return list(files.values())
+
+
+def output_names(files: Sequence[Path]) -> list[str]:
+    """A file name for what is drawn of each file, no two alike, not even but for case.
+
+    `frame.png` for frame.jpg; files that share it have their folders in it (`a_frame.png`,
+    `b_frame.png`) or, in the same folder, all but the first their ending (`frame.webp.png`).
+    """
+    groups, names = {}, {}
+    suffixes = {file: ".mp4" if is_video(file) else ".png" for file in files}
+    for file, suffix in suffixes.items():
+        groups.setdefault((file.stem + suffix).casefold(), []).append(file)
+    taken = set()
+    for group in sorted(groups.values(), key=len):  # names of one file alone are not changed
+        paths = [Path(os.path.abspath(file)) for file in group]
+        common = os.path.commonpath([path.parent for path in paths])
+        for file, path in zip(group, paths, strict=True):
+            stem = "_".join((*path.relative_to(common).parent.parts, path.stem))
+            numbered = (f"{stem}_{number}" for number in count(2))
+            forms = chain((stem, stem + path.suffix), numbered)
+            name = next(x for form in forms if (x := form + suffixes[file]).casefold() not in taken)
+            taken.add(name.casefold())
+            names[file] = name
+    return [names[file] for file in files]
+
+
+def draw_predictions(
+    visualizer: Visualizer, paths: Sequence[str | Path], out: str | Path
+) -> Iterator[tuple[Path, Path | None, str]]:
+    """Draw predictions on pictures, videos and folders of them: (file, written file, description).
+
+    Pictures are written to the folder `out` as PNG, videos as MP4, see `output_names`; for a file
+    that cannot be read, the second is None and the third the reason.
+    Raises FileNotFoundError for a missing path, ValueError for an empty folder, or if `out` is a
+    file or an input's folder, or holds a file of the same name that this did not write.
+    """
+    files, out = input_files(paths), Path(out)
+    if out.is_file() or (
+        out.suffix.lower() in (".png", ".jpg", *VIDEO_SUFFIXES) and not out.is_dir()
+    ):
         raise ValueError(f"{out} is a file; the output needs a folder")
-    for file in files:
+    targets = [out / name for name in output_names(files)]
+    for file, target in zip(files, targets, strict=True):
         if file.resolve().parent == out.resolve():
             raise ValueError(f"{out} holds the input {file}; the output needs another folder")
+        if target.exists() and not _is_drawn(target):
+            raise ValueError(f"{target} exists and is not of this command; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
-    for file in tqdm(files, "predict", unit="file", disable=len(files) < 2):
-        suffix = ".mp4" if file.suffix.lower() in VIDEO_SUFFIXES else ".png"
-        target = out / f"{file.stem}{suffix}"
-        if target in taken:
-            target = out / f"{file.name}{suffix}"
-        taken.add(target)
+    jobs = zip(files, targets, strict=True)
+    for file, target in tqdm(jobs, "predict", len(files), unit="file", disable=len(files) < 2):
         try:
-            if suffix == ".mp4":
+            if is_video(file):
                 description = _draw_video(visualizer, file, target)
             else:
                 drawn, detections = visualizer.draw(read_shrunk(file))
-                Image.fromarray(drawn).save(target)
+                metadata = PngImagePlugin.PngInfo()
+                metadata.add_text("Software", MARK)
+                with atomic_write(target) as temporary:
+                    Image.fromarray(drawn).save(temporary, "PNG", pnginfo=metadata)
                 description = visualizer.describe(detections)
             yield file, target, description
         except BadFile as error:
             yield file, None, str(error)
 
 
-def _draw_video(visualizer: Visualizer, source: Path, target: Path) -> str:
-    """Draw predictions on each frame of a video and write it as MP4 (H.264); a summary.
+def _is_drawn(path: Path) -> bool:
+    """Whether a picture or video was written here: has `MARK` near its start or end."""
+    with path.open("rb") as file:
+        start = file.read(4_096)
+        file.seek(-min(4_096, path.stat().st_size), os.SEEK_END)
+        return MARK.encode() in start + file.read()
 
-    Raises BadFile when no frame can be read, ModuleNotFoundError without imageio-ffmpeg.
+
+def _read_video(path: Path) -> tuple[dict, int, Iterator[np.ndarray]]:
+    """A video's metadata, about how many frames, and the frames [h, w, 3], as they are shown.
+
+    They are upright, with square pixels, and come at a constant rate, `metadata["fps"]`: the mean
+    of the video's, `MIN_FPS` or more if that varies. Raises BadFile, and ModuleNotFoundError
+    without imageio-ffmpeg.
     """
     try:
         import imageio_ffmpeg
     except ModuleNotFoundError:
         message = "videos need imageio-ffmpeg: pip install 'vocseg_lib[video]'"
         raise ModuleNotFoundError(message) from None
-    frames = imageio_ffmpeg.read_frames(str(source))
+    logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)  # other sizes are meant
+    name = os.path.abspath(path)  # ffmpeg takes "a:b.mp4" for a protocol
+    square = "scale='round(iw*max(1,sar))':'round(ih*max(1,1/sar))',setsar=1"
     try:
-        metadata = next(frames)
-    except (OSError, StopIteration) as error:
+        with closing(imageio_ffmpeg.read_frames(name, output_params=["-vf", square])) as frames:
+            metadata = next(frames)
+    except (OSError, StopIteration, LookupError, AttributeError) as error:
         reason = (str(error).strip().splitlines() or ["no frame"])[-1]
-        raise BadFile(source, "undecodable", f"is not a readable video ({reason})") from None
+        raise BadFile(path, "undecodable", f"is not a readable video ({reason})") from None
+    log = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-i", name], capture_output=True).stderr
+    if metadata["fps"] < MIN_FPS:  # few frames, or unknown
+        base, fps = float((re.findall(rb" ([\d.]+) tbr", log) or [DEFAULT_FPS])[0]), metadata["fps"]
+        metadata["fps"] = max(fps, min(base, MIN_FPS)) if fps else min(base, DEFAULT_FPS)
+    # The log has hundredths of a second. Containers without a header have estimates only.
+    total = round((metadata["duration"] + 0.005) * metadata["fps"])
+    exact = metadata["duration"] and re.search(rb"Input #0, (mov|matroska|avi|asf|flv)", log)
+    width, height = metadata["size"]
+
+    def read() -> Iterator[np.ndarray]:
+        # The size is given, as that of the stream may change on the way.
+        options = ["-r", f"{metadata['fps']}", "-vf", f"scale={width}:{height},setsar=1"]
+        options += ["-frames:v", f"{max(total, 1)}"] if exact else []
+        try:
+            for frame in imageio_ffmpeg.read_frames(name, output_params=options):
+                if isinstance(frame, bytes):  # the first is the metadata
+                    yield np.frombuffer(frame, np.uint8).reshape(height, width, 3)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise BadFile(path, "undecodable", f"is a broken video ({reason})") from None
+
+    return metadata, total, read()
+
+
+def _draw_video(visualizer: Visualizer, source: Path, target: Path) -> str:
+    """Draw predictions on each frame of a video and write it as MP4 (H.264); a summary.
+
+    Raises as `_read_video`, and BadFile when no frame can be read.
+    """
+    metadata, total, frames = _read_video(source)
+    import imageio_ffmpeg
+
     (width, height), fps = metadata["size"], metadata["fps"]
     even = (width - width % 2, height - height % 2)  # H.264 needs even sides
-    partial, count = target.with_name(f"{target.stem}.part.mp4"), 0
-    writer = imageio_ffmpeg.write_frames(str(partial), even, fps=fps, macro_block_size=2, quality=7)
-    writer.send(None)
-    total = round(metadata["duration"] * fps) or None
-    try:
-        for frame in tqdm(frames, source.name, total, unit="frame", leave=False):
-            picture = np.frombuffer(frame, np.uint8).reshape(height, width, 3)[: even[1], : even[0]]
-            writer.send(np.ascontiguousarray(visualizer.draw(picture)[0]))
-            count += 1
-        writer.close()
-        if not count:
+    options = {"fps": fps, "macro_block_size": 2, "quality": 7}
+    options["output_params"] = ["-f", "mp4", "-metadata", f"comment={MARK}"]
+    number, previous = 0, None
+    with atomic_write(target) as temporary:
+        path = str(temporary.absolute())
+        with closing(imageio_ffmpeg.write_frames(path, even, **options)) as writer:
+            writer.send(None)
+            for frame in tqdm(frames, source.name, total or None, unit="frame", leave=False):
+                if previous is None or not np.array_equal(frame, previous):
+                    drawn, _ = visualizer.draw(frame[: even[1], : even[0]])
+                writer.send(np.ascontiguousarray(drawn))
+                number, previous = number + 1, frame
+        if not number:
             raise BadFile(source, "undecodable", "has no readable frame")
-        partial.replace(target)
-    finally:
-        writer.close()
-        partial.unlink(missing_ok=True)
-    return f"{count} frames of {even[0]} x {even[1]} pixels at {fps:g} per second"
+    expected = f" (of about {total})" if number < 0.9 * total else ""
+    sound = ", without the sound" if "audio_codec" in metadata else ""
+    size = f"{even[0]} x {even[1]} pixels"
+    return f"{number} frames{expected} of {size} at {fps:g} per second{sound}"
