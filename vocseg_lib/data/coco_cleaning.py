@@ -11,13 +11,14 @@ from vocseg_lib.data.coco_validation import (
     BOX,
     ROWS,
     check_lists,
+    complete_annotations,
     find_contradictions,
     validate_ground_truth,
 )
-from vocseg_lib.utils.rle import as_rle, is_number, shorten
+from vocseg_lib.utils.rle import as_number, as_rle, is_number, shorten
 
 MAX_BAD_FRACTION = 0.05  # of annotations, or of images: an import stops beyond it
-MAX_EMPTY_FRACTION = 0.5  # of masks without a pixel in their image
+MAX_LOST_FRACTION = 0.5  # of masks without a pixel in their image, or with runs along its rows
 MIN_IOU = 0.5  # of the bbox with that of a mask in another form
 MAX_LISTED = 10  # annotations in one message
 # Numbers that some exporters write as text.
@@ -70,25 +71,30 @@ def clean_ground_truth(
     """Validated ground truth of what exporters write, and what had to be changed.
 
     Up to 5 % of the annotations, or one, may be unusable. `to_devkit`: images need a `file_name`,
-    annotations a mask. Annotations have their ids from the source. Raises ValueError.
+    annotations a mask. Messages have the ids of the source. Raises ValueError.
     """
     check_lists(content)
     raw = content["annotations"]
-    report, images = CleaningReport(len(raw)), [*map(_with_numbers, content["images"])]
-    used = Counter(str(_with_numbers(a).get("category_id")) for a in raw if isinstance(a, dict))
-    categories, report.left_out = _clean_categories(content["categories"], used)
+    if crowds_as_objects:
+        raw = [{**a, "iscrowd": 0} if isinstance(a, dict) else a for a in raw]
+    report = CleaningReport(len(raw))
+    used = [as_number(a.get("category_id")) for a in raw if isinstance(a, dict)]
+    images = [*{repr(i): i for i in map(_with_numbers, content["images"])}.values()]
+    categories, report.left_out = _clean_categories(
+        content["categories"], {*filter(is_number, used)}
+    )
     content = {**content, "images": images, "categories": categories, "annotations": []}
     content = validate_ground_truth(content)
+    if report.left_out:
+        content["categories_left_out"] = [c["id"] for c, _ in report.left_out]
     for index, image in enumerate(content["images"]):
         name = image.get("file_name")
         if to_devkit and not (isinstance(name, str) and name.strip()):
             raise ValueError(f"images[{index}] has no file_name: {shorten(image)}")
     with_masks = to_devkit or any(isinstance(a, dict) and a.get("segmentation") for a in raw)
     annotations = _clean_annotations(content, raw, with_masks, report)
-    if crowds_as_objects:
-        annotations = [a | {"iscrowd": 0} for a in annotations]
     for text, ids in find_contradictions(content, annotations).items():
-        if ROWS in text and len(ids) > MAX_EMPTY_FRACTION * len(annotations):
+        if ROWS in text and len(ids) > MAX_LOST_FRACTION * len(annotations):
             raise ValueError(_named(text, ids))
         report.notes.append(_named(text, ids))
     report.crowds = sum(a["iscrowd"] for a in annotations)
@@ -101,18 +107,18 @@ def clean_ground_truth(
             f"all {report.crowds} annotations are crowds, which evaluation ignores. CVAT's brush "
             "masks are written so: set iscrowd to 0, or import-coco --crowds-as-objects"
         )
-    return validate_ground_truth({**content, "annotations": annotations}), report
+    return {**content, "annotations": complete_annotations(annotations)}, report
 
 
-def _clean_categories(categories: list, used: Counter) -> tuple[list, list[tuple[dict, str]]]:
+def _clean_categories(categories: list, used: set) -> tuple[list, list[tuple[dict, str]]]:
     """The categories that are classes, and those left out with the reason."""
-    entries = []
-    for category in map(_with_numbers, categories):
-        if category not in entries:
-            entries.append(category)
+    entries = {}
+    for c in map(_with_numbers, categories):
+        entries.setdefault(repr((c.get("id"), c.get("name")) if isinstance(c, dict) else c), c)
+    entries = [*entries.values()]
     if not all(isinstance(c, dict) and isinstance(c.get("name"), str) for c in entries):
         return entries, []  # the validation reports it
-    parents = {c.get("supercategory") for c in entries if c.get("supercategory") != c["name"]}
+    parents = [c.get("supercategory") for c in entries if c.get("supercategory") != c["name"]]
     orphans = [c for c in entries if c.get("supercategory") in NO_PARENT]
     reasons = {}
     for index, c in enumerate(entries):
@@ -121,7 +127,7 @@ def _clean_categories(categories: list, used: Counter) -> tuple[list, list[tuple
         is_root = lone_root or (c["name"] in parents and c.get("supercategory") != c["name"])
         if is_background(c["name"]):
             reasons[index] = "it stands for background"
-        elif is_root and not used[str(c.get("id"))]:
+        elif is_root and is_number(c.get("id")) and c["id"] not in used:
             reasons[index] = "no annotation has it, and it is the root of the others"
     classes = [c for index, c in enumerate(entries) if index not in reasons]
     return classes, [(entries[index], reason) for index, reason in reasons.items()]
@@ -137,11 +143,11 @@ def _clean_annotations(
     kept, mended, ids = {}, defaultdict(list), Counter()
     for index, source in enumerate(raw):
         entry = _with_numbers(source) if isinstance(source, dict) else {}
-        number = entry.get("id", f"[{index}]")
+        number = f"[{index}]" if entry.get("id") is None else entry["id"]
         ids[str(number)] += 1
         image = images.get(entry.get("image_id")) if is_number(entry.get("image_id")) else None
         name = str(image.get("file_name", image["id"])) if image else "an unlisted image"
-        changes = ["numbers are written as text"] if entry is not source else []
+        changes = ["numbers are text, and read"] if entry is not source else []
         try:
             annotation = _clean_annotation(entry, image, categories, with_masks, changes)
             kind, reason = _reason_to_pass_over(annotation, entry, background)
@@ -187,7 +193,7 @@ def _check_passed_over(report: CleaningReport, kept: int) -> None:
         by_kind[bad.kind].append(bad)
     if len(bad := by_kind["unusable"]) > max(1, MAX_BAD_FRACTION * total):
         problem = f"{len(bad)} of {total} annotations cannot be used"
-    elif len(bad := by_kind["no pixels"]) > MAX_EMPTY_FRACTION * total:
+    elif len(bad := by_kind["no pixels"]) > MAX_LOST_FRACTION * total:
         problem = f"{len(bad)} of {total} masks have no pixel in their image"
     elif total and not kept:
         bad, problem = report.passed_over, f"none of {total} annotations can be used"
@@ -201,31 +207,37 @@ def _clean_annotation(
 ) -> dict:
     """An annotation with valid fields; add to `changes`. Raises ValueError: unusable."""
     entry, category = dict(entry), entry.get("category_id")
+    if not entry:
+        raise ValueError("it is not a list of fields")
     if image is None:
         raise ValueError(f"image_id {shorten(entry.get('image_id'))} is not in images")
     if not is_number(category) or category not in categories:
         raise ValueError(f"category_id {shorten(category)} is not in categories")
     crowd = entry.get("iscrowd") or 0
-    crowd = TRUTH_WORDS.get(crowd.strip().lower(), crowd) if isinstance(crowd, str) else crowd
+    if isinstance(crowd, str) and crowd.strip().lower() in TRUTH_WORDS:
+        changes.append("iscrowd is text, and read")
+        crowd = TRUTH_WORDS[crowd.strip().lower()]
     if not isinstance(crowd, int | float):
         raise ValueError(f"iscrowd {shorten(crowd)} must be 0 or 1")
     entry["iscrowd"] = int(bool(crowd))
     box, segmentation = entry.pop("bbox", None), entry.pop("segmentation", None)
-    box = [*map(_as_number, box)] if isinstance(box, list | tuple) else box
-    if BOX[0](box):
+    box = [*map(as_number, box)] if isinstance(box, list | tuple) else box
+    if BOX[0](box) and not (with_masks and 0 in box[2:]):
         entry["bbox"] = box
     elif not with_masks:
         raise ValueError(f"bbox {shorten(box)} must be {BOX[1]}")
     elif box:
-        changes.append(f"bbox is not {BOX[1]}, it is computed")
+        changes.append(f"bbox is not {BOX[1]}, and computed")
     if with_masks:
+        if not segmentation:
+            raise ValueError(f"it has no mask: segmentation is {segmentation}")
         size = image["height"], image["width"]
         entry["segmentation"] = _clean_mask(segmentation, size, entry.get("bbox"), changes)
     had_area, area = "area" in entry, entry.pop("area", None)
     if is_number(area) and area > 0:
         entry["area"] = area
     elif had_area:
-        changes.append("area is not a number above 0, it is computed")
+        changes.append("area is not a number above 0, and computed")
     return entry
 
 
@@ -271,16 +283,8 @@ def _with_numbers(entry: object) -> object:
     """An entry, as a copy if it has numbers that are written as text, which are read."""
     if not isinstance(entry, dict):
         return entry
-    texts = [key for key in NUMERIC_FIELDS if isinstance(entry.get(key), str)]
-    return entry | {key: _as_number(entry[key]) for key in texts} if texts else entry
-
-
-def _as_number(value: object) -> object:
-    try:
-        number = float(value) if isinstance(value, str) else value
-        return int(number) if isinstance(value, str) and number == int(number) else number
-    except (ValueError, OverflowError):
-        return value
+    texts = {k: as_number(entry[k]) for k in NUMERIC_FIELDS if isinstance(entry.get(k), str)}
+    return entry | texts if any(texts[k] != entry[k] for k in texts) else entry
 
 
 def _first(entries: list) -> list[str]:

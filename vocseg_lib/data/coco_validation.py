@@ -38,8 +38,13 @@ def validate_results(ground_truth: dict, detections: list) -> list[dict]:
     """COCO results of validated ground truth, with masks as compressed run-length codes.
 
     A result has `image_id`, `category_id`, `score` and a `segmentation` (run-length code, plain or
-    compressed, or polygons), or a `bbox` (xywh, pixels), or both. Raises ValueError.
+    compressed, or polygons), or a `bbox` (xywh, pixels), or both. Those of categories that the
+    cleaning left out are dropped. Raises ValueError.
     """
+    if left_out := ground_truth.get("categories_left_out"):
+        categories = (d.get("category_id") if isinstance(d, dict) else None for d in detections)
+        pairs = zip(detections, categories, strict=True)
+        detections = [d for d, category in pairs if category not in left_out]
     return _validate_instances(ground_truth, detections, "detections", {"score": NUMBER})
 
 
@@ -74,15 +79,21 @@ def validate_ground_truth(content: object) -> dict:
     if not images:
         raise ValueError("the ground truth has no images")
     content = {**content, "images": images}
-    annotations, fields = [], {"area": NUMBER, "iscrowd": FLAG}
-    given = _validate_instances(content, content["annotations"], "annotations", fields)
-    for number, annotation in enumerate(given, 1):
+    fields = {"area": NUMBER, "iscrowd": FLAG}
+    annotations = _validate_instances(content, content["annotations"], "annotations", fields)
+    return {**content, "annotations": complete_annotations(annotations)}
+
+
+def complete_annotations(annotations: list[dict]) -> list[dict]:
+    """Valid annotations with ids from 1, and with `bbox`, `area` and `iscrowd`."""
+    completed = []
+    for number, annotation in enumerate(annotations, 1):
         rle = annotation.get("segmentation")
         box = annotation.get("bbox") or coco_mask.toBbox(rle).tolist()
         area = int(coco_mask.area(rle)) if rle else box[2] * box[3]
         entry = {"area": area, "iscrowd": 0, **annotation, "id": number, "bbox": box}
-        annotations.append(entry | {"iscrowd": int(bool(entry["iscrowd"]))})
-    return {**content, "annotations": annotations}
+        completed.append(entry | {"iscrowd": int(bool(entry["iscrowd"]))})
+    return completed
 
 
 def _validate_instances(ground_truth: dict, entries: list, name: str, fields: Fields) -> list[dict]:
@@ -182,7 +193,7 @@ def _other_forms(boxes: XYWH, own: XYWH, sides: XYWH) -> dict[str, XYWH]:
     candidates["it looks like y1 x1 y2 x2"] = boxes[:, [1, 0, 3, 2]]
     ratios = own[:, 2:] / np.maximum(boxes[:, 2:], 1e-6)
     scale = np.median(ratios[~np.isnan(ratios[:, 0])], axis=0)
-    text = f"masks look {scale[0]:.3g} times as wide and {scale[1]:.3g} times as high"
+    text = f"masks look {scale[0]:.3g} times as wide, {scale[1]:.3g} times as high as bbox"
     return candidates | {text: _corners(boxes * np.tile(scale, 2))}
 
 

@@ -67,6 +67,15 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 2**53
 
 
+def as_number(value: object) -> object:
+    """The number that a text is; other values as they are."""
+    try:
+        number = float(value) if isinstance(value, str) else value
+        return int(number) if isinstance(value, str) and number == int(number) else number
+    except (ValueError, OverflowError):
+        return value
+
+
 def shorten(value: object) -> str:
     """The repr of a value, at most 60 characters."""
     text = repr(value)
