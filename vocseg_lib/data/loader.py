@@ -1,12 +1,15 @@
 """From a data set to batches on a device, reproducibly."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
 
+from vocseg_lib.data.image_files import read_picture, without_ending
 from vocseg_lib.data.transforms import model_input
 
 
@@ -27,6 +30,24 @@ class SeededSamples(Dataset):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(hash((self.seed, epoch, position)))
             return self.dataset[int(order[position])]
+
+
+class PictureDataset(Dataset):
+    """Pictures without annotations as `(image, target)`, for prediction.
+
+    image: uint8 [3, h, w], as it is shown. target: image_id (from 1), name. Raises BadFile.
+    """
+
+    def __init__(self, paths: Sequence[Path]):
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, dict]:
+        image = torch.from_numpy(read_picture(self.paths[index])).permute(2, 0, 1).contiguous()
+        name = without_ending(self.paths[index].name)
+        return tv_tensors.Image(image), {"image_id": index + 1, "name": name}
 
 
 def load_batches(dataset: Dataset, batches: Iterable[range], workers: int = 0) -> DataLoader:

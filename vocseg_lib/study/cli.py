@@ -113,11 +113,11 @@ def train_command(options: cli.TrainOptions) -> None:
 def predict_command(
     run: Annotated[str, typer.Argument(metavar="[RUN]", help="run folder of a training")] = "",
     weights: text("the same", "RUN") = "",
-    image: texts("images, videos, or folders of them, to draw into", "PATH") = (),
-    score: number("least score of a detection", min=0, max=1) = 0.3,
+    image: texts("images, videos, or folders of them", "PATH") = (),
+    score: number("least score of a detection that is drawn", min=0, max=1) = 0.3,
     data: text("VOC devkit to predict", "DEVKIT") = "",
     split: Split = "val",
-    out: text("folder for images; default: predictions; or prediction file", "PATH") = "",
+    out: text("folder; default: predictions; or prediction file (.json)", "PATH") = "",
     device: cli.Device = "",
 ) -> None:
     """Draw a model's detections, or write its prediction file."""
@@ -127,27 +127,32 @@ def predict_command(
     if not run:
         raise ValueError("--weights RUN is required: the run folder of a training")
     if bool(image) == bool(data):
-        raise ValueError("either --image PATH, to draw, or --data DEVKIT, to predict, is required")
-    if data and not out:
-        raise ValueError("--out FILE is required with --data: the prediction file to write")
+        raise ValueError("either --image PATH or --data DEVKIT is required")
+    to_file = bool(data) or out.endswith(".json")
+    if to_file:
+        cli.check_prediction_file(out)
     cli.require(run, data, *image)
     device = cli.usable_device(device)
     from vocseg_lib.engine.predict import save_predictions
     from vocseg_lib.plots.pictures import draw_predictions
-    from vocseg_lib.study.run import load_visualizer, predict_run
+    from vocseg_lib.study.run import load_visualizer, predict_pictures, predict_run
 
-    if data:
-        save_predictions(out, predict_run(run, data, split, device))
-        print(out)
-        return
     drawn, skipped = 0, []
-    visualizer = load_visualizer(run, score, device)
-    for file, written, message in draw_predictions(visualizer, image, out or "predictions"):
-        if written:
-            drawn += 1
-            print(f"{file}: {message} -> {written}")
-        else:
-            skipped.append(message)
+    if to_file:
+        options = (data, split, device) if data else (image, device)
+        predictions = (predict_run if data else predict_pictures)(run, *options)
+        save_predictions(out, predictions)
+        header, count = predictions["header"], len(predictions["detections"])
+        drawn, skipped = len(header["images"]), header.get("skipped", [])
+        print(f"{drawn} images, {count} detections: {out}")
+    else:
+        visualizer = load_visualizer(run, score, device)
+        for file, written, message in draw_predictions(visualizer, image, out or "predictions"):
+            if written:
+                drawn += 1
+                print(f"{file}: {message} -> {written}")
+            else:
+                skipped.append(message)
     if skipped:
         print(f"{len(skipped)} files skipped:", *skipped, sep="\n  ", file=sys.stderr)
     raise typer.Exit(0 if drawn else 1)

@@ -108,6 +108,18 @@ def require(*paths: str) -> None:
             raise FileNotFoundError(f"{path} is missing: an existing file or folder is expected")
 
 
+def check_prediction_file(path: str) -> None:
+    """Raise ValueError if predictions cannot be written to a path: it is of something else."""
+    if not path or Path(path).is_dir():
+        raise ValueError(f"--out {path or 'FILE'}: the prediction file to write (JSON) is required")
+    if Path(path).is_file():
+        with Path(path).open("rb") as file:
+            if file.read(9) != b'{"header"':
+                raise ValueError(
+                    f"--out {path} exists, not written by this command: choose another"
+                )
+
+
 def usable_device(name: str) -> str:
     """A device of this machine; default: "cuda" if there is a GPU. Raises ValueError if missing."""
     import torch

@@ -1,6 +1,7 @@
 """Models of recipes and of run folders."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from pkgutil import resolve_name
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from vocseg_lib.data.classes import CLASS_NAMES
 from vocseg_lib.data.coco import read_predictions
+from vocseg_lib.data.image_files import BadFile, read_picture
+from vocseg_lib.data.loader import PictureDataset
 from vocseg_lib.data.transforms import model_input
 from vocseg_lib.data.voc import VocDataset
 from vocseg_lib.engine.checkpoint import load_checkpoint
@@ -18,7 +21,7 @@ from vocseg_lib.engine.run_folder import BEST, CONFIG
 from vocseg_lib.models.config import MODELS
 from vocseg_lib.models.speedups import speed_up
 from vocseg_lib.plots.images import DRAWN_SCORE
-from vocseg_lib.plots.pictures import Visualizer
+from vocseg_lib.plots.pictures import Visualizer, input_files, is_video
 from vocseg_lib.study.recipes import Recipe
 from vocseg_lib.utils.files import project_root, read_json, resolve_path
 
@@ -56,12 +59,13 @@ def build_model(recipe: Recipe, model_name: str, classes: int = len(CLASS_NAMES)
 
 
 def load_run(run_folder: str | Path, device: str | None = None) -> tuple[nn.Module, dict, dict]:
-    """The model of a run folder with its best weights, its config and `best.pt`'s metrics.
+    """The model of a run folder, or its `best.pt`, its config and `best.pt`'s metrics.
 
     Raises:
         FileNotFoundError: if the folder holds no evaluated training.
     """
-    run_folder = Path(run_folder)
+    path = resolve_path(run_folder)
+    run_folder = path.parent if path.is_file() else path
     for name in (CONFIG, BEST):
         if not (run_folder / name).is_file():
             path = run_folder / name
@@ -84,8 +88,7 @@ def load_visualizer(
     run_folder: str | Path, score: float = DRAWN_SCORE, device: str | None = None
 ) -> Visualizer:
     """A `Visualizer` with the best weights of a run folder, given as it or as its `best.pt`."""
-    folder = resolve_path(run_folder)
-    model, config, _ = load_run(folder.parent if folder.is_file() else folder, device)
+    model, config, _ = load_run(run_folder, device)
     options = {"score": score, "mixed_precision": config["train"]["mixed_precision"]}
     return Visualizer(model=model, class_names=config["class_names"], **options)
 
@@ -113,6 +116,38 @@ def predict_run(
     header = prediction_header(config, best["iteration"], dataset)
     device, mixed_precision = device or default_device(), config["train"]["mixed_precision"]
     return predict(model, dataset, header, device, mixed_precision, uncropped=True)
+
+
+def predict_pictures(
+    run_folder: str | Path, paths: Sequence[str | Path], device: str | None = None
+) -> dict:
+    """The prediction file of a run's best weights on pictures, or folders of them, without labels.
+
+    The header lists its `images` with file_name (with folders where pictures of several are given),
+    ids from 1, and `skipped`: the files that are no readable pictures, and why.
+    Raises FileNotFoundError, and ValueError if no picture is readable.
+    """
+    model, config, best = load_run(run_folder, device)
+    pictures, skipped = [], []
+    for path in input_files(paths):
+        try:
+            if is_video(path):
+                raise BadFile(path, "video", "is a video; a prediction file is of pictures")
+            read_picture(path)  # all are read twice, for ids without gaps
+            pictures.append(path)
+        except BadFile as error:
+            skipped.append(str(error))
+    if not pictures:
+        raise ValueError(f"no readable picture: {'; '.join(skipped)}")
+    absolute = [Path(os.path.abspath(path)) for path in pictures]
+    common = os.path.commonpath([path.parent for path in absolute])
+    header = {"model": config["model"], "config": config, "iteration": best["iteration"]}
+    header |= {"data": {"pictures": Path(common).name}, "skipped": skipped}
+    device, mixed_precision = device or default_device(), config["train"]["mixed_precision"]
+    predictions = predict(model, PictureDataset(pictures), header, device, mixed_precision)
+    for image, path in zip(predictions["header"]["images"], absolute, strict=True):
+        image["file_name"] = path.relative_to(common).as_posix()
+    return predictions
 
 
 def mask_explainer(
