@@ -19,6 +19,10 @@ Check = tuple[Callable[[object], bool], str]  # whether a value is valid, and wh
 Fields = dict[str, Check]
 RESERVED = ("all", "background")  # class names that tables use for other rows
 NUMBER: Check = (is_number, "a finite number")
+SCORE: Check = (
+    lambda v: is_number(v) and 0 <= v <= 1,
+    "in 0..1 (percents: divide by 100; logits: apply the sigmoid)",
+)
 ID: Check = (lambda v: is_number(v) and v == int(v) >= 0, "an integer >= 0")
 SIDE: Check = (lambda v: is_number(v) and v == int(v) >= 1, "an integer >= 1")
 FLAG: Check = (lambda v: isinstance(v, int | float) and v in (0, 1), "0 or 1")
@@ -45,7 +49,7 @@ def validate_results(ground_truth: dict, detections: list) -> list[dict]:
         categories = (d.get("category_id") if isinstance(d, dict) else None for d in detections)
         pairs = zip(detections, categories, strict=True)
         detections = [d for d, category in pairs if category not in left_out]
-    return _validate_instances(ground_truth, detections, "detections", {"score": NUMBER})
+    return _validate_instances(ground_truth, detections, "detections", {"score": SCORE})
 
 
 def check_lists(content: object) -> None:
