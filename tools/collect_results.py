@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from vocseg_lib import plots
-from vocseg_lib.data.coco import read_predictions
 from vocseg_lib.engine.run_folder import CONFIG, LOG, read_log, read_sessions
 from vocseg_lib.failures.analysis import Analysis
 from vocseg_lib.failures.mask_errors import MASK_FAILURES
@@ -23,7 +22,7 @@ from vocseg_lib.failures.tables import overall_rows
 from vocseg_lib.metrics import bootstrap
 from vocseg_lib.metrics.coco_eval import Evaluation, evaluate, metrics_table
 from vocseg_lib.study.recipes import MODEL_TITLES, Recipe, get_recipe, recipe_changes
-from vocseg_lib.study.results import PREDICTIONS, open_results
+from vocseg_lib.study.results import PREDICTIONS, open_results, run_predictions
 from vocseg_lib.study.study import Study, reproduce
 from vocseg_lib.study.table1 import STUDY
 from vocseg_lib.utils.files import atomic_write, read_json, to_jsonable, write_json
@@ -101,7 +100,7 @@ def _models(study: Study, table1: pd.DataFrame) -> tuple[dict, dict]:
     for name, title in MODEL_TITLES.items():
         run = study.run_folder(name)
         models[title] = _training(run, table1[table1["model"] == title])
-        evaluated = {c: _evaluate(study, run / PREDICTIONS[c]) for c in PREDICTIONS}
+        evaluated = {c: _evaluate(study, run, c) for c in PREDICTIONS}
         models[title]["change_to_last"] = {
             start: _difference(evaluated["last"], evaluated[start]) for start in ("half", "best")
         }
@@ -142,7 +141,7 @@ def _experiment(study: Study, run: Path) -> dict:
         "model": MODEL_TITLES[config["model"]],
         **_config(config),
         "minutes": read_json(run / "metrics.json")["train_minutes"],
-        **_headline(_evaluate(study, run / PREDICTIONS["best"])),
+        **_headline(_evaluate(study, run)),
     }
 
 
@@ -173,10 +172,9 @@ def train_command(config: dict, part: str) -> str:
     return shlex.join(command)
 
 
-def _evaluate(study: Study, predictions: Path) -> Evaluated:
-    evaluation = evaluate(
-        study.ground_truth, read_predictions(predictions, study.ground_truth)["detections"]
-    )
+def _evaluate(study: Study, run: Path, checkpoint: str = "best") -> Evaluated:
+    predictions = run_predictions(study, run, checkpoint)
+    evaluation = evaluate(study.ground_truth, predictions["detections"])
     weights = bootstrap.bootstrap_weights(len(study.val))
     return evaluation, bootstrap.bootstrap(evaluation, weights, headline=True)
 

@@ -40,7 +40,7 @@ def test_a_moved_run_folder_is_all_that_is_needed(trained, tmp_path):
     assert {path.name for path in folder.iterdir()} | {"running.lock"} == {*files.split()}
     half, last = (read_json(folder / f"predictions_{name}.json") for name in ("half", "last"))
     assert [part["header"]["iteration"] for part in (half, last)] == [2, 4]
-    table = checkpoint_ap(folder, trained.ground_truth)
+    table = checkpoint_ap(trained, folder)
     assert set(table["checkpoint"]) == {"best", "half", "last"}
     assert (table["low"] <= table["high"]).all()
     metrics = read_json(folder / "metrics.json")

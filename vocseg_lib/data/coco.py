@@ -1,5 +1,6 @@
 """Read COCO ground truth and prediction files; parts of both."""
 
+import sys
 from collections import defaultdict
 from collections.abc import Collection
 from operator import itemgetter
@@ -71,7 +72,7 @@ def read_predictions(path: str | Path, ground_truth: dict | None = None) -> dict
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     for note in notes + _unusual(detections):
-        print(f"{path}: {note}")
+        print(f"{path}: {note}", file=sys.stderr)
     return {**content, "detections": detections}
 
 

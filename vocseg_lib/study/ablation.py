@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from vocseg_lib.data.coco import read_predictions
 from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
 from vocseg_lib.engine.predict import predict, save_predictions
 from vocseg_lib.engine.resume import ChangedConfig, check_config
@@ -75,11 +74,13 @@ def train_variants(study: Study, fraction: float = FRACTION) -> dict[str, Evalua
         train(model, dataset, folder, recipe.train, session=session, run_config=config)
         # Predict val once.
         path, mixed_precision = folder / "predictions.json", recipe.train.mixed_precision
-        if not path.is_file():
+        try:
+            predictions = study.read_predictions(path, config)
+        except (FileNotFoundError, ValueError):
             header = prediction_header(config, recipe.train.iterations, study.dataset("val"))
             save_predictions(path, predict(model, study.val, header, device, mixed_precision))
-        detections = read_predictions(path, study.ground_truth)["detections"]
-        evaluations[name] = evaluate(study.ground_truth, detections)
+            predictions = study.read_predictions(path, config)
+        evaluations[name] = evaluate(study.ground_truth, predictions["detections"])
     return evaluations
 
 

@@ -218,7 +218,8 @@ def _ground_truth_predictions(study: Study, row: Row) -> dict:
         objects = {"boxes": boxes, "labels": target["labels"], "masks": masks}
         objects["scores"] = torch.ones(len(boxes))
         detections += detections_to_coco(target["image_id"], objects)
-    return {"header": {"model": row.title}, "detections": detections}
+    header = {"model": row.title, "images": study.val_images}
+    return {"header": header, "detections": detections}
 
 
 def _row_metrics(study: Study, row: Row, detections: list[dict]) -> dict[str, float]:

@@ -5,7 +5,6 @@ from typing import Any
 
 import pandas as pd
 
-from vocseg_lib.data.coco import read_predictions
 from vocseg_lib.metrics import bootstrap
 from vocseg_lib.metrics.coco_eval import Evaluation, evaluate
 from vocseg_lib.study.lineage import POOLED, ROUNDED, SHORT, LineageConfig, prediction_path
@@ -84,8 +83,8 @@ def step_table(study: Study, rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def evaluate_predictions(study: Study, title: str) -> Evaluation:
-    """The evaluation of a row's prediction file."""
-    predictions = read_predictions(prediction_path(study, title))
+    """The evaluation of a row's prediction file. Raises ValueError if it is of other data."""
+    predictions = study.read_predictions(prediction_path(study, title))
     return evaluate(study.ground_truth, predictions["detections"])
 
 

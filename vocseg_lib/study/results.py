@@ -11,7 +11,7 @@ import pandas as pd
 
 from vocseg_lib.data.coco import read_coco, read_predictions
 from vocseg_lib.data.coco_convert import voc_to_coco
-from vocseg_lib.engine.run_folder import LOG, read_log
+from vocseg_lib.engine.run_folder import CONFIG, LOG, read_log
 from vocseg_lib.failures.analysis import Analysis, analyze
 from vocseg_lib.failures.config import Thresholds
 from vocseg_lib.metrics.bootstrap import RESAMPLES, add_intervals, bootstrap, bootstrap_weights
@@ -19,7 +19,7 @@ from vocseg_lib.metrics.coco_eval import HEADLINE, Evaluation, evaluate
 from vocseg_lib.study.recipes import MODEL_TITLES
 from vocseg_lib.study.run import mask_explainer
 from vocseg_lib.study.study import Study
-from vocseg_lib.utils.files import project_root, resolve_path
+from vocseg_lib.utils.files import project_root, read_json, resolve_path
 
 PREDICTIONS = {"best": "predictions.json"}
 PREDICTIONS |= {name: f"predictions_{name}.json" for name in ("half", "last")}
@@ -75,13 +75,19 @@ class Results:
 
 
 def open_ground_truth(data: str | Path, split: str = "val") -> dict:
-    """Validated COCO ground truth of a split of a VOC devkit, or of a COCO JSON file."""
+    """Validated COCO ground truth of a split of a VOC devkit, or of a COCO JSON file.
+
+    Raises ValueError if it has no object.
+    """
     path = resolve_path(data)
-    is_devkit = path.suffix != ".json" and not path.is_file()
-    if is_devkit:
-        return voc_to_coco(path, split)
-    ground_truth, report = read_coco(path)
-    print(*report.lines, sep="\n", end="\n" * bool(report.lines), file=sys.stderr)
+    if path.suffix != ".json" and not path.is_file():
+        ground_truth, path = voc_to_coco(path, split), f"{split} of {path}"
+    else:
+        ground_truth, report = read_coco(path)
+        print(*report.lines, sep="\n", end="\n" * bool(report.lines), file=sys.stderr)
+    if not any(not annotation["iscrowd"] for annotation in ground_truth["annotations"]):
+        crowds = len(ground_truth["annotations"])
+        raise ValueError(f"{path} has no object ({crowds} crowds): nothing can be evaluated")
     return ground_truth
 
 
@@ -122,10 +128,11 @@ def open_results(study: Study) -> Results:
     """
     predictions = {}
     for name, title in MODEL_TITLES.items():
-        path = study.run_folder(name) / PREDICTIONS["best"]
-        if not path.is_file():
+        folder = study.run_folder(name)
+        if not (folder / PREDICTIONS["best"]).is_file():
+            path = folder / PREDICTIONS["best"]
             raise FileNotFoundError(f"{path} is missing: run 03_train with MODEL={name!r} first")
-        predictions[title] = read_predictions(path, study.ground_truth)
+        predictions[title] = run_predictions(study, folder)
     return Results(
         ground_truth=study.ground_truth,
         predictions=predictions,
@@ -136,17 +143,27 @@ def open_results(study: Study) -> Results:
     )
 
 
-def checkpoint_ap(run_folder: Path, ground_truth: dict) -> pd.DataFrame:
-    """AP, AP50 and AP75 with intervals at each checkpoint of a run.
+def run_predictions(study: Study, run_folder: Path, checkpoint: str = "best") -> dict:
+    """The prediction file of a checkpoint (see `PREDICTIONS`) of a run on the study's val.
+
+    Raises FileNotFoundError; ValueError if it is of other data or of another training.
+    """
+    return study.read_predictions(
+        run_folder / PREDICTIONS[checkpoint], read_json(run_folder / CONFIG)
+    )
+
+
+def checkpoint_ap(study: Study, run_folder: Path) -> pd.DataFrame:
+    """AP, AP50 and AP75 with intervals at each checkpoint of a run, on the study's val.
 
     Columns: checkpoint, kind, metric, class, value, low, high (percent).
     """
-    parts, weights = [], bootstrap_weights(len(ground_truth["images"]))
+    parts, weights = [], bootstrap_weights(len(study.ground_truth["images"]))
     for checkpoint, name in PREDICTIONS.items():
         if not (run_folder / name).is_file():
             continue
-        predictions = read_predictions(run_folder / name, ground_truth)
-        evaluation = evaluate(ground_truth, predictions["detections"])
+        predictions = run_predictions(study, run_folder, checkpoint)
+        evaluation = evaluate(study.ground_truth, predictions["detections"])
         table = evaluation.table
         headline = table[table["metric"].isin(HEADLINE) & (table["class"] == "all")]
         resamples = bootstrap(evaluation, weights, headline=True)

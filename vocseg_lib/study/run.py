@@ -23,6 +23,7 @@ from vocseg_lib.models.speedups import speed_up
 from vocseg_lib.plots.images import DRAWN_SCORE
 from vocseg_lib.plots.pictures import Visualizer, input_files, is_video
 from vocseg_lib.study.recipes import Recipe
+from vocseg_lib.study.study import Study
 from vocseg_lib.utils.files import project_root, read_json, resolve_path
 
 
@@ -167,11 +168,13 @@ def mask_explainer(
     return explain
 
 
-def cached_metrics(folder: Path, key: str) -> dict:
+def cached_metrics(study: Study, folder: Path, key: str, config: dict) -> dict:
     """A run's `metrics.json` if it and the predictions are of these weights and config, else {}."""
     try:
-        metrics = read_json(folder / "metrics.json")
-        read_predictions(folder / "predictions.json")
-        return metrics if metrics["checksum"] == key else {}
+        metrics, path = read_json(folder / "metrics.json"), folder / "predictions.json"
+        header = read_predictions(path)["header"]
+        study.check_header(path, header, config)
+        same = metrics["checksum"] == key and header["iteration"] == metrics["iterations"]
+        return metrics if same else {}
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return {}

@@ -10,6 +10,7 @@ from torch.utils.data import Subset
 
 from vocseg_lib.data import synthetic
 from vocseg_lib.data.classes import CLASS_NAMES
+from vocseg_lib.data.coco import read_predictions
 from vocseg_lib.data.coco_convert import coco_to_voc, voc_to_coco
 from vocseg_lib.data.download import fetch
 from vocseg_lib.data.transforms import AUGMENTATIONS
@@ -62,6 +63,35 @@ class Study:
         if not ground_truth["annotations"]:
             raise ValueError(f"val of {self.devkit} has no object: nothing can be evaluated")
         return ground_truth
+
+    def read_predictions(self, path: Path, config: dict | None = None) -> dict:
+        """A prediction file on all of val, by a training with `config` (default: any).
+
+        Raises FileNotFoundError; ValueError if it is invalid, or of other data or another config.
+        """
+        predictions = read_predictions(path, self.ground_truth)
+        self.check_header(path, predictions["header"], config)
+        return predictions
+
+    def check_header(self, path: Path, header: dict, config: dict | None = None) -> None:
+        """Raise ValueError if predictions are not of all of val, its data and `config`, if any."""
+        of_training = header.get("config") or {}
+        same_data = of_training.get("data_fingerprint") == self.fingerprint
+        if header.get("images") != self.val_images or not same_data:
+            problem = f"of other images or other data than val of {self.devkit}"
+        elif config and of_training != config:
+            problem = "of a training with another config"
+        else:
+            return
+        way = "run 03_train again, or choose another results folder"
+        raise ValueError(f"{path} holds predictions {problem}: {way}")
+
+    @cached_property
+    def val_images(self) -> list[dict]:
+        """The images of val as a prediction file's header lists them."""
+        names, keys = self.dataset("val").names, ("id", "height", "width")
+        images = [{key: image[key] for key in keys} for image in self.ground_truth["images"]]
+        return [image | {"name": names[image["id"] - 1]} for image in images]
 
     @cached_property
     def val(self) -> Subset:

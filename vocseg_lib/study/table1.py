@@ -84,7 +84,7 @@ def build_table1(study: Study) -> pd.DataFrame:
         run_folder = study.run_folder(name)
         if (run_folder / "metrics.json").is_file():
             measured = measure_run(run_folder, images, study.recipe.train.mixed_precision)
-            ap = checkpoint_ap(run_folder, study.ground_truth)
+            ap = checkpoint_ap(study, run_folder)
             rows += study_rows(title, measured, ap, study.description)
     table = pd.DataFrame([*rows, *paper_rows()], columns=COLUMNS)
     save_table1(table, study.results)

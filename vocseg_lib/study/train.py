@@ -133,7 +133,8 @@ def _evaluate_best(
     folder, is_first = study.run_folder(config["model"]), distributed.rank() == 0
     best = distributed.broadcast_object(load_checkpoint(folder / BEST) if is_first else None)
     key = checksum({"model": best["model"], "config": config})
-    cached = distributed.broadcast_object(cached_metrics(folder, key) if is_first else None)
+    cached = cached_metrics(study, folder, key, config) if is_first else None
+    cached = distributed.broadcast_object(cached)
     training = {"iterations": best["iteration"], "train_minutes": state["seconds"] / 60}
     training |= {name: state[name] for name in ("bad_samples", "overflows", "skipped_updates")}
     metrics = {**cached, **training}
