@@ -1,7 +1,7 @@
 """Read COCO ground truth and prediction files; parts of both."""
 
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection
 from operator import itemgetter
 from pathlib import Path
@@ -94,6 +94,16 @@ def name_forms(file_name: str) -> list[str | int]:
     stem = without_ending(base)
     number = [int(stem)] if stem.isdecimal() else []
     return [form for form in (name, base, without_ending(name), stem, *number) if form != ""]
+
+
+def image_keys(images: Collection[dict]) -> dict[str, dict]:
+    """Images by file name: without its ending or, if that is not unique, with it, or by id."""
+    forms = [(without_ending(i.get("file_name") or ""), i.get("file_name") or "") for i in images]
+    counts, keys = Counter(form for both in forms for form in {*both}), {}
+    for image, both in zip(images, forms, strict=True):
+        unique = (form for form in both if form and counts[form] == 1)
+        keys[next(unique, f"image {image['id']}")] = image
+    return keys
 
 
 def _ids_by_name(ground_truth: dict) -> dict[str | int, set]:

@@ -3,6 +3,7 @@
 Heavy packages are imported inside the commands, after their arguments have been checked.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -247,22 +248,20 @@ def describe_command(
 ) -> None:
     """Describe images in words, as predicted and as annotated, and as scene graphs (JSON)."""
     cli.require(predictions, data)
+    from vocseg_lib.data.coco import image_keys
     from vocseg_lib.failures.scene_text import describe_with_errors
     from vocseg_lib.study.results import open_files
     from vocseg_lib.utils.files import write_json
 
     results = open_files([predictions], data, split=split)
     (analysis,) = results.analyses(score).values()
-    ids = {
-        str(Path(entry.get("file_name", str(entry["id"]))).with_suffix("")): entry["id"]
-        for entry in results.ground_truth["images"]
-    }
-    names = {asked: cli.resolve_image_names(asked, ids) for asked in image}
+    images = image_keys(results.ground_truth["images"])
+    names = {asked: cli.resolve_image_names(asked, images) for asked in image}
     if unknown := [asked for asked, matching in names.items() if not matching]:
         raise ValueError(f"--image {', '.join(unknown)}: not an image of {split} of {data}")
     graphs = {}
-    for name in dict.fromkeys(name for matching in names.values() for name in matching) or ids:
-        described, sentences = describe_with_errors(analysis, ids[name])
+    for name in dict.fromkeys(name for matching in names.values() for name in matching) or images:
+        described, sentences = describe_with_errors(analysis, images[name]["id"])
         graphs[name] = {source: description.graph for source, description in described.items()}
         for source, lines in sentences.groupby("source", sort=False):
             texts = [
@@ -277,4 +276,11 @@ def describe_command(
 
 def main() -> None:
     """Run the command of `sys.argv`; exit with 0, 1 (problems) or 2 (wrong arguments)."""
-    cli.app(prog_name="vocseg")
+    try:
+        try:
+            cli.app(prog_name="vocseg")
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

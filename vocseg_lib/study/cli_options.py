@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -43,6 +42,8 @@ class Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
         except Exception as error:
             of_library = type(error).__module__.startswith("vocseg_lib.")
             if not of_library and not isinstance(error, OSError | ValueError | ModuleNotFoundError):
@@ -94,11 +95,15 @@ def parse_assignments(assignments: Iterable[str], names: Collection[str]) -> dic
     return values
 
 
-def resolve_image_names(name: str, known: Iterable[str]) -> list[str]:
-    """The known names (without extension) that a name, a stem or a file name may stand for."""
-    forms = {name, str(Path(name).with_suffix(""))}
-    stems = {Path(form).name for form in forms}
-    return [other for other in known if other in forms or Path(other).name in stems]
+def resolve_image_names(name: str, images: dict[str, dict]) -> list[str]:
+    """The keys of images (see `image_keys`) that a file name, a part of it or a key stands for."""
+    from vocseg_lib.data.coco import name_forms
+
+    forms = {
+        key: [key, *name_forms(i.get("file_name") or str(i["id"]))] for key, i in images.items()
+    }
+    matching = ([key for key, known in forms.items() if f in known] for f in name_forms(name))
+    return next(filter(None, matching), [])
 
 
 def require(*paths: str) -> None:
