@@ -181,7 +181,8 @@ def _resolve_images(detections: list, ground_truth: dict, may_be_names: bool) ->
 def _resolve_categories(detections: list, ground_truth: dict) -> list[str]:
     """Set each `category_id` to an id of the ground truth; notes. Raises ValueError."""
     categories = ground_truth["categories"]
-    by_id = {str(c["id"]): c["id"] for c in categories}
+    ids = *(c["id"] for c in categories), *ground_truth.get("categories_left_out", ())
+    by_id = {str(category_id): category_id for category_id in ids}
     by_name = {"".join(c["name"].lower().split()): c["id"] for c in categories}
     contradictions = 0
     for index, entry in enumerate(detections):
