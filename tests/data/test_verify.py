@@ -28,6 +28,11 @@ def cut(path, share):
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
 
 
+def paint_noise(path):
+    noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+
+
 def kinds(devkit):
     return {(problem.kind, problem.path.name) for problem in verify(devkit)}
 
@@ -41,7 +46,7 @@ DAMAGES = [  # kind, file that it is reported of, files that are damaged, how
     ("truncated", OBJECTS, [OBJECTS], lambda path: cut(path, 0.6)),
     ("undecodable", IMAGE, [IMAGE], lambda path: path.write_text("<html>404</html>")),
     ("undecodable", CLASSES, [CLASSES], lambda path: path.write_bytes(b"")),
-    ("not a palette image", OBJECTS, [OBJECTS], lambda p: Image.open(p).convert("RGB").save(p)),
+    ("not a map", OBJECTS, [OBJECTS], paint_noise),
     ("size mismatch", CLASSES, [CLASSES], lambda path: change_map(path, lambda p: p[:-3])),
     ("contradiction", OBJECTS, [CLASSES], recolor_half),
     (

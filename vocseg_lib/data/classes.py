@@ -1,11 +1,17 @@
 """PASCAL VOC's class names and the color map of its PNGs (VOC devkit, `VOClabelcolormap`)."""
 
+import re
 from collections.abc import Sequence
 from functools import cache
+from itertools import count
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
+
+from vocseg_lib.data.image_files import BadFile, Color, StoredMap, read_map
+from vocseg_lib.utils.rle import shorten
 
 CLASS_NAMES = tuple(
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
@@ -13,7 +19,13 @@ CLASS_NAMES = tuple(
 )
 """Label k (1..20) is `CLASS_NAMES[k - 1]`; 0 is background."""
 VOID = 255  # pixels that evaluation ignores: object borders and objects too hard to label
-
+VOID_COLOR, BLACK, WHITE = (224, 224, 192), (0, 0, 0), (255, 255, 255)
+CLASS_FILE = "class_names.txt"  # of a devkit with other classes: one per line, by class value
+LABELMAP = "labelmap.txt"  # CVAT's, with the colors of the class maps
+CLASS_FILES = (CLASS_FILE, LABELMAP, "classes.txt", "labels.txt")  # labels.txt: labelme's
+LABELMAP_LINE = re.compile(
+    r"(?P<name>.*?)(:(?P<color>\s*\d+\s*,\s*\d+\s*,\s*\d+\s*)?(:[^:]*){0,2})?"
+)
 
 BACKGROUND_NAMES = ("", "background", "_background_", "__background__", "__ignore__", "_ignore_")
 """Names in class lists that are no class, in any case: labelme's, CVAT's, VOC's own."""
@@ -39,6 +51,156 @@ def check_class_names(names: Sequence[str], source: object) -> None:
         seen[key] = repr(name)
 
 
+def class_names(devkit: Path) -> tuple[str, ...]:
+    """The class names of a devkit, label 1 first: those of the first of `CLASS_FILES`, or VOC's.
+
+    Raises ValueError, also where there is no `class_names.txt` and other lists differ.
+    """
+    files = [devkit / name for name in CLASS_FILES if (devkit / name).is_file()]
+    if not files:
+        return CLASS_NAMES
+    lists = [_names_of(file) for file in files]
+    if files[0].name != CLASS_FILE and len(set(lists)) > 1:
+        listed = " and ".join(file.name for file in files)
+        raise ValueError(f"{listed} in {devkit} differ: write the classes to {CLASS_FILE}")
+    check_class_names(lists[0], files[0])
+    return lists[0]
+
+
+def _names_of(file: Path) -> tuple[str, ...]:
+    if file.name == LABELMAP:
+        return tuple(n for n in _read_labelmap(file) if not (is_background(n) or _is_void(n)))
+    return tuple(line for line in read_lines(file) if not is_background(line))
+
+
+def _is_void(name: str) -> bool:
+    return name.strip("_").lower() in ("void", "ignore", "ignored")
+
+
+def _read_labelmap(file: Path) -> dict[str, Color | None]:
+    """Labels and colors, in order, of CVAT's lines `label:color_rgb:parts:actions`."""
+    labels = {}
+    for line in read_lines(file):
+        if line.startswith("#"):
+            continue
+        name, color = LABELMAP_LINE.fullmatch(line).group("name", "color")
+        color = tuple(map(int, color.split(","))) if color else None
+        if name.strip() in labels or (color and color in labels.values()):
+            raise ValueError(f"{file}: {line!r} has the name or color of another label")
+        labels[name.strip()] = color
+    return labels
+
+
+def class_colors(devkit: Path) -> dict[Color, int]:
+    """The class value of each color: of CVAT's `labelmap.txt`, or VOC's. Raises ValueError."""
+    names, file = ("", *class_names(devkit)), devkit / LABELMAP
+    labels = _read_labelmap(file) if file.is_file() else {}
+    if not any(labels.values()):
+        voc = {color: value for color, value in _voc_values().items() if value < len(names)}
+        return voc | {VOID_COLOR: VOID, WHITE: VOID}
+    values = {name: VOID if _is_void(name) else 0 for name in labels if name not in names}
+    values = {n: v for n, v in values.items() if v == VOID or is_background(n)}
+    values |= {name: value for value, name in enumerate(names) if value}
+    colors = {color: values[name] for name, color in labels.items() if color and name in values}
+    return {BLACK: 0, VOID_COLOR: VOID} | colors
+
+
+def read_class_map(path: Path, devkit: Path) -> UInt8[np.ndarray, "h w"]:
+    """Class values: numbers, or by color where a map has other colors than VOC's palette.
+
+    Raises BadFile.
+    """
+    stored = read_map(path)
+    if stored.colors is None or (_is_standard(stored) and not (devkit / LABELMAP).is_file()):
+        return stored.values
+    used, colors = _used(stored)
+    table, classes = class_colors(devkit), len(class_names(devkit))
+    numbers = _class_numbers(stored, used, colors, table, classes)
+    if numbers is None:
+        unknown = [color for color in colors if color not in table]
+        reason = f"has colors, {shorten(unknown or colors)}, that "
+        reason += "do not belong to classes" if unknown else "stand at other values than theirs"
+        reason += f": list them in {LABELMAP} (NAME:R,G,B::), or write gray PNGs of class numbers"
+        raise BadFile(path, "unknown colors", f"{reason}, or export as COCO")
+    return _replace(stored, used, numbers)
+
+
+def _class_numbers(
+    stored: StoredMap, used: list[int], colors: list[Color], table: dict[Color, int], classes: int
+) -> list[int] | None:
+    """The class values that the colors of the used values stand for; None: unknown."""
+    is_gray, grays = all(map(_is_gray, colors)), [color[0] for color in colors]
+    are_numbers = is_gray and all(gray <= classes or gray == VOID for gray in grays)
+    if are_numbers and any(0 < gray < VOID for gray in grays):
+        return grays
+    known = [table.get(color) for color in colors]
+    if not stored.is_palette:
+        return known if None not in known else grays if are_numbers else None
+    if len(set(colors)) < len(colors) or (is_gray and WHITE in colors) or known == used:
+        return used
+    if None not in known:
+        return known if _is_voc_like(stored, table) else None
+    clashes = [k is not None and k != u for k, u in zip(known, used, strict=True) if k != 0]
+    return None if 2 * sum(clashes) >= len(clashes) else used
+
+
+def read_object_map(path: Path) -> UInt8[np.ndarray, "h w"]:
+    """Object numbers: numbers, or one for each color; 0 background, 255 void. Raises BadFile."""
+    stored = read_map(path)
+    if stored.colors is None or _is_standard(stored):
+        return stored.values
+    used, colors = _used(stored)
+    if len(set(colors)) < len(colors):
+        return stored.values
+    if all(map(_is_gray, colors)) and (not stored.is_palette or set(colors) - {BLACK, WHITE}):
+        return _replace(stored, used, [color[0] for color in colors])
+    table = _voc_values() | {WHITE: VOID}
+    if all(color in table for color in colors) and _is_voc_like(stored, table):
+        return _replace(stored, used, [table[color] for color in colors])
+    if stored.is_palette and (BLACK not in colors or colors[0] == BLACK):
+        return stored.values
+    counter, fixed = count(1), {BLACK: 0, VOID_COLOR: VOID}
+    numbers = [fixed[color] if color in fixed else next(counter) for color in colors]
+    if next(counter) > VOID:
+        raise BadFile(path, "too many objects", f"has more than {VOID - 1} objects")
+    return _replace(stored, used, numbers)
+
+
+def _is_standard(stored: StoredMap) -> bool:
+    """Whether a map's palette is VOC's."""
+    return stored.is_palette and np.array_equal(stored.colors, palette()[: len(stored.colors)])
+
+
+def _is_voc_like(stored: StoredMap, table: dict[Color, int]) -> bool:
+    """Whether a palette has no color that is neither VOC's nor the table's nor gray."""
+    return all(c in table or c in _voc_values() or _is_gray(c) for c in stored.colors)
+
+
+def _is_gray(color: Color) -> bool:
+    return len(set(color)) == 1
+
+
+def _used(stored: StoredMap) -> tuple[list[int], list[Color]]:
+    """The values in a map and their colors; black for those without."""
+    used, colors = np.unique(stored.values).tolist(), dict(enumerate(stored.colors))
+    return used, [colors.get(value, BLACK) for value in used]
+
+
+def _replace(stored: StoredMap, used: list[int], numbers: list[int]) -> UInt8[np.ndarray, "h w"]:
+    new_values = np.zeros(256, np.uint8)
+    new_values[used] = numbers
+    return new_values[stored.values]
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not blank, stripped. Raises ValueError."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file in UTF-8: {error}") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
 def save_map(path: Path, values: np.ndarray) -> None:
     """Write class or object numbers, uint8 [h, w], as a PNG with VOC's colors."""
     png = Image.fromarray(values)
@@ -52,3 +214,8 @@ def palette() -> np.ndarray:
     bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
     bits = np.pad(bits, ((0, 0), (0, 1))).reshape(256, 3, 3)  # color, bit of a channel, channel
     return np.einsum("kbc,b->kc", bits, [128, 64, 32]).astype(np.uint8)
+
+
+@cache
+def _voc_values() -> dict[Color, int]:
+    return {tuple(color): value for value, color in enumerate(palette().tolist())}

@@ -14,6 +14,7 @@ PICTURE_ENDINGS = tuple(
     "jpg jpeg jpe jfif png webp bmp dib gif tif tiff ppm pgm pnm jp2 heic heif avif".split()
 )
 Picture = UInt8[np.ndarray, "h w 3"]
+Color = tuple[int, int, int]  # RGB
 
 
 @dataclass(eq=False)
@@ -67,23 +68,58 @@ def without_ending(file_name: str) -> str:
     return stem if stem and ending.lower() in PICTURE_ENDINGS else file_name
 
 
-def read_map(path: Path) -> UInt8[np.ndarray, "h w"]:
-    """The palette indices of a map. Raises BadFile."""
+@dataclass(frozen=True)
+class StoredMap:
+    """A map as it is stored."""
+
+    values: UInt8[np.ndarray, "h w"]
+    colors: list[Color] | None  # by value; None: a gray image, of plain numbers
+    is_palette: bool = False  # without one, values number the colors of an RGB image, sorted
+
+
+def read_map(path: Path) -> StoredMap:
+    """A map of numbers or flat colors; transparent pixels are black, 0. Raises BadFile."""
     try:
         with Image.open(path) as image:
-            if image.mode not in ("P", "L"):
-                reason = f"is a {image.mode} image, not a palette PNG with class numbers"
-                raise BadFile(path, "not a palette image", reason)
-            return np.array(image)
+            return _to_map(path, image)
     except DECODING_ERRORS as error:
         raise _bad_file(path, error) from None
 
 
+def _to_map(path: Path, image: Image.Image) -> StoredMap:
+    if image.mode == "P":
+        colors = np.reshape(image.getpalette(), (-1, 3)).tolist()
+        return StoredMap(np.array(image), [tuple(color) for color in colors], is_palette=True)
+    if image.mode in ("1", "L", "I") or image.mode.startswith("I;16"):
+        values = np.array(image)
+        if not (values.min() >= 0 and values.max() <= 255):
+            reason = f"has values from {values.min()} to {values.max()}; expected 0 to 255"
+            raise BadFile(path, "not a map", reason)
+        return StoredMap(values.astype(np.uint8), None)
+    pixels = np.array(image.convert("LA" if image.mode == "LA" else "RGBA"))
+    pixels[pixels[..., -1] == 0] = 0
+    if image.mode == "LA":
+        return StoredMap(pixels[..., 0].copy(), None)
+    counts = Image.fromarray(pixels[..., :3].copy()).getcolors(256)
+    if counts is None:
+        reason = "has more than 256 colors: expected a flat color for each class or object, of at"
+        raise BadFile(path, "not a map", f"{reason} most 254 (PNG; 0 background, 255 void)")
+    colors = sorted(color for _, color in counts)
+    codes = pixels[..., :3] @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    values = np.searchsorted([r << 16 | g << 8 | b for r, g, b in colors], codes)
+    return StoredMap(values.astype(np.uint8), colors)
+
+
 def read_orientation(path: Path) -> int:
     """The EXIF orientation of a picture: 1 (none) to 8. Raises BadFile."""
+    return read_header(path)[1]
+
+
+def read_header(path: Path) -> tuple[tuple[int, int], int]:
+    """The stored size (height, width) of a picture and its EXIF orientation. Raises BadFile."""
     try:
         with Image.open(path) as image:
-            return _orientation(image)
+            return (image.height, image.width), _orientation(image)
     except DECODING_ERRORS as error:
         raise _bad_file(path, error) from None
 

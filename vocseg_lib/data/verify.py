@@ -5,11 +5,13 @@ from collections import Counter
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from vocseg_lib.data import voc
-from vocseg_lib.data.image_files import BadFile
+from vocseg_lib.data.classes import class_names
+from vocseg_lib.data.image_files import BadFile, Picture, orient
 
 PNG_END = b"IEND\xaeB`\x82"
 JPEG_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # but for restarts, inside of scans
@@ -24,20 +26,32 @@ def verify(devkit: str | Path, splits: list[str] | None = None) -> list[BadFile]
     """
     devkit = voc.find_devkit(devkit)
     lists = devkit / "ImageSets" / "Segmentation"
+    existing = sorted(path.stem for path in lists.glob("*.txt"))
     if splits is None:
-        splits = ["train", "val"] + ["trainval"] * (lists / "trainval.txt").is_file()
+        splits = ["train", "val"] + ["trainval"] * ("trainval" in existing)
+        # Lists of other names, as CVAT's default.txt, are checked where they are all that is there.
+        splits += [] if set(splits) & set(existing) else existing
+    elif not set(splits) & set(existing):
+        voc.split_ids(devkit, splits[0])
     problems, listed = [], {"train": Counter(), "val": Counter()}
     for split in splits:
         path = lists / f"{split}.txt"
         listed[split] = Counter(voc.split_ids(devkit, split) if path.is_file() else [])
         if not listed[split]:
-            problems.append(BadFile(path, "missing split list", "is missing or lists no image"))
+            reason = f"is missing or lists no image (lists here: {', '.join(existing) or 'none'};"
+            reason += " train.txt and val.txt are needed to train: one image name per line)"
+            problems.append(BadFile(path, "missing split list", reason))
         for name, count in listed[split].items():
             if count > 1:
                 problems.append(BadFile(path, "duplicate id", f"{name} is listed {count} times"))
     for name in sorted(listed["train"] & listed["val"]):
         problems.append(BadFile(lists / "val.txt", "id in train and val", f"{name} is in both"))
     names = dict.fromkeys(chain(*listed.values()))
+    for name, paths in voc.pictures_by_name(devkit).items():
+        if name in names and len(paths) > 1:
+            used = voc.sample_paths(devkit, name)[0]
+            others = ", ".join(path.name for path in paths if path != used)
+            problems.append(BadFile(used, "two pictures", f"is used, not {others}: remove one"))
     for name in tqdm(names, desc="verify", unit="image"):
         problems += _verify_sample(devkit, name)
     return problems
@@ -50,7 +64,7 @@ def _verify_sample(devkit: Path, name: str) -> list[BadFile]:
         reason = f"{name} is in a split list, but has no file"
         return [BadFile(paths[0], "id without files", reason)]
     problems, files = [], []
-    for path, read in zip(paths, voc.READERS, strict=True):
+    for path, read in zip(paths, voc.readers(devkit), strict=True):
         try:
             files.append(read(path))
             # Damage that a decoder forgives: a missing file end, wrong checksums.
@@ -64,8 +78,25 @@ def _verify_sample(devkit: Path, name: str) -> list[BadFile]:
             problems.append(BadFile(path, "undecodable", f"damaged image ({error})"))
     if problems:
         return problems
-    ids, _, problems = voc.compare_files(paths, files, len(voc.class_names(devkit)), strict=True)
-    return problems if problems or len(ids) else [BadFile(paths[1], "no instance", "has no object")]
+    problems = _check_orientation(devkit, paths[0], *files)
+    files, classes = voc.turn_maps(devkit, *files), len(class_names(devkit))
+    ids, _, contradictions = voc.compare_files(paths, files, classes, strict=True)
+    if not contradictions and not len(ids):
+        problems.append(BadFile(paths[1], "no instance", "has no object"))
+    return problems + contradictions
+
+
+def _check_orientation(
+    devkit: Path, path: Path, picture: tuple[Picture, int], *maps: np.ndarray
+) -> list[BadFile]:
+    """Report an EXIF orientation that the size of the maps does not decide."""
+    pixels, orientation = picture
+    sizes = {pixels.shape[:2], orient(pixels, orientation).shape[:2], *(m.shape for m in maps)}
+    if orientation == 1 or len(sizes) > 1:
+        return []
+    state = "stored" if voc.maps_are_stored(devkit) else "shown"
+    reason = f"has EXIF orientation {orientation} at the same size: its maps are taken as of the"
+    return [BadFile(path, "ambiguous orientation", f"{reason} picture as it is {state}")]
 
 
 def _has_end(data: bytes, image_format: str) -> bool:

@@ -5,6 +5,7 @@ import re
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
 
@@ -14,22 +15,30 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torchvision import tv_tensors
 
-from vocseg_lib.data.classes import CLASS_NAMES, VOID, check_class_names, is_background
+from vocseg_lib.data.classes import (
+    CLASS_FILE,
+    VOID,
+    class_colors,
+    class_names,
+    read_class_map,
+    read_lines,
+    read_object_map,
+)
 from vocseg_lib.data.image_files import (
     BadFile,
     Picture,
-    read_map,
+    orient,
+    read_header,
     read_picture,
+    read_stored,
     without_ending,
 )
 from vocseg_lib.data.sample import Sample
 from vocseg_lib.utils.boxes import masks_to_boxes
 
-CLASS_FILE = "class_names.txt"  # of a devkit with other classes: one per line, by class value
 FOLDERS = {"JPEGImages": ".jpg", "SegmentationObject": ".png", "SegmentationClass": ".png"}
 DEVKIT_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")  # in any case; the first one counts
 DEVKIT_FOLDERS = (*FOLDERS, "ImageSets/Segmentation")
-READERS = (read_picture, read_map, read_map)  # of them
 MIN_AGREEMENT = 0.95  # of an object's pixels with one class, and of those with an object
 
 
@@ -80,36 +89,17 @@ def find_devkit(folder: str | Path) -> Path:
     raise FileNotFoundError(f"{folder} is not a VOC devkit: {expected}")
 
 
-def _read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not blank, stripped. Raises ValueError."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file in UTF-8: {error}") from None
-    return [line.strip() for line in lines if line.strip()]
-
-
-def class_names(devkit: Path) -> tuple[str, ...]:
-    """The class names of a devkit, label 1 first: its `class_names.txt`, or VOC's without one.
-
-    Raises ValueError.
-    """
-    path = devkit / CLASS_FILE
-    if not path.is_file():
-        return CLASS_NAMES
-    names = tuple(line for line in _read_lines(path) if not is_background(line))
-    check_class_names(names, path)
-    return names
-
-
 def split_ids(devkit: Path, split: str) -> list[str]:
     """Image names of `ImageSets/Segmentation/<split>.txt`, in order. Raises FileNotFoundError."""
     lists = devkit / "ImageSets" / "Segmentation"
     path = lists / f"{split}.txt"
     if not path.is_file():
         splits = ", ".join(sorted(p.stem for p in lists.glob("*.txt"))) or "none"
-        raise FileNotFoundError(f"{path} is missing; splits in this devkit: {splits}")
-    names = _read_lines(path)
+        reason = f"is missing; splits in this devkit: {splits}"
+        if split in ("train", "val"):
+            reason += " (write train.txt and val.txt there, one image name per line)"
+        raise FileNotFoundError(f"{path} {reason}")
+    names = read_lines(path)
     if any(" " in name or name.lower().endswith(DEVKIT_ENDINGS) for name in names):
         pictures = pictures_by_name(devkit)
         names = [next((n for n in _meanings(name) if n in pictures), name) for name in names]
@@ -125,9 +115,8 @@ def _meanings(line: str) -> Iterator[str]:
 def read_sample(devkit: Path, name: str) -> Sample:
     """Read a sample; an instance's class is the class map's on its pixels. Raises BadFile."""
     paths = sample_paths(devkit, name)
-    files = image, object_map, class_map = [
-        read(path) for read, path in zip(READERS, paths, strict=True)
-    ]
+    stored = [read(path) for read, path in zip(readers(devkit), paths, strict=True)]
+    files = image, object_map, class_map = turn_maps(devkit, *stored)
     ids, labels, problems = compare_files(paths, files, len(class_names(devkit)))
     if problems:
         raise problems[0]
@@ -139,6 +128,48 @@ def read_sample(devkit: Path, name: str) -> Sample:
         labels=torch.from_numpy(labels.astype(np.int64)),
         void=torch.from_numpy((object_map == VOID) | (class_map == VOID)),
     )
+
+
+def readers(devkit: Path) -> tuple[Callable, ...]:
+    """The functions that read the files of a sample: picture with orientation, maps."""
+    return read_stored, read_object_map, partial(read_class_map, devkit=devkit)
+
+
+def turn_maps(devkit: Path, picture: tuple[Picture, int], *maps: np.ndarray) -> list[np.ndarray]:
+    """The picture as it is shown, and its maps, turned with it where they fit it as stored.
+
+    Maps that fit both are turned if `maps_are_stored`.
+    """
+    pixels, orientation = picture
+    if orientation == 1:
+        return [pixels, *maps]
+    shown, files = np.ascontiguousarray(orient(pixels, orientation)), []
+    for values in maps:
+        fits = values.shape == pixels.shape[:2]
+        if fits and values.shape == shown.shape[:2]:
+            fits = maps_are_stored(devkit)
+        files.append(np.ascontiguousarray(orient(values, orientation)) if fits else values)
+    return [shown, *files]
+
+
+def maps_are_stored(devkit: Path) -> bool:
+    """Whether the maps of pictures whose size EXIF changes all fit these as stored."""
+    folders = (devkit / "JPEGImages", devkit / "SegmentationObject")
+    return _maps_are_stored(devkit, *(folder.stat().st_mtime_ns for folder in folders))
+
+
+@lru_cache
+def _maps_are_stored(devkit: Path, *_times: int) -> bool:
+    fits = set()
+    for name in pictures_by_name(devkit):
+        picture, object_map, _ = sample_paths(devkit, name)
+        try:
+            size, orientation = read_header(picture)
+            if orientation >= 5 and size[0] != size[1]:
+                fits.add({size: True, size[::-1]: False}.get(read_header(object_map)[0]))
+        except BadFile:  # reported where it is read
+            continue
+    return fits - {None} == {True}
 
 
 def _to_tensor(image: Picture) -> UInt8[Tensor, "3 h w"]:
@@ -190,14 +221,16 @@ def write_splits(devkit: Path, train: list[str], val: list[str]) -> None:
 
 
 def fingerprint(devkit: Path) -> str:
-    """A checksum of the train and val lists, their images and maps, and of class names."""
-    names = class_names(devkit)
-    checksum = zlib.crc32("\n".join(names).encode()) if names != CLASS_NAMES else 0
-    for name in chain(*(split_ids(devkit, split) for split in ("train", "val"))):
-        checksum = zlib.crc32(name.encode(), checksum)
-        for path in sample_paths(devkit, name):
-            if path.is_file():
-                checksum = zlib.crc32(path.read_bytes(), checksum)
+    """A checksum of the train and val lists, their images and maps, class names and colors."""
+    checksum = zlib.crc32(repr((class_names(devkit), class_colors(devkit))).encode())
+    for split in ("train", "val"):
+        checksum = zlib.crc32(f"{split}:\n".encode(), checksum)
+        for name in split_ids(devkit, split):
+            for path in sample_paths(devkit, name):
+                file = path.relative_to(devkit).as_posix()
+                checksum = zlib.crc32(f"{file}\n".encode(), checksum)
+                if path.is_file():
+                    checksum = zlib.crc32(path.read_bytes(), checksum)
     return f"{checksum:08x}"
 
 
