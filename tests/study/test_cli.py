@@ -262,8 +262,13 @@ def test_failures_of_predictions_from_elsewhere(devkit, detections, tmp_path):
     assert len(models["half"]["cases"]) >= 2 * (len(detections) - len(half))  # of masks, of boxes
     assert page.stat().st_size > 10_000
     exported = write(tmp_path / "gt.json", voc_to_coco(devkit, "val"))
-    # Unreadable images are listed on the page.
-    succeeds(*command, files[1], "--data", exported, "--images", tmp_path)
+    done = vocseg(*command, files[1], "--data", exported, "--images", tmp_path)
+    first, *_, last = split_ids(devkit, "val")
+    assert done.exit_code == 2
+    assert all(text in done.stderr for text in (f"{first}.jpg", str(tmp_path)))
+    shutil.copy(devkit / "JPEGImages" / f"{last}.jpg", tmp_path)
+    done = vocseg(*command, files[1], "--data", exported, "--images", tmp_path)
+    assert (done.exit_code, f"{first}.jpg" in done.stderr) == (0, True)
 
 
 def test_assignments_as_text():

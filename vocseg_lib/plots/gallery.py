@@ -1,5 +1,6 @@
 """Failure gallery: the worst cases of each type on the pictures, models side by side."""
 
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,11 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
-from PIL import Image
 from torch import Tensor
 
 from vocseg_lib.data.coco import bbox_xywh
 from vocseg_lib.data.coco_validation import UNCROPPED
+from vocseg_lib.data.image_files import BadFile, read_picture, without_ending
 from vocseg_lib.data.voc import find_devkit
 from vocseg_lib.failures.analysis import Analysis
 from vocseg_lib.failures.explain import explain_failure
@@ -44,6 +45,7 @@ class Gallery:
 
     Raises:
         ValueError: an image of the ground truth has no file_name.
+        FileNotFoundError: none of the pictures is in the folder.
     """
 
     def __init__(
@@ -59,9 +61,14 @@ class Gallery:
         self.folder = find_devkit(folder) / "JPEGImages" if is_devkit else folder
         first = next(iter(analyses.values())).dataset_eval
         for image in first.images:
-            if not isinstance(image.get("file_name"), str):
+            if not (isinstance(image.get("file_name"), str) and image["file_name"]):
                 raise ValueError(f"image {image['id']} of the ground truth has no file_name")
         self.images = {image["id"]: image for image in first.images}
+        if missing := [path for path in map(self.path, self.images) if not path.is_file()]:
+            problem = f"{len(missing)} of {len(self.images)} pictures, such as {missing[0].name}"
+            if len(missing) == len(self.images):
+                raise FileNotFoundError(f"{problem}, are missing: {self.folder} must hold them")
+            print(f"{self.folder} lacks {problem}", file=sys.stderr)
         self.names = {c["id"]: c["name"] for c in first.categories}
         self.annotations = first.annotations
         self.objects = {image_id: [] for image_id in self.images}
@@ -99,8 +106,14 @@ class Gallery:
         return correct.to_numpy()
 
     def name(self, image_id: int) -> str:
-        """The picture's file name without its extension."""
-        return Path(self.images[image_id]["file_name"]).stem
+        """The picture's file name without its ending."""
+        return without_ending(Path(self.images[image_id]["file_name"]).name)
+
+    def path(self, image_id: int) -> Path:
+        """The picture's file; for a path of another machine, that of its last part."""
+        name = self.images[image_id]["file_name"].replace("\\", "/")
+        path = self.folder / name
+        return path if path.is_file() else self.folder / Path(name).name
 
     def picture(self, image_id: int) -> np.ndarray:
         """RGB, uint8 [h, w, 3].
@@ -109,15 +122,16 @@ class Gallery:
             FileNotFoundError: no such file.
             ValueError: the file is not a picture of the ground truth's size.
         """
-        image = self.images[image_id]
-        path, size = self.folder / image["file_name"], (image["height"], image["width"])
+        image, path = self.images[image_id], self.path(image_id)
+        size = image["height"], image["width"]
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing")
         try:
-            with Image.open(path) as file:
-                pixels = np.asarray(file.convert("RGB"))
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise ValueError(f"{path} cannot be read as a picture: {error}") from None
+            pixels = read_picture(path)
+            if pixels.shape[:2] != size:  # annotated as it is stored, it may be
+                pixels = read_picture(path, as_shown=False)
+        except BadFile as error:
+            raise ValueError(f"{path} cannot be read as a picture: {error.reason}") from None
         if pixels.shape[:2] != size:
             message = f"{path} has size {pixels.shape[:2]} (height, width), the ground truth {size}"
             raise ValueError(f"{message}: it is another picture")
