@@ -9,30 +9,11 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from tests.helpers.coco import HEIGHT, WIDTH, coco_content
 from vocseg_lib.data.coco import read_coco
 from vocseg_lib.data.coco_cleaning import clean_ground_truth
 from vocseg_lib.data.coco_validation import validate_ground_truth, validate_results
 from vocseg_lib.metrics.coco_eval import evaluate
-
-WIDTH, HEIGHT = 96, 64
-
-
-def coco_content(count=20, change=None, categories=("cat", "dog")):
-    """Boxes as polygons, two per image, annotations with ids from 1; `change` is applied to all."""
-    rng, annotations = np.random.default_rng(0), []
-    for k in range(count):
-        (x, y), (w, h) = rng.integers(8, 30, 2).tolist(), rng.integers(8, 30, 2).tolist()
-        corners = [x, y, x + w, y, x + w, y + h, x, y + h]
-        ids = {"id": k + 1, "image_id": k // 2 + 1, "category_id": k % 2 + 1}
-        shape = {"segmentation": [corners], "bbox": [x, y, w, h], "area": w * h}
-        annotations.append({**ids, **shape, "iscrowd": 0})
-        annotations[-1].update(change(annotations[-1]) if change else {})
-    size = {"height": HEIGHT, "width": WIDTH}
-    return {
-        "images": [{"id": i, "file_name": f"{i}.jpg", **size} for i in range(1, count // 2 + 2)],
-        "annotations": annotations,
-        "categories": [{"id": k, "name": name} for k, name in enumerate(categories, 1)],
-    }
 
 
 @pytest.mark.parametrize(
@@ -40,7 +21,7 @@ def coco_content(count=20, change=None, categories=("cat", "dog")):
     [
         *(("iscrowd", value, 20, 1, "") for value in (1, True, 1.0)),
         *(("iscrowd", value, 20, 1, "text") for value in ("1", "true", "True")),
-        *(("iscrowd", value, 20, 0, "") for value in (0, False, None)),
+        *(("iscrowd", value, 20, 0, "") for value in (0, False, None, float("nan"))),
         *(("iscrowd", value, 20, 0, "text") for value in ("0", "false")),
         ("iscrowd", "perhaps", 19, 0, "perhaps"),
         *(("area", value, 20, 0, "area") for value in (None, "much", -3, 0, float("nan"))),
@@ -133,6 +114,24 @@ def test_boxes_and_areas_that_do_not_fit_their_masks_are_reported(change, words)
 
 
 @pytest.mark.parametrize(
+    ("form", "notes"),
+    [
+        (lambda x, y, w, h: (x, y, w, h), 0),
+        (lambda x, y, w, h: (x - 30, y, w + 30, h), 0),
+        (lambda x, y, w, h: (x + 60, y + 30, x + 60 + w, y + 30 + h), 1),
+        (lambda x, y, w, h: (x / 96, y / 64, w / 96, h / 64), 1),
+    ],
+)
+def test_boxes_without_masks_have_to_be_in_their_images(form, notes):
+    content = coco_content(20, lambda a: {"segmentation": [], **boxes(form)(a)})
+    cleaned, report = clean_ground_truth(content)
+    assert (len(report.notes), report.objects) == (notes, 20)
+    assert [a["bbox"] for a in cleaned["annotations"]] == [
+        a["bbox"] for a in content["annotations"]
+    ]
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         (rows, "rows"),
@@ -196,6 +195,14 @@ def test_categories_of_other_tools(categories, classes):
     result = {**cleaned["annotations"][0], "score": 1.0}
     others = [result | {"category_id": category["id"]} for category, _ in report.left_out]
     assert validate_results(cleaned, [result, *others]) == [result]
+
+
+def test_a_root_with_annotations_in_another_file_stays():
+    content = coco_content()
+    content["categories"] = [{**c, "supercategory": "pet"} for c in content["categories"]]
+    content["categories"].append({"id": 0, "name": "pet"})
+    kept = [clean_ground_truth(content, used_elsewhere=ids)[0] for ids in ((), {0})]
+    assert [len(cleaned["categories"]) for cleaned in kept] == [2, 3]
 
 
 def test_annotations_of_a_background_category_are_background():

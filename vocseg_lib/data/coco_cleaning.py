@@ -1,6 +1,7 @@
 """Clean parsed COCO ground truth: pass over what cannot be used, mend what is sure, report both."""
 
 from collections import Counter, defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -15,7 +16,7 @@ from vocseg_lib.data.coco_validation import (
     find_contradictions,
     validate_ground_truth,
 )
-from vocseg_lib.utils.rle import as_number, as_rle, is_number, shorten
+from vocseg_lib.utils.rle import as_number, as_rle, is_number, shorten, usable_polygons
 
 MAX_BAD_FRACTION = 0.05  # of annotations, or of images: an import stops beyond it
 MAX_LOST_FRACTION = 0.5  # of masks without a pixel in their image, or with runs along its rows
@@ -66,23 +67,25 @@ class CleaningReport:
 
 
 def clean_ground_truth(
-    content: object, to_devkit: bool = False, crowds_as_objects: bool = False
+    content: object,
+    to_devkit: bool = False,
+    crowds_as_objects: bool = False,
+    used_elsewhere: Collection[int] = (),
 ) -> tuple[dict, CleaningReport]:
     """Validated ground truth of what exporters write, and what had to be changed.
 
     Up to 5 % of the annotations, or one, may be unusable. `to_devkit`: images need a `file_name`,
-    annotations a mask. Messages have the ids of the source. Raises ValueError.
+    annotations a mask. `used_elsewhere`: categories with annotations in other files of the data.
+    Messages have the ids of the source. Raises ValueError.
     """
     check_lists(content)
     raw = content["annotations"]
     if crowds_as_objects:
         raw = [{**a, "iscrowd": 0} if isinstance(a, dict) else a for a in raw]
     report = CleaningReport(len(raw))
-    used = [as_number(a.get("category_id")) for a in raw if isinstance(a, dict)]
+    used = used_categories(raw) | {*used_elsewhere}
     images = [*{repr(i): i for i in map(_with_numbers, content["images"])}.values()]
-    categories, report.left_out = _clean_categories(
-        content["categories"], {*filter(is_number, used)}
-    )
+    categories, report.left_out = _clean_categories(content["categories"], used)
     content = {**content, "images": images, "categories": categories, "annotations": []}
     content = validate_ground_truth(content)
     if report.left_out:
@@ -91,7 +94,8 @@ def clean_ground_truth(
         name = image.get("file_name")
         if to_devkit and not (isinstance(name, str) and name.strip()):
             raise ValueError(f"images[{index}] has no file_name: {shorten(image)}")
-    with_masks = to_devkit or any(isinstance(a, dict) and a.get("segmentation") for a in raw)
+    masks = [a.get("segmentation") for a in raw if isinstance(a, dict)]
+    with_masks = to_devkit or any(mask and mask == mask for mask in masks)  # NaN is not equal
     annotations = _clean_annotations(content, raw, with_masks, report)
     for text, ids in find_contradictions(content, annotations).items():
         if ROWS in text and len(ids) > MAX_LOST_FRACTION * len(annotations):
@@ -108,6 +112,12 @@ def clean_ground_truth(
             "masks are written so: set iscrowd to 0, or import-coco --crowds-as-objects"
         )
     return {**content, "annotations": complete_annotations(annotations)}, report
+
+
+def used_categories(annotations: list) -> set[int]:
+    """Ids of the categories of parsed annotations."""
+    ids = [as_number(a.get("category_id")) for a in annotations if isinstance(a, dict)]
+    return {category_id for category_id in ids if is_number(category_id)}
 
 
 def _clean_categories(categories: list, used: set) -> tuple[list, list[tuple[dict, str]]]:
@@ -180,7 +190,7 @@ def _reason_to_pass_over(annotation: dict, source: dict, background: set) -> tup
         return "background", "its category stands for background"
     area = coco_mask.area(annotation["segmentation"]) if "segmentation" in annotation else 2
     if area <= 1 and isinstance(source["segmentation"], list):
-        corners = [*chain(*_polygons(source["segmentation"]))]
+        corners = [*chain(*usable_polygons(source["segmentation"]))]
         if min(corners) >= 0 and max(corners) <= 1:
             return "no pixels", "its polygons are in 0..1; expected pixels"
     return ("", "") if area else ("no pixels", "its mask has no pixel in the image")
@@ -219,7 +229,7 @@ def _clean_annotation(
         crowd = TRUTH_WORDS[crowd.strip().lower()]
     if not isinstance(crowd, int | float):
         raise ValueError(f"iscrowd {shorten(crowd)} must be 0 or 1")
-    entry["iscrowd"] = int(bool(crowd))
+    entry["iscrowd"] = int(bool(crowd) and crowd == crowd)  # NaN: a missing value of pandas
     box, segmentation = entry.pop("bbox", None), entry.pop("segmentation", None)
     box = [*map(as_number, box)] if isinstance(box, list | tuple) else box
     if BOX[0](box) and not (with_masks and 0 in box[2:]):
@@ -248,7 +258,7 @@ def _clean_mask(
     try:
         return as_rle(segmentation, *size, "segmentation")
     except ValueError:
-        polygons = _polygons(segmentation)
+        polygons = usable_polygons(segmentation)
         if not polygons:
             raise
     rle = as_rle(polygons, *size, "segmentation")
@@ -262,21 +272,6 @@ def _clean_mask(
         )
     changes.append("segmentation is not a list of polygons x, y, x, y, ..., and read as one")
     return rle
-
-
-def _polygons(segmentation: object) -> list[list[float]]:
-    """The usable polygons of a list of them, or of one, in flat lists or lists of points."""
-
-    def in_points(polygon: object) -> bool:
-        points = polygon if isinstance(polygon, list) else []
-        return len(points) > 2 and all(isinstance(p, list) and len(p) == 2 for p in points)
-
-    parts = segmentation if isinstance(segmentation, list) else []
-    if in_points(parts) or any(map(is_number, parts)):
-        parts = [parts]
-    parts = [[*chain(*part)] if in_points(part) else part for part in parts]
-    parts = [p for p in parts if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0]
-    return [part for part in parts if all(map(is_number, part))]
 
 
 def _with_numbers(entry: object) -> object:

@@ -140,27 +140,32 @@ def find_contradictions(ground_truth: dict, annotations: list[dict]) -> dict[str
     """Ids of annotations whose `bbox` or `area` does not fit their mask, by a text that says so.
 
     Nothing where there are only a few. Loose boxes, boxes around hidden parts, and the box's area
-    are no contradiction.
+    are no contradiction. Where there are no masks, boxes have to be in their images.
     """
-    masks = [a["segmentation"] for a in annotations if "segmentation" in a]
-    if not masks:
+    if not annotations:
         return {}
+    masks = [a["segmentation"] for a in annotations if "segmentation" in a]
     sides = {image["id"]: (image["width"], image["height"]) * 2 for image in ground_truth["images"]}
     sides = np.array([sides[a["image_id"]] for a in annotations], dtype=float)
     boxes = np.array([a.get("bbox", [np.nan] * 4) for a in annotations], dtype=float)
     areas = np.array([a.get("area", np.nan) for a in annotations], dtype=float)
-    own = coco_mask.toBbox(masks)
-    turned = coco_mask.toBbox([{**rle, "size": rle["size"][::-1]} for rle in masks])
-    wrong_box, form = _compare_boxes(boxes, own, turned[:, [1, 0, 3, 2]], sides)
-    outline = 2 * own[:, 2:].sum(1)
-    high = np.fmax(mask_areas(masks), boxes[:, 2:].prod(1))
-    wrong_area = (areas < mask_areas(masks) / 2 - outline) | (areas > 2 * high + outline)
+    if masks:
+        own, actual = coco_mask.toBbox(masks), mask_areas(masks)
+        turned = coco_mask.toBbox([{**rle, "size": rle["size"][::-1]} for rle in masks])
+        wrong_box, form = _compare_boxes(boxes, own, turned[:, [1, 0, 3, 2]], sides)
+        outline, high = 2 * own[:, 2:].sum(1), np.fmax(actual, boxes[:, 2:].prod(1))
+        wrong_area = (areas < actual / 2 - outline) | (areas > 2 * high + outline)
+        checks = {"bbox does not fit the mask": wrong_box, "area does not fit the mask": wrong_area}
+    else:
+        outside = (boxes[:, :2] + boxes[:, 2:] / 2 > sides[:, :2]).any(1)
+        small, form = (boxes[:, 2:] <= 1).all(1), ""
+        checks = {"bbox is outside of its image or below a pixel": outside | small}
     found = {}
-    for name, wrong in (("bbox", wrong_box), ("area", wrong_area)):
+    for problem, wrong in checks.items():
         ids = [a["id"] for a, is_wrong in zip(annotations, wrong, strict=True) if is_wrong]
-        text = f"{name} does not fit the mask in {len(ids)} of {len(masks)} annotations"
-        if len(ids) > MIN_CONTRADICTIONS * len(masks):
-            found[f"{text}: {form}" if form and name == "bbox" else text] = ids
+        text = f"{problem} in {len(ids)} of {len(annotations)} annotations"
+        if len(ids) > MIN_CONTRADICTIONS * len(annotations):
+            found[f"{text}: {form}" if form and "bbox" in problem else text] = ids
     return found
 
 

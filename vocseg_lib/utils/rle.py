@@ -42,6 +42,21 @@ def as_rle(segmentation: object, height: int, width: int, what: str) -> dict:
     raise ValueError(f"{what} is not a mask: {shorten(segmentation)}; expected {expected}")
 
 
+def usable_polygons(segmentation: object) -> list[list[float]]:
+    """The usable polygons of a list of them, or of one, in flat lists or lists of points."""
+
+    def in_points(polygon: object) -> bool:
+        points = polygon if isinstance(polygon, list) else []
+        return len(points) > 2 and all(isinstance(p, list) and len(p) == 2 for p in points)
+
+    parts = segmentation if isinstance(segmentation, list) else []
+    if in_points(parts) or any(map(is_number, parts)):
+        parts = [parts]
+    parts = [[*chain(*part)] if in_points(part) else part for part in parts]
+    parts = [p for p in parts if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0]
+    return [part for part in parts if all(map(is_number, part))]
+
+
 def _pixel_count(code: bytes) -> int:
     """Pixels in all runs of a compressed code; -1 if it is invalid, which crashes pycocotools."""
     # Bits 0 to 4 of a character are a digit, bit 5 says that the number continues.
