@@ -126,18 +126,19 @@ def _clean_categories(categories: list, used: set) -> tuple[list, list[tuple[dic
     for c in map(_with_numbers, categories):
         entries.setdefault(repr((c.get("id"), c.get("name")) if isinstance(c, dict) else c), c)
     entries = [*entries.values()]
-    if not all(isinstance(c, dict) and isinstance(c.get("name"), str) for c in entries):
+    ids = {c.get("id") for c in entries if isinstance(c, dict) and is_number(c.get("id"))}
+    if len(ids) < len(entries) or not all(isinstance(c.get("name"), str) for c in entries):
         return entries, []  # the validation reports it
     parents = [c.get("supercategory") for c in entries if c.get("supercategory") != c["name"]]
     orphans = [c for c in entries if c.get("supercategory") in NO_PARENT]
     reasons = {}
     for index, c in enumerate(entries):
         # Roboflow's root has id 0 and the project's name, and the classes may have another parent.
-        lone_root = c.get("id") == 0 and orphans == [c] and len(entries) > 1
+        lone_root = c["id"] == 0 and orphans == [c] and len(entries) > 1
         is_root = lone_root or (c["name"] in parents and c.get("supercategory") != c["name"])
         if is_background(c["name"]):
             reasons[index] = "it stands for background"
-        elif is_root and is_number(c.get("id")) and c["id"] not in used:
+        elif is_root and c["id"] not in used:
             reasons[index] = "no annotation has it, and it is the root of the others"
     classes = [c for index, c in enumerate(entries) if index not in reasons]
     return classes, [(entries[index], reason) for index, reason in reasons.items()]
@@ -156,7 +157,7 @@ def _clean_annotations(
         number = f"[{index}]" if entry.get("id") is None else entry["id"]
         ids[str(number)] += 1
         image = images.get(entry.get("image_id")) if is_number(entry.get("image_id")) else None
-        name = str(image.get("file_name", image["id"])) if image else "an unlisted image"
+        name = image.get("file_name") or f"image {image['id']}" if image else "an unlisted image"
         changes = ["numbers are text, and read"] if entry is not source else []
         try:
             annotation = _clean_annotation(entry, image, categories, with_masks, changes)
@@ -164,7 +165,7 @@ def _clean_annotations(
         except ValueError as error:
             kind, reason = "unusable", str(error)
         if kind:
-            report.passed_over.append(BadAnnotation(number, name, kind, reason))
+            report.passed_over.append(BadAnnotation(number, str(name), kind, reason))
             continue
         for change in changes:
             mended[change].append(number)
