@@ -231,6 +231,19 @@ def test_an_import_needs_file_names(name):
         clean_ground_truth(content, to_devkit=True)
 
 
+def test_text_ids_of_images_are_numbered():
+    content, expected = coco_content(), clean_ground_truth(coco_content())[0]
+    for key, entries in (("id", content["images"]), ("image_id", content["annotations"])):
+        for entry in entries:
+            entry[key] = f"photo {entry[key]}"
+    cleaned, report = clean_ground_truth(content)
+    assert cleaned == expected
+    assert len(report.notes) == 1
+    content["images"][0]["id"] = content["images"][1]["id"]
+    with pytest.raises(ValueError, match="photo 2"):
+        clean_ground_truth(content)
+
+
 def test_repeated_objects_and_ids():
     content = coco_content(20, lambda a: {"id": 5})
     content["annotations"] += [{**a, "iscrowd": 0} for a in content["annotations"][:3]]

@@ -7,15 +7,8 @@ from itertools import chain
 
 from pycocotools import mask as coco_mask
 
+from vocseg_lib.data import coco_validation as validation
 from vocseg_lib.data.classes import is_background
-from vocseg_lib.data.coco_validation import (
-    BOX,
-    ROWS,
-    check_lists,
-    complete_annotations,
-    find_contradictions,
-    validate_ground_truth,
-)
 from vocseg_lib.utils.rle import as_number, as_rle, is_number, shorten, usable_polygons
 
 MAX_BAD_FRACTION = 0.05  # of annotations, or of images: an import stops beyond it
@@ -78,16 +71,19 @@ def clean_ground_truth(
     annotations a mask. `used_elsewhere`: categories with annotations in other files of the data.
     Messages have the ids of the source. Raises ValueError.
     """
-    check_lists(content)
+    validation.check_lists(content)
     raw = content["annotations"]
     if crowds_as_objects:
         raw = [{**a, "iscrowd": 0} if isinstance(a, dict) else a for a in raw]
     report = CleaningReport(len(raw))
-    used = used_categories(raw) | {*used_elsewhere}
     images = [*{repr(i): i for i in map(_with_numbers, content["images"])}.values()]
+    if any(isinstance(i, dict) and isinstance(i.get("id"), str) for i in images):
+        report.notes.append("ids of images are text, and numbered from 1")
+        images, raw = _number_images(images, raw)
+    used = used_categories(raw) | {*used_elsewhere}
     categories, report.left_out = _clean_categories(content["categories"], used)
     content = {**content, "images": images, "categories": categories, "annotations": []}
-    content = validate_ground_truth(content)
+    content = validation.validate_ground_truth(content)
     if report.left_out:
         content["categories_left_out"] = [c["id"] for c, _ in report.left_out]
     for index, image in enumerate(content["images"]):
@@ -97,8 +93,8 @@ def clean_ground_truth(
     masks = [a.get("segmentation") for a in raw if isinstance(a, dict)]
     with_masks = to_devkit or any(mask and mask == mask for mask in masks)  # NaN is not equal
     annotations = _clean_annotations(content, raw, with_masks, report)
-    for text, ids in find_contradictions(content, annotations).items():
-        if ROWS in text and len(ids) > MAX_LOST_FRACTION * len(annotations):
+    for text, ids in validation.find_contradictions(content, annotations).items():
+        if validation.ROWS in text and len(ids) > MAX_LOST_FRACTION * len(annotations):
             raise ValueError(_named(text, ids))
         report.notes.append(_named(text, ids))
     report.crowds = sum(a["iscrowd"] for a in annotations)
@@ -107,11 +103,19 @@ def clean_ground_truth(
         count = f"{report.crowds} of {len(annotations)}"
         report.notes.append(f"{count} annotations are crowds and become void")
     if annotations and not report.objects:
-        raise ValueError(
-            f"all {report.crowds} annotations are crowds, which evaluation ignores. CVAT's brush "
-            "masks are written so: set iscrowd to 0, or import-coco --crowds-as-objects"
-        )
-    return {**content, "annotations": complete_annotations(annotations)}, report
+        problem = f"all {report.crowds} annotations are crowds, as CVAT's brush masks are"
+        raise ValueError(f"{problem}: set iscrowd to 0, or import-coco --crowds-as-objects")
+    return {**content, "annotations": validation.complete_annotations(annotations)}, report
+
+
+def _number_images(images: list, annotations: list) -> tuple[list, list]:
+    """Images with ids from 1, and their annotations; as they are if two have the same id."""
+    ids = {str(i["id"]): k for k, i in enumerate(images, 1) if isinstance(i, dict) and "id" in i}
+    if len(ids) < len(images):
+        return images, annotations
+    listed = ((a, a.get("image_id")) for a in annotations if isinstance(a, dict))
+    annotations = [a | {"image_id": ids.get(str(image_id), [image_id])} for a, image_id in listed]
+    return [i | {"id": ids[str(i["id"])]} for i in images], annotations
 
 
 def used_categories(annotations: list) -> set[int]:
@@ -233,12 +237,12 @@ def _clean_annotation(
     entry["iscrowd"] = int(bool(crowd) and crowd == crowd)  # NaN: a missing value of pandas
     box, segmentation = entry.pop("bbox", None), entry.pop("segmentation", None)
     box = [*map(as_number, box)] if isinstance(box, list | tuple) else box
-    if BOX[0](box) and not (with_masks and 0 in box[2:]):
+    if validation.BOX[0](box) and not (with_masks and 0 in box[2:]):
         entry["bbox"] = box
     elif not with_masks:
-        raise ValueError(f"bbox {shorten(box)} must be {BOX[1]}")
+        raise ValueError(f"bbox {shorten(box)} must be {validation.BOX[1]}")
     elif box:
-        changes.append(f"bbox is not {BOX[1]}, and computed")
+        changes.append(f"bbox is not {validation.BOX[1]}, and computed")
     if with_masks:
         if not segmentation:
             raise ValueError(f"it has no mask: segmentation is {segmentation}")
