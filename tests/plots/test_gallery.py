@@ -90,7 +90,11 @@ def test_unreadable_pictures_are_reported(gallery, pictures, devkit, tmp_path):
     for image_id, error in ((1, ValueError), (2, ValueError), (3, FileNotFoundError)):
         with pytest.raises(error, match=rf"{image_id}\.jpg"):
             gallery.picture(image_id)
-    assert "1.jpg, 2.jpg, 3.jpg" in export_page(gallery, tmp_path / "page.html")[1]
+    with pytest.raises(ValueError, match=r"1\.jpg, 2\.jpg, 3\.jpg"):
+        export_page(gallery, tmp_path / "page.html")
+    Image.new("RGB", (shapes.SIDE, shapes.SIDE)).save(pictures / "1.jpg")
+    assert "2.jpg, 3.jpg" in export_page(gallery, tmp_path / "page.html")[1]
+    Image.new("RGB", (5, 5)).save(pictures / "1.jpg")
     figure = gallery.sheet("localization failure")
     assert any("1.jpg" in text.get_text() for text in figure.findobj(plt.Text))
     content = ground_truth(shape(LEFT))
@@ -99,6 +103,24 @@ def test_unreadable_pictures_are_reported(gallery, pictures, devkit, tmp_path):
         Gallery({"x": analysis_of(content, [])}, pictures)
     content = voc_to_coco(devkit, "val")
     assert Gallery({"x": analysis_of(content, [])}, devkit.parents[1]).picture(1).ndim == 3
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_pictures_are_turned_as_the_ground_truth_is(tmp_path, stored, orientation):
+    """Sizes tell for orientation 6; for 3, those of another picture do."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 6, 8, 3), np.uint8)
+    content = ground_truth(images=2)
+    for image, values, exif in zip(content["images"], pixels, (orientation, 8), strict=True):
+        tag = Image.Exif()
+        tag[0x0112] = exif
+        Image.fromarray(values).save(tmp_path / f"{image['id']}.png", exif=tag)
+        image["file_name"] = f"elsewhere/{image['id']}.png"  # a path of another machine
+        turned = exif == 6 or exif == 8
+        image["height"], image["width"] = (8, 6) if turned and not stored else (6, 8)
+    picture = Gallery({"x": analysis_of(content, [])}, tmp_path).picture(content["images"][0]["id"])
+    expected = np.rot90(pixels[0], {3: 2, 6: -1}[orientation]) if not stored else pixels[0]
+    assert (picture == expected).all()
 
 
 def test_outlines_are_the_masks_edges():

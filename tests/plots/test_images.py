@@ -1,8 +1,15 @@
+import warnings
+
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
 
-from vocseg_lib.plots import images
+from vocseg_lib.plots import images, style
 from vocseg_lib.plots.images import Layer, draw_instances, to_hwc
 
 
@@ -37,6 +44,53 @@ def test_the_first_instance_is_on_top_and_weak_layers_have_less_tint(sample):
         pixels = images.draw_layers(picture, [layer]).images[0].get_array()
         tints.append(np.abs(pixels[mask].astype(float) - picture[mask]).mean())
     assert tints[0] > tints[1] > tints[2] == 0
+
+
+OWN = matplotlib.get_data_path()
+
+
+@pytest.fixture
+def fonts(tmp_path, monkeypatch):
+    """Only these are installed: Matplotlib's own, and `Own Sans` with two signs."""
+    pen = TTGlyphPen(None)
+    pen.moveTo((0, 0))
+    for point in ((0, 700), (700, 700), (700, 0)):
+        pen.lineTo(point)
+    pen.closePath()
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder([".notdef", "square"])
+    builder.setupCharacterMap({ord("犬"): "square", ord("क"): "square"})
+    builder.setupGlyf({".notdef": TTGlyphPen(None).glyph(), "square": pen.glyph()})
+    builder.setupHorizontalMetrics({".notdef": (1000, 0), "square": (1000, 0)})
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": "Own Sans", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(tmp_path / "own.ttf")
+    manager, entries = font_manager.fontManager, font_manager.fontManager.ttflist
+    monkeypatch.setattr(manager, "ttflist", [e for e in entries if e.fname.startswith(OWN)])
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(tmp_path / "own.ttf")])
+    monkeypatch.setattr(style, "_without_font", set())
+    font_manager.fontManager._findfont_cached.cache_clear()
+    with plt.rc_context():
+        yield
+
+
+def test_names_in_other_scripts_have_a_font(sample, fonts, capsys):
+    options = {"boxes": sample.boxes[:1], "labels": [1], "class_names": ["Щенок 犬 क"]}
+    ax = draw_instances(sample.image, sample.masks[:1], **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ax.figure.canvas.draw()
+    assert plt.rcParams["font.family"] == ["sans-serif", "Own Sans"]
+    assert capsys.readouterr().out == ""
+    for _ in range(2):
+        options["class_names"] = ["犬 猫 plain"]
+        draw_instances(sample.image, sample.masks[:1], **options).figure.canvas.draw()
+    (line,) = capsys.readouterr().out.splitlines()  # once
+    assert "猫" in line
+    assert "犬" not in line
+    assert "fonts-noto-cjk" in line
 
 
 def test_boxes_are_drawn_on_axes_and_into_pixels(sample):

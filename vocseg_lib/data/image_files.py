@@ -1,6 +1,7 @@
 """Read pictures as they are shown, and maps of class or object numbers."""
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,20 @@ def read_picture(path: Path, as_shown: bool = True) -> Picture:
     """A picture in RGB, turned by its EXIF orientation if `as_shown`. Raises BadFile."""
     pixels, orientation = read_stored(path)
     return np.ascontiguousarray(orient(pixels, orientation)) if as_shown else pixels
+
+
+def read_fitting(path: Path, size: tuple[int, int], prefers_stored: Callable[[], bool]) -> Picture:
+    """A picture turned as its annotations, of a size (height, width): as shown, or as stored.
+
+    `prefers_stored` decides where both fit. Raises BadFile if neither does.
+    """
+    stored, orientation = read_stored(path)
+    shown = np.ascontiguousarray(orient(stored, orientation))
+    fitting = [pixels for pixels in (shown, stored) if pixels.shape[:2] == size]
+    if not fitting:
+        reason = f"is {shown.shape[:2]} (height, width), the ground truth {size}: another picture"
+        raise BadFile(path, "size mismatch", reason)
+    return fitting[-1] if orientation > 1 and len(fitting) == 2 and prefers_stored() else fitting[0]
 
 
 def read_stored(path: Path) -> tuple[Picture, int]:

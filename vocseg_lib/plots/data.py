@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from vocseg_lib.data.classes import CLASS_NAMES, palette
 from vocseg_lib.plots.images import draw_instances, to_hwc
-from vocseg_lib.plots.style import COLORS, add_suptitle, add_title, new_ax, new_axes
+from vocseg_lib.plots.style import COLORS, add_suptitle, add_title, new_ax, new_axes, use_fonts_for
 
 
 def sample_maps(
@@ -21,6 +21,7 @@ def sample_maps(
     class_names: Sequence[str] = CLASS_NAMES,
 ) -> np.ndarray:
     """An image beside its class map and its object map, in VOC's colors."""
+    use_fonts_for(class_names)
     axes = new_axes(3, 3, (4, 3.6))
     colors = palette()
     axes[0].imshow(to_hwc(image))
@@ -45,6 +46,7 @@ def sample_maps(
 
 def class_counts(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Instances per class (index: class name) in each split (columns), as bars."""
+    use_fonts_for(counts.index)
     ax = counts.plot.bar(ax=new_ax(ax, (9, 3.8)), color=list(COLORS), width=0.8)
     top, total = counts.sum(1).idxmax(), counts.to_numpy().sum()
     ax.set(xlabel="class", ylabel="instances")

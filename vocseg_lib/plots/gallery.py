@@ -3,6 +3,8 @@
 import sys
 import textwrap
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from vocseg_lib.data.coco import bbox_xywh
 from vocseg_lib.data.coco_validation import UNCROPPED
-from vocseg_lib.data.image_files import BadFile, read_picture, without_ending
+from vocseg_lib.data.image_files import BadFile, read_fitting, read_header, without_ending
 from vocseg_lib.data.voc import find_devkit
 from vocseg_lib.failures.analysis import Analysis
 from vocseg_lib.failures.explain import explain_failure
@@ -23,7 +25,7 @@ from vocseg_lib.failures.mask_errors import MASK_FAILURES
 from vocseg_lib.failures.tables import CASE_TYPES, DETECTED
 from vocseg_lib.failures.tide import BACKGROUND_ERROR, ERRORS
 from vocseg_lib.plots.images import DRAWN_SCORE, Layer, draw_layers
-from vocseg_lib.plots.style import COLORS, add_suptitle, new_axes
+from vocseg_lib.plots.style import COLORS, add_suptitle, new_axes, use_fonts_for
 from vocseg_lib.utils.files import resolve_path
 from vocseg_lib.utils.rle import decode_rle
 
@@ -71,6 +73,7 @@ class Gallery:
             print(f"{self.folder} lacks {problem}", file=sys.stderr)
         self.names = {c["id"]: c["name"] for c in first.categories}
         self.annotations = first.annotations
+        use_fonts_for([*self.names.values(), *analyses, *(i["file_name"] for i in first.images)])
         self.objects = {image_id: [] for image_id in self.images}
         for index, annotation in enumerate(self.annotations):
             self.objects[annotation["image_id"]].append(index)
@@ -116,26 +119,29 @@ class Gallery:
         return path if path.is_file() else self.folder / Path(name).name
 
     def picture(self, image_id: int) -> np.ndarray:
-        """RGB, uint8 [h, w, 3].
+        """RGB, uint8 [h, w, 3], turned as the ground truth is: as it is shown, or as it is stored.
 
-        Raises:
-            FileNotFoundError: no such file.
-            ValueError: the file is not a picture of the ground truth's size.
+        Raises FileNotFoundError, and ValueError if it is not a picture of the ground truth's size.
         """
         image, path = self.images[image_id], self.path(image_id)
-        size = image["height"], image["width"]
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing")
         try:
-            pixels = read_picture(path)
-            if pixels.shape[:2] != size:  # annotated as it is stored, it may be
-                pixels = read_picture(path, as_shown=False)
+            size = image["height"], image["width"]
+            return read_fitting(path, size, lambda: self._is_of_stored)
         except BadFile as error:
-            raise ValueError(f"{path} cannot be read as a picture: {error.reason}") from None
-        if pixels.shape[:2] != size:
-            message = f"{path} has size {pixels.shape[:2]} (height, width), the ground truth {size}"
-            raise ValueError(f"{message}: it is another picture")
-        return pixels
+            raise ValueError(str(error)) from None
+
+    @cached_property
+    def _is_of_stored(self) -> bool:
+        """Whether the ground truth has the stored size of all pictures whose turn changes it."""
+        turned = set()
+        for image_id, image in self.images.items():
+            with suppress(BadFile):
+                (height, width), orientation = read_header(self.path(image_id))
+                if orientation > 4 and height != width:
+                    turned.add((height, width) == (image["height"], image["width"]))
+        return turned == {True}
 
     def window(self, case: pd.Series, scale: float = WINDOW_SCALE) -> tuple[int, int, int, int]:
         """Part of the picture around a case (xyxy pixels), in the picture's proportions."""

@@ -34,7 +34,7 @@ def export_page(
     """Write the worst cases of each type and model, as many as fit; the path and a summary.
 
     The worst of all types come first. Cases on an unreadable picture are left out, and the summary
-    has its name.
+    has its name. Raises ValueError if none is readable.
     """
     images, cases, unreadable, size = {}, [], [], 0
     for rank, row in _worst_first(gallery, max_cases):
@@ -60,6 +60,8 @@ def export_page(
     if unreadable:
         names = ", ".join(gallery.images[i]["file_name"] for i in unreadable)
         summary += f" Left out, as the pictures cannot be read: {names}."
+        if not cases:
+            raise ValueError(f"no readable picture of a failure in {gallery.folder}: {names}")
     content = {
         "summary": summary,
         "colors": ROLE_COLORS,

@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
 from vocseg_lib.data.classes import CLASS_NAMES
-from vocseg_lib.plots.style import COLORS, add_suptitle, add_title, new_ax, new_axes
+from vocseg_lib.plots.style import COLORS, add_suptitle, add_title, new_ax, new_axes, use_fonts_for
 
 DRAWN_SCORE = 0.3  # the least of a detection on a picture
 
@@ -36,6 +36,7 @@ def to_hwc(image: Array) -> np.ndarray:
 
 def draw_layers(image: Array, layers: Sequence[Layer], ax: Axes | None = None) -> Axes:
     """An image with objects on it, the last on top: tints, then contours, boxes and texts."""
+    use_fonts_for(layer.text for layer in layers)
     ax = new_ax(ax, (5, 4))
     picture = to_hwc(image)
     shown = picture * (1.0 if picture.dtype == np.uint8 else 255.0)

@@ -9,7 +9,15 @@ from matplotlib.lines import Line2D
 from vocseg_lib.metrics import calibration
 from vocseg_lib.metrics.calibration import BINS, best_f1, mean_pr_curve
 from vocseg_lib.metrics.coco_eval import Evaluation
-from vocseg_lib.plots.style import COLORS, add_suptitle, add_title, model_color, new_ax, new_axes
+from vocseg_lib.plots.style import (
+    COLORS,
+    add_suptitle,
+    add_title,
+    model_color,
+    new_ax,
+    new_axes,
+    use_fonts_for,
+)
 
 RECALLS = np.linspace(0, 1, 101)
 MARKED_SCORES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -108,6 +116,7 @@ def pr_by_iou(evaluations: dict[str, Evaluation], iou_type: str = "mask") -> np.
 def pr_by_class(evaluations: dict[str, Evaluation], iou_type: str = "mask") -> np.ndarray:
     """One small panel per class: each model's curve and the score threshold with the best F1."""
     names = list(next(iter(evaluations.values())).category_index)
+    use_fonts_for(names)
     axes = new_axes(max(1, len(names)), 5, (2.6, 2.3))
     tables = {t: best_f1(e, iou_type).set_index("class") for t, e in evaluations.items()}
     # Without any class, one empty panel.
@@ -172,6 +181,7 @@ def ap_differences(
     """`bootstrap.paired_differences` of AP50 per class, with 95 % intervals."""
     rows = table[(table["kind"] == iou_type) & (table["metric"] == "AP50")]
     rows = rows.sort_values("difference")
+    use_fonts_for(rows["class"])
     rows = pd.concat([rows[rows["class"] != "all"], rows[rows["class"] == "all"]])
     ax = new_ax(ax, (7.5, 0.27 * len(rows) + 1.4))
     for y, row in enumerate(rows.rename(columns={"class": "name"}).itertuples()):
@@ -194,8 +204,9 @@ def per_class_ap(
     tables: dict[str, pd.DataFrame], column: str = "mask_AP50", ax: Axes | None = None
 ) -> Axes:
     """AP per class for each model, sorted by the gap between the first and the last."""
-    ax = new_ax(ax, (9, 3.8))
     joined = pd.DataFrame({name: t.set_index("class")[column] for name, t in tables.items()})
+    use_fonts_for(joined.index)
+    ax = new_ax(ax, (9, 3.8))
     if joined.empty:
         return add_title(ax, "AP per class", "There are no classes to evaluate.")
     gap = joined.iloc[:, 0] - joined.iloc[:, -1]

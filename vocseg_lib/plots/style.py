@@ -1,10 +1,15 @@
 """Style of all figures: each returns its axes and has a caption; one axes can be given as `ax`."""
 
 import textwrap
+import unicodedata
+import warnings
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -18,14 +23,84 @@ def model_color(name: str, index: int) -> str:
     return MODEL_COLORS.get(name, COLORS[2 + index % (len(COLORS) - 2)])
 
 
+_without_font = set()  # characters, reported
+
+
+def use_fonts_for(texts: Iterable[str]) -> None:
+    """Let figures fall back on installed fonts for characters that the present ones do not have.
+
+    Prints once which package brings a font, if none has them.
+    """
+    shown = {c for text in texts for c in str(text) if ord(c) > 127 and c.isprintable()}
+    families = list(plt.rcParams["font.family"])
+    for family in families:
+        if shown:
+            font = font_manager.findfont(font_manager.FontProperties(family=[family]))
+            shown -= _characters(font)
+    missing = {c for c in shown - _without_font if not "\ufe00" <= c <= "\ufe0f"}
+    if not missing:
+        return
+    coverage = _find_fonts(missing)
+    while missing and coverage:
+        best = max(coverage, key=lambda family: len(coverage[family] & missing))
+        missing -= (found := coverage.pop(best) & missing)
+        families += [best] if found else []
+    plt.rcParams["font.family"] = families
+    if missing:
+        _without_font.update(missing)
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        packages = " ".join(sorted(set(map(_package, missing))))
+        print(
+            f"no installed font has {' '.join(sorted(missing)[:10])}: figures show boxes for such "
+            f"characters; install one (Debian, Ubuntu, Colab: apt-get install {packages})"
+        )
+
+
+@cache
+def _characters(font: str) -> frozenset[str]:
+    return frozenset(map(chr, font_manager.get_font(font).get_charmap()))
+
+
+def _find_fonts(characters: set[str]) -> dict[str, set[str]]:
+    """Which of some characters each installed family has, sans-serif families first."""
+    fonts = font_manager.fontManager
+    known = {entry.fname for entry in fonts.ttflist}
+    for path in {*font_manager.findSystemFonts()} - known:  # installed after Matplotlib's first use
+        try:
+            fonts.addfont(path)
+        except Exception:  # one that Matplotlib cannot use, such as bitmaps
+            continue
+    upright = [entry for entry in fonts.ttflist if entry.style == "normal"]
+    # Fonts of last resort have a box for each character.
+    upright = [e for e in upright if "lastresort" not in e.name.lower().replace(" ", "")]
+    upright.sort(key=lambda entry: ("sans" not in entry.name.lower(), entry.name))
+    coverage = {}
+    for entry in upright:
+        if entry.name not in coverage:
+            charmap = font_manager.get_font(entry.fname).get_charmap()
+            coverage[entry.name] = {c for c in characters if ord(c) in charmap}
+    return coverage
+
+
+def _package(character: str) -> str:
+    """Debian's package of a font with a character."""
+    if unicodedata.category(character) == "So":
+        return "fonts-symbola"
+    name = unicodedata.name(character, "")
+    is_cjk = name.startswith(("CJK", "HANGUL", "HIRAGANA", "KATAKANA"))
+    return "fonts-noto-cjk" if is_cjk else "fonts-noto-core"
+
+
 def add_title(ax: Axes, title: str, caption: str, wrap: int = 70) -> Axes:
     """Title and, below it, the line that says what the figure shows."""
+    use_fonts_for([title, caption])
     ax.set_title(title + "\n" + textwrap.fill(caption, wrap), loc="left", fontsize=10)
     return ax
 
 
 def add_suptitle(axes: np.ndarray | Figure, title: str, caption: str) -> np.ndarray | Figure:
     """Title and caption of the figure of some axes, or of a figure; returns what was given."""
+    use_fonts_for([title, caption])
     figure = axes if isinstance(axes, Figure) else axes[0].figure
     text = title + "\n" + textwrap.fill(caption, int(11 * figure.get_figwidth()))
     figure.suptitle(text, x=0.01, ha="left", fontsize=10)
