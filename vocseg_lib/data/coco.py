@@ -66,6 +66,7 @@ def read_predictions(path: str | Path, ground_truth: dict | None = None) -> dict
         return content
     try:
         notes = _check_header(header, ground_truth)
+        _name_files(detections, header)
         notes += _resolve_images(detections, ground_truth, may_be_names=not header.get("images"))
         notes += _resolve_categories(detections, ground_truth)
         detections = validate_results(ground_truth, detections)
@@ -116,18 +117,31 @@ def _ids_by_name(ground_truth: dict) -> dict[str | int, set]:
 
 
 def _check_header(header: dict, ground_truth: dict) -> list[str]:
-    """Notes on the images that a header lists; ValueError if one is not in the ground truth."""
+    """Notes on the images that a header lists; ValueError if one is not in the ground truth.
+
+    Those with a `file_name` have ids of their own: see `_name_files`.
+    """
     images, by_name = header.get("images", []), _ids_by_name(ground_truth)
     sizes = {image["id"]: (image["height"], image["width"]) for image in ground_truth["images"]}
     for image in images if isinstance(images, list) else [images]:
         entry = image if isinstance(image, dict) else {}
         named = by_name.get(str(entry.get("name")), ()) if by_name else sizes
         size = entry.get("height"), entry.get("width")
-        if not any(entry.get("id") == i and sizes[i] == size for i in named):
+        same = (entry.get("id") == i and sizes[i] == size for i in named)
+        if not isinstance(entry.get("file_name"), str) and not any(same):
             problem = f"{shorten(image)} is not in the ground truth: other data or split?"
             raise ValueError(f"header: image {problem}")
     missing = len(sizes) - len(images) if images else 0
-    return [f"the header does not list {missing} of the {len(sizes)} images"] if missing else []
+    return [f"the header does not list {missing} of the {len(sizes)} images"] if missing > 0 else []
+
+
+def _name_files(detections: list, header: dict) -> None:
+    """Give detections the `file_name` that the header has for their `image_id`."""
+    images = header.get("images", [])
+    names = {i["id"]: i["file_name"] for i in images if "file_name" in i and "id" in i}
+    for entry in detections if names else ():
+        if _key(entry, "image_id") in names:
+            entry.setdefault("file_name", names[entry["image_id"]])
 
 
 def _resolve_images(detections: list, ground_truth: dict, may_be_names: bool) -> list[str]:
