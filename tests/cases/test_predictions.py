@@ -1,4 +1,4 @@
-"""Prediction files name the images and classes that they are of; nothing to evaluate is an error."""
+"""Prediction files name what they are of; nothing to evaluate is an error."""
 
 import json
 import subprocess
