@@ -173,7 +173,8 @@ def _is_standard(stored: StoredMap) -> bool:
 
 def _is_voc_like(stored: StoredMap, table: dict[Color, int]) -> bool:
     """Whether a palette has no color that is neither VOC's nor the table's nor gray."""
-    return all(c in table or c in _voc_values() or _is_gray(c) for c in stored.colors)
+    colors = map(tuple, stored.colors.tolist())
+    return all(c in table or c in _voc_values() or _is_gray(c) for c in colors)
 
 
 def _is_gray(color: Color) -> bool:
@@ -182,8 +183,8 @@ def _is_gray(color: Color) -> bool:
 
 def _used(stored: StoredMap) -> tuple[list[int], list[Color]]:
     """The values in a map and their colors; black for those without."""
-    used, colors = np.unique(stored.values).tolist(), dict(enumerate(stored.colors))
-    return used, [colors.get(value, BLACK) for value in used]
+    used, colors = np.unique(stored.values).tolist(), dict(enumerate(stored.colors.tolist()))
+    return used, [tuple(colors.get(value, BLACK)) for value in used]
 
 
 def _replace(stored: StoredMap, used: list[int], numbers: list[int]) -> UInt8[np.ndarray, "h w"]:

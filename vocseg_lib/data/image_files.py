@@ -73,7 +73,7 @@ def _to_rgb(path: Path, image: Image.Image) -> Picture:
         reason = "has integers that are signed or of 32 bits; expected 8 or 16 bits, unsigned"
         raise BadFile(path, "unknown range", reason)
     else:
-        return np.array(image.convert("RGB"))
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2)
 
 
@@ -88,7 +88,7 @@ class StoredMap:
     """A map as it is stored."""
 
     values: UInt8[np.ndarray, "h w"]
-    colors: list[Color] | None  # by value; None: a gray image, of plain numbers
+    colors: UInt8[np.ndarray, "k 3"] | None  # by value; None: a gray image, of plain numbers
     is_palette: bool = False  # without one, values number the colors of an RGB image, sorted
 
 
@@ -103,8 +103,8 @@ def read_map(path: Path) -> StoredMap:
 
 def _to_map(path: Path, image: Image.Image) -> StoredMap:
     if image.mode == "P":
-        colors = np.reshape(image.getpalette(), (-1, 3)).tolist()
-        return StoredMap(np.array(image), [tuple(color) for color in colors], is_palette=True)
+        values, colors = np.array(image), np.array(image.getpalette(), np.uint8)
+        return StoredMap(values, colors.reshape(-1, 3), is_palette=True)
     if image.mode in ("1", "L", "I") or image.mode.startswith("I;16"):
         values = np.array(image)
         if not (values.min() >= 0 and values.max() <= 255):
@@ -122,7 +122,7 @@ def _to_map(path: Path, image: Image.Image) -> StoredMap:
     colors = sorted(color for _, color in counts)
     codes = pixels[..., :3] @ np.array([1 << 16, 1 << 8, 1], np.int32)
     values = np.searchsorted([r << 16 | g << 8 | b for r, g, b in colors], codes)
-    return StoredMap(values.astype(np.uint8), colors)
+    return StoredMap(values.astype(np.uint8), np.array(colors, np.uint8))
 
 
 def read_orientation(path: Path) -> int:
