@@ -294,4 +294,4 @@ def _first(entries: list) -> list[str]:
 
 
 def _named(text: str, ids: list) -> str:
-    return f"{text}: annotations {', '.join(_first(ids))}"
+    return f"{text}: annotation{'s' * (len(ids) > 1)} {', '.join(_first(ids))}"
