@@ -155,6 +155,14 @@ def test_unlabelled_pictures_become_a_prediction_file(trained, devkit, tmp_path)
     ]
     of_files = {image_id: name for name, image_id in images.items()}
     assert sorted((of_files[d["image_id"]], d["score"]) for d in detections) == sorted(of_run)
+    # In ground truth with other ids, images are found by their file names.
+    for entry in (*content["images"], *content["annotations"]):
+        key = "image_id" if "image_id" in entry else "id"
+        entry[key] = 1000 - entry[key]
+    write(truth, content)
+    metrics = tmp_path / "m.json"
+    succeeds("evaluate", "--predictions", out, "--data", truth, "--out", metrics)
+    assert read(metrics)["mask_AP50"] == read(run / "metrics.json")["mask_AP50"]
     for other in (folder, truth):
         before = truth.read_bytes()
         done = vocseg("predict", run, "--device", "cpu", "--data", devkit, "--out", other)

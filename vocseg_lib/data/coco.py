@@ -65,6 +65,7 @@ def read_predictions(path: str | Path, ground_truth: dict | None = None) -> dict
     if ground_truth is None:
         return content
     try:
+        _resolve_header(header, detections, ground_truth)
         notes = _check_header(header, ground_truth)
         _name_files(detections, header)
         notes += _resolve_images(detections, ground_truth, may_be_names=not header.get("images"))
@@ -114,6 +115,24 @@ def _ids_by_name(ground_truth: dict) -> dict[str | int, set]:
         for form in name_forms(image.get("file_name") or ""):
             ids[form].add(image["id"])
     return ids
+
+
+def _resolve_header(header: dict, detections: list, ground_truth: dict) -> None:
+    """Replace the ids of a header's images that have a file_name by the ground truth's, if any."""
+    images, by_name, ids = header.get("images"), _ids_by_name(ground_truth), {}
+    for image in images if isinstance(images, list) else []:
+        name, given = _key(image, "file_name"), _key(image, "id")
+        forms = name_forms(name) if isinstance(name, str) else []
+        named = next((by_name[form] for form in forms if form in by_name), ())
+        if len(named) == 1 and given is not None:
+            (ids[given],) = (image["id"],) = named
+    if len({*ids.values()}) < len(ids):
+        raise ValueError(
+            "header: several images are the same one of the ground truth, by file_name"
+        )
+    for entry in detections:
+        if _key(entry, "image_id") in ids:
+            entry["image_id"] = ids[_key(entry, "image_id")]
 
 
 def _check_header(header: dict, ground_truth: dict) -> list[str]:

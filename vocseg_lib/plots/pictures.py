@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vocseg_lib.data.classes import CLASS_NAMES
-from vocseg_lib.data.image_files import BadFile, Picture, read_picture
+from vocseg_lib.data.image_files import PICTURE_ENDINGS, BadFile, Picture, read_picture
 from vocseg_lib.data.transforms import model_input
 from vocseg_lib.plots.images import DRAWN_SCORE, draw_instances
 from vocseg_lib.utils.device import autocast
@@ -168,7 +168,15 @@ def draw_predictions(
                 description = visualizer.describe(detections)
             yield file, target, description
         except BadFile as error:
-            yield file, None, str(error)
+            yield file, None, f"{error}{_hint(file)}"
+
+
+def _hint(path: Path) -> str:
+    """What may help with a file that cannot be read."""
+    if path.suffix.lower() in (".heic", ".heif"):
+        return "; export it as JPEG"
+    known = is_video(path) or path.suffix[1:].lower() in PICTURE_ENDINGS
+    return "" if known else f"; files are taken as videos by {' '.join(VIDEO_SUFFIXES)}"
 
 
 def _is_drawn(path: Path) -> bool:
