@@ -1,154 +1,215 @@
 """COCO annotations to a devkit, and a devkit to COCO ground truth."""
 
 import shutil
-import zlib
-from collections import defaultdict
-from operator import itemgetter
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from vocseg_lib.data import voc
 from vocseg_lib.data.classes import VOID, save_map
-from vocseg_lib.data.coco import read_coco
-from vocseg_lib.data.coco_cleaning import MAX_BAD_FRACTION
+from vocseg_lib.data.coco_cleaning import BadAnnotation
+from vocseg_lib.data.coco_import.dataset import CocoData, check_images, clean_files
+from vocseg_lib.data.coco_import.files import find_val_file
+from vocseg_lib.data.coco_import.images import CocoFile, CocoImage, read_coco_files
 from vocseg_lib.data.coco_validation import validate_ground_truth
-from vocseg_lib.data.image_files import BadFile, read_picture
-from vocseg_lib.utils.files import reuse_or_clear
-from vocseg_lib.utils.rle import encode_rle
+from vocseg_lib.data.image_files import BadFile, Picture, orient, read_picture
+from vocseg_lib.utils.distributed import rank
+from vocseg_lib.utils.files import file_checksum, read_record, rebuild_folder
+from vocseg_lib.utils.rle import encode_rle, run_lengths
 
-COCO_STAMP_NAME = "from_coco.txt"  # file in a devkit with the files that it was made from
+COCO_RECORD = "from_coco.json"  # file in a devkit: what it was made from, report, written files
+IMPORT_VERSION = 1  # of the rules: an import by others is written again
 VAL_EVERY = 5  # without annotations for val, every fifth image is held out
+JPEG_START = b"\xff\xd8\xff"
 
 
 def coco_to_voc(
-    annotations: str | Path, out: str | Path, val: str | Path = "", images: str | Path = ""
+    annotations: str | Path,
+    out: str | Path,
+    val: str | Path = "",
+    images: str | Path = "",
+    crowds_as_objects: bool = False,
 ) -> Path:
     """Write COCO instance annotations and their images as a devkit with class names in `out`.
 
-    `val`: annotations for val; default: the file named "val" or "valid" where this one is named
-    "train", otherwise every fifth image is held out. `images`: the folder of the `file_name`s;
-    default: see `find_images`. Where masks overlap, the smaller object is in front; crowds become
-    void. Unusable images are reported and skipped, up to 5 %. An up-to-date devkit is reused.
+    `val`: annotations for val; default: see `find_val_file`, without one every fifth image is held
+    out. `images`: the folder of the `file_name`s; default: see `PictureFinder`. Where masks
+    overlap, the smaller object is in front; crowds become void. Unusable images are skipped, up to
+    5 %. Prints a report. A devkit of the same files is reused.
 
-    Raises FileNotFoundError, ValueError, and FileExistsError when `out` holds other data.
+    Raises FileNotFoundError, ValueError, and FileExistsError when `out` holds other files.
     """
-    annotations, out = Path(annotations), Path(out)
-    val = Path(val) if val else _find_val_file(annotations)
-    files = [annotations, val] if val else [annotations]
-    contents = [read_coco(file, to_devkit=True)[0] for file in files]
-    names, val_names = _class_names(contents[0]), _class_names(contents[-1])
-    if val_names != names:
-        raise ValueError(f"{val} has other categories than {annotations}")
-    if not 0 < len(names) < VOID:
-        raise ValueError(f"{annotations} has {len(names)} categories; expected 1 to {VOID - 1}")
-    checksums = (f"{file.name}:{zlib.crc32(file.read_bytes()):08x}" for file in files)
-    stamp = f"{' '.join(checksums)} images={images}\n"
-    if reuse_or_clear(out / COCO_STAMP_NAME, stamp, voc.DEVKIT_FOLDERS):
-        return out
-    lines = "".join(f"{name}\n" for name in names.values())
-    (out / voc.CLASS_FILE).write_text(lines, encoding="utf-8")
-    written, bad = [], []
-    for file, content in zip(files, contents, strict=True):
-        folder = Path(images) if images else find_images(file, content)
-        written.append(_write_samples(content, folder, out, bad))
-    if bad:
-        total = sum(len(content["images"]) for content in contents)
-        report = f"{len(bad)} of {total} images cannot be used:\n  " + "\n  ".join(map(str, bad))
-        if len(bad) > MAX_BAD_FRACTION * total:
-            shutil.rmtree(out)
-            raise ValueError(f"{report}\nIs {folder} the folder of the images?")
-        print(report)
-    held_out = written[1] if val else written[0][VAL_EVERY - 1 :: VAL_EVERY]
-    train = [name for name in written[0] if name not in set(held_out)]
-    if not (train and held_out):
-        raise ValueError(f"{annotations} has too few usable images for train and val")
-    voc.write_splits(out, train, held_out)
-    (out / COCO_STAMP_NAME).write_text(stamp)
+    out, files = Path(out), _read_files(annotations, val, images)
+    record = read_record(out / COCO_RECORD)
+    sources = _sources(files, crowds_as_objects, record.get("sources", {}))
+    if _contents(sources) != _contents(record.get("sources", {})):
+        record = {"sources": sources}
+        with rebuild_folder(out, COCO_RECORD, record) as folder:
+            data = clean_files(files, crowds_as_objects)
+            voc.make_devkit_folders(folder)
+            _convert(data, folder)
+            record["report"] = _write_lists(data, folder)
+    if rank() == 0:
+        print(*record["report"], sep="\n")
     return out
 
 
-def find_images(annotations: Path, content: dict) -> Path:
-    """The image folder of a COCO file: beside it or one above, there in `images/` or `<split>/`.
-
-    Raises FileNotFoundError when the first image is in none of them.
-    """
-    split = annotations.stem.removeprefix("instances_")
-    subfolders = ("", "images", split, f"images/{split}")
-    folders = [base / sub for base in annotations.parents[:2] for sub in subfolders]
-    first = content["images"][0]["file_name"]
-    if folder := next((f for f in folders if (f / first).is_file()), None):
-        return folder
-    searched = ", ".join(map(str, folders))
-    raise FileNotFoundError(f"{first} of {annotations} is in none of {searched}: pass its folder")
-
-
-def _find_val_file(annotations: Path) -> Path | None:
-    """The file, here or in a sibling folder, named "val" or "valid" instead of "train"."""
-    folder, name = annotations.parent, annotations.name
-    for word in ("val", "valid"):
-        sibling = folder.with_name(folder.name.replace("train", word)) / name
-        for other in (folder / name.replace("train", word), sibling):
-            if other != annotations and other.is_file():
-                return other
-    return None
-
-
-def _class_names(content: dict) -> dict[int, str]:
-    """Category id to name, in the order of ids: labels 1, 2, ..."""
-    categories = sorted(content["categories"], key=itemgetter("id"))
-    return {c["id"]: " ".join(c["name"].split()) for c in categories}
-
-
-def _write_samples(content: dict, folder: Path, out: Path, bad: list[BadFile]) -> list[str]:
-    """Write each image with its maps and return the names; unusable images are added to `bad`."""
-    labels = {category_id: label for label, category_id in enumerate(_class_names(content), 1)}
-    by_image, names = defaultdict(list), []
-    for a in content["annotations"]:
-        by_image[a["image_id"]].append(a | {"label": labels[a["category_id"]]})
-    for image in tqdm(content["images"], f"write {out.name}", unit="image"):
-        source = folder / image["file_name"]
-        stem = Path(image["file_name"]).with_suffix("").as_posix()
-        name = "_".join(stem.replace("/", " ").split())
-        try:
-            _write_sample(image, by_image[image["id"]], source, voc.paths_to_write(out, name))
-            names.append(name)
-        except BadFile as error:
-            bad.append(error)
-    return names
-
-
-def _write_sample(image: dict, annotations: list[dict], source: Path, targets: list[Path]) -> None:
-    """Write an image, as a JPEG, and its maps. Raises BadFile."""
-    size = image["height"], image["width"]
-    jpeg, *map_paths = targets
-    objects = [a for a in annotations if not a["iscrowd"]]
-    if jpeg.exists():
-        raise BadFile(source, "duplicate", "has the name of another image")
-    if len(objects) >= VOID:
-        raise BadFile(source, "too many objects", f"has more than {VOID - 1} objects")
-    pixels = read_picture(source, as_shown=False)
-    if pixels.shape[:2] == size and source.suffix.lower() in (".jpg", ".jpeg"):
-        shutil.copyfile(source, jpeg)
+def verify_coco(
+    annotations: str | Path, val: str | Path = "", images: str | Path = ""
+) -> tuple[list[BadFile | BadAnnotation], list[str]]:
+    """Problems that an import would meet, and its notes. Raises FileNotFoundError, ValueError."""
+    files = _read_files(annotations, val, images)
+    found, notes = [], []
+    try:
+        data = clean_files(files, max_bad_images=1.0)
+    except ValueError as error:
+        found.append(BadFile(annotations, "unusable annotations", str(error)))
     else:
-        if pixels.shape[:2] != size:  # rotated as EXIF says, it may be
-            pixels = read_picture(source)
-        if pixels.shape[:2] != size:
-            reason = f"has (height, width) {pixels.shape[:2]}, but {size} in its annotations"
-            raise BadFile(source, "size mismatch", reason)
+        _convert(data)
+        notes = data.notes
+        for file, report in zip(files, data.reports, strict=True):
+            notes += [f"category {c['name']!r} is left out: {why}" for c, why in report.left_out]
+            odd = [("odd annotations", note) for note in report.notes]
+            if report.duplicates:
+                odd.append(("duplicates", f"{report.duplicates} objects are listed again"))
+            found += [*report.passed_over, *(BadFile(file.path, *problem) for problem in odd)]
+        found += data.hidden
+    for image in chain(*(file.images for file in files)):
+        if image.problem:
+            found.append(image.problem)
+        if image.misfit:
+            found.append(BadFile(image.source, "other size", image.misfit))
+        if image.ambiguous:
+            reason = f"EXIF orientation {image.orientation}: nothing tells if masks have it, too"
+            found.append(BadFile(image.source, "ambiguous orientation", reason))
+    return found, notes
+
+
+def _read_files(annotations: str | Path, val: str | Path, images: str | Path) -> list[CocoFile]:
+    annotations = Path(annotations)
+    val = Path(val) if val else find_val_file(annotations)
+    return read_coco_files([annotations, val] if val else [annotations], images)
+
+
+def _sources(files: list[CocoFile], crowds_as_objects: bool, known: dict) -> dict:
+    """Names and checksums of all files; pictures of known size and time are not read again."""
+    times = {
+        (path, time, checksum.split(":")[0]): checksum
+        for path, time, checksum in known.get("pictures", [])
+    }
+    pictures = []
+    for image in chain(*(file.images for file in files)):
+        path, stat = image.source.absolute(), image.source.is_file() and image.source.stat()
+        if stat:
+            key = (str(path), stat.st_mtime_ns, str(stat.st_size))
+            pictures.append([*key[:2], times.get(key) or file_checksum(path)])
+        else:
+            pictures.append([str(path), 0, "missing"])
+    return {
+        "version": IMPORT_VERSION,
+        "crowds_as_objects": crowds_as_objects,
+        "annotations": [[file.path.name, file_checksum(file.path)] for file in files],
+        "pictures": pictures,
+    }
+
+
+def _contents(sources: dict) -> dict:
+    """What decides whether a devkit is up to date: contents, not paths and times of pictures."""
+    return sources | {"pictures": [picture[-1] for picture in sources.get("pictures", [])]}
+
+
+def _convert(data: CocoData, folder: Path | None = None) -> None:
+    """Decode each picture and paint its maps; write them to `folder`, if given."""
+    for image, annotations in tqdm(data.annotations.items(), "import", unit="image"):
+        objects = [a for a in annotations if not a["iscrowd"]]
+        crowds = [a["segmentation"] for a in annotations if a["iscrowd"]]
+        try:
+            if len(objects) >= VOID:
+                reason = f"has more than {VOID - 1} objects"
+                raise BadFile(image.source, "too many objects", reason)
+            pixels = read_picture(image.source)
+            maps = paint_maps(image.sizes[image.frame], objects, data.void[image] + crowds)
+            if folder:
+                _write_sample(image, pixels, maps, voc.paths_to_write(folder, image.name))
+        except BadFile as bad:
+            image.problem = bad
+            continue
+        pixels_of = Image.fromarray(maps[0]).histogram()[1 : len(objects) + 1]
+        for a in (a for a, count in zip(objects, pixels_of, strict=True) if not count):
+            name, reason = image.entry["file_name"], "smaller objects cover all of it"
+            data.hidden.append(BadAnnotation(a["listed_id"], name, "hidden", reason))
+        data.written += sum(count > 0 for count in pixels_of)
+        data.crowds += len(crowds)
+
+
+def paint_maps(
+    size: tuple[int, int], objects: list[dict], void: list[dict]
+) -> UInt8[np.ndarray, "2 h w"]:
+    """Object map and class map. Void is behind the objects, of which the smallest is in front."""
+    height, width = size
+    layers = [(number, a["segmentation"]) for number, a in enumerate(objects, 1)]
+    layers.sort(key=lambda layer: coco_mask.area(layer[1]), reverse=True)
+    columns = np.zeros(height * width, dtype=np.uint8)  # column by column, as the codes are
+    for number, rle in [*((VOID, rle) for rle in void), *layers]:
+        ends = np.cumsum(run_lengths(rle["counts"].encode())).tolist()
+        for start, end in zip(ends[::2], ends[1::2], strict=False):
+            columns[start:end] = number
+    labels = bytearray(range(256))  # void stays
+    labels[1 : len(objects) + 1] = bytes(a["label"] for a in objects)
+    class_columns = np.frombuffer(columns.tobytes().translate(labels), np.uint8)
+    return np.stack([values.reshape(width, height).T for values in (columns, class_columns)])
+
+
+def _write_sample(image: CocoImage, pixels: Picture, maps: np.ndarray, targets: list[Path]) -> None:
+    """Write a picture, as a JPEG without EXIF orientation, and its maps, turned as it is shown."""
+    jpeg, *map_paths = targets
+    with image.source.open("rb") as file:
+        is_jpeg = file.read(len(JPEG_START)) == JPEG_START
+    if is_jpeg and image.orientation == 1:
+        shutil.copyfile(image.source, jpeg)
+    else:
         Image.fromarray(pixels).save(jpeg, quality=95)
-    # Crowds are void, behind the objects, of which the smallest is in front.
-    layers = [(number, a["label"], a["segmentation"]) for number, a in enumerate(objects, 1)]
-    layers.sort(key=lambda layer: coco_mask.area(layer[2]), reverse=True)
-    crowds = [(VOID, VOID, a["segmentation"]) for a in annotations if a["iscrowd"]]
-    maps = np.zeros((2, *size), dtype=np.uint8)
-    for number, label, rle in crowds + layers:
-        maps[:, coco_mask.decode(rle) > 0] = [[number], [label]]
     for path, values in zip(map_paths, maps, strict=True):
-        save_map(path, values)
+        save_map(path, np.ascontiguousarray(orient(values, image.turn)))
+
+
+def _write_lists(data: CocoData, folder: Path) -> list[str]:
+    """Write class names and split lists; the import's report. Raises ValueError without any val."""
+    first, *others = data.files
+    bad = check_images(data.images, first.path)
+    names = [[image.name for image in file.images if not image.problem] for file in data.files]
+    val = names[1] if others else names[0][VAL_EVERY - 1 :: VAL_EVERY]
+    train = [name for name in names[0] if name not in {*val}]
+    if not (train and val):
+        raise ValueError(f"{first.path} has too few usable images for train and val")
+    voc.write_splits(folder, train, val)
+    lines = "".join(f"{name}\n" for name in data.class_names)
+    (folder / voc.CLASS_FILE).write_text(lines, encoding="utf-8")
+    source = f"{others[0].path.parent.name}/{others[0].path.name}" if others else ""
+    every = f"every {VAL_EVERY}th image of {first.path.name}, as no file for val is beside it"
+    counts = {
+        "objects written": data.written,
+        "crowds made void": data.crowds,
+        "listed twice": sum(report.duplicates for report in data.reports),
+        "passed over": sum(len(report.passed_over) for report in data.reports),
+        "hidden by smaller objects": len(data.hidden),
+    }
+    counts["of unusable images"] = data.total - sum(counts.values())
+    classes = f"{len(data.class_names)} classes: {', '.join(data.class_names)}"
+    return [
+        *bad,
+        *data.notes,
+        *chain(*(report.lines for report in data.reports)),
+        *map(str, data.hidden),
+        f"{len(train) + len(val)} images, {classes}",
+        f"{data.total} annotations: {', '.join(f'{n} {what}' for what, n in counts.items() if n)}",
+        f"val: {len(val)} images of {source}" if others else f"val: {len(val)} images, {every}",
+    ]
 
 
 def voc_to_coco(devkit: str | Path, split: str, skip_bad: bool = False) -> dict:

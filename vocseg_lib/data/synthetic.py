@@ -13,10 +13,10 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from vocseg_lib.data.classes import CLASS_NAMES, VOID, save_map
-from vocseg_lib.data.voc import DEVKIT_FOLDERS, write_splits
-from vocseg_lib.utils.files import read_json, reuse_or_clear
+from vocseg_lib.data.voc import make_devkit_folders, write_splits
+from vocseg_lib.utils.files import read_json, read_record, rebuild_folder
 
-STAMP_NAME = "synthetic.txt"  # file in a devkit with the numbers that it was made with
+STAMP_NAME = "synthetic.json"  # file in a devkit with the numbers that it was made with
 RNG = np.random.Generator
 SUPERSAMPLING = 3
 MIN_VISIBLE_PIXELS = 24  # an object with fewer becomes void
@@ -31,23 +31,24 @@ def write(folder: str | Path, train: int = 1_600, val: int = 80, seed: int = 0) 
     """Write `folder`/VOCdevkit/VOC2012 with `train` + `val` synthetic images; return its path.
 
     The same seed gives the same bytes. A devkit of the same numbers is reused, another replaced.
-    Raises FileExistsError when the folder holds other data.
+    Raises FileExistsError when the folder holds other or changed files.
     """
     devkit = Path(folder) / "VOCdevkit" / "VOC2012"
     # A checksum of the code: a devkit from another version of it is not the same data.
     code = f"{zlib.crc32(Path(__file__).read_bytes() + SHAPES_FILE.read_bytes()):08x}"
-    stamp = f"train={train} val={val} seed={seed} code={code}\n"
-    if reuse_or_clear(devkit / STAMP_NAME, stamp, DEVKIT_FOLDERS):
+    numbers = {"train": train, "val": val, "seed": seed, "code": code}
+    if read_record(devkit / STAMP_NAME).get("made_with") == numbers:
         return devkit
     names = [f"mini_{i:06d}" for i in range(train + val)]
-    for i, name in enumerate(tqdm(names, desc="synthetic VOC", unit="image")):
-        rng = np.random.default_rng([seed, i])
-        image, object_map, class_map = make_scene(rng, edge_case=i % 100 if i % 100 < 2 else None)
-        Image.fromarray(image).save(devkit / "JPEGImages" / f"{name}.jpg", quality=90)
-        save_map(devkit / "SegmentationObject" / f"{name}.png", object_map)
-        save_map(devkit / "SegmentationClass" / f"{name}.png", class_map)
-    write_splits(devkit, names[:train], names[train:])
-    (devkit / STAMP_NAME).write_text(stamp)
+    with rebuild_folder(devkit, STAMP_NAME, {"made_with": numbers}) as folder:
+        make_devkit_folders(folder)
+        for i, name in enumerate(tqdm(names, desc="synthetic VOC", unit="image")):
+            rng, edge_case = np.random.default_rng([seed, i]), i % 100 if i % 100 < 2 else None
+            image, object_map, class_map = make_scene(rng, edge_case)
+            Image.fromarray(image).save(folder / "JPEGImages" / f"{name}.jpg", quality=90)
+            save_map(folder / "SegmentationObject" / f"{name}.png", object_map)
+            save_map(folder / "SegmentationClass" / f"{name}.png", class_map)
+        write_splits(folder, names[:train], names[train:])
     return devkit
 
 

@@ -213,6 +213,12 @@ def compare_files(
     return ids, labels, problems or contradictions
 
 
+def make_devkit_folders(devkit: Path) -> None:
+    """Make the empty folders of a new devkit."""
+    for folder in DEVKIT_FOLDERS:
+        (devkit / folder).mkdir(parents=True, exist_ok=True)
+
+
 def write_splits(devkit: Path, train: list[str], val: list[str]) -> None:
     """Write the image names of train, val and trainval."""
     for split, names in (("train", train), ("val", val), ("trainval", train + val)):

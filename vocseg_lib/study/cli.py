@@ -28,16 +28,22 @@ def fetch_command(
 
 @cli.command("verify")
 def verify_command(
-    devkit: Devkit,
+    data: cli.AnyData,
     splits: texts("splits to read; default: train, val, trainval", "SPLIT") = (),
+    images: cli.ImageFolder = "",
 ) -> None:
-    """Report every bad file of a devkit; exit code 1 if there is one."""
-    cli.require(devkit)
+    """Report every problem of a devkit or COCO file; exit code 1 if there is one."""
+    cli.require(data, images)
+    from vocseg_lib.data.coco_convert import verify_coco
     from vocseg_lib.data.verify import verify
 
-    problems = verify(devkit, splits or None)
-    lines = [f"{bad.kind}: {bad}" for bad in problems]
-    print(*lines, f"{len(problems)} problems in {devkit}", sep="\n")
+    is_json = Path(data).suffix.lower() == ".json"
+    if splits if is_json else images:
+        raise ValueError("--splits is for devkits, --images for COCO annotations (JSON)")
+    found = verify_coco(data, images=images) if is_json else (verify(data, splits or None), [])
+    problems, notes = found
+    lines = [*notes, *(f"{bad.kind}: {bad}" for bad in problems)]
+    print(*lines, f"{len(problems)} problems in {data}", sep="\n")
     raise typer.Exit(1 if problems else 0)
 
 
@@ -48,13 +54,14 @@ def import_coco(
     ],
     out: text("devkit to write", "DIR"),
     val: text("those for val; default: see docs/own_data.md", "FILE") = "",
-    images: text("folder of the images; default: beside the annotations", "DIR") = "",
+    images: cli.ImageFolder = "",
+    crowds_as_objects: cli.CrowdsAsObjects = False,
 ) -> None:
     """Write images with COCO annotations as a devkit."""
     cli.require(annotations, val, images)
     from vocseg_lib.data.coco_convert import coco_to_voc
 
-    print(coco_to_voc(annotations, out, val, images))
+    print(coco_to_voc(annotations, out, val, images, crowds_as_objects))
 
 
 @cli.command("export-coco")

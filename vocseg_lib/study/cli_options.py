@@ -167,6 +167,13 @@ Device = Annotated[
 Devkit = Annotated[
     str, typer.Argument(metavar="DEVKIT", help="VOC devkit: the folder with JPEGImages/, or above")
 ]
+AnyData = Annotated[
+    str, typer.Argument(metavar="DATA", help="VOC devkit, or COCO annotations (JSON)")
+]
+ImageFolder = text("folder of the images; default: see docs/own_data.md", "DIR")
+CrowdsAsObjects = Annotated[
+    bool, typer.Option("--crowds-as-objects", help="read iscrowd as 0, as for CVAT's brush masks")
+]
 Data = text("VOC devkit, or COCO ground truth (JSON)", "DATA", "--data")
 Split = text("split of the devkit", "NAME")
 Predictions = text("prediction file, or COCO results (JSON)", "FILE")

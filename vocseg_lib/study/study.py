@@ -147,7 +147,7 @@ def open_study(
     recipe = recipe.with_changes(**(changes or {}), **own_weights)
     root, data = project_root(), resolve_path(data) if data else ""
     with distributed.local_rank_zero_first():
-        if str(data).endswith(".json"):
+        if data and data.suffix.lower() == ".json":
             checksum = zlib.crc32(str(data.resolve()).encode())
             devkit = coco_to_voc(data, root / "data" / f"{data.stem}_{checksum:08x}")
         elif data:

@@ -3,12 +3,17 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
+
+REBUILDING = ("writing", "old", "lock")  # endings beside a folder that is written again
+SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")  # which file browsers leave behind
 
 
 def project_root() -> Path:
@@ -24,22 +29,78 @@ def resolve_path(path: str | Path) -> Path:
     return from_root if from_root.exists() and not Path(path).exists() else Path(path)
 
 
-def reuse_or_clear(marker: Path, stamp: str, subfolders: Iterable[str]) -> bool:
-    """True if the folder is up to date (its `marker` has this stamp); else clear it, return False.
+def file_checksum(path: Path) -> str:
+    """Size and CRC-32 of a file's bytes."""
+    checksum, size = 0, 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            checksum, size = zlib.crc32(block, checksum), size + len(block)
+    return f"{size}:{checksum:08x}"
 
-    Raises FileExistsError if it holds other data: there is no marker.
+
+def read_record(path: Path) -> dict:
+    """The record of a folder that `rebuild_folder` wrote; empty without a readable one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+@contextmanager
+def rebuild_folder(folder: Path, record_name: str, record: dict) -> Iterator[Path]:
+    """Context manager: a temporary folder to write to, which then replaces `folder`.
+
+    The record is written to it, with the checksum of each file: a folder with other or changed
+    files is not replaced. Raises FileExistsError, with some of their names.
     """
-    folder = marker.parent
-    if marker.is_file() and marker.read_text() == stamp:
-        return True
-    if folder.exists():
-        if not marker.is_file() and any(folder.iterdir()):
-            raise FileExistsError(f"{folder} holds other data; choose another folder")
-        shutil.rmtree(folder)
-    for subfolder in subfolders:
-        (folder / subfolder).mkdir(parents=True)
-    marker.touch()  # so that the folder can be cleared if writing is cut off
-    return False
+    folder = folder.resolve()  # a link stays
+    temporary, old, locked = (folder.with_name(f".{folder.name}.{w}") for w in REBUILDING)
+    _check_replaceable(folder, record_name)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(locked)
+    with suppress(NotImplementedError, OSError):  # not every file system has locks
+        lock.acquire()
+    try:
+        for leftover in (temporary, old):  # of a killed process
+            shutil.rmtree(leftover, ignore_errors=True)
+        temporary.mkdir()
+        yield temporary
+        paths = (path for path in temporary.rglob("*") if path.is_file())
+        files = {path.relative_to(temporary).as_posix(): file_checksum(path) for path in paths}
+        write_json(temporary / record_name, record | {"files": files})
+        _check_replaceable(folder, record_name)
+        if folder.exists():
+            folder.rename(old)
+        temporary.rename(folder)
+    finally:
+        for leftover in (temporary, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        lock.release()
+        with suppress(OSError):
+            locked.unlink()
+
+
+def _check_replaceable(folder: Path, record_name: str) -> None:
+    """Raise FileExistsError if the folder holds files other than its record's, or changed ones."""
+    if not folder.is_dir():
+        if folder.exists():
+            raise FileExistsError(f"{folder} is a file; expected a folder to write to")
+        return
+    written, others = read_record(folder / record_name).get("files", {}), []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.name in SYSTEM_FILES or (path.is_dir() and not path.is_symlink()):
+            continue
+        if name == record_name and written:
+            continue
+        if name not in written or file_checksum(path) != written[name]:
+            others.append(f"{name} ({'changed' if name in written else 'other file'})")
+    if others:
+        some = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        count = f"{len(others)} files that were not written here or were changed since: {some}"
+        advice = "choose another folder, or move them away"
+        raise FileExistsError(f"{folder} would be written again, but holds {count}; {advice}")
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from itertools import chain
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped, UInt8
+from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
@@ -59,13 +59,22 @@ def usable_polygons(segmentation: object) -> list[list[float]]:
 
 def _pixel_count(code: bytes) -> int:
     """Pixels in all runs of a compressed code; -1 if it is invalid, which crashes pycocotools."""
+    runs = run_lengths(code)
+    return int(runs.sum()) if (runs >= 0).all() else -1
+
+
+def run_lengths(code: bytes) -> Int64[np.ndarray, " runs"]:
+    """Pixels in each run of a compressed code, column by column, without and with the object.
+
+    An invalid code has negative ones.
+    """
     # Bits 0 to 4 of a character are a digit, bit 5 says that the number continues.
     characters = np.frombuffer(code, np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero((characters & 32) == 0)
     lengths = np.diff(ends, prepend=-1)
     in_range = (characters >= 0) & (characters <= 63)
     if not in_range.all() or lengths.sum() < len(code) or lengths.max(initial=0) > MAX_DIGITS:
-        return -1
+        return np.array([-1])
     position = np.arange(len(code)) - np.repeat(ends + 1 - lengths, lengths)
     sums = np.cumsum((characters & 31) << (DIGIT_BITS * position))
     # Bit 4 of a number's last digit is its sign.
@@ -74,7 +83,7 @@ def _pixel_count(code: bytes) -> int:
     # From the fourth number on, each is the difference to the one before the last.
     for differences in (runs[1::2], runs[2::2]):
         np.cumsum(differences, out=differences)
-    return int(runs.sum()) if (runs >= 0).all() else -1
+    return runs
 
 
 def is_number(value: object) -> bool:

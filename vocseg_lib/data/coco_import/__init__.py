@@ -1,0 +1,1 @@
+"""What an import of COCO annotations reads, before it writes a devkit."""

@@ -1,0 +1,99 @@
+"""Find the files of a COCO data set: annotations of val, and pictures."""
+
+import re
+import unicodedata
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+
+VAL_WORDS = ("val", "valid", "validation", "dev")  # instead of "train" or "training", in any case
+SPLIT_WORD = re.compile(rf"(train(ing)?|{'|'.join(reversed(VAL_WORDS))})\d*", re.IGNORECASE)
+
+
+def find_val_file(annotations: Path) -> Path | None:
+    """The annotations of val: the names of file and folders with "val" instead of "train".
+
+    Beside the file, or in a folder beside one of its three folders. Raises ValueError for several.
+    """
+    path = annotations.absolute()
+    for depth in range(3):  # the file, then with a folder, two folders above
+        if depth + 1 >= len(path.parts):
+            break
+        below = [{part, *_val_names(part)} for part in path.parts[len(path.parts) - depth :]]
+        found = [path.parents[depth]]
+        for names in [_val_names(path.parts[-1 - depth]), *below]:
+            found = [
+                child
+                for folder in found
+                if folder.is_dir()
+                for child in sorted(folder.iterdir())
+                if path_key(child.name) in {path_key(name) for name in names}
+            ]
+        found = [file for file in found if file.is_file() and file != path]
+        if len(found) > 1:
+            several = ", ".join(map(str, found))
+            raise ValueError(f"{annotations}: any of {several} may be for val: pass one as val")
+        if found:
+            return found[0]
+    return None
+
+
+def _val_names(name: str) -> list[str]:
+    """A name with each word for val instead of one for train."""
+    words = re.finditer(r"train(ing)?", name, re.IGNORECASE)
+    return [name[: m.start()] + word + name[m.end() :] for m in words for word in VAL_WORDS]
+
+
+def path_key(name: str) -> str:
+    """A name for comparison: file systems differ in case and in how they compose accents."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+class PictureFinder:
+    """Finds the pictures of a COCO file: `images`, else beside it or one above; in subfolders.
+
+    Any beginning of a file name may be another machine's; case and accents may differ.
+    """
+
+    def __init__(self, annotations: Path, images: str | Path = ""):
+        self._listings: dict[Path, dict[str, list[str]]] = {}
+        above = annotations.absolute().parent.parent
+        bases = [Path(images)] if images else [annotations.parent, above]
+        words = [annotations.stem.removeprefix("instances_")]
+        words += [match[0] for match in SPLIT_WORD.finditer(annotations.stem)]
+        subfolders = ["", "images", *words, *(f"images/{word}" for word in words)]
+        subfolders += [*(f"{word}/images" for word in words), "data", "JPEGImages"]
+        found = (
+            self._descend(base, PurePosixPath(sub).parts) for base in bases for sub in subfolders
+        )
+        self.folders = list(dict.fromkeys(f for f in found if f and f.is_dir()))
+
+    def find(self, file_name: str) -> tuple[Path, str] | None:
+        """The picture, and the part of `file_name` that led to it."""
+        for name in dict.fromkeys((file_name, file_name.replace("\\", "/"))):
+            parts = PurePosixPath(name).parts
+            for tail in (parts[k:] for k in range(len(parts))):
+                for folder in self.folders:
+                    if (path := self._descend(folder, tail)) and path.is_file():
+                        return path, "/".join(tail)
+        return None
+
+    def _descend(self, folder: Path, parts: tuple[str, ...]) -> Path | None:
+        """A path below a folder; names may differ in case and accents if one alone fits."""
+        if (folder.joinpath(*parts)).exists():
+            return folder.joinpath(*parts)
+        for part in parts:
+            if not (folder / part).exists():
+                fitting = self._listing(folder).get(path_key(part), [])
+                if len(fitting) != 1:
+                    return None
+                part = fitting[0]
+            folder /= part
+        return folder
+
+    def _listing(self, folder: Path) -> dict[str, list[str]]:
+        """The names in a folder by key."""
+        if folder not in self._listings:
+            names = self._listings[folder] = defaultdict(list)
+            for child in folder.iterdir() if folder.is_dir() else ():
+                names[path_key(child.name)].append(child.name)
+        return self._listings[folder]
