@@ -201,7 +201,7 @@ def _read_video(path: Path) -> tuple[dict, int, Iterator[np.ndarray]]:
         raise ModuleNotFoundError(message) from None
     logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)  # other sizes are meant
     name = os.path.abspath(path)  # ffmpeg takes "a:b.mp4" for a protocol
-    square = "scale='round(iw*max(1,sar))':'round(ih*max(1,1/sar))',setsar=1"
+    square = "scale='round(iw*clip(sar,1,4))':'round(ih*clip(1/sar,1,4))',setsar=1"
     try:
         with closing(imageio_ffmpeg.read_frames(name, output_params=["-vf", square])) as frames:
             metadata = next(frames)

@@ -136,7 +136,7 @@ def predict_command(
         raise ValueError("--weights RUN is required: the run folder of a training")
     if bool(image) == bool(data):
         raise ValueError("either --image PATH or --data DEVKIT is required")
-    to_file = bool(data) or out.endswith(".json")
+    to_file = bool(data) or out.lower().endswith(".json")
     if to_file:
         cli.check_prediction_file(out)
     cli.require(run, data, *image)
