@@ -48,8 +48,7 @@ Evaluated = tuple[Evaluation, pd.DataFrame]
 def collect(results: Path) -> tuple[dict, Figure]:
     """The report on a results folder in which all notebooks were run, and the front page's figure.
 
-    Raises:
-        FileNotFoundError: naming what is missing.
+    Raises FileNotFoundError, naming what is missing; ValueError for what is of other data.
     """
     for name in TABLES:
         if not (path := results / f"{name}.csv").is_file():
@@ -60,7 +59,7 @@ def collect(results: Path) -> tuple[dict, Figure]:
     runs = sorted(results.glob("experiments/*/runs/*/metrics.json"))
     experiments = [_experiment(study, path.parent) for path in runs]
     peers = read_json(results / PEERS) if (results / PEERS).is_file() else []
-    analyses = open_results(study).analyses(FRONT_PAGE_SCORE)
+    analyses = (opened := open_results(study)).analyses(FRONT_PAGE_SCORE)
     failures, dap_differences = _failures(analyses, tables["failures"])
     report = {
         "data": {
@@ -70,7 +69,7 @@ def collect(results: Path) -> tuple[dict, Figure]:
             "classes": len(study.class_names),
         },
         "models": models,
-        "metrics": _metrics(results / "metrics.csv"),
+        "metrics": _metrics(results / "metrics.csv", opened.evaluations),
         "halfway": halfway,
         "differences": _over_classes(tables["differences"], "difference"),
         "peers": [compare_with_peer(peer, models, experiments, results) for peer in peers],
@@ -166,8 +165,7 @@ def train_command(config: dict, part: str) -> str:
     }
     weights = changes.pop("weights", None)
     command = ["vocseg", "train", "--profile", base.name, "--model", config["model"]]
-    command += ["--data", "DEVKIT"]
-    command += ["--weights", Path(weights).name] if weights else []
+    command += ["--data", "DEVKIT", *(["--weights", Path(weights).name] if weights else [])]
     command += ["--set", *(f"{name}={value}" for name, value in changes.items())] if changes else []
     return shlex.join(command)
 
@@ -196,12 +194,17 @@ def _over_classes(table: pd.DataFrame, value: str = "value") -> dict:
     return {f"{row.kind}_{row.metric}": _bounds(row, value) for row in rows}
 
 
-def _metrics(file: Path) -> dict:
+def _metrics(file: Path, evaluations: dict[str, Evaluation]) -> dict:
+    """Notebook 04's metrics by model, which must be those of the predictions."""
     table = pd.read_csv(file, header=[0, 1], index_col=[0, 1, 2]).xs("all", level="class")
-    return {
+    metrics = {
         title: {"_".join(key): row.to_dict() for key, row in table[title].iterrows()}
         for title in MODEL_TITLES.values()
     }
+    for title, summary in ((title, e.summary) for title, e in evaluations.items()):
+        if not np.allclose([metrics[title][m]["value"] for m in summary], [*summary.values()]):
+            raise ValueError(f"{file} is not of the predictions of {title}: run make study again")
+    return metrics
 
 
 def _failures(analyses: dict[str, Analysis], table: pd.DataFrame) -> tuple[dict, dict]:
@@ -216,9 +219,8 @@ def _failures(analyses: dict[str, Analysis], table: pd.DataFrame) -> tuple[dict,
             entry = {"count": counts[family, name], "dap": _with_interval(values)}
             failures[title].setdefault(family, {})[name] = entry
     first, second = dap.values()
-    for family, name in first:
-        change = _with_interval(first[family, name] - second[family, name])
-        differences.setdefault(family, {})[name] = change
+    for key in first:
+        differences.setdefault(key[0], {})[key[1]] = _with_interval(first[key] - second[key])
     return failures, differences
 
 
@@ -236,7 +238,7 @@ def compare_with_peer(peer: dict, models: dict, experiments: list[dict], results
     """A peer's AP beside that of the longest training (or half of one) within its minutes."""
     trainings = [models[peer["model"]]["half"]]
     trainings += [e for e in experiments if e["model"] == peer["model"]]
-    within = [t for t in trainings if t["minutes"] <= peer["minutes"]]
+    within = (t for t in trainings if t["minutes"] <= peer["minutes"])
     longest = max(within, key=lambda training: training["minutes"], default=None)
     ap = _over_classes(pd.DataFrame(read_json(results / peer["file"])["table"]))
     return {

@@ -64,8 +64,9 @@ def test_steps_by_hand(study):
     """R-CNN detects nothing, Fast R-CNN every object, in a quarter of the time."""
     annotations, rows = study.ground_truth["annotations"], []
     every = [{**annotation, "score": 1.0} for annotation in annotations]
+    of_val = {"images": study.val_images, "config": {"data_fingerprint": study.fingerprint}}
     for title, results, seconds in (("R-CNN", [], 0.4), ("Fast R-CNN", every, 0.1)):
-        write_json(prediction_path(study, title), {"header": {}, "detections": results})
+        write_json(prediction_path(study, title), {"header": of_val, "detections": results})
         rows.append({"model": title, "kind": "two stages", "seconds_per_image": seconds})
     (step,) = step_table(study, rows).to_dict("records")
     assert (step["before"], step["after"]) == ("R-CNN", "Fast R-CNN")

@@ -1,5 +1,7 @@
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -8,7 +10,7 @@ from PIL import Image
 
 from tools import collect_results
 from tools.collect_results import COMPARED, LINEAGE, REPORT, compare_with_peer, nest, shrink
-from vocseg_lib.study.recipes import get_recipe
+from vocseg_lib.study.recipes import MODEL_TITLES, get_recipe
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -37,6 +39,17 @@ def test_a_peer_stands_beside_the_longest_training_within_its_time(tmp_path, min
     compared = compare_with_peer(peer, models, experiments, tmp_path)
     assert (compared["study"] and compared["study"]["iterations"]) == iterations
     assert compared["mask_AP50"] == value
+
+
+def test_metrics_of_other_predictions_are_refused(tmp_path):
+    keys = pd.MultiIndex.from_tuples([("mask", "AP", "all")], names=["kind", "metric", "class"])
+    tables = {title: pd.DataFrame({"value": [40.0]}, index=keys) for title in MODEL_TITLES.values()}
+    pd.concat(tables, axis=1).to_csv(tmp_path / "metrics.csv")
+    for ap in (40.0, 41.0):
+        evaluations = {"YOLACT": SimpleNamespace(summary={"mask_AP": ap})}
+        with pytest.raises(ValueError, match="YOLACT") if ap != 40 else nullcontext():
+            metrics = collect_results._metrics(tmp_path / "metrics.csv", evaluations)
+    assert metrics["YOLACT"]["mask_AP"]["value"] == 40
 
 
 def test_a_table_by_its_keys_and_a_missing_one(tmp_path):
