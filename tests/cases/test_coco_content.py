@@ -140,3 +140,18 @@ def test_objects_without_pixels_or_listed_twice_are_counted(case):
     content, report = read_coco(folder / "twice.json")
     assert (len(content["annotations"]), report.duplicates) == (len(twice), 20)
     assert "20 of 40" in report.lines[0]
+
+
+def test_a_root_that_val_alone_uses_stays_a_class(case):
+    folder = case("roboflow_root_category")
+    content = json.loads((folder / "other_root.json").read_text())
+    for name, keep in (("train", lambda i: i <= 6), ("val", lambda i: i > 6)):
+        images = [image for image in content["images"] if keep(image["id"])]
+        annotations = [a for a in content["annotations"] if keep(a["image_id"])]
+        if name == "val":
+            annotations[0]["category_id"] = 0
+        part = content | {"images": images, "annotations": annotations}
+        (folder / f"{name}.json").write_text(json.dumps(part))
+    expected = annotated(folder / "train.json") + annotated(folder / "val.json")
+    assert imported(folder, "train.json") == expected
+    assert (folder / "out" / "class_names.txt").read_text().split() == ["seafood", "fish", "crab"]

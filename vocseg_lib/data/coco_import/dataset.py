@@ -12,6 +12,7 @@ from vocseg_lib.data.coco_cleaning import (
     BadAnnotation,
     CleaningReport,
     clean_ground_truth,
+    used_categories,
 )
 from vocseg_lib.data.coco_import.images import CocoFile, CocoImage, name_samples, read_sizes
 
@@ -45,9 +46,10 @@ def clean_files(
     read_sizes([image for image in images if image.problem is None])
     check_images(images, files[0].path, max_bad_images)
     contents, reports = [], []
+    used = {*chain(*(used_categories(file.content["annotations"]) for file in files))}
     for file in files:
         try:
-            content, report = clean_ground_truth(file.usable, True, crowds_as_objects)
+            content, report = clean_ground_truth(file.usable, True, crowds_as_objects, used)
         except ValueError as error:
             raise ValueError(f"{file.path}: {error}") from None
         contents.append(content)
