@@ -3,7 +3,8 @@ import json
 import pytest
 
 from tests.helpers.coco import entry, ground_truth_of
-from vocseg_lib.data.coco import read_predictions
+from vocseg_lib.data.coco import image_keys, read_predictions
+from vocseg_lib.study.cli_options import resolve_image_names
 
 
 def test_prediction_files_are_validated_where_they_are_read(tmp_path):
@@ -23,3 +24,15 @@ def test_prediction_files_are_validated_where_they_are_read(tmp_path):
             read(images=[header])
     with pytest.raises(ValueError, match=r"predictions\.json.*detections\[1\]"):
         read([results[0], {**results[1], "image_id": 8}])
+
+
+def test_image_names():
+    files = ("a/x.jpg", "b/x.png", "y.v2", "0.jpg", "0.png", "007.jpg", None, "")
+    keys = image_keys([{"id": k, "file_name": name} for k, name in enumerate(files, 100)])
+    names = ["a/x", "b/x", "y.v2", "0.jpg", "0.png", "007", "image 106", "image 107"]
+    assert [*keys] == names
+    assert [image["id"] for image in keys.values()] == [*range(100, 108)]
+    expected = {"x": names[:2], "x.gif": names[:2], "x.jpg": names[:1], "a/x": names[:1]}
+    expected |= {"y.v2": ["y.v2"], "y.v2.png": ["y.v2"], "0": names[3:5], "0.png": ["0.png"]}
+    expected |= {"7": ["007"], "106": ["image 106"], "z": [], "": []}
+    assert {name: resolve_image_names(name, keys) for name in expected} == expected

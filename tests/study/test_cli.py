@@ -13,14 +13,13 @@ from PIL import Image
 from tests.helpers.cli import vocseg
 from tests.helpers.trainings import QUICK
 from vocseg_lib.data import synthetic
-from vocseg_lib.data.coco import image_keys
 from vocseg_lib.data.coco_convert import voc_to_coco
 from vocseg_lib.data.voc import split_ids
 from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
 from vocseg_lib.metrics.bootstrap import RESAMPLES
 from vocseg_lib.metrics.semantic import SEMANTIC_SCORE
 from vocseg_lib.plots.images import DRAWN_SCORE
-from vocseg_lib.study.cli_options import app, parse_assignments, resolve_image_names
+from vocseg_lib.study.cli_options import app, parse_assignments
 from vocseg_lib.study.recipes import RECIPES
 from vocseg_lib.utils.files import read_json as read
 
@@ -292,15 +291,3 @@ def test_assignments_as_text():
     for wrong in ("a", "size=3", "=3"):
         with pytest.raises(ValueError, match=f"{wrong}.*a, b, c, d, e"):
             parse_assignments([wrong], names)
-
-
-def test_image_names():
-    files = ("a/x.jpg", "b/x.png", "y.v2", "0.jpg", "0.png", "007.jpg", None, "")
-    keys = image_keys([{"id": k, "file_name": name} for k, name in enumerate(files, 100)])
-    names = ["a/x", "b/x", "y.v2", "0.jpg", "0.png", "007", "image 106", "image 107"]
-    assert [*keys] == names
-    assert [image["id"] for image in keys.values()] == [*range(100, 108)]
-    expected = {"x": names[:2], "x.gif": names[:2], "x.jpg": names[:1], "a/x": names[:1]}
-    expected |= {"y.v2": ["y.v2"], "y.v2.png": ["y.v2"], "0": names[3:5], "0.png": ["0.png"]}
-    expected |= {"7": ["007"], "106": ["image 106"], "z": [], "": []}
-    assert {name: resolve_image_names(name, keys) for name in expected} == expected
