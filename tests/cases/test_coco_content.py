@@ -130,14 +130,18 @@ def test_only_crowds_are_refused_or_read_as_objects(case):
 def test_objects_without_pixels_or_listed_twice_are_counted(case):
     folder = case("objects_vanish_in_import")
     assert imported(folder, "outside.json") == annotated(folder / "outside.json")
-    _, report = read_coco(folder / "outside.json")
+    _, report = read_coco(folder / "outside.json", to_devkit=True)
     assert [(bad.id, bad.kind) for bad in report.passed_over] == [
         (k, "no pixels") for k in (1, 5, 9, 13, 17)
     ]
     twice = annotated(folder / "twice.json")
     assert set(twice.values()) == {2}
     (folder / "again").mkdir()
-    content, report = read_coco(folder / "twice.json")
+    for file, count in (("outside", 20), ("twice", 40)):  # in evaluation, all count
+        content, report = read_coco(folder / f"{file}.json")
+        assert (len(content["annotations"]), len(report.passed_over)) == (count, 0)
+        assert report.notes
+    content, report = read_coco(folder / "twice.json", to_devkit=True)
     assert (len(content["annotations"]), report.duplicates) == (len(twice), 20)
     assert "20 of 40" in report.lines[0]
 

@@ -40,7 +40,7 @@ def test_an_odd_field_is_mended_or_its_annotation_passed_over(field, value, kept
     content = coco_content()
     content["annotations"][3][field] = value
     before = copy.deepcopy(content)
-    cleaned, report = clean_ground_truth(content)
+    cleaned, report = clean_ground_truth(content, to_devkit=True)
     assert repr(content) == repr(before)
     assert (report.objects, report.crowds) == (kept - crowds, crowds)
     assert len(cleaned["annotations"]) == kept
@@ -247,7 +247,7 @@ def test_text_ids_of_images_are_numbered():
 def test_repeated_objects_and_ids():
     content = coco_content(20, lambda a: {"id": 5})
     content["annotations"] += [{**a, "iscrowd": 0} for a in content["annotations"][:3]]
-    cleaned, report = clean_ground_truth(content)
+    cleaned, report = clean_ground_truth(content, to_devkit=True)
     assert [a["id"] for a in cleaned["annotations"]] == list(range(1, 21))
     assert (report.annotations, report.objects, report.duplicates) == (23, 20, 3)
     assert len(report.notes) == 2
@@ -263,6 +263,11 @@ def test_ap_of_a_cleaned_file_is_pycocotools_own_of_its_good_annotations():
         | {"segmentation": [[v + s * (i % 2 == 0) for i, v in enumerate(a["segmentation"][0])]]}
         for a, s in zip(content["annotations"], shifts, strict=True)
     ]
+    # Objects that are listed twice, or have no pixel, count as in pycocotools.
+    empty = {"segmentation": [[90, 90, 95, 90, 95, 95]], "bbox": [90, 90, 5, 5], "area": 12}
+    content["annotations"] += [
+        {**content["annotations"][k], "id": 50 + k, **more} for k, more in ((3, {}), (4, empty))
+    ]
     good = COCO()
     good.dataset = copy.deepcopy(content)
     good.createIndex()
@@ -270,7 +275,7 @@ def test_ap_of_a_cleaned_file_is_pycocotools_own_of_its_good_annotations():
     odd[0]["segmentation"], odd[1]["image_id"] = [[1, 1, 5, 5]], 1000
     for annotation in content["annotations"]:
         annotation |= {"iscrowd": str(annotation["iscrowd"]), "area": str(annotation["area"])}
-    content["annotations"] += [*odd, content["annotations"][0]]
+    content["annotations"] += odd
     content["categories"].append({"id": 0, "name": "_background_"})
     cleaned, _ = clean_ground_truth(content)
     metrics = evaluate(cleaned, validate_results(cleaned, copy.deepcopy(results))).table

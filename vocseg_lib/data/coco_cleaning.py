@@ -68,7 +68,8 @@ def clean_ground_truth(
     """Validated ground truth of what exporters write, and what had to be changed.
 
     Up to 5 % of the annotations, or one, may be unusable. `to_devkit`: images need a `file_name`,
-    annotations a mask. `used_elsewhere`: categories with annotations in other files of the data.
+    annotations a mask with pixels, and are kept once; in evaluation all count, as in pycocotools.
+    `used_elsewhere`: categories with annotations in other files of the data.
     Messages have the ids of the source. Raises ValueError.
     """
     validation.check_lists(content)
@@ -92,7 +93,15 @@ def clean_ground_truth(
             raise ValueError(f"images[{index}] has no file_name: {shorten(image)}")
     masks = [a.get("segmentation") for a in raw if isinstance(a, dict)]
     with_masks = to_devkit or any(mask and mask == mask for mask in masks)  # NaN is not equal
-    annotations = _clean_annotations(content, raw, with_masks, report)
+    annotations = _clean_annotations(content, raw, with_masks, report, keep_empty=not to_devkit)
+    first = _first_of_each(annotations)
+    if repeated := len(annotations) - len(first):
+        what = f"{repeated} of {len(annotations)} annotations repeat another of the same image"
+        report.notes.append(
+            f"{what}, class and mask: {'each counts once' if to_devkit else 'all count'}"
+        )
+    if to_devkit:
+        annotations, report.duplicates = first, repeated
     for text, ids in validation.find_contradictions(content, annotations).items():
         if validation.ROWS in text and len(ids) > MAX_LOST_FRACTION * len(annotations):
             raise ValueError(_named(text, ids))
@@ -149,13 +158,13 @@ def _clean_categories(categories: list, used: set) -> tuple[list, list[tuple[dic
 
 
 def _clean_annotations(
-    content: dict, raw: list, with_masks: bool, report: CleaningReport
+    content: dict, raw: list, with_masks: bool, report: CleaningReport, keep_empty: bool
 ) -> list[dict]:
-    """The usable annotations, each listed once; the others go into `report`."""
+    """The usable annotations; the others go into `report`."""
     images = {image["id"]: image for image in content["images"]}
     background = {c["id"] for c, _ in report.left_out}
     categories = background.union(c["id"] for c in content["categories"])
-    kept, mended, ids = {}, defaultdict(list), Counter()
+    kept, empty, mended, ids = [], [], defaultdict(list), Counter()
     for index, source in enumerate(raw):
         entry = _with_numbers(source) if isinstance(source, dict) else {}
         number = f"[{index}]" if entry.get("id") is None else entry["id"]
@@ -169,24 +178,34 @@ def _clean_annotations(
         except ValueError as error:
             kind, reason = "unusable", str(error)
         if kind:
-            report.passed_over.append(BadAnnotation(number, str(name), kind, reason))
+            bad = empty if kind == "no pixels" else report.passed_over
+            bad.append(BadAnnotation(number, str(name), kind, reason))
+        if kind and not (keep_empty and kind == "no pixels"):
             continue
         for change in changes:
             mended[change].append(number)
-        shape = annotation["segmentation"]["counts"] if with_masks else str(annotation["bbox"])
-        key = (image["id"], annotation["category_id"], shape, annotation["iscrowd"] and index)
-        report.duplicates += key in kept
-        kept.setdefault(key, annotation | {"id": number})
+        kept.append(annotation | {"id": number})
     report.notes += [
         _named(f"{change} ({len(i)} of {len(raw)})", i) for change, i in mended.items()
     ]
-    if report.duplicates:
-        count = f"{report.duplicates} of {len(raw)} annotations repeat another"
-        report.notes.append(f"{count} of the same image, class and mask: each is kept once")
     if repeated := [number for number, count in ids.items() if count > 1]:
         report.notes.append(_named("ids are given more than once, and numbered anew", repeated))
-    _check_passed_over(report, len(kept))
-    return [*kept.values()]
+    _check_passed_over(report, empty, len(kept))
+    if keep_empty and empty:
+        report.notes.append(_named("masks have no pixel in their image", [bad.id for bad in empty]))
+    elif empty:
+        report.passed_over += empty
+    return kept
+
+
+def _first_of_each(annotations: list[dict]) -> list[dict]:
+    """Annotations less the objects that repeat another one."""
+    first = {}
+    for index, a in enumerate(annotations):
+        shape = a["segmentation"]["counts"] if "segmentation" in a else str(a["bbox"])
+        key = (a["image_id"], a["category_id"], shape, a["iscrowd"] and index)
+        first.setdefault(key, a)
+    return [*first.values()]
 
 
 def _reason_to_pass_over(annotation: dict, source: dict, background: set) -> tuple[str, str]:
@@ -201,17 +220,16 @@ def _reason_to_pass_over(annotation: dict, source: dict, background: set) -> tup
     return ("", "") if area else ("no pixels", "its mask has no pixel in the image")
 
 
-def _check_passed_over(report: CleaningReport, kept: int) -> None:
+def _check_passed_over(report: CleaningReport, empty: list[BadAnnotation], kept: int) -> None:
     """Raise ValueError if too many annotations cannot be used, or none is left."""
-    total, by_kind = report.annotations, defaultdict(list)
-    for bad in report.passed_over:
-        by_kind[bad.kind].append(bad)
-    if len(bad := by_kind["unusable"]) > max(1, MAX_BAD_FRACTION * total):
+    total = report.annotations
+    unusable = [bad for bad in report.passed_over if bad.kind == "unusable"]
+    if len(bad := unusable) > max(1, MAX_BAD_FRACTION * total):
         problem = f"{len(bad)} of {total} annotations cannot be used"
-    elif len(bad := by_kind["no pixels"]) > MAX_LOST_FRACTION * total:
+    elif len(bad := empty) > MAX_LOST_FRACTION * total:
         problem = f"{len(bad)} of {total} masks have no pixel in their image"
     elif total and not kept:
-        bad, problem = report.passed_over, f"none of {total} annotations can be used"
+        bad, problem = report.passed_over + empty, f"none of {total} annotations can be used"
     else:
         return
     raise ValueError("\n  ".join([f"{problem}:", *_first(bad)]))
