@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.cli import vocseg
-from tests.helpers.layout import CLASSES, write_devkit
+from tests.helpers.layout import CLASSES, OBJECTS, write_devkit
 from vocseg_lib.data.classes import palette
 from vocseg_lib.data.coco_convert import voc_to_coco
 from vocseg_lib.data.image_files import BadFile
