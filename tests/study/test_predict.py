@@ -1,0 +1,50 @@
+"""Predictions of pictures without labels."""
+
+import json
+import shutil
+
+from tests.helpers.cli import vocseg
+from vocseg_lib.utils.files import read_json as read
+
+
+def write(path, content):
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_unlabelled_pictures_become_a_prediction_file(trained, devkit, tmp_path):
+    run, out, truth = trained.run_folder("mask_rcnn"), tmp_path / "p.json", tmp_path / "gt.json"
+    vocseg("export-coco", devkit, "--out", truth)
+    content, folder = read(truth), tmp_path / "pictures"
+    folder.mkdir()
+    names = [image["file_name"] for image in content["images"]]
+    for name in names:
+        shutil.copy(devkit / "JPEGImages" / name, folder)
+    notes, clip = write(folder / "notes.txt", "not an image"), write(folder / "a.mp4", "a video")
+    command = ("predict", run, "--device", "cpu", "--image", folder, "--out")
+    done = vocseg(*command, out)
+    assert (done.exit_code, str(notes) in done.stderr, str(clip) in done.stderr) == (0, True, True)
+    header, detections = read(out)["header"], read(out)["detections"]
+    images = {image["file_name"]: image["id"] for image in header["images"]}
+    assert list(images.items()) == [(name, k) for k, name in enumerate(sorted(names), 1)]
+    keys = {"image_id", "category_id", "bbox", "score", "segmentation"}
+    assert all(set(d) == keys for d in detections)
+    expected = {image["id"]: image["file_name"] for image in content["images"]}
+    of_run = [
+        (expected[d["image_id"]], d["score"]) for d in read(run / "predictions.json")["detections"]
+    ]
+    of_files = {image_id: name for name, image_id in images.items()}
+    assert sorted((of_files[d["image_id"]], d["score"]) for d in detections) == sorted(of_run)
+    # In ground truth with other ids, images are found by their file names.
+    for entry in (*content["images"], *content["annotations"]):
+        key = "image_id" if "image_id" in entry else "id"
+        entry[key] = 1000 - entry[key]
+    write(truth, content)
+    metrics = tmp_path / "m.json"
+    vocseg("evaluate", "--predictions", out, "--data", truth, "--out", metrics)
+    assert read(metrics)["mask_AP50"] == read(run / "metrics.json")["mask_AP50"]
+    for other in (folder, truth):
+        before = truth.read_bytes()
+        done = vocseg("predict", run, "--device", "cpu", "--data", devkit, "--out", other)
+        assert (done.exit_code, str(other) in done.stderr) == (2, True)
+        assert truth.read_bytes() == before
