@@ -68,16 +68,15 @@ def verify_coco(
     try:
         data = clean_files(files, max_bad_images=1.0)
     except ValueError as error:
-        found.append(BadFile(annotations, "unusable annotations", str(error)))
+        found.append(BadFile(str(error), "unusable annotations"))
     else:
         _convert(data)
         notes = data.notes
         for file, report in zip(files, data.reports, strict=True):
             notes += [f"category {c['name']!r} is left out: {why}" for c, why in report.left_out]
-            odd = [("odd annotations", note) for note in report.notes]
-            if report.duplicates:
-                odd.append(("duplicates", f"{report.duplicates} objects are listed again"))
-            found += [*report.passed_over, *(BadFile(file.path, *problem) for problem in odd)]
+            odd = [note for note in report.notes if not note.endswith("become void")]
+            found += report.passed_over
+            found += [BadFile(file.path, "odd annotations", note) for note in odd]
         found += data.hidden
     for image in chain(*(file.images for file in files)):
         if image.problem:
