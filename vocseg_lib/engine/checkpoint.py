@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vocseg_lib.utils.files import atomic_write
+from vocseg_lib.utils.weights import read_weights
 
 
 def checksum(content: Any) -> str:
@@ -43,11 +44,7 @@ def load_checkpoint(path: Path, required: Sequence[str] = ()) -> dict:
 
     Raises ValueError, naming the file, if it is damaged, foreign or lacks a `required` key.
     """
-    data = io.BytesIO(path.read_bytes())
-    try:
-        content = torch.load(data, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged archive may raise anything
-        raise ValueError(f"{path} is damaged or not a checkpoint") from error
+    content = read_weights(path)
     if not isinstance(content, dict) or content.pop("checksum", None) != checksum(content):
         raise ValueError(f"{path} is damaged or not a checkpoint: its checksum does not match")
     if missing := [key for key in required if key not in content]:

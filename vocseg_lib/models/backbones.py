@@ -10,6 +10,8 @@ from torchvision import models
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import Conv2dNormActivation
 
+from vocseg_lib.utils.weights import load_weights, read_weights
+
 
 class WeightsError(RuntimeError):
     """Weights are not available, cannot be read or do not fit; the message says what to do."""
@@ -59,10 +61,9 @@ def build_backbone(name: str, weights: str | Path | None = "imagenet") -> Backbo
             source = f"{published.url}, kept in {torch.hub.get_dir()}/checkpoints,"
             network.load_state_dict(published.get_state_dict(check_hash=True))
         elif weights is not None:
-            network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    except Exception as error:  # a damaged pickle may raise anything
-        # PyTorch's advice to load a pickle after all is not passed on.
-        reason = type(error).__name__ if "weights_only" in str(error) else str(error)[:400]
+            load_weights(network, read_weights(weights), weights)
+    except Exception as error:  # a download may raise anything
+        reason = " ".join(str(error).split())[:600]
         problem = f"no weights from {source} for backbone {name!r}: {reason}"
         choices = f"weights=FILE (a state dict of torchvision's {name}) or weights=None (random)"
         raise WeightsError(f"{problem}; use {choices}") from error

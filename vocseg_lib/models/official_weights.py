@@ -3,11 +3,10 @@
 import re
 from pathlib import Path
 
-import torch
-
 from vocseg_lib.models.backbones import WeightsError
 from vocseg_lib.models.config import COCO_SCALES, PASCAL_SCALES, YolactConfig
 from vocseg_lib.models.yolact import Yolact
+from vocseg_lib.utils.weights import load_weights, read_weights
 
 RENAMES = (
     (r"backbone\.layers\.(\d)\.", lambda m: f"body.layer{int(m[1]) + 1}."),
@@ -39,7 +38,7 @@ def load_official(path: str | Path) -> Yolact:
     Raises WeightsError naming what is missing, unknown or of another size.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_weights(path)
         state = {k: v for k, v in state.items() if not re.match(UNUSED, k)}
         for pattern, replacement in RENAMES:
             state = {re.sub(f"^{pattern}", replacement, k): v for k, v in state.items()}
@@ -49,10 +48,9 @@ def load_official(path: str | Path) -> Yolact:
         priors = {"scales": COCO_SCALES if coco else PASCAL_SCALES, "square_priors": coco}
         config = YolactConfig(backbone=backbone, weights=None, semantic_loss=semantic, **priors)
         model = Yolact(config, num_classes)
-        model.load_state_dict(state)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # a damaged pickle may raise anything
+        load_weights(model, state, path)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         problem = f"{path} is not a checkpoint of the official YOLACT-550 on a ResNet-50 or -101"
-        raise WeightsError(f"{problem}: {type(error).__name__}: {str(error)[:2000]}") from error
+        raise WeightsError(f"{problem}: {reason}") from error
     return model.eval()

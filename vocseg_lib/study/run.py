@@ -25,6 +25,7 @@ from vocseg_lib.plots.pictures import Visualizer, input_files, is_video
 from vocseg_lib.study.recipes import Recipe
 from vocseg_lib.study.study import Study
 from vocseg_lib.utils.files import project_root, read_json, resolve_path
+from vocseg_lib.utils.weights import load_weights, read_weights
 
 
 def default_device() -> str:
@@ -65,8 +66,12 @@ def load_run(run_folder: str | Path, device: str | None = None) -> tuple[nn.Modu
     Raises:
         FileNotFoundError: if the folder holds no evaluated training.
     """
-    path = resolve_path(run_folder)
-    run_folder = path.parent if path.is_file() else path
+    run_folder = resolve_path(run_folder)
+    if run_folder.is_file():  # a checkpoint, which must be the best one
+        read_weights(run_folder)
+        if run_folder.name != BEST:
+            raise ValueError(f"{run_folder} is not a run folder or its {BEST}")
+        run_folder = run_folder.parent
     for name in (CONFIG, BEST):
         if not (run_folder / name).is_file():
             path = run_folder / name
@@ -77,11 +82,11 @@ def load_run(run_folder: str | Path, device: str | None = None) -> tuple[nn.Modu
     try:
         recipe = Recipe.of_run(config).with_changes(weights=None)
         model = build_model(recipe, config["model"], len(config["class_names"]))
-        model.load_state_dict(best.pop("model"))
     except (AttributeError, KeyError, TypeError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), "")
         problem = f"{run_folder / CONFIG} is not the config of {BEST}: {reason}"
         raise ValueError(problem) from error
+    load_weights(model, best.pop("model"), f"{run_folder / BEST}, by {CONFIG} beside it,")
     return model.to(device or default_device()).eval(), config, best
 
 
@@ -109,7 +114,7 @@ def predict_run(
         ValueError: if the devkit has other classes.
     """
     model, config, best = load_run(run_folder, device)
-    dataset, names = VocDataset(devkit, split), tuple(config["class_names"])
+    dataset, names = VocDataset(devkit, split, masks=False), tuple(config["class_names"])
     if names != dataset.class_names:
         listed = [", ".join((*n[:4], "...")[: len(n)]) for n in (names, dataset.class_names)]
         message = f"{run_folder} was trained on the classes {listed[0]}"

@@ -1,0 +1,77 @@
+"""Read files of weights, and say what is wrong with those that are none or do not fit."""
+
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SHOWN_BYTES = 23  # of a file that is not one of weights
+SAVE_ADVICE = "save model.state_dict() with torch.save"
+LOOKS_LIKE = {
+    b"version https://git-lfs": "a git-lfs pointer; run `git lfs pull` to get the file",
+    b"<": "a web page; download the file that it links to",
+    b"{": "JSON",
+    b"\xff\xd8": "a JPEG picture",
+    b"\x89PNG": "a PNG picture",
+    b"\x89HDF": "an HDF5 file, as Keras writes them",
+    b"\x1f\x8b": "a gzip archive; unpack it",
+    b"\x80": f"a pickle that is damaged or holds more than tensors; {SAVE_ADVICE}",
+}
+
+
+def read_weights(path: str | Path) -> Any:
+    """What `torch.save` wrote of tensors and plain values, on the CPU; code is never run.
+
+    Raises OSError; ValueError naming the file and what it is instead.
+    """
+    data = Path(path).read_bytes()
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception:  # a damaged pickle may raise anything
+        raise ValueError(f"{path} is not a file of weights: {_describe(data)}") from None
+
+
+def _describe(data: bytes) -> str:
+    text = data.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not text:
+        return "it is empty; download or copy it again"
+    begin = f"it begins with {repr(text[:SHOWN_BYTES])[1:]}"
+    if data.startswith(b"PK"):
+        if zipfile.is_zipfile(io.BytesIO(data)):
+            return f"{begin}, an archive of more than tensors, or of none; {SAVE_ADVICE}"
+        return f"{begin}, an archive that is cut off or damaged; download or copy it again"
+    if data[8:9] == b"{":
+        return f"{begin}, a safetensors file; load it and {SAVE_ADVICE}"
+    kind = next((kind for start, kind in LOOKS_LIKE.items() if text.startswith(start)), "")
+    return f"{begin}, {kind}" if kind else begin
+
+
+def load_weights(model: nn.Module, state: Any, source: object) -> None:
+    """Load a state dict into a model. Raises ValueError, naming `source` and what does not fit."""
+    try:
+        model.load_state_dict(state)
+    except (AttributeError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{source} is not of this model: {_differences(model, state)}") from error
+
+
+def _differences(model: nn.Module, state: Any) -> str:
+    if not isinstance(state, Mapping):
+        return f"it holds a {type(state).__name__}, expected a dict of tensors"
+    own = model.state_dict()
+    other = {k: v for k, v in state.items() if k in own and not isinstance(v, Tensor)}
+    shapes = {
+        f"{k} {[*state[k].shape]}, expected {[*own[k].shape]}": None
+        for k in own.keys() & state.keys() - other.keys()
+        if state[k].shape != own[k].shape
+    }
+    kinds = {
+        "missing": [key for key in own if key not in state],
+        "unexpected": [key for key in state if key not in own],
+        "of another shape": [*shapes],
+        "not a tensor": [*other],
+    }
+    return "; ".join(f"{len(v)} keys {kind}, as {v[0]}" for kind, v in kinds.items() if v)
