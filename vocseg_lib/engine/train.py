@@ -1,6 +1,7 @@
 """The training loop: any model under the contract, any data set; it resumes by itself."""
 
 import math
+import os
 import statistics
 import time
 import warnings
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from vocseg_lib.data.loader import SeededSamples, load_batches
 from vocseg_lib.engine import run_folder as files
+from vocseg_lib.engine.checks import check_batch_norm, check_objects
 from vocseg_lib.engine.config import TrainConfig
 from vocseg_lib.engine.mirror import mirrored
 from vocseg_lib.engine.resume import preserve_newer_mirror, resume
@@ -52,6 +54,10 @@ class Session:
     max_hours: float | None = None  # after which it stops with a checkpoint
     mirror: str | Path | None = None  # second folder that gets everything the run folder gets
     metadata: dict[str, Any] = field(default_factory=dict)  # recorded in run.json
+
+    def __post_init__(self) -> None:
+        if self.max_hours is not None and not self.max_hours > 0:
+            raise ValueError(f"max_hours must be above 0, got {self.max_hours}")
 
 
 def train(
@@ -91,6 +97,12 @@ def train(
     if not len(dataset):
         raise ValueError("the data set is empty: nothing to train on")
     config.check_processes(distributed.world_size())
+    check_batch_norm(model, config, session.device)
+    saved = (
+        home / name for home in (folder, mirror) if home for name in (files.LAST, files.PREVIOUS)
+    )
+    if is_first and not any(map(os.path.isfile, saved)):
+        check_objects(dataset, model)
     torch.manual_seed(config.seed)
     hours = math.inf if session.max_hours is None else session.max_hours
     state = TrainState(

@@ -18,6 +18,10 @@ class InstanceModel(nn.Module):
 
     num_classes: float = math.inf  # background counted
 
+    def input_size(self, height: int, width: int) -> tuple[float, float]:
+        """Height and width to which the model resizes an image."""
+        return height, width
+
     def forward(
         self, images: list[Tensor], targets: list[dict] | None = None
     ) -> dict[str, Tensor] | list[dict]:

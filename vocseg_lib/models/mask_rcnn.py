@@ -17,6 +17,7 @@ from vocseg_lib.models.config import SHORT_SIDE, MaskRCNNConfig
 from vocseg_lib.models.contract import InstanceModel
 from vocseg_lib.models.roi_pooling import POOLING
 from vocseg_lib.utils import distributed
+from vocseg_lib.utils.masks import split_masks
 
 LONG_SIDE = 1333  # pixels, at most, of an image whose short side is 800
 STRIDES = (4, 8, 16, 32)  # of the FPN's levels P2 to P5, in which regions are pooled
@@ -25,7 +26,9 @@ ANCHOR_SIZES = (32, 64, 128, 256, 512)  # pixels on an image whose short side is
 
 def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
     """Masks [n, m, m] resized into their boxes (xyxy pixels), > .5: bool [n, height, width]."""
-    return paste_masks_in_image(masks[:, None], boxes, (height, width))[:, 0] > 0.5
+    parts = [split_masks(tensor, height, width) for tensor in (masks[:, None], boxes)]
+    pasted = (paste_masks_in_image(*part, (height, width)) for part in zip(*parts, strict=True))
+    return torch.cat([part[:, 0] > 0.5 for part in pasted])
 
 
 class AnySizeTransform(detection.transform.GeneralizedRCNNTransform):
@@ -38,7 +41,14 @@ class AnySizeTransform(detection.transform.GeneralizedRCNNTransform):
         if any(padding):
             image = F.pad(image, padding)
             target = {**target, "masks": F.pad(target["masks"], padding)} if target else target
-        return super().resize(image, target)
+        if not target:
+            return super().resize(image)
+        # torchvision makes floats of all masks.
+        masks = target["masks"].as_subclass(Tensor).to(torch.uint8)
+        others = {name: value for name, value in target.items() if name != "masks"}
+        image, target = super().resize(image, others)
+        masks = F.interpolate(masks[:, None], image.shape[-2:], mode="nearest")[:, 0]
+        return image, {**target, "masks": masks}
 
     def batch_images(self, images: list[Tensor], size_divisible: int = 32) -> Tensor:
         batch = super().batch_images(images, size_divisible)
@@ -108,6 +118,11 @@ class MaskRCNN(InstanceModel, detection.MaskRCNN):
         self.transform = AnySizeTransform(
             config.short_side, round(LONG_SIDE * scale), IMAGENET_MEAN, IMAGENET_STD
         )
+
+    def input_size(self, height: int, width: int) -> tuple[float, float]:
+        short, long = self.transform.min_size[0], self.transform.max_size
+        scale = min(short / min(height, width), long / max(height, width))
+        return scale * height, scale * width
 
     def losses(self, images: list[Tensor], targets: list[dict]) -> dict[str, Tensor]:
         losses = {}

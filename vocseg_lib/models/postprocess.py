@@ -8,7 +8,7 @@ from torchvision.ops import batched_nms
 
 from vocseg_lib.models.config import YolactConfig
 from vocseg_lib.utils.boxes import box_iou, decode_boxes
-from vocseg_lib.utils.masks import box_mask
+from vocseg_lib.utils.masks import box_mask, split_masks
 
 CANDIDATES_PER_CLASS = 200
 _Boxes, _Scores, _Values = Float[Tensor, "_ 4"], Float[Tensor, "_ c"], Float[Tensor, "_ k"]
@@ -86,8 +86,9 @@ def upsample_masks(
     masks = logits.sigmoid()
     if boxes is not None:
         masks = masks * box_mask(boxes, *logits.shape[1:])
-    size = (height, width)
-    return F.interpolate(masks[:, None], size, mode="bilinear", align_corners=False)[:, 0] > 0.5
+    options = {"size": (height, width), "mode": "bilinear", "align_corners": False}
+    parts = split_masks(masks[:, None], height, width)
+    return torch.cat([F.interpolate(part, **options)[:, 0] > 0.5 for part in parts])
 
 
 def scale_boxes(boxes: _Boxes, height: int, width: int) -> _Boxes:

@@ -119,6 +119,9 @@ class Yolact(InstanceModel):
         self._layers = torch.compile(layers) if config.compile else layers
         self.to(memory_format=torch.channels_last)
 
+    def input_size(self, height: int, width: int) -> tuple[float, float]:
+        return self.config.image_size, self.config.image_size
+
     def losses(self, images: list[Tensor], targets: list[dict]) -> dict[str, Tensor]:
         out, relative = self.network(images), []
         for target, (height, width) in zip(targets, out.pop("image_sizes"), strict=True):

@@ -76,6 +76,9 @@ class MasksFromBoxes(InstanceModel):
             raise ValueError(f"mask_from is {mask_from!r}: choose one of {', '.join(BOX_MASKS)}")
         self.model, self.mask_from, self.max_masks = model, mask_from, max_masks
 
+    def input_size(self, height: int, width: int) -> tuple[float, float]:
+        return self.model.input_size(height, width)
+
     def losses(self, images: list[Tensor], targets: list[dict]) -> dict[str, Tensor]:
         return self.model.losses(images, targets)
 

@@ -31,6 +31,9 @@ class DeepLabV3Components(InstanceModel):
         self.image_size = image_size
         self.to(memory_format=torch.channels_last)
 
+    def input_size(self, height: int, width: int) -> tuple[float, float]:
+        return self.image_size, self.image_size
+
     def losses(self, images: list[Tensor], targets: list[dict]) -> dict[str, Tensor]:
         logits, _ = self.network(images)
         size = (self.image_size, self.image_size)
