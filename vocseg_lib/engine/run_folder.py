@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from vocseg_lib.utils.files import atomic_write, read_json, write_json
+from vocseg_lib.utils.files import atomic_write, read_json, to_jsonable, write_json
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 CONFIG, SESSIONS, LOG = "config.json", "run.json", "log.jsonl"
@@ -44,7 +44,7 @@ def append_log(path: Path, entry: dict) -> None:
     """Add a line to a log. Raises OSError with the file's name."""
     try:
         with path.open("a") as log:
-            log.write(json.dumps(entry) + "\n")
+            log.write(json.dumps(to_jsonable(entry), allow_nan=False) + "\n")
     except OSError as error:
         error.filename = str(path)  # a full disk does not name it
         raise

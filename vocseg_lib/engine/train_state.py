@@ -22,6 +22,7 @@ from vocseg_lib.engine.optim import build_optimizer, lr_factor
 from vocseg_lib.engine.run_folder import BEST, LAST, LOG, PREVIOUS, append_log
 from vocseg_lib.utils import distributed
 from vocseg_lib.utils.device import autocast, half_precision, peak_memory_gb
+from vocseg_lib.utils.files import to_jsonable
 
 
 @dataclass(kw_only=True)
@@ -174,7 +175,7 @@ class TrainState:
             distributed.broadcast_tensor_(buffer)
         self.model.eval()
         iteration = self.progress["iteration"]
-        metrics = distributed.broadcast_object(evaluate(self.model, iteration))
+        metrics = distributed.broadcast_object(to_jsonable(evaluate(self.model, iteration)))
         if self.is_first:
             entry = {"iteration": iteration, "seconds": self.progress["seconds"]}
             entry |= {"peak_memory_gb": peak_memory_gb(self.device), **metrics}
@@ -197,7 +198,7 @@ def stop_reason(config: TrainConfig, progress: dict) -> str | None:
     return "patience" if progress["evals_since_best"] >= patience else "max_hours"
 
 
-def _quality(metrics: dict[str, float]) -> tuple[float, float]:
-    """Larger for better weights: mask AP50 and, while that is equal, less loss on val."""
-    ap = metrics["mask_AP50"]
-    return -1.0 if math.isnan(ap) else ap, -metrics.get("val_loss", 0.0)
+def _quality(metrics: dict[str, Any]) -> tuple[float, float]:
+    """Larger for better weights: mask AP50 and, while that is equal or unknown, less val loss."""
+    ap, loss = metrics["mask_AP50"], metrics.get("val_loss", 0.0)
+    return -1.0 if ap is None or math.isnan(ap) else ap, -math.inf if loss is None else -loss

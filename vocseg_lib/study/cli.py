@@ -87,9 +87,13 @@ def train_command(options: cli.TrainOptions) -> None:
         raise ValueError(f"--model is required: {' or '.join(MODEL_TITLES)}")
     if hours is not None and not hours > 0:
         raise ValueError(f"--max-hours must be above 0, got {hours}")
+    if source and options.profile:
+        problem = f"--profile {options.profile}: --from {source} has its own recipe"
+        raise ValueError(f"{problem}; give one of them, and --set to change fields")
+    profile = options.profile or "quick"
     changes = cli.parse_assignments(options.changes, RECIPE_FIELDS)
     changes |= {"weights": weights} if weights else {}
-    get_recipe(options.profile).with_changes(**changes)
+    get_recipe(profile).with_changes(**changes)
     cli.require(options.data, source, weights)
     from vocseg_lib.engine.train import Session
     from vocseg_lib.study.study import open_study, reproduce
@@ -104,14 +108,16 @@ def train_command(options: cli.TrainOptions) -> None:
                 raise ValueError(f"--model {name}: {source} holds the recipe of {trained} alone")
             name = trained
         else:
-            study = open_study(options.profile, *folders, changes=changes)
+            study = open_study(profile, *folders, changes=changes)
         mirror = Path(options.mirror) if options.mirror else None
         session = Session(device=device, max_hours=hours, mirror=mirror)
         state = train_model(study, name, skip_bad=not options.stop_on_bad, session=session)
         if distributed.rank():
             return
     if best := state["best"]:
-        print(f"{name}: best mask AP50 {best['mask_AP50']:.1f} at {best['iteration']}")
+        ap = best["mask_AP50"]
+        shown = "not measured" if ap is None else f"{ap:.1f}"
+        print(f"{name}: best mask AP50 {shown} at {best['iteration']}")
     if state["stopped"]:
         print(f"stopped at iteration {state['iteration']}: {state['stopped']}")
     print(f"run folder: {study.run_folder(name)}")

@@ -153,7 +153,9 @@ def number(help_text: str, **limits: float) -> Any:
 
 
 MODEL_NAMES = (*MODEL_TITLES, *LINEAGE_MODELS)
-Profile = Annotated[Literal[tuple(RECIPES)], typer.Option(help="recipe to train by")]
+Profile = Annotated[
+    Literal[tuple(RECIPES)] | None, typer.Option(help="recipe to train by; default: quick")
+]
 Model = Annotated[
     Literal[MODEL_NAMES] | None,
     typer.Option(
@@ -184,7 +186,7 @@ class TrainOptions:
     """Options of `vocseg train`."""
 
     model: Model = None
-    profile: Profile = "quick"
+    profile: Profile = None
     source: text("take recipe, model and data of this run folder", "RUN", "--from") = ""
     data: text("VOC devkit, or COCO annotations (JSON), converted", "DATA", "--data") = ""
     results: text("write to DIR/runs/MODEL; default: results/PROFILE", "DIR") = ""

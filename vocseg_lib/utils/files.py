@@ -1,6 +1,7 @@
 """Atomic writes: a kill at any moment leaves the old file or the new one; JSON; paths."""
 
 import json
+import math
 import os
 import shutil
 import zlib
@@ -154,13 +155,13 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def to_jsonable(value: object, digits: int | None = None) -> object:
-    """A value as JSON has it: NaN is None, NumPy's numbers are Python's, rounded to `digits`."""
+    """A value as JSON has it: what is not finite is None, NumPy is Python; rounded to `digits`."""
     if isinstance(value, dict):
         return {str(key): to_jsonable(item, digits) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_jsonable(item, digits) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, float) and (value != value or digits is not None):
-        return None if value != value else round(value, digits)
-    return value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return round(value, digits) if isinstance(value, float) and digits is not None else value
