@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vocseg_lib.utils import distributed
 from vocseg_lib.utils.boxes import box_area, box_intersection, box_iou, cxcywh_to_xyxy, encode_boxes
-from vocseg_lib.utils.masks import box_mask
+from vocseg_lib.utils.masks import box_mask, split_masks
 
 WEIGHTS = {"class": 1.0, "box": 1.5, "mask": 6.125, "semantic": 1.0}
 PRIOR_POSITIVE_IOU, PRIOR_NEGATIVE_IOU = 0.5, 0.4
@@ -143,8 +143,10 @@ def yolact_loss(
 
 def downsample(masks: UInt8[Tensor, "n _ _"], height: int, width: int) -> Float[Tensor, "n h w"]:
     """Masks as 0 or 1 on a coarser grid: bilinear, then > .5."""
-    size, masks = (height, width), masks[:, None].float()
-    return (F.interpolate(masks, size, mode="bilinear", align_corners=False)[:, 0] > 0.5).float()
+    options = {"size": (height, width), "mode": "bilinear", "align_corners": False}
+    parts = split_masks(masks[:, None], *masks.shape[1:])
+    resized = torch.cat([F.interpolate(part.float(), **options)[:, 0] for part in parts])
+    return (resized > 0.5).float()
 
 
 def mask_loss(

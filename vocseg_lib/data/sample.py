@@ -16,10 +16,16 @@ from vocseg_lib.utils.rle import encode_map
 MAX_SAMPLE_BYTES = 2.5e8  # picture as float, and masks; VOC's take at most a fifth
 
 
-def fitting_size(size: Sequence[int], objects: int, max_bytes: float) -> tuple[int, int]:
+def fitting_size(
+    size: Sequence[int], objects: int, max_bytes: float = MAX_SAMPLE_BYTES
+) -> tuple[int, int]:
     """The largest size (height, width) of that aspect whose picture, as float, and masks fit."""
-    scale = min(1.0, (max_bytes / ((12 + objects) * size[0] * size[1])) ** 0.5)
-    return tuple(max(1, int(scale * side)) for side in size)
+    return fit(size, (max_bytes / ((12 + objects) * size[0] * size[1])) ** 0.5)
+
+
+def fit(size: Sequence[int], scale: float) -> tuple[int, int]:
+    """A size shrunk by a factor; at least a pixel."""
+    return tuple(max(1, int(min(scale, 1.0) * side)) for side in size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from vocseg_lib.data.sample import fit, fitting_size
 from vocseg_lib.utils.boxes import masks_to_boxes
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -26,6 +27,26 @@ class PhotometricDistort(v2.RandomPhotometricDistort):
 
     def make_params(self, flat_inputs: list) -> dict:
         return super().make_params(flat_inputs) | {"channel_permutation": None}
+
+
+class ZoomOut(v2.RandomZoomOut):
+    """Zoom out, p .5, 1 to 4 times; large pictures are shrunk so that the canvas fits in memory."""
+
+    def make_params(self, flat_inputs: list) -> dict:
+        left, top, right, bottom = super().make_params(flat_inputs)["padding"]
+        image, masks = (
+            next(x for x in flat_inputs if isinstance(x, kind))
+            for kind in (tv_tensors.Image, tv_tensors.Mask)
+        )
+        height, width = image.shape[-2:]
+        canvas = top + height + bottom, left + width + right
+        scale = fitting_size(canvas, len(masks))[0] / canvas[0]
+        padding = [int(scale * side) for side in (left, top, right, bottom)]
+        return {"padding": padding, "size": fit((height, width), scale)}
+
+    def transform(self, inpt: Tensor, params: dict) -> Tensor:
+        resized = v2.functional.resize(inpt, params["size"])
+        return super().transform(resized, {"padding": params["padding"]})
 
 
 def drop_lost_objects(image: Tensor, target: dict) -> tuple[Tensor, dict]:
@@ -53,7 +74,7 @@ class SsdAugmentation(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.distort = PhotometricDistort()
-        self.zoom_out = v2.RandomZoomOut(fill={tv_tensors.Image: MEAN_COLOR, tv_tensors.Mask: 0})
+        self.zoom_out = ZoomOut(fill={tv_tensors.Image: MEAN_COLOR, tv_tensors.Mask: 0})
         # The default options include 1.0 (no crop), without which an image may be tried forever.
         self.crop = v2.RandomIoUCrop()
         self.mirror = v2.RandomHorizontalFlip()

@@ -10,8 +10,8 @@ from torch import nn
 from torch.types import Device
 from torch.utils.data import Dataset
 
-from vocseg_lib.data.classes import VOID
-from vocseg_lib.data.image_files import BadFile, read_object_map
+from vocseg_lib.data.classes import VOID, read_object_map
+from vocseg_lib.data.image_files import BadFile
 from vocseg_lib.data.sample import fitting_size
 from vocseg_lib.data.transforms import MIN_MASK_SIDE
 from vocseg_lib.data.voc import VocDataset, sample_paths

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from torch.types import Device
 from torch.utils.data import Dataset
 from torchvision.ops import box_convert
+from torchvision.transforms.v2.functional import resize
 from tqdm import tqdm
 
 from vocseg_lib.data.coco_validation import UNCROPPED
 from vocseg_lib.data.loader import load_batches, preserve_rng_state, to_device
+from vocseg_lib.data.sample import fit
 from vocseg_lib.data.transforms import model_input
 from vocseg_lib.engine.batch_norm import set_train_mode
 from vocseg_lib.engine.config import TrainConfig
@@ -21,6 +23,9 @@ from vocseg_lib.utils.device import autocast
 from vocseg_lib.utils.environment import git_commit
 from vocseg_lib.utils.files import write_json
 from vocseg_lib.utils.rle import encode_rle
+
+MAX_PREDICTED_PIXELS = 4_000_000
+"""Models see larger images shrunk to it, as all masks at full size would fill the memory."""
 
 
 @contextmanager
@@ -34,19 +39,30 @@ def eval_mode(model: nn.Module, device: Device) -> Iterator[None]:
         model.train(was_training)
 
 
-def detections_to_coco(image_id: int, detections: dict[str, Tensor]) -> list[dict]:
+def detections_to_coco(
+    image_id: int, detections: dict[str, Tensor], size: tuple[int, int] | None = None
+) -> list[dict]:
     """COCO results of one image: xywh boxes in pixels, RLE masks, category = label.
 
+    `size` (height, width): of the image, if it was shrunk; boxes and masks are enlarged to it.
     Masks before their crop, if there are any, are `segmentation_uncropped`.
     """
+    masks, boxes = detections["masks"], detections["boxes"]
+    height, width = size = tuple(size or masks.shape[1:])
+    if size != masks.shape[1:]:
+        boxes = (
+            boxes
+            * boxes.new_tensor([width, height] * 2)
+            / boxes.new_tensor([*masks.shape[:0:-1]] * 2)
+        )
     columns = {
         "category_id": detections["labels"].tolist(),
-        "bbox": box_convert(detections["boxes"], "xyxy", "xywh").tolist(),
+        "bbox": box_convert(boxes, "xyxy", "xywh").tolist(),
         "score": detections["scores"].tolist(),
-        "segmentation": encode_rle(detections["masks"]),
+        "segmentation": encode_rle(masks, size),
     }
     if "uncropped_masks" in detections:
-        columns[UNCROPPED] = encode_rle(detections["uncropped_masks"])
+        columns[UNCROPPED] = encode_rle(detections["uncropped_masks"], size)
     rows = zip(*columns.values(), strict=True)
     return [{"image_id": image_id, **dict(zip(columns, row, strict=True))} for row in rows]
 
@@ -73,11 +89,13 @@ def predict(
     with eval_mode(model, device):
         for i in bar:
             image, target = dataset[i]
+            height, width = size = tuple(image.shape[-2:])
+            shown = resize(image, fit(size, (MAX_PREDICTED_PIXELS / (height * width)) ** 0.5))
             with autocast(device, mixed_precision):
-                (detections,) = model([model_input(image, device)])
+                (detections,) = model([model_input(shown, device)])
             info = {"id": target["image_id"], "name": target["name"]}
-            info |= {"height": image.shape[-2], "width": image.shape[-1]}
-            rows.append((info, detections_to_coco(target["image_id"], detections)))
+            info |= {"height": height, "width": width}
+            rows.append((info, detections_to_coco(target["image_id"], detections, size)))
     model.uncropped_masks = False
     rows = distributed.interleave_shards(rows)
     header = {**(header or {}), "commit": git_commit(), "images": [info for info, _ in rows]}

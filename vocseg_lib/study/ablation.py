@@ -78,7 +78,8 @@ def train_variants(study: Study, fraction: float = FRACTION) -> dict[str, Evalua
             predictions = study.read_predictions(path, config)
         except (FileNotFoundError, ValueError):
             header = prediction_header(config, recipe.train.iterations, study.dataset("val"))
-            save_predictions(path, predict(model, study.val, header, device, mixed_precision))
+            predictions = predict(model, study.val_pictures, header, device, mixed_precision)
+            save_predictions(path, predictions)
             predictions = study.read_predictions(path, config)
         evaluations[name] = evaluate(study.ground_truth, predictions["detections"])
     return evaluations

@@ -118,7 +118,7 @@ def evaluate_row(study: Study, config: LineageConfig, row: Row) -> dict[str, Any
         data = {"devkit": study.devkit.name, "split": "val"}
         header = {"model": row.title, "data": data, "training": training}
         mixed_precision = study.recipe.train.mixed_precision
-        predictions = predict(model, study.val, header, default_device(), mixed_precision)
+        predictions = predict(model, study.val_pictures, header, default_device(), mixed_precision)
         values |= {name: training[name] for name in ("iterations", "train_minutes")}
         values |= {"seconds_per_image": _seconds_per_image(study, model)}
         values |= {"parameters": sum(p.numel() for p in model.parameters())}
@@ -199,7 +199,9 @@ def _search_and_features(study: Study, config: LineageConfig) -> tuple[Callable,
 
 def _seconds_per_image(study: Study, model: nn.Module) -> float:
     """The median of a few images, one at a time, with nothing from the cache."""
-    images = [model_input(study.val[i][0]) for i in range(min(TIMED_IMAGES, len(study.val)))]
+    images = [
+        model_input(study.val_pictures[i][0]) for i in range(min(TIMED_IMAGES, len(study.val)))
+    ]
     device, mixed_precision = default_device(), study.recipe.train.mixed_precision
     proposals.DiskCache.enabled = False
     try:
@@ -211,13 +213,14 @@ def _seconds_per_image(study: Study, model: nn.Module) -> float:
 
 def _ground_truth_predictions(study: Study, row: Row) -> dict:
     """Masks from the ground truth's boxes: the largest AP that a perfect detector could get."""
-    detections = []
-    for image, target in study.val:
+    detections, images = [], study.ground_truth["images"]
+    for (image, target), info in zip(study.val, images, strict=True):
         boxes = target["boxes"].as_subclass(Tensor).float()
         masks = BOX_MASKS[row.mask_from](proposals.to_uint8_hwc(model_input(image)), boxes)
         objects = {"boxes": boxes, "labels": target["labels"], "masks": masks}
         objects["scores"] = torch.ones(len(boxes))
-        detections += detections_to_coco(target["image_id"], objects)
+        size = info["height"], info["width"]
+        detections += detections_to_coco(target["image_id"], objects, size)
     header = {"model": row.title, "images": study.val_images}
     return {"header": header, "detections": detections}
 
@@ -240,7 +243,7 @@ def cache_regions(study: Study, config: LineageConfig) -> None:
     train = region_images(study, config)
 
     def compute(i: int) -> None:
-        image, target = train[i] if i < len(train) else study.val[i - len(train)]
+        image, target = train[i] if i < len(train) else study.val_pictures[i - len(train)]
         image = model_input(image)
         boxes = search(image)
         if i < len(train):

@@ -66,7 +66,7 @@ class Results:
 
     def mask_explainers(self) -> dict[str, Callable]:
         """`run.mask_explainer` of each of the study's models, by title."""
-        val = self.study and self.study.dataset("val")
+        val = self.study and self.study.dataset("val", masks=False)
         return {title: mask_explainer(folder, val) for title, folder in self.run_folders.items()}
 
     def logs(self) -> dict[str, list[dict]]:

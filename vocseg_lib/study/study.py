@@ -35,10 +35,12 @@ class Study:
     devkit: Path
     results: Path
 
-    def dataset(self, split: str, augmentation: str = "none", skip_bad: bool = False) -> VocDataset:
+    def dataset(
+        self, split: str, augmentation: str = "none", skip_bad: bool = False, masks: bool = True
+    ) -> VocDataset:
         """A split of the devkit, with an augmentation of `transforms.AUGMENTATIONS` or "none"."""
         transform = None if augmentation == "none" else AUGMENTATIONS[augmentation]()
-        return VocDataset(self.devkit, split, transform, skip_bad)
+        return VocDataset(self.devkit, split, transform, skip_bad, masks)
 
     def run_folder(self, model_name: str) -> Path:
         """The run folder of a model."""
@@ -98,6 +100,11 @@ class Study:
         """The images of val that the ground truth has."""
         indices = [image["id"] - 1 for image in self.ground_truth["images"]]
         return Subset(self.dataset("val"), indices)
+
+    @cached_property
+    def val_pictures(self) -> Subset:
+        """The same at full size and without masks, to predict."""
+        return Subset(self.dataset("val", masks=False), self.val.indices)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -78,7 +78,9 @@ def build_table1(study: Study) -> pd.DataFrame:
 
     Columns: `COLUMNS`; low and high are the 95 % interval.
     """
-    images = [model_input(study.val[i][0]) for i in range(min(len(study.val), SPEED_IMAGES))]
+    images = [
+        model_input(study.val_pictures[i][0]) for i in range(min(len(study.val), SPEED_IMAGES))
+    ]
     rows = []
     for name, title in MODEL_TITLES.items():
         run_folder = study.run_folder(name)

@@ -26,7 +26,7 @@ from vocseg_lib.study.run import build_model, cached_metrics, default_device, pr
 from vocseg_lib.study.study import Study, open_study
 from vocseg_lib.utils import distributed
 from vocseg_lib.utils.environment import environment_info
-from vocseg_lib.utils.files import write_json
+from vocseg_lib.utils.files import to_jsonable, write_json
 
 OVERFIT = TrainConfig(
     iterations=120,
@@ -77,6 +77,8 @@ def train_model(
         session: its `mirror` is a second results folder.
     """
     session = session or Session(device=default_device())
+    if processes < 1:
+        raise ValueError(f"processes must be an integer >= 1, got {processes}")
     if processes > 1 and not torch.distributed.is_torchelastic_launched():
         return launch_torchrun(study, model_name, processes, skip_bad, on_log, session)
     folder, config = study.run_folder(model_name), run_config(study, model_name)
@@ -107,14 +109,19 @@ def _evaluation(study: Study, config: dict, session: Session) -> Callable:
     options, folder = study.recipe.train, study.run_folder(config["model"])
     device, mixed = session.device, options.mixed_precision
     indices = evenly_spaced(len(study.val), options.eval_images)
-    images = Subset(study.val, indices)
-    ids = {study.ground_truth["images"][i]["id"] for i in indices}
+    image_ids = [image["id"] for image in study.ground_truth["images"]]
+    with_objects = {a["image_id"] for a in study.ground_truth["annotations"]}
+    if not with_objects & {image_ids[i] for i in indices}:  # AP of none would be NaN
+        indices = [i for i, image_id in enumerate(image_ids) if image_id in with_objects]
+        indices = [indices[k] for k in evenly_spaced(len(indices), options.eval_images)]
+    ids, images = {image_ids[i] for i in indices}, Subset(study.val, indices)
+    pictures = Subset(study.val_pictures, indices)
     ground_truth = subset(study.ground_truth, ids)
     checkpoints = {halfway(options): "half", options.iterations: "last"}
 
     def evaluate_model(model: nn.Module, iteration: int) -> dict[str, float]:
         checkpoint = checkpoints.get(iteration)
-        dataset = study.val if checkpoint else images
+        dataset = study.val_pictures if checkpoint else pictures
         header = prediction_header(config, iteration, study.dataset("val"))
         predictions = predict(model, dataset, header, device, mixed, progress=False)
         if checkpoint and distributed.rank() == 0:
@@ -142,7 +149,9 @@ def _evaluate_best(
         model.load_state_dict(best["model"])
         header = prediction_header(config, best["iteration"], study.dataset("val"))
         mixed = study.recipe.train.mixed_precision
-        predictions = predict(model, study.val, header, session.device, mixed, uncropped=True)
+        predictions = predict(
+            model, study.val_pictures, header, session.device, mixed, uncropped=True
+        )
         summary = evaluate(study.ground_truth, predictions["detections"]).summary
         metrics = {**summary, **training, "checksum": key, **environment_info(session.device)}
         if is_first:
@@ -151,7 +160,7 @@ def _evaluate_best(
             entry = {"iteration": state["iteration"], "best": best["iteration"]}
             append_log(folder / LOG, {**entry, "all_of_val": summary})
     if is_first and metrics != cached:
-        write_json(folder / "metrics.json", metrics)
+        write_json(folder / "metrics.json", to_jsonable(metrics))
 
 
 def overfit(

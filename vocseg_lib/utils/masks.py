@@ -1,8 +1,15 @@
-"""The pixels of boxes."""
+"""The pixels of boxes, and masks a few at a time."""
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+CHUNK_PIXELS = 50_000_000  # of masks that are resized or encoded at once
+
+
+def split_masks(masks: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
+    """Masks [n, ...] in parts that have at most `CHUNK_PIXELS` at this size, or one mask."""
+    return masks.split(max(1, CHUNK_PIXELS // max(1, height * width)))
 
 
 def box_rows_and_columns(

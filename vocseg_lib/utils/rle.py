@@ -3,9 +3,13 @@
 from itertools import chain
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from pycocotools import mask as coco_mask
 from torch import Tensor
+
+from vocseg_lib.utils.masks import split_masks
 
 DIGIT_BITS = 5  # per character of a compressed code; a number has one or more characters
 MAX_DIGITS = 7  # characters per number: a run within an image needs no more
@@ -106,10 +110,16 @@ def shorten(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def encode_rle(masks: Shaped[Tensor, "n h w"]) -> list[dict]:
-    """Compressed codes of binary masks, `counts` as str for JSON."""
-    fortran = np.asfortranarray(masks.detach().cpu().numpy().astype(np.uint8).transpose(1, 2, 0))
-    return [_as_text(rle) for rle in coco_mask.encode(fortran)]
+def encode_rle(masks: Shaped[Tensor, "n h w"], size: tuple[int, int] | None = None) -> list[dict]:
+    """Compressed codes of binary masks, `counts` as str for JSON; resized to `size`, if given."""
+    codes, size = [], size or tuple(masks.shape[1:])
+    for part in split_masks(masks.detach(), *size):
+        part = part.cpu().to(torch.uint8).transpose(1, 2)  # codes go down the columns
+        if part.shape[:0:-1] != size:
+            part = F.interpolate(part[:, None], size[::-1], mode="nearest-exact")[:, 0]
+        fortran = np.asfortranarray(part.numpy().transpose(2, 1, 0))
+        codes += map(_as_text, coco_mask.encode(fortran))
+    return codes
 
 
 def encode_map(values: UInt8[np.ndarray, "h w"], ids: UInt8[np.ndarray, " n"]) -> list[dict]:
