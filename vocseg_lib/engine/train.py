@@ -98,10 +98,7 @@ def train(
         raise ValueError("the data set is empty: nothing to train on")
     config.check_processes(distributed.world_size())
     check_batch_norm(model, config, session.device)
-    saved = (
-        home / name for home in (folder, mirror) if home for name in (files.LAST, files.PREVIOUS)
-    )
-    if is_first and not any(map(os.path.isfile, saved)):
+    if is_first and not any(os.path.isfile(f / files.LAST) for f in (folder, mirror) if f):
         check_objects(dataset, model)
     torch.manual_seed(config.seed)
     hours = math.inf if session.max_hours is None else session.max_hours
