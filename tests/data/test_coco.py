@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from tests.helpers.coco import entry, ground_truth_of
-from vocseg_lib.data.coco import image_keys, read_predictions
+from tests.helpers.coco import coco_content, entry, ground_truth_of
+from vocseg_lib.data.coco import image_keys, read_coco, read_predictions
 from vocseg_lib.study.cli_options import resolve_image_names
 
 
@@ -36,3 +36,13 @@ def test_image_names():
     expected |= {"y.v2": ["y.v2"], "y.v2.png": ["y.v2"], "0": names[3:5], "0.png": ["0.png"]}
     expected |= {"7": ["007"], "106": ["image 106"], "z": [], "": []}
     assert {name: resolve_image_names(name, keys) for name in expected} == expected
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-le"])
+def test_files_with_and_without_a_byte_order_mark(tmp_path, encoding):
+    path, content = tmp_path / "labels.json", coco_content(categories=("Käse", "犬"))
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding=encoding)
+    assert [c["name"] for c in read_coco(path)[0]["categories"]] == ["Käse", "犬"]
+    path.write_text(json.dumps(content, ensure_ascii=False).replace("犬", ""), encoding="latin-1")
+    with pytest.raises(ValueError, match=r"labels\.json"):
+        read_coco(path)

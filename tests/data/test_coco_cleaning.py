@@ -293,13 +293,3 @@ def test_iscrowd_as_text_is_no_valid_ground_truth():
     content = coco_content(20, lambda a: {"iscrowd": "0"})
     with pytest.raises(ValueError, match=r"annotations\[0\].*iscrowd '0'"):
         validate_ground_truth(content)
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-le"])
-def test_files_with_and_without_a_byte_order_mark(tmp_path, encoding):
-    path, content = tmp_path / "labels.json", coco_content(categories=("Käse", "犬"))
-    path.write_text(json.dumps(content, ensure_ascii=False), encoding=encoding)
-    assert [c["name"] for c in read_coco(path)[0]["categories"]] == ["Käse", "犬"]
-    path.write_text(json.dumps(content, ensure_ascii=False).replace("犬", ""), encoding="latin-1")
-    with pytest.raises(ValueError, match=r"labels\.json"):
-        read_coco(path)

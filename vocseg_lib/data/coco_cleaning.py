@@ -9,11 +9,10 @@ from pycocotools import mask as coco_mask
 
 from vocseg_lib.data import coco_validation as validation
 from vocseg_lib.data.classes import is_background
-from vocseg_lib.utils.rle import as_number, as_rle, is_number, shorten, usable_polygons
+from vocseg_lib.utils.rle import as_number, is_number, mend_mask, shorten, usable_polygons
 
 MAX_BAD_FRACTION = 0.05  # of annotations, or of images: an import stops beyond it
 MAX_LOST_FRACTION = 0.5  # of masks without a pixel in their image, or with runs along its rows
-MIN_IOU = 0.5  # of the bbox with that of a mask in another form
 MAX_LISTED = 10  # annotations in one message
 # Numbers that some exporters write as text.
 NUMERIC_FIELDS = ("id", "image_id", "category_id", "height", "width", "area", "iscrowd")
@@ -265,36 +264,14 @@ def _clean_annotation(
         if not segmentation:
             raise ValueError(f"it has no mask: segmentation is {segmentation}")
         size = image["height"], image["width"]
-        entry["segmentation"] = _clean_mask(segmentation, size, entry.get("bbox"), changes)
+        entry["segmentation"], change = mend_mask(segmentation, *size, entry.get("bbox"))
+        changes += [change] * bool(change)
     had_area, area = "area" in entry, entry.pop("area", None)
     if is_number(area) and area > 0:
         entry["area"] = area
     elif had_area:
         changes.append("area is not a number above 0, and computed")
     return entry
-
-
-def _clean_mask(
-    segmentation: object, size: tuple[int, int], box: list | None, changes: list[str]
-) -> dict:
-    """A mask as a compressed code; add to `changes`. Raises ValueError: not a mask."""
-    try:
-        return as_rle(segmentation, *size, "segmentation")
-    except ValueError:
-        polygons = usable_polygons(segmentation)
-        if not polygons:
-            raise
-    rle = as_rle(polygons, *size, "segmentation")
-    if all(polygon in segmentation for polygon in polygons):
-        changes.append("parts with fewer than 3 corners are left out of its polygons")
-        return rle
-    # Meant so, if it is where the bbox says.
-    if box and coco_mask.iou([coco_mask.toBbox(rle).tolist()], [box], [0])[0, 0] < MIN_IOU:
-        raise ValueError(
-            f"segmentation {shorten(segmentation)} is not a list of polygons in its bbox"
-        )
-    changes.append("segmentation is not a list of polygons x, y, x, y, ..., and read as one")
-    return rle
 
 
 def _with_numbers(entry: object) -> object:

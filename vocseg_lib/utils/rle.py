@@ -14,6 +14,7 @@ from vocseg_lib.utils.masks import split_masks
 DIGIT_BITS = 5  # per character of a compressed code; a number has one or more characters
 MAX_DIGITS = 7  # characters per number: a run within an image needs no more
 MAX_CORNER = 10  # largest coordinate, in image sides; pycocotools fails on corners further out
+MIN_IOU = 0.5  # of a mended mask's box with the bbox
 MAX_MASKS = 200  # masks per call of `pycocotools.mask.area`, which fails on more than 255
 
 
@@ -59,6 +60,29 @@ def usable_polygons(segmentation: object) -> list[list[float]]:
     parts = [[*chain(*part)] if in_points(part) else part for part in parts]
     parts = [p for p in parts if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0]
     return [part for part in parts if all(map(is_number, part))]
+
+
+def mend_mask(
+    segmentation: object, height: int, width: int, bbox: list[float] | None
+) -> tuple[dict, str]:
+    """A mask as a compressed code, and how it was mended, if it was.
+
+    Polygons in other lists are taken as meant if they are where `bbox` (xywh, pixels) says. Raises
+    ValueError.
+    """
+    try:
+        return as_rle(segmentation, height, width, "segmentation"), ""
+    except ValueError:
+        polygons = usable_polygons(segmentation)
+        if not polygons:
+            raise
+    rle = as_rle(polygons, height, width, "segmentation")
+    if all(polygon in segmentation for polygon in polygons):
+        return rle, "parts with fewer than 3 corners are left out of its polygons"
+    if bbox and coco_mask.iou([coco_mask.toBbox(rle).tolist()], [bbox], [0])[0, 0] < MIN_IOU:
+        problem = "is not a list of polygons in its bbox"
+        raise ValueError(f"segmentation {shorten(segmentation)} {problem}")
+    return rle, "segmentation is not a list of polygons x, y, x, y, ..., and read as one"
 
 
 def _pixel_count(code: bytes) -> int:
