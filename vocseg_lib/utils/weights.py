@@ -69,7 +69,8 @@ def _differences(model: nn.Module, state: Any) -> str:
         if state[k].shape != own[k].shape
     }
     kinds = {
-        "missing": [key for key in own if key not in state],
+        # PyTorch does not need the counts of batches.
+        "missing": [k for k in own if k not in state and not k.endswith("num_batches_tracked")],
         "unexpected": [key for key in state if key not in own],
         "of another shape": [*shapes],
         "not a tensor": [*other],
