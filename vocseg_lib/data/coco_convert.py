@@ -78,6 +78,8 @@ def verify_coco(
             found += report.passed_over
             found += [BadFile(file.path, "odd annotations", note) for note in odd]
         found += data.hidden
+        if not data.written:
+            found.append(BadFile(annotations, "no object", "has no object to learn from"))
     for image in chain(*(file.images for file in files)):
         if image.problem:
             found.append(image.problem)
@@ -199,14 +201,19 @@ def _write_lists(data: CocoData, folder: Path) -> list[str]:
         "hidden by smaller objects": len(data.hidden),
     }
     counts["of unusable images"] = data.total - sum(counts.values())
+    listed = [f"{n} {what}" for what, n in counts.items() if n]
     classes = f"{len(data.class_names)} classes: {', '.join(data.class_names)}"
     return [
         *bad,
         *data.notes,
-        *chain(*(report.lines for report in data.reports)),
+        *(
+            f"{file.path.name}: {line}" if others else line
+            for file, report in zip(data.files, data.reports, strict=True)
+            for line in report.lines
+        ),
         *map(str, data.hidden),
         f"{len(train) + len(val)} images, {classes}",
-        f"{data.total} annotations: {', '.join(f'{n} {what}' for what, n in counts.items() if n)}",
+        f"{data.total} annotations: {', '.join(listed) or 'nothing to learn from'}",
         f"val: {len(val)} images of {source}" if others else f"val: {len(val)} images, {every}",
     ]
 

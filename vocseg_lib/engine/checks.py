@@ -33,13 +33,8 @@ def check_objects(dataset: Dataset, model: nn.Module) -> None:
     """
     if not isinstance(dataset, VocDataset):
         return
-    data, objects, small, read, start = (
-        f"{dataset.split} of {dataset.devkit}",
-        0,
-        0,
-        0,
-        time.monotonic(),
-    )
+    data, start = f"{dataset.split} of {dataset.devkit}", time.monotonic()
+    objects = small = read = 0
     # In steps of the golden ratio, so that any part is spread over the list.
     for k in np.argsort(np.arange(len(dataset)) * 0.618034 % 1):
         if small < objects and time.monotonic() - start > CHECK_SECONDS:
