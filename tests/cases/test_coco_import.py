@@ -84,7 +84,7 @@ def test_one_picture_for_two_names_is_unusable_and_one_listed_twice_is_merged(tm
     assert len(read_sample(devkit, "0").masks) == 2
     write_coco(path, [("a/0.jpg", (60, 40)), ("b/0.jpg", (60, 40)), *names[1:6]])
     problems, _ = verify_coco(path)
-    assert [bad.kind for bad in problems] == ["ambiguous file name"] * 2
+    assert [bad.kind for bad in problems] == ["no object"] + ["ambiguous file name"] * 2
 
 
 @pytest.mark.parametrize("path", ["cvat/annotations/instances_Train.json", "plain/train.json"])
