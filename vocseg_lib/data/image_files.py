@@ -1,7 +1,8 @@
 """Read pictures as they are shown, and maps of class or object numbers."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,11 +53,21 @@ def read_fitting(path: Path, size: tuple[int, int], prefers_stored: Callable[[],
 
 def read_stored(path: Path) -> tuple[Picture, int]:
     """A picture in RGB as it is stored, and its EXIF orientation. Raises BadFile."""
+    with _open(path) as image:
+        return _to_rgb(path, image), _orientation(image)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Image.Image]:
+    """An image file; what fails until it is closed raises BadFile."""
     try:
         with Image.open(path) as image:
-            return _to_rgb(path, image), _orientation(image)
+            yield image
+    except FileNotFoundError:
+        raise BadFile(path, "missing", "file is missing") from None
     except DECODING_ERRORS as error:
-        raise _bad_file(path, error) from None
+        kind = "truncated" if "truncated" in str(error).lower() else "undecodable"
+        raise BadFile(path, kind, f"{kind} image ({error})") from None
 
 
 def _to_rgb(path: Path, image: Image.Image) -> Picture:
@@ -94,11 +105,8 @@ class StoredMap:
 
 def read_map(path: Path) -> StoredMap:
     """A map of numbers or flat colors; transparent pixels are black, 0. Raises BadFile."""
-    try:
-        with Image.open(path) as image:
-            return _to_map(path, image)
-    except DECODING_ERRORS as error:
-        raise _bad_file(path, error) from None
+    with _open(path) as image:
+        return _to_map(path, image)
 
 
 def _to_map(path: Path, image: Image.Image) -> StoredMap:
@@ -132,11 +140,8 @@ def read_orientation(path: Path) -> int:
 
 def read_header(path: Path) -> tuple[tuple[int, int], int]:
     """The stored size (height, width) of a picture and its EXIF orientation. Raises BadFile."""
-    try:
-        with Image.open(path) as image:
-            return (image.height, image.width), _orientation(image)
-    except DECODING_ERRORS as error:
-        raise _bad_file(path, error) from None
+    with _open(path) as image:
+        return (image.height, image.width), _orientation(image)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -155,10 +160,3 @@ def orient(pixels: np.ndarray, orientation: int) -> np.ndarray:
     rows = slice(None, None, -1) if orientation in (3, 4, 7, 8) else slice(None)
     columns = slice(None, None, -1) if orientation in (2, 3, 6, 7) else slice(None)
     return pixels[rows, columns]
-
-
-def _bad_file(path: Path, error: Exception) -> BadFile:
-    if isinstance(error, FileNotFoundError):
-        return BadFile(path, "missing", "file is missing")
-    kind = "truncated" if "truncated" in str(error).lower() else "undecodable"
-    return BadFile(path, kind, f"{kind} image ({error})")
