@@ -98,11 +98,12 @@ def class_colors(devkit: Path) -> dict[Color, int]:
     if not any(labels.values()):
         voc = {color: value for color, value in _voc_values().items() if value < len(names)}
         return voc | {VOID_COLOR: VOID, WHITE: VOID}
-    values = {name: VOID if _is_void(name) else 0 for name in labels if name not in names}
-    values = {n: v for n, v in values.items() if v == VOID or is_background(n)}
-    values |= {name: value for value, name in enumerate(names) if value}
-    colors = {color: values[name] for name, color in labels.items() if color and name in values}
-    return {BLACK: 0, VOID_COLOR: VOID} | colors
+    colors = {BLACK: 0, VOID_COLOR: VOID}
+    for name, color in labels.items():
+        if color and (name in names or _is_void(name) or is_background(name)):
+            other = VOID if _is_void(name) else 0
+            colors[color] = names.index(name) if name in names else other
+    return colors
 
 
 def read_class_map(path: Path, devkit: Path) -> UInt8[np.ndarray, "h w"]:
