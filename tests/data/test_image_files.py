@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from vocseg_lib.data.image_files import BadFile, orient, read_orientation, read_picture
+from vocseg_lib.data.image_files import BadFile, read_picture, read_stored
 
 VALUES = np.array([[0, 255, 256, 4095], [32768, 40000, 65534, 65535]], np.uint16)
 
@@ -79,9 +79,9 @@ def test_orientation_is_pillows(tmp_path, orientation):
     with Image.open(path) as image:
         shown = np.array(ImageOps.exif_transpose(image))
     assert np.array_equal(read_picture(path), shown)
-    assert np.array_equal(read_picture(path, as_shown=False), pixels)
-    assert read_orientation(path) == (orientation if 1 <= orientation <= 8 else 1)
-    assert np.array_equal(orient(pixels, read_orientation(path)), shown)
+    stored, found = read_stored(path)
+    assert np.array_equal(stored, pixels)
+    assert found == (orientation if 1 <= orientation <= 8 else 1)
 
 
 def test_exif_that_cannot_be_read_is_none(tmp_path):

@@ -31,10 +31,9 @@ class BadFile(Exception):
         return f"{self.path}: {self.reason}" if self.reason else str(self.path)
 
 
-def read_picture(path: Path, as_shown: bool = True) -> Picture:
-    """A picture in RGB, turned by its EXIF orientation if `as_shown`. Raises BadFile."""
-    pixels, orientation = read_stored(path)
-    return np.ascontiguousarray(orient(pixels, orientation)) if as_shown else pixels
+def read_picture(path: Path) -> Picture:
+    """A picture in RGB as it is shown: turned by its EXIF orientation. Raises BadFile."""
+    return np.ascontiguousarray(orient(*read_stored(path)))
 
 
 def read_fitting(path: Path, size: tuple[int, int], prefers_stored: Callable[[], bool]) -> Picture:
@@ -131,11 +130,6 @@ def _to_map(path: Path, image: Image.Image) -> StoredMap:
     codes = pixels[..., :3] @ np.array([1 << 16, 1 << 8, 1], np.int32)
     values = np.searchsorted([r << 16 | g << 8 | b for r, g, b in colors], codes)
     return StoredMap(values.astype(np.uint8), np.array(colors, np.uint8))
-
-
-def read_orientation(path: Path) -> int:
-    """The EXIF orientation of a picture: 1 (none) to 8. Raises BadFile."""
-    return read_header(path)[1]
 
 
 def read_header(path: Path) -> tuple[tuple[int, int], int]:
