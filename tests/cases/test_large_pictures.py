@@ -11,7 +11,7 @@ from vocseg_lib.data import sample as samples
 from vocseg_lib.data.classes import save_map
 from vocseg_lib.data.coco_convert import voc_to_coco
 from vocseg_lib.data.transforms import AUGMENTATIONS, SsdAugmentation
-from vocseg_lib.data.voc import DEVKIT_FOLDERS, VocDataset, read_sample, write_splits
+from vocseg_lib.data.voc import VocDataset, make_devkit_folders, read_sample, write_splits
 from vocseg_lib.engine import predict as predictions
 from vocseg_lib.engine.train import train
 from vocseg_lib.losses import downsample
@@ -29,8 +29,7 @@ HEIGHT, WIDTH, OBJECTS = 1_000, 1_500, 250  # 25 columns of 10
 def crowded(tmp_path_factory):
     """A devkit of pictures with 250 squares of 40 pixels, one of which is a single pixel."""
     devkit = tmp_path_factory.mktemp("crowded")
-    for folder in DEVKIT_FOLDERS:
-        (devkit / folder).mkdir(parents=True)
+    make_devkit_folders(devkit)
     (devkit / "class_names.txt").write_text("thing\n")
     objects = np.zeros((HEIGHT, WIDTH), np.uint8)
     for k in range(OBJECTS):

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from tests.helpers.cli import vocseg
-from tests.helpers.trainings import QUICK, run
+from tests.helpers.trainings import QUICK, SHORT, run
 from vocseg_lib.data.classes import save_map
 from vocseg_lib.engine.checkpoint import load_checkpoint
 from vocseg_lib.engine.train import Session, train
@@ -19,9 +19,6 @@ from vocseg_lib.study.run import build_model, load_run
 from vocseg_lib.study.study import Study
 from vocseg_lib.study.train import overfit, train_model
 from vocseg_lib.utils.weights import load_weights, read_weights
-
-SHORT = "iterations=6 eval_every=3 checkpoint_every=3 batch_size=2 image_size=64 short_side=64"
-SHORT += " channels=16 proposals=32 rois_per_image=8 warmup_iterations=1 workers=0"
 
 
 def refused(*arguments):
@@ -36,7 +33,7 @@ def refused(*arguments):
 def test_objects_that_cannot_be_learned(case, model):
     folder = case("training_without_objects")
     for data, words in (("no_objects", ["no object"]), ("three_pixels", ["8 of 8", "4 pixels"])):
-        command = ("train", "--model", model, "--data", folder / data, "--set", *SHORT.split())
+        command = ("train", "--model", model, "--data", folder / data, "--set", *SHORT)
         line = refused(*command, "--results", folder / "res")
         assert {data, *words} <= {word for word in (data, *words) if word in line}
     assert not (folder / "res").exists()
@@ -82,7 +79,7 @@ def test_small_objects_are_counted_at_the_size_that_the_model_sees(mapped, tmp_p
 @pytest.mark.parametrize("model", ["yolact", "mask_rcnn"])
 def test_batch_norm_on_single_values(case, model):
     folder = case("messages_of_pytorch")
-    small = [*SHORT.split(), "batch_size=1", "image_size=32", "short_side=32"]
+    small = [*SHORT, "batch_size=1", "image_size=32", "short_side=32"]
     command = ("train", "--model", model, "--data", folder / "data", "--results", folder / "res")
     assert "batch_norm=frozen" in refused(*command, "--set", *small)
     assert not (folder / "res").exists()

@@ -6,16 +6,12 @@ from PIL import Image
 
 from tests.helpers.cli import vocseg
 from tests.helpers.layout import CLASSES, OBJECTS, write_devkit
+from tests.helpers.trainings import SHORT
 from vocseg_lib.data.classes import palette
 from vocseg_lib.data.coco_convert import voc_to_coco
 from vocseg_lib.data.image_files import BadFile
 from vocseg_lib.data.verify import verify
 from vocseg_lib.data.voc import class_names, fingerprint, read_sample, split_ids
-
-FAST = (
-    "iterations=6 eval_every=3 checkpoint_every=3 batch_size=2 image_size=64 short_side=64 "
-    "channels=16 proposals=32 rois_per_image=8 warmup_iterations=1 workers=0"
-)
 
 
 def annotations_by_name(devkit, split):
@@ -52,11 +48,8 @@ def test_palette_repacked(case):
 def test_cvat_segmentation_mask_export(case, tmp_path):
     devkit = case("cvat_segmentation_mask_export") / "data"
     assert class_names(devkit) == ("cat", "dog")
-    problems = verify(devkit)
-    assert {(p.kind, p.path.name) for p in problems} == {
-        ("missing split list", "train.txt"),
-        ("missing split list", "val.txt"),
-    }
+    missing = {("missing split list", f"{split}.txt") for split in ("train", "val")}
+    assert {(p.kind, p.path.name) for p in verify(devkit)} == missing
     for name in split_ids(devkit, "default"):
         rgb = np.array(Image.open(devkit / f"SegmentationClass/{name}.png"))
         objects = np.array(Image.open(devkit / f"SegmentationObject/{name}.png"))
@@ -83,7 +76,7 @@ def test_verify_cries_truncated(case):
 def test_fingerprint_blind_to_train_val_boundary(case, tmp_path):
     devkit = case("fingerprint_blind_to_train_val_boundary") / "data"
     command = ("train", "--model", "yolact", "--data", devkit, "--results", tmp_path / "res")
-    command += ("--set", *FAST.split())
+    command += ("--set", *SHORT)
     assert vocseg(*command).exit_code == 0
     before, lists = fingerprint(devkit), devkit / "ImageSets/Segmentation"
     lists.joinpath("train.txt").write_text("i0\ni1\ni2\ni3\ni4\n")
@@ -157,10 +150,8 @@ def test_maps_that_look_alike_are_read_alike(tmp_path, change):
         change(devkit / folder / "a0.png")
     assert verify(devkit, ["train"]) == []
     sample = read_sample(devkit, "a0")
-    masks = {label: mask for label, mask in zip(sample.labels.tolist(), sample.masks, strict=True)}
-    assert {k: m.bool().tolist() for k, m in masks.items()} == {
-        k: (CLASSES == k).tolist() for k in (12, 15)
-    }
+    masks = dict(zip(sample.labels.tolist(), sample.masks.bool().tolist(), strict=True))
+    assert masks == {k: (CLASSES == k).tolist() for k in (12, 15)}
     assert np.array_equal(sample.void, CLASSES == 255)
 
 

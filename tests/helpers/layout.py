@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image
 
 from vocseg_lib.data.classes import save_map
+from vocseg_lib.data.voc import make_devkit_folders
 
 CLASSES = np.zeros((20, 30), np.uint8)
 CLASSES[2:9, 3:12], CLASSES[11:18, 15:28], CLASSES[0] = 15, 12, 255
@@ -12,8 +13,7 @@ OBJECTS = np.select([CLASSES == 15, CLASSES == 12, CLASSES == 255], [1, 2, 255])
 
 def write_devkit(folder, orientations=(1,), classes=CLASSES, objects=OBJECTS):
     """Pictures a0, a1, ... with the maps; under each object, the picture has a color of its own."""
-    for part in ("JPEGImages", "SegmentationObject", "SegmentationClass", "ImageSets/Segmentation"):
-        (folder / part).mkdir(parents=True)
+    make_devkit_folders(folder)
     names = [f"a{k}" for k in range(len(orientations))]
     for name, orientation in zip(names, orientations, strict=True):
         exif = Image.Exif()

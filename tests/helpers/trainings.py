@@ -17,6 +17,11 @@ from vocseg_lib.study.run import build_model
 QUICK = get_recipe("quick").with_changes(
     image_size=64, short_side=64, channels=16, rois_per_image=16, proposals=32
 )
+SHORT = (
+    "iterations=6 eval_every=3 checkpoint_every=3 batch_size=2 image_size=64 short_side=64 "
+    "channels=16 proposals=32 rois_per_image=8 warmup_iterations=1 workers=0"
+).split()
+"""Values of `train --set`."""
 
 
 class NoisyModel(nn.Module):
