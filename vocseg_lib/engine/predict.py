@@ -50,11 +50,8 @@ def detections_to_coco(
     masks, boxes = detections["masks"], detections["boxes"]
     height, width = size = tuple(size or masks.shape[1:])
     if size != masks.shape[1:]:
-        boxes = (
-            boxes
-            * boxes.new_tensor([width, height] * 2)
-            / boxes.new_tensor([*masks.shape[:0:-1]] * 2)
-        )
+        predicted = boxes.new_tensor([*masks.shape[:0:-1]] * 2)
+        boxes = boxes * boxes.new_tensor([width, height] * 2) / predicted
     columns = {
         "category_id": detections["labels"].tolist(),
         "bbox": box_convert(boxes, "xyxy", "xywh").tolist(),

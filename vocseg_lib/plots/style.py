@@ -77,8 +77,7 @@ def _find_fonts(characters: set[str]) -> dict[str, set[str]]:
     coverage = {}
     for entry in upright:
         if entry.name not in coverage:
-            charmap = font_manager.get_font(entry.fname).get_charmap()
-            coverage[entry.name] = {c for c in characters if ord(c) in charmap}
+            coverage[entry.name] = characters & _characters(entry.fname)
     return coverage
 
 

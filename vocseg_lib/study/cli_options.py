@@ -120,10 +120,9 @@ def check_prediction_file(path: str) -> None:
         raise ValueError(f"--out {path or 'FILE'}: the prediction file to write (JSON) is required")
     if Path(path).is_file():
         with Path(path).open("rb") as file:
-            if file.read(9) != b'{"header"':
-                raise ValueError(
-                    f"--out {path} exists, not written by this command: choose another"
-                )
+            begin = file.read(9)
+        if begin != b'{"header"':
+            raise ValueError(f"--out {path} exists, not written by this command: choose another")
 
 
 def usable_device(name: str) -> str:

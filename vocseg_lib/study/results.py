@@ -129,8 +129,7 @@ def open_results(study: Study) -> Results:
     predictions = {}
     for name, title in MODEL_TITLES.items():
         folder = study.run_folder(name)
-        if not (folder / PREDICTIONS["best"]).is_file():
-            path = folder / PREDICTIONS["best"]
+        if not (path := folder / PREDICTIONS["best"]).is_file():
             raise FileNotFoundError(f"{path} is missing: run 03_train with MODEL={name!r} first")
         predictions[title] = run_predictions(study, folder)
     return Results(

@@ -72,9 +72,8 @@ def load_run(run_folder: str | Path, device: str | None = None) -> tuple[nn.Modu
         if run_folder.name != BEST:
             raise ValueError(f"{run_folder} is not a run folder or its {BEST}")
         run_folder = run_folder.parent
-    for name in (CONFIG, BEST):
-        if not (run_folder / name).is_file():
-            path = run_folder / name
+    for path in (run_folder / CONFIG, run_folder / BEST):
+        if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: {run_folder} is not a training's folder")
     config = read_json(run_folder / CONFIG)
     best = load_checkpoint(run_folder / BEST, ("config", "model"))
