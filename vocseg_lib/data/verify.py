@@ -78,12 +78,11 @@ def _verify_sample(devkit: Path, name: str) -> list[BadFile]:
             problems.append(BadFile(path, "undecodable", f"damaged image ({error})"))
     if problems:
         return problems
-    problems = _check_orientation(devkit, paths[0], *files)
-    files, classes = voc.turn_maps(devkit, *files), len(class_names(devkit))
-    ids, _, contradictions = voc.compare_files(paths, files, classes, strict=True)
-    if not contradictions and not len(ids):
-        problems.append(BadFile(paths[1], "no instance", "has no object"))
-    return problems + contradictions
+    shown, classes = voc.turn_maps(devkit, *files), len(class_names(devkit))
+    ids, _, problems = voc.compare_files(paths, shown, classes, strict=True)
+    if not problems and not len(ids):
+        problems = [BadFile(paths[1], "no instance", "has no object")]
+    return _check_orientation(devkit, paths[0], *files) + problems
 
 
 def _check_orientation(
