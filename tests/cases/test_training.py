@@ -141,11 +141,8 @@ def test_weights_of_another_model():
         load_weights(model, state, "weights of a")
     for part in ("2 keys missing, as 1.weight", "1 keys unexpected, as extra", "0.bias [4]"):
         assert part in str(caught.value)
-    for other in (
-        {"model": model.state_dict()},
-        torch.ones(1),
-        {**model.state_dict(), "1.bias": 3},
-    ):
+    whole = model.state_dict()
+    for other in ({"model": whole}, torch.ones(1), {**whole, "1.bias": 3}):
         with pytest.raises(ValueError, match="weights of"):
             load_weights(model, other, "weights of a")
 
