@@ -36,6 +36,7 @@ def test_objects_that_cannot_be_learned(case, model):
         command = ("train", "--model", model, "--data", folder / data, "--set", *SHORT)
         line = refused(*command, "--results", folder / "res")
         assert {data, *words} <= {word for word in (data, *words) if word in line}
+        assert vocseg("verify", folder / data).exit_code == 1
     assert not (folder / "res").exists()
 
 

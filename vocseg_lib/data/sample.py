@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torchvision.ops import box_convert
 from torchvision.transforms.v2.functional import resize
 
+from vocseg_lib.data.classes import VOID, read_object_map
 from vocseg_lib.utils.rle import encode_map
 
 MAX_SAMPLE_BYTES = 2.5e8  # picture as float, and masks; VOC's take at most a fifth
@@ -75,3 +77,11 @@ class Sample:
             labels=self.labels[torch.from_numpy(kept)],
             void=self.void[rows[:, None], columns],
         )
+
+
+def read_object_sides(object_map: Path) -> tuple[tuple[int, int], np.ndarray]:
+    """Size (height, width) of a map, and those of its objects [n, 2]. Raises BadFile."""
+    values = read_object_map(object_map)
+    ids = np.setdiff1d(np.flatnonzero(np.bincount(values.ravel())), (0, VOID)).astype(np.uint8)
+    boxes = coco_mask.toBbox(encode_map(values, ids)) if len(ids) else np.zeros((0, 4))
+    return values.shape, boxes[:, [3, 2]]

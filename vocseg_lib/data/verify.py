@@ -12,6 +12,8 @@ from tqdm import tqdm
 from vocseg_lib.data import voc
 from vocseg_lib.data.classes import class_names
 from vocseg_lib.data.image_files import BadFile, Picture, orient
+from vocseg_lib.data.sample import read_object_sides
+from vocseg_lib.data.transforms import MIN_MASK_SIDE
 
 PNG_END = b"IEND\xaeB`\x82"
 JPEG_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # but for restarts, inside of scans
@@ -22,7 +24,8 @@ def verify(devkit: str | Path, splits: list[str] | None = None) -> list[BadFile]
 
     Missing, truncated and undecodable files, sizes that differ, maps that contradict each other in
     any pixel, images without an instance, unknown class values, ids without files, ids listed twice
-    or in both train and val. Raises FileNotFoundError when `devkit` is not a devkit.
+    or in both train and val; no object to learn from. Raises FileNotFoundError when `devkit` is not
+    a devkit.
     """
     devkit = voc.find_devkit(devkit)
     lists = devkit / "ImageSets" / "Segmentation"
@@ -54,7 +57,19 @@ def verify(devkit: str | Path, splits: list[str] | None = None) -> list[BadFile]
             problems.append(BadFile(used, "two pictures", f"is used, not {others}: remove one"))
     for name in tqdm(names, desc="verify", unit="image"):
         problems += _verify_sample(devkit, name)
+    if listed["train"] and not any(_can_be_learned(devkit, name) for name in listed["train"]):
+        reason = f"has no object of at least {MIN_MASK_SIDE} pixels in height and width"
+        problems.append(BadFile(lists / "train.txt", "nothing to learn", reason))
     return problems
+
+
+def _can_be_learned(devkit: Path, name: str) -> bool:
+    """Whether a sample has an object that augmentation keeps."""
+    try:
+        _, sides = read_object_sides(voc.sample_paths(devkit, name)[1])
+    except BadFile:
+        return False
+    return bool((sides >= MIN_MASK_SIDE).all(1).any())
 
 
 def _verify_sample(devkit: Path, name: str) -> list[BadFile]:

@@ -1,25 +1,21 @@
 """What must hold before a training starts: objects to learn from, values for batch norm."""
 
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from torch import nn
 from torch.types import Device
 from torch.utils.data import Dataset
 
-from vocseg_lib.data.classes import VOID, read_object_map
 from vocseg_lib.data.image_files import BadFile
-from vocseg_lib.data.sample import fitting_size
+from vocseg_lib.data.sample import fitting_size, read_object_sides
 from vocseg_lib.data.transforms import MIN_MASK_SIDE
 from vocseg_lib.data.voc import VocDataset, sample_paths
 from vocseg_lib.engine.batch_norm import batch_norm_layers
 from vocseg_lib.engine.config import TrainConfig
 from vocseg_lib.engine.predict import eval_mode
 from vocseg_lib.utils import distributed
-from vocseg_lib.utils.rle import encode_map
 
 CHECK_SECONDS = 10.0  # for counting objects that are too small, once one is large enough
 
@@ -40,7 +36,7 @@ def check_objects(dataset: Dataset, model: nn.Module) -> None:
         if small < objects and time.monotonic() - start > CHECK_SECONDS:
             break
         try:
-            size, sides = _object_sides(sample_paths(dataset.devkit, dataset.names[k])[1])
+            size, sides = read_object_sides(sample_paths(dataset.devkit, dataset.names[k])[1])
         except BadFile:
             continue
         read += 1
@@ -58,14 +54,6 @@ def check_objects(dataset: Dataset, model: nn.Module) -> None:
             advice = "use larger images, or a larger image_size or short_side"
             raise ValueError(f"{many}: nothing can be learned; {advice}")
         print(f"{many}: too small to be learned")
-
-
-def _object_sides(object_map: Path) -> tuple[tuple[int, int], np.ndarray]:
-    """Size (height, width) of a map, and those of its objects [n, 2]. Raises BadFile."""
-    values = read_object_map(object_map)
-    ids = np.setdiff1d(np.flatnonzero(np.bincount(values.ravel())), (0, VOID)).astype(np.uint8)
-    boxes = coco_mask.toBbox(encode_map(values, ids)) if len(ids) else np.zeros((0, 4))
-    return values.shape, boxes[:, [3, 2]]
 
 
 def check_batch_norm(model: nn.Module, config: TrainConfig, device: Device) -> None:
