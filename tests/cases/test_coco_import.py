@@ -87,6 +87,11 @@ def test_one_picture_for_two_names_is_unusable_and_one_listed_twice_is_merged(tm
     assert [bad.kind for bad in problems] == ["no object"] + ["ambiguous file name"] * 2
 
 
+def test_verify_without_pictures_or_objects(case):
+    problems, _ = verify_coco(case("evaluate_with_nothing_to_judge") / "gt.json")
+    assert [bad.kind for bad in problems] == ["missing images", "no object"]
+
+
 @pytest.mark.parametrize("path", ["cvat/annotations/instances_Train.json", "plain/train.json"])
 def test_val_file_of_the_case(case, path):
     folder = case("val_file_not_recognised")

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from vocseg_lib.data import voc
 from vocseg_lib.data.classes import VOID, save_map
+from vocseg_lib.data.coco import read_coco
 from vocseg_lib.data.coco_cleaning import BadAnnotation
 from vocseg_lib.data.coco_import.dataset import CocoData, check_images, clean_files
 from vocseg_lib.data.coco_import.files import find_val_file
@@ -63,8 +64,14 @@ def verify_coco(
     annotations: str | Path, val: str | Path = "", images: str | Path = ""
 ) -> tuple[list[BadFile | BadAnnotation], list[str]]:
     """Problems that an import would meet, and its notes. Raises FileNotFoundError, ValueError."""
-    files = _read_files(annotations, val, images)
     found, notes = [], []
+    try:
+        files = _read_files(annotations, val, images)
+    except FileNotFoundError as error:
+        _, report = read_coco(Path(annotations))
+        found = [BadFile(annotations, "missing images", str(error)), *report.passed_over]
+        found += [BadFile(annotations, "odd annotations", note) for note in report.notes]
+        return found + [_no_object(annotations)] * (not report.objects), notes
     try:
         data = clean_files(files, max_bad_images=1.0)
     except ValueError as error:
@@ -78,8 +85,7 @@ def verify_coco(
             found += report.passed_over
             found += [BadFile(file.path, "odd annotations", note) for note in odd]
         found += data.hidden
-        if not data.written:
-            found.append(BadFile(annotations, "no object", "has no object to learn from"))
+        found += [_no_object(annotations)] * (not data.written)
     for image in chain(*(file.images for file in files)):
         if image.problem:
             found.append(image.problem)
@@ -89,6 +95,10 @@ def verify_coco(
             reason = f"EXIF orientation {image.orientation}: nothing tells if masks have it, too"
             found.append(BadFile(image.source, "ambiguous orientation", reason))
     return found, notes
+
+
+def _no_object(annotations: str | Path) -> BadFile:
+    return BadFile(annotations, "no object", "has no object to learn from or to evaluate")
 
 
 def _read_files(annotations: str | Path, val: str | Path, images: str | Path) -> list[CocoFile]:

@@ -68,7 +68,7 @@ def _find_fonts(characters: set[str]) -> dict[str, set[str]]:
     for path in {*font_manager.findSystemFonts()} - known:  # installed after Matplotlib's first use
         try:
             fonts.addfont(path)
-        except Exception:  # one that Matplotlib cannot use, such as bitmaps
+        except (OSError, RuntimeError, ValueError):  # not usable, such as bitmaps
             continue
     upright = [entry for entry in fonts.ttflist if entry.style == "normal"]
     # Fonts of last resort have a box for each character.
