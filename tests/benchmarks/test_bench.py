@@ -46,7 +46,10 @@ def test_synthetic_results_are_of_the_size_of_val(devkit, monkeypatch):
 
 
 def test_both_models_train_resume_and_predict_in_each_precision(devkit, tmp_path):
-    study = Study(recipe=QUICK.with_changes(batch_size=2), devkit=devkit, results=tmp_path)
+    # Not 64 pixels: in bfloat16, oneDNN's gradient of a 3x3 stride-2 convolution of one pixel (P7)
+    # is at times not finite.
+    recipe = QUICK.with_changes(batch_size=2, image_size=96, short_side=96)
+    study = Study(recipe=recipe, devkit=devkit, results=tmp_path)
     out, modes = tmp_path / "gpu_check.json", ("fp32", "mixed")
     table = gpu_check.check(study, 4, "cpu", out, modes)
     runs = [(model, mode) for model in ("yolact", "mask_rcnn") for mode in modes]

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from tests.helpers.cli import vocseg
-from tests.helpers.coco import entry, ground_truth_of
+from tests.helpers.coco import coco_content, entry, ground_truth_of
 from vocseg_lib.data.coco import read_predictions
 from vocseg_lib.study.results import open_files
 
@@ -111,8 +111,6 @@ def test_numbers_that_may_be_names_are_reported_once(tmp_path, capsys):
     assert not capsys.readouterr().err.count("139")
     with pytest.raises(ValueError, match="10"):  # as text, it is either
         resolved(tmp_path, [{"image_id": "10"}])
-    header = {"images": [{"id": 10, "name": "007", "height": 20, "width": 20}]}
-    assert resolved(tmp_path, [{"image_id": 10}], header=header) == [10]
 
 
 def test_one_stem_or_base_name_of_several_files(tmp_path):
@@ -135,6 +133,54 @@ def test_predictions_of_a_folder_are_held_by_file_name(tmp_path):
     shuffled = [{"id": k, "file_name": name} for k, name in enumerate(FILES[::-1], 1)]
     found = resolved(tmp_path, [{"image_id": k} for k in range(1, 5)], header={"images": shuffled})
     assert found == [10, 3, 2, 1]
+
+
+def test_predictions_of_a_split_are_of_all_its_images(tmp_path):
+    names = ("a/10", "b/2", "c/x y.v0", "d/007")
+    images = [
+        {"id": k, "name": n, "height": 20, "width": 20} for k, n in zip(IDS, names, strict=True)
+    ]
+    results = [{"image_id": k} for k in IDS]
+    assert resolved(tmp_path, results, header={"images": images}) == [*IDS]
+    renumbered = [image | {"id": k} for k, image in zip((10, 3, 2, 1), images, strict=True)]
+    assert resolved(tmp_path, results, header={"images": renumbered}) == [10, 3, 2, 1]
+    for wrong in (images[:3], [*images[:3], images[3] | {"height": 21}], [images[0], *images[:3]]):
+        with pytest.raises(
+            ValueError, match=r"results\.json: header|results\.json: the header.*007"
+        ):
+            resolved(tmp_path, results, header={"images": wrong})
+
+
+def test_ids_that_are_text_in_ground_truth_and_results(tmp_path):
+    content = coco_content(4)
+    for ids in (("im0", "im1", "im2"), ("000000000008", "9", "10"), ("a", 7, "007x")):
+        for image, image_id in zip(content["images"], ids, strict=True):
+            image["id"] = image_id
+        for k, a in enumerate(content["annotations"]):
+            a["image_id"] = ids[k // 2]
+        keys = ("image_id", "category_id", "segmentation")
+        results = [{"score": 0.9} | {key: a[key] for key in keys} for a in content["annotations"]]
+        files = [write(tmp_path / f"{n}.json", c) for n, c in (("p", results), ("gt", content))]
+        (evaluation,) = open_files(files[:1], files[1]).evaluations.values()
+        assert evaluation.summary["mask_AP"] == pytest.approx(100)
+
+
+def test_file_names_that_are_numbers_or_contradict_ids(tmp_path, capsys):
+    ground_truth = ground_truth_of(entry(1, 3, BOX))
+    for image, name in zip(ground_truth["images"], (7, 8, None), strict=True):
+        image["file_name"] = name
+    gt = write(tmp_path / "gt.json", ground_truth)
+    for result in ({"image_id": 7}, {"image_id": 3, "file_name": 7}, {"file_name": "7.jpg"}):
+        path = write(tmp_path / "p.json", [entry(1, 3, BOX, 0.9) | result])
+        assert vocseg("describe", "--predictions", path, "--data", gt).exit_code == 0
+        (evaluation,) = open_files([path], gt).evaluations.values()
+        assert evaluation.summary["mask_AP"] == pytest.approx(100)
+    ground_truth["images"][0]["file_name"] = ["7"]
+    with pytest.raises(ValueError, match=r"gt\.json.*images\[0\].*file_name"):
+        open_files([path], write(gt, ground_truth))
+    capsys.readouterr()
+    assert resolved(tmp_path, [{"image_id": 1, "file_name": "007.png"}, {"image_id": 1}]) == [10, 1]
+    assert "1 detections have another image_id" in capsys.readouterr().err
 
 
 def test_categories_of_results(tmp_path, capsys):

@@ -4,15 +4,18 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.helpers.cli import vocseg
 from tests.helpers.trainings import QUICK
+from vocseg_lib.data.classes import VOID, save_map
 from vocseg_lib.data.voc import split_ids, write_splits
 from vocseg_lib.study import lineage_table
 from vocseg_lib.study.lineage import prediction_path
 from vocseg_lib.study.recipes import MODEL_TITLES
-from vocseg_lib.study.results import checkpoint_ap, open_results
+from vocseg_lib.study.results import checkpoint_ap, open_files, open_results
 from vocseg_lib.study.study import Study
 from vocseg_lib.study.train import train_model
 from vocseg_lib.utils.files import write_json
@@ -64,12 +67,53 @@ def test_old_predictions_are_not_evaluated_on_a_new_val(old_study):
             with pytest.raises(ValueError, match=r"predictions.*\.json"):
                 read(replace(old_study))
         done = vocseg("evaluate", "--predictions", path, "--data", data, "--resamples", 0)
-        assert done.exit_code == (0 if name == "grown after" else 2), name
-        assert len(done.stderr.splitlines()) == 1
+        assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1), name
     write_splits(data, ["i5", "i6"], ["i7", "i8", "i9"])  # the same val of other data
     for read in READERS.values():
         with pytest.raises(ValueError, match=r"predictions.*\.json"):
             read(replace(old_study))
+
+
+def repaint(data):
+    path = data / "SegmentationClass/i7.png"
+    values = np.array(Image.open(path))
+    save_map(path, np.where((values > 0) & (values < VOID), 3 - values, values))
+
+
+CHANGES = {  # of val with the same list
+    "class names": lambda data: (data / "class_names.txt").write_text("dog\ncat\n"),
+    "a map": repaint,
+    "a picture": lambda data: shutil.copy(data / "JPEGImages/i8.jpg", data / "JPEGImages/i9.jpg"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_predictions_of_a_val_that_has_changed_are_not_evaluated(old_study, change):
+    path, data = old_study.run_folder("yolact") / "predictions.json", old_study.devkit
+    ground_truth = data.parent / "gt.json"
+    write_json(ground_truth, old_study.ground_truth)
+    CHANGES[change](data)
+    files = ("--predictions", path, "--data")
+    for command in ("evaluate", "failures", "describe"):
+        done = vocseg(command, *files, data)
+        assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1)
+        assert str(path) in done.stderr
+    assert " 100.0" in vocseg("evaluate", *files, ground_truth, "--resamples", 0).stdout
+
+
+def test_a_runs_classes_are_held_by_name(old_study):
+    path, ground_truth = old_study.run_folder("yolact") / "predictions.json", old_study.ground_truth
+    names = {c["id"]: c["name"] for c in ground_truth["categories"]}
+    shifted = [{"id": 9 - k, "name": name} for k, name in names.items()]
+    annotations = [a | {"category_id": 9 - a["category_id"]} for a in ground_truth["annotations"]]
+    shuffled = {"images": ground_truth["images"][::-1], "annotations": annotations}
+    data = path.parent / "gt.json"
+    write_json(data, {**shuffled, "categories": shifted})
+    (evaluation,) = open_files([path], data).evaluations.values()
+    assert evaluation.summary["mask_AP"] == pytest.approx(100)
+    write_json(data, {**shuffled, "categories": [c | {"name": f"{c['id']} cows"} for c in shifted]})
+    with pytest.raises(ValueError, match="category"):
+        open_files([path], data)
 
 
 def test_predictions_of_another_training_are_not_evaluated(old_study):

@@ -14,6 +14,9 @@ from vocseg_lib.data.verify import verify
 from vocseg_lib.data.voc import class_names, fingerprint, read_sample, split_ids
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*read by color")
+
+
 def annotations_by_name(devkit, split):
     """Class names of the objects of each image, as evaluation sees them."""
     gt = voc_to_coco(devkit, split)
@@ -35,7 +38,9 @@ def test_endings_in_jpegimages(case):
 
 def test_palette_repacked(case):
     devkit = case("palette_repacked") / "data"
-    assert verify(devkit) == []
+    with pytest.warns(UserWarning, match="read by color"):
+        kinds = {(p.kind, p.path.parent.name) for p in verify(devkit)}
+    assert kinds == {("palette", "SegmentationClass")}
     named = annotations_by_name(devkit, "train")
     assert list(named.values()) == [["dog", "person"]] * 2
     for name in split_ids(devkit, "train"):
@@ -148,7 +153,9 @@ def test_maps_that_look_alike_are_read_alike(tmp_path, change):
     devkit = write_devkit(tmp_path / "d")
     for folder in ("SegmentationClass", "SegmentationObject"):
         change(devkit / folder / "a0.png")
-    assert verify(devkit, ["train"]) == []
+    path = devkit / "SegmentationClass/a0.png"
+    by_color = path.is_file() and Image.open(path).mode == "P"
+    assert [p.kind for p in verify(devkit, ["train"])] == ["palette"] * by_color
     sample = read_sample(devkit, "a0")
     masks = dict(zip(sample.labels.tolist(), sample.masks.bool().tolist(), strict=True))
     assert masks == {k: (CLASSES == k).tolist() for k in (12, 15)}
@@ -220,13 +227,30 @@ def test_each_class_list_is_read_where_it_is_the_only_one(tmp_path, file, text, 
         assert file in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["cat\nCat\n", "a b\nab\n", "x:1,2,3::\ny:1,2,3::\n"])
-def test_class_lists_that_say_two_things_are_refused(tmp_path, text):
+@pytest.mark.parametrize(
+    "text",
+    ["cat\nCat\n", "a b\nab\n", "x:1,2,3::\ny:1,2,3::\n", "x:1,2\n", "x:1,2,300::\n", "x:y::\n"],
+)
+def test_class_lists_that_say_two_things_or_none_are_refused(tmp_path, text):
     devkit = write_devkit(tmp_path / "d")
     path = devkit / ("labelmap.txt" if ":" in text else "classes.txt")
     path.write_text(text)
     with pytest.raises(ValueError, match=str(path)):
         read_sample(devkit, "a0") if ":" not in text else fingerprint(devkit)
+    with pytest.raises(ValueError, match=str(path)):
+        verify(devkit)
+
+
+def test_files_in_the_wrong_place_are_named(tmp_path):
+    devkit = write_devkit(tmp_path / "d")
+    picture = devkit / "JPEGImages/a0.png"
+    Image.open(picture).save(picture.with_suffix(".bmp"))
+    picture.unlink()
+    (problem,) = [p for p in verify(devkit) if p.kind == "missing"]
+    assert "a0.bmp" in problem.reason
+    (devkit / "SegmentationClass").rename(devkit / "Classes")
+    with pytest.raises(FileNotFoundError, match="has no SegmentationClass;"):
+        verify(tmp_path / "d")
 
 
 def test_two_pictures_of_one_name_are_reported(tmp_path):

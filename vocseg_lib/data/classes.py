@@ -1,6 +1,7 @@
 """PASCAL VOC's class names and the color map of its PNGs (VOC devkit, `VOClabelcolormap`)."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from itertools import count
@@ -85,6 +86,8 @@ def _read_labelmap(file: Path) -> dict[str, Color | None]:
             continue
         name, color = LABELMAP_LINE.fullmatch(line).group("name", "color")
         color = tuple(map(int, color.split(","))) if color else None
+        if max(color or [0]) > 255 or (":" in name and not color):
+            raise ValueError(f"{file}: {line!r} is not NAME:R,G,B:: with a color in 0..255")
         if name.strip() in labels or (color and color in labels.values()):
             raise ValueError(f"{file}: {line!r} has the name or color of another label")
         labels[name.strip()] = color
@@ -123,6 +126,9 @@ def read_class_map(path: Path, devkit: Path) -> UInt8[np.ndarray, "h w"]:
         reason += "do not belong to classes" if unknown else "stand at other values than theirs"
         reason += f": list them in {LABELMAP} (NAME:R,G,B::), or write gray PNGs of class numbers"
         raise BadFile(path, "unknown colors", f"{reason}, or export as COCO")
+    if stored.is_palette and numbers != used and not (devkit / LABELMAP).is_file():
+        text = "class maps with the colors of other numbers in their palette are read by color"
+        warnings.warn(f"{devkit}: {text}; verify lists them", stacklevel=3)
     return _replace(stored, used, numbers)
 
 

@@ -2,15 +2,16 @@
 
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from functools import cache, partial
 from operator import itemgetter
 from pathlib import Path
 
 from pycocotools import mask as coco_mask
 
 from vocseg_lib.data.classes import check_class_names
-from vocseg_lib.data.coco_cleaning import CleaningReport, clean_ground_truth
-from vocseg_lib.data.coco_validation import validate_results
+from vocseg_lib.data.coco_cleaning import TEXT_ID, CleaningReport, clean_ground_truth
+from vocseg_lib.data.coco_validation import find_contradictions, validate_results
 from vocseg_lib.data.image_files import without_ending
 from vocseg_lib.utils.files import read_json
 from vocseg_lib.utils.rle import is_number, shorten
@@ -52,28 +53,29 @@ def read_predictions(path: str | Path, ground_truth: dict | None = None) -> dict
     """A prediction file, or a bare list of COCO results (its header is empty): header, detections.
 
     With validated `ground_truth`, they are validated and have to be of its images and classes; what
-    is unusual is printed. A `file_name` or `category_name` goes before the id; where an `image_id`
-    is no id, all may be names of files or their numbers, as Ultralytics writes them.
-    Raises FileNotFoundError, ValueError.
+    is unusual is printed. Names go before ids: an entry's `file_name` and `category_name`, or the
+    header's for its ids; where an `image_id` is no id, all may be names of files or their numbers,
+    as Ultralytics writes them. Raises FileNotFoundError, ValueError.
     """
     content = read_json(Path(path))
     content = content if isinstance(content, dict) else {"detections": content}
     header, detections = content.setdefault("header", {}), content.get("detections")
     if not (isinstance(header, dict) and isinstance(detections, list)):
         expected = "expected COCO results (a list), or header and detections"
-        raise ValueError(f"{path} is not a prediction file: {expected}")
+        others = [key for key, value in content.items() if isinstance(value, list)]
+        found = f"; its lists are {', '.join(others)}" if others else ""
+        raise ValueError(f"{path} is not a prediction file: {expected}{found}")
     if ground_truth is None:
         return content
     try:
-        _resolve_header(header, detections, ground_truth)
-        notes = _check_header(header, ground_truth)
-        _name_files(detections, header)
-        notes += _resolve_images(detections, ground_truth, may_be_names=not header.get("images"))
-        notes += _resolve_categories(detections, ground_truth)
+        names, notes = _check_header(header, ground_truth)
+        notes += _resolve_images(detections, ground_truth, names, not header.get("images"))
+        notes += _resolve_categories(detections, ground_truth, _class_names(header))
         detections = validate_results(ground_truth, detections)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    for note in notes + _unusual(detections):
+    notes += _unusual(detections)
+    for note in [*notes, *find_contradictions(ground_truth, detections, predicted=True)]:
         print(f"{path}: {note}", file=sys.stderr)
     return {**content, "detections": detections}
 
@@ -117,89 +119,87 @@ def _ids_by_name(ground_truth: dict) -> dict[str | int, set]:
     return ids
 
 
-def _resolve_header(header: dict, detections: list, ground_truth: dict) -> None:
-    """Replace the ids of a header's images that have a file_name by the ground truth's, if any."""
-    images, by_name, ids = header.get("images"), _ids_by_name(ground_truth), {}
-    for image in images if isinstance(images, list) else []:
-        name, given = _key(image, "file_name"), _key(image, "id")
-        forms = name_forms(name) if isinstance(name, str) else []
-        named = next((by_name[form] for form in forms if form in by_name), ())
-        if len(named) == 1 and given is not None:
-            (ids[given],) = (image["id"],) = named
-    if len({*ids.values()}) < len(ids):
-        raise ValueError(
-            "header: several images are the same one of the ground truth, by file_name"
-        )
-    for entry in detections:
-        if _key(entry, "image_id") in ids:
-            entry["image_id"] = ids[_key(entry, "image_id")]
+def _check_header(header: dict, ground_truth: dict) -> tuple[dict, list[str]]:
+    """The file names of a header's images by their ids, and notes.
 
-
-def _check_header(header: dict, ground_truth: dict) -> list[str]:
-    """Notes on the images that a header lists; ValueError if one is not in the ground truth.
-
-    Those with a `file_name` have ids of their own: see `_name_files`.
+    Images without a `file_name` are those of a split: they have to be all of the ground truth's.
+    Others have to be in it where they have detections. Raises ValueError.
     """
-    images, by_name = header.get("images", []), _ids_by_name(ground_truth)
-    sizes = {image["id"]: (image["height"], image["width"]) for image in ground_truth["images"]}
+    images, by_name, names = header.get("images", []), _ids_by_name(ground_truth), {}
+    by_id, seen, are_of_split = {i["id"]: i for i in ground_truth["images"]}, Counter(), False
     for image in images if isinstance(images, list) else [images]:
-        entry = image if isinstance(image, dict) else {}
-        named = by_name.get(str(entry.get("name")), ()) if by_name else sizes
-        size = entry.get("height"), entry.get("width")
-        same = (entry.get("id") == i and sizes[i] == size for i in named)
-        if not isinstance(entry.get("file_name"), str) and not any(same):
-            problem = f"{shorten(image)} is not in the ground truth: other data or split?"
-            raise ValueError(f"header: image {problem}")
-    missing = len(sizes) - len(images) if images else 0
-    return [f"the header does not list {missing} of the {len(sizes)} images"] if missing > 0 else []
+        image_id, name = _key(image, "id"), _key(image, "file_name")
+        ids = _ids_of(str(name or _key(image, "name")), by_name) if by_name else {image_id}
+        if name is None:
+            are_of_split, entry = True, image if isinstance(image, dict) else {}
+            sizes = {i: [by_id[i][side] for side in ("height", "width")] for i in ids & {*by_id}}
+            ids = {i for i in sizes if sizes[i] == [entry.get("height"), entry.get("width")]}
+            ids = ids & {image_id} or ids
+            if len(ids) != 1 or image_id is None:
+                problem = f"{shorten(image)} is not in the ground truth: other data or split?"
+                raise ValueError(f"header: image {problem}")
+            name = by_id[next(iter(ids))].get("file_name")
+        if image_id is not None and name:
+            names[image_id] = str(name)
+        seen.update(ids if len(ids) == 1 else ())
+    if any(count > 1 for count in seen.values()):
+        raise ValueError("header: several images are the same one of the ground truth, by name")
+    missing = [image.get("file_name") or i for i, image in by_id.items() if i not in seen]
+    if not (images and missing):
+        return names, []
+    problem = f"the header lists {len(seen)} of {len(by_id)} images, and not {missing[0]}"
+    if are_of_split:
+        raise ValueError(f"{problem}: other data or split?")
+    return names, [problem]
 
 
-def _name_files(detections: list, header: dict) -> None:
-    """Give detections the `file_name` that the header has for their `image_id`."""
-    images = header.get("images", [])
-    names = {i["id"]: i["file_name"] for i in images if "file_name" in i and "id" in i}
-    for entry in detections if names else ():
-        if _key(entry, "image_id") in names:
-            entry.setdefault("file_name", names[entry["image_id"]])
+def _ids_of(name: str | int, by_name: dict[str | int, set]) -> set:
+    """Ids of the images that a name stands for."""
+    forms = name_forms(name) if isinstance(name, str) else [name]
+    return next((by_name[form] for form in forms if form in by_name), set())
 
 
-def _resolve_images(detections: list, ground_truth: dict, may_be_names: bool) -> list[str]:
-    """Set each `image_id` to an id of the ground truth; notes. Raises ValueError."""
-    by_id = {str(image["id"]): image["id"] for image in ground_truth["images"]}
-    by_name, found, unnamed = _ids_by_name(ground_truth), {}, defaultdict(list)
+def _resolve_images(
+    detections: list, ground_truth: dict, names: dict, may_be_names: bool
+) -> list[str]:
+    """Set each `image_id` to an id of the ground truth; notes. Raises ValueError.
 
-    def find(name: str | int) -> set:
-        if name not in found:
-            forms = name_forms(name) if isinstance(name, str) else [name]
-            found[name] = next((by_name[form] for form in forms if form in by_name), set())
-        return found[name]
-
+    `names`: of the files of ids that are not the ground truth's.
+    """
+    by_id, by_name = _ids_by_text(ground_truth), _ids_by_name(ground_truth)
+    find, unnamed = cache(partial(_ids_of, by_name=by_name)), defaultdict(list)
+    contradictions = 0
     for index, entry in enumerate(detections):
-        given, name = _key(entry, "image_id"), _key(entry, "file_name")
-        if by_name and name and isinstance(name, str):
-            ids = find(name) & {by_id.get(str(given))} or find(name)
+        given, own_name = _key(entry, "image_id"), _key(entry, "file_name")
+        name = names.get(given) if own_name in (None, "") else str(own_name)
+        if by_name and name:
+            listed = {by_id.get(_as_text(given))}
+            ids = find(name) & listed or find(name)
             if len(ids) != 1:
                 problem = (
                     f"has file_name {name!r}, which {len(ids)} images of the ground truth have"
                 )
                 raise ValueError(f"detections[{index}] {problem}: other data or split?")
+            contradictions += name == str(own_name) and not ids & listed and None not in listed
             (entry["image_id"],) = ids
         elif given is not None:
             unnamed[given].append(index)
     # All others are ids or, if some are none, names.
-    as_ids = {given: by_id.get(str(given)) for given in unnamed}
-    names = {given: find(given) for given in unnamed} if may_be_names else {}
-    as_names = {given: next(iter(ids)) for given, ids in names.items() if len(ids) == 1}
+    as_ids = {given: by_id.get(_as_text(given)) for given in unnamed}
+    found = {given: find(given) for given in unnamed} if may_be_names else {}
+    as_names = {given: next(iter(ids)) for given, ids in found.items() if len(ids) == 1}
     notes, used = [], as_ids
+    if contradictions:
+        notes = [f"{contradictions} detections have another image_id than their file_name"]
     if len(as_names) == len(as_ids) and as_names != as_ids:
         differing = next(given for given in as_ids if as_ids[given] != as_names[given])
         problem = f"image_id {differing!r} is an id, and the name of another image's file"
         if None in as_ids.values():
-            notes, used = ["each image_id is taken as the name of a file"], as_names
+            notes, used = [*notes, "each image_id is taken as the name of a file"], as_names
         elif any(isinstance(given, str) for given in unnamed):
             raise ValueError(f"{problem}: give each detection its file_name")
         else:
-            notes = [f"{problem}; ids are used: if names are meant, give file_name as well"]
+            notes.append(f"{problem}; ids are used: if names are meant, give file_name as well")
     for given, indices in unnamed.items():
         if used[given] is None:
             expected = "an id in the ground truth (of a devkit: the line in its list of the split, "
@@ -211,21 +211,46 @@ def _resolve_images(detections: list, ground_truth: dict, may_be_names: bool) ->
     return notes
 
 
-def _resolve_categories(detections: list, ground_truth: dict) -> list[str]:
-    """Set each `category_id` to an id of the ground truth; notes. Raises ValueError."""
+def _ids_by_text(ground_truth: dict) -> dict[str, int]:
+    """Ids of the images by the text that stands for them: of ids that were text, by that."""
+    return {_as_text(i.get(TEXT_ID, i["id"])): i["id"] for i in ground_truth["images"]}
+
+
+def _as_text(image_id: str | int | None) -> str:
+    """An id as text, a number without zeros before it."""
+    text = str(image_id)
+    return str(int(text)) if text.isdecimal() else text
+
+
+def _class_names(header: dict) -> tuple[str, ...]:
+    """Names of the classes that a model was trained on, if a header has them; label 1 first."""
+    config = header.get("config")
+    names = config.get("class_names") if isinstance(config, dict) else None
+    return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
+def _resolve_categories(
+    detections: list, ground_truth: dict, class_names: Sequence[str]
+) -> list[str]:
+    """Set each `category_id` to an id of the ground truth; notes. Raises ValueError.
+
+    `class_names`: of the ids from 1, where they are not the ground truth's.
+    """
     categories = ground_truth["categories"]
     ids = *(c["id"] for c in categories), *ground_truth.get("categories_left_out", ())
     by_id = {str(category_id): category_id for category_id in ids}
     by_name = {"".join(c["name"].lower().split()): c["id"] for c in categories}
-    contradictions = 0
+    names, contradictions = dict(enumerate(class_names, 1)), 0
     for index, entry in enumerate(detections):
-        given, name = _key(entry, "category_id"), _key(entry, "category_name")
-        if given is None and name is None:
+        given, own_name = _key(entry, "category_id"), _key(entry, "category_name")
+        if given is None and own_name is None:
             continue
-        category_id = by_id.get(str(given))
-        if isinstance(name, str) and name and not name.isdecimal():
+        is_named = isinstance(own_name, str) and own_name and not own_name.isdecimal()
+        name = own_name if is_named else names.get(given)
+        category_id = by_id.get(str(given)) if not names else None
+        if name:
             named = by_name.get("".join(name.lower().split()))
-            contradictions += named != category_id and None not in (named, given)
+            contradictions += named != category_id and None not in (named, category_id)
             category_id, given = named, name
         if category_id is None:
             listed = ", ".join(f"{c['id']} {c['name']}" for c in categories[:LISTED_CLASSES])

@@ -14,6 +14,7 @@ from vocseg_lib.utils.rle import as_number, is_number, mend_mask, shorten, usabl
 MAX_BAD_FRACTION = 0.05  # of annotations, or of images: an import stops beyond it
 MAX_LOST_FRACTION = 0.5  # of masks without a pixel in their image, or with runs along its rows
 MAX_LISTED = 10  # annotations in one message
+TEXT_ID = "text_id"  # of an image: its id in the source, where ids are text
 # Numbers that some exporters write as text.
 NUMERIC_FIELDS = ("id", "image_id", "category_id", "height", "width", "area", "iscrowd")
 NO_PARENT = (None, "", "none")  # `supercategory` of a root
@@ -123,7 +124,7 @@ def _number_images(images: list, annotations: list) -> tuple[list, list]:
         return images, annotations
     listed = ((a, a.get("image_id")) for a in annotations if isinstance(a, dict))
     annotations = [a | {"image_id": ids.get(str(image_id), [image_id])} for a, image_id in listed]
-    return [i | {"id": ids[str(i["id"])]} for i in images], annotations
+    return [i | {"id": ids[str(i["id"])], TEXT_ID: i["id"]} for i in images], annotations
 
 
 def used_categories(annotations: list) -> set[int]:
@@ -275,10 +276,12 @@ def _clean_annotation(
 
 
 def _with_numbers(entry: object) -> object:
-    """An entry, as a copy if it has numbers that are written as text, which are read."""
+    """An entry, as a copy if it has numbers as text, which are read, or a number as file name."""
     if not isinstance(entry, dict):
         return entry
     texts = {k: as_number(entry[k]) for k in NUMERIC_FIELDS if isinstance(entry.get(k), str)}
+    if is_number(entry.get("file_name")):
+        texts["file_name"] = str(entry["file_name"])
     return entry | texts if any(texts[k] != entry[k] for k in texts) else entry
 
 

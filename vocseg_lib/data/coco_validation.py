@@ -21,7 +21,7 @@ RESERVED = ("all", "background")  # class names that tables use for other rows
 NUMBER: Check = (is_number, "a finite number")
 SCORE: Check = (
     lambda v: is_number(v) and 0 <= v <= 1,
-    "in 0..1 (percents: divide by 100; logits: apply the sigmoid)",
+    "a number in 0..1 (percents: divide by 100; logits: apply the sigmoid)",
 )
 ID: Check = (lambda v: is_number(v) and v == int(v) >= 0, "an integer >= 0")
 SIDE: Check = (lambda v: is_number(v) and v == int(v) >= 1, "an integer >= 1")
@@ -32,8 +32,9 @@ BOX: Check = (
     lambda v: type(v) in (list, tuple) and [*map(is_number, v)] == [True] * 4 and min(v[2:]) >= 0,
     "[x, y, width, height]",
 )
+FILE_NAME: Check = (lambda v: v is None or isinstance(v, str), "a text")
 FIELDS = {
-    "images": {"id": ID, "height": SIDE, "width": SIDE},
+    "images": {"id": ID, "height": SIDE, "width": SIDE, "file_name": FILE_NAME},
     "categories": {"id": ID, "name": NAME},
 }
 
@@ -67,7 +68,7 @@ def validate_ground_truth(content: object) -> dict:
     """
     check_lists(content)
     for name, fields in FIELDS.items():
-        _check_fields(content[name], name, fields)
+        _check_fields(content[name], name, fields, optional=["file_name"])
         for key in {"id", "name"} & fields.keys():
             values = [entry[key] for entry in content[name]]
             if len(set(values)) < len(values):
@@ -136,11 +137,14 @@ def _check_fields(entries: list, name: str, fields: Fields, optional: Collection
                 raise ValueError(f"{name}[{index}] {problem}")
 
 
-def find_contradictions(ground_truth: dict, annotations: list[dict]) -> dict[str, list]:
+def find_contradictions(
+    ground_truth: dict, annotations: list[dict], predicted: bool = False
+) -> dict[str, list]:
     """Ids of annotations whose `bbox` or `area` does not fit their mask, by a text that says so.
 
     Nothing where there are only a few. Loose boxes, boxes around hidden parts, and the box's area
-    are no contradiction. Where there are no masks, boxes have to be in their images.
+    are no contradiction; `predicted` boxes are one only where they have another form, and the ids
+    are indices. Where there are no masks, boxes have to be in their images, nearly.
     """
     if not annotations:
         return {}
@@ -153,17 +157,19 @@ def find_contradictions(ground_truth: dict, annotations: list[dict]) -> dict[str
         own, actual = coco_mask.toBbox(masks), mask_areas(masks)
         turned = coco_mask.toBbox([{**rle, "size": rle["size"][::-1]} for rle in masks])
         wrong_box, form = _compare_boxes(boxes, own, turned[:, [1, 0, 3, 2]], sides)
+        wrong_box &= bool(form) or not predicted
         outline, high = 2 * own[:, 2:].sum(1), np.fmax(actual, boxes[:, 2:].prod(1))
         wrong_area = (areas < actual / 2 - outline) | (areas > 2 * high + outline)
         checks = {"bbox does not fit the mask": wrong_box, "area does not fit the mask": wrong_area}
     else:
-        outside = (boxes[:, :2] + boxes[:, 2:] / 2 > sides[:, :2]).any(1)
+        outside = (_corners(boxes) > 1.1 * sides).any(1)
         small, form = (boxes[:, 2:] <= 1).all(1), ""
         checks = {"bbox is outside of its image or below a pixel": outside | small}
     found = {}
     for problem, wrong in checks.items():
-        ids = [a["id"] for a, is_wrong in zip(annotations, wrong, strict=True) if is_wrong]
-        text = f"{problem} in {len(ids)} of {len(annotations)} annotations"
+        ids = [a.get("id", k) for k, a in enumerate(annotations) if wrong[k]]
+        what = "detections" if predicted else "annotations"
+        text = f"{problem} in {len(ids)} of {len(annotations)} {what}"
         if len(ids) > MIN_CONTRADICTIONS * len(annotations):
             found[f"{text}: {form}" if form and "bbox" in problem else text] = ids
     return found

@@ -1,8 +1,8 @@
 """Read pictures as they are shown, and maps of class or object numbers."""
 
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,6 +136,20 @@ def read_header(path: Path) -> tuple[tuple[int, int], int]:
     """The stored size (height, width) of a picture and its EXIF orientation. Raises BadFile."""
     with _open(path) as image:
         return (image.height, image.width), _orientation(image)
+
+
+def fit_as_stored(sizes: Iterable[tuple[Path, Callable[[], tuple[int, int]]]]) -> bool:
+    """Whether sizes (height, width) are those of pictures as stored, for all that EXIF turns.
+
+    Pictures that cannot be read, and sizes that are not theirs, do not count.
+    """
+    fits = set()
+    for path, read_size in sizes:
+        with suppress(BadFile):
+            stored, orientation = read_header(path)
+            if orientation >= 5 and stored[0] != stored[1]:
+                fits.add({stored: True, stored[::-1]: False}.get(read_size()))
+    return fits - {None} == {True}
 
 
 def _orientation(image: Image.Image) -> int:

@@ -1,7 +1,9 @@
 """Walk a devkit and report every file that training or evaluation would fail on."""
 
+import glob
 import re
 from collections import Counter
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -10,8 +12,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from vocseg_lib.data import voc
-from vocseg_lib.data.classes import class_names
-from vocseg_lib.data.image_files import BadFile, Picture, orient
+from vocseg_lib.data.classes import LABELMAP, VOID, class_colors, class_names
+from vocseg_lib.data.image_files import BadFile, Picture, orient, read_map
 from vocseg_lib.data.sample import read_object_sides
 from vocseg_lib.data.transforms import MIN_MASK_SIDE
 
@@ -23,9 +25,9 @@ def verify(devkit: str | Path, splits: list[str] | None = None) -> list[BadFile]
     """The bad files of the splits (default: train, val and any trainval), in list order.
 
     Missing, truncated and undecodable files, sizes that differ, maps that contradict each other in
-    any pixel, images without an instance, unknown class values, ids without files, ids listed twice
-    or in both train and val; no object to learn from. Raises FileNotFoundError when `devkit` is not
-    a devkit.
+    any pixel, images without an instance, unknown class values, class maps read by color although
+    they have a palette, ids without files, ids listed twice or in both train and val; no object to
+    learn from. Raises FileNotFoundError when `devkit` is not a devkit, ValueError for bad lists.
     """
     devkit = voc.find_devkit(devkit)
     lists = devkit / "ImageSets" / "Segmentation"
@@ -36,6 +38,7 @@ def verify(devkit: str | Path, splits: list[str] | None = None) -> list[BadFile]
         splits += [] if set(splits) & set(existing) else existing
     elif not set(splits) & set(existing):
         voc.split_ids(devkit, splits[0])
+    class_colors(devkit)  # raises ValueError for bad lists of classes and colors
     problems, listed = [], {"train": Counter(), "val": Counter()}
     for split in splits:
         path = lists / f"{split}.txt"
@@ -88,7 +91,7 @@ def _verify_sample(devkit: Path, name: str) -> list[BadFile]:
                     raise BadFile(path, "truncated", "the end of the image is missing")
                 image.verify()
         except BadFile as bad:
-            problems.append(bad)
+            problems.append(_with_neighbors(bad))
         except (OSError, SyntaxError, ValueError) as error:
             problems.append(BadFile(path, "undecodable", f"damaged image ({error})"))
     if problems:
@@ -97,7 +100,30 @@ def _verify_sample(devkit: Path, name: str) -> list[BadFile]:
     ids, _, problems = voc.compare_files(paths, shown, classes, strict=True)
     if not problems and not len(ids):
         problems = [BadFile(paths[1], "no instance", "has no object")]
+    problems += _check_palette(devkit, paths[2], files[2])
     return _check_orientation(devkit, paths[0], *files) + problems
+
+
+def _with_neighbors(bad: BadFile) -> BadFile:
+    """A missing file's problem, with the files of its name that have another ending."""
+    others = sorted(bad.path.parent.glob(f"{glob.escape(bad.path.stem)}.*"))
+    if bad.kind != "missing" or not others:
+        return bad
+    endings = " ".join(voc.DEVKIT_ENDINGS if bad.path.suffix == ".jpg" else [".png"])
+    found = ", ".join(path.name for path in others)
+    return replace(bad, reason=f"{bad.reason}; {found} is there: expected one of {endings}")
+
+
+def _check_palette(devkit: Path, path: Path, values: np.ndarray) -> list[BadFile]:
+    """Report a palette with VOC's colors at other numbers, and the classes that are read."""
+    stored = read_map(path)
+    if not stored.is_palette or (devkit / LABELMAP).is_file() or (stored.values == values).all():
+        return []
+    pairs = np.unique(np.stack([stored.values, values]).reshape(2, -1), axis=1).T.tolist()
+    names = {0: "background", VOID: "void", **dict(enumerate(class_names(devkit), 1))}
+    listed = ", ".join(f"{number} is {names[value]}" for number, value in pairs)
+    reason = f"its palette has the colors of other numbers; it is read by color: {listed}"
+    return [BadFile(path, "palette", reason)]
 
 
 def _check_orientation(

@@ -4,7 +4,7 @@ import glob
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
@@ -27,6 +27,7 @@ from vocseg_lib.data.classes import (
 from vocseg_lib.data.image_files import (
     BadFile,
     Picture,
+    fit_as_stored,
     orient,
     read_header,
     read_picture,
@@ -83,9 +84,14 @@ def find_devkit(folder: str | Path) -> Path:
     """`folder` itself, or the latest VOC* or VOCdevkit/VOC* in it. Raises FileNotFoundError."""
     folder = Path(folder)
     years = (sorted(folder.glob(p), reverse=True) for p in ("VOC20*", "VOCdevkit/VOC20*"))
-    if devkit := next(filter(is_devkit, [folder, *chain(*years)]), None):
+    folders = [folder, *chain(*years)]
+    if devkit := next(filter(is_devkit, folders), None):
         return devkit
+    missing = {f: [part for part in FOLDERS if not (f / part).is_dir()] for f in folders}
+    nearest = min(folders, key=lambda f: len(missing[f]))
     expected = f"expected {', '.join(FOLDERS)} in it or in VOCdevkit/VOC20*"
+    if len(missing[nearest]) < len(FOLDERS):
+        expected = f"{nearest} has no {' and no '.join(missing[nearest])}; {expected}"
     raise FileNotFoundError(f"{folder} is not a VOC devkit: {expected}")
 
 
@@ -160,16 +166,10 @@ def maps_are_stored(devkit: Path) -> bool:
 
 @lru_cache
 def _maps_are_stored(devkit: Path, *_times: int) -> bool:
-    fits = set()
-    for name in pictures_by_name(devkit):
-        picture, object_map, _ = sample_paths(devkit, name)
-        try:
-            size, orientation = read_header(picture)
-            if orientation >= 5 and size[0] != size[1]:
-                fits.add({size: True, size[::-1]: False}.get(read_header(object_map)[0]))
-        except BadFile:  # reported where it is read
-            continue
-    return fits - {None} == {True}
+    paths = (sample_paths(devkit, name) for name in pictures_by_name(devkit))
+    return fit_as_stored(
+        (path, lambda m=object_map: read_header(m)[0]) for path, object_map, _ in paths
+    )
 
 
 def _to_tensor(image: Picture) -> UInt8[Tensor, "3 h w"]:
@@ -226,12 +226,13 @@ def write_splits(devkit: Path, train: list[str], val: list[str]) -> None:
         path.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
 
-def fingerprint(devkit: Path) -> str:
-    """A checksum of the train and val lists, their images and maps, class names and colors."""
+def fingerprint(devkit: Path, splits: Sequence[str] = ("train", "val")) -> str:
+    """A checksum of the lists of splits, their images and maps, class names and colors."""
     checksum = zlib.crc32(repr((class_names(devkit), class_colors(devkit))).encode())
-    for split in ("train", "val"):
-        checksum = zlib.crc32(f"{split}:\n".encode(), checksum)
-        for name in split_ids(devkit, split):
+    for split in splits:
+        names = split_ids(devkit, split)
+        checksum = zlib.crc32(f"{len(names)} images:\n".encode(), checksum)
+        for name in names:
             for path in sample_paths(devkit, name):
                 file = path.relative_to(devkit).as_posix()
                 checksum = zlib.crc32(f"{file}\n".encode(), checksum)

@@ -3,7 +3,6 @@
 import sys
 import textwrap
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from vocseg_lib.data.coco import bbox_xywh
 from vocseg_lib.data.coco_validation import UNCROPPED
-from vocseg_lib.data.image_files import BadFile, read_fitting, read_header, without_ending
+from vocseg_lib.data.image_files import BadFile, fit_as_stored, read_fitting, without_ending
 from vocseg_lib.data.voc import find_devkit
 from vocseg_lib.failures.analysis import Analysis
 from vocseg_lib.failures.explain import explain_failure
@@ -128,20 +127,16 @@ class Gallery:
             raise FileNotFoundError(f"{path} is missing")
         try:
             size = image["height"], image["width"]
-            return read_fitting(path, size, lambda: self._is_of_stored)
+            return read_fitting(path, size, lambda: self._is_as_stored)
         except BadFile as error:
             raise ValueError(str(error)) from None
 
     @cached_property
-    def _is_of_stored(self) -> bool:
-        """Whether the ground truth has the stored size of all pictures whose turn changes it."""
-        turned = set()
-        for image_id, image in self.images.items():
-            with suppress(BadFile):
-                (height, width), orientation = read_header(self.path(image_id))
-                if orientation > 4 and height != width:
-                    turned.add((height, width) == (image["height"], image["width"]))
-        return turned == {True}
+    def _is_as_stored(self) -> bool:
+        images = self.images.items()
+        return fit_as_stored(
+            (self.path(k), lambda i=i: (i["height"], i["width"])) for k, i in images
+        )
 
     def window(self, case: pd.Series, scale: float = WINDOW_SCALE) -> tuple[int, int, int, int]:
         """Part of the picture around a case (xyxy pixels), in the picture's proportions."""

@@ -11,6 +11,7 @@ import pandas as pd
 
 from vocseg_lib.data.coco import read_coco, read_predictions
 from vocseg_lib.data.coco_convert import voc_to_coco
+from vocseg_lib.data.voc import find_devkit, fingerprint
 from vocseg_lib.engine.run_folder import CONFIG, LOG, read_log
 from vocseg_lib.failures.analysis import Analysis, analyze
 from vocseg_lib.failures.config import Thresholds
@@ -86,8 +87,8 @@ def open_ground_truth(data: str | Path, split: str = "val") -> dict:
         ground_truth, report = read_coco(path)
         print(*report.lines, sep="\n", end="\n" * bool(report.lines), file=sys.stderr)
     if not any(not annotation["iscrowd"] for annotation in ground_truth["annotations"]):
-        crowds = len(ground_truth["annotations"])
-        raise ValueError(f"{path} has no object ({crowds} crowds): nothing can be evaluated")
+        found = "crowds alone" if ground_truth["annotations"] else "no object"
+        raise ValueError(f"{path} has {found}: nothing can be evaluated")
     return ground_truth
 
 
@@ -110,6 +111,8 @@ def open_files(
         title = path.stem if stems.count(path.stem) == 1 else str(path)
         predictions[title] = read_predictions(path, ground_truth)
     images = resolve_path(data)
+    if images.is_dir():
+        _check_data(dict(zip(paths, predictions.values(), strict=True)), find_devkit(images), split)
     return Results(
         ground_truth=ground_truth,
         predictions=predictions,
@@ -117,6 +120,18 @@ def open_files(
         images=images if images.is_dir() else None,
         description=f"{', '.join(predictions)} on {len(ground_truth['images'])} images",
     )
+
+
+def _check_data(predictions: dict[Path, dict], devkit: Path, split: str) -> None:
+    """Raise ValueError if a split has changed since a run's predictions on it."""
+    current = fingerprint(devkit, [split])
+    for path, content in predictions.items():
+        data = content["header"].get("data")
+        predicted = data.get("fingerprint", current) if isinstance(data, dict) else current
+        if predicted != current:
+            problem = f"the list, files or classes of {split} of {devkit} have changed since"
+            way = "predict again, or export-coco and evaluate against its file"
+            raise ValueError(f"{path} holds predictions of other data: {problem}; {way}")
 
 
 def open_results(study: Study) -> Results:

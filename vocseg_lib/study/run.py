@@ -14,7 +14,7 @@ from vocseg_lib.data.coco import read_predictions
 from vocseg_lib.data.image_files import BadFile, read_picture
 from vocseg_lib.data.loader import PictureDataset
 from vocseg_lib.data.transforms import model_input
-from vocseg_lib.data.voc import VocDataset
+from vocseg_lib.data.voc import VocDataset, fingerprint
 from vocseg_lib.engine.checkpoint import load_checkpoint
 from vocseg_lib.engine.predict import predict
 from vocseg_lib.engine.run_folder import BEST, CONFIG
@@ -101,6 +101,7 @@ def load_visualizer(
 def prediction_header(config: dict, iteration: int, dataset: VocDataset) -> dict:
     """The part of a prediction file's header on the model and the data it comes from."""
     data = {"devkit": dataset.devkit.name, "split": dataset.split}
+    data["fingerprint"] = fingerprint(dataset.devkit, [dataset.split])
     return {"model": config["model"], "config": config, "iteration": iteration, "data": data}
 
 

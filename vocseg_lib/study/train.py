@@ -122,9 +122,9 @@ def _evaluation(study: Study, config: dict, session: Session) -> Callable:
     def evaluate_model(model: nn.Module, iteration: int) -> dict[str, float]:
         checkpoint = checkpoints.get(iteration)
         dataset = study.val_pictures if checkpoint else pictures
-        header = prediction_header(config, iteration, study.dataset("val"))
-        predictions = predict(model, dataset, header, device, mixed, progress=False)
+        predictions = predict(model, dataset, None, device, mixed, progress=False)
         if checkpoint and distributed.rank() == 0:
+            predictions["header"] |= prediction_header(config, iteration, study.dataset("val"))
             save_predictions(folder / PREDICTIONS[checkpoint], predictions)
         detections = [d for d in predictions["detections"] if d["image_id"] in ids]
         losses = validation_loss(model, images, options, device)
