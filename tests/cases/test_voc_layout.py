@@ -13,7 +13,6 @@ from vocseg_lib.data.image_files import BadFile
 from vocseg_lib.data.verify import verify
 from vocseg_lib.data.voc import class_names, fingerprint, read_sample, split_ids
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:.*read by color")
 
 
