@@ -80,9 +80,12 @@ def test_a_devkit_survives_the_way_to_coco_and_back(other_classes, other_classes
         ]
         assert jpegs[0].read_bytes() == jpegs[1].read_bytes()
     # It is reused while it is up to date, and no other folder is touched.
+    before = jpegs[1].stat().st_mtime_ns
+    coco_to_voc(other_classes_coco, written)
+    assert jpegs[1].stat().st_mtime_ns == before
     jpegs[1].unlink()
     coco_to_voc(other_classes_coco, written)
-    assert not jpegs[1].exists()
+    assert jpegs[1].exists()
     record = json.loads((written / COCO_RECORD).read_text())
     (written / COCO_RECORD).write_text(json.dumps(record | {"sources": {}}))
     coco_to_voc(other_classes_coco, written)

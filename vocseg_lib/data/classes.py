@@ -44,6 +44,8 @@ def check_class_names(names: Sequence[str], source: object) -> None:
         raise ValueError(f"{source} has {len(names)} class names; expected 1 to {VOID - 1}")
     seen = {"".join(MEAN_NAME.split()): f"{MEAN_NAME!r}, the mean in tables,"}
     for name in names:
+        if any("\ud800" <= character <= "\udfff" for character in name):
+            raise ValueError(f"{source} has {name!r}, which is not valid Unicode: rename it")
         key = "".join(name.lower().split())
         if key in seen:
             raise ValueError(

@@ -14,7 +14,7 @@ from vocseg_lib.data.coco_cleaning import TEXT_ID, CleaningReport, clean_ground_
 from vocseg_lib.data.coco_validation import find_contradictions, validate_results
 from vocseg_lib.data.image_files import without_ending
 from vocseg_lib.utils.files import read_json
-from vocseg_lib.utils.rle import is_number, shorten
+from vocseg_lib.utils.rle import id_key, is_number, shorten
 
 LISTED_CLASSES = 20  # classes in a message
 
@@ -173,7 +173,7 @@ def _resolve_images(
         given, own_name = _key(entry, "image_id"), _key(entry, "file_name")
         name = names.get(given) if own_name in (None, "") else str(own_name)
         if by_name and name:
-            listed = {by_id.get(_as_text(given))}
+            listed = {by_id.get(id_key(given))}
             ids = find(name) & listed or find(name)
             if len(ids) != 1:
                 problem = (
@@ -185,7 +185,7 @@ def _resolve_images(
         elif given is not None:
             unnamed[given].append(index)
     # All others are ids or, if some are none, names.
-    as_ids = {given: by_id.get(_as_text(given)) for given in unnamed}
+    as_ids = {given: by_id.get(id_key(given)) for given in unnamed}
     found = {given: find(given) for given in unnamed} if may_be_names else {}
     as_names = {given: next(iter(ids)) for given, ids in found.items() if len(ids) == 1}
     notes, used = [], as_ids
@@ -213,13 +213,7 @@ def _resolve_images(
 
 def _ids_by_text(ground_truth: dict) -> dict[str, int]:
     """Ids of the images by the text that stands for them: of ids that were text, by that."""
-    return {_as_text(i.get(TEXT_ID, i["id"])): i["id"] for i in ground_truth["images"]}
-
-
-def _as_text(image_id: str | int | None) -> str:
-    """An id as text, a number without zeros before it."""
-    text = str(image_id)
-    return str(int(text)) if text.isdecimal() else text
+    return {id_key(i.get(TEXT_ID, i["id"])): i["id"] for i in ground_truth["images"]}
 
 
 def _class_names(header: dict) -> tuple[str, ...]:

@@ -9,14 +9,15 @@ from pycocotools import mask as coco_mask
 
 from vocseg_lib.data import coco_validation as validation
 from vocseg_lib.data.classes import is_background
-from vocseg_lib.utils.rle import as_number, is_number, mend_mask, shorten, usable_polygons
+from vocseg_lib.utils.rle import as_number, id_key, is_number, mend_mask, shorten, usable_polygons
 
 MAX_BAD_FRACTION = 0.05  # of annotations, or of images: an import stops beyond it
 MAX_LOST_FRACTION = 0.5  # of masks without a pixel in their image, or with runs along its rows
 MAX_LISTED = 10  # annotations in one message
 TEXT_ID = "text_id"  # of an image: its id in the source, where ids are text
 # Numbers that some exporters write as text.
-NUMERIC_FIELDS = ("id", "image_id", "category_id", "height", "width", "area", "iscrowd")
+NUMERIC_FIELDS = ("height", "width", "area", "iscrowd")
+ID_FIELDS = ("id", "image_id", "category_id")
 NO_PARENT = (None, "", "none")  # `supercategory` of a root
 TRUTH_WORDS = {"true": True, "yes": True, "false": False, "no": False, "": False}
 
@@ -78,9 +79,8 @@ def clean_ground_truth(
         raw = [{**a, "iscrowd": 0} if isinstance(a, dict) else a for a in raw]
     report = CleaningReport(len(raw))
     images = [*{repr(i): i for i in map(_with_numbers, content["images"])}.values()]
-    if any(isinstance(i, dict) and isinstance(i.get("id"), str) for i in images):
-        report.notes.append("ids of images are text, and numbered from 1")
-        images, raw = _number_images(images, raw)
+    if any(isinstance(i, dict) and not is_number(i.get("id", 0)) for i in images):
+        images, raw = _number_images(images, raw, report)
     used = used_categories(raw) | {*used_elsewhere}
     categories, report.left_out = _clean_categories(content["categories"], used)
     content = {**content, "images": images, "categories": categories, "annotations": []}
@@ -117,14 +117,17 @@ def clean_ground_truth(
     return {**content, "annotations": validation.complete_annotations(annotations)}, report
 
 
-def _number_images(images: list, annotations: list) -> tuple[list, list]:
+def _number_images(images: list, raw: list, report: CleaningReport) -> tuple[list, list]:
     """Images with ids from 1, and their annotations; as they are if two have the same id."""
-    ids = {str(i["id"]): k for k, i in enumerate(images, 1) if isinstance(i, dict) and "id" in i}
+    ids = {id_key(i["id"]): k for k, i in enumerate(images, 1) if isinstance(i, dict) and "id" in i}
     if len(ids) < len(images):
-        return images, annotations
-    listed = ((a, a.get("image_id")) for a in annotations if isinstance(a, dict))
-    annotations = [a | {"image_id": ids.get(str(image_id), [image_id])} for a, image_id in listed]
-    return [i | {"id": ids[str(i["id"])], TEXT_ID: i["id"]} for i in images], annotations
+        return images, raw
+    report.notes.append("ids of images are text or above 2**53, and numbered from 1")
+    listed = ((a, a.get("image_id")) for a in raw if isinstance(a, dict))
+    annotations = [
+        a | {"image_id": ids.get(id_key(image_id), [image_id])} for a, image_id in listed
+    ]
+    return [i | {"id": ids[id_key(i["id"])], TEXT_ID: i["id"]} for i in images], annotations
 
 
 def used_categories(annotations: list) -> set[int]:
@@ -167,7 +170,8 @@ def _clean_annotations(
     kept, empty, mended, ids = [], [], defaultdict(list), Counter()
     for index, source in enumerate(raw):
         entry = _with_numbers(source) if isinstance(source, dict) else {}
-        number = f"[{index}]" if entry.get("id") is None else entry["id"]
+        number = entry.get("listed_id", entry.get("id"))
+        number = f"[{index}]" if number is None else number
         ids[str(number)] += 1
         image = images.get(entry.get("image_id")) if is_number(entry.get("image_id")) else None
         name = image.get("file_name") or f"image {image['id']}" if image else "an unlisted image"
@@ -280,6 +284,8 @@ def _with_numbers(entry: object) -> object:
     if not isinstance(entry, dict):
         return entry
     texts = {k: as_number(entry[k]) for k in NUMERIC_FIELDS if isinstance(entry.get(k), str)}
+    ids = {k: id_key(entry[k]) for k in ID_FIELDS if isinstance(entry.get(k), str)}
+    texts |= {k: int(key) for k, key in ids.items() if key.isdecimal()}
     if is_number(entry.get("file_name")):
         texts["file_name"] = str(entry["file_name"])
     return entry | texts if any(texts[k] != entry[k] for k in texts) else entry

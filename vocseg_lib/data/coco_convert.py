@@ -26,6 +26,7 @@ from vocseg_lib.utils.rle import encode_rle, run_lengths
 COCO_RECORD = "from_coco.json"  # file in a devkit: what it was made from, report, written files
 IMPORT_VERSION = 1  # of the rules: an import by others is written again
 VAL_EVERY = 5  # without annotations for val, every fifth image is held out
+TOO_FEW = f"has too few usable images for train and val: {VAL_EVERY}, or a file for val, are needed"
 JPEG_START = b"\xff\xd8\xff"
 
 
@@ -48,7 +49,8 @@ def coco_to_voc(
     out, files = Path(out), _read_files(annotations, val, images)
     record = read_record(out / COCO_RECORD)
     sources = _sources(files, crowds_as_objects, record.get("sources", {}))
-    if _contents(sources) != _contents(record.get("sources", {})):
+    is_whole = all((out / name).is_file() for name in record.get("files", {}))
+    if not is_whole or _contents(sources) != _contents(record.get("sources", {})):
         record = {"sources": sources}
         with rebuild_folder(out, COCO_RECORD, record) as folder:
             data = clean_files(files, crowds_as_objects)
@@ -85,6 +87,8 @@ def verify_coco(
             found += report.passed_over
             found += [BadFile(file.path, "odd annotations", note) for note in odd]
         found += data.hidden
+        if len(files) == 1 and len(data.annotations) < VAL_EVERY:
+            notes.append(f"{annotations} {TOO_FEW}")
         found += [_no_object(annotations)] * (not data.written)
     for image in chain(*(file.images for file in files)):
         if image.problem:
@@ -192,17 +196,19 @@ def _write_sample(image: CocoImage, pixels: Picture, maps: np.ndarray, targets: 
 def _write_lists(data: CocoData, folder: Path) -> list[str]:
     """Write class names and split lists; the import's report. Raises ValueError without any val."""
     first, *others = data.files
-    bad = check_images(data.images, first.path)
+    bad = check_images(data.files)
     names = [[image.name for image in file.images if not image.problem] for file in data.files]
     val = names[1] if others else names[0][VAL_EVERY - 1 :: VAL_EVERY]
     train = [name for name in names[0] if name not in {*val}]
     if not (train and val):
-        raise ValueError(f"{first.path} has too few usable images for train and val")
+        raise ValueError(f"{first.path} {TOO_FEW}")
     voc.write_splits(folder, train, val)
     lines = "".join(f"{name}\n" for name in data.class_names)
     (folder / voc.CLASS_FILE).write_text(lines, encoding="utf-8")
     source = f"{others[0].path.parent.name}/{others[0].path.name}" if others else ""
-    every = f"every {VAL_EVERY}th image of {first.path.name}, as no file for val is beside it"
+    every = f"every {VAL_EVERY}th image of {first.path.name}, as no file is named like it for val"
+    beside = [p.name for p in sorted(first.path.parent.glob("*.json")) if p.name != first.path.name]
+    every += f" (beside it: {', '.join(beside[:5])}; give one as --val to use it)" if beside else ""
     counts = {
         "objects written": data.written,
         "crowds made void": data.crowds,

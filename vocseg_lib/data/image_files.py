@@ -15,6 +15,7 @@ DECODING_ERRORS += (struct.error, KeyError)
 PICTURE_ENDINGS = tuple(
     "jpg jpeg jpe jfif png webp bmp dib gif tif tiff ppm pgm pnm jp2 heic heif avif".split()
 )
+INVERSE_TURNS = {6: 8, 8: 6}  # EXIF orientations; the others are their own inverse
 Picture = UInt8[np.ndarray, "h w 3"]
 Color = tuple[int, int, int]  # RGB
 
@@ -53,7 +54,11 @@ def read_fitting(path: Path, size: tuple[int, int], prefers_stored: Callable[[],
 def read_stored(path: Path) -> tuple[Picture, int]:
     """A picture in RGB as it is stored, and its EXIF orientation. Raises BadFile."""
     with _open(path) as image:
-        return _to_rgb(path, image), _orientation(image)
+        before = _orientation(image)
+        pixels = _to_rgb(path, image)
+        if image.format == "TIFF":  # which Pillow turns while it decodes
+            return orient(pixels, INVERSE_TURNS.get(before, before)), before
+        return pixels, _orientation(image)
 
 
 @contextmanager
@@ -135,7 +140,12 @@ def _to_map(path: Path, image: Image.Image) -> StoredMap:
 def read_header(path: Path) -> tuple[tuple[int, int], int]:
     """The stored size (height, width) of a picture and its EXIF orientation. Raises BadFile."""
     with _open(path) as image:
-        return (image.height, image.width), _orientation(image)
+        size, orientation = (image.height, image.width), _orientation(image)
+        if image.format == "TIFF" and orientation >= 5:  # the size of the picture as it is shown
+            return size[::-1], orientation
+        if image.format == "PNG" and orientation == 1 and b"eXIf" in path.read_bytes():
+            image.load()  # EXIF after the pixels
+        return size, _orientation(image)
 
 
 def fit_as_stored(sizes: Iterable[tuple[Path, Callable[[], tuple[int, int]]]]) -> bool:

@@ -1,5 +1,6 @@
 """COCO run-length encoding: encode, decode, areas, validation."""
 
+import re
 from itertools import chain
 
 import numpy as np
@@ -121,11 +122,20 @@ def is_number(value: object) -> bool:
 
 def as_number(value: object) -> object:
     """The number that a text is; other values as they are."""
+    if isinstance(value, str) and value.strip().isdecimal():
+        return int(value)
     try:
         number = float(value) if isinstance(value, str) else value
         return int(number) if isinstance(value, str) and number == int(number) else number
     except (ValueError, OverflowError):
         return value
+
+
+def id_key(value: object) -> str:
+    """An id as text: 7, 7.0, "7" and "007" are the same one."""
+    text = str(value).strip()
+    number = re.fullmatch(r"(\d+)(\.0*)?", text)
+    return str(int(number[1])) if number else text
 
 
 def shorten(value: object) -> str:

@@ -4,7 +4,6 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import itemgetter
-from pathlib import Path
 
 from vocseg_lib.data.classes import check_class_names
 from vocseg_lib.data.coco_cleaning import (
@@ -14,7 +13,13 @@ from vocseg_lib.data.coco_cleaning import (
     clean_ground_truth,
     used_categories,
 )
-from vocseg_lib.data.coco_import.images import CocoFile, CocoImage, name_samples, read_sizes
+from vocseg_lib.data.coco_import.images import (
+    HELD_OUT,
+    CocoFile,
+    CocoImage,
+    name_samples,
+    read_sizes,
+)
 
 
 @dataclass(eq=False)
@@ -44,7 +49,7 @@ def clean_files(
     images = [*chain(*(file.images for file in files))]
     total = sum(len(file.content["annotations"]) for file in files)
     read_sizes([image for image in images if image.problem is None])
-    check_images(images, files[0].path, max_bad_images)
+    check_images(files, max_bad_images)
     contents, reports = [], []
     used = {*chain(*(used_categories(file.content["annotations"]) for file in files))}
     for file in files:
@@ -59,7 +64,8 @@ def clean_files(
     annotations, void = {}, {}
     for file, content in zip(files, contents, strict=True):
         by_id, names = defaultdict(list), _class_names(content)
-        if unknown := set(names.values()) - set(class_names):
+        used = {names[a["category_id"]] for a in content["annotations"]}
+        if unknown := used - set(class_names):
             problem = f"has other categories than {files[0].path}: {', '.join(sorted(unknown))}"
             raise ValueError(f"{file.path} {problem}")
         for a in content["annotations"]:
@@ -71,6 +77,11 @@ def clean_files(
             annotations[image] = by_id[entry["id"]]
             void[image] = [entry["void"]] if "void" in entry else []
     notes = [*chain(*(file.notes for file in files))]
+    notes += [
+        f"{file.path} has no object: with it as val, nothing can be evaluated"
+        for file, report in zip(files[1:], reports[1:], strict=True)
+        if not report.objects
+    ]
     if renamed := name_samples([*annotations]):
         notes.append(f"{len(renamed)} images have the name of another one: {shorten_list(renamed)}")
     if misfit := [image.entry["file_name"] for image in annotations if image.misfit]:
@@ -93,16 +104,19 @@ def _class_names(content: dict) -> dict[int, str]:
     return {c["id"]: " ".join(c["name"].split()) for c in categories}
 
 
-def check_images(
-    images: list[CocoImage], source: Path, max_bad: float = MAX_BAD_FRACTION
-) -> list[str]:
-    """What is wrong with unusable images. Raises ValueError for more than 5 %."""
-    if not (bad := [image.problem for image in images if image.problem]):
+def check_images(files: list[CocoFile], max_bad: float = MAX_BAD_FRACTION) -> list[str]:
+    """What is wrong with images that are not used; ValueError if more than 5 % cannot be, or all.
+
+    Images of train that val lists as well do not count.
+    """
+    problems = [image.problem for file in files for image in file.images]
+    if not (bad := [problem for problem in problems if problem]):
         return []
-    report = f"{len(bad)} of {len(images)} images cannot be used:"
-    if len(bad) > max_bad * len(images):
+    report = f"{len(bad)} of {len(problems)} images are not used:"
+    damaged = sum(problem.kind != HELD_OUT for problem in bad)
+    if damaged > max_bad * len(problems) or all(image.problem for image in files[0].images):
         listed = "\n  ".join([report, *map(str, bad)])
-        raise ValueError(f"{listed}\nAre the images' folder and {source} of the same data?")
+        raise ValueError(f"{listed}\nAre the images' folder and {files[0].path} of the same data?")
     return [report, *(f"  {problem}" for problem in bad)]
 
 

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 VAL_WORDS = ("val", "valid", "validation", "dev")  # instead of "train" or "training", in any case
 SPLIT_WORD = re.compile(rf"(train(ing)?|{'|'.join(reversed(VAL_WORDS))})\d*", re.IGNORECASE)
@@ -56,8 +57,8 @@ class PictureFinder:
 
     def __init__(self, annotations: Path, images: str | Path = ""):
         self._listings: dict[Path, dict[str, list[str]]] = {}
-        above = annotations.absolute().parent.parent
-        bases = [Path(images)] if images else [annotations.parent, above]
+        self._is_given, folder = bool(images), annotations.absolute().parent
+        bases = [Path(images).absolute()] if images else [folder, folder.parent]
         words = [annotations.stem.removeprefix("instances_")]
         words += [match[0] for match in SPLIT_WORD.finditer(annotations.stem)]
         subfolders = ["", "images", *words, *(f"images/{word}" for word in words)]
@@ -69,8 +70,9 @@ class PictureFinder:
 
     def find(self, file_name: str) -> tuple[Path, str] | None:
         """The picture, and the part of `file_name` that led to it."""
-        for name in dict.fromkeys((file_name, file_name.replace("\\", "/"))):
-            parts = PurePosixPath(name).parts
+        url = unquote(file_name.rpartition("?d=")[2])  # as Label Studio writes them
+        for name in dict.fromkeys((file_name, file_name.replace("\\", "/"), url)):
+            parts = PurePosixPath(name.lstrip("/") if self._is_given else name).parts
             for tail in (parts[k:] for k in range(len(parts))):
                 for folder in self.folders:
                     if (path := self._descend(folder, tail)) and path.is_file():

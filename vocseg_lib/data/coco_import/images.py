@@ -10,8 +10,10 @@ from vocseg_lib.data.coco_import.files import PictureFinder, path_key
 from vocseg_lib.data.coco_validation import check_lists
 from vocseg_lib.data.image_files import BadFile, read_header, without_ending
 from vocseg_lib.utils.files import read_json
-from vocseg_lib.utils.rle import is_number, shorten
+from vocseg_lib.utils.rle import id_key, is_number, shorten, usable_polygons
 
+HELD_OUT = "in train and val"  # an image of train that val lists, too: no damage
+MAX_NAME_BYTES = 200  # of a sample; file systems allow 255 with suffixes
 OVERHANG = 0.05  # share of a side by which polygons may leave their image
 
 
@@ -49,11 +51,11 @@ class CocoFile:
     def usable(self) -> dict:
         """The content without images that have a problem, and their annotations."""
         bad = {
-            id(image.entry): str(image.entry.get("id")) for image in self.images if image.problem
+            id(image.entry): id_key(image.entry.get("id")) for image in self.images if image.problem
         }
         entries, annotations = self.content["images"], self.content["annotations"]
         dropped = {*bad.values()} - {
-            str(entry.get("id"))
+            id_key(entry.get("id"))
             for entry in entries
             if isinstance(entry, dict) and id(entry) not in bad
         }
@@ -62,7 +64,7 @@ class CocoFile:
             "annotations": [
                 a
                 for a in annotations
-                if not (isinstance(a, dict) and str(a.get("image_id")) in dropped)
+                if not (isinstance(a, dict) and id_key(a.get("image_id")) in dropped)
             ],
         }
 
@@ -80,15 +82,16 @@ def read_coco_files(paths: list[Path], images: str | Path = "") -> list[CocoFile
             check_lists(content)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-        for entry in (a for a in content["annotations"] if isinstance(a, dict)):
-            entry["listed_id"] = entry.get("id")  # validated ground truth counts from 1
+        for index, entry in enumerate(content["annotations"]):
+            if isinstance(entry, dict):  # validated ground truth counts from 1
+                entry["listed_id"] = f"[{index}]" if entry.get("id") is None else entry["id"]
         files.append(CocoFile(path, content, _find_images(path, content, images)))
         _merge_repeated(files[-1])
-    held_out = {image.source for image in files[-1].images} if len(files) > 1 else ()
+    held_out = {image.source.resolve() for image in files[-1].images} if len(files) > 1 else ()
     for image in files[0].images:
-        if image.source in held_out and image.problem is None:
+        if image.source.resolve() in held_out and image.problem is None:
             reason = f"is also listed in {files[-1].path}: left out of train"
-            image.problem = BadFile(image.source, "in train and val", reason)
+            image.problem = BadFile(image.source, HELD_OUT, reason)
     return files
 
 
@@ -96,18 +99,18 @@ def _merge_repeated(file: CocoFile) -> None:
     """Give the annotations of an image that is listed again to its first entry."""
     first, ids, kept = {}, {}, []
     for image in file.images:
-        original = first.setdefault(image.source, image)
+        original = first.setdefault(image.source.resolve(), image)
         if original is image or image.problem:
             kept.append(image)
             continue
-        ids[str(image.entry.get("id"))] = original.entry.get("id")
+        ids[id_key(image.entry.get("id"))] = original.entry.get("id")
         original.masks += image.masks
         file.notes.append(f"{image.source} is listed again in {file.path.name}: merged")
-    repeated = [str(image.entry.get("id")) for image in kept]
+    repeated = [id_key(image.entry.get("id")) for image in kept]
     ids = {key: value for key, value in ids.items() if key not in repeated}
     for entry in file.content["annotations"]:
-        if isinstance(entry, dict) and str(entry.get("image_id")) in ids:
-            entry["image_id"] = ids[str(entry["image_id"])]
+        if isinstance(entry, dict) and id_key(entry.get("image_id")) in ids:
+            entry["image_id"] = ids[id_key(entry["image_id"])]
     dropped = {id(image.entry) for image in file.images} - {id(image.entry) for image in kept}
     entries = file.content["images"]
     file.content["images"] = [entry for entry in entries if id(entry) not in dropped]
@@ -119,10 +122,12 @@ def _find_images(annotations: Path, content: dict, images: str | Path) -> list[C
     masks = defaultdict(list)
     for entry in content["annotations"]:
         if isinstance(entry, dict) and (mask := entry.get("segmentation")):
-            masks[str(entry.get("image_id"))].append(mask)
+            masks[id_key(entry.get("image_id"))].append(mask)
     finder, found, by_source = PictureFinder(annotations, images), [], defaultdict(set)
     for index, entry in enumerate(content["images"]):
         file_name = entry.get("file_name") if isinstance(entry, dict) else None
+        if is_number(file_name):
+            file_name = entry["file_name"] = str(file_name)
         if not (isinstance(file_name, str) and file_name.strip()):
             problem = f"images[{index}] has no file_name: {shorten(entry)}"
             raise ValueError(f"{annotations}: {problem}")
@@ -130,7 +135,8 @@ def _find_images(annotations: Path, content: dict, images: str | Path) -> list[C
         outside = part.startswith("/") or ".." in PurePosixPath(part).parts
         stem = without_ending(PurePosixPath(part).name if outside else part)
         name = "_".join(re.split(r"[\s/\\]+", stem.strip("/. ")))
-        found.append(CocoImage(entry, source, name, masks[str(entry.get("id"))]))
+        name = name.encode()[-MAX_NAME_BYTES:].decode(errors="ignore")
+        found.append(CocoImage(entry, source, name, masks[id_key(entry.get("id"))]))
         if not source.is_file():
             found[-1].problem = BadFile(file_name, "missing", "file is missing")
         by_source[source].add(str(PurePosixPath(file_name)))
@@ -187,8 +193,12 @@ def _decide_frames(images: list[CocoImage]) -> None:
         size = given[image] = tuple(_side(image.entry.get(key)) for key in ("height", "width"))
         fitting[image] = [frame for frame, value in image.sizes.items() if value == size]
         by_masks = _frames_that_fit(image.sizes, image.masks)
-        leave = None in size or not _frames_that_fit({"given": size}, image.masks)
-        if not fitting[image] and not (leave and by_masks):
+        is_wrong = None not in size and not fitting[image]
+        if is_wrong and (
+            not by_masks
+            or _frames_that_fit({"given": size}, image.masks)
+            or any(_is_scaled(size, other) for other in image.sizes.values())
+        ):
             reason = f"has (height, width) {image.sizes['shown']}, but {size} in its annotations"
             image.problem = BadFile(image.source, "size mismatch", reason)
         elif len(by_masks) == 1:
@@ -212,6 +222,12 @@ def _decide_frames(images: list[CocoImage]) -> None:
         image.entry |= dict(zip(("height", "width"), shape, strict=True))
 
 
+def _is_scaled(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether a size (h, w) is another one in the same proportions, up to rounding."""
+    (h, w), (other_h, other_w) = size, other
+    return abs(h * other_w - w * other_h) <= max(other_h, other_w)
+
+
 def _side(value: object) -> int | None:
     """Pixels of a side, or None without a usable number."""
     value = int(value) if isinstance(value, str) and value.strip().isdecimal() else value
@@ -221,7 +237,7 @@ def _side(value: object) -> int | None:
 def _frames_that_fit(sizes: dict[str, tuple[int, int]], masks: list) -> list[str]:
     """The frames with the size (h, w) of all run-length codes, which no polygon leaves by far."""
     coded = {tuple(m["size"]) for m in masks if isinstance(m, dict) and _is_size(m.get("size"))}
-    polygons = [p for m in masks if isinstance(m, list) for p in m if isinstance(p, list)]
+    polygons = [*chain(*(usable_polygons(m) for m in masks))]
     reach = [max(filter(is_number, chain(*(p[k::2] for p in polygons))), default=0) for k in (1, 0)]
     return [
         frame

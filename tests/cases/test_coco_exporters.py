@@ -1,0 +1,147 @@
+"""What exporters of COCO annotations write: ids, file names, sizes; masks lie on their objects."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.helpers.cli import vocseg
+from tests.helpers.coco_files import COLOR, color_under_mask, picture, plain_set, write_coco
+from vocseg_lib.data.coco_convert import coco_to_voc, verify_coco
+from vocseg_lib.data.voc import split_ids
+
+
+def rewrite(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def assert_masks_lie_on_their_objects(devkit, count=10):
+    names = split_ids(devkit, "trainval")
+    assert len(names) == count
+    for name in names:
+        assert np.abs(np.array(color_under_mask(devkit, name)) - COLOR).max() < 40, name
+
+
+@pytest.mark.parametrize("ending", ["tif", "png", "webp"])
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 8])
+@pytest.mark.parametrize("frame", ["shown", "stored"])
+def test_orientation_in_other_formats(tmp_path, ending, orientation, frame):
+    turned = orientation if frame == "shown" else {3: 6}.get(orientation, orientation)
+    images = [
+        (f"{k}.{ending}", picture(tmp_path / f"{k}.{ending}", orientation=turned)) for k in range(5)
+    ]
+    boxes = {6: (6, 35, 10, 20), 8: (24, 5, 10, 20), 5: (6, 5, 10, 20), 1: (5, 6, 20, 10)}
+    box = (5, 6, 20, 10) if frame == "shown" else boxes[turned]
+    size = (60, 40) if frame == "shown" else images[0][1]
+    listed = [(name, size) for name, _ in images]
+    path = write_coco(tmp_path / "a.json", listed, [(k, box) for k in range(1, 6)])
+    assert_masks_lie_on_their_objects(coco_to_voc(path, tmp_path / "out"), 5)
+
+
+IDS = {
+    "padded text and names": [*(f"{k:04}" for k in range(9)), "img_a"],
+    "hexadecimal": [*(f"{k}e67" for k in range(9)), "0123"],
+    "nanoseconds": [1_700_000_000_000_000_000 + k for k in range(10)],
+    "nanoseconds as text": [str(1_700_000_000_000_000_000 + k) for k in range(10)],
+    "numbers": [*range(10)],
+}
+
+
+@pytest.mark.parametrize("ids", IDS)
+@pytest.mark.parametrize("listed", ["alike", "as float"])
+def test_ids_of_images(tmp_path, ids, listed):
+    def change(content):
+        for image, image_id in zip(content["images"], IDS[ids], strict=True):
+            image["id"] = image_id
+        for a in content["annotations"]:
+            a["image_id"] = content["images"][a["image_id"] - 1]["id"]
+            if listed == "as float" and ids == "numbers":
+                a["image_id"] = float(a["image_id"])
+
+    path = rewrite(plain_set(tmp_path), change)
+    assert_masks_lie_on_their_objects(coco_to_voc(path, tmp_path / "out"))
+
+
+def test_an_image_listed_twice_with_float_ids_keeps_its_objects(tmp_path, capsys):
+    def change(content):
+        content["images"].append(content["images"][0] | {"id": 11})
+        content["annotations"][0]["image_id"] = 11
+        for a in content["annotations"]:
+            a["image_id"] = float(a["image_id"])
+
+    coco_to_voc(rewrite(plain_set(tmp_path), change), tmp_path / "out")
+    assert "10 annotations: 10 objects written" in capsys.readouterr().out
+
+
+NAMES = {
+    "number": ("7", 7),
+    "url": ("my photo 7.jpg", "my%20photo%207.jpg"),
+    "Label Studio": ("x y.jpg", "/data/local-files/?d=set/x%20y.jpg"),
+    "long": (f"{'x' * 90}/{'y' * 90}/{'z' * 90}/a.jpg",) * 2,
+}
+
+
+@pytest.mark.parametrize("form", NAMES)
+def test_file_names(tmp_path, form):
+    on_disk, listed = NAMES[form]
+    path = rewrite(plain_set(tmp_path), lambda c: c["images"][0].update(file_name=listed))
+    (tmp_path / on_disk).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "0.jpg").rename(tmp_path / on_disk)
+    assert_masks_lie_on_their_objects(coco_to_voc(path, tmp_path / "out"))
+
+
+def test_a_given_folder_goes_before_paths_of_another_one(tmp_path):
+    path, old = plain_set(tmp_path / "new"), tmp_path / "old"
+    for k in range(10):
+        picture(old / f"{k}.jpg", color=(20, 250, 20))
+    rewrite(path, lambda c: [i.update(file_name=f"{old}/{i['file_name']}") for i in c["images"]])
+    devkit = coco_to_voc(path, tmp_path / "out", images=tmp_path / "new")
+    assert_masks_lie_on_their_objects(devkit)
+
+
+def test_images_of_val_are_left_out_of_train(tmp_path, monkeypatch, capsys):
+    train, val = plain_set(tmp_path), tmp_path / "val.json"
+    train.rename(tmp_path / "train.json")
+    content = json.loads((tmp_path / "train.json").read_text())
+    val.write_text(json.dumps({**content, "images": content["images"][7:], "annotations": []}))
+    rewrite(val, lambda c: c.update(annotations=content["annotations"][7:]))
+    monkeypatch.chdir(tmp_path)
+    devkit = coco_to_voc("train.json", "out")
+    assert split_ids(devkit, "train") == [str(k) for k in range(7)]
+    assert split_ids(devkit, "val") == ["7", "8", "9"]
+    assert capsys.readouterr().out.count("left out of train") == 3
+    rewrite(val, lambda c: c.update(images=content["images"]))
+    with pytest.raises(ValueError, match=r"val\.json"):
+        coco_to_voc("train.json", "out2")
+
+
+def test_what_is_beside_and_what_val_lacks_is_reported(tmp_path, capsys):
+    path = plain_set(tmp_path)
+    other = write_coco(tmp_path / "check.json", [("10.jpg", (60, 40))], names=("cat", "unused"))
+    picture(tmp_path / "10.jpg")
+    coco_to_voc(path, tmp_path / "out")
+    assert "check.json" in capsys.readouterr().out
+    coco_to_voc(path, tmp_path / "out2", val=other)
+    assert "check.json has no object" in capsys.readouterr().out
+    rewrite(path, lambda c: c.update(images=c["images"][:4], annotations=c["annotations"][:4]))
+    assert any("too few" in note for note in verify_coco(path)[1])
+    rewrite(path, lambda c: c["categories"][0].update(name="caf\ud83d"))
+    done = vocseg("import-coco", path, "--out", tmp_path / "out3")
+    assert (done.exit_code, "a.json" in done.stderr) == (2, True)
+
+
+def test_annotations_of_pictures_at_another_scale_are_refused(tmp_path):
+    def change(content):
+        for image in content["images"]:
+            image.update(width=30, height=20)
+        content["annotations"][0]["segmentation"] = [[20, 5, 35, 5, 35, 15]]  # leaves its image
+
+    path = rewrite(plain_set(tmp_path), change)
+    with pytest.raises(ValueError, match=r"0\.jpg.*\(40, 60\).*\(20, 30\)"):
+        coco_to_voc(path, tmp_path / "out")
+    assert "size mismatch" in {bad.kind for bad in verify_coco(path)[0]}
+    rewrite(path, lambda c: [i.pop("width") for i in c["images"]])
+    assert len(split_ids(coco_to_voc(path, tmp_path / "out"), "trainval")) == 10
