@@ -124,9 +124,7 @@ def _number_images(images: list, raw: list, report: CleaningReport) -> tuple[lis
         return images, raw
     report.notes.append("ids of images are text or above 2**53, and numbered from 1")
     listed = ((a, a.get("image_id")) for a in raw if isinstance(a, dict))
-    annotations = [
-        a | {"image_id": ids.get(id_key(image_id), [image_id])} for a, image_id in listed
-    ]
+    annotations = [a | {"image_id": ids.get(id_key(key), [key])} for a, key in listed]
     return [i | {"id": ids[id_key(i["id"])], TEXT_ID: i["id"]} for i in images], annotations
 
 
