@@ -1,6 +1,9 @@
 """What exporters of COCO annotations write: ids, file names, sizes; masks lie on their objects."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -145,3 +148,69 @@ def test_annotations_of_pictures_at_another_scale_are_refused(tmp_path):
     assert "size mismatch" in {bad.kind for bad in verify_coco(path)[0]}
     rewrite(path, lambda c: [i.pop("width") for i in c["images"]])
     assert len(split_ids(coco_to_voc(path, tmp_path / "out"), "trainval")) == 10
+
+
+def test_one_polygon_that_leaves_its_image_does_not_turn_the_others(tmp_path):
+    box = (5, 6, 20, 10)
+    for k in range(10):
+        picture(tmp_path / f"{k}.jpg", orientation=6)
+    images, boxes = [(f"{k}.jpg", (60, 40)) for k in range(10)], [(k, box) for k in range(1, 11)]
+    path = write_coco(tmp_path / "a.json", images, boxes)
+    rewrite(path, lambda c: c["annotations"].append(c["annotations"][0] | {"id": 11}))
+    rewrite(path, lambda c: c["annotations"][10].update(segmentation=[[30, 20, 32, 20, 32, 48]]))
+    devkit = coco_to_voc(path, tmp_path / "out")
+    assert_masks_lie_on_their_objects(devkit)
+
+
+def test_a_picture_listed_again_at_another_size_is_not_merged(tmp_path):
+    def change(content):
+        image = content["images"][0] | {"id": 11, "width": 120, "height": 80}
+        content["images"].append(image)
+        content["annotations"].append(content["annotations"][0] | {"id": 11, "image_id": 11})
+
+    path = rewrite(plain_set(tmp_path, 20), change)
+    assert_masks_lie_on_their_objects(coco_to_voc(path, tmp_path / "out"), 20)
+    assert "size mismatch" in {bad.kind for bad in verify_coco(path)[0]}
+
+
+def test_pictures_exchanged_for_others_of_their_size_and_time_are_noticed(tmp_path):
+    path = plain_set(tmp_path, 5)
+    rewrite(path, lambda c: [i.update(file_name=f"{i['id'] - 1}.bmp") for i in c["images"]])
+    for k in range(5):
+        picture(tmp_path / f"{k}.bmp", color=COLOR if k else (20, 250, 20))
+        os.utime(tmp_path / f"{k}.bmp", (1e9, 1e9))
+    devkit = coco_to_voc(path, tmp_path / "out")
+    before = color_under_mask(devkit, "0")
+    for old, new in (("0", "x"), ("1", "0"), ("x", "1")):
+        os.rename(tmp_path / f"{old}.bmp", tmp_path / f"{new}.bmp")
+    assert color_under_mask(coco_to_voc(path, tmp_path / "out"), "1") == before
+
+
+def test_one_mask_off_its_box_is_reported(tmp_path, capsys):
+    path = plain_set(tmp_path, 200)
+    rewrite(path, lambda c: c["annotations"][6].update(bbox=[40, 30, 10, 8]))
+    coco_to_voc(path, tmp_path / "out")
+    assert "bbox does not fit the mask in 1 of 200" in capsys.readouterr().out
+
+
+def test_files_of_the_user_are_not_replaced_by_outputs(tmp_path):
+    path = plain_set(tmp_path, 5)
+    before, devkit = path.read_bytes(), coco_to_voc(path, tmp_path / "out")
+    done = vocseg("export-coco", devkit, "--out", path)
+    assert (done.exit_code, path.read_bytes()) == (2, before)
+    for _ in range(2):
+        assert vocseg("export-coco", devkit, "--out", tmp_path / "val.json").exit_code == 0
+    rewrite(path, lambda c: [a.update(score=0.5) for a in c["annotations"]])
+    results = tmp_path / "p.json"
+    results.write_text(json.dumps(json.loads(path.read_text())["annotations"]))
+    for command in ("evaluate", "failures", "describe"):
+        done = vocseg(command, "--predictions", results, "--data", path, "--out", results)
+        assert (done.exit_code, "p.json" in done.stderr) == (2, True)
+
+
+def test_class_names_that_a_console_lacks_are_no_error(tmp_path):
+    path = rewrite(plain_set(tmp_path), lambda c: c["categories"][0].update(name="猫"))
+    command = [sys.executable, "-m", "vocseg_lib", "import-coco", path, "--out", tmp_path / "out"]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(command, capture_output=True, env=environment)
+    assert (done.returncode, b"10 objects written" in done.stdout) == (0, True)

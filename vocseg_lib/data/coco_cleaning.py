@@ -56,7 +56,7 @@ class CleaningReport:
         ]
         if self.passed_over:
             count = f"{len(self.passed_over)} of {self.annotations}"
-            lines += [f"{count} annotations are passed over:", *_first(self.passed_over)]
+            lines += [f"{count} annotations are passed over:", *first_of(self.passed_over)]
         return lines + self.notes
 
 
@@ -234,7 +234,7 @@ def _check_passed_over(report: CleaningReport, empty: list[BadAnnotation], kept:
         bad, problem = report.passed_over + empty, f"none of {total} annotations can be used"
     else:
         return
-    raise ValueError("\n  ".join([f"{problem}:", *_first(bad)]))
+    raise ValueError("\n  ".join([f"{problem}:", *first_of(bad)]))
 
 
 def _clean_annotation(
@@ -289,11 +289,11 @@ def _with_numbers(entry: object) -> object:
     return entry | texts if any(texts[k] != entry[k] for k in texts) else entry
 
 
-def _first(entries: list) -> list[str]:
+def first_of(entries: list) -> list[str]:
     """The first entries as text, and how many more there are."""
     more = [f"and {len(entries) - MAX_LISTED} more"] if len(entries) > MAX_LISTED else []
     return [*map(str, entries[:MAX_LISTED]), *more]
 
 
 def _named(text: str, ids: list) -> str:
-    return f"{text}: annotation{'s' * (len(ids) > 1)} {', '.join(_first(ids))}"
+    return f"{text}: annotation{'s' * (len(ids) > 1)} {', '.join(first_of(ids))}"

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from vocseg_lib.data import voc
 from vocseg_lib.data.classes import VOID, save_map
 from vocseg_lib.data.coco import read_coco
-from vocseg_lib.data.coco_cleaning import BadAnnotation
+from vocseg_lib.data.coco_cleaning import BadAnnotation, first_of
 from vocseg_lib.data.coco_import.dataset import CocoData, check_images, clean_files
 from vocseg_lib.data.coco_import.files import find_val_file
 from vocseg_lib.data.coco_import.images import CocoFile, CocoImage, read_coco_files
@@ -84,7 +84,7 @@ def verify_coco(
         for file, report in zip(files, data.reports, strict=True):
             notes += [f"category {c['name']!r} is left out: {why}" for c, why in report.left_out]
             odd = [note for note in report.notes if not note.endswith("become void")]
-            found += report.passed_over
+            found += [BadFile(file.path, bad.kind, str(bad)) for bad in report.passed_over]
             found += [BadFile(file.path, "odd annotations", note) for note in odd]
         found += data.hidden
         if len(files) == 1 and len(data.annotations) < VAL_EVERY:
@@ -121,10 +121,11 @@ def _sources(files: list[CocoFile], crowds_as_objects: bool, known: dict) -> dic
     for image in chain(*(file.images for file in files)):
         path, stat = image.source.absolute(), image.source.is_file() and image.source.stat()
         if stat:
-            key = (str(path), stat.st_mtime_ns, str(stat.st_size))
+            time = f"{stat.st_mtime_ns} {stat.st_ctime_ns}"  # changed, or replaced by an old one
+            key = (str(path), time, str(stat.st_size))
             pictures.append([*key[:2], times.get(key) or file_checksum(path)])
         else:
-            pictures.append([str(path), 0, "missing"])
+            pictures.append([str(path), "", "missing"])
     return {
         "version": IMPORT_VERSION,
         "crowds_as_objects": crowds_as_objects,
@@ -205,7 +206,7 @@ def _write_lists(data: CocoData, folder: Path) -> list[str]:
     voc.write_splits(folder, train, val)
     lines = "".join(f"{name}\n" for name in data.class_names)
     (folder / voc.CLASS_FILE).write_text(lines, encoding="utf-8")
-    source = f"{others[0].path.parent.name}/{others[0].path.name}" if others else ""
+    source = _with_folder(others[0].path) if others else ""
     every = f"every {VAL_EVERY}th image of {first.path.name}, as no file is named like it for val"
     beside = [p.name for p in sorted(first.path.parent.glob("*.json")) if p.name != first.path.name]
     every += f" (beside it: {', '.join(beside[:5])}; give one as --val to use it)" if beside else ""
@@ -223,15 +224,19 @@ def _write_lists(data: CocoData, folder: Path) -> list[str]:
         *bad,
         *data.notes,
         *(
-            f"{file.path.name}: {line}" if others else line
+            f"{_with_folder(file.path)}: {line}" if others else line
             for file, report in zip(data.files, data.reports, strict=True)
             for line in report.lines
         ),
-        *map(str, data.hidden),
+        *first_of(data.hidden),
         f"{len(train) + len(val)} images, {classes}",
         f"{data.total} annotations: {', '.join(listed) or 'nothing to learn from'}",
         f"val: {len(val)} images of {source}" if others else f"val: {len(val)} images, {every}",
     ]
+
+
+def _with_folder(path: Path) -> str:
+    return f"{path.absolute().parent.name}/{path.name}"
 
 
 def voc_to_coco(devkit: str | Path, split: str, skip_bad: bool = False) -> dict:

@@ -10,7 +10,7 @@ from vocseg_lib.utils.rle import as_rle, is_number, mask_areas, shorten
 
 MAX_PIXELS = 10**8  # per image: more would exhaust memory
 UNCROPPED = "segmentation_uncropped"  # optional field of a detection: its mask before the crop
-MIN_CONTRADICTIONS = 0.01  # of annotations; fewer are not reported
+MIN_CONTRADICTIONS = 0.01  # of detections; fewer are not reported
 MIN_EXPLAINED = 0.9  # of the boxes that do not fit: they have one other form
 ROWS = "run lengths look written along the rows; COCO's go down the columns"
 XYWH = Float[np.ndarray, "n 4"]
@@ -79,7 +79,9 @@ def validate_ground_truth(content: object) -> dict:
         if height * width > MAX_PIXELS:
             raise ValueError(f"images[{index}] has more than {MAX_PIXELS} pixels")
         images.append({**image, "height": height, "width": width})
-        if "void" in image:
+        if not image.get("void", True):
+            images[-1].pop("void")
+        elif "void" in image:
             images[-1]["void"] = as_rle(image["void"], height, width, f"void of images[{index}]")
     if not images:
         raise ValueError("the ground truth has no images")
@@ -142,9 +144,9 @@ def find_contradictions(
 ) -> dict[str, list]:
     """Ids of annotations whose `bbox` or `area` does not fit their mask, by a text that says so.
 
-    Nothing where there are only a few. Loose boxes, boxes around hidden parts, and the box's area
-    are no contradiction; `predicted` boxes are one only where they have another form, and the ids
-    are indices. Where there are no masks, boxes have to be in their images, nearly.
+    Loose boxes, boxes around hidden parts, and the box's area are no contradiction; `predicted`
+    boxes are one only where more than a few have another form, and their ids are indices. Where
+    there are no masks, boxes have to be in their images, nearly.
     """
     if not annotations:
         return {}
@@ -170,7 +172,7 @@ def find_contradictions(
         ids = [a.get("id", k) for k, a in enumerate(annotations) if wrong[k]]
         what = "detections" if predicted else "annotations"
         text = f"{problem} in {len(ids)} of {len(annotations)} {what}"
-        if len(ids) > MIN_CONTRADICTIONS * len(annotations):
+        if len(ids) > predicted * MIN_CONTRADICTIONS * len(annotations):
             found[f"{text}: {form}" if form and "bbox" in problem else text] = ids
     return found
 

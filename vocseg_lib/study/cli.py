@@ -3,7 +3,6 @@
 Heavy packages are imported inside the commands, after their arguments have been checked.
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -69,6 +68,7 @@ def export_coco(
     devkit: Devkit, out: text("file to write (JSON)", "FILE"), split: Split = "val"
 ) -> None:
     """Write a devkit's instances as COCO ground truth (JSON)."""
+    cli.check_output(out, begin=b'{"info": {"devkit"')
     cli.require(devkit)
     from vocseg_lib.data.coco_convert import voc_to_coco
     from vocseg_lib.utils.files import write_json
@@ -144,7 +144,7 @@ def predict_command(
         raise ValueError("either --image PATH or --data DEVKIT is required")
     to_file = bool(data) or out.lower().endswith(".json")
     if to_file:
-        cli.check_prediction_file(out)
+        cli.check_output(out, begin=b'{"header"')
     cli.require(run, data, *image)
     device = cli.usable_device(device)
     from vocseg_lib.engine.predict import save_predictions
@@ -184,7 +184,7 @@ def evaluate_command(
     out: text("also write the metrics as JSON", "FILE") = "",
 ) -> None:
     """Evaluate a prediction file: COCO's and VOC's AP, mean IoU."""
-    cli.require(predictions, data)
+    cli.require(predictions, data, output=out)
     from vocseg_lib.metrics.bootstrap import add_intervals, bootstrap
     from vocseg_lib.metrics.coco_eval import metrics_table
     from vocseg_lib.study.results import open_files
@@ -224,7 +224,7 @@ def failures_command(
     if gallery and not images and data.endswith(".json"):
         raise ValueError("--images DIR is required: --data is COCO ground truth and not a devkit")
     thresholds = Thresholds(**cli.parse_assignments(changes, Thresholds().to_dict()))
-    cli.require(*predictions, data, images)
+    cli.require(*predictions, data, images, output=out or gallery)
     from vocseg_lib.failures.tables import overall_rows
     from vocseg_lib.study.results import open_files
     from vocseg_lib.utils.files import to_jsonable, write_json
@@ -260,7 +260,7 @@ def describe_command(
     out: text("write the scene graphs as JSON", "FILE") = "",
 ) -> None:
     """Describe images in words, as predicted and as annotated, and as scene graphs (JSON)."""
-    cli.require(predictions, data)
+    cli.require(predictions, data, output=out)
     from vocseg_lib.data.coco import image_keys
     from vocseg_lib.failures.scene_text import describe_with_errors
     from vocseg_lib.study.results import open_files
@@ -289,11 +289,4 @@ def describe_command(
 
 def main() -> None:
     """Run the command of `sys.argv`; exit with 0, 1 (problems) or 2 (wrong arguments)."""
-    try:
-        try:
-            cli.app(prog_name="vocseg")
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as head, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    cli.run_app()

@@ -2,7 +2,9 @@
 
 import ast
 import math
+import os
 import re
+import sys
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -51,6 +53,20 @@ class Command(TyperCommand):
                 raise
             typer.echo(f"{ctx.info_name}: {error}", err=True)
             raise typer.Exit(2) from None
+
+
+def run_app() -> None:
+    """Run the app; exit with 0, 1 (problems) or 2 (wrong arguments)."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # where a console lacks characters
+    try:
+        try:
+            app(prog_name="vocseg")
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 command = partial(app.command, cls=Command)
@@ -107,22 +123,28 @@ def resolve_image_names(name: str, images: dict[str, dict]) -> list[str]:
     return next(filter(None, matching), [])
 
 
-def require(*paths: str) -> None:
-    """Raise FileNotFoundError for the first path that is given and missing."""
+def require(*paths: str, output: str = "") -> None:
+    """Raise FileNotFoundError for the first path that is given and missing.
+
+    Raises ValueError if `output`, a file to write, is one of them.
+    """
     for path in paths:
         if path and not resolve_path(path).exists():
             raise FileNotFoundError(f"{path} is missing: an existing file or folder is expected")
+        if path and output and resolve_path(path).resolve() == Path(output).resolve():
+            raise ValueError(f"{output} is read and would be replaced: write to another file")
 
 
-def check_prediction_file(path: str) -> None:
-    """Raise ValueError if predictions cannot be written to a path: it is of something else."""
+def check_output(path: str, begin: bytes) -> None:
+    """Raise ValueError if there is a file at a path that does not begin like those to write."""
     if not path or Path(path).is_dir():
-        raise ValueError(f"--out {path or 'FILE'}: the prediction file to write (JSON) is required")
+        raise ValueError(f"--out {path or 'FILE'}: the file to write (JSON) is required")
     if Path(path).is_file():
         with Path(path).open("rb") as file:
-            begin = file.read(9)
-        if begin != b'{"header"':
-            raise ValueError(f"--out {path} exists, not written by this command: choose another")
+            if file.read(len(begin)) != begin:
+                raise ValueError(
+                    f"--out {path} exists, not written by this command: choose another"
+                )
 
 
 def usable_device(name: str) -> str:

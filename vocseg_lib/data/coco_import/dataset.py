@@ -11,6 +11,7 @@ from vocseg_lib.data.coco_cleaning import (
     BadAnnotation,
     CleaningReport,
     clean_ground_truth,
+    first_of,
     used_categories,
 )
 from vocseg_lib.data.coco_import.images import (
@@ -115,9 +116,9 @@ def check_images(files: list[CocoFile], max_bad: float = MAX_BAD_FRACTION) -> li
     report = f"{len(bad)} of {len(problems)} images are not used:"
     damaged = sum(problem.kind != HELD_OUT for problem in bad)
     if damaged > max_bad * len(problems) or all(image.problem for image in files[0].images):
-        listed = "\n  ".join([report, *map(str, bad)])
+        listed = "\n  ".join([report, *first_of(bad)])
         raise ValueError(f"{listed}\nAre the images' folder and {files[0].path} of the same data?")
-    return [report, *(f"  {problem}" for problem in bad)]
+    return [report, *(f"  {problem}" for problem in first_of(bad))]
 
 
 def shorten_list(names: list[str]) -> str:

@@ -1,7 +1,7 @@
 """Images of a COCO data set: their pictures, names in a devkit, and which way they are turned."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -103,6 +103,12 @@ def _merge_repeated(file: CocoFile) -> None:
         if original is image or image.problem:
             kept.append(image)
             continue
+        if any(image.entry.get(side) != original.entry.get(side) for side in ("height", "width")):
+            image.problem = BadFile(
+                image.source, "size mismatch", "is listed again, of another size"
+            )
+            kept.append(image)
+            continue
         ids[id_key(image.entry.get("id"))] = original.entry.get("id")
         original.masks += image.masks
         file.notes.append(f"{image.source} is listed again in {file.path.name}: merged")
@@ -185,13 +191,14 @@ def read_sizes(images: list[CocoImage]) -> None:
 def _decide_frames(images: list[CocoImage]) -> None:
     """Decide whether annotations are of the picture as shown or as stored; set height and width.
 
-    Masks that fit only one of both decide, then the size in the file, unless masks of other images
-    contradict that. What is left follows the other images of the data set, or is as shown.
+    Run-length codes of one size decide; then the size in the file, unless polygons leave it in more
+    images than they leave the other one. What is left follows the other images of the data set, or
+    is as shown.
     """
-    fitting, given, contradicted = {}, {}, defaultdict(set)
+    fitting, given, votes = {}, {}, defaultdict(Counter)
     for image in images:
         size = given[image] = tuple(_side(image.entry.get(key)) for key in ("height", "width"))
-        fitting[image] = [frame for frame, value in image.sizes.items() if value == size]
+        fitting[image] = tuple(frame for frame, value in image.sizes.items() if value == size)
         by_masks = _frames_that_fit(image.sizes, image.masks)
         is_wrong = None not in size and not fitting[image]
         if is_wrong and (
@@ -202,15 +209,18 @@ def _decide_frames(images: list[CocoImage]) -> None:
             reason = f"has (height, width) {image.sizes['shown']}, but {size} in its annotations"
             image.problem = BadFile(image.source, "size mismatch", reason)
         elif len(by_masks) == 1:
-            image.frame = by_masks[0]
-            if len(fitting[image]) == 1:
-                contradicted[fitting[image][0]].add(image.frame)
+            votes[fitting[image]][by_masks[0]] += 1
+            if any(isinstance(mask, dict) for mask in image.masks):
+                (image.frame,) = by_masks
     images = [image for image in images if image.problem is None]
+    counts = Counter(fitting.values())
     for image in images:
-        if image.frame is None and len(fitting[image]) == 1:
-            (frame,) = fitting[image]
-            seen = contradicted[frame] or {frame}
-            image.frame = frame if frame in seen else min(seen)
+        frames = fitting[image]
+        (winner, won), (_, lost) = (*votes[frames].most_common(2), (None, 0), (None, 0))[:2]
+        if image.frame is None and won > lost and (won >= min(2, counts[frames]) or not frames):
+            image.frame = winner
+        elif image.frame is None and len(frames) == 1:
+            (image.frame,) = frames
     turned = {image.frame for image in images if image.orientation != 1 and image.frame}
     for image in images:
         if image.frame is None:
