@@ -121,6 +121,9 @@ def test_one_stem_or_base_name_of_several_files(tmp_path):
         {"image_id": 5, "file_name": "x.jpg"},
     ]
     assert resolved(tmp_path, files, **several) == [6, 7, 5]
+    header = {"images": [{"id": 5, "file_name": "x.jpg"}]}
+    with pytest.raises(ValueError, match=r"results\.json.*2 images"):  # its ids are its own
+        resolved(tmp_path, [{"image_id": 5}], header=header, **several)
     for unknown in ({"file_name": "x.jpg"}, {"image_id": "x"}, {"file_name": "y.jpg"}):
         with pytest.raises(ValueError, match=r"results\.json.*detections\[1\].*(x|y)"):
             resolved(tmp_path, [{"image_id": 5}, unknown], **several)
@@ -196,6 +199,7 @@ def test_categories_of_results(tmp_path, capsys):
     assert read(*names) == [15, 3]  # SAHI counts from 0
     assert "1 detections" in capsys.readouterr().err
     assert read({"category_id": 3, "category_name": "3"}) == [3]
+    assert read({"category_id": "bird"}) == [3]
     for wrong in ({"category_id": 0}, {"category_id": 91}, {"category_name": "zebra"}):
         with pytest.raises(ValueError, match=r"detections\[1\].*1 aeroplane, 2 bicycle"):
             read({}, wrong)

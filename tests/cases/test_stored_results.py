@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.cli import vocseg
-from tests.helpers.trainings import QUICK
+from tests.helpers.trainings import QUICK, SHORT
 from vocseg_lib.data.classes import VOID, save_map
 from vocseg_lib.data.voc import split_ids, write_splits
 from vocseg_lib.study import lineage_table
@@ -99,6 +99,31 @@ def test_predictions_of_a_val_that_has_changed_are_not_evaluated(old_study, chan
         assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1)
         assert str(path) in done.stderr
     assert " 100.0" in vocseg("evaluate", *files, ground_truth, "--resamples", 0).stdout
+
+
+def test_predictions_of_pictures_are_of_their_content(old_study, tmp_path):
+    pictures, out = old_study.devkit / "JPEGImages", tmp_path / "p.json"
+    val = [pictures / f"i{k}.jpg" for k in (7, 8, 9)]
+    run = old_study.run_folder("yolact")
+    assert vocseg("predict", run, "--image", *val, "--out", out).exit_code == 0
+    command = ("evaluate", "--predictions", out, "--data", old_study.devkit, "--resamples", 0)
+    assert vocseg(*command).exit_code == 0
+    val[0].rename(tmp_path / "i7.jpg")
+    shutil.copy(val[1], val[0])
+    done = vocseg(*command)
+    assert (done.exit_code, "i7.jpg" in done.stderr) == (2, True)
+
+
+def test_files_that_no_training_wrote_are_not_replaced(old_study, tmp_path):
+    folder = tmp_path / "res" / "runs" / "yolact"
+    folder.mkdir(parents=True)
+    (folder / "best.pt").write_bytes(b"mine")
+    command = ("train", "--model", "yolact", "--data", old_study.devkit, "--set", *SHORT)
+    done = vocseg(*command, "--results", tmp_path / "res")
+    assert (done.exit_code, "best.pt" in done.stderr) == (2, True)
+    assert {path.name for path in folder.iterdir()} == {"best.pt", "running.lock"}
+        :1
+    ]
 
 
 def test_a_runs_classes_are_held_by_name(old_study):

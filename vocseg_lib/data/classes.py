@@ -44,6 +44,8 @@ def check_class_names(names: Sequence[str], source: object) -> None:
         raise ValueError(f"{source} has {len(names)} class names; expected 1 to {VOID - 1}")
     seen = {"".join(MEAN_NAME.split()): f"{MEAN_NAME!r}, the mean in tables,"}
     for name in names:
+        if is_void(name):
+            raise ValueError(f"{source} has {name!r}, which is not a class: remove or rename it")
         if any("\ud800" <= character <= "\udfff" for character in name):
             raise ValueError(f"{source} has {name!r}, which is not valid Unicode: rename it")
         key = "".join(name.lower().split())
@@ -59,11 +61,11 @@ def class_names(devkit: Path) -> tuple[str, ...]:
 
     Raises ValueError, also where there is no `class_names.txt` and other lists differ.
     """
-    files = [devkit / name for name in CLASS_FILES if (devkit / name).is_file()]
+    files = [path for name in CLASS_FILES if (path := class_file(devkit, name))]
     if not files:
         return CLASS_NAMES
     lists = [_names_of(file) for file in files]
-    if files[0].name != CLASS_FILE and len(set(lists)) > 1:
+    if files[0].name.lower() != CLASS_FILE and len(set(lists)) > 1:
         listed = " and ".join(file.name for file in files)
         raise ValueError(f"{listed} in {devkit} differ: write the classes to {CLASS_FILE}")
     check_class_names(lists[0], files[0])
@@ -71,12 +73,24 @@ def class_names(devkit: Path) -> tuple[str, ...]:
 
 
 def _names_of(file: Path) -> tuple[str, ...]:
-    if file.name == LABELMAP:
-        return tuple(n for n in _read_labelmap(file) if not (is_background(n) or _is_void(n)))
-    return tuple(line for line in read_lines(file) if not is_background(line))
+    if file.name.lower() == LABELMAP:
+        return tuple(n for n in _read_labelmap(file) if not (is_background(n) or is_void(n)))
+    lines = [line for line in read_lines(file) if not line.startswith("#")]
+    if len(lines) > 1 and all(
+        re.match(rf"({k}|{k + 1})\W+\S", line) for k, line in enumerate(lines)
+    ):
+        way = "write names alone, one per line, that of class value 1 first"
+        raise ValueError(f"{file} has numbers before its names, as in {lines[0]!r}: {way}")
+    return tuple(line for line in lines if not is_background(line))
 
 
-def _is_void(name: str) -> bool:
+def class_file(devkit: Path, name: str) -> Path | None:
+    """A file of a devkit, in any case."""
+    return next((p for p in sorted(devkit.iterdir()) if p.name.lower() == name), None)
+
+
+def is_void(name: str) -> bool:
+    """Whether a name in a list of classes stands for ignored pixels."""
     return name.strip("_").lower() in ("void", "ignore", "ignored")
 
 
@@ -98,15 +112,15 @@ def _read_labelmap(file: Path) -> dict[str, Color | None]:
 
 def class_colors(devkit: Path) -> dict[Color, int]:
     """The class value of each color: of CVAT's `labelmap.txt`, or VOC's. Raises ValueError."""
-    names, file = ("", *class_names(devkit)), devkit / LABELMAP
-    labels = _read_labelmap(file) if file.is_file() else {}
+    names, file = ("", *class_names(devkit)), class_file(devkit, LABELMAP)
+    labels = _read_labelmap(file) if file else {}
     if not any(labels.values()):
         voc = {color: value for color, value in _voc_values().items() if value < len(names)}
         return voc | {VOID_COLOR: VOID, WHITE: VOID}
     colors = {BLACK: 0, VOID_COLOR: VOID}
     for name, color in labels.items():
-        if color and (name in names or _is_void(name) or is_background(name)):
-            other = VOID if _is_void(name) else 0
+        if color and (name in names or is_void(name) or is_background(name)):
+            other = VOID if is_void(name) else 0
             colors[color] = names.index(name) if name in names else other
     return colors
 
@@ -117,7 +131,7 @@ def read_class_map(path: Path, devkit: Path) -> UInt8[np.ndarray, "h w"]:
     Raises BadFile.
     """
     stored = read_map(path)
-    if stored.colors is None or (_is_standard(stored) and not (devkit / LABELMAP).is_file()):
+    if stored.colors is None or (_is_standard(stored) and not class_file(devkit, LABELMAP)):
         return stored.values
     used, colors = _used(stored)
     table, classes = class_colors(devkit), len(class_names(devkit))
@@ -128,7 +142,7 @@ def read_class_map(path: Path, devkit: Path) -> UInt8[np.ndarray, "h w"]:
         reason += "do not belong to classes" if unknown else "stand at other values than theirs"
         reason += f": list them in {LABELMAP} (NAME:R,G,B::), or write gray PNGs of class numbers"
         raise BadFile(path, "unknown colors", f"{reason}, or export as COCO")
-    if stored.is_palette and numbers != used and not (devkit / LABELMAP).is_file():
+    if stored.is_palette and numbers != used and not class_file(devkit, LABELMAP):
         text = "class maps with the colors of other numbers in their palette are read by color"
         warnings.warn(f"{devkit}: {text}; verify lists them", stacklevel=3)
     return _replace(stored, used, numbers)
@@ -145,7 +159,7 @@ def _class_numbers(
     known = [table.get(color) for color in colors]
     if not stored.is_palette:
         return known if None not in known else grays if are_numbers else None
-    if len(set(colors)) < len(colors) or (is_gray and WHITE in colors) or known == used:
+    if _is_padded(used, colors) or (is_gray and WHITE in colors) or known == used:
         return used
     if None not in known:
         return known if _is_voc_like(stored, table) else None
@@ -159,7 +173,7 @@ def read_object_map(path: Path) -> UInt8[np.ndarray, "h w"]:
     if stored.colors is None or _is_standard(stored):
         return stored.values
     used, colors = _used(stored)
-    if len(set(colors)) < len(colors):
+    if _is_padded(used, colors):
         return stored.values
     if all(map(_is_gray, colors)) and (not stored.is_palette or set(colors) - {BLACK, WHITE}):
         return _replace(stored, used, [color[0] for color in colors])
@@ -178,6 +192,11 @@ def read_object_map(path: Path) -> UInt8[np.ndarray, "h w"]:
 def _is_standard(stored: StoredMap) -> bool:
     """Whether a map's palette is VOC's."""
     return stored.is_palette and np.array_equal(stored.colors, palette()[: len(stored.colors)])
+
+
+def _is_padded(used: list[int], colors: list[Color]) -> bool:
+    """Whether values of a palette have no color of their own: black, as 0 has, or another one's."""
+    return len(set(colors)) < len(colors) or (VOID in used and colors[used.index(VOID)] == BLACK)
 
 
 def _is_voc_like(stored: StoredMap, table: dict[Color, int]) -> bool:

@@ -59,7 +59,8 @@ def read_predictions(path: str | Path, ground_truth: dict | None = None) -> dict
     """
     content = read_json(Path(path))
     content = content if isinstance(content, dict) else {"detections": content}
-    header, detections = content.setdefault("header", {}), content.get("detections")
+    header = content["header"] = content.get("header") or {}
+    detections = content.get("detections")
     if not (isinstance(header, dict) and isinstance(detections, list)):
         expected = "expected COCO results (a list), or header and detections"
         others = [key for key, value in content.items() if isinstance(value, list)]
@@ -68,8 +69,8 @@ def read_predictions(path: str | Path, ground_truth: dict | None = None) -> dict
     if ground_truth is None:
         return content
     try:
-        names, notes = _check_header(header, ground_truth)
-        notes += _resolve_images(detections, ground_truth, names, not header.get("images"))
+        stored, notes = _check_header(header, ground_truth)
+        notes += _resolve_images(detections, ground_truth, stored, not header.get("images"))
         notes += _resolve_categories(detections, ground_truth, _class_names(header))
         detections = validate_results(ground_truth, detections)
     except ValueError as error:
@@ -119,38 +120,41 @@ def _ids_by_name(ground_truth: dict) -> dict[str | int, set]:
     return ids
 
 
-def _check_header(header: dict, ground_truth: dict) -> tuple[dict, list[str]]:
-    """The file names of a header's images by their ids, and notes.
+def _check_header(header: dict, ground_truth: dict) -> tuple[dict[str | int, tuple], list[str]]:
+    """Name and ids in the ground truth of a header's images by their own ids, and notes.
 
     Images without a `file_name` are those of a split: they have to be all of the ground truth's.
     Others have to be in it where they have detections. Raises ValueError.
     """
-    images, by_name, names = header.get("images", []), _ids_by_name(ground_truth), {}
+    images, by_name, stored = header.get("images", []), _ids_by_name(ground_truth), {}
     by_id, seen, are_of_split = {i["id"]: i for i in ground_truth["images"]}, Counter(), False
     for image in images if isinstance(images, list) else [images]:
-        image_id, name = _key(image, "id"), _key(image, "file_name")
-        ids = _ids_of(str(name or _key(image, "name")), by_name) if by_name else {image_id}
-        if name is None:
-            are_of_split, entry = True, image if isinstance(image, dict) else {}
-            sizes = {i: [by_id[i][side] for side in ("height", "width")] for i in ids & {*by_id}}
-            ids = {i for i in sizes if sizes[i] == [entry.get("height"), entry.get("width")]}
+        entry = image if isinstance(image, dict) else {}
+        image_id, file_name = _key(image, "id"), _key(image, "file_name")
+        name = str(file_name or _key(image, "name"))
+        ids = _ids_of(name, by_name) if by_name else {image_id} & {*by_id}
+        if file_name is None:
+            are_of_split = True
+            size = [entry.get("height"), entry.get("width")]
+            ids = {i for i in ids if [by_id[i]["height"], by_id[i]["width"]] == size}
             ids = ids & {image_id} or ids
             if len(ids) != 1 or image_id is None:
                 problem = f"{shorten(image)} is not in the ground truth: other data or split?"
                 raise ValueError(f"header: image {problem}")
-            name = by_id[next(iter(ids))].get("file_name")
-        if image_id is not None and name:
-            names[image_id] = str(name)
-        seen.update(ids if len(ids) == 1 else ())
+        for i in ids if len(ids) == 1 else ():
+            seen[i] += 1
+            if len({entry.get("checksum"), by_id[i].get("checksum")} - {None}) > 1:
+                raise ValueError(f"header: the picture {name} has changed since: predict it again")
+        stored[image_id] = name, ids
     if any(count > 1 for count in seen.values()):
         raise ValueError("header: several images are the same one of the ground truth, by name")
     missing = [image.get("file_name") or i for i, image in by_id.items() if i not in seen]
     if not (images and missing):
-        return names, []
+        return stored, []
     problem = f"the header lists {len(seen)} of {len(by_id)} images, and not {missing[0]}"
     if are_of_split:
         raise ValueError(f"{problem}: other data or split?")
-    return names, [problem]
+    return stored, [problem]
 
 
 def _ids_of(name: str | int, by_name: dict[str | int, set]) -> set:
@@ -160,37 +164,38 @@ def _ids_of(name: str | int, by_name: dict[str | int, set]) -> set:
 
 
 def _resolve_images(
-    detections: list, ground_truth: dict, names: dict, may_be_names: bool
+    detections: list, ground_truth: dict, stored: dict[str | int, tuple], may_be_names: bool
 ) -> list[str]:
     """Set each `image_id` to an id of the ground truth; notes. Raises ValueError.
 
-    `names`: of the files of ids that are not the ground truth's.
+    `stored`: name and ids in the ground truth of the images of a header.
     """
     by_id, by_name = _ids_by_text(ground_truth), _ids_by_name(ground_truth)
-    find, unnamed = cache(partial(_ids_of, by_name=by_name)), defaultdict(list)
-    contradictions = 0
+    find, unnamed, counts = cache(partial(_ids_of, by_name=by_name)), defaultdict(list), Counter()
     for index, entry in enumerate(detections):
-        given, own_name = _key(entry, "image_id"), _key(entry, "file_name")
-        name = names.get(given) if own_name in (None, "") else str(own_name)
-        if by_name and name:
-            listed = {by_id.get(id_key(given))}
-            ids = find(name) & listed or find(name)
-            if len(ids) != 1:
-                problem = (
-                    f"has file_name {name!r}, which {len(ids)} images of the ground truth have"
-                )
-                raise ValueError(f"detections[{index}] {problem}: other data or split?")
-            contradictions += name == str(own_name) and not ids & listed and None not in listed
-            (entry["image_id"],) = ids
+        given, name = _key(entry, "image_id"), _key(entry, "file_name")
+        if by_name and name not in (None, ""):
+            listed, all_ids = {by_id.get(id_key(given))}, find(str(name))
+            ids = all_ids & listed or all_ids
+            counts["another image_id than their file_name"] += not (ids & listed or None in listed)
+            counts["the file_name of several images: image_id decides"] += ids < all_ids
+        elif given in stored and given is not None:
+            name, ids = stored[given]
         elif given is not None:
             unnamed[given].append(index)
+            continue
+        else:
+            continue
+        if len(ids) != 1:
+            problem = f"has file_name {name!r}, which {len(ids)} images of the ground truth have"
+            way = "give it with its folder" if ids else "other data or split?"
+            raise ValueError(f"detections[{index}] {problem}: {way}")
+        (entry["image_id"],) = ids
     # All others are ids or, if some are none, names.
     as_ids = {given: by_id.get(id_key(given)) for given in unnamed}
     found = {given: find(given) for given in unnamed} if may_be_names else {}
     as_names = {given: next(iter(ids)) for given, ids in found.items() if len(ids) == 1}
-    notes, used = [], as_ids
-    if contradictions:
-        notes = [f"{contradictions} detections have another image_id than their file_name"]
+    notes, used = [f"{n} detections have {what}" for what, n in counts.items() if n], as_ids
     if len(as_names) == len(as_ids) and as_names != as_ids:
         differing = next(given for given in as_ids if as_ids[given] != as_names[given])
         problem = f"image_id {differing!r} is an id, and the name of another image's file"
@@ -239,8 +244,8 @@ def _resolve_categories(
         given, own_name = _key(entry, "category_id"), _key(entry, "category_name")
         if given is None and own_name is None:
             continue
-        is_named = isinstance(own_name, str) and own_name and not own_name.isdecimal()
-        name = own_name if is_named else names.get(given)
+        texts = [n for n in (own_name, given) if isinstance(n, str) and n and not n.isdecimal()]
+        name = texts[0] if texts else names.get(given)
         category_id = by_id.get(str(given)) if not names else None
         if name:
             named = by_name.get("".join(name.lower().split()))

@@ -256,8 +256,9 @@ def voc_to_coco(devkit: str | Path, split: str, skip_bad: bool = False) -> dict:
             bad_samples.append(f"{bad.path.relative_to(dataset.devkit)}: {bad.reason}")
             continue
         height, width = sample.void.shape
-        picture = voc.sample_paths(dataset.devkit, name)[0].relative_to(pictures).as_posix()
-        image = {"id": image_id, "file_name": picture, "height": height, "width": width}
+        picture = voc.sample_paths(dataset.devkit, name)[0]
+        image = {"id": image_id, "file_name": picture.relative_to(pictures).as_posix()}
+        image |= {"height": height, "width": width, "checksum": file_checksum(picture)}
         void = {"void": encode_rle(sample.void[None])[0]} if sample.void.any() else {}
         images.append(image | void)
         for label, rle in zip(sample.labels.tolist(), sample.rles, strict=True):

@@ -33,14 +33,19 @@ def verify_command(
 ) -> None:
     """Report every problem of a devkit or COCO file; exit code 1 if there is one."""
     cli.require(data, images)
+    from vocseg_lib.data.classes import class_names
     from vocseg_lib.data.coco_convert import verify_coco
     from vocseg_lib.data.verify import verify
+    from vocseg_lib.data.voc import find_devkit
 
     is_json = Path(data).suffix.lower() == ".json"
     if splits if is_json else images:
         raise ValueError("--splits is for devkits, --images for COCO annotations (JSON)")
-    found = verify_coco(data, images=images) if is_json else (verify(data, splits or None), [])
-    problems, notes = found
+    if is_json:
+        problems, notes = verify_coco(data, images=images)
+    else:
+        problems, names = verify(data, splits or None), class_names(find_devkit(data))
+        notes = ["classes: " + ", ".join(f"{k} {name}" for k, name in enumerate(names, 1))]
     lines = [*notes, *(f"{bad.kind}: {bad}" for bad in problems)]
     print(*lines, f"{len(problems)} problems in {data}", sep="\n")
     raise typer.Exit(1 if problems else 0)
@@ -68,7 +73,7 @@ def export_coco(
     devkit: Devkit, out: text("file to write (JSON)", "FILE"), split: Split = "val"
 ) -> None:
     """Write a devkit's instances as COCO ground truth (JSON)."""
-    cli.check_output(out, begin=b'{"info": {"devkit"')
+    cli.check_output(out, b'{"info": {"devkit"')
     cli.require(devkit)
     from vocseg_lib.data.coco_convert import voc_to_coco
     from vocseg_lib.utils.files import write_json
@@ -144,7 +149,7 @@ def predict_command(
         raise ValueError("either --image PATH or --data DEVKIT is required")
     to_file = bool(data) or out.lower().endswith(".json")
     if to_file:
-        cli.check_output(out, begin=b'{"header"')
+        cli.check_output(out, b'{"header"', required=True)
     cli.require(run, data, *image)
     device = cli.usable_device(device)
     from vocseg_lib.engine.predict import save_predictions
@@ -184,7 +189,8 @@ def evaluate_command(
     out: text("also write the metrics as JSON", "FILE") = "",
 ) -> None:
     """Evaluate a prediction file: COCO's and VOC's AP, mean IoU."""
-    cli.require(predictions, data, output=out)
+    cli.require(predictions, data)
+    cli.check_output(out, b'_AP"')
     from vocseg_lib.metrics.bootstrap import add_intervals, bootstrap
     from vocseg_lib.metrics.coco_eval import metrics_table
     from vocseg_lib.study.results import open_files
@@ -224,7 +230,9 @@ def failures_command(
     if gallery and not images and data.endswith(".json"):
         raise ValueError("--images DIR is required: --data is COCO ground truth and not a devkit")
     thresholds = Thresholds(**cli.parse_assignments(changes, Thresholds().to_dict()))
-    cli.require(*predictions, data, images, output=out or gallery)
+    cli.require(*predictions, data, images)
+    cli.check_output(out, b'{"thresholds"')
+    cli.check_output(gallery, b"<title>Failure gallery")
     from vocseg_lib.failures.tables import overall_rows
     from vocseg_lib.study.results import open_files
     from vocseg_lib.utils.files import to_jsonable, write_json
@@ -238,16 +246,16 @@ def failures_command(
         print(table.to_string(index=False, na_rep="", float_format="{:.2f}".format), "", sep="\n")
         tables = {"table": analysis.table, "cases": cases}
         models[title] = {name: table.to_dict("records") for name, table in tables.items()}
-    if out:
-        content = {"thresholds": thresholds.to_dict(), "score": score, "models": models}
-        write_json(Path(out), to_jsonable(content))
-        print(out)
     if gallery:
         from vocseg_lib.plots.gallery import Gallery
         from vocseg_lib.plots.gallery_page import export_page
 
         page, summary = export_page(Gallery(analyses, images or data), gallery)
         print(summary, page, sep="\n")
+    if out:
+        content = {"thresholds": thresholds.to_dict(), "score": score, "models": models}
+        write_json(Path(out), to_jsonable(content))
+        print(out)
 
 
 @cli.command("describe")
@@ -260,7 +268,8 @@ def describe_command(
     out: text("write the scene graphs as JSON", "FILE") = "",
 ) -> None:
     """Describe images in words, as predicted and as annotated, and as scene graphs (JSON)."""
-    cli.require(predictions, data, output=out)
+    cli.require(predictions, data)
+    cli.check_output(out, b'"as predicted"')
     from vocseg_lib.data.coco import image_keys
     from vocseg_lib.failures.scene_text import describe_with_errors
     from vocseg_lib.study.results import open_files
@@ -287,6 +296,4 @@ def describe_command(
         print(out)
 
 
-def main() -> None:
-    """Run the command of `sys.argv`; exit with 0, 1 (problems) or 2 (wrong arguments)."""
-    cli.run_app()
+main = cli.run_app

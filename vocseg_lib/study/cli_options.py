@@ -18,6 +18,8 @@ from typer.core import TyperCommand
 from vocseg_lib.study.recipes import LINEAGE_MODELS, MODEL_TITLES, RECIPES
 from vocseg_lib.utils.files import resolve_path
 
+MARKED_BYTES = 4_096  # at the start of an output
+
 app = typer.Typer(
     help="Train and evaluate YOLACT and Mask R-CNN on PASCAL VOC, or on data in its layout.",
     context_settings={"max_content_width": 100},
@@ -123,28 +125,21 @@ def resolve_image_names(name: str, images: dict[str, dict]) -> list[str]:
     return next(filter(None, matching), [])
 
 
-def require(*paths: str, output: str = "") -> None:
-    """Raise FileNotFoundError for the first path that is given and missing.
-
-    Raises ValueError if `output`, a file to write, is one of them.
-    """
+def require(*paths: str) -> None:
+    """Raise FileNotFoundError for the first path that is given and missing."""
     for path in paths:
         if path and not resolve_path(path).exists():
             raise FileNotFoundError(f"{path} is missing: an existing file or folder is expected")
-        if path and output and resolve_path(path).resolve() == Path(output).resolve():
-            raise ValueError(f"{output} is read and would be replaced: write to another file")
 
 
-def check_output(path: str, begin: bytes) -> None:
-    """Raise ValueError if there is a file at a path that does not begin like those to write."""
-    if not path or Path(path).is_dir():
-        raise ValueError(f"--out {path or 'FILE'}: the file to write (JSON) is required")
+def check_output(path: str, mark: bytes, required: bool = False) -> None:
+    """Raise ValueError for a folder, or a file without the mark of those that a command writes."""
+    if Path(path).is_dir() if path else required:
+        raise ValueError(f"--out {path or 'FILE'}: a file to write is required")
     if Path(path).is_file():
         with Path(path).open("rb") as file:
-            if file.read(len(begin)) != begin:
-                raise ValueError(
-                    f"--out {path} exists, not written by this command: choose another"
-                )
+            if mark not in file.read(MARKED_BYTES):
+                raise ValueError(f"{path} exists, not written by this command: choose another")
 
 
 def usable_device(name: str) -> str:

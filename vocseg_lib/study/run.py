@@ -24,7 +24,7 @@ from vocseg_lib.plots.images import DRAWN_SCORE
 from vocseg_lib.plots.pictures import Visualizer, input_files, is_video
 from vocseg_lib.study.recipes import Recipe
 from vocseg_lib.study.study import Study
-from vocseg_lib.utils.files import project_root, read_json, resolve_path
+from vocseg_lib.utils.files import file_checksum, project_root, read_json, resolve_path
 from vocseg_lib.utils.weights import load_weights, read_weights
 
 
@@ -130,7 +130,7 @@ def predict_pictures(
     """The prediction file of a run's best weights on pictures, or folders of them, without labels.
 
     The header lists its `images` with file_name (with folders where pictures of several are given),
-    ids from 1, and `skipped`: the files that are no readable pictures, and why.
+    ids from 1, checksum, and `skipped`: the files that are no readable pictures, and why.
     Raises FileNotFoundError, and ValueError if no picture is readable.
     """
     model, config, best = load_run(run_folder, device)
@@ -153,6 +153,7 @@ def predict_pictures(
     predictions = predict(model, PictureDataset(pictures), header, device, mixed_precision)
     for image, path in zip(predictions["header"]["images"], absolute, strict=True):
         image["file_name"] = path.relative_to(common).as_posix()
+        image["checksum"] = file_checksum(path)
     return predictions
 
 
