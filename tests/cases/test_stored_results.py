@@ -122,8 +122,6 @@ def test_files_that_no_training_wrote_are_not_replaced(old_study, tmp_path):
     done = vocseg(*command, "--results", tmp_path / "res")
     assert (done.exit_code, "best.pt" in done.stderr) == (2, True)
     assert {path.name for path in folder.iterdir()} == {"best.pt", "running.lock"}
-        :1
-    ]
 
 
 def test_a_runs_classes_are_held_by_name(old_study):
