@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections import defaultdict
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 VAL_WORDS = ("val", "valid", "validation", "dev")  # instead of "train" or "training", in any case
@@ -15,19 +16,12 @@ def find_val_file(annotations: Path) -> Path | None:
     Beside the file, or in a folder beside one of its three folders. Raises ValueError for several.
     """
     path = annotations.absolute()
-    for depth in range(3):  # the file, then with a folder, two folders above
-        if depth + 1 >= len(path.parts):
-            break
-        below = [{part, *_val_names(part)} for part in path.parts[len(path.parts) - depth :]]
+    for depth in range(min(3, len(path.parts) - 1)):  # the file, with a folder, two folders
+        first, *below = path.parts[-1 - depth :]
         found = [path.parents[depth]]
-        for names in [_val_names(path.parts[-1 - depth]), *below]:
-            found = [
-                child
-                for folder in found
-                if folder.is_dir()
-                for child in sorted(folder.iterdir())
-                if path_key(child.name) in {path_key(name) for name in names}
-            ]
+        for keys in [_val_keys(first), *({path_key(p)} | _val_keys(p) for p in below)]:
+            children = (sorted(folder.iterdir()) for folder in found if folder.is_dir())
+            found = [child for child in chain(*children) if path_key(child.name) in keys]
         found = [file for file in found if file.is_file() and file != path]
         if len(found) > 1:
             several = ", ".join(map(str, found))
@@ -37,10 +31,11 @@ def find_val_file(annotations: Path) -> Path | None:
     return None
 
 
-def _val_names(name: str) -> list[str]:
-    """A name with each word for val instead of one for train."""
+def _val_keys(name: str) -> set[str]:
+    """Keys of a name with each word for val instead of one for train."""
     words = re.finditer(r"train(ing)?", name, re.IGNORECASE)
-    return [name[: m.start()] + word + name[m.end() :] for m in words for word in VAL_WORDS]
+    names = (name[: m.start()] + word + name[m.end() :] for m in words for word in VAL_WORDS)
+    return {path_key(name) for name in names}
 
 
 def path_key(name: str) -> str:
@@ -79,8 +74,6 @@ class PictureFinder:
 
     def _descend(self, folder: Path, parts: tuple[str, ...]) -> Path | None:
         """A path below a folder; names may differ in case and accents if one alone fits."""
-        if (folder.joinpath(*parts)).exists():
-            return folder.joinpath(*parts)
         for part in parts:
             if not (folder / part).exists():
                 fitting = self._listing(folder).get(path_key(part), [])
