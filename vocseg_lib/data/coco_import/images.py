@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path, PurePosixPath
 
 from vocseg_lib.data.coco_import.files import PictureFinder, path_key
@@ -31,6 +31,11 @@ class CocoImage:
     ambiguous: bool = False  # nothing decided that
 
     @property
+    def id(self) -> str:
+        """Its id in the file, as text."""
+        return str(self.entry.get("id"))
+
+    @property
     def turn(self) -> int:
         """The EXIF orientation by which its annotations have to be turned."""
         return self.orientation if self.frame == "stored" else 1
@@ -46,25 +51,16 @@ class CocoFile:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def usable_images(self) -> list[CocoImage]:
+        return [image for image in self.images if image.problem is None]
+
+    @property
     def usable(self) -> dict:
         """The content without images that have a problem, and their annotations."""
-        bad = {
-            id(image.entry): str(image.entry.get("id")) for image in self.images if image.problem
-        }
-        entries, annotations = self.content["images"], self.content["annotations"]
-        dropped = {*bad.values()} - {
-            str(entry.get("id"))
-            for entry in entries
-            if isinstance(entry, dict) and id(entry) not in bad
-        }
-        return self.content | {
-            "images": [entry for entry in entries if id(entry) not in bad],
-            "annotations": [
-                a
-                for a in annotations
-                if not (isinstance(a, dict) and str(a.get("image_id")) in dropped)
-            ],
-        }
+        entries = [image.entry for image in self.usable_images]
+        dropped = {i.id for i in self.images} - {i.id for i in self.usable_images}
+        annotations = [a for a in self.content["annotations"] if _image_id(a) not in dropped]
+        return self.content | {"images": entries, "annotations": annotations}
 
 
 def read_coco_files(paths: list[Path], images: str | Path = "") -> list[CocoFile]:
@@ -84,9 +80,9 @@ def read_coco_files(paths: list[Path], images: str | Path = "") -> list[CocoFile
             entry["listed_id"] = entry.get("id")  # validated ground truth counts from 1
         files.append(CocoFile(path, content, _find_images(path, content, images)))
         _merge_repeated(files[-1])
-    held_out = {image.source for image in files[-1].images} if len(files) > 1 else ()
-    for image in files[0].images:
-        if image.source in held_out and image.problem is None:
+    held_out = {image.source for file in files[1:] for image in file.images}
+    for image in files[0].usable_images:
+        if image.source in held_out:
             reason = f"is also listed in {files[-1].path}: left out of train"
             image.problem = BadFile(image.source, "in train and val", reason)
     return files
@@ -100,18 +96,20 @@ def _merge_repeated(file: CocoFile) -> None:
         if original is image or image.problem:
             kept.append(image)
             continue
-        ids[str(image.entry.get("id"))] = original.entry.get("id")
+        ids[image.id] = original.entry.get("id")
         original.masks += image.masks
         file.notes.append(f"{image.source} is listed again in {file.path.name}: merged")
-    repeated = [str(image.entry.get("id")) for image in kept]
-    ids = {key: value for key, value in ids.items() if key not in repeated}
-    for entry in file.content["annotations"]:
-        if isinstance(entry, dict) and str(entry.get("image_id")) in ids:
-            entry["image_id"] = ids[str(entry["image_id"])]
-    dropped = {id(image.entry) for image in file.images} - {id(image.entry) for image in kept}
-    entries = file.content["images"]
-    file.content["images"] = [entry for entry in entries if id(entry) not in dropped]
-    file.images = kept
+    for image in kept:
+        ids.pop(image.id, None)
+    for annotation in file.content["annotations"]:
+        if (image_id := _image_id(annotation)) in ids:
+            annotation["image_id"] = ids[image_id]
+    file.content["images"], file.images = [image.entry for image in kept], kept
+
+
+def _image_id(annotation: object) -> str | None:
+    """The `image_id` of an annotation as text; None for what is not a list of fields."""
+    return str(annotation.get("image_id")) if isinstance(annotation, dict) else None
 
 
 def _find_images(annotations: Path, content: dict, images: str | Path) -> list[CocoImage]:
@@ -119,7 +117,7 @@ def _find_images(annotations: Path, content: dict, images: str | Path) -> list[C
     masks = defaultdict(list)
     for entry in content["annotations"]:
         if isinstance(entry, dict) and (mask := entry.get("segmentation")):
-            masks[str(entry.get("image_id"))].append(mask)
+            masks[_image_id(entry)].append(mask)
     finder, found, by_source = PictureFinder(annotations, images), [], defaultdict(set)
     for index, entry in enumerate(content["images"]):
         file_name = entry.get("file_name") if isinstance(entry, dict) else None
@@ -129,7 +127,7 @@ def _find_images(annotations: Path, content: dict, images: str | Path) -> list[C
         source, part = finder.find(file_name) or (Path(file_name), file_name)
         outside = part.startswith("/") or ".." in PurePosixPath(part).parts
         stem = without_ending(PurePosixPath(part).name if outside else part)
-        name = "_".join(re.split(r"[\s/\\]+", stem.strip("/. ")))
+        name = re.sub(r"[\s/\\]+", "_", stem.strip("/. "))
         found.append(CocoImage(entry, source, name, masks[str(entry.get("id"))]))
         if not source.is_file():
             found[-1].problem = BadFile(file_name, "missing", "file is missing")
@@ -149,15 +147,12 @@ def name_samples(images: list[CocoImage]) -> list[str]:
     """Give a suffix to names that another image has, in any case; what was renamed."""
     taken, used, renamed = {path_key(image.name) for image in images}, set(), []
     for image in images:
-        name, number = image.name, 1
-        while path_key(name) in (taken if number > 1 else used):
-            number += 1
-            name = f"{image.name}_{number}"
-        if number > 1:
-            renamed.append(f"{image.source} is {name}")
-        image.name = name
-        taken.add(path_key(name))
-        used.add(path_key(name))
+        if path_key(image.name) in used:
+            names = (f"{image.name}_{number}" for number in count(2))
+            image.name = next(name for name in names if path_key(name) not in taken)
+            renamed.append(f"{image.source} is {image.name}")
+            taken.add(path_key(image.name))
+        used.add(path_key(image.name))
     return renamed
 
 
@@ -220,7 +215,8 @@ def _side(value: object) -> int | None:
 
 def _frames_that_fit(sizes: dict[str, tuple[int, int]], masks: list) -> list[str]:
     """The frames with the size (h, w) of all run-length codes, which no polygon leaves by far."""
-    coded = {tuple(m["size"]) for m in masks if isinstance(m, dict) and _is_size(m.get("size"))}
+    given = (m.get("size") for m in masks if isinstance(m, dict))
+    coded = {tuple(s) for s in given if isinstance(s, list | tuple) and all(map(is_number, s))}
     polygons = [p for m in masks if isinstance(m, list) for p in m if isinstance(p, list)]
     reach = [max(filter(is_number, chain(*(p[k::2] for p in polygons))), default=0) for k in (1, 0)]
     return [
@@ -229,7 +225,3 @@ def _frames_that_fit(sizes: dict[str, tuple[int, int]], masks: list) -> list[str
         if coded <= {size}
         and all(r <= s * (1 + OVERHANG) + 1 for r, s in zip(reach, size, strict=True))
     ]
-
-
-def _is_size(value: object) -> bool:
-    return isinstance(value, list | tuple) and all(map(is_number, value))
