@@ -1,7 +1,7 @@
 """Clean parsed COCO ground truth: pass over what cannot be used, mend what is sure, report both."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -127,7 +127,7 @@ def _number_images(images: list, annotations: list) -> tuple[list, list]:
     return [i | {"id": ids[str(i["id"])], TEXT_ID: i["id"]} for i in images], annotations
 
 
-def used_categories(annotations: list) -> set[int]:
+def used_categories(annotations: Iterable) -> set[int]:
     """Ids of the categories of parsed annotations."""
     ids = [as_number(a.get("category_id")) for a in annotations if isinstance(a, dict)]
     return {category_id for category_id in ids if is_number(category_id)}

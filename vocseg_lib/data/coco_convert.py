@@ -192,8 +192,8 @@ def _write_sample(image: CocoImage, pixels: Picture, maps: np.ndarray, targets: 
 def _write_lists(data: CocoData, folder: Path) -> list[str]:
     """Write class names and split lists; the import's report. Raises ValueError without any val."""
     first, *others = data.files
-    bad = check_images(data.images, first.path)
-    names = [[image.name for image in file.images if not image.problem] for file in data.files]
+    bad = check_images(data.files)
+    names = [[image.name for image in file.usable_images] for file in data.files]
     val = names[1] if others else names[0][VAL_EVERY - 1 :: VAL_EVERY]
     train = [name for name in names[0] if name not in {*val}]
     if not (train and val):
@@ -210,7 +210,8 @@ def _write_lists(data: CocoData, folder: Path) -> list[str]:
         "passed over": sum(len(report.passed_over) for report in data.reports),
         "hidden by smaller objects": len(data.hidden),
     }
-    counts["of unusable images"] = data.total - sum(counts.values())
+    total = sum(len(file.content["annotations"]) for file in data.files)
+    counts["of unusable images"] = total - sum(counts.values())
     listed = [f"{n} {what}" for what, n in counts.items() if n]
     classes = f"{len(data.class_names)} classes: {', '.join(data.class_names)}"
     return [
@@ -223,7 +224,7 @@ def _write_lists(data: CocoData, folder: Path) -> list[str]:
         ),
         *map(str, data.hidden),
         f"{len(train) + len(val)} images, {classes}",
-        f"{data.total} annotations: {', '.join(listed) or 'nothing to learn from'}",
+        f"{total} annotations: {', '.join(listed) or 'nothing to learn from'}",
         f"val: {len(val)} images of {source}" if others else f"val: {len(val)} images, {every}",
     ]
 

@@ -1,10 +1,8 @@
 """A cleaned COCO data set, ready to be written: annotations by image, labels, notes, counts."""
 
-from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import itemgetter
-from pathlib import Path
 
 from vocseg_lib.data.classes import check_class_names
 from vocseg_lib.data.coco_cleaning import (
@@ -25,28 +23,21 @@ class CocoData:
     class_names: list[str]
     annotations: dict[CocoImage, list[dict]]  # of usable images, with their `label`
     void: dict[CocoImage, list[dict]]  # masks
-    total: int  # annotations read
     reports: list[CleaningReport]
     notes: list[str]
     written: int = 0  # objects
     crowds: int = 0
     hidden: list[BadAnnotation] = field(default_factory=list)
 
-    @property
-    def images(self) -> list[CocoImage]:
-        return [*chain(*(file.images for file in self.files))]
-
 
 def clean_files(
     files: list[CocoFile], crowds_as_objects: bool = False, max_bad_images: float = MAX_BAD_FRACTION
 ) -> CocoData:
     """Read the pictures' sizes, clean the annotations, match the classes. Raises ValueError."""
-    images = [*chain(*(file.images for file in files))]
-    total = sum(len(file.content["annotations"]) for file in files)
-    read_sizes([image for image in images if image.problem is None])
-    check_images(images, files[0].path, max_bad_images)
+    read_sizes([*chain(*(file.usable_images for file in files))])
+    check_images(files, max_bad_images)
     contents, reports = [], []
-    used = {*chain(*(used_categories(file.content["annotations"]) for file in files))}
+    used = used_categories(chain(*(file.content["annotations"] for file in files)))
     for file in files:
         try:
             content, report = clean_ground_truth(file.usable, True, crowds_as_objects, used)
@@ -58,33 +49,39 @@ def clean_files(
     check_class_names(class_names, files[0].path)
     annotations, void = {}, {}
     for file, content in zip(files, contents, strict=True):
-        by_id, names = defaultdict(list), _class_names(content)
+        names = _class_names(content)
         if unknown := set(names.values()) - set(class_names):
             problem = f"has other categories than {files[0].path}: {', '.join(sorted(unknown))}"
             raise ValueError(f"{file.path} {problem}")
-        for a in content["annotations"]:
-            by_id[a["image_id"]].append(
-                a | {"label": class_names.index(names[a["category_id"]]) + 1}
-            )
-        usable = [image for image in file.images if image.problem is None]
-        for image, entry in zip(usable, content["images"], strict=True):
-            annotations[image] = by_id[entry["id"]]
+        by_id = {}
+        for image, entry in zip(file.usable_images, content["images"], strict=True):
+            annotations[image] = by_id[entry["id"]] = []
             void[image] = [entry["void"]] if "void" in entry else []
-    notes = [*chain(*(file.notes for file in files))]
-    if renamed := name_samples([*annotations]):
-        notes.append(f"{len(renamed)} images have the name of another one: {shorten_list(renamed)}")
-    if misfit := [image.entry["file_name"] for image in annotations if image.misfit]:
-        problem = "images have another size in the file than their masks fit"
-        notes.append(f"{len(misfit)} {problem}: {shorten_list(misfit)}")
-    if turned := [image.entry["file_name"] for image in annotations if image.turn != 1]:
-        notes.append(
-            f"{len(turned)} images are annotated as stored, turned by EXIF: {shorten_list(turned)}"
-        )
-    if unclear := [image.entry["file_name"] for image in annotations if image.ambiguous]:
-        way = "as stored" if turned else "as shown"
-        problem = "images have an EXIF orientation that sizes cannot decide; masks are read"
-        notes.append(f"{len(unclear)} {problem} {way}: {shorten_list(unclear)}")
-    return CocoData(files, class_names, annotations, void, total, reports, notes)
+        for a in content["annotations"]:
+            label = class_names.index(names[a["category_id"]]) + 1
+            by_id[a["image_id"]].append(a | {"label": label})
+    notes = [*chain(*(file.notes for file in files)), *_notes([*annotations])]
+    return CocoData(files, class_names, annotations, void, reports, notes)
+
+
+def _notes(images: list[CocoImage]) -> list[str]:
+    """Give unique names to images; notes on these, and on what was decided of their sizes."""
+    turned = [image.entry["file_name"] for image in images if image.turn != 1]
+    way = "as stored" if turned else "as shown"
+    unclear = f"have an EXIF orientation that sizes cannot decide; masks are read {way}"
+    listed = {
+        "have the name of another one": name_samples(images),
+        "have another size in the file than their masks fit": [
+            image.entry["file_name"] for image in images if image.misfit
+        ],
+        "are annotated as stored, turned by EXIF": turned,
+        unclear: [image.entry["file_name"] for image in images if image.ambiguous],
+    }
+    return [
+        f"{len(names)} images {what}: {', '.join(names[:5])}{', ...' * (len(names) > 5)}"
+        for what, names in listed.items()
+        if names
+    ]
 
 
 def _class_names(content: dict) -> dict[int, str]:
@@ -93,18 +90,12 @@ def _class_names(content: dict) -> dict[int, str]:
     return {c["id"]: " ".join(c["name"].split()) for c in categories}
 
 
-def check_images(
-    images: list[CocoImage], source: Path, max_bad: float = MAX_BAD_FRACTION
-) -> list[str]:
+def check_images(files: list[CocoFile], max_bad: float = MAX_BAD_FRACTION) -> list[str]:
     """What is wrong with unusable images. Raises ValueError for more than 5 %."""
-    if not (bad := [image.problem for image in images if image.problem]):
-        return []
-    report = f"{len(bad)} of {len(images)} images cannot be used:"
+    images = [*chain(*(file.images for file in files))]
+    bad = [image.problem for image in images if image.problem]
+    report = [f"{len(bad)} of {len(images)} images cannot be used:", *(f"  {b}" for b in bad)]
     if len(bad) > max_bad * len(images):
-        listed = "\n  ".join([report, *map(str, bad)])
-        raise ValueError(f"{listed}\nAre the images' folder and {source} of the same data?")
-    return [report, *(f"  {problem}" for problem in bad)]
-
-
-def shorten_list(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        question = f"Are the images' folder and {files[0].path} of the same data?"
+        raise ValueError("\n".join([*report, question]))
+    return report if bad else []
