@@ -3,7 +3,8 @@
 import re
 import unicodedata
 from collections import defaultdict
-from itertools import chain
+from functools import cache
+from itertools import chain, product
 from pathlib import Path, PurePosixPath
 
 VAL_WORDS = ("val", "valid", "validation", "dev")  # instead of "train" or "training", in any case
@@ -50,26 +51,23 @@ class PictureFinder:
     """
 
     def __init__(self, annotations: Path, images: str | Path = ""):
-        self._listings: dict[Path, dict[str, list[str]]] = {}
+        self._listing = cache(_names_by_key)
         above = annotations.absolute().parent.parent
         bases = [Path(images)] if images else [annotations.parent, above]
         words = [annotations.stem.removeprefix("instances_")]
         words += [match[0] for match in SPLIT_WORD.finditer(annotations.stem)]
         subfolders = ["", "images", *words, *(f"images/{word}" for word in words)]
         subfolders += [*(f"{word}/images" for word in words), "data", "JPEGImages"]
-        found = (
-            self._descend(base, PurePosixPath(sub).parts) for base in bases for sub in subfolders
-        )
+        found = (self._descend(base, Path(sub).parts) for base, sub in product(bases, subfolders))
         self.folders = list(dict.fromkeys(f for f in found if f and f.is_dir()))
 
     def find(self, file_name: str) -> tuple[Path, str] | None:
         """The picture, and the part of `file_name` that led to it."""
-        for name in dict.fromkeys((file_name, file_name.replace("\\", "/"))):
-            parts = PurePosixPath(name).parts
-            for tail in (parts[k:] for k in range(len(parts))):
-                for folder in self.folders:
-                    if (path := self._descend(folder, tail)) and path.is_file():
-                        return path, "/".join(tail)
+        forms = [PurePosixPath(name).parts for name in (file_name, file_name.replace("\\", "/"))]
+        tails = dict.fromkeys(parts[k:] for parts in forms for k in range(len(parts)))
+        for tail, folder in product(tails, self.folders):
+            if (path := self._descend(folder, tail)) and path.is_file():
+                return path, "/".join(tail)
         return None
 
     def _descend(self, folder: Path, parts: tuple[str, ...]) -> Path | None:
@@ -79,14 +77,14 @@ class PictureFinder:
                 fitting = self._listing(folder).get(path_key(part), [])
                 if len(fitting) != 1:
                     return None
-                part = fitting[0]
+                (part,) = fitting
             folder /= part
         return folder
 
-    def _listing(self, folder: Path) -> dict[str, list[str]]:
-        """The names in a folder by key."""
-        if folder not in self._listings:
-            names = self._listings[folder] = defaultdict(list)
-            for child in folder.iterdir() if folder.is_dir() else ():
-                names[path_key(child.name)].append(child.name)
-        return self._listings[folder]
+
+def _names_by_key(folder: Path) -> dict[str, list[str]]:
+    """The names in a folder by key."""
+    names = defaultdict(list)
+    for child in folder.iterdir() if folder.is_dir() else ():
+        names[path_key(child.name)].append(child.name)
+    return names
