@@ -4,14 +4,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 from operator import itemgetter
 
+from vocseg_lib.data import coco_cleaning as cleaning
 from vocseg_lib.data.classes import check_class_names
-from vocseg_lib.data.coco_cleaning import (
-    MAX_BAD_FRACTION,
-    BadAnnotation,
-    CleaningReport,
-    clean_ground_truth,
-    used_categories,
-)
+from vocseg_lib.data.coco_cleaning import MAX_BAD_FRACTION
 from vocseg_lib.data.coco_import.images import CocoFile, CocoImage, name_samples, read_sizes
 
 
@@ -23,11 +18,11 @@ class CocoData:
     class_names: list[str]
     annotations: dict[CocoImage, list[dict]]  # of usable images, with their `label`
     void: dict[CocoImage, list[dict]]  # masks
-    reports: list[CleaningReport]
+    reports: list[cleaning.CleaningReport]
     notes: list[str]
     written: int = 0  # objects
     crowds: int = 0
-    hidden: list[BadAnnotation] = field(default_factory=list)
+    hidden: list[cleaning.BadAnnotation] = field(default_factory=list)
 
 
 def clean_files(
@@ -36,15 +31,14 @@ def clean_files(
     """Read the pictures' sizes, clean the annotations, match the classes. Raises ValueError."""
     read_sizes([*chain(*(file.usable_images for file in files))])
     check_images(files, max_bad_images)
-    contents, reports = [], []
-    used = used_categories(chain(*(file.content["annotations"] for file in files)))
+    used = cleaning.used_categories(chain(*(file.content["annotations"] for file in files)))
+    cleaned = []
     for file in files:
         try:
-            content, report = clean_ground_truth(file.usable, True, crowds_as_objects, used)
+            cleaned.append(cleaning.clean_ground_truth(file.usable, True, crowds_as_objects, used))
         except ValueError as error:
             raise ValueError(f"{file.path}: {error}") from None
-        contents.append(content)
-        reports.append(report)
+    contents, reports = zip(*cleaned, strict=True)
     class_names = [*_class_names(contents[0]).values()]
     check_class_names(class_names, files[0].path)
     annotations, void = {}, {}
@@ -61,7 +55,7 @@ def clean_files(
             label = class_names.index(names[a["category_id"]]) + 1
             by_id[a["image_id"]].append(a | {"label": label})
     notes = [*chain(*(file.notes for file in files)), *_notes([*annotations])]
-    return CocoData(files, class_names, annotations, void, reports, notes)
+    return CocoData(files, class_names, annotations, void, [*reports], notes)
 
 
 def _notes(images: list[CocoImage]) -> list[str]:
