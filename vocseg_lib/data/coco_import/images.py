@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
 
-from vocseg_lib.data.coco_import.files import PictureFinder, path_key
+from vocseg_lib.data.coco_import.files import PictureFinder, find_val_file, path_key
 from vocseg_lib.data.coco_validation import check_lists
 from vocseg_lib.data.image_files import BadFile, read_header, without_ending
 from vocseg_lib.utils.files import read_json
@@ -63,14 +63,16 @@ class CocoFile:
         return self.content | {"images": entries, "annotations": annotations}
 
 
-def read_coco_files(paths: list[Path], images: str | Path = "") -> list[CocoFile]:
+def read_coco_files(
+    annotations: str | Path, val: str | Path = "", images: str | Path = ""
+) -> list[CocoFile]:
     """Annotations of train and, if there are any, of val; pictures are found, but not opened.
 
-    An image that a file lists twice is merged, one of val is left out of train.
-    Raises FileNotFoundError, ValueError.
+    Default of `val`: see `find_val_file`, of `images`: see `PictureFinder`. An image that a file
+    lists twice is merged, one of val is left out of train. Raises FileNotFoundError, ValueError.
     """
-    files = []
-    for path in paths:
+    files, val = [], val or find_val_file(Path(annotations))
+    for path in map(Path, (annotations, val) if val else (annotations,)):
         content = read_json(path)
         try:
             check_lists(content)
@@ -122,24 +124,22 @@ def _find_images(annotations: Path, content: dict, images: str | Path) -> list[C
     for index, entry in enumerate(content["images"]):
         file_name = entry.get("file_name") if isinstance(entry, dict) else None
         if not (isinstance(file_name, str) and file_name.strip()):
-            problem = f"images[{index}] has no file_name: {shorten(entry)}"
-            raise ValueError(f"{annotations}: {problem}")
+            raise ValueError(f"{annotations}: images[{index}] has no file_name: {shorten(entry)}")
         source, part = finder.find(file_name) or (Path(file_name), file_name)
         outside = part.startswith("/") or ".." in PurePosixPath(part).parts
         stem = without_ending(PurePosixPath(part).name if outside else part)
         name = re.sub(r"[\s/\\]+", "_", stem.strip("/. "))
-        found.append(CocoImage(entry, source, name, masks[str(entry.get("id"))]))
-        if not source.is_file():
-            found[-1].problem = BadFile(file_name, "missing", "file is missing")
+        problem = None if source.is_file() else BadFile(file_name, "missing", "file is missing")
+        found.append(CocoImage(entry, source, name, masks[str(entry.get("id"))], problem))
         by_source[source].add(str(PurePosixPath(file_name)))
+    if found and all(image.problem for image in found):
+        missing = f"{found[0].entry['file_name']} of {annotations} and all others"
+        searched = ", ".join(map(str, finder.folders))
+        raise FileNotFoundError(f"{missing} are in none of {searched}: pass the images' folder")
     for image in found:
         if image.problem is None and len(names := by_source[image.source]) > 1:
             reason = f"may be any of {', '.join(sorted(names)[:3])}: which one is not clear"
             image.problem = BadFile(image.source, "ambiguous file name", reason)
-    if found and not any(image.source.is_file() for image in found):
-        missing = f"{found[0].entry['file_name']} of {annotations} and all others"
-        searched = ", ".join(map(str, finder.folders))
-        raise FileNotFoundError(f"{missing} are in none of {searched}: pass the images' folder")
     return found
 
 
@@ -160,13 +160,12 @@ def read_sizes(images: list[CocoImage]) -> None:
     """Read sizes and EXIF orientations; decide which way annotations are turned."""
     for image in images:
         try:
-            stored, orientation = read_header(image.source)
+            stored, image.orientation = read_header(image.source)
         except BadFile as bad:
             image.problem = bad
             continue
-        shown = stored[::-1] if orientation >= 5 else stored
-        image.orientation, image.sizes = orientation, {"shown": shown}
-        if orientation != 1:
+        image.sizes = {"shown": stored[::-1] if image.orientation >= 5 else stored}
+        if image.orientation != 1:
             image.sizes["stored"] = stored
     _decide_frames([image for image in images if image.problem is None])
 
@@ -181,8 +180,8 @@ def _decide_frames(images: list[CocoImage]) -> None:
     for image in images:
         size = given[image] = tuple(_side(image.entry.get(key)) for key in ("height", "width"))
         fitting[image] = [frame for frame, value in image.sizes.items() if value == size]
-        by_masks = _frames_that_fit(image.sizes, image.masks)
-        leave = None in size or not _frames_that_fit({"given": size}, image.masks)
+        by_masks = [frame for frame, value in image.sizes.items() if _fits(value, image.masks)]
+        leave = None in size or not _fits(size, image.masks)
         if not fitting[image] and not (leave and by_masks):
             reason = f"has (height, width) {image.sizes['shown']}, but {size} in its annotations"
             image.problem = BadFile(image.source, "size mismatch", reason)
@@ -213,15 +212,11 @@ def _side(value: object) -> int | None:
     return int(value) if is_number(value) and value >= 1 else None
 
 
-def _frames_that_fit(sizes: dict[str, tuple[int, int]], masks: list) -> list[str]:
-    """The frames with the size (h, w) of all run-length codes, which no polygon leaves by far."""
+def _fits(size: tuple[int, int], masks: list) -> bool:
+    """Whether a size (h, w) is that of all run-length codes, and no polygon leaves it by far."""
     given = (m.get("size") for m in masks if isinstance(m, dict))
     coded = {tuple(s) for s in given if isinstance(s, list | tuple) and all(map(is_number, s))}
     polygons = [p for m in masks if isinstance(m, list) for p in m if isinstance(p, list)]
     reach = [max(filter(is_number, chain(*(p[k::2] for p in polygons))), default=0) for k in (1, 0)]
-    return [
-        frame
-        for frame, size in sizes.items()
-        if coded <= {size}
-        and all(r <= s * (1 + OVERHANG) + 1 for r, s in zip(reach, size, strict=True))
-    ]
+    inside = (r <= s * (1 + OVERHANG) + 1 for r, s in zip(reach, size, strict=True))
+    return coded <= {size} and all(inside)
