@@ -20,6 +20,7 @@ class CocoImage:
     """An image of a COCO file, its picture, and its name in a devkit."""
 
     entry: dict
+    id: str  # in the file, as text
     source: Path
     name: str
     masks: list  # segmentations of its annotations, as in the file
@@ -29,11 +30,6 @@ class CocoImage:
     frame: str | None = None  # which of them its annotations are of
     misfit: str = ""  # how the size in the file contradicts its masks
     ambiguous: bool = False  # nothing decided that
-
-    @property
-    def id(self) -> str:
-        """Its id in the file, as text."""
-        return str(self.entry.get("id"))
 
     @property
     def turn(self) -> int:
@@ -129,8 +125,9 @@ def _find_images(annotations: Path, content: dict, images: str | Path) -> list[C
         outside = part.startswith("/") or ".." in PurePosixPath(part).parts
         stem = without_ending(PurePosixPath(part).name if outside else part)
         name = re.sub(r"[\s/\\]+", "_", stem.strip("/. "))
+        image_id = str(entry.get("id"))
         problem = None if source.is_file() else BadFile(file_name, "missing", "file is missing")
-        found.append(CocoImage(entry, source, name, masks[str(entry.get("id"))], problem))
+        found.append(CocoImage(entry, image_id, source, name, masks[image_id], problem))
         by_source[source].add(str(PurePosixPath(file_name)))
     if found and all(image.problem for image in found):
         missing = f"{found[0].entry['file_name']} of {annotations} and all others"
@@ -157,59 +154,59 @@ def name_samples(images: list[CocoImage]) -> list[str]:
 
 
 def read_sizes(images: list[CocoImage]) -> None:
-    """Read sizes and EXIF orientations; decide which way annotations are turned."""
-    for image in images:
-        try:
-            stored, image.orientation = read_header(image.source)
-        except BadFile as bad:
-            image.problem = bad
-            continue
-        image.sizes = {"shown": stored[::-1] if image.orientation >= 5 else stored}
-        if image.orientation != 1:
-            image.sizes["stored"] = stored
-    _decide_frames([image for image in images if image.problem is None])
-
-
-def _decide_frames(images: list[CocoImage]) -> None:
     """Decide whether annotations are of the picture as shown or as stored; set height and width.
 
     Masks that fit only one of both decide, then the size in the file, unless masks of other images
     contradict that. What is left follows the other images of the data set, or is as shown.
     """
-    fitting, given, contradicted = {}, {}, defaultdict(set)
+    by_size = {}
     for image in images:
-        size = given[image] = tuple(_side(image.entry.get(key)) for key in ("height", "width"))
-        fitting[image] = [frame for frame, value in image.sizes.items() if value == size]
-        by_masks = [frame for frame, value in image.sizes.items() if _fits(value, image.masks)]
-        leave = None in size or not _fits(size, image.masks)
-        if not fitting[image] and not (leave and by_masks):
-            reason = f"has (height, width) {image.sizes['shown']}, but {size} in its annotations"
-            image.problem = BadFile(image.source, "size mismatch", reason)
-        elif len(by_masks) == 1:
-            image.frame = by_masks[0]
-            if len(fitting[image]) == 1:
-                contradicted[fitting[image][0]].add(image.frame)
-    images = [image for image in images if image.problem is None]
-    for image in images:
-        if image.frame is None and len(fitting[image]) == 1:
-            (frame,) = fitting[image]
-            seen = contradicted[frame] or {frame}
-            image.frame = frame if frame in seen else min(seen)
-    turned = {image.frame for image in images if image.orientation != 1 and image.frame}
-    for image in images:
+        try:
+            by_size[image] = _read_size(image)
+        except BadFile as bad:
+            image.problem = bad
+    decided = {(frame, image.frame) for image, frame in by_size.items() if image.frame}
+    for image, frame in by_size.items():
+        if image.frame is None and frame:
+            by_masks = {masks for size, masks in decided if size == frame} or {frame}
+            image.frame = frame if frame in by_masks else min(by_masks)
+    turned = {image.frame for image in by_size if image.orientation != 1 and image.frame}
+    for image in by_size:
         if image.frame is None:
             image.ambiguous = bool(image.masks) and image.orientation != 1
             image.frame = "stored" if turned == {"stored"} else "shown"
-        shape = image.sizes[image.frame]
-        if None not in given[image] and given[image] != shape:
-            image.misfit = f"is {given[image]} (height, width) in the file, but masks fit {shape}"
+        shape, given = image.sizes[image.frame], _given_size(image)
+        if None not in given and given != shape:
+            image.misfit = f"is {given} (height, width) in the file, but masks fit {shape}"
         image.entry |= dict(zip(("height", "width"), shape, strict=True))
 
 
-def _side(value: object) -> int | None:
-    """Pixels of a side, or None without a usable number."""
-    value = int(value) if isinstance(value, str) and value.strip().isdecimal() else value
-    return int(value) if is_number(value) and value >= 1 else None
+def _read_size(image: CocoImage) -> str | None:
+    """Read the header; set the frame, if masks decide it; the frame by the size in the file.
+
+    Raises BadFile.
+    """
+    stored, image.orientation = read_header(image.source)
+    image.sizes = {"shown": stored[::-1] if image.orientation >= 5 else stored}
+    if image.orientation != 1:
+        image.sizes["stored"] = stored
+    given = _given_size(image)
+    by_size = [frame for frame, size in image.sizes.items() if size == given]
+    by_masks = [frame for frame, size in image.sizes.items() if _fits(size, image.masks)]
+    leave = None in given or not _fits(given, image.masks)
+    if not by_size and not (leave and by_masks):
+        reason = f"has (height, width) {image.sizes['shown']}, but {given} in its annotations"
+        raise BadFile(image.source, "size mismatch", reason)
+    if len(by_masks) == 1:
+        (image.frame,) = by_masks
+    return by_size[0] if len(by_size) == 1 else None
+
+
+def _given_size(image: CocoImage) -> tuple[int | None, int | None]:
+    """Height and width of an image in the file; None without a usable number."""
+    sides = [image.entry.get(key) for key in ("height", "width")]
+    sides = [int(s) if isinstance(s, str) and s.strip().isdecimal() else s for s in sides]
+    return tuple(int(s) if is_number(s) and s >= 1 else None for s in sides)
 
 
 def _fits(size: tuple[int, int], masks: list) -> bool:
