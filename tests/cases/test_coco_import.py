@@ -128,24 +128,20 @@ def test_several_val_files_are_an_error_and_one_in_train_is_left_out(tmp_path):
         shutil.copy(path, tmp_path / name)
     with pytest.raises(ValueError, match=r"val\.json.*valid\.json"):
         coco_to_voc(path, tmp_path / "out")
-    assert {bad.kind for bad in verify_coco(path, tmp_path / "val.json")[0]} == {
-        "in train and val",
-        "unusable annotations",
-    }
+    kinds = {bad.kind for bad in verify_coco(path, tmp_path / "val.json")[0]}
+    assert kinds == {"in train and val", "unusable annotations"}
 
 
 def test_categories_of_val_are_matched_by_name(tmp_path):
     for k in range(4):
         picture(tmp_path / f"{k}.jpg")
     box, size = (5, 6, 20, 10), (60, 40)
-    train = write_coco(tmp_path / "train.json", [("0.jpg", size), ("1.jpg", size)], [(1, box)])
-    content = json.loads(train.read_text())
-    content["categories"] = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
-    train.write_text(json.dumps(content))
-    val = write_coco(tmp_path / "val.json", [("2.jpg", size), ("3.jpg", size)], [(1, box)])
+    images = [(f"{k}.jpg", size) for k in range(4)]
+    train = write_coco(tmp_path / "train.json", images[:2], [(1, box)], ["dog", "cat"])
+    val = write_coco(tmp_path / "val.json", images[2:], [(1, box)])
     devkit = coco_to_voc(train, tmp_path / "out")  # cat is 2 in train, 1 in val
     assert [np.unique(read_maps(devkit, name)[1])[-1] for name in ("0", "2")] == [1, 2]
-    write_coco(val, [("2.jpg", size), ("3.jpg", size)], [(1, box)], names=["cow"])
+    write_coco(val, images[2:], [(1, box)], names=["cow"])
     with pytest.raises(ValueError, match=r"val\.json.*cow"):
         coco_to_voc(train, tmp_path / "other")
     assert not (tmp_path / "other").exists()
@@ -164,8 +160,7 @@ def test_an_import_keeps_files_that_it_did_not_write(case):
     coco_to_voc(path, out)  # only its own files: written again
     assert len(voc_to_coco(out, "trainval")["annotations"]) == 18
     (out / "notes.txt").write_text("mine")
-    content["annotations"].pop()
-    path.write_text(json.dumps(content))
+    path.write_text(path.read_text() + " ")
     result = vocseg("import-coco", path, "--out", out)
     assert result.exit_code == 2
     assert "notes.txt" in result.stderr
@@ -209,27 +204,13 @@ def test_a_failed_or_killed_import_leaves_nothing(tmp_path):
 # Counts, void, memory
 
 
-def test_objects_that_vanish_are_counted(case):
-    folder = case("objects_vanish_in_import")
-    result = vocseg("import-coco", folder / "twice.json", "--out", folder / "a")
-    assert "40 annotations: 20 objects written, 20 listed twice" in result.stdout
-    result = vocseg("import-coco", folder / "outside.json", "--out", folder / "b")
-    assert "20 annotations: 15 objects written, 5 passed over" in result.stdout
-    assert all(f"annotation {k} of" in result.stdout for k in (1, 5, 9, 13, 17))
-    assert vocseg("verify", folder / "outside.json").exit_code == 1
-
-
 def test_hidden_objects_crowds_and_unusable_images_are_counted(tmp_path, capsys):
     path = plain_set(tmp_path, 20)
-    content = json.loads(path.read_text())
-    first = content["annotations"][0]
-    polygons = [[5, 6, 15, 6, 15, 16, 5, 16]], [[15, 6, 25, 6, 25, 16, 15, 16]]
-    extra = [first | {"id": 70 + k, "segmentation": p} for k, p in enumerate(polygons)]
-    crowd = first | {"id": 80, "image_id": 2, "iscrowd": 1}
-    content["annotations"] += [*extra, crowd]
-    path.write_text(json.dumps(content))
+    boxes = [(k, (5, 6, 20, 10)) for k in range(1, 21)]
+    boxes += [(1, (5, 6, 10, 10)), (1, (15, 6, 10, 10)), (2, (5, 6, 20, 10), {"iscrowd": 1})]
+    write_coco(path, [(f"{k}.jpg", (60, 40)) for k in range(20)], boxes)
     (tmp_path / "19.jpg").unlink()
-    devkit = coco_to_voc(path, tmp_path / "out")
+    coco_to_voc(path, tmp_path / "out")
     line = "23 annotations: 20 objects written, 1 crowds made void, 1 hidden by smaller objects, "
     output = capsys.readouterr().out
     assert line + "1 of unusable images" in output
@@ -241,15 +222,9 @@ def test_hidden_objects_crowds_and_unusable_images_are_counted(tmp_path, capsys)
 def test_void_survives_the_way_out_and_back(case, monkeypatch):
     monkeypatch.chdir(case("void_lost_between_export_and_import"))
     for split in ("train", "val"):
-        assert (
-            vocseg("export-coco", "data", "--split", split, "--out", f"{split}.json").exit_code == 0
-        )
-    assert (
-        vocseg(
-            "import-coco", "train.json", "--images", "data/JPEGImages", "--out", "back"
-        ).exit_code
-        == 0
-    )
+        result = vocseg("export-coco", "data", "--split", split, "--out", f"{split}.json")
+        assert result.exit_code == 0, result.stderr
+    coco_to_voc("train.json", "back", images="data/JPEGImages")
     for split in ("train", "val"):
         assert split_ids(Path("back"), split) == split_ids(Path("data"), split)
         for name in split_ids(Path("data"), split):

@@ -4,38 +4,15 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 from pycocotools.coco import COCO
 from torchvision.ops import box_convert
 
+from tests.helpers.coco_files import picture, plain_set, write_coco
 from vocseg_lib.data.classes import CLASS_NAMES
 from vocseg_lib.data.coco import read_coco
 from vocseg_lib.data.coco_convert import COCO_RECORD, coco_to_voc, voc_to_coco
 from vocseg_lib.data.voc import class_names, read_sample, split_ids
 from vocseg_lib.utils.rle import decode_rle
-
-
-def coco_file(folder, sizes, annotations=()):
-    """COCO annotations of images, (width, height) by file name, written beside them."""
-    images = []
-    for number, (name, (width, height)) in enumerate(sizes.items(), 1):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (width, height)).save(folder / name)
-        images.append({"id": number, "file_name": name, "width": width, "height": height})
-    categories = [{"id": 5, "name": "cup"}, {"id": 2, "name": "big  plate"}]
-    content = {"images": images, "annotations": [*annotations], "categories": categories}
-    (folder / "labels.json").write_text(json.dumps(content))
-    return folder / "labels.json"
-
-
-def small(count, folder=""):
-    return {f"{folder}{k}.jpg": (8, 8) for k in range(count)}
-
-
-def square(image, category, x, y, side, iscrowd=0):
-    corners = [[x, y, x + side, y, x + side, y + side, x, y + side]]
-    ids = {"image_id": image, "category_id": category, "iscrowd": iscrowd}
-    return {**ids, "segmentation": corners}
 
 
 def test_ground_truth_holds_the_samples(devkit, tmp_path):
@@ -75,31 +52,32 @@ def test_a_devkit_survives_the_way_to_coco_and_back(other_classes, other_classes
         before["info"]["devkit"] = "written"
         assert before == after
         assert all("void" in image for image in after["images"])
-        jpegs = [
-            d / "JPEGImages" / after["images"][0]["file_name"] for d in (other_classes, written)
-        ]
-        assert jpegs[0].read_bytes() == jpegs[1].read_bytes()
+        name = f"JPEGImages/{after['images'][0]['file_name']}"
+        assert (written / name).read_bytes() == (other_classes / name).read_bytes()
     # It is reused while it is up to date, and no other folder is touched.
-    before = jpegs[1].stat().st_mtime_ns
+    before = (written / name).stat().st_mtime_ns
     coco_to_voc(other_classes_coco, written)
-    assert jpegs[1].stat().st_mtime_ns == before
-    jpegs[1].unlink()
+    assert (written / name).stat().st_mtime_ns == before
+    (written / name).unlink()
     coco_to_voc(other_classes_coco, written)
-    assert jpegs[1].exists()
+    assert (written / name).exists()
     record = json.loads((written / COCO_RECORD).read_text())
     (written / COCO_RECORD).write_text(json.dumps(record | {"sources": {}}))
     coco_to_voc(other_classes_coco, written)
-    assert jpegs[1].exists()
+    assert (written / name).exists()
     (written / COCO_RECORD).unlink()
     with pytest.raises(FileExistsError, match="written"):
         coco_to_voc(other_classes_coco, written)
 
 
 def test_overlaps_crowds_other_formats_and_a_held_out_val(tmp_path):
-    sizes = {f"sub dir/{i} a.png": (40, 30) for i in range(10)}
-    crowd = square(1, 2, 0, 0, 12, iscrowd=1)
-    annotations = [square(1, 2, 10, 10, 10), square(1, 5, 12, 12, 4), crowd]
-    written = coco_to_voc(coco_file(tmp_path / "in", sizes, annotations), tmp_path / "out")
+    images = [(f"sub dir/{i} a.png", (40, 30)) for i in range(10)]
+    for name, size in images:
+        picture(tmp_path / "in" / name, size)
+    boxes = [(1, (10, 10, 10, 10)), (1, (12, 12, 4, 4), {"category_id": 2})]
+    boxes.append((1, (0, 0, 12, 12), {"iscrowd": 1}))
+    path = write_coco(tmp_path / "in/labels.json", images, boxes, ["big  plate", "cup"])
+    written = coco_to_voc(path, tmp_path / "out")
     assert class_names(written) == ("big plate", "cup")
     assert split_ids(written, "val") == ["sub_dir_4_a", "sub_dir_9_a"]
     assert len(split_ids(written, "train")) == 8
@@ -111,46 +89,39 @@ def test_overlaps_crowds_other_formats_and_a_held_out_val(tmp_path):
 
 
 def test_unusable_images_are_reported_and_skipped(tmp_path, capsys):
-    sizes = small(60) | {"3.jpg": (30, 30), "4.jpg": (30, 40)}
-    path = coco_file(tmp_path, sizes, [square(4, 5, k % 28, k // 28, 2) for k in range(255)])
+    plain_set(tmp_path, 60)
+    images = [(f"{k}.jpg", (60, 40)) for k in range(60)]
+    boxes = [(4, (k % 28, k // 28, 2, 2)) for k in range(255)]
+    path = write_coco(tmp_path / "labels.json", images, boxes)
     (tmp_path / "1.jpg").unlink()
     (tmp_path / "2.jpg").write_bytes((tmp_path / "2.jpg").read_bytes()[:200])
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the image has its annotations' size when it is rotated
-    Image.new("RGB", (40, 30)).save(tmp_path / "4.jpg", exif=exif)
     written = coco_to_voc(path, tmp_path / "out")
     report = capsys.readouterr().out
     assert all(name in report for name in ("3 of 60", "1.jpg", "2.jpg", "3.jpg", "254"))
     assert len(split_ids(written, "trainval")) == 57
-    assert read_sample(written, "4").image.shape == (3, 40, 30)
-    Image.new("RGB", (9, 8)).save(tmp_path / "5.jpg")
+    picture(tmp_path / "5.jpg", (61, 40))
     path.write_text(path.read_text() + " ")
-    with pytest.raises(ValueError, match=r"4 of 60(?s:.*)5.jpg.* \(8, 9\), .*\(8, 8\)"):
+    with pytest.raises(ValueError, match=r"4 of 60(?s:.*)5.jpg.* \(40, 61\), .*\(40, 60\)"):
         coco_to_voc(path, tmp_path / "out")
 
 
 def test_mistakes_in_annotations_name_the_file(tmp_path):
-    box = {"image_id": 1, "category_id": 5, "bbox": [0, 0, 2, 2]}
-    with pytest.raises(ValueError, match=r"labels.json(?s:.*)segmentation"):
-        coco_to_voc(coco_file(tmp_path, small(3), [box]), tmp_path / "out")
-    path = coco_file(tmp_path, small(3))
-    with pytest.raises(ValueError, match=r"labels.json .* val"):  # fewer than five images
+    path = plain_set(tmp_path, 3)
+    with pytest.raises(ValueError, match=r"a.json .* val"):  # fewer than five images
         coco_to_voc(path, tmp_path / "out")
-    content = json.loads(path.read_text())
-    content["categories"][0]["name"] = "goat"
-    (tmp_path / "val.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"val\.json"):
-        coco_to_voc(path, tmp_path / "out", val=tmp_path / "val.json")
-    for name in small(3):
-        (tmp_path / name).unlink()
-    with pytest.raises(FileNotFoundError, match=r"labels.json"):
-        coco_to_voc(path, tmp_path / "other")
+    box = (1, (5, 6, 20, 10), {"segmentation": None})
+    write_coco(path, [(f"{k}.jpg", (60, 40)) for k in range(3)], [box])
+    with pytest.raises(ValueError, match=r"a.json(?s:.*)segmentation"):
+        coco_to_voc(path, tmp_path / "out")
+    for k in range(3):
+        (tmp_path / f"{k}.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"a.json"):
+        coco_to_voc(path, tmp_path / "out")
 
 
-@pytest.mark.parametrize("folder", ["", "images/", "train/", "images/train/"])
+@pytest.mark.parametrize("folder", ["", "images", "train", "images/train"])
 def test_images_are_found_where_they_usually_are(tmp_path, folder):
-    path = coco_file(tmp_path, small(5, folder))
     annotations = tmp_path / "annotations" / "instances_train.json"
     annotations.parent.mkdir()
-    annotations.write_text(path.read_text().replace(folder, ""))
+    plain_set(tmp_path / folder, 5).rename(annotations)
     assert len(split_ids(coco_to_voc(annotations, tmp_path / "out"), "train")) == 4

@@ -1,7 +1,7 @@
 """Clean parsed COCO ground truth: pass over what cannot be used, mend what is sure, report both."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -50,9 +50,8 @@ class CleaningReport:
     @property
     def lines(self) -> list[str]:
         """All of it, one line each, long lists cut; nothing for clean ground truth."""
-        names = [f"category {c['name']!r} (id {c['id']})" for c, _ in self.left_out]
         lines = [
-            f"{n} is left out: {why}" for n, (_, why) in zip(names, self.left_out, strict=True)
+            f"category {c['name']!r} (id {c['id']}) is left out: {why}" for c, why in self.left_out
         ]
         if self.passed_over:
             count = f"{len(self.passed_over)} of {self.annotations}"
@@ -74,9 +73,8 @@ def clean_ground_truth(
     Messages have the ids of the source. Raises ValueError.
     """
     validation.check_lists(content)
-    raw = content["annotations"]
-    if crowds_as_objects:
-        raw = [{**a, "iscrowd": 0} if isinstance(a, dict) else a for a in raw]
+    flag = {"iscrowd": 0} if crowds_as_objects else {}
+    raw = [a | flag if isinstance(a, dict) else a for a in content["annotations"]]
     report = CleaningReport(len(raw))
     images = [*{repr(i): i for i in map(_with_numbers, content["images"])}.values()]
     if any(isinstance(i, dict) and not is_number(i.get("id", 0)) for i in images):
@@ -88,18 +86,16 @@ def clean_ground_truth(
     if report.left_out:
         content["categories_left_out"] = [c["id"] for c, _ in report.left_out]
     for index, image in enumerate(content["images"]):
-        name = image.get("file_name")
-        if to_devkit and not (isinstance(name, str) and name.strip()):
+        if to_devkit and not (image.get("file_name") or "").strip():
             raise ValueError(f"images[{index}] has no file_name: {shorten(image)}")
     masks = [a.get("segmentation") for a in raw if isinstance(a, dict)]
     with_masks = to_devkit or any(mask and mask == mask for mask in masks)  # NaN is not equal
     annotations = _clean_annotations(content, raw, with_masks, report, keep_empty=not to_devkit)
     first = _first_of_each(annotations)
     if repeated := len(annotations) - len(first):
-        what = f"{repeated} of {len(annotations)} annotations repeat another of the same image"
-        report.notes.append(
-            f"{what}, class and mask: {'each counts once' if to_devkit else 'all count'}"
-        )
+        what = f"{repeated} of {len(annotations)} annotations repeat another of the same image, "
+        effect = "each counts once" if to_devkit else "all count"
+        report.notes.append(f"{what}class and mask: {effect}")
     if to_devkit:
         annotations, report.duplicates = first, repeated
     for text, ids in validation.find_contradictions(content, annotations).items():
@@ -128,7 +124,7 @@ def _number_images(images: list, raw: list, report: CleaningReport) -> tuple[lis
     return [i | {"id": ids[id_key(i["id"])], TEXT_ID: i["id"]} for i in images], annotations
 
 
-def used_categories(annotations: list) -> set[int]:
+def used_categories(annotations: Iterable) -> set[int]:
     """Ids of the categories of parsed annotations."""
     ids = [as_number(a.get("category_id")) for a in annotations if isinstance(a, dict)]
     return {category_id for category_id in ids if is_number(category_id)}
@@ -145,17 +141,18 @@ def _clean_categories(categories: list, used: set) -> tuple[list, list[tuple[dic
         return entries, []  # the validation reports it
     parents = [c.get("supercategory") for c in entries if c.get("supercategory") != c["name"]]
     orphans = [c for c in entries if c.get("supercategory") in NO_PARENT]
-    reasons = {}
-    for index, c in enumerate(entries):
+    classes, left_out = [], []
+    for c in entries:
         # Roboflow's root has id 0 and the project's name, and the classes may have another parent.
         lone_root = c["id"] == 0 and orphans == [c] and len(entries) > 1
         is_root = lone_root or (c["name"] in parents and c.get("supercategory") != c["name"])
         if is_background(c["name"]):
-            reasons[index] = "it stands for background"
+            left_out.append((c, "it stands for background"))
         elif is_root and c["id"] not in used:
-            reasons[index] = "no annotation has it, and it is the root of the others"
-    classes = [c for index, c in enumerate(entries) if index not in reasons]
-    return classes, [(entries[index], reason) for index, reason in reasons.items()]
+            left_out.append((c, "no annotation has it, and it is the root of the others"))
+        else:
+            classes.append(c)
+    return classes, left_out
 
 
 def _clean_annotations(
@@ -181,15 +178,13 @@ def _clean_annotations(
             kind, reason = "unusable", str(error)
         if kind:
             bad = empty if kind == "no pixels" else report.passed_over
-            bad.append(BadAnnotation(number, str(name), kind, reason))
-        if kind and not (keep_empty and kind == "no pixels"):
-            continue
-        for change in changes:
-            mended[change].append(number)
-        kept.append(annotation | {"id": number})
-    report.notes += [
-        _named(f"{change} ({len(i)} of {len(raw)})", i) for change, i in mended.items()
-    ]
+            bad.append(BadAnnotation(number, name, kind, reason))
+        if not kind or (keep_empty and kind == "no pixels"):
+            kept.append(annotation | {"id": number})
+            for change in changes:
+                mended[change].append(number)
+    for change, numbers in mended.items():
+        report.notes.append(_named(f"{change} ({len(numbers)} of {len(raw)})", numbers))
     if repeated := [number for number, count in ids.items() if count > 1]:
         report.notes.append(_named("ids are given more than once, and numbered anew", repeated))
     _check_passed_over(report, empty, len(kept))
@@ -269,10 +264,8 @@ def _clean_annotation(
         size = image["height"], image["width"]
         entry["segmentation"], change = mend_mask(segmentation, *size, entry.get("bbox"))
         changes += [change] * bool(change)
-    had_area, area = "area" in entry, entry.pop("area", None)
-    if is_number(area) and area > 0:
-        entry["area"] = area
-    elif had_area:
+    if "area" in entry and not (is_number(entry["area"]) and entry["area"] > 0):
+        del entry["area"]
         changes.append("area is not a number above 0, and computed")
     return entry
 

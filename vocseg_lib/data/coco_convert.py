@@ -1,6 +1,5 @@
 """COCO annotations to a devkit, and a devkit to COCO ground truth."""
 
-import shutil
 from itertools import chain
 from pathlib import Path
 
@@ -13,9 +12,8 @@ from tqdm import tqdm
 from vocseg_lib.data import voc
 from vocseg_lib.data.classes import VOID, save_map
 from vocseg_lib.data.coco import read_coco
-from vocseg_lib.data.coco_cleaning import BadAnnotation, first_of
+from vocseg_lib.data.coco_cleaning import BadAnnotation, CleaningReport, first_of
 from vocseg_lib.data.coco_import.dataset import CocoData, check_images, clean_files
-from vocseg_lib.data.coco_import.files import find_val_file
 from vocseg_lib.data.coco_import.images import CocoFile, CocoImage, read_coco_files
 from vocseg_lib.data.coco_validation import validate_ground_truth
 from vocseg_lib.data.image_files import BadFile, Picture, orient, read_picture
@@ -24,7 +22,7 @@ from vocseg_lib.utils.files import file_checksum, read_record, rebuild_folder
 from vocseg_lib.utils.rle import encode_rle, run_lengths
 
 COCO_RECORD = "from_coco.json"  # file in a devkit: what it was made from, report, written files
-IMPORT_VERSION = 1  # of the rules: an import by others is written again
+IMPORT_VERSION = 2  # of the rules: an import by others is written again
 VAL_EVERY = 5  # without annotations for val, every fifth image is held out
 TOO_FEW = f"has too few usable images for train and val: {VAL_EVERY}, or a file for val, are needed"
 JPEG_START = b"\xff\xd8\xff"
@@ -46,11 +44,12 @@ def coco_to_voc(
 
     Raises FileNotFoundError, ValueError, and FileExistsError when `out` holds other files.
     """
-    out, files = Path(out), _read_files(annotations, val, images)
+    out, files = Path(out), read_coco_files(annotations, val, images)
     record = read_record(out / COCO_RECORD)
-    sources = _sources(files, crowds_as_objects, record.get("sources", {}))
+    known = record.get("sources", {})
+    sources = _sources(files, crowds_as_objects, known)
     is_whole = all((out / name).is_file() for name in record.get("files", {}))
-    if not is_whole or _contents(sources) != _contents(record.get("sources", {})):
+    if not is_whole or _contents(sources) != _contents(known):
         record = {"sources": sources}
         with rebuild_folder(out, COCO_RECORD, record) as folder:
             data = clean_files(files, crowds_as_objects)
@@ -67,13 +66,13 @@ def verify_coco(
 ) -> tuple[list[BadFile | BadAnnotation], list[str]]:
     """Problems that an import would meet, and its notes. Raises FileNotFoundError, ValueError."""
     found, notes = [], []
+    no_object = BadFile(annotations, "no object", "has no object to learn from or to evaluate")
     try:
-        files = _read_files(annotations, val, images)
+        files = read_coco_files(annotations, val, images)
     except FileNotFoundError as error:
         _, report = read_coco(Path(annotations))
-        found = [BadFile(annotations, "missing images", str(error)), *report.passed_over]
-        found += [BadFile(annotations, "odd annotations", note) for note in report.notes]
-        return found + [_no_object(annotations)] * (not report.objects), notes
+        found = [BadFile(annotations, "missing images", str(error)), *_odd(annotations, report)]
+        return found + [no_object] * (not report.objects), notes
     try:
         data = clean_files(files, max_bad_images=1.0)
     except ValueError as error:
@@ -83,13 +82,10 @@ def verify_coco(
         notes = data.notes
         for file, report in zip(files, data.reports, strict=True):
             notes += [f"category {c['name']!r} is left out: {why}" for c, why in report.left_out]
-            odd = [note for note in report.notes if not note.endswith("become void")]
-            found += [BadFile(file.path, bad.kind, str(bad)) for bad in report.passed_over]
-            found += [BadFile(file.path, "odd annotations", note) for note in odd]
-        found += data.hidden
+            found += _odd(file.path, report)
+        found += data.hidden + [no_object] * (not data.written)
         if len(files) == 1 and len(data.annotations) < VAL_EVERY:
             notes.append(f"{annotations} {TOO_FEW}")
-        found += [_no_object(annotations)] * (not data.written)
     for image in chain(*(file.images for file in files)):
         if image.problem:
             found.append(image.problem)
@@ -101,31 +97,24 @@ def verify_coco(
     return found, notes
 
 
-def _no_object(annotations: str | Path) -> BadFile:
-    return BadFile(annotations, "no object", "has no object to learn from or to evaluate")
-
-
-def _read_files(annotations: str | Path, val: str | Path, images: str | Path) -> list[CocoFile]:
-    annotations = Path(annotations)
-    val = Path(val) if val else find_val_file(annotations)
-    return read_coco_files([annotations, val] if val else [annotations], images)
+def _odd(path: str | Path, report: CleaningReport) -> list[BadFile]:
+    """What is odd in the annotations of a file; that crowds become void is not."""
+    notes = [note for note in report.notes if not note.endswith("become void")]
+    passed_over = [BadFile(path, bad.kind, str(bad)) for bad in report.passed_over]
+    return passed_over + [BadFile(path, "odd annotations", note) for note in notes]
 
 
 def _sources(files: list[CocoFile], crowds_as_objects: bool, known: dict) -> dict:
     """Names and checksums of all files; pictures of known size and time are not read again."""
-    times = {
-        (path, time, checksum.split(":")[0]): checksum
-        for path, time, checksum in known.get("pictures", [])
-    }
+    checksums = {(p, time, c.split(":")[0]): c for p, time, c in known.get("pictures", [])}
     pictures = []
     for image in chain(*(file.images for file in files)):
-        path, stat = image.source.absolute(), image.source.is_file() and image.source.stat()
-        if stat:
+        path, time, checksum = image.source.absolute(), "", "missing"
+        if path.is_file():
+            stat = path.stat()
             time = f"{stat.st_mtime_ns} {stat.st_ctime_ns}"  # changed, or replaced by an old one
-            key = (str(path), time, str(stat.st_size))
-            pictures.append([*key[:2], times.get(key) or file_checksum(path)])
-        else:
-            pictures.append([str(path), "", "missing"])
+            checksum = checksums.get((str(path), time, str(stat.st_size))) or file_checksum(path)
+        pictures.append([str(path), time, checksum])
     return {
         "version": IMPORT_VERSION,
         "crowds_as_objects": crowds_as_objects,
@@ -146,8 +135,7 @@ def _convert(data: CocoData, folder: Path | None = None) -> None:
         crowds = [a["segmentation"] for a in annotations if a["iscrowd"]]
         try:
             if len(objects) >= VOID:
-                reason = f"has more than {VOID - 1} objects"
-                raise BadFile(image.source, "too many objects", reason)
+                raise BadFile(image.source, "too many objects", f"has more than {VOID - 1} objects")
             pixels = read_picture(image.source)
             maps = paint_maps(image.sizes[image.frame], objects, data.void[image] + crowds)
             if folder:
@@ -155,11 +143,11 @@ def _convert(data: CocoData, folder: Path | None = None) -> None:
         except BadFile as bad:
             image.problem = bad
             continue
-        pixels_of = Image.fromarray(maps[0]).histogram()[1 : len(objects) + 1]
-        for a in (a for a, count in zip(objects, pixels_of, strict=True) if not count):
-            name, reason = image.entry["file_name"], "smaller objects cover all of it"
-            data.hidden.append(BadAnnotation(a["listed_id"], name, "hidden", reason))
-        data.written += sum(count > 0 for count in pixels_of)
+        pixel_counts = Image.fromarray(maps[0]).histogram()[1 : len(objects) + 1]
+        hidden = [a["listed_id"] for a, n in zip(objects, pixel_counts, strict=True) if not n]
+        why = image.entry["file_name"], "hidden", "smaller objects cover all of it"
+        data.hidden += [BadAnnotation(listed_id, *why) for listed_id in hidden]
+        data.written += len(objects) - len(hidden)
         data.crowds += len(crowds)
 
 
@@ -183,11 +171,9 @@ def paint_maps(
 
 def _write_sample(image: CocoImage, pixels: Picture, maps: np.ndarray, targets: list[Path]) -> None:
     """Write a picture, as a JPEG without EXIF orientation, and its maps, turned as it is shown."""
-    jpeg, *map_paths = targets
-    with image.source.open("rb") as file:
-        is_jpeg = file.read(len(JPEG_START)) == JPEG_START
-    if is_jpeg and image.orientation == 1:
-        shutil.copyfile(image.source, jpeg)
+    (jpeg, *map_paths), content = targets, image.source.read_bytes()
+    if image.orientation == 1 and content.startswith(JPEG_START):
+        jpeg.write_bytes(content)
     else:
         Image.fromarray(pixels).save(jpeg, quality=95)
     for path, values in zip(map_paths, maps, strict=True):
@@ -196,20 +182,21 @@ def _write_sample(image: CocoImage, pixels: Picture, maps: np.ndarray, targets: 
 
 def _write_lists(data: CocoData, folder: Path) -> list[str]:
     """Write class names and split lists; the import's report. Raises ValueError without any val."""
-    first, *others = data.files
-    bad = check_images(data.files)
-    names = [[image.name for image in file.images if not image.problem] for file in data.files]
-    val = names[1] if others else names[0][VAL_EVERY - 1 :: VAL_EVERY]
-    train = [name for name in names[0] if name not in {*val}]
+    bad, path = check_images(data.files), data.files[-1].path
+    train, *others = ([image.name for image in file.usable_images] for file in data.files)
+    if others:
+        (val,), origin = others, f" of {_with_folder(path)}"
+    else:
+        beside = [p.name for p in sorted(path.parent.glob("*.json")) if p.name != path.name][:5]
+        origin = f", every {VAL_EVERY}th image of {path.name}, as no file is named like it for val"
+        origin += f" (beside it: {', '.join(beside)}; give one as --val to use it)" * bool(beside)
+        val = train[VAL_EVERY - 1 :: VAL_EVERY]
+        del train[VAL_EVERY - 1 :: VAL_EVERY]
     if not (train and val):
-        raise ValueError(f"{first.path} {TOO_FEW}")
+        raise ValueError(f"{data.files[0].path} {TOO_FEW}")
     voc.write_splits(folder, train, val)
     lines = "".join(f"{name}\n" for name in data.class_names)
     (folder / voc.CLASS_FILE).write_text(lines, encoding="utf-8")
-    source = _with_folder(others[0].path) if others else ""
-    every = f"every {VAL_EVERY}th image of {first.path.name}, as no file is named like it for val"
-    beside = [p.name for p in sorted(first.path.parent.glob("*.json")) if p.name != first.path.name]
-    every += f" (beside it: {', '.join(beside[:5])}; give one as --val to use it)" if beside else ""
     counts = {
         "objects written": data.written,
         "crowds made void": data.crowds,
@@ -217,7 +204,8 @@ def _write_lists(data: CocoData, folder: Path) -> list[str]:
         "passed over": sum(len(report.passed_over) for report in data.reports),
         "hidden by smaller objects": len(data.hidden),
     }
-    counts["of unusable images"] = data.total - sum(counts.values())
+    total = sum(len(file.content["annotations"]) for file in data.files)
+    counts["of unusable images"] = total - sum(counts.values())
     listed = [f"{n} {what}" for what, n in counts.items() if n]
     classes = f"{len(data.class_names)} classes: {', '.join(data.class_names)}"
     return [
@@ -230,8 +218,8 @@ def _write_lists(data: CocoData, folder: Path) -> list[str]:
         ),
         *first_of(data.hidden),
         f"{len(train) + len(val)} images, {classes}",
-        f"{data.total} annotations: {', '.join(listed) or 'nothing to learn from'}",
-        f"val: {len(val)} images of {source}" if others else f"val: {len(val)} images, {every}",
+        f"{total} annotations: {', '.join(listed) or 'nothing to learn from'}",
+        f"val: {len(val)} images{origin}",
     ]
 
 

@@ -64,10 +64,9 @@ class Sample:
         if new == size:
             return self
         # The map's value at the center of each new pixel.
-        rows, columns = (
-            ((np.arange(b) + 0.5) * a / b).astype(int) for a, b in zip(size, new, strict=True)
-        )
-        object_map = self.object_map[rows[:, None], columns]
+        sides = zip(size, new, strict=True)
+        centers = np.ix_(*(((np.arange(b) + 0.5) * a / b).astype(int) for a, b in sides))
+        object_map = self.object_map[centers]
         kept = np.isin(self.ids, object_map)
         return replace(
             self,
@@ -75,7 +74,7 @@ class Sample:
             object_map=object_map,
             ids=self.ids[kept],
             labels=self.labels[torch.from_numpy(kept)],
-            void=self.void[rows[:, None], columns],
+            void=self.void[centers],
         )
 
 

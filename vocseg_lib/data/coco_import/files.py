@@ -3,6 +3,8 @@
 import re
 import unicodedata
 from collections import defaultdict
+from functools import cache
+from itertools import chain, product
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
@@ -16,19 +18,12 @@ def find_val_file(annotations: Path) -> Path | None:
     Beside the file, or in a folder beside one of its three folders. Raises ValueError for several.
     """
     path = annotations.absolute()
-    for depth in range(3):  # the file, then with a folder, two folders above
-        if depth + 1 >= len(path.parts):
-            break
-        below = [{part, *_val_names(part)} for part in path.parts[len(path.parts) - depth :]]
+    for depth in range(min(3, len(path.parts) - 1)):  # the file, with a folder, two folders
+        first, *below = path.parts[-1 - depth :]
         found = [path.parents[depth]]
-        for names in [_val_names(path.parts[-1 - depth]), *below]:
-            found = [
-                child
-                for folder in found
-                if folder.is_dir()
-                for child in sorted(folder.iterdir())
-                if path_key(child.name) in {path_key(name) for name in names}
-            ]
+        for keys in [_val_keys(first), *({path_key(p)} | _val_keys(p) for p in below)]:
+            children = (sorted(folder.iterdir()) for folder in found if folder.is_dir())
+            found = [child for child in chain(*children) if path_key(child.name) in keys]
         found = [file for file in found if file.is_file() and file != path]
         if len(found) > 1:
             several = ", ".join(map(str, found))
@@ -38,10 +33,11 @@ def find_val_file(annotations: Path) -> Path | None:
     return None
 
 
-def _val_names(name: str) -> list[str]:
-    """A name with each word for val instead of one for train."""
+def _val_keys(name: str) -> set[str]:
+    """Keys of a name with each word for val instead of one for train."""
     words = re.finditer(r"train(ing)?", name, re.IGNORECASE)
-    return [name[: m.start()] + word + name[m.end() :] for m in words for word in VAL_WORDS]
+    names = (name[: m.start()] + word + name[m.end() :] for m in words for word in VAL_WORDS)
+    return {path_key(name) for name in names}
 
 
 def path_key(name: str) -> str:
@@ -56,46 +52,42 @@ class PictureFinder:
     """
 
     def __init__(self, annotations: Path, images: str | Path = ""):
-        self._listings: dict[Path, dict[str, list[str]]] = {}
-        self._is_given, folder = bool(images), annotations.absolute().parent
+        self._listing, self._is_given = cache(_names_by_key), bool(images)
+        folder = annotations.absolute().parent
         bases = [Path(images).absolute()] if images else [folder, folder.parent]
         words = [annotations.stem.removeprefix("instances_")]
         words += [match[0] for match in SPLIT_WORD.finditer(annotations.stem)]
         subfolders = ["", "images", *words, *(f"images/{word}" for word in words)]
         subfolders += [*(f"{word}/images" for word in words), "data", "JPEGImages"]
-        found = (
-            self._descend(base, PurePosixPath(sub).parts) for base in bases for sub in subfolders
-        )
+        found = (self._descend(base, Path(sub).parts) for base, sub in product(bases, subfolders))
         self.folders = list(dict.fromkeys(f for f in found if f and f.is_dir()))
 
     def find(self, file_name: str) -> tuple[Path, str] | None:
         """The picture, and the part of `file_name` that led to it."""
         url = unquote(file_name.rpartition("?d=")[2])  # as Label Studio writes them
-        for name in dict.fromkeys((file_name, file_name.replace("\\", "/"), url)):
-            parts = PurePosixPath(name.lstrip("/") if self._is_given else name).parts
-            for tail in (parts[k:] for k in range(len(parts))):
-                for folder in self.folders:
-                    if (path := self._descend(folder, tail)) and path.is_file():
-                        return path, "/".join(tail)
+        names = (file_name, file_name.replace("\\", "/"), url)
+        forms = [PurePosixPath(n.lstrip("/") if self._is_given else n).parts for n in names]
+        tails = dict.fromkeys(parts[k:] for parts in forms for k in range(len(parts)))
+        for tail, folder in product(tails, self.folders):
+            if (path := self._descend(folder, tail)) and path.is_file():
+                return path, "/".join(tail)
         return None
 
     def _descend(self, folder: Path, parts: tuple[str, ...]) -> Path | None:
         """A path below a folder; names may differ in case and accents if one alone fits."""
-        if (folder.joinpath(*parts)).exists():
-            return folder.joinpath(*parts)
         for part in parts:
             if not (folder / part).exists():
                 fitting = self._listing(folder).get(path_key(part), [])
                 if len(fitting) != 1:
                     return None
-                part = fitting[0]
+                (part,) = fitting
             folder /= part
         return folder
 
-    def _listing(self, folder: Path) -> dict[str, list[str]]:
-        """The names in a folder by key."""
-        if folder not in self._listings:
-            names = self._listings[folder] = defaultdict(list)
-            for child in folder.iterdir() if folder.is_dir() else ():
-                names[path_key(child.name)].append(child.name)
-        return self._listings[folder]
+
+def _names_by_key(folder: Path) -> dict[str, list[str]]:
+    """The names in a folder by key."""
+    names = defaultdict(list)
+    for child in folder.iterdir() if folder.is_dir() else ():
+        names[path_key(child.name)].append(child.name)
+    return names

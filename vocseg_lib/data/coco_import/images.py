@@ -3,10 +3,10 @@
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path, PurePosixPath
 
-from vocseg_lib.data.coco_import.files import PictureFinder, path_key
+from vocseg_lib.data.coco_import.files import PictureFinder, find_val_file, path_key
 from vocseg_lib.data.coco_validation import check_lists
 from vocseg_lib.data.image_files import BadFile, read_header, without_ending
 from vocseg_lib.utils.files import read_json
@@ -22,6 +22,7 @@ class CocoImage:
     """An image of a COCO file, its picture, and its name in a devkit."""
 
     entry: dict
+    id: str  # in the file, as text
     source: Path
     name: str
     masks: list  # segmentations of its annotations, as in the file
@@ -48,35 +49,28 @@ class CocoFile:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def usable_images(self) -> list[CocoImage]:
+        return [image for image in self.images if image.problem is None]
+
+    @property
     def usable(self) -> dict:
         """The content without images that have a problem, and their annotations."""
-        bad = {
-            id(image.entry): id_key(image.entry.get("id")) for image in self.images if image.problem
-        }
-        entries, annotations = self.content["images"], self.content["annotations"]
-        dropped = {*bad.values()} - {
-            id_key(entry.get("id"))
-            for entry in entries
-            if isinstance(entry, dict) and id(entry) not in bad
-        }
-        return self.content | {
-            "images": [entry for entry in entries if id(entry) not in bad],
-            "annotations": [
-                a
-                for a in annotations
-                if not (isinstance(a, dict) and id_key(a.get("image_id")) in dropped)
-            ],
-        }
+        entries = [image.entry for image in self.usable_images]
+        dropped = {i.id for i in self.images} - {i.id for i in self.usable_images}
+        annotations = [a for a in self.content["annotations"] if _image_id(a) not in dropped]
+        return self.content | {"images": entries, "annotations": annotations}
 
 
-def read_coco_files(paths: list[Path], images: str | Path = "") -> list[CocoFile]:
+def read_coco_files(
+    annotations: str | Path, val: str | Path = "", images: str | Path = ""
+) -> list[CocoFile]:
     """Annotations of train and, if there are any, of val; pictures are found, but not opened.
 
-    An image that a file lists twice is merged, one of val is left out of train.
-    Raises FileNotFoundError, ValueError.
+    Default of `val`: see `find_val_file`, of `images`: see `PictureFinder`. An image that a file
+    lists twice is merged, one of val is left out of train. Raises FileNotFoundError, ValueError.
     """
-    files = []
-    for path in paths:
+    files, val = [], val or find_val_file(Path(annotations))
+    for path in map(Path, (annotations, val) if val else (annotations,)):
         content = read_json(path)
         try:
             check_lists(content)
@@ -87,9 +81,9 @@ def read_coco_files(paths: list[Path], images: str | Path = "") -> list[CocoFile
                 entry["listed_id"] = f"[{index}]" if entry.get("id") is None else entry["id"]
         files.append(CocoFile(path, content, _find_images(path, content, images)))
         _merge_repeated(files[-1])
-    held_out = {image.source.resolve() for image in files[-1].images} if len(files) > 1 else ()
-    for image in files[0].images:
-        if image.source.resolve() in held_out and image.problem is None:
+    held_out = {image.source.resolve() for file in files[1:] for image in file.images}
+    for image in files[0].usable_images:
+        if image.source.resolve() in held_out:
             reason = f"is also listed in {files[-1].path}: left out of train"
             image.problem = BadFile(image.source, HELD_OUT, reason)
     return files
@@ -100,27 +94,26 @@ def _merge_repeated(file: CocoFile) -> None:
     first, ids, kept = {}, {}, []
     for image in file.images:
         original = first.setdefault(image.source.resolve(), image)
+        if _given_size(image) != _given_size(original):
+            reason = "is listed again, of another size"
+            image.problem = image.problem or BadFile(image.source, "size mismatch", reason)
         if original is image or image.problem:
             kept.append(image)
             continue
-        if any(image.entry.get(side) != original.entry.get(side) for side in ("height", "width")):
-            image.problem = BadFile(
-                image.source, "size mismatch", "is listed again, of another size"
-            )
-            kept.append(image)
-            continue
-        ids[id_key(image.entry.get("id"))] = original.entry.get("id")
+        ids[image.id] = original.entry.get("id")
         original.masks += image.masks
         file.notes.append(f"{image.source} is listed again in {file.path.name}: merged")
-    repeated = [id_key(image.entry.get("id")) for image in kept]
-    ids = {key: value for key, value in ids.items() if key not in repeated}
-    for entry in file.content["annotations"]:
-        if isinstance(entry, dict) and id_key(entry.get("image_id")) in ids:
-            entry["image_id"] = ids[id_key(entry["image_id"])]
-    dropped = {id(image.entry) for image in file.images} - {id(image.entry) for image in kept}
-    entries = file.content["images"]
-    file.content["images"] = [entry for entry in entries if id(entry) not in dropped]
-    file.images = kept
+    for image in kept:
+        ids.pop(image.id, None)
+    for annotation in file.content["annotations"]:
+        if (image_id := _image_id(annotation)) in ids:
+            annotation["image_id"] = ids[image_id]
+    file.content["images"], file.images = [image.entry for image in kept], kept
+
+
+def _image_id(annotation: object) -> str | None:
+    """The `image_id` of an annotation as text; None for what is not a list of fields."""
+    return id_key(annotation.get("image_id")) if isinstance(annotation, dict) else None
 
 
 def _find_images(annotations: Path, content: dict, images: str | Path) -> list[CocoImage]:
@@ -128,32 +121,31 @@ def _find_images(annotations: Path, content: dict, images: str | Path) -> list[C
     masks = defaultdict(list)
     for entry in content["annotations"]:
         if isinstance(entry, dict) and (mask := entry.get("segmentation")):
-            masks[id_key(entry.get("image_id"))].append(mask)
+            masks[_image_id(entry)].append(mask)
     finder, found, by_source = PictureFinder(annotations, images), [], defaultdict(set)
     for index, entry in enumerate(content["images"]):
         file_name = entry.get("file_name") if isinstance(entry, dict) else None
         if is_number(file_name):
             file_name = entry["file_name"] = str(file_name)
         if not (isinstance(file_name, str) and file_name.strip()):
-            problem = f"images[{index}] has no file_name: {shorten(entry)}"
-            raise ValueError(f"{annotations}: {problem}")
+            raise ValueError(f"{annotations}: images[{index}] has no file_name: {shorten(entry)}")
         source, part = finder.find(file_name) or (Path(file_name), file_name)
         outside = part.startswith("/") or ".." in PurePosixPath(part).parts
         stem = without_ending(PurePosixPath(part).name if outside else part)
-        name = "_".join(re.split(r"[\s/\\]+", stem.strip("/. ")))
+        name = re.sub(r"[\s/\\]+", "_", stem.strip("/. "))
         name = name.encode()[-MAX_NAME_BYTES:].decode(errors="ignore")
-        found.append(CocoImage(entry, source, name, masks[id_key(entry.get("id"))]))
-        if not source.is_file():
-            found[-1].problem = BadFile(file_name, "missing", "file is missing")
+        image_id = id_key(entry.get("id"))
+        problem = None if source.is_file() else BadFile(file_name, "missing", "file is missing")
+        found.append(CocoImage(entry, image_id, source, name, masks[image_id], problem))
         by_source[source].add(str(PurePosixPath(file_name)))
+    if found and all(image.problem for image in found):
+        missing = f"{found[0].entry['file_name']} of {annotations} and all others"
+        searched = ", ".join(map(str, finder.folders))
+        raise FileNotFoundError(f"{missing} are in none of {searched}: pass the images' folder")
     for image in found:
         if image.problem is None and len(names := by_source[image.source]) > 1:
             reason = f"may be any of {', '.join(sorted(names)[:3])}: which one is not clear"
             image.problem = BadFile(image.source, "ambiguous file name", reason)
-    if found and not any(image.source.is_file() for image in found):
-        missing = f"{found[0].entry['file_name']} of {annotations} and all others"
-        searched = ", ".join(map(str, finder.folders))
-        raise FileNotFoundError(f"{missing} are in none of {searched}: pass the images' folder")
     return found
 
 
@@ -161,75 +153,69 @@ def name_samples(images: list[CocoImage]) -> list[str]:
     """Give a suffix to names that another image has, in any case; what was renamed."""
     taken, used, renamed = {path_key(image.name) for image in images}, set(), []
     for image in images:
-        name, number = image.name, 1
-        while path_key(name) in (taken if number > 1 else used):
-            number += 1
-            name = f"{image.name}_{number}"
-        if number > 1:
-            renamed.append(f"{image.source} is {name}")
-        image.name = name
-        taken.add(path_key(name))
-        used.add(path_key(name))
+        if path_key(image.name) in used:
+            names = (f"{image.name}_{number}" for number in count(2))
+            image.name = next(name for name in names if path_key(name) not in taken)
+            renamed.append(f"{image.source} is {image.name}")
+            taken.add(path_key(image.name))
+        used.add(path_key(image.name))
     return renamed
 
 
 def read_sizes(images: list[CocoImage]) -> None:
-    """Read sizes and EXIF orientations; decide which way annotations are turned."""
-    for image in images:
-        try:
-            stored, orientation = read_header(image.source)
-        except BadFile as bad:
-            image.problem = bad
-            continue
-        shown = stored[::-1] if orientation >= 5 else stored
-        image.orientation, image.sizes = orientation, {"shown": shown}
-        if orientation != 1:
-            image.sizes["stored"] = stored
-    _decide_frames([image for image in images if image.problem is None])
-
-
-def _decide_frames(images: list[CocoImage]) -> None:
     """Decide whether annotations are of the picture as shown or as stored; set height and width.
 
     Run-length codes of one size decide; then the size in the file, unless polygons leave it in more
     images than they leave the other one. What is left follows the other images of the data set, or
     is as shown.
     """
-    fitting, given, votes = {}, {}, defaultdict(Counter)
+    by_size, votes = {}, defaultdict(Counter)
     for image in images:
-        size = given[image] = tuple(_side(image.entry.get(key)) for key in ("height", "width"))
-        fitting[image] = tuple(frame for frame, value in image.sizes.items() if value == size)
-        by_masks = _frames_that_fit(image.sizes, image.masks)
-        is_wrong = None not in size and not fitting[image]
-        if is_wrong and (
-            not by_masks
-            or _frames_that_fit({"given": size}, image.masks)
-            or any(_is_scaled(size, other) for other in image.sizes.values())
-        ):
-            reason = f"has (height, width) {image.sizes['shown']}, but {size} in its annotations"
-            image.problem = BadFile(image.source, "size mismatch", reason)
-        elif len(by_masks) == 1:
-            votes[fitting[image]][by_masks[0]] += 1
-            if any(isinstance(mask, dict) for mask in image.masks):
-                (image.frame,) = by_masks
-    images = [image for image in images if image.problem is None]
-    counts = Counter(fitting.values())
-    for image in images:
-        frames = fitting[image]
-        (winner, won), (_, lost) = (*votes[frames].most_common(2), (None, 0), (None, 0))[:2]
-        if image.frame is None and won > lost and (won >= min(2, counts[frames]) or not frames):
-            image.frame = winner
-        elif image.frame is None and len(frames) == 1:
-            (image.frame,) = frames
-    turned = {image.frame for image in images if image.orientation != 1 and image.frame}
-    for image in images:
+        try:
+            by_size[image], by_masks = _read_size(image)
+            votes[by_size[image]].update(by_masks)
+        except BadFile as bad:
+            image.problem = bad
+    counts = Counter(by_size.values())
+    for image, frame in by_size.items():
+        if image.frame is None:
+            (winner, won), (_, lost) = [*votes[frame].most_common(2), (None, 0), (None, 0)][:2]
+            enough = won > lost and won >= (min(2, counts[frame]) if frame else 1)
+            image.frame = winner if enough else frame
+    turned = {image.frame for image in by_size if image.orientation != 1 and image.frame}
+    for image in by_size:
         if image.frame is None:
             image.ambiguous = bool(image.masks) and image.orientation != 1
             image.frame = "stored" if turned == {"stored"} else "shown"
-        shape = image.sizes[image.frame]
-        if None not in given[image] and given[image] != shape:
-            image.misfit = f"is {given[image]} (height, width) in the file, but masks fit {shape}"
+        shape, given = image.sizes[image.frame], _given_size(image)
+        if None not in given and given != shape:
+            image.misfit = f"is {given} (height, width) in the file, but masks fit {shape}"
         image.entry |= dict(zip(("height", "width"), shape, strict=True))
+
+
+def _read_size(image: CocoImage) -> tuple[str | None, list[str]]:
+    """Read the header; set the frame, if codes decide it; frames by the size in the file, by masks.
+
+    None or empty where both are possible. Raises BadFile.
+    """
+    stored, image.orientation = read_header(image.source)
+    image.sizes = {"shown": stored[::-1] if image.orientation >= 5 else stored}
+    if image.orientation != 1:
+        image.sizes["stored"] = stored
+    given = _given_size(image)
+    by_size = [frame for frame, size in image.sizes.items() if size == given]
+    by_masks = [frame for frame, size in image.sizes.items() if _fits(size, image.masks)]
+    is_wrong = None not in given and not by_size
+    if is_wrong and (
+        not by_masks
+        or _fits(given, image.masks)
+        or any(_is_scaled(given, size) for size in image.sizes.values())
+    ):
+        reason = f"has (height, width) {image.sizes['shown']}, but {given} in its annotations"
+        raise BadFile(image.source, "size mismatch", reason)
+    if len(by_masks) == 1 and any(isinstance(mask, dict) for mask in image.masks):
+        (image.frame,) = by_masks
+    return by_size[0] if len(by_size) == 1 else None, by_masks if len(by_masks) == 1 else []
 
 
 def _is_scaled(size: tuple[int, int], other: tuple[int, int]) -> bool:
@@ -238,24 +224,18 @@ def _is_scaled(size: tuple[int, int], other: tuple[int, int]) -> bool:
     return abs(h * other_w - w * other_h) <= max(other_h, other_w)
 
 
-def _side(value: object) -> int | None:
-    """Pixels of a side, or None without a usable number."""
-    value = int(value) if isinstance(value, str) and value.strip().isdecimal() else value
-    return int(value) if is_number(value) and value >= 1 else None
+def _given_size(image: CocoImage) -> tuple[int | None, int | None]:
+    """Height and width of an image in the file; None without a usable number."""
+    sides = [image.entry.get(key) for key in ("height", "width")]
+    sides = [int(s) if isinstance(s, str) and s.strip().isdecimal() else s for s in sides]
+    return tuple(int(s) if is_number(s) and s >= 1 else None for s in sides)
 
 
-def _frames_that_fit(sizes: dict[str, tuple[int, int]], masks: list) -> list[str]:
-    """The frames with the size (h, w) of all run-length codes, which no polygon leaves by far."""
-    coded = {tuple(m["size"]) for m in masks if isinstance(m, dict) and _is_size(m.get("size"))}
+def _fits(size: tuple[int, int], masks: list) -> bool:
+    """Whether a size (h, w) is that of all run-length codes, and no polygon leaves it by far."""
+    given = (m.get("size") for m in masks if isinstance(m, dict))
+    coded = {tuple(s) for s in given if isinstance(s, list | tuple) and all(map(is_number, s))}
     polygons = [*chain(*(usable_polygons(m) for m in masks))]
     reach = [max(filter(is_number, chain(*(p[k::2] for p in polygons))), default=0) for k in (1, 0)]
-    return [
-        frame
-        for frame, size in sizes.items()
-        if coded <= {size}
-        and all(r <= s * (1 + OVERHANG) + 1 for r, s in zip(reach, size, strict=True))
-    ]
-
-
-def _is_size(value: object) -> bool:
-    return isinstance(value, list | tuple) and all(map(is_number, value))
+    inside = (r <= s * (1 + OVERHANG) + 1 for r, s in zip(reach, size, strict=True))
+    return coded <= {size} and all(inside)
