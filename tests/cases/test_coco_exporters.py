@@ -100,9 +100,13 @@ def test_a_given_folder_goes_before_paths_of_another_one(tmp_path):
     path, old = plain_set(tmp_path / "new"), tmp_path / "old"
     for k in range(10):
         picture(old / f"{k}.jpg", color=(20, 250, 20))
-    rewrite(path, lambda c: [i.update(file_name=f"{old}/{i['file_name']}") for i in c["images"]])
-    devkit = coco_to_voc(path, tmp_path / "out", images=tmp_path / "new")
-    assert_masks_lie_on_their_objects(devkit)
+    for folder, out in ((old, "out"), ("../old", "out2")):
+        rewrite(
+            path,
+            lambda c, f=folder: [i.update(file_name=f"{f}/{i['id'] - 1}.jpg") for i in c["images"]],
+        )
+        devkit = coco_to_voc(path, tmp_path / out, images=tmp_path / "new")
+        assert_masks_lie_on_their_objects(devkit)
 
 
 def test_images_of_val_are_left_out_of_train(tmp_path, monkeypatch, capsys):
@@ -129,6 +133,8 @@ def test_what_is_beside_and_what_val_lacks_is_reported(tmp_path, capsys):
     assert "check.json" in capsys.readouterr().out
     coco_to_voc(path, tmp_path / "out2", val=other)
     assert "check.json has no object" in capsys.readouterr().out
+    found = verify_coco(path, val=other)[0]
+    assert [(bad.kind, bad.path) for bad in found] == [("no object", other)]
     rewrite(path, lambda c: c.update(images=c["images"][:4], annotations=c["annotations"][:4]))
     assert any("too few" in note for note in verify_coco(path)[1])
     rewrite(path, lambda c: c["categories"][0].update(name="caf\ud83d"))

@@ -66,13 +66,11 @@ def verify_coco(
 ) -> tuple[list[BadFile | BadAnnotation], list[str]]:
     """Problems that an import would meet, and its notes. Raises FileNotFoundError, ValueError."""
     found, notes = [], []
-    no_object = BadFile(annotations, "no object", "has no object to learn from or to evaluate")
     try:
         files = read_coco_files(annotations, val, images)
     except FileNotFoundError as error:
         _, report = read_coco(Path(annotations))
-        found = [BadFile(annotations, "missing images", str(error)), *_odd(annotations, report)]
-        return found + [no_object] * (not report.objects), notes
+        return [BadFile(annotations, "missing images", str(error)), *_odd(annotations, report)], []
     try:
         data = clean_files(files, max_bad_images=1.0)
     except ValueError as error:
@@ -83,7 +81,7 @@ def verify_coco(
         for file, report in zip(files, data.reports, strict=True):
             notes += [f"category {c['name']!r} is left out: {why}" for c, why in report.left_out]
             found += _odd(file.path, report)
-        found += data.hidden + [no_object] * (not data.written)
+        found += data.hidden
         if len(files) == 1 and len(data.annotations) < VAL_EVERY:
             notes.append(f"{annotations} {TOO_FEW}")
     for image in chain(*(file.images for file in files)):
@@ -100,8 +98,11 @@ def verify_coco(
 def _odd(path: str | Path, report: CleaningReport) -> list[BadFile]:
     """What is odd in the annotations of a file; that crowds become void is not."""
     notes = [note for note in report.notes if not note.endswith("become void")]
-    passed_over = [BadFile(path, bad.kind, str(bad)) for bad in report.passed_over]
-    return passed_over + [BadFile(path, "odd annotations", note) for note in notes]
+    found = [BadFile(path, bad.kind, str(bad)) for bad in report.passed_over]
+    found += [BadFile(path, "odd annotations", note) for note in notes]
+    if not report.objects:
+        found.append(BadFile(path, "no object", "has no object to learn from or to evaluate"))
+    return found
 
 
 def _sources(files: list[CocoFile], crowds_as_objects: bool, known: dict) -> dict:

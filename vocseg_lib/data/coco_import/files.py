@@ -66,7 +66,8 @@ class PictureFinder:
         """The picture, and the part of `file_name` that led to it."""
         url = unquote(file_name.rpartition("?d=")[2])  # as Label Studio writes them
         names = (file_name, file_name.replace("\\", "/"), url)
-        forms = [PurePosixPath(n.lstrip("/") if self._is_given else n).parts for n in names]
+        outside = ("/", "..") if self._is_given else ()
+        forms = [tuple(p for p in PurePosixPath(n).parts if p not in outside) for n in names]
         tails = dict.fromkeys(parts[k:] for parts in forms for k in range(len(parts)))
         for tail, folder in product(tails, self.folders):
             if (path := self._descend(folder, tail)) and path.is_file():
