@@ -124,11 +124,11 @@ def open_files(
 
 def _check_data(predictions: dict[Path, dict], devkit: Path, split: str) -> None:
     """Raise ValueError if a split has changed since a run's predictions on it."""
-    current = fingerprint(devkit, [split])
-    for path, content in predictions.items():
-        data = content["header"].get("data")
-        predicted = data.get("fingerprint", current) if isinstance(data, dict) else current
-        if predicted != current:
+    parts = ((path, content["header"].get("data")) for path, content in predictions.items())
+    predicted = {path: data.get("fingerprint") for path, data in parts if isinstance(data, dict)}
+    current = fingerprint(devkit, [split]) if any(predicted.values()) else None
+    for path, recorded in predicted.items():
+        if recorded not in (None, current):
             problem = f"the list, files or classes of {split} of {devkit} have changed since"
             way = "predict again, or export-coco and evaluate against its file"
             raise ValueError(f"{path} holds predictions of other data: {problem}; {way}")
