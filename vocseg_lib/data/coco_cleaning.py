@@ -119,8 +119,12 @@ def _number_images(images: list, raw: list, report: CleaningReport) -> tuple[lis
     if len(ids) < len(images):
         return images, raw
     report.notes.append("ids of images are text or above 2**53, and numbered from 1")
-    listed = ((a, a.get("image_id")) for a in raw if isinstance(a, dict))
-    annotations = [a | {"image_id": ids.get(id_key(key), [key])} for a, key in listed]
+    annotations = [
+        a | {"image_id": ids.get(id_key(key := a.get("image_id")), [key])}
+        if isinstance(a, dict)
+        else a
+        for a in raw
+    ]
     return [i | {"id": ids[id_key(i["id"])], TEXT_ID: i["id"]} for i in images], annotations
 
 
