@@ -96,6 +96,13 @@ def test_file_names(tmp_path, form):
     assert_masks_lie_on_their_objects(coco_to_voc(path, tmp_path / "out"))
 
 
+@pytest.mark.parametrize("name", ["a\0.jpg", "a\ud83d.jpg"])
+def test_file_names_that_no_file_can_have(tmp_path, name):
+    path = rewrite(plain_set(tmp_path), lambda c: c["images"][3].update(file_name=name))
+    with pytest.raises(ValueError, match=r"a\.json.*images\[3\]"):
+        coco_to_voc(path, tmp_path / "out")
+
+
 def test_a_given_folder_goes_before_paths_of_another_one(tmp_path):
     path, old = plain_set(tmp_path / "new"), tmp_path / "old"
     for k in range(10):

@@ -156,7 +156,12 @@ def test_predictions_of_a_split_are_of_all_its_images(tmp_path):
 
 def test_ids_that_are_text_in_ground_truth_and_results(tmp_path):
     content = coco_content(4)
-    for ids in (("im0", "im1", "im2"), ("000000000008", "9", "10"), ("a", 7, "007x")):
+    for ids in (
+        ("im0", "im1", "im2"),
+        ("000000000008", "9", "10"),
+        ("a", 7, "007x"),
+        (2**60, 7, 8),
+    ):
         for image, image_id in zip(content["images"], ids, strict=True):
             image["id"] = image_id
         for k, a in enumerate(content["annotations"]):

@@ -16,6 +16,7 @@ from vocseg_lib.data.image_files import without_ending
 from vocseg_lib.utils.files import read_json
 from vocseg_lib.utils.rle import id_key, is_number, shorten
 
+CONTENT = "size_and_crc32"  # of an image: its picture's `file_checksum`
 LISTED_CLASSES = 20  # classes in a message
 
 
@@ -143,7 +144,8 @@ def _check_header(header: dict, ground_truth: dict) -> tuple[dict[str | int, tup
                 raise ValueError(f"header: image {problem}")
         for i in ids if len(ids) == 1 else ():
             seen[i] += 1
-            if len({entry.get("checksum"), by_id[i].get("checksum")} - {None}) > 1:
+            known = by_id[i].get(CONTENT)
+            if known and entry.get(CONTENT, known) != known:
                 raise ValueError(f"header: the picture {name} has changed since: predict it again")
         stored[image_id] = name, ids
     if any(count > 1 for count in seen.values()):
@@ -267,4 +269,6 @@ def _key(entry: object, field: str) -> str | int | None:
     value = entry.get(field) if isinstance(entry, dict) else None
     if is_number(value) and value == int(value):
         return int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
     return value.strip() if isinstance(value, str) else None

@@ -114,10 +114,12 @@ def clean_ground_truth(
 
 
 def _number_images(images: list, raw: list, report: CleaningReport) -> tuple[list, list]:
-    """Images with ids from 1, and their annotations; as they are if two have the same id."""
-    ids = {id_key(i["id"]): k for k, i in enumerate(images, 1) if isinstance(i, dict) and "id" in i}
-    if len(ids) < len(images):
-        return images, raw
+    """Images with ids from 1, and their annotations. Raises ValueError if two have the same id."""
+    keys = [id_key(i["id"]) if isinstance(i, dict) and "id" in i else None for i in images]
+    if None in keys:
+        return images, raw  # the validation reports it
+    if len(ids := {key: k for k, key in enumerate(keys, 1)}) < len(keys):
+        raise ValueError(f"two images have the id {max(keys, key=keys.count)!r}")
     report.notes.append("ids of images are text or above 2**53, and numbered from 1")
     annotations = [
         a | {"image_id": ids.get(id_key(key := a.get("image_id")), [key])}
@@ -125,7 +127,7 @@ def _number_images(images: list, raw: list, report: CleaningReport) -> tuple[lis
         else a
         for a in raw
     ]
-    return [i | {"id": ids[id_key(i["id"])], TEXT_ID: i["id"]} for i in images], annotations
+    return [i | {"id": k, TEXT_ID: i["id"]} for k, i in enumerate(images, 1)], annotations
 
 
 def used_categories(annotations: Iterable) -> set[int]:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from vocseg_lib.data import voc
 from vocseg_lib.data.classes import VOID, save_map
-from vocseg_lib.data.coco import read_coco
+from vocseg_lib.data.coco import CONTENT, read_coco
 from vocseg_lib.data.coco_cleaning import BadAnnotation, CleaningReport, first_of
 from vocseg_lib.data.coco_import.dataset import CocoData, check_images, clean_files
 from vocseg_lib.data.coco_import.images import CocoFile, CocoImage, read_coco_files
@@ -247,7 +247,7 @@ def voc_to_coco(devkit: str | Path, split: str, skip_bad: bool = False) -> dict:
         height, width = sample.void.shape
         picture = voc.sample_paths(dataset.devkit, name)[0]
         image = {"id": image_id, "file_name": picture.relative_to(pictures).as_posix()}
-        image |= {"height": height, "width": width, "checksum": file_checksum(picture)}
+        image |= {"height": height, "width": width, CONTENT: file_checksum(picture)}
         void = {"void": encode_rle(sample.void[None])[0]} if sample.void.any() else {}
         images.append(image | void)
         for label, rle in zip(sample.labels.tolist(), sample.rles, strict=True):

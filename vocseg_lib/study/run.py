@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vocseg_lib.data.classes import CLASS_NAMES
-from vocseg_lib.data.coco import read_predictions
+from vocseg_lib.data.coco import CONTENT, read_predictions
 from vocseg_lib.data.image_files import BadFile, read_picture
 from vocseg_lib.data.loader import PictureDataset
 from vocseg_lib.data.transforms import model_input
@@ -130,7 +130,7 @@ def predict_pictures(
     """The prediction file of a run's best weights on pictures, or folders of them, without labels.
 
     The header lists its `images` with file_name (with folders where pictures of several are given),
-    ids from 1, checksum, and `skipped`: the files that are no readable pictures, and why.
+    ids from 1, `size_and_crc32`, and `skipped`: the files that are no readable pictures, and why.
     Raises FileNotFoundError, and ValueError if no picture is readable.
     """
     model, config, best = load_run(run_folder, device)
@@ -153,7 +153,7 @@ def predict_pictures(
     predictions = predict(model, PictureDataset(pictures), header, device, mixed_precision)
     for image, path in zip(predictions["header"]["images"], absolute, strict=True):
         image["file_name"] = path.relative_to(common).as_posix()
-        image["checksum"] = file_checksum(path)
+        image[CONTENT] = file_checksum(path)
     return predictions
 
 

@@ -129,6 +129,9 @@ def _find_images(annotations: Path, content: dict, images: str | Path) -> list[C
             file_name = entry["file_name"] = str(file_name)
         if not (isinstance(file_name, str) and file_name.strip()):
             raise ValueError(f"{annotations}: images[{index}] has no file_name: {shorten(entry)}")
+        if re.search("[\0\ud800-\udfff]", file_name):
+            problem = f"images[{index}] has file_name {file_name!r}, which no file can have"
+            raise ValueError(f"{annotations}: {problem}")
         source, part = finder.find(file_name) or (Path(file_name), file_name)
         outside = part.startswith("/") or ".." in PurePosixPath(part).parts
         stem = without_ending(PurePosixPath(part).name if outside else part)
