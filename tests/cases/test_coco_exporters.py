@@ -163,16 +163,36 @@ def test_annotations_of_pictures_at_another_scale_are_refused(tmp_path):
     assert len(split_ids(coco_to_voc(path, tmp_path / "out"), "trainval")) == 10
 
 
-def test_one_polygon_that_leaves_its_image_does_not_turn_the_others(tmp_path):
-    box = (5, 6, 20, 10)
-    for k in range(10):
-        picture(tmp_path / f"{k}.jpg", orientation=6)
-    images, boxes = [(f"{k}.jpg", (60, 40)) for k in range(10)], [(k, box) for k in range(1, 11)]
-    path = write_coco(tmp_path / "a.json", images, boxes)
-    rewrite(path, lambda c: c["annotations"].append(c["annotations"][0] | {"id": 11}))
-    rewrite(path, lambda c: c["annotations"][10].update(segmentation=[[30, 20, 32, 20, 32, 48]]))
+@pytest.mark.parametrize("strays", [1, 2])
+def test_polygons_that_leave_their_image_do_not_turn_the_others(tmp_path, strays, capsys):
+    box = (12, 6, 20, 10)  # which fits both ways
+    count = 11 * strays
+    for k in range(count):
+        picture(tmp_path / f"{k}.jpg", box=box, orientation=6)
+    images = [(f"{k}.jpg", (60, 40)) for k in range(count)]
+    path = write_coco(tmp_path / "a.json", images, [(k, box) for k in range(1, count + 1)])
+
+    def change(content):
+        for k in range(strays):
+            stray = {"segmentation": [[35, 20, 37, 20, 37, 48]], "bbox": [35, 20, 2, 28]}
+            content["annotations"].append(content["annotations"][k] | stray | {"id": count + k + 1})
+
+    devkit = coco_to_voc(rewrite(path, change), tmp_path / "out")
+    assert_masks_lie_on_their_objects(devkit, count)
+    assert f"{strays} images have masks that leave them" in capsys.readouterr().out
+
+
+def test_one_picture_for_two_names_of_train_and_val_is_in_neither(tmp_path):
+    path = plain_set(tmp_path, 40).rename(tmp_path / "train.json")
+    write_coco(tmp_path / "val.json", [("other/0.jpg", (60, 40))], [(1, (5, 6, 20, 10))])
+    rewrite(path, lambda c: c["images"][0].update(file_name="one/0.jpg"))
+    picture(tmp_path / "v.jpg")
+    rewrite(
+        tmp_path / "val.json",
+        lambda c: c["images"].append(c["images"][0] | {"id": 2, "file_name": "v.jpg"}),
+    )
     devkit = coco_to_voc(path, tmp_path / "out")
-    assert_masks_lie_on_their_objects(devkit)
+    assert (len(split_ids(devkit, "train")), split_ids(devkit, "val")) == (39, ["v"])
 
 
 def test_a_picture_listed_again_at_another_size_is_not_merged(tmp_path):

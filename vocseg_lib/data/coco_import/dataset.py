@@ -78,6 +78,9 @@ def _notes(images: list[CocoImage]) -> list[str]:
             image.entry["file_name"] for image in images if image.misfit
         ],
         "are annotated as stored, turned by EXIF": turned,
+        "have masks that leave them and would fit them as turned by EXIF, or not": [
+            image.entry["file_name"] for image in images if image.leaves
+        ],
         unclear: [image.entry["file_name"] for image in images if image.ambiguous],
     }
     return [

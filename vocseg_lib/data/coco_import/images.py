@@ -14,6 +14,7 @@ from vocseg_lib.utils.rle import id_key, is_number, shorten, usable_polygons
 
 HELD_OUT = "in train and val"  # an image of train that val lists, too: no damage
 MAX_NAME_BYTES = 200  # of a sample; file systems allow 255 with suffixes
+MIN_VOTES = 0.2  # share of images whose polygons contradict the size in the file
 OVERHANG = 0.05  # share of a side by which polygons may leave their image
 
 
@@ -32,6 +33,7 @@ class CocoImage:
     frame: str | None = None  # which of them its annotations are of
     misfit: str = ""  # how the size in the file contradicts its masks
     ambiguous: bool = False  # nothing decided that
+    leaves: bool = False  # its masks fit only the other size
 
     @property
     def turn(self) -> int:
@@ -81,9 +83,14 @@ def read_coco_files(
                 entry["listed_id"] = f"[{index}]" if entry.get("id") is None else entry["id"]
         files.append(CocoFile(path, content, _find_images(path, content, images)))
         _merge_repeated(files[-1])
-    held_out = {image.source.resolve() for file in files[1:] for image in file.images}
+    held_out = {image.source.resolve(): image for file in files[1:] for image in file.images}
     for image in files[0].usable_images:
-        if image.source.resolve() in held_out:
+        other = held_out.get(image.source.resolve())
+        names = [i.entry["file_name"].replace("\\", "/") for i in (image, other) if i]
+        if len({*names}) > 1:
+            reason = f"may be {' or '.join(names)}, of train and val: which one is not clear"
+            image.problem = other.problem = BadFile(image.source, "ambiguous file name", reason)
+        elif other:
             reason = f"is also listed in {files[-1].path}: left out of train"
             image.problem = BadFile(image.source, HELD_OUT, reason)
     return files
@@ -168,29 +175,32 @@ def name_samples(images: list[CocoImage]) -> list[str]:
 def read_sizes(images: list[CocoImage]) -> None:
     """Decide whether annotations are of the picture as shown or as stored; set height and width.
 
-    Run-length codes of one size decide; then the size in the file, unless polygons leave it in more
-    images than they leave the other one. What is left follows the other images of the data set, or
-    is as shown.
+    Run-length codes of one size decide; then polygons that fit only one of both, if they do in more
+    images than for the other one, and in enough; then the size in the file. What is left follows
+    the other images of the data set, or is as shown.
     """
-    by_size, votes = {}, defaultdict(Counter)
+    by_size, by_masks, votes, counts = {}, {}, defaultdict(Counter), Counter()
     for image in images:
         try:
-            by_size[image], by_masks = _read_size(image)
-            votes[by_size[image]].update(by_masks)
+            by_size[image], by_masks[image] = _read_size(image)
         except BadFile as bad:
             image.problem = bad
-    counts = Counter(by_size.values())
+    for image, frame in by_size.items():
+        if len({*image.sizes.values()}) > 1:
+            counts[frame] += 1
+            votes[frame].update(by_masks[image])
     for image, frame in by_size.items():
         if image.frame is None:
             (winner, won), (_, lost) = [*votes[frame].most_common(2), (None, 0), (None, 0)][:2]
-            enough = won > lost and won >= (min(2, counts[frame]) if frame else 1)
-            image.frame = winner if enough else frame
+            enough = max(min(2, counts[frame]), MIN_VOTES * counts[frame])
+            image.frame = winner if won > lost and won >= enough else frame
     turned = {image.frame for image in by_size if image.orientation != 1 and image.frame}
     for image in by_size:
         if image.frame is None:
             image.ambiguous = bool(image.masks) and image.orientation != 1
             image.frame = "stored" if turned == {"stored"} else "shown"
         shape, given = image.sizes[image.frame], _given_size(image)
+        image.leaves = image.frame not in (by_masks[image] or [image.frame])
         if None not in given and given != shape:
             image.misfit = f"is {given} (height, width) in the file, but masks fit {shape}"
         image.entry |= dict(zip(("height", "width"), shape, strict=True))
