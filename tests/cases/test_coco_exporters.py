@@ -182,6 +182,21 @@ def test_polygons_that_leave_their_image_do_not_turn_the_others(tmp_path, strays
     assert f"{strays} images have masks that leave them" in capsys.readouterr().out
 
 
+def test_plain_pictures_among_turned_ones_without_sizes(tmp_path):
+    turned = [(f"{k}.jpg", picture(tmp_path / f"{k}.jpg", orientation=6)) for k in range(5)]
+    plain = [(f"p{k}.jpg", picture(tmp_path / f"p{k}.jpg")) for k in range(5)]
+    boxes = [
+        *((k, (6, 35, 10, 20)) for k in range(1, 6)),
+        *((k, (5, 6, 20, 10)) for k in range(6, 10)),
+    ]
+    path = write_coco(tmp_path / "a.json", turned + plain, boxes)  # of the stored, and one has none
+    rewrite(path, lambda c: [image.pop("width") for image in c["images"]])
+    devkit = coco_to_voc(path, tmp_path / "out")
+    for name in split_ids(devkit, "trainval"):
+        if name != "p4":
+            assert np.abs(np.array(color_under_mask(devkit, name)) - COLOR).max() < 40, name
+
+
 def test_one_picture_for_two_names_of_train_and_val_is_in_neither(tmp_path):
     path = plain_set(tmp_path, 40).rename(tmp_path / "train.json")
     write_coco(tmp_path / "val.json", [("other/0.jpg", (60, 40))], [(1, (5, 6, 20, 10))])

@@ -87,7 +87,7 @@ def read_coco_files(
     for image in files[0].usable_images:
         other = held_out.get(image.source.resolve())
         names = [i.entry["file_name"].replace("\\", "/") for i in (image, other) if i]
-        if len({*names}) > 1:
+        if len({*map(PurePosixPath, names)}) > 1:
             reason = f"may be {' or '.join(names)}, of train and val: which one is not clear"
             image.problem = other.problem = BadFile(image.source, "ambiguous file name", reason)
         elif other:
@@ -185,15 +185,15 @@ def read_sizes(images: list[CocoImage]) -> None:
             by_size[image], by_masks[image] = _read_size(image)
         except BadFile as bad:
             image.problem = bad
+    contested = {image for image in by_size if len({*image.sizes.values()}) > 1}
+    for image in contested:
+        counts[by_size[image]] += 1
+        votes[by_size[image]].update(by_masks[image])
     for image, frame in by_size.items():
-        if len({*image.sizes.values()}) > 1:
-            counts[frame] += 1
-            votes[frame].update(by_masks[image])
-    for image, frame in by_size.items():
-        if image.frame is None:
-            (winner, won), (_, lost) = [*votes[frame].most_common(2), (None, 0), (None, 0)][:2]
-            enough = max(min(2, counts[frame]), MIN_VOTES * counts[frame])
-            image.frame = winner if won > lost and won >= enough else frame
+        (winner, won), (_, lost) = [*votes[frame].most_common(2), (None, 0), (None, 0)][:2]
+        enough = max(min(2, counts[frame]), MIN_VOTES * counts[frame])
+        is_outvoted = image in contested and won > lost and won >= enough
+        image.frame = image.frame or (winner if is_outvoted else frame)
     turned = {image.frame for image in by_size if image.orientation != 1 and image.frame}
     for image in by_size:
         if image.frame is None:
@@ -215,6 +215,8 @@ def _read_size(image: CocoImage) -> tuple[str | None, list[str]]:
     image.sizes = {"shown": stored[::-1] if image.orientation >= 5 else stored}
     if image.orientation != 1:
         image.sizes["stored"] = stored
+    else:
+        image.frame = "shown"
     given = _given_size(image)
     by_size = [frame for frame, size in image.sizes.items() if size == given]
     by_masks = [frame for frame, size in image.sizes.items() if _fits(size, image.masks)]
