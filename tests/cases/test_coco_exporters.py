@@ -71,6 +71,7 @@ def test_ids_of_images(tmp_path, ids, listed):
 def test_an_image_listed_twice_with_float_ids_keeps_its_objects(tmp_path, capsys):
     def change(content):
         content["images"].append(content["images"][0] | {"id": 11})
+        content["images"][-1].update(width="60.0", height=None)
         content["annotations"][0]["image_id"] = 11
         for a in content["annotations"]:
             a["image_id"] = float(a["image_id"])
@@ -180,6 +181,17 @@ def test_polygons_that_leave_their_image_do_not_turn_the_others(tmp_path, strays
     devkit = coco_to_voc(rewrite(path, change), tmp_path / "out")
     assert_masks_lie_on_their_objects(devkit, count)
     assert f"{strays} images have masks that leave them" in capsys.readouterr().out
+
+
+def test_val_in_a_folder_of_its_own_keeps_its_pictures(tmp_path):
+    for split, color in (("train", (20, 250, 20)), ("valid", COLOR)):
+        path = plain_set(tmp_path / split, 5).rename(tmp_path / split / "_annotations.coco.json")
+        for k in range(5):
+            picture(tmp_path / split / f"{k}.jpg", color=color)
+    train = tmp_path / "train"
+    devkit = coco_to_voc(train / path.name, tmp_path / "out", images=train)
+    for name in split_ids(devkit, "val"):
+        assert np.abs(np.array(color_under_mask(devkit, name)) - COLOR).max() < 40
 
 
 def test_plain_pictures_among_turned_ones_without_sizes(tmp_path):

@@ -121,8 +121,8 @@ def _ids_by_name(ground_truth: dict) -> dict[str | int, set]:
     return ids
 
 
-def _check_header(header: dict, ground_truth: dict) -> tuple[dict[str | int, tuple], list[str]]:
-    """Name and ids in the ground truth of a header's images by their own ids, and notes.
+def _check_header(header: dict, ground_truth: dict) -> tuple[dict[str, tuple], list[str]]:
+    """Name and ids in the ground truth of a header's images by their `id_key`, and notes.
 
     Images without a `file_name` are those of a split: they have to be all of the ground truth's.
     Others have to be in it where they have detections. Raises ValueError.
@@ -147,7 +147,7 @@ def _check_header(header: dict, ground_truth: dict) -> tuple[dict[str | int, tup
             known = by_id[i].get(CONTENT)
             if known and entry.get(CONTENT, known) != known:
                 raise ValueError(f"header: the picture {name} has changed since: predict it again")
-        stored[image_id] = name, ids
+        stored[id_key(image_id)] = name, ids
     if any(count > 1 for count in seen.values()):
         raise ValueError("header: several images are the same one of the ground truth, by name")
     missing = [image.get("file_name") or i for i, image in by_id.items() if i not in seen]
@@ -166,7 +166,7 @@ def _ids_of(name: str | int, by_name: dict[str | int, set]) -> set:
 
 
 def _resolve_images(
-    detections: list, ground_truth: dict, stored: dict[str | int, tuple], may_be_names: bool
+    detections: list, ground_truth: dict, stored: dict[str, tuple], may_be_names: bool
 ) -> list[str]:
     """Set each `image_id` to an id of the ground truth; notes. Raises ValueError.
 
@@ -181,8 +181,11 @@ def _resolve_images(
             ids = all_ids & listed or all_ids
             counts["another image_id than their file_name"] += not (ids & listed or None in listed)
             counts["the file_name of several images: image_id decides"] += ids < all_ids
-        elif given in stored and given is not None:
-            name, ids = stored[given]
+        elif stored and given is not None:
+            if id_key(given) not in stored:
+                problem = f"has image_id {shorten(given)}, which the header does not list"
+                raise ValueError(f"detections[{index}] {problem}")
+            name, ids = stored[id_key(given)]
         elif given is not None:
             unnamed[given].append(index)
             continue

@@ -10,7 +10,7 @@ from vocseg_lib.data.coco_import.files import PictureFinder, find_val_file, path
 from vocseg_lib.data.coco_validation import check_lists
 from vocseg_lib.data.image_files import BadFile, read_header, without_ending
 from vocseg_lib.utils.files import read_json
-from vocseg_lib.utils.rle import id_key, is_number, shorten, usable_polygons
+from vocseg_lib.utils.rle import as_number, id_key, is_number, shorten, usable_polygons
 
 HELD_OUT = "in train and val"  # an image of train that val lists, too: no damage
 MAX_NAME_BYTES = 200  # of a sample; file systems allow 255 with suffixes
@@ -71,8 +71,10 @@ def read_coco_files(
     Default of `val`: see `find_val_file`, of `images`: see `PictureFinder`. An image that a file
     lists twice is merged, one of val is left out of train. Raises FileNotFoundError, ValueError.
     """
-    files, val = [], val or find_val_file(Path(annotations))
-    for path in map(Path, (annotations, val) if val else (annotations,)):
+    files, paths = [], [Path(annotations)]
+    if val or (beside := find_val_file(paths[0])):
+        paths.append(Path(val or beside))
+    for path in paths:
         content = read_json(path)
         try:
             check_lists(content)
@@ -81,7 +83,12 @@ def read_coco_files(
         for index, entry in enumerate(content["annotations"]):
             if isinstance(entry, dict):  # validated ground truth counts from 1
                 entry["listed_id"] = f"[{index}]" if entry.get("id") is None else entry["id"]
-        files.append(CocoFile(path, content, _find_images(path, content, images)))
+        try:  # a val that was found in another folder may have its pictures there
+            is_apart = not val and path.absolute().parent != paths[0].absolute().parent
+            found = _find_images(path, content, "" if is_apart else images)
+        except FileNotFoundError:
+            found = _find_images(path, content, images)
+        files.append(CocoFile(path, content, found))
         _merge_repeated(files[-1])
     held_out = {image.source.resolve(): image for file in files[1:] for image in file.images}
     for image in files[0].usable_images:
@@ -101,7 +108,8 @@ def _merge_repeated(file: CocoFile) -> None:
     first, ids, kept = {}, {}, []
     for image in file.images:
         original = first.setdefault(image.source.resolve(), image)
-        if _given_size(image) != _given_size(original):
+        sizes = _given_size(image), _given_size(original)
+        if None not in chain(*sizes) and sizes[0] != sizes[1]:
             reason = "is listed again, of another size"
             image.problem = image.problem or BadFile(image.source, "size mismatch", reason)
         if original is image or image.problem:
@@ -242,8 +250,7 @@ def _is_scaled(size: tuple[int, int], other: tuple[int, int]) -> bool:
 def _given_size(image: CocoImage) -> tuple[int | None, int | None]:
     """Height and width of an image in the file; None without a usable number."""
     sides = [image.entry.get(key) for key in ("height", "width")]
-    sides = [int(s) if isinstance(s, str) and s.strip().isdecimal() else s for s in sides]
-    return tuple(int(s) if is_number(s) and s >= 1 else None for s in sides)
+    return tuple(int(s) if is_number(s) and s >= 1 else None for s in map(as_number, sides))
 
 
 def _fits(size: tuple[int, int], masks: list) -> bool:
