@@ -136,6 +136,8 @@ def test_predictions_of_a_folder_are_held_by_file_name(tmp_path):
     shuffled = [{"id": k, "file_name": name} for k, name in enumerate(FILES[::-1], 1)]
     found = resolved(tmp_path, [{"image_id": k} for k in range(1, 5)], header={"images": shuffled})
     assert found == [10, 3, 2, 1]
+    more = [*images, {"id": 5, "file_name": "z.jpg"}]
+    assert resolved(tmp_path, [{"image_id": 5}, {"image_id": 1}], header={"images": more}) == [1]
     padded = [{"id": f"{k:03}", "file_name": name} for k, name in enumerate(FILES[::-1], 1)]
     assert resolved(tmp_path, [{"image_id": 1}], header={"images": padded}) == [10]
     with pytest.raises(ValueError, match=r"detections\[0\].*10"):

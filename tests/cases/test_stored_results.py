@@ -114,6 +114,17 @@ def test_predictions_of_pictures_are_of_their_content(old_study, tmp_path):
     assert (done.exit_code, "i7.jpg" in done.stderr) == (2, True)
 
 
+def test_files_of_a_training_are_not_replaced_by_outputs(old_study):
+    path, data = old_study.run_folder("yolact") / "predictions.json", old_study.devkit
+    other, before = old_study.run_folder("mask_rcnn"), path.read_bytes()
+    done = vocseg("predict", other, "--image", data / "JPEGImages/i7.jpg", "--out", path)
+    assert (done.exit_code, path.read_bytes()) == (2, before)
+    out = path.with_name("metrics.json")
+    files = ("--predictions", path, "--data", data, "--resamples", 0, "--out")
+    assert vocseg("evaluate", *files, out).exit_code == 2
+    assert vocseg("evaluate", *files, path.with_name("ours.json")).exit_code == 0
+
+
 def test_files_that_no_training_wrote_are_not_replaced(old_study, tmp_path):
     folder = tmp_path / "res" / "runs" / "yolact"
     folder.mkdir(parents=True)

@@ -7,7 +7,7 @@ from PIL import Image
 from tests.helpers.cli import vocseg
 from tests.helpers.layout import CLASSES, OBJECTS, write_devkit
 from tests.helpers.trainings import SHORT
-from vocseg_lib.data.classes import VOID, palette
+from vocseg_lib.data.classes import palette
 from vocseg_lib.data.coco_convert import voc_to_coco
 from vocseg_lib.data.image_files import BadFile
 from vocseg_lib.data.verify import verify
@@ -258,21 +258,6 @@ def test_class_lists_with_comments_digits_and_another_case(tmp_path):
     (devkit / "Class_Names.TXT").write_text("# our classes\n0\n1\n2\n")
     assert class_names(devkit) == ("0", "1", "2")
     assert "classes: 1 0, 2 1, 3 2" in vocseg("verify", devkit).stdout
-
-
-@pytest.mark.parametrize("covered", [False, True])
-def test_a_palette_padded_with_zeros_keeps_its_void(tmp_path, covered):
-    classes = np.where(CLASSES == 0, 15, CLASSES).astype(np.uint8) if covered else CLASSES
-    objects = np.where(OBJECTS == 0, 3, OBJECTS).astype(np.uint8) if covered else OBJECTS
-    devkit = write_devkit(tmp_path / "d", classes=classes, objects=objects)
-    for folder, values in (("SegmentationClass", classes), ("SegmentationObject", objects)):
-        image = Image.fromarray(values)
-        image.putpalette([*palette()[:21].ravel().tolist(), *[0] * (235 * 3)])
-        image.save(devkit / folder / "a0.png")
-    sample = read_sample(devkit, "a0")
-    assert sample.labels.tolist() == [15, 12, 15][: 2 + covered]
-    assert np.array_equal(sample.void, CLASSES == VOID)
-    assert {p.kind for p in verify(devkit)} == {"id in train and val"}
 
 
 def test_two_pictures_of_one_name_are_reported(tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from vocseg_lib.data.image_files import BadFile, read_picture, read_stored
+from vocseg_lib.data.image_files import BadFile, read_header, read_picture, read_stored
 
 VALUES = np.array([[0, 255, 256, 4095], [32768, 40000, 65534, 65535]], np.uint16)
 
@@ -38,6 +38,20 @@ def test_gray_of_16_bits_is_scaled_in_each_format(tmp_path, ending):
     lossless = {"irreversible": False} if ending == "jp2" else {}
     Image.fromarray(gray).save(path, **lossless)
     assert np.abs(read_picture(path) - gray[..., None] / 257).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK", "P"])
+@pytest.mark.parametrize("orientation", [3, 5, 6, 8])
+def test_turned_tiffs(tmp_path, mode, orientation):
+    turns = {3: Image.Transpose.ROTATE_180, 5: Image.Transpose.TRANSPOSE}
+    turns |= {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    shown = np.arange(0, 192, 2, dtype=np.uint8).reshape(8, 12)
+    stored = Image.fromarray(shown).transpose(turns[orientation]).convert(mode)
+    path = tmp_path / "a.tif"
+    stored.save(path, tiffinfo={0x0112: orientation})
+    assert np.abs(read_picture(path)[..., 0].astype(int) - shown).max() <= 1
+    pixels, found = read_stored(path)
+    assert (pixels.shape[:2], orientation) == read_header(path) == (stored.size[::-1], found)
 
 
 @pytest.mark.parametrize("values", [[-0.1, 0.5], [0, 1.5], [0, 255], [0, np.nan], [0, np.inf]])

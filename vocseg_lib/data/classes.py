@@ -75,7 +75,7 @@ def class_names(devkit: Path) -> tuple[str, ...]:
 def _names_of(file: Path) -> tuple[str, ...]:
     if file.name.lower() == LABELMAP:
         return tuple(n for n in _read_labelmap(file) if not (is_background(n) or is_void(n)))
-    lines = [line for line in read_lines(file) if not line.startswith("#")]
+    lines = [line for line in read_lines(file) if not line.startswith(("#", "//"))]
     if len(lines) > 1 and all(
         re.match(rf"({k}|{k + 1})\W+\S", line) for k, line in enumerate(lines)
     ):
@@ -85,8 +85,9 @@ def _names_of(file: Path) -> tuple[str, ...]:
 
 
 def class_file(devkit: Path, name: str) -> Path | None:
-    """A file of a devkit, in any case."""
-    return next((p for p in sorted(devkit.iterdir()) if p.name.lower() == name), None)
+    """A file of a devkit; without one of this very name, in another case."""
+    found = [path for path in devkit.iterdir() if path.name.lower() == name]
+    return min(found, key=lambda path: (path.name != name, path.name), default=None)
 
 
 def is_void(name: str) -> bool:
@@ -159,7 +160,9 @@ def _class_numbers(
     known = [table.get(color) for color in colors]
     if not stored.is_palette:
         return known if None not in known else grays if are_numbers else None
-    if _is_padded(used, colors) or (is_gray and WHITE in colors) or known == used:
+    if _is_padded(stored, used, colors) or (is_gray and WHITE in colors):
+        return used
+    if all(k == u or c == WHITE for k, u, c in zip(known, used, colors, strict=True)):
         return used
     if None not in known:
         return known if _is_voc_like(stored, table) else None
@@ -173,13 +176,16 @@ def read_object_map(path: Path) -> UInt8[np.ndarray, "h w"]:
     if stored.colors is None or _is_standard(stored):
         return stored.values
     used, colors = _used(stored)
-    if _is_padded(used, colors):
+    if _is_padded(stored, used, colors):
         return stored.values
     if all(map(_is_gray, colors)) and (not stored.is_palette or set(colors) - {BLACK, WHITE}):
         return _replace(stored, used, [color[0] for color in colors])
     table = _voc_values() | {WHITE: VOID}
-    if all(color in table for color in colors) and _is_voc_like(stored, table):
-        return _replace(stored, used, [table[color] for color in colors])
+    numbers = [table.get(color) for color in colors]
+    if all(k == u or c == WHITE for k, u, c in zip(numbers, used, colors, strict=True)):
+        return stored.values if stored.is_palette else _replace(stored, used, numbers)
+    if None not in numbers and _is_voc_like(stored, table):
+        return _replace(stored, used, numbers)
     if stored.is_palette and (BLACK not in colors or colors[0] == BLACK):
         return stored.values
     counter, fixed = count(1), {BLACK: 0, VOID_COLOR: VOID}
@@ -194,9 +200,10 @@ def _is_standard(stored: StoredMap) -> bool:
     return stored.is_palette and np.array_equal(stored.colors, palette()[: len(stored.colors)])
 
 
-def _is_padded(used: list[int], colors: list[Color]) -> bool:
+def _is_padded(stored: StoredMap, used: list[int], colors: list[Color]) -> bool:
     """Whether values of a palette have no color of their own: black, as 0 has, or another one's."""
-    return len(set(colors)) < len(colors) or (VOID in used and colors[used.index(VOID)] == BLACK)
+    is_second_black = BLACK in colors and used[colors.index(BLACK)] > 0
+    return len(set(colors)) < len(colors) or (is_second_black and not stored.colors[0].any())
 
 
 def _is_voc_like(stored: StoredMap, table: dict[Color, int]) -> bool:

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache, partial
 from operator import itemgetter
 from pathlib import Path
@@ -125,9 +125,9 @@ def _check_header(header: dict, ground_truth: dict) -> tuple[dict[str, tuple], l
     """Name and ids in the ground truth of a header's images by their `id_key`, and notes.
 
     Images without a `file_name` are those of a split: they have to be all of the ground truth's.
-    Others have to be in it where they have detections. Raises ValueError.
+    Of others, some have to be in it. Raises ValueError.
     """
-    images, by_name, stored = header.get("images", []), _ids_by_name(ground_truth), {}
+    images, by_name, stored = header.get("images") or [], _ids_by_name(ground_truth), {}
     by_id, seen, are_of_split = {i["id"]: i for i in ground_truth["images"]}, Counter(), False
     for image in images if isinstance(images, list) else [images]:
         entry = image if isinstance(image, dict) else {}
@@ -174,6 +174,7 @@ def _resolve_images(
     """
     by_id, by_name = _ids_by_text(ground_truth), _ids_by_name(ground_truth)
     find, unnamed, counts = cache(partial(_ids_of, by_name=by_name)), defaultdict(list), Counter()
+    elsewhere = []  # detections on pictures of a header that the ground truth does not have
     for index, entry in enumerate(detections):
         given, name = _key(entry, "image_id"), _key(entry, "file_name")
         if by_name and name not in (None, ""):
@@ -186,6 +187,9 @@ def _resolve_images(
                 problem = f"has image_id {shorten(given)}, which the header does not list"
                 raise ValueError(f"detections[{index}] {problem}")
             name, ids = stored[id_key(given)]
+            if not ids and any(known for _, known in stored.values()):
+                elsewhere.append(index)
+                continue
         elif given is not None:
             unnamed[given].append(index)
             continue
@@ -196,20 +200,34 @@ def _resolve_images(
             way = "give it with its folder" if ids else "other data or split?"
             raise ValueError(f"detections[{index}] {problem}: {way}")
         (entry["image_id"],) = ids
-    # All others are ids or, if some are none, names.
+    notes = [f"{n} detections have {what}" for what, n in counts.items() if n]
+    notes += _resolve_unnamed(detections, unnamed, by_id, find if may_be_names else None)
+    if elsewhere:
+        left_out = {*elsewhere}
+        detections[:] = [d for index, d in enumerate(detections) if index not in left_out]
+        notes.append(
+            f"{len(elsewhere)} detections on pictures not in the ground truth are left out"
+        )
+    return notes
+
+
+def _resolve_unnamed(
+    detections: list, unnamed: dict[str | int, list], by_id: dict[str, int], find: Callable | None
+) -> list[str]:
+    """The same for detections with an `image_id` alone: all are ids or, if some are none, names."""
     as_ids = {given: by_id.get(id_key(given)) for given in unnamed}
-    found = {given: find(given) for given in unnamed} if may_be_names else {}
+    found = {given: find(given) for given in unnamed} if find else {}
     as_names = {given: next(iter(ids)) for given, ids in found.items() if len(ids) == 1}
-    notes, used = [f"{n} detections have {what}" for what, n in counts.items() if n], as_ids
+    notes, used = [], as_ids
     if len(as_names) == len(as_ids) and as_names != as_ids:
         differing = next(given for given in as_ids if as_ids[given] != as_names[given])
         problem = f"image_id {differing!r} is an id, and the name of another image's file"
         if None in as_ids.values():
-            notes, used = [*notes, "each image_id is taken as the name of a file"], as_names
+            notes, used = ["each image_id is taken as the name of a file"], as_names
         elif any(isinstance(given, str) for given in unnamed):
             raise ValueError(f"{problem}: give each detection its file_name")
         else:
-            notes.append(f"{problem}; ids are used: if names are meant, give file_name as well")
+            notes = [f"{problem}; ids are used: if names are meant, give file_name as well"]
     for given, indices in unnamed.items():
         if used[given] is None:
             expected = "an id in the ground truth (of a devkit: the line in its list of the split, "

@@ -65,7 +65,8 @@ def read_stored(path: Path) -> tuple[Picture, int]:
 def _open(path: Path) -> Iterator[Image.Image]:
     """An image file; what fails until it is closed raises BadFile."""
     try:
-        with Image.open(path) as image:
+        # Of a path, Pillow maps some TIFFs into memory, with the sides of turned ones exchanged.
+        with Path(path).open("rb") as file, Image.open(file) as image:
             yield image
     except FileNotFoundError:
         raise BadFile(path, "missing", "file is missing") from None

@@ -149,7 +149,7 @@ def predict_command(
         raise ValueError("either --image PATH or --data DEVKIT is required")
     to_file = bool(data) or out.lower().endswith(".json")
     if to_file:
-        cli.check_output(out, b'{"header"', required=True)
+        cli.check_output(out, b'"config": {"', required=True)
     cli.require(run, data, *image)
     device = cli.usable_device(device)
     from vocseg_lib.engine.predict import save_predictions

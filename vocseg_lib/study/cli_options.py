@@ -18,6 +18,7 @@ from typer.core import TyperCommand
 from vocseg_lib.study.recipes import LINEAGE_MODELS, MODEL_TITLES, RECIPES
 from vocseg_lib.utils.files import resolve_path
 
+RUN_FILE = re.compile(r"(config|run|metrics|predictions\w*)\.json")  # of a training
 MARKED_BYTES = 4_096  # at the start of an output
 
 app = typer.Typer(
@@ -135,7 +136,12 @@ def require(*paths: str) -> None:
 def check_output(path: str, mark: bytes, required: bool = False) -> None:
     """Raise ValueError for a folder, or a file without the mark of those that a command writes."""
     if Path(path).is_dir() if path else required:
-        raise ValueError(f"--out {path or 'FILE'}: a file to write is required")
+        raise ValueError(f"{path or '--out FILE'}: a file to write is required")
+    is_of_run = (
+        RUN_FILE.fullmatch(Path(path).name) and Path(path).with_name("config.json").is_file()
+    )
+    if is_of_run:
+        raise ValueError(f"{path} is a file of a training: choose another")
     if Path(path).is_file():
         with Path(path).open("rb") as file:
             if mark not in file.read(MARKED_BYTES):
