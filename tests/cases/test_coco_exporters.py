@@ -97,6 +97,15 @@ def test_file_names(tmp_path, form):
     assert_masks_lie_on_their_objects(coco_to_voc(path, tmp_path / "out"))
 
 
+@pytest.mark.parametrize("names", [("#1", "dog"), ("void", "dog"), ("0 cat", "1 dog")])
+def test_names_that_a_class_list_cannot_hold_are_refused(tmp_path, names):
+    path = plain_set(tmp_path)
+    categories = [{"id": k, "name": name} for k, name in enumerate(names, 1)]
+    rewrite(path, lambda c: c.update(categories=categories))
+    with pytest.raises(ValueError, match=rf"a\.json.*{names[0]}"):
+        coco_to_voc(path, tmp_path / "out")
+
+
 @pytest.mark.parametrize("name", ["a\0.jpg", "a\ud83d.jpg"])
 def test_file_names_that_no_file_can_have(tmp_path, name):
     path = rewrite(plain_set(tmp_path), lambda c: c["images"][3].update(file_name=name))

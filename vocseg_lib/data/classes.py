@@ -28,6 +28,7 @@ LABELMAP_LINE = re.compile(
     r"(?P<name>.*?)(:(?P<color>\s*\d+\s*,\s*\d+\s*,\s*\d+\s*)?(:[^:]*){0,2})?"
 )
 
+COMMENTS = ("#", "//")  # begins of lines in class lists that are no class
 BACKGROUND_NAMES = ("", "background", "_background_", "__background__", "__ignore__", "_ignore_")
 """Names in class lists that are no class, in any case: labelme's, CVAT's, VOC's own."""
 MEAN_NAME = "all"  # stands for the mean over classes in tables
@@ -42,9 +43,12 @@ def check_class_names(names: Sequence[str], source: object) -> None:
     """Raise ValueError, naming `source`: too few or many, equal but for case or blanks, "all"."""
     if not 0 < len(names) < VOID:
         raise ValueError(f"{source} has {len(names)} class names; expected 1 to {VOID - 1}")
+    if len(names) > 1 and all(re.match(rf"({k}|{k + 1})\W+\S", n) for k, n in enumerate(names)):
+        way = "give names alone, that of class value 1 first"
+        raise ValueError(f"{source} has numbers before its names, as in {names[0]!r}: {way}")
     seen = {"".join(MEAN_NAME.split()): f"{MEAN_NAME!r}, the mean in tables,"}
     for name in names:
-        if is_void(name):
+        if is_void(name) or name.startswith(COMMENTS):
             raise ValueError(f"{source} has {name!r}, which is not a class: remove or rename it")
         if any("\ud800" <= character <= "\udfff" for character in name):
             raise ValueError(f"{source} has {name!r}, which is not valid Unicode: rename it")
@@ -75,12 +79,7 @@ def class_names(devkit: Path) -> tuple[str, ...]:
 def _names_of(file: Path) -> tuple[str, ...]:
     if file.name.lower() == LABELMAP:
         return tuple(n for n in _read_labelmap(file) if not (is_background(n) or is_void(n)))
-    lines = [line for line in read_lines(file) if not line.startswith(("#", "//"))]
-    if len(lines) > 1 and all(
-        re.match(rf"({k}|{k + 1})\W+\S", line) for k, line in enumerate(lines)
-    ):
-        way = "write names alone, one per line, that of class value 1 first"
-        raise ValueError(f"{file} has numbers before its names, as in {lines[0]!r}: {way}")
+    lines = [line for line in read_lines(file) if not line.startswith(COMMENTS)]
     return tuple(line for line in lines if not is_background(line))
 
 
