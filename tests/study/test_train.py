@@ -17,7 +17,7 @@ from vocseg_lib.study.train import open_or_train, overfit, train_model
 from vocseg_lib.utils.files import read_json
 
 
-@pytest.mark.parametrize(("name", "steps"), [("yolact", 220), ("mask_rcnn", 120)])
+@pytest.mark.parametrize(("name", "steps"), [("yolact", 150), ("mask_rcnn", 110)])
 def test_four_images_are_overfitted(name, steps, some_devkit, tmp_path):
     recipe = get_recipe("quick").with_changes(image_size=192, short_side=112)
     study = Study(recipe=recipe, devkit=some_devkit, results=tmp_path)

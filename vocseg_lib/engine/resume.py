@@ -9,7 +9,7 @@ import pandas as pd
 
 from vocseg_lib.engine.checkpoint import load_checkpoint
 from vocseg_lib.engine.mirror import KEPT, SUFFIXES, copy_changed
-from vocseg_lib.engine.run_folder import BEST, CONFIG, LAST, LOG, PREVIOUS, SESSIONS
+from vocseg_lib.engine.run_folder import BEST, CONFIG, LAST, PREVIOUS
 from vocseg_lib.utils.files import durable_rename, read_json
 
 RESTORED_KEYS = ("config", "model", "optimizer", "scaler", "random")
@@ -74,7 +74,7 @@ def resume(folder: Path, mirror: Path | None, config: dict) -> dict | None:
     """The newest checkpoint of a run folder or of its mirror, whose files are then copied back.
 
     A mirror that cannot be read is a warning. Raises what `newest_checkpoint` does, and
-    FileExistsError if the run folder holds files of something else.
+    FileExistsError if the run folder holds weights of something else.
     """
     checkpoint = damage = None
     try:
@@ -96,10 +96,9 @@ def resume(folder: Path, mirror: Path | None, config: dict) -> dict | None:
             warnings.warn(message, stacklevel=2)
     if damage and not checkpoint:
         raise ValueError(f"{damage}. Delete {folder} to train again") from damage
-    others = {path.name for path in folder.glob("*") if path.suffix in SUFFIXES} - {LOG, SESSIONS}
-    if not checkpoint and others and CONFIG not in others:
-        problem = f"{folder} holds {', '.join(sorted(others)[:5])} and no {CONFIG} of a training"
-        raise FileExistsError(f"{problem}: choose another folder, or move them away")
+    if not checkpoint and (folder / BEST).is_file() and not (folder / CONFIG).is_file():
+        problem = f"{folder} holds {BEST} and no {CONFIG} of a training"
+        raise FileExistsError(f"{problem}: choose another folder, or move it away")
     if damage:
         warnings.warn(f"{damage}. The checkpoint in {mirror} is used", stacklevel=2)
     return checkpoint
