@@ -50,7 +50,7 @@ def check_class_names(names: Sequence[str], source: object) -> None:
     for name in names:
         if is_void(name) or name.startswith(COMMENTS):
             raise ValueError(f"{source} has {name!r}, which is not a class: remove or rename it")
-        if any("\ud800" <= character <= "\udfff" for character in name):
+        if re.search("[\ud800-\udfff]", name):
             raise ValueError(f"{source} has {name!r}, which is not valid Unicode: rename it")
         key = "".join(name.lower().split())
         if key in seen:
@@ -65,7 +65,8 @@ def class_names(devkit: Path) -> tuple[str, ...]:
 
     Raises ValueError, also where there is no `class_names.txt` and other lists differ.
     """
-    files = [path for name in CLASS_FILES if (path := class_file(devkit, name))]
+    found = class_files(devkit)
+    files = [found[name] for name in CLASS_FILES if name in found]
     if not files:
         return CLASS_NAMES
     lists = [_names_of(file) for file in files]
@@ -83,10 +84,11 @@ def _names_of(file: Path) -> tuple[str, ...]:
     return tuple(line for line in lines if not is_background(line))
 
 
-def class_file(devkit: Path, name: str) -> Path | None:
-    """A file of a devkit; without one of this very name, in another case."""
-    found = [path for path in devkit.iterdir() if path.name.lower() == name]
-    return min(found, key=lambda path: (path.name != name, path.name), default=None)
+def class_files(devkit: Path) -> dict[str, Path]:
+    """The `CLASS_FILES` that a devkit has, by name, in any case; those of the name itself first."""
+    rank = {path: (path.name not in CLASS_FILES, path.name) for path in devkit.iterdir()}
+    last_wins = sorted(rank, key=rank.get, reverse=True)
+    return {key: path for path in last_wins if (key := path.name.lower()) in CLASS_FILES}
 
 
 def is_void(name: str) -> bool:
@@ -112,7 +114,7 @@ def _read_labelmap(file: Path) -> dict[str, Color | None]:
 
 def class_colors(devkit: Path) -> dict[Color, int]:
     """The class value of each color: of CVAT's `labelmap.txt`, or VOC's. Raises ValueError."""
-    names, file = ("", *class_names(devkit)), class_file(devkit, LABELMAP)
+    names, file = ("", *class_names(devkit)), class_files(devkit).get(LABELMAP)
     labels = _read_labelmap(file) if file else {}
     if not any(labels.values()):
         voc = {color: value for color, value in _voc_values().items() if value < len(names)}
@@ -131,7 +133,7 @@ def read_class_map(path: Path, devkit: Path) -> UInt8[np.ndarray, "h w"]:
     Raises BadFile.
     """
     stored = read_map(path)
-    if stored.colors is None or (_is_standard(stored) and not class_file(devkit, LABELMAP)):
+    if stored.colors is None or (_is_standard(stored) and LABELMAP not in class_files(devkit)):
         return stored.values
     used, colors = _used(stored)
     table, classes = class_colors(devkit), len(class_names(devkit))
@@ -142,7 +144,7 @@ def read_class_map(path: Path, devkit: Path) -> UInt8[np.ndarray, "h w"]:
         reason += "do not belong to classes" if unknown else "stand at other values than theirs"
         reason += f": list them in {LABELMAP} (NAME:R,G,B::), or write gray PNGs of class numbers"
         raise BadFile(path, "unknown colors", f"{reason}, or export as COCO")
-    if stored.is_palette and numbers != used and not class_file(devkit, LABELMAP):
+    if stored.is_palette and numbers != used and LABELMAP not in class_files(devkit):
         text = "class maps with the colors of other numbers in their palette are read by color"
         warnings.warn(f"{devkit}: {text}; verify lists them", stacklevel=3)
     return _replace(stored, used, numbers)
@@ -161,7 +163,7 @@ def _class_numbers(
         return known if None not in known else grays if are_numbers else None
     if _is_padded(stored, used, colors) or (is_gray and WHITE in colors):
         return used
-    if all(k == u or c == WHITE for k, u, c in zip(known, used, colors, strict=True)):
+    if _keeps_numbers(known, used, colors):
         return used
     if None not in known:
         return known if _is_voc_like(stored, table) else None
@@ -181,7 +183,7 @@ def read_object_map(path: Path) -> UInt8[np.ndarray, "h w"]:
         return _replace(stored, used, [color[0] for color in colors])
     table = _voc_values() | {WHITE: VOID}
     numbers = [table.get(color) for color in colors]
-    if all(k == u or c == WHITE for k, u, c in zip(numbers, used, colors, strict=True)):
+    if _keeps_numbers(numbers, used, colors):
         return stored.values if stored.is_palette else _replace(stored, used, numbers)
     if None not in numbers and _is_voc_like(stored, table):
         return _replace(stored, used, numbers)
@@ -203,6 +205,11 @@ def _is_padded(stored: StoredMap, used: list[int], colors: list[Color]) -> bool:
     """Whether values of a palette have no color of their own: black, as 0 has, or another one's."""
     is_second_black = BLACK in colors and used[colors.index(BLACK)] > 0
     return len(set(colors)) < len(colors) or (is_second_black and not stored.colors[0].any())
+
+
+def _keeps_numbers(numbers: list[int | None], used: list[int], colors: list[Color]) -> bool:
+    """Whether all colors but white stand at the numbers that they stand for."""
+    return all(n == u or c == WHITE for n, u, c in zip(numbers, used, colors, strict=True))
 
 
 def _is_voc_like(stored: StoredMap, table: dict[Color, int]) -> bool:

@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from vocseg_lib.data import voc
-from vocseg_lib.data.classes import LABELMAP, VOID, class_colors, class_file, class_names
+from vocseg_lib.data.classes import LABELMAP, VOID, class_colors, class_files, class_names
 from vocseg_lib.data.image_files import BadFile, Picture, orient, read_map
 from vocseg_lib.data.sample import read_object_sides
 from vocseg_lib.data.transforms import MIN_MASK_SIDE
@@ -117,7 +117,7 @@ def _with_neighbors(bad: BadFile) -> BadFile:
 def _check_palette(devkit: Path, path: Path, values: np.ndarray) -> list[BadFile]:
     """Report a palette with VOC's colors at other numbers, and the classes that are read."""
     stored = read_map(path)
-    if not stored.is_palette or class_file(devkit, LABELMAP) or (stored.values == values).all():
+    if not stored.is_palette or LABELMAP in class_files(devkit) or (stored.values == values).all():
         return []
     pairs = np.unique(np.stack([stored.values, values]).reshape(2, -1), axis=1).T.tolist()
     names = {0: "background", VOID: "void", **dict(enumerate(class_names(devkit), 1))}
