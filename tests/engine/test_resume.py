@@ -2,6 +2,7 @@
 
 import errno
 import json
+import resource
 import shutil
 
 import pytest
@@ -79,10 +80,14 @@ def test_without_any_usable_checkpoint_nothing_is_overwritten(devkit, tmp_path):
 
 def test_a_full_disk_loses_nothing(whole, devkit, tmp_path):
     to_four(devkit, tmp_path)
-    (tmp_path / "last.pt.writing").symlink_to("/dev/full")
-    with pytest.raises(OSError) as caught:  # noqa: PT011
-        run(NoisyModel(), devkit, tmp_path)
-    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "last.pt"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:  # as on a full disk, for files of more bytes than the log's and the config's
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, limits[1]))
+        with pytest.raises(OSError) as caught:  # noqa: PT011
+            run(NoisyModel(), devkit, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path / "last.pt"))
     assert load_checkpoint(tmp_path / "last.pt")["iteration"] == 4
     assert not list(tmp_path.glob("*.writing"))
     run(NoisyModel(), devkit, tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vocseg_lib.utils.files import project_root, resolve_path, to_jsonable, write_json
+from vocseg_lib.utils.files import atomic_write, project_root, resolve_path, to_jsonable, write_json
 
 
 def test_a_notebook_in_a_checkout_shares_the_project_root(tmp_path, monkeypatch):
@@ -37,9 +37,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     write_json(tmp_path / "a.json", 1)
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a.json", float("nan"))
-    (tmp_path / "a.json.writing").symlink_to("/dev/full")
-    with pytest.raises(OSError, match=r"a\.json") as caught:
-        write_json(tmp_path / "a.json", 2)
+    with (
+        pytest.raises(OSError, match=r"a\.json") as caught,
+        atomic_write(tmp_path / "a.json") as temporary,
+    ):
+        temporary.symlink_to("/dev/full")
+        temporary.write_text("2")
     assert caught.value.errno == errno.ENOSPC
     assert [path.read_text() for path in tmp_path.iterdir()] == ["1"]
 

@@ -18,7 +18,7 @@ from vocseg_lib.data.coco_import.images import CocoFile, CocoImage, read_coco_fi
 from vocseg_lib.data.coco_validation import validate_ground_truth
 from vocseg_lib.data.image_files import BadFile, Picture, orient, read_picture
 from vocseg_lib.utils.distributed import rank
-from vocseg_lib.utils.files import file_checksum, read_record, rebuild_folder
+from vocseg_lib.utils.files import file_checksum, is_current, read_record, rebuild_folder
 from vocseg_lib.utils.rle import encode_rle, run_lengths
 
 COCO_RECORD = "from_coco.json"  # file in a devkit: what it was made from, report, written files
@@ -46,19 +46,30 @@ def coco_to_voc(
     """
     out, files = Path(out), read_coco_files(annotations, val, images)
     record = read_record(out / COCO_RECORD)
-    known = record.get("sources", {})
+    known = _recorded_sources(record)
     sources = _sources(files, crowds_as_objects, known)
-    is_whole = all((out / name).is_file() for name in record.get("files", {}))
-    if not is_whole or _contents(sources) != _contents(known):
+    if not is_current(out, COCO_RECORD, {}) or _contents(sources) != _contents(known):
         record = {"sources": sources}
         with rebuild_folder(out, COCO_RECORD, record) as folder:
-            data = clean_files(files, crowds_as_objects)
-            voc.make_devkit_folders(folder)
-            _convert(data, folder)
-            record["report"] = _write_lists(data, folder)
-    if rank() == 0:
+            if folder:
+                data = clean_files(files, crowds_as_objects)
+                voc.make_devkit_folders(folder)
+                _convert(data, folder)
+                record["report"] = _write_lists(data, folder)
+        record = read_record(out / COCO_RECORD)
+    if rank() == 0 and isinstance(record.get("report"), list):
         print(*record["report"], sep="\n")
     return out
+
+
+def _recorded_sources(record: dict) -> dict:
+    """What `_sources` returned for a devkit, by its record; empty if that is damaged."""
+    sources = record.get("sources")
+    pictures = sources.get("pictures") if isinstance(sources, dict) else None
+    is_whole = isinstance(pictures, list) and all(
+        isinstance(p, list) and [*map(type, p)] == [str, str, str] for p in pictures
+    )
+    return sources if is_whole else {}
 
 
 def verify_coco(
@@ -107,7 +118,7 @@ def _odd(path: str | Path, report: CleaningReport) -> list[BadFile]:
 
 def _sources(files: list[CocoFile], crowds_as_objects: bool, known: dict) -> dict:
     """Names and checksums of all files; pictures of known size and time are not read again."""
-    checksums = {(p, time, c.split(":")[0]): c for p, time, c in known.get("pictures", [])}
+    checksums = {(p, time, c.split(":")[0]): c for p, time, c in known.get("pictures", ())}
     pictures = []
     for image in chain(*(file.images for file in files)):
         path, time, checksum = image.source.absolute(), "", "missing"

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from vocseg_lib.data.classes import CLASS_NAMES, VOID, save_map
 from vocseg_lib.data.voc import make_devkit_folders, write_splits
-from vocseg_lib.utils.files import read_json, read_record, rebuild_folder
+from vocseg_lib.utils.files import is_current, read_json, rebuild_folder
 
 STAMP_NAME = "synthetic.json"  # file in a devkit with the numbers that it was made with
 RNG = np.random.Generator
@@ -37,10 +37,13 @@ def write(folder: str | Path, train: int = 1_600, val: int = 80, seed: int = 0) 
     # A checksum of the code: a devkit from another version of it is not the same data.
     code = f"{zlib.crc32(Path(__file__).read_bytes() + SHAPES_FILE.read_bytes()):08x}"
     numbers = {"train": train, "val": val, "seed": seed, "code": code}
-    if read_record(devkit / STAMP_NAME).get("made_with") == numbers:
+    record = {"made_with": numbers}
+    if is_current(devkit, STAMP_NAME, record):
         return devkit
     names = [f"mini_{i:06d}" for i in range(train + val)]
-    with rebuild_folder(devkit, STAMP_NAME, {"made_with": numbers}) as folder:
+    with rebuild_folder(devkit, STAMP_NAME, record) as folder:
+        if not folder:
+            return devkit
         make_devkit_folders(folder)
         for i, name in enumerate(tqdm(names, desc="synthetic VOC", unit="image")):
             rng, edge_case = np.random.default_rng([seed, i]), i % 100 if i % 100 < 2 else None

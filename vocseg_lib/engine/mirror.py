@@ -1,5 +1,6 @@
 """Copies a run folder to a second place that may be slow or unavailable, such as Google Drive."""
 
+import os
 import shutil
 import threading
 import warnings
@@ -18,19 +19,29 @@ CLOSING_SECONDS = 120.0
 """How long the end of a training waits for each of its mirror's last two copies."""
 
 
-def copy_changed(
-    folder: Path, target: Path, copied: dict[str, tuple], suffixes: Collection[str] = SUFFIXES
-) -> None:
-    """Copy the files of a run folder that are not `copied` (name to time and size), atomically."""
-    names = {path.name for path in folder.glob("*") if path.suffix in suffixes} - {PREVIOUS}
+def copy_changed(folder: Path, target: Path, copied: dict[str, tuple]) -> None:
+    """Copy the files of a run folder that `target` does not have, atomically and with their times.
+
+    `copied`: by name, `_state` of a file and of its copy, which may get another time there. Raises
+    FileNotFoundError if none of them is there any more.
+    """
+    names = {path.name for path in folder.glob("*") if path.suffix in SUFFIXES} - {PREVIOUS}
     for name in sorted(names, key=lambda name: (name == LAST, name)):  # LAST needs the others
-        info = (folder / name).stat()  # before copying: what changes meanwhile is copied again
-        state = info.st_mtime_ns, info.st_size
-        if copied.get(name) != state:
+        if copied and not any((target / name).is_file() for name in copied):
+            raise FileNotFoundError(f"what was copied there is missing: is {target} mounted?")
+        state = _state(folder / name)  # before copying: what changes meanwhile is copied again
+        if (state, _state(target / name)) not in ((state, state), copied.get(name)):
             keep = target / PREVIOUS if name == LAST else None
             with atomic_write(target / name, keep) as temporary:
                 shutil.copyfile(folder / name, temporary)
-            copied[name] = state
+                os.utime(temporary, ns=(state[0], state[0]))
+        copied[name] = state, _state(target / name)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """Time (ns) and size of a file; zeros if it is missing."""
+    info = path.stat() if path.is_file() else None
+    return (info.st_mtime_ns, info.st_size) if info else (0, 0)
 
 
 @contextmanager
@@ -38,23 +49,24 @@ def mirrored(
     folder: Path,
     target: Path | None,
     prepare: Callable[[Path], str | None] = lambda target: None,
-    suffixes: Collection[str] = SUFFIXES,
+    expected: Collection[str] = (),
 ) -> Iterator[Callable[[], None]]:
     """Context manager: a function that has what changed in a folder copied to `target`, if any.
 
     A thread copies, once more at the end; a failure is a warning, and the next copy tries again.
-    `prepare(target)` precedes the first copy; a text that it returns is a warning, too.
+    `prepare(target)` precedes the first copy; a text that it returns is a warning, too. `expected`:
+    names of files of which `target` has some already, unless it is not mounted.
     """
     if target is None:
         yield lambda: None
         return
-    copied, messages, thread = {}, [], None
+    copied, messages, thread = dict.fromkeys(expected), [], None
 
     def copy() -> None:
         try:
             if not copied and (message := prepare(target)):
                 messages.append(message)
-            copy_changed(folder, target, copied, suffixes)
+            copy_changed(folder, target, copied)
         except OSError as error:
             messages.append(f"cannot mirror to {target}: {error}. The next copy tries again")
 

@@ -9,8 +9,9 @@ import pandas as pd
 
 from vocseg_lib.engine.checkpoint import load_checkpoint
 from vocseg_lib.engine.mirror import KEPT, SUFFIXES, copy_changed
-from vocseg_lib.engine.run_folder import BEST, CONFIG, LAST, PREVIOUS
-from vocseg_lib.utils.files import durable_rename, read_json
+from vocseg_lib.engine.run_folder import BEST, CONFIG, LAST, PREVIOUS, set_aside
+from vocseg_lib.utils.files import read_json, remove_temporary_files
+from vocseg_lib.utils.rle import shorten
 
 RESTORED_KEYS = ("config", "model", "optimizer", "scaler", "random")
 """What a checkpoint must hold to be resumed, besides progress."""
@@ -28,16 +29,23 @@ def check_config(folder: Path, config: dict, checkpoint: dict | None = None) -> 
     if not checkpoint and not (has_weights and (folder / CONFIG).is_file()):
         return
     recorded = checkpoint["config"] if checkpoint else read_json(folder / CONFIG)
-    if not isinstance(recorded, dict):
-        raise ValueError(f"{folder / CONFIG} is not a config: got {recorded!r}")
-    before, now = (pd.json_normalize(c).to_dict("records")[0] for c in (recorded, config))
-    changed = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
-    if changed:
-        lines = [f"  {key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in changed]
+    if lines := config_changes(recorded, config):
         raise ChangedConfig(
             f"{folder} holds a training with another config:\n" + "\n".join(lines) + "\n"
             "Choose another folder, or delete this one to train again."
         )
+
+
+def config_changes(before: object, now: dict) -> list[str]:
+    """One line for each field in which two configs differ."""
+    if not isinstance(before, dict):
+        return [f"  not a config: {shorten(before)}"]
+    before, now = (pd.json_normalize(c).to_dict("records")[0] for c in (before, now))
+    return [
+        f"  {key}: {shorten(before.get(key))} there, {shorten(now.get(key))} now"
+        for key in sorted(before | now, key=str)
+        if before.get(key) != now.get(key)
+    ]
 
 
 def _load_newest(folder: Path) -> tuple[dict | None, dict[Path, str]]:
@@ -45,7 +53,10 @@ def _load_newest(folder: Path) -> tuple[dict | None, dict[Path, str]]:
     damaged = {}
     for path in (folder / LAST, folder / PREVIOUS):
         try:
-            return load_checkpoint(path, (*RESTORED_KEYS, "iteration", "best")), damaged
+            checkpoint = load_checkpoint(path, (*RESTORED_KEYS, "iteration", "best"))
+            if type(checkpoint["iteration"]) is int and isinstance(checkpoint["config"], dict):
+                return checkpoint, damaged
+            damaged[path] = f"{path} is not a checkpoint of a training"
         except (FileNotFoundError, NotADirectoryError):
             continue
         except ValueError as error:
@@ -63,9 +74,7 @@ def newest_checkpoint(folder: Path, config: dict) -> dict | None:
         raise ValueError("; ".join(damaged.values()))
     check_config(folder, config, checkpoint)
     for path, reason in damaged.items():
-        aside = path.with_name(f"{path.name}.unusable")
-        durable_rename(path, aside)
-        message = f"{reason}. It is kept as {aside.name}, and the one before it is used"
+        message = f"{reason}. It is kept as {set_aside(path)}, and the one before it is used"
         warnings.warn(message, stacklevel=2)
     return checkpoint
 
@@ -107,9 +116,13 @@ def resume(folder: Path, mirror: Path | None, config: dict) -> dict | None:
 def preserve_newer_mirror(mirror: Path, iteration: int) -> str | None:
     """Set aside what a mirror has of a training that is beyond `iteration` or unreadable.
 
-    Returns what was kept where, for a warning. Raises OSError if it cannot be moved now.
+    Returns what was kept where, for a warning, or that it has nothing of a training that is
+    resumed. Raises OSError if it cannot be moved now.
     """
+    remove_temporary_files(mirror)
     checkpoint, damaged = _load_newest(mirror)
+    if not checkpoint and not damaged and iteration:
+        return f"{mirror} holds nothing of this training, and gets all of it: is it mounted?"
     if checkpoint["iteration"] <= iteration if checkpoint else not damaged:
         return None
     aside = mirror / KEPT / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")

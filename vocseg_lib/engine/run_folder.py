@@ -9,12 +9,28 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from vocseg_lib.utils.files import atomic_write, read_json, to_jsonable, write_json
+from vocseg_lib.utils.files import (
+    atomic_write,
+    durable_rename,
+    read_json,
+    remove_temporary_files,
+    to_jsonable,
+    write_json,
+)
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 CONFIG, SESSIONS, LOG = "config.json", "run.json", "log.jsonl"
 LOCK_SECONDS = 10.0
 """How long a training waits for the run folder: workers of a killed one may hold it for a while."""
+
+
+def set_aside(path: Path) -> str:
+    """Rename a file that cannot be used, so that nothing overwrites it; returns the new name."""
+    aside = path.with_name(f"{path.name}.unusable")
+    while aside.exists():
+        aside = aside.with_name(f"{aside.name}.unusable")
+    durable_rename(path, aside)
+    return aside.name
 
 
 class RunningElsewhere(RuntimeError):
@@ -34,6 +50,8 @@ def run_lock(folder: Path) -> Iterator[None]:
     except (NotImplementedError, OSError) as error:
         message = f"{folder} cannot be locked ({error}): make sure that nothing else trains in it"
         warnings.warn(message, stacklevel=3)
+    if lock.is_locked:
+        remove_temporary_files(folder)  # of a killed training
     try:
         yield
     finally:
@@ -57,7 +75,7 @@ def read_log(path: str | Path) -> list[dict]:
         try:
             entry = json.loads(line)
             entries.append(entry if entry["iteration"] >= 0 else None)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             entries.append(None)
     if damaged := entries[:-1].count(None):
         warnings.warn(f"{path}: {damaged} damaged lines are skipped", stacklevel=2)
@@ -75,9 +93,10 @@ def truncate_log(path: Path, iteration: int) -> None:
 def read_sessions(path: Path) -> list[dict]:
     """The sessions in a `run.json`; none without it. Raises ValueError if it is damaged."""
     content = read_json(path) if path.is_file() else {"sessions": []}
-    if not isinstance(content, dict) or not isinstance(content.get("sessions"), list):
+    sessions = content.get("sessions") if isinstance(content, dict) else None
+    if not (isinstance(sessions, list) and all(isinstance(s, dict) for s in sessions)):
         raise ValueError(f"{path} does not list sessions: delete it, or restore it")
-    return content["sessions"]
+    return sessions
 
 
 def append_session(path: Path, info: dict) -> None:

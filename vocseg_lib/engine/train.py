@@ -28,7 +28,7 @@ from vocseg_lib.engine.train_state import TrainState, stop_reason
 from vocseg_lib.utils import distributed
 from vocseg_lib.utils.device import keep_freed_memory, peak_memory_gb
 from vocseg_lib.utils.environment import environment_info
-from vocseg_lib.utils.files import write_json
+from vocseg_lib.utils.files import is_same_file, write_json
 
 FORECAST_AFTER = 20
 """Iterations of a session after which time left and peak memory are reported."""
@@ -92,7 +92,7 @@ def train(
     """
     session, folder, is_first = session or Session(), Path(run_folder), distributed.rank() == 0
     mirror = Path(session.mirror) if session.mirror and is_first else None
-    if mirror and mirror.resolve() == folder.resolve():
+    if mirror and (mirror.resolve() == folder.resolve() or is_same_file(mirror, folder)):
         raise ValueError(f"the mirror {mirror} is the run folder: choose another folder")
     if not len(dataset):
         raise ValueError("the data set is empty: nothing to train on")
@@ -112,11 +112,13 @@ def train(
     )
     with files.run_lock(folder) if is_first else nullcontext():
         _resume(state, mirror, session)
-        if not state.is_over():
-            _iterate(state, dataset, evaluate, on_log, mirror)
-        elif evaluate and not state.progress["best"]:  # the best weights were lost
-            state.evaluate(evaluate)
-            state.save()
+        prepare = partial(preserve_newer_mirror, iteration=state.progress["iteration"])
+        with mirrored(folder, mirror, prepare) as update_mirror:
+            if not state.is_over():
+                _iterate(state, dataset, evaluate, on_log, update_mirror)
+            elif evaluate and not state.progress["best"]:  # the best weights were lost
+                state.evaluate(evaluate)
+                state.save()
     return {**state.progress, "stopped": stop_reason(config, state.progress)}
 
 
@@ -125,7 +127,11 @@ def _resume(state: TrainState, mirror: Path | None, session: Session) -> None:
     folder = state.folder
     checkpoint = resume(folder, mirror, state.run_config) if state.is_first else None
     if checkpoint := distributed.broadcast_object(checkpoint):
-        state.restore(checkpoint)
+        try:
+            state.restore(checkpoint)
+        except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+            problem = f"the checkpoint in {folder} is not of this training: {error}"
+            raise ValueError(f"{problem}. Delete {folder} to train again") from error
     if not state.is_first:
         return
     write_json(folder / files.CONFIG, state.run_config)
@@ -142,15 +148,14 @@ def _iterate(
     dataset: Dataset,
     evaluate: Callable | None,
     on_log: Callable[[Path], None] | None,
-    mirror: Path | None,
+    update_mirror: Callable[[], None],
 ) -> None:
     """All iterations that are left."""
     config, progress, log = state.config, state.progress, state.folder / files.LOG
     start, durations = progress["iteration"], []
-    prepare = partial(preserve_newer_mirror, iteration=start)
     options = {"initial": start, "mininterval": 1, "disable": not state.is_first}
     bar = tqdm(desc="train", total=config.iterations, **options)
-    with keep_freed_memory(), mirrored(state.folder, mirror, prepare) as update_mirror, bar:
+    with keep_freed_memory(), bar:
         for images, targets, data_seconds in _batches(dataset, config, start):
             entry = {**state.step(images, targets), "data_seconds": data_seconds}
             # Report.
@@ -205,12 +210,12 @@ def _batches(dataset: Dataset, config: TrainConfig, start: int) -> Iterator[tupl
         raise WorkerDied(f"{message}; {advice}") from error
 
 
-def rank_batches(start: int, stop: int, batch_size: int) -> list[range]:
+def rank_batches(start: int, stop: int, batch_size: int) -> Iterator[range]:
     """Samples of this process in iterations `start` to `stop`: an even part of each batch."""
     size = batch_size // distributed.world_size()
     offset = distributed.rank() * size
     first = range(start * batch_size + offset, stop * batch_size, batch_size)
-    return [range(i, i + size) for i in first]
+    return (range(i, i + size) for i in first)
 
 
 def _check_progress(state: TrainState, entry: dict, samples: int) -> None:

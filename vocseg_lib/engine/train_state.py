@@ -19,7 +19,7 @@ from vocseg_lib.engine.batch_norm import batch_norm_layers, set_train_mode
 from vocseg_lib.engine.checkpoint import load_checkpoint, save_checkpoint
 from vocseg_lib.engine.config import TrainConfig
 from vocseg_lib.engine.optim import build_optimizer, lr_factor
-from vocseg_lib.engine.run_folder import BEST, LAST, LOG, PREVIOUS, append_log
+from vocseg_lib.engine.run_folder import BEST, LAST, LOG, PREVIOUS, append_log, set_aside
 from vocseg_lib.utils import distributed
 from vocseg_lib.utils.device import autocast, half_precision, peak_memory_gb
 from vocseg_lib.utils.files import to_jsonable
@@ -88,8 +88,10 @@ class TrainState:
             if usable["iteration"] >= best["iteration"]:  # newer if killed between the two files
                 return best
             reason = f"{path} is of iteration {usable['iteration']}, not {best['iteration']}"
-        except (FileNotFoundError, ValueError) as error:
+        except FileNotFoundError as error:
             usable, reason = None, error
+        except (TypeError, ValueError) as error:  # a TypeError: what it holds is no number
+            usable, reason = None, f"{error}; it is kept as {set_aside(path)}"
         message = f"the best weights are lost ({reason}); the best from now on are kept"
         warnings.warn(message, stacklevel=4)
         return usable

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,15 @@ from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
 from vocseg_lib.engine.config import TrainConfig
 from vocseg_lib.engine.mirror import mirrored
 from vocseg_lib.engine.predict import predict, save_predictions, validation_loss
-from vocseg_lib.engine.run_folder import BEST, LAST, LOG, PREVIOUS, append_log, truncate_log
+from vocseg_lib.engine.run_folder import (
+    BEST,
+    LAST,
+    LOG,
+    PREVIOUS,
+    append_log,
+    run_lock,
+    truncate_log,
+)
 from vocseg_lib.engine.train import Session, train
 from vocseg_lib.metrics.coco_eval import evaluate
 from vocseg_lib.study.launch import launch_torchrun
@@ -95,8 +104,11 @@ def train_model(
     options = {"on_log": on_log, "session": session, "run_config": config}
     state = train(model, dataset, folder, recipe.train, evaluate_model, **options)
     if state["best"]:
-        target = mirror if distributed.rank() == 0 else None
-        with mirrored(folder, target, suffixes=(".json", ".jsonl")):
+        is_first = distributed.rank() == 0
+        with (
+            run_lock(folder) if is_first else nullcontext(),
+            mirrored(folder, mirror if is_first else None, expected=[LAST]),
+        ):
             _evaluate_best(study, model, state, config, session)
     return state
 

@@ -4,16 +4,18 @@ import json
 import math
 import os
 import shutil
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-REBUILDING = ("writing", "old", "lock")  # endings beside a folder that is written again
+NAME_CHARACTERS = 50  # of a file, in the name of the temporary one: names are of limited length
 SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")  # which file browsers leave behind
 
 
@@ -30,6 +32,11 @@ def resolve_path(path: str | Path) -> Path:
     return from_root if from_root.exists() and not Path(path).exists() else Path(path)
 
 
+def is_same_file(path: Path, other: Path) -> bool:
+    """Whether two paths are one file or folder that exists, by whatever links and mounts."""
+    return path.exists() and other.exists() and path.samefile(other)
+
+
 def file_checksum(path: Path) -> str:
     """Size and CRC-32 of a file's bytes."""
     checksum, size = 0, 0
@@ -42,44 +49,74 @@ def file_checksum(path: Path) -> str:
 def read_record(path: Path) -> dict:
     """The record of a folder that `rebuild_folder` wrote; empty without a readable one."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    is_record = isinstance(content, dict) and isinstance(content.get("files"), dict)
+    return content if is_record else {}
+
+
+def is_current(folder: Path, record_name: str, record: dict) -> bool:
+    """Whether a folder that `rebuild_folder` wrote has this record, and all its files are there."""
+    written = read_record(folder / record_name)
+    same = bool(written) and all(written.get(key) == value for key, value in record.items())
+    return same and all((folder / name).is_file() for name in written["files"])
 
 
 @contextmanager
-def rebuild_folder(folder: Path, record_name: str, record: dict) -> Iterator[Path]:
+def rebuild_folder(folder: Path, record_name: str, record: dict) -> Iterator[Path | None]:
     """Context manager: a temporary folder to write to, which then replaces `folder`.
 
     The record is written to it, with the checksum of each file: a folder with other or changed
-    files is not replaced. Raises FileExistsError, with some of their names.
+    files is not replaced. None if another process has just written the same. Raises
+    FileExistsError, with some of the other files' names.
     """
     folder = folder.resolve()  # a link stays
-    temporary, old, locked = (folder.with_name(f".{folder.name}.{w}") for w in REBUILDING)
     _check_replaceable(folder, record_name)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(locked)
-    with suppress(NotImplementedError, OSError):  # not every file system has locks
-        lock.acquire()
+    prefix = f".{folder.name}."
+    with _lock(folder.with_name(f"{prefix}lock"), f"another process is writing {folder}"):
+        if is_current(folder, record_name, record):
+            yield None
+            return
+        temporary, old = (
+            folder.with_name(f"{prefix}{uuid4().hex}.{w}") for w in ("writing", "old")
+        )
+        try:
+            temporary.mkdir()
+            yield temporary
+            paths = (path for path in temporary.rglob("*") if path.is_file())
+            files = {path.relative_to(temporary).as_posix(): file_checksum(path) for path in paths}
+            write_json(temporary / record_name, record | {"files": files})
+            _check_replaceable(folder, record_name)
+            if folder.exists():
+                folder.rename(old)
+            temporary.rename(folder)
+        finally:
+            for leftover in (temporary, old):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextmanager
+def _lock(path: Path, waiting: str) -> Iterator[None]:
+    """Context manager: a lock, where the file system has locks; then it removes leftovers beside.
+
+    The file stays: another process may be waiting for it.
+    """
+    lock = FileLock(path)
+    with suppress(NotImplementedError, OSError):
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            print(f"{waiting}: waiting for it", file=sys.stderr)
+            lock.acquire()
+        for leftover in path.parent.glob(f"{path.stem}.*"):  # of a killed process
+            if leftover.suffix in (".writing", ".old"):
+                shutil.rmtree(leftover, ignore_errors=True)
     try:
-        for leftover in (temporary, old):  # of a killed process
-            shutil.rmtree(leftover, ignore_errors=True)
-        temporary.mkdir()
-        yield temporary
-        paths = (path for path in temporary.rglob("*") if path.is_file())
-        files = {path.relative_to(temporary).as_posix(): file_checksum(path) for path in paths}
-        write_json(temporary / record_name, record | {"files": files})
-        _check_replaceable(folder, record_name)
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
+        yield
     finally:
-        for leftover in (temporary, old):
-            shutil.rmtree(leftover, ignore_errors=True)
         lock.release()
-        with suppress(OSError):
-            locked.unlink()
 
 
 def _check_replaceable(folder: Path, record_name: str) -> None:
@@ -111,7 +148,7 @@ def atomic_write(path: Path, keep: Path | None = None) -> Iterator[Path]:
     What was at `path` is renamed to `keep`, if given. Raises OSError, with the file's name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".writing")
+    temporary = path.with_name(f"{path.name[:NAME_CHARACTERS]}.{uuid4().hex}.writing")
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -124,6 +161,12 @@ def atomic_write(path: Path, keep: Path | None = None) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno and not error.filename:
             error.filename = str(path)  # a full disk does not name it
         raise
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Delete what `atomic_write` left in a folder when it was killed; others must not write now."""
+    for leftover in folder.glob("*.writing"):
+        leftover.unlink(missing_ok=True)
 
 
 def durable_rename(path: Path, target: Path) -> None:
