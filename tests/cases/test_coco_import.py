@@ -171,7 +171,7 @@ def test_an_import_keeps_files_that_it_did_not_write(case):
     with pytest.raises(FileExistsError, match=r"img0\.png"):
         coco_to_voc(path, out)
     assert corrected.read_bytes() == before
-    assert {p.name for p in folder.iterdir() if p.name.startswith(".")} == set()
+    assert {p.name for p in folder.iterdir() if p.name.startswith(".")} == {".out.lock"}
 
 
 def test_a_changed_picture_is_noticed_and_the_report_printed_again(tmp_path, capsys):
@@ -194,11 +194,11 @@ def test_a_failed_or_killed_import_leaves_nothing(tmp_path):
     (tmp_path / "in" / "3.jpg").write_bytes((tmp_path / "in" / "3.jpg").read_bytes()[:500])
     with pytest.raises(ValueError, match=r"3\.jpg"):
         coco_to_voc(path, tmp_path / "out")
-    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.lock", "in"]
     picture(tmp_path / "in" / "3.jpg")
-    (tmp_path / ".out.writing" / "JPEGImages").mkdir(parents=True)  # of a killed import
+    (tmp_path / f".out.{'0' * 32}.writing" / "JPEGImages").mkdir(parents=True)  # of a killed import
     coco_to_voc(path, tmp_path / "out")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.lock", "in", "out"]
 
 
 # Counts, void, memory

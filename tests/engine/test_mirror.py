@@ -85,3 +85,70 @@ def test_what_changed_is_copied_and_the_last_checkpoint_last(tmp_path, monkeypat
     assert sorted(names[:3]) == ["best.pt", "log.jsonl", "run.json"]
     assert names[3:] == ["last.pt", "best.pt", "last.pt"]
     assert [load_checkpoint(target / name)["k"] for name in ("last.pt", "previous.pt")] == [1, 0]
+
+
+def states(folder):
+    """Time and bytes of the files that are mirrored."""
+    paths = (path for path in folder.iterdir() if path.suffix in mirror.SUFFIXES)
+    return {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in paths}
+
+
+def test_a_finished_training_is_mirrored_with_its_weights(devkit, tmp_path):
+    options = {"evaluate": lambda model, iteration: {"mask_AP50": iteration}, "eval_every": 2}
+    here, drive = tmp_path / "here", tmp_path / "drive"
+    run(NoisyModel(), devkit, here, **options, iterations=4)
+    shutil.copytree(here, drive)
+    (drive / "best.pt").unlink()
+    write_json(drive / "metrics.json", {"old": 1})
+    write_json(here / "metrics.json", {"new": 1})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        session = Session(mirror=drive)
+        run(NoisyModel(), devkit, here, **options, iterations=4, session=session)
+    here, drive = states(here), states(drive)
+    del here["previous.pt"], drive["previous.pt"]
+    assert here == drive
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_a_mirror_that_is_unmounted_is_noticed_and_compared_when_it_is_back(is_folder, tmp_path):
+    folder, drive, away = tmp_path / "run", tmp_path / "drive", tmp_path / "away"
+    folder.mkdir()
+    with mirror.mirrored(folder, drive) as update:
+        for k in range(5):
+            for name in ("best.pt", "last.pt"):
+                save_checkpoint(folder / name, {"k": k}, folder / "previous.pt")
+            if k == 1:
+                drive.rename(away)
+                if is_folder:  # an empty mount point
+                    drive.mkdir()
+            update()
+            wait()
+            if k in (1, 2):
+                assert not drive.exists() or not [*drive.iterdir()]
+                with pytest.warns(UserWarning, match=r"drive.*mounted"):
+                    update()
+                wait()
+            if k == 2:
+                shutil.rmtree(drive, ignore_errors=True)
+                away.rename(drive)
+                with pytest.warns(UserWarning, match="mounted"):  # of the copy before
+                    update()
+                wait()
+                assert load_checkpoint(drive / "best.pt") == {"k": 2}
+            if k == 3:  # it is back as it was earlier
+                save_checkpoint(drive / "best.pt", {"k": 0})
+    assert [load_checkpoint(drive / name)["k"] for name in ("best.pt", "last.pt")] == [4, 4]
+
+
+@pytest.mark.parametrize("linked", ["drive", "drive/runs", "run"])
+def test_a_mirror_that_is_the_run_folder_by_a_link_is_refused(linked, devkit, tmp_path):
+    folder, link = tmp_path / "results" / "runs" / "model", tmp_path / linked
+    folder.mkdir(parents=True)
+    link.parent.mkdir(exist_ok=True)
+    targets = {"drive": "results", "drive/runs": "results/runs", "run": "results/runs/model"}
+    link.symlink_to(tmp_path / targets[linked])
+    session = Session(mirror=tmp_path / ("run" if linked == "run" else "drive/runs/model"))
+    with pytest.raises(ValueError, match="mirror"):
+        run(NoisyModel(), devkit, folder, session=session)
+    assert not [*folder.iterdir()]

@@ -38,6 +38,19 @@ def assert_equal(folder, whole):
     assert (folder / "config.json").read_bytes() == (whole / "config.json").read_bytes()
 
 
+def in_itself():
+    values = []
+    values.append(values)
+    return values
+
+
+def repeated(times=60):
+    values = []
+    for _ in range(times):
+        values = [values, values]
+    return values
+
+
 def damage_checkpoint(path, damage):
     if damage == "cut off":
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -47,6 +60,10 @@ def damage_checkpoint(path, damage):
         torch.save(content, path)
     elif damage == "foreign":
         torch.save({"model": {}}, path)
+    elif damage in ("in itself", "repeated"):
+        content = torch.load(path, weights_only=True)
+        content["best"] = in_itself() if damage == "in itself" else repeated()
+        torch.save(content, path)
     elif damage == "of another kind":
         save_checkpoint(path, {"config": {}, "model": {}, "iteration": 4, "mask_AP50": 1.0})
     else:
@@ -54,7 +71,17 @@ def damage_checkpoint(path, damage):
 
 
 @pytest.mark.parametrize(
-    "damage", ["cut off", "changed", "foreign", "of another kind", "", "not a checkpoint"]
+    "damage",
+    [
+        "cut off",
+        "changed",
+        "foreign",
+        "of another kind",
+        "in itself",
+        "repeated",
+        "",
+        "no checkpoint",
+    ],
 )
 def test_a_damaged_checkpoint_is_replaced_by_the_one_before(damage, whole, devkit, tmp_path):
     to_four(devkit, tmp_path)
@@ -66,6 +93,19 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(damage, whole, devki
     assert read_sessions(tmp_path / "run.json")[-1]["from_iteration"] == 2
     assert_equal(tmp_path, whole)
     assert (tmp_path / "last.pt.unusable").is_file()
+
+
+def test_a_checkpoint_cut_at_any_length_is_replaced_by_the_one_before(devkit, tmp_path):
+    to_four(devkit, tmp_path)
+    path, aside = tmp_path / "last.pt", tmp_path / "last.pt.unusable"
+    whole = path.read_bytes()
+    config = load_checkpoint(path)["config"]
+    for length in range(0, len(whole), len(whole) // 150):
+        path.write_bytes(whole[:length])
+        with pytest.warns(UserWarning, match=r"last\.pt"):
+            assert resume_module.newest_checkpoint(tmp_path, config)["iteration"] == 2
+        assert aside.read_bytes() == whole[:length]
+        aside.unlink()
 
 
 def test_without_any_usable_checkpoint_nothing_is_overwritten(devkit, tmp_path):
@@ -130,8 +170,10 @@ def test_lost_best_weights_are_replaced(damage, devkit, tmp_path):
         shutil.copy(tmp_path / "run" / "last.pt", best)
     else:
         best.write_text(damage)
+    lost = best.read_bytes()
     with pytest.warns(UserWarning, match=r"best\.pt"):
         _, state = run(NoisyModel(), devkit, tmp_path / "run", **options)
+    assert best.with_name("best.pt.unusable").read_bytes() == lost
     content = load_checkpoint(best)
     assert state["best"]["iteration"] == content["iteration"] == 6
     assert content["config"] == json.loads((tmp_path / "run" / "config.json").read_text())

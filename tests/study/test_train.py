@@ -51,7 +51,8 @@ def test_a_moved_run_folder_is_all_that_is_needed(trained, tmp_path):
     assert (model.training, best["iteration"]) == (False, metrics["iterations"])
     with pytest.raises(FileNotFoundError, match=str(tmp_path)):
         load_run(tmp_path)
-    for change in ({"recipe": 3}, {"class_names": ["one"]}, {"model": "mask_rcnn"}):
+    other_names = {"class_names": config["class_names"][::-1]}
+    for change in ({"recipe": 3}, {"class_names": 1}, other_names, {"model": "mask_rcnn"}):
         (folder / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(ValueError, match=r"config\.json"):
             load_run(folder)

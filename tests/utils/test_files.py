@@ -37,12 +37,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     write_json(tmp_path / "a.json", 1)
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a.json", float("nan"))
-    with (
-        pytest.raises(OSError, match=r"a\.json") as caught,
-        atomic_write(tmp_path / "a.json") as temporary,
-    ):
-        temporary.symlink_to("/dev/full")
-        temporary.write_text("2")
+
+    def write_to_full_disk():
+        with atomic_write(tmp_path / "a.json") as temporary:
+            temporary.symlink_to("/dev/full")
+            temporary.write_text("2")
+
+    with pytest.raises(OSError, match=r"a\.json") as caught:
+        write_to_full_disk()
     assert caught.value.errno == errno.ENOSPC
     assert [path.read_text() for path in tmp_path.iterdir()] == ["1"]
 

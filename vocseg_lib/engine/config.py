@@ -10,8 +10,8 @@ from vocseg_lib.utils.config import ABOVE_ZERO, Config, bounded
 class TrainConfig(Config):
     """Options of a training, the same for every model. Defaults: the published comparison's."""
 
-    batch_size: int = bounded(2, least=1)  # images, over all processes (published)
-    iterations: int = bounded(12_000, least=1)  # parameter updates (published)
+    batch_size: int = bounded(2, least=1, below=1e4)  # images, over all processes (published)
+    iterations: int = bounded(12_000, least=1, below=1e8)  # parameter updates (published)
     optimizer: Literal["sgd", "adamw"] = "sgd"  # published: SGD
     learning_rate: float = bounded(1e-3, least=ABOVE_ZERO)  # after warm-up (published)
     backbone_lr_mult: float = bounded(1.0, least=ABOVE_ZERO)  # of the backbone / learning_rate

@@ -60,7 +60,7 @@ def mirrored(
     if target is None:
         yield lambda: None
         return
-    copied, messages, thread = dict.fromkeys(expected), [], None
+    copied, messages, thread = dict.fromkeys(expected, ()), [], None
 
     def copy() -> None:
         try:

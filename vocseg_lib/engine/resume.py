@@ -31,18 +31,19 @@ def check_config(folder: Path, config: dict, checkpoint: dict | None = None) -> 
     recorded = checkpoint["config"] if checkpoint else read_json(folder / CONFIG)
     if lines := config_changes(recorded, config):
         raise ChangedConfig(
-            f"{folder} holds a training with another config:\n" + "\n".join(lines) + "\n"
-            "Choose another folder, or delete this one to train again."
+            f"{folder} holds a training with another config:\n"
+            + "".join(f"  {line}\n" for line in lines)
+            + "Choose another folder, or delete this one to train again."
         )
 
 
 def config_changes(before: object, now: dict) -> list[str]:
     """One line for each field in which two configs differ."""
     if not isinstance(before, dict):
-        return [f"  not a config: {shorten(before)}"]
+        return [f"not a config: {shorten(before)}"]
     before, now = (pd.json_normalize(c).to_dict("records")[0] for c in (before, now))
     return [
-        f"  {key}: {shorten(before.get(key))} there, {shorten(now.get(key))} now"
+        f"{key}: {shorten(before.get(key))} there, {shorten(now.get(key))} now"
         for key in sorted(before | now, key=str)
         if before.get(key) != now.get(key)
     ]

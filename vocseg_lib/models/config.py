@@ -19,7 +19,7 @@ class ModelConfig(Config):
     model: ClassVar[str]  # "module:class"
     backbone: Literal["resnet50", "resnet101", "mobilenet_v2", "tiny"] = "resnet50"  # (published)
     weights: str | None = "imagenet"  # backbone's: "imagenet", a file, or None for random ones
-    channels: int = bounded(256, least=1)  # width of FPN and heads (YOLACT, sec. 4; FPN paper)
+    channels: int = bounded(256, least=1, below=1e4)  # of FPN and heads (YOLACT, sec. 4; FPN paper)
     score_threshold: float = share(0.05)  # of detections (both papers' code)
     nms_iou: float = share(0.5)  # largest IoU of two detections of a class
     max_detections: int = bounded(100, least=1)  # per image
@@ -32,7 +32,7 @@ class YolactConfig(ModelConfig):
 
     title: ClassVar[str] = "YOLACT"  # in tables and figures
     model: ClassVar[str] = "vocseg_lib.models.yolact:Yolact"  # "module:class"
-    image_size: int = bounded(SCALES_FOR_SIZE, least=32)  # pixels, side of the square (sec. 6)
+    image_size: int = bounded(SCALES_FOR_SIZE, least=32, below=1e4)  # pixels, of a square (sec. 6)
     semantic_loss: bool = False  # the fourth loss term; published: three
     crop_in_training: bool = True  # mask loss inside the ground-truth box (sec. 3.1)
     crop_in_inference: bool = True  # masks cropped with the predicted box (sec. 3.1)
@@ -53,7 +53,7 @@ class MaskRCNNConfig(ModelConfig):
 
     title: ClassVar[str] = "Mask R-CNN"  # in tables and figures
     model: ClassVar[str] = "vocseg_lib.models.mask_rcnn:MaskRCNN"  # "module:class"
-    short_side: int = bounded(SHORT_SIDE, least=32)  # pixels of the input (sec. 3.1; not published)
+    short_side: int = bounded(SHORT_SIDE, least=32, below=1e4)  # pixels (sec. 3.1; not published)
     proposals: int = bounded(2_000, least=2)  # per image in training, half in inference (FPN, 5.2)
     rois_per_image: int = bounded(512, least=1)  # regions in the loss (FPN paper; sec. 3.1)
     roi_pooling: Literal["align", "pool", "round"] = "align"  # (sec. 3); others round regions

@@ -108,10 +108,7 @@ def train_command(options: cli.TrainOptions) -> None:
     with distributed.process_group(cli.usable_device(options.device)) as device:
         name, folders = options.model, (options.data, options.results)
         if source:
-            study, trained = reproduce(source, *folders, changes)
-            if name not in (None, trained):
-                raise ValueError(f"--model {name}: {source} holds the recipe of {trained} alone")
-            name = trained
+            study, name = reproduce(source, *folders, changes, name)
         else:
             study = open_study(profile, *folders, changes=changes)
         mirror = Path(options.mirror) if options.mirror else None
@@ -184,7 +181,7 @@ def evaluate_command(
     split: Split = "val",
     score: number("least score for mean IoU") = 0.5,
     resamples: Annotated[
-        int, typer.Option(help="of the bootstrap; 0: no intervals", min=0)
+        int, typer.Option(help="of the bootstrap; 0: no intervals", min=0, max=100_000)
     ] = 1_000,
     out: text("also write the metrics as JSON", "FILE") = "",
 ) -> None:

@@ -19,6 +19,8 @@ from vocseg_lib.study.recipes import LINEAGE_MODELS, MODEL_TITLES, RECIPES
 from vocseg_lib.utils.files import resolve_path
 
 RUN_FILE = re.compile(r"(config|run|metrics|predictions\w*)\.json")  # of a training
+USER_ERRORS = OSError | ValueError | ModuleNotFoundError
+NO_MEMORY = "out of memory|DefaultCPUAllocator"  # in errors of torch
 MARKED_BYTES = 4_096  # at the start of an output
 
 app = typer.Typer(
@@ -52,7 +54,9 @@ class Command(TyperCommand):
             raise
         except Exception as error:
             of_library = type(error).__module__.startswith("vocseg_lib.")
-            if not of_library and not isinstance(error, OSError | ValueError | ModuleNotFoundError):
+            if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error)):
+                error = f"not enough memory ({error}): take smaller images or batches"
+            elif not of_library and not isinstance(error, USER_ERRORS):
                 raise
             typer.echo(f"{ctx.info_name}: {error}", err=True)
             raise typer.Exit(2) from None

@@ -3,11 +3,13 @@
 import inspect
 import re
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vocseg_lib.engine.config import TrainConfig
 from vocseg_lib.models.config import MODELS, MaskRCNNConfig, ModelConfig, YolactConfig
 from vocseg_lib.utils.config import Config
+from vocseg_lib.utils.files import read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,14 +62,17 @@ class Recipe(Config):
 
     @classmethod
     def of_run(cls, config: dict[str, Any]) -> "Recipe":
-        """The recipe in a run folder's `config.json`."""
-        return cls.from_dict({**config["recipe"], "train": config["train"]})
+        """The recipe in a run folder's `config.json`. Raises ValueError without one."""
+        recipe, train = config.get("recipe"), config.get("train")
+        if not isinstance(recipe, dict):
+            raise ValueError(f"recipe must be the fields of a recipe, got {recipe!r:.60}")
+        return cls.from_dict({**recipe, "train": train})
 
 
 def _part_of(model_name: str) -> str:
     if model_name not in (*MODELS, *LINEAGE_MODELS):
         choices = ", ".join((*MODELS, *LINEAGE_MODELS))
-        raise ValueError(f"{model_name!r} is not a model: choose one of {choices}")
+        raise ValueError(f"{model_name!r:.60} is not a model: choose one of {choices}")
     return LINEAGE_MODELS.get(model_name, model_name)
 
 
@@ -162,6 +167,25 @@ RECIPES = {
         ),
     )
 }
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The `config.json` of a training: model, recipe, train, class_names and data_fingerprint.
+
+    Of one that is to be repeated, the last two may be missing. Raises FileNotFoundError, ValueError
+    naming the file.
+    """
+    config = read_json(path)
+    try:
+        if not isinstance(config, dict):
+            raise ValueError(f"it holds {config!r:.60}")
+        Recipe.of_run(config).model_config(config.get("model"))
+        names = config.get("class_names", [])
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise ValueError(f"class_names must be a list of names, got {names!r:.60}")
+    except ValueError as error:
+        raise ValueError(f"{path} is not the config of a training: {error}") from None
+    return config
 
 
 def get_recipe(name: str) -> Recipe:

@@ -17,10 +17,10 @@ from vocseg_lib.failures.analysis import Analysis, analyze
 from vocseg_lib.failures.config import Thresholds
 from vocseg_lib.metrics.bootstrap import RESAMPLES, add_intervals, bootstrap, bootstrap_weights
 from vocseg_lib.metrics.coco_eval import HEADLINE, Evaluation, evaluate
-from vocseg_lib.study.recipes import MODEL_TITLES
+from vocseg_lib.study.recipes import MODEL_TITLES, read_config
 from vocseg_lib.study.run import mask_explainer
 from vocseg_lib.study.study import Study
-from vocseg_lib.utils.files import project_root, read_json, resolve_path
+from vocseg_lib.utils.files import project_root, resolve_path
 
 PREDICTIONS = {"best": "predictions.json"}
 PREDICTIONS |= {name: f"predictions_{name}.json" for name in ("half", "last")}
@@ -162,9 +162,8 @@ def run_predictions(study: Study, run_folder: Path, checkpoint: str = "best") ->
 
     Raises FileNotFoundError; ValueError if it is of other data or of another training.
     """
-    return study.read_predictions(
-        run_folder / PREDICTIONS[checkpoint], read_json(run_folder / CONFIG)
-    )
+    config = read_config(run_folder / CONFIG)
+    return study.read_predictions(run_folder / PREDICTIONS[checkpoint], config)
 
 
 def checkpoint_ap(study: Study, run_folder: Path) -> pd.DataFrame:

@@ -17,12 +17,13 @@ from vocseg_lib.data.transforms import model_input
 from vocseg_lib.data.voc import VocDataset, fingerprint
 from vocseg_lib.engine.checkpoint import load_checkpoint
 from vocseg_lib.engine.predict import predict
+from vocseg_lib.engine.resume import config_changes
 from vocseg_lib.engine.run_folder import BEST, CONFIG
 from vocseg_lib.models.config import MODELS
 from vocseg_lib.models.speedups import speed_up
 from vocseg_lib.plots.images import DRAWN_SCORE
 from vocseg_lib.plots.pictures import Visualizer, input_files, is_video
-from vocseg_lib.study.recipes import Recipe
+from vocseg_lib.study.recipes import Recipe, read_config
 from vocseg_lib.study.study import Study
 from vocseg_lib.utils.files import file_checksum, project_root, read_json, resolve_path
 from vocseg_lib.utils.weights import load_weights, read_weights
@@ -75,16 +76,13 @@ def load_run(run_folder: str | Path, device: str | None = None) -> tuple[nn.Modu
     for path in (run_folder / CONFIG, run_folder / BEST):
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: {run_folder} is not a training's folder")
-    config = read_json(run_folder / CONFIG)
-    best = load_checkpoint(run_folder / BEST, ("config", "model"))
-    best.pop("config")
-    try:
-        recipe = Recipe.of_run(config).with_changes(weights=None)
-        model = build_model(recipe, config["model"], len(config["class_names"]))
-    except (AttributeError, KeyError, TypeError, RuntimeError) as error:
-        reason = next(iter(str(error).splitlines()), "")
-        problem = f"{run_folder / CONFIG} is not the config of {BEST}: {reason}"
-        raise ValueError(problem) from error
+    config = read_config(run_folder / CONFIG)
+    best = load_checkpoint(run_folder / BEST, ("config", "model", "iteration"))
+    if changes := config_changes(best.pop("config"), config):
+        problem = f"{run_folder / BEST} is not of the training in {CONFIG} beside it"
+        raise ValueError(f"{problem}: {'; '.join(changes[:3])}")
+    recipe = Recipe.of_run(config).with_changes(weights=None)
+    model = build_model(recipe, config["model"], len(config["class_names"]))
     load_weights(model, best.pop("model"), f"{run_folder / BEST}, by {CONFIG} beside it,")
     return model.to(device or default_device()).eval(), config, best
 

@@ -17,9 +17,9 @@ from vocseg_lib.data.transforms import AUGMENTATIONS
 from vocseg_lib.data.voc import VocDataset, class_names, find_devkit, fingerprint
 from vocseg_lib.engine.run_folder import CONFIG, read_sessions
 from vocseg_lib.engine.train import TooManyBadSamples
-from vocseg_lib.study.recipes import Recipe, get_recipe
+from vocseg_lib.study.recipes import Recipe, get_recipe, read_config
 from vocseg_lib.utils import distributed
-from vocseg_lib.utils.files import project_root, read_json, resolve_path
+from vocseg_lib.utils.files import project_root, resolve_path
 
 VOC_IMAGES = {"train": 1_464, "val": 1_449}
 """Images of VOC 2012's segmentation splits."""
@@ -168,7 +168,11 @@ def open_study(
 
 
 def reproduce(
-    run: str | Path, data: str | Path = "", results: str | Path = "", changes: dict | None = None
+    run: str | Path,
+    data: str | Path = "",
+    results: str | Path = "",
+    changes: dict | None = None,
+    model_name: str | None = None,
 ) -> tuple[Study, str]:
     """The study that repeats a training, and the name of its model.
 
@@ -176,21 +180,23 @@ def reproduce(
         run: its folder, or a `config.json` alone.
         data: devkit; default: the one that it was trained on.
         results: default: results/reproduced.
+        model_name: the model that is meant, if known.
 
     Raises:
         ValueError: if `run` has no config of a training, or the data is not what it was trained on.
     """
     run = Path(run)
-    config = read_json(run / CONFIG if run.is_dir() else run)
-    if not isinstance(config, dict) or not config.keys() >= {"model", "recipe", "train"}:
-        raise ValueError(f"{run} does not hold the config of a training")
+    config = read_config(run / CONFIG if run.is_dir() else run)
+    recipe = Recipe.of_run(config).with_changes(**(changes or {}))
+    if model_name not in (None, config["model"]):
+        raise ValueError(f"{run} holds a training of {config['model']} alone, not {model_name}")
     if not data and run.is_dir():
         sessions = reversed(read_sessions(run / "run.json"))
-        data = next((session["devkit"] for session in sessions if "devkit" in session), "")
+        devkits = (session["devkit"] for session in sessions if "devkit" in session)
+        data = str(next(devkits, ""))
         if data and not Path(data).is_dir():
             raise FileNotFoundError(f"{data}, the data of {run}, is missing: give it with --data")
-    recipe = Recipe.of_run(config)
-    study = open_study(recipe, data, results or "results/reproduced", changes=changes)
+    study = open_study(recipe, data, results or "results/reproduced")
     before, now = config.get("data_fingerprint"), study.fingerprint
     if before and before != now:
         message = f"{study.devkit} is not the data of {run}: its fingerprint is {now}"

@@ -2,15 +2,17 @@
 
 import json
 import math
+import sys
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from inspect import formatannotation
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
 ABOVE_ZERO = math.ulp(0.0)  # the smallest float above 0: `least` of a field that must not be 0
+FINITE = sys.float_info.max  # integers may be larger
 
 
-def bounded(default: Any, *, least: float, below: float = math.inf) -> Any:
+def bounded(default: Any, *, least: float, below: float = FINITE) -> Any:
     """A dataclass field whose numbers are finite and in [least, below)."""
     return field(default=default, metadata={"least": least, "below": below})
 
@@ -38,11 +40,13 @@ class Config:
             if not _has_type(value, hint):
                 expected = formatannotation(hint).replace("Literal", "one of ")
             if expected:
-                raise ValueError(f"{name} must be {expected}, got {value!r}")
+                raise ValueError(f"{name} must be {expected}, got {value!r:.60}")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Config":
         """The config that `to_dict` made `values` of; lists become tuples, dicts configs."""
+        if not isinstance(values, dict):
+            raise ValueError(f"{cls.__name__} must be a dict of its fields, got {values!r:.60}")
         types = {f.name: f.type for f in fields(cls)}
         parsed = {}
         for name, value in values.items():
@@ -72,10 +76,10 @@ def _has_type(value: Any, hint: Any) -> bool:
     return isinstance(value, types) and (hint is bool or not isinstance(value, bool))
 
 
-def _expected_range(value: Any, least: float = -math.inf, below: float = math.inf) -> str:
+def _expected_range(value: Any, least: float = -FINITE, below: float = FINITE) -> str:
     """The range of a field, or "" if its numbers are in it."""
     numbers = value if isinstance(value, tuple) else (value,)
     if all(least <= n < below for n in numbers if isinstance(n, int | float)):
         return ""
     start = "above 0" if least == ABOVE_ZERO else f"at least {least:g}"
-    return start + (f" and below {below:g}" if below < math.inf else " and finite")
+    return start + (f" and below {below:g}" if below < FINITE else " and finite")

@@ -4,6 +4,10 @@ In a single process, values stay as they are. Otherwise all processes have to ma
 in the same order.
 """
 
+import os
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 TIMEOUT = timedelta(hours=2)  # of waiting for each other: the first may be downloading data
+PARENT_SECONDS = 5.0  # between two looks at whether torchrun still runs
 _single: ContextVar[bool] = ContextVar("single", default=False)
 
 
@@ -28,11 +33,20 @@ def process_group(device: str) -> Iterator[str]:
     if cuda:
         device = f"cuda:{dist.get_node_local_rank()}"
         torch.cuda.set_device(device)
+    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
     dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT)
     try:
         yield device
     finally:
         dist.destroy_process_group()
+
+
+def _end_with(parent: int) -> None:
+    """End this process once its parent, torchrun's agent, has ended; else it waits for TIMEOUT."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_SECONDS)
+    print("torchrun has ended, and so does this process", file=sys.stderr, flush=True)
+    os._exit(1)  # other threads may wait in collective calls, which nothing interrupts
 
 
 @contextmanager

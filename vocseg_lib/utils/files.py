@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import zlib
@@ -72,13 +73,13 @@ def rebuild_folder(folder: Path, record_name: str, record: dict) -> Iterator[Pat
     FileExistsError, with some of the other files' names.
     """
     folder = folder.resolve()  # a link stays
-    _check_replaceable(folder, record_name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{folder.name}."
     with _lock(folder.with_name(f"{prefix}lock"), f"another process is writing {folder}"):
         if is_current(folder, record_name, record):
             yield None
             return
+        _check_replaceable(folder, record_name)
         temporary, old = (
             folder.with_name(f"{prefix}{uuid4().hex}.{w}") for w in ("writing", "old")
         )
@@ -110,8 +111,8 @@ def _lock(path: Path, waiting: str) -> Iterator[None]:
         except Timeout:
             print(f"{waiting}: waiting for it", file=sys.stderr)
             lock.acquire()
-        for leftover in path.parent.glob(f"{path.stem}.*"):  # of a killed process
-            if leftover.suffix in (".writing", ".old"):
+        for leftover in path.parent.iterdir():  # of a killed process
+            if re.fullmatch(rf"{re.escape(path.stem)}\.\w{{32}}\.(writing|old)", leftover.name):
                 shutil.rmtree(leftover, ignore_errors=True)
     try:
         yield
