@@ -9,6 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vocseg_lib.utils.rle import shorten
+
+MAX_DEPTH, MAX_VALUES = 50, 300_000
+"""Nested dicts, lists and tuples in a file of weights, and values in them, each as often as it is
+referred to; a model's are 6 deep and some thousand."""
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool)
+DTYPES += (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 SHOWN_BYTES = 23  # of a file that is not one of weights
 SAVE_ADVICE = "save model.state_dict() with torch.save"
 LOOKS_LIKE = {
@@ -30,9 +37,48 @@ def read_weights(path: str | Path) -> Any:
     """
     data = Path(path).read_bytes()
     try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception:  # a damaged pickle may raise anything
         raise ValueError(f"{path} is not a file of weights: {_describe(data)}") from None
+    check_plain(content, path)
+    return content
+
+
+def check_plain(content: Any, path: object) -> None:
+    """Raise ValueError, naming `path`, for content without end, or with other than dense tensors.
+
+    Lists in themselves, values that are referred to again and again, long texts, tensors without
+    memory or far larger than it. All that passes can be walked, printed and compared at once.
+    """
+    left, size, storages = MAX_VALUES, 0, {}
+    remaining = [(content, "content", 0)]
+    while remaining:
+        value, key, depth = remaining.pop()
+        if isinstance(value, dict | list | tuple | set):
+            left -= len(value) * (2 if isinstance(value, dict) else 1)
+            if left >= 0 and isinstance(value, dict):
+                remaining += ((item, name, depth + 1) for name, item in value.items())
+                remaining += ((name, "a key", depth + 1) for name in value)
+            elif left >= 0:
+                remaining += ((item, key, depth + 1) for item in value)
+        elif isinstance(value, Tensor):
+            _check_dense(value, f"{path}: {shorten(key) if isinstance(key, str) else type(key)}")
+            storage = value.untyped_storage()
+            size += value.numel() * value.element_size()
+            storages[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(value, str | bytes | bytearray | int):
+            left -= (value.bit_length() if isinstance(value, int) else len(value)) // 64
+        if depth > MAX_DEPTH or left < 0 or size > 1e6 + 8 * sum(storages.values()):
+            problem = "its values are in themselves, or are referred to without end"
+            raise ValueError(f"{path} is not a file of weights: {problem}; {SAVE_ADVICE}")
+
+
+def _check_dense(tensor: Tensor, name: str) -> None:
+    kind = str(tensor.dtype) * (tensor.dtype not in DTYPES)
+    kind += str(tensor.layout) * (tensor.layout != torch.strided)
+    kind += "nested" * tensor.is_nested + tensor.device.type * (tensor.device.type != "cpu")
+    if kind:
+        raise ValueError(f"{name} is a tensor of kind {kind}; expected dense ones; {SAVE_ADVICE}")
 
 
 def _describe(data: bytes) -> str:
