@@ -267,4 +267,7 @@ def voc_to_coco(devkit: str | Path, split: str, skip_bad: bool = False) -> dict:
     info |= {"bad_samples": bad_samples} if bad_samples else {}
     categories = [{"id": k, "name": n} for k, n in enumerate(dataset.class_names, 1)]
     lists = {"images": images, "annotations": annotations, "categories": categories}
-    return validate_ground_truth({"info": info, **lists})
+    try:
+        return validate_ground_truth({"info": info, **lists})
+    except ValueError as error:
+        raise ValueError(f"{split} of {dataset.devkit}: {error}") from None

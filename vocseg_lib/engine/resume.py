@@ -4,8 +4,7 @@ import time
 import warnings
 from datetime import UTC, datetime
 from pathlib import Path
-
-import pandas as pd
+from typing import Any
 
 from vocseg_lib.engine.checkpoint import load_checkpoint
 from vocseg_lib.engine.mirror import KEPT, SUFFIXES, copy_changed
@@ -15,6 +14,7 @@ from vocseg_lib.utils.rle import shorten
 
 RESTORED_KEYS = ("config", "model", "optimizer", "scaler", "random")
 """What a checkpoint must hold to be resumed, besides progress."""
+SHOWN_CHANGES = 20  # fields in a message
 MIRROR_TRIES, MIRROR_PAUSE_SECONDS = 3, 1.0
 """How often a mirror is read at the start before training continues without it."""
 
@@ -38,15 +38,30 @@ def check_config(folder: Path, config: dict, checkpoint: dict | None = None) -> 
 
 
 def config_changes(before: object, now: dict) -> list[str]:
-    """One line for each field in which two configs differ."""
+    """One line for each field in which two configs differ, of some."""
     if not isinstance(before, dict):
         return [f"not a config: {shorten(before)}"]
-    before, now = (pd.json_normalize(c).to_dict("records")[0] for c in (before, now))
-    return [
-        f"{key}: {shorten(before.get(key))} there, {shorten(now.get(key))} now"
-        for key in sorted(before | now, key=str)
+    before, now = _flat(before), _flat(now)
+    changes = [
+        f"{shorten(key)[1:-1]}: {shorten(before.get(key))} there, {shorten(now.get(key))} now"
+        for key in sorted(before | now)
         if before.get(key) != now.get(key)
     ]
+    more = len(changes) - SHOWN_CHANGES
+    return changes[:SHOWN_CHANGES] + [f"and {more} more"] * (more > 0)
+
+
+def _flat(config: dict) -> dict[str, Any]:
+    """Nested dicts as one, with keys such as "train.seed"."""
+    flat, parts = {}, [("", config)]
+    while parts:
+        prefix, part = parts.pop()
+        for key, value in part.items():
+            if isinstance(value, dict):
+                parts.append((f"{prefix}{key}.", value))
+            else:
+                flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def _load_newest(folder: Path) -> tuple[dict | None, dict[Path, str]]:

@@ -74,8 +74,9 @@ def read_log(path: str | Path) -> list[dict]:
     for line in Path(path).read_text(errors="replace").splitlines():
         try:
             entry = json.loads(line)
-            entries.append(entry if entry["iteration"] >= 0 else None)
-        except (ValueError, TypeError, KeyError, RecursionError):
+            is_whole = type(entry["iteration"]) is int and 0 <= entry["iteration"] < 2**53
+            entries.append(entry if is_whole else None)
+        except (KeyError, RecursionError, TypeError, ValueError):
             entries.append(None)
     if damaged := entries[:-1].count(None):
         warnings.warn(f"{path}: {damaged} damaged lines are skipped", stacklevel=2)
@@ -102,4 +103,5 @@ def read_sessions(path: Path) -> list[dict]:
 def append_session(path: Path, info: dict) -> None:
     """Add a session to a `run.json`: when it started and what it ran on."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    write_json(path, {"sessions": [*read_sessions(path), {"started": started, **info}]})
+    sessions = [*read_sessions(path), {"started": started, **info}]
+    write_json(path, to_jsonable({"sessions": sessions}))

@@ -5,6 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from vocseg_lib.plots.style import COLORS, add_suptitle, add_title, model_color, new_ax, new_axes
+from vocseg_lib.utils.rle import is_number
 
 STUDY_HALF, STUDY_END = "6K", "12K"
 """Iterations at which the published comparison measured AP: halfway and last."""
@@ -16,23 +17,22 @@ AP_COLORS = {"mask_AP50": COLORS[0], "mask_AP": COLORS[5], "box_AP50": COLORS[1]
 AP_COLORS |= {"box_AP": COLORS[4]}
 
 
-def _by_iteration(entries: list[dict], columns: list[str]) -> pd.DataFrame:
-    return pd.DataFrame(entries, columns=None if entries else columns).set_index("iteration")
+def _by_iteration(log: list[dict], key: str, columns: list[str]) -> pd.DataFrame:
+    """The numbers in the entries with a key, one row per iteration; NaN for what is no number."""
+    entries = [{k: v for k, v in entry.items() if is_number(v)} for entry in log if key in entry]
+    table = pd.DataFrame(entries)
+    table = table.reindex(columns=dict.fromkeys(["iteration", key, *columns, *table.columns]))
+    return table.drop_duplicates("iteration", keep="last").set_index("iteration").sort_index()
 
 
 def logged_updates(log: list[dict]) -> pd.DataFrame:
     """The updates of a log by iteration: `lr`, `loss` and its terms, seconds."""
-    entries = [
-        {key: value for key, value in entry.items() if isinstance(value, int | float)}
-        for entry in log
-        if "loss" in entry
-    ]
-    return _by_iteration(entries, ["iteration", "lr", "loss"])
+    return _by_iteration(log, "loss", ["lr"])
 
 
 def logged_evaluations(log: list[dict]) -> pd.DataFrame:
     """The evaluations of a log by iteration: AP (percent), `val_loss` and its terms, `seconds`."""
-    return _by_iteration([e for e in log if "mask_AP50" in e], ["iteration", "mask_AP50"])
+    return _by_iteration(log, "mask_AP50", ["seconds"])
 
 
 def overfitting(log: list[dict]) -> str:
