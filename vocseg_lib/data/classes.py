@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from vocseg_lib.data.image_files import BadFile, Color, StoredMap, read_map
+from vocseg_lib.utils.files import read_bytes
 from vocseg_lib.utils.rle import shorten
 
 CLASS_NAMES = tuple(
@@ -31,6 +32,7 @@ LABELMAP_LINE = re.compile(
 COMMENTS = ("#", "//")  # begins of lines in class lists that are no class
 BACKGROUND_NAMES = ("", "background", "_background_", "__background__", "__ignore__", "_ignore_")
 """Names in class lists that are no class, in any case: labelme's, CVAT's, VOC's own."""
+MAX_LIST_BYTES, MAX_LINE = 1 << 27, 1_024  # bytes of a list, characters of a name in it
 MEAN_NAME = "all"  # stands for the mean over classes in tables
 
 
@@ -235,12 +237,15 @@ def _replace(stored: StoredMap, used: list[int], numbers: list[int]) -> UInt8[np
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not blank, stripped. Raises ValueError."""
+    """The lines of a text file that are not blank, stripped. Raises OSError, ValueError."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_bytes(path, MAX_LIST_BYTES).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file in UTF-8: {error}") from None
-    return [line.strip() for line in lines if line.strip()]
+    lines = [line.strip() for line in lines if line.strip()]
+    if unusable := next((line for line in lines if "\0" in line or len(line) > MAX_LINE), None):
+        raise ValueError(f"{path} is not a list of names: it has the line {shorten(unusable)}")
+    return lines
 
 
 def save_map(path: Path, values: np.ndarray) -> None:

@@ -10,11 +10,15 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image
 
+from vocseg_lib.data.coco_validation import MAX_PIXELS
+from vocseg_lib.utils.files import open_file
+
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 DECODING_ERRORS += (struct.error, KeyError)
 PICTURE_ENDINGS = tuple(
     "jpg jpeg jpe jfif png webp bmp dib gif tif tiff ppm pgm pnm jp2 heic heif avif".split()
 )
+MAX_PICTURE_BYTES = 1 << 30
 INVERSE_TURNS = {6: 8, 8: 6}  # EXIF orientations; the others are their own inverse
 Picture = UInt8[np.ndarray, "h w 3"]
 Color = tuple[int, int, int]  # RGB
@@ -66,13 +70,14 @@ def _open(path: Path) -> Iterator[Image.Image]:
     """An image file; what fails until it is closed raises BadFile."""
     try:
         # Of a path, Pillow maps some TIFFs into memory, with the sides of turned ones exchanged.
-        with Path(path).open("rb") as file, Image.open(file) as image:
+        with open_file(path, MAX_PICTURE_BYTES) as file, Image.open(file) as image:
             yield image
     except FileNotFoundError:
         raise BadFile(path, "missing", "file is missing") from None
     except DECODING_ERRORS as error:
         kind = "truncated" if "truncated" in str(error).lower() else "undecodable"
-        raise BadFile(path, kind, f"{kind} image ({error})") from None
+        reason = str(error).removeprefix(f"{path} ")
+        raise BadFile(path, kind, f"{kind} image ({reason})") from None
 
 
 def _to_rgb(path: Path, image: Image.Image) -> Picture:
@@ -115,6 +120,7 @@ def read_map(path: Path) -> StoredMap:
 
 
 def _to_map(path: Path, image: Image.Image) -> StoredMap:
+    check_pixels(path, image.size)
     if image.mode == "P":
         values, colors = np.array(image), np.array(image.getpalette(), np.uint8)
         return StoredMap(values, colors.reshape(-1, 3), is_palette=True)
@@ -136,6 +142,13 @@ def _to_map(path: Path, image: Image.Image) -> StoredMap:
     codes = pixels[..., :3] @ np.array([1 << 16, 1 << 8, 1], np.int32)
     values = np.searchsorted([r << 16 | g << 8 | b for r, g, b in colors], codes)
     return StoredMap(values.astype(np.uint8), np.array(colors, np.uint8))
+
+
+def check_pixels(path: Path, size: tuple[int, int]) -> None:
+    """Raise BadFile for a map, or a picture of one, of more pixels than ground truth may have."""
+    if size[0] * size[1] > MAX_PIXELS:
+        reason = f"has {size[0] * size[1]:,} pixels; expected at most {MAX_PIXELS:,}: make it and"
+        raise BadFile(path, "too large", f"{reason} its picture smaller, or cut them into parts")
 
 
 def read_header(path: Path) -> tuple[tuple[int, int], int]:

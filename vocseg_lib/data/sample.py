@@ -13,9 +13,11 @@ from torchvision.ops import box_convert
 from torchvision.transforms.v2.functional import resize
 
 from vocseg_lib.data.classes import VOID, read_object_map
+from vocseg_lib.data.image_files import BadFile
 from vocseg_lib.utils.rle import encode_map
 
 MAX_SAMPLE_BYTES = 2.5e8  # picture as float, and masks; VOC's take at most a fifth
+MAX_MASK_BYTES = 4e9  # of all masks at full size, at once
 
 
 def fitting_size(
@@ -35,6 +37,7 @@ class Sample:
     """One image of a devkit; masks and boxes are made when they are asked for."""
 
     name: str
+    path: Path  # of the object map
     image: UInt8[Tensor, "3 h w"]
     object_map: UInt8[np.ndarray, "h w"]
     ids: UInt8[np.ndarray, " n"]  # values of the objects in their map
@@ -43,7 +46,11 @@ class Sample:
 
     @property
     def masks(self) -> UInt8[Tensor, "n h w"]:
-        """All of them at once: for a large picture, use `rles` or `shrunk`."""
+        """All of them at once: for a large picture, use `rles` or `shrunk`. Raises BadFile."""
+        count = len(self.ids)
+        if count * self.object_map.size > MAX_MASK_BYTES:
+            reason = f"has {count} objects of {self.object_map.shape} (height, width): their masks"
+            raise BadFile(self.path, "too large", f"{reason} would fill the memory; shrink it")
         return torch.from_numpy(self.object_map == self.ids[:, None, None]).view(torch.uint8)
 
     @property

@@ -13,7 +13,13 @@ from tqdm import tqdm
 
 from vocseg_lib.data import voc
 from vocseg_lib.data.classes import LABELMAP, VOID, class_colors, class_files, class_names
-from vocseg_lib.data.image_files import BadFile, Picture, orient, read_map
+from vocseg_lib.data.image_files import (
+    DECODING_ERRORS,
+    BadFile,
+    Picture,
+    orient,
+    read_map,
+)
 from vocseg_lib.data.sample import read_object_sides
 from vocseg_lib.data.transforms import MIN_MASK_SIDE
 
@@ -92,7 +98,7 @@ def _verify_sample(devkit: Path, name: str) -> list[BadFile]:
                 image.verify()
         except BadFile as bad:
             problems.append(_with_neighbors(bad))
-        except (OSError, SyntaxError, ValueError) as error:
+        except DECODING_ERRORS as error:
             problems.append(BadFile(path, "undecodable", f"damaged image ({error})"))
     if problems:
         return problems

@@ -36,6 +36,7 @@ from vocseg_lib.data.image_files import (
 )
 from vocseg_lib.data.sample import Sample
 from vocseg_lib.utils.boxes import masks_to_boxes
+from vocseg_lib.utils.files import file_crc32
 
 FOLDERS = {"JPEGImages": ".jpg", "SegmentationObject": ".png", "SegmentationClass": ".png"}
 DEVKIT_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")  # in any case; the first one counts
@@ -128,6 +129,7 @@ def read_sample(devkit: Path, name: str) -> Sample:
         raise problems[0]
     return Sample(
         name=name,
+        path=paths[1],
         image=_to_tensor(image),
         object_map=object_map,
         ids=ids.astype(np.uint8),
@@ -237,7 +239,7 @@ def fingerprint(devkit: Path, splits: Sequence[str] = ("train", "val")) -> str:
                 file = path.relative_to(devkit).as_posix()
                 checksum = zlib.crc32(f"{file}\n".encode(), checksum)
                 if path.is_file():
-                    checksum = zlib.crc32(path.read_bytes(), checksum)
+                    checksum = file_crc32(path, checksum)
     return f"{checksum:08x}"
 
 

@@ -131,15 +131,17 @@ def resolve_image_names(name: str, images: dict[str, dict]) -> list[str]:
 
 
 def require(*paths: str) -> None:
-    """Raise FileNotFoundError for the first path that is given and missing."""
-    for path in paths:
-        if path and not resolve_path(path).exists():
-            raise FileNotFoundError(f"{path} is missing: an existing file or folder is expected")
+    """Raise OSError for the first path that is given and missing, or a pipe or device."""
+    for path in filter(None, paths):
+        found = resolve_path(path)
+        if not (found.is_file() or found.is_dir()):
+            problem = "is a pipe, socket or device" if found.exists() else "is missing"
+            raise FileNotFoundError(f"{path} {problem}: an existing file or folder is expected")
 
 
 def check_output(path: str, mark: bytes, required: bool = False) -> None:
-    """Raise ValueError for a folder, or a file without the mark of those that a command writes."""
-    if Path(path).is_dir() if path else required:
+    """Raise ValueError for what is no file, or one without the mark of those that a command writes."""
+    if (Path(path).exists() and not Path(path).is_file()) if path else required:
         raise ValueError(f"{path or '--out FILE'}: a file to write is required")
     is_of_run = (
         RUN_FILE.fullmatch(Path(path).name) and Path(path).with_name("config.json").is_file()

@@ -5,12 +5,13 @@ import math
 import os
 import re
 import shutil
+import stat
 import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 import numpy as np
@@ -18,6 +19,8 @@ from filelock import FileLock, Timeout
 
 NAME_CHARACTERS = 50  # of a file, in the name of the temporary one: names are of limited length
 SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")  # which file browsers leave behind
+
+MAX_BYTES = 1 << 31  # of a file that is read at once
 
 
 def project_root() -> Path:
@@ -38,13 +41,37 @@ def is_same_file(path: Path, other: Path) -> bool:
     return path.exists() and other.exists() and path.samefile(other)
 
 
+def open_file(path: str | Path, max_bytes: float = math.inf) -> BinaryIO:
+    """Open a file to read: no pipe, which waits for a writer, and no device, which may never end.
+
+    Raises OSError, also if it is larger than `max_bytes`.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
+        raise OSError(f"{path} is {kind}; expected a file")
+    if status.st_size > max_bytes:
+        raise OSError(f"{path} has {status.st_size} bytes; expected at most {max_bytes}")
+    return open(path, "rb")
+
+
+def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
+    """The bytes of a file, see `open_file`."""
+    with open_file(path, max_bytes) as file:
+        return file.read()
+
+
+def file_crc32(path: Path, checksum: int = 0) -> int:
+    """CRC-32 of a file's bytes, after that of others."""
+    with open_file(path) as file:
+        while block := file.read(1 << 22):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
 def file_checksum(path: Path) -> str:
     """Size and CRC-32 of a file's bytes."""
-    checksum, size = 0, 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            checksum, size = zlib.crc32(block, checksum), size + len(block)
-    return f"{size}:{checksum:08x}"
+    return f"{path.stat().st_size}:{file_crc32(path):08x}"
 
 
 def read_record(path: Path) -> dict:
@@ -148,6 +175,8 @@ def atomic_write(path: Path, keep: Path | None = None) -> Iterator[Path]:
 
     What was at `path` is renamed to `keep`, if given. Raises OSError, with the file's name.
     """
+    if path.exists() and not path.is_file():  # /dev/null would be replaced
+        raise OSError(f"{path} is a folder, pipe or device; expected a file to write to")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name[:NAME_CHARACTERS]}.{uuid4().hex}.writing")
     try:
@@ -184,10 +213,10 @@ def durable_rename(path: Path, target: Path) -> None:
 def read_json(path: Path) -> Any:
     """Read JSON in UTF-8, -16 or -32, with a byte order mark or without.
 
-    Raises FileNotFoundError, and ValueError naming a file that is not JSON.
+    Raises OSError, and ValueError naming a file that is not JSON.
     """
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_bytes(path))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
 

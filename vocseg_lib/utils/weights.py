@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vocseg_lib.utils.files import read_bytes
 from vocseg_lib.utils.rle import shorten
 
 MAX_DEPTH, MAX_VALUES = 50, 300_000
@@ -35,7 +36,7 @@ def read_weights(path: str | Path) -> Any:
 
     Raises OSError; ValueError naming the file and what it is instead.
     """
-    data = Path(path).read_bytes()
+    data = read_bytes(path)
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception:  # a damaged pickle may raise anything

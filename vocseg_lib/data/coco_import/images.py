@@ -4,11 +4,12 @@ import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from itertools import chain, count
+from os.path import realpath  # Path.resolve raises for links in a loop
 from pathlib import Path, PurePosixPath
 
 from vocseg_lib.data.coco_import.files import PictureFinder, find_val_file, path_key
 from vocseg_lib.data.coco_validation import check_lists
-from vocseg_lib.data.image_files import BadFile, read_header, without_ending
+from vocseg_lib.data.image_files import BadFile, check_pixels, read_header, without_ending
 from vocseg_lib.utils.files import read_json
 from vocseg_lib.utils.rle import as_number, id_key, is_number, shorten, usable_polygons
 
@@ -90,9 +91,9 @@ def read_coco_files(
             found = _find_images(path, content, images)
         files.append(CocoFile(path, content, found))
         _merge_repeated(files[-1])
-    held_out = {image.source.resolve(): image for file in files[1:] for image in file.images}
+    held_out = {realpath(image.source): image for file in files[1:] for image in file.images}
     for image in files[0].usable_images:
-        other = held_out.get(image.source.resolve())
+        other = held_out.get(realpath(image.source))
         names = [i.entry["file_name"].replace("\\", "/") for i in (image, other) if i]
         if len({*map(PurePosixPath, names)}) > 1:
             reason = f"may be {' or '.join(names)}, of train and val: which one is not clear"
@@ -107,7 +108,7 @@ def _merge_repeated(file: CocoFile) -> None:
     """Give the annotations of an image that is listed again to its first entry."""
     first, ids, kept = {}, {}, []
     for image in file.images:
-        original = first.setdefault(image.source.resolve(), image)
+        original = first.setdefault(realpath(image.source), image)
         sizes = _given_size(image), _given_size(original)
         if None not in chain(*sizes) and sizes[0] != sizes[1]:
             reason = "is listed again, of another size"
@@ -220,6 +221,7 @@ def _read_size(image: CocoImage) -> tuple[str | None, list[str]]:
     None or empty where both are possible. Raises BadFile.
     """
     stored, image.orientation = read_header(image.source)
+    check_pixels(image.source, stored)
     image.sizes = {"shown": stored[::-1] if image.orientation >= 5 else stored}
     if image.orientation != 1:
         image.sizes["stored"] = stored
