@@ -1,10 +1,13 @@
 """Downloads from a local server; nothing here uses the network."""
 
+import gzip
 import hashlib
 import http.server
 import io
 import tarfile
 import threading
+from pathlib import Path
+from urllib.parse import quote, unquote
 
 import pytest
 
@@ -25,12 +28,36 @@ def make_tar(extra=()):
     return buffer.getvalue()
 
 
+ANSWERS = {  # of servers, before the archive; the slow ones send no more
+    "slow status": b"200",
+    "slow headers": b"200 OK\r\nContent-Type: application/x-tar\r\n",
+    "slow body": b"200 OK\r\nContent-Length: 9999\r\n\r\nsome bytes",
+    "302": b"302 Found\r\nLocation: /302\r\n\r\n",
+    "endless headers": b"200 OK\r\n" + b"X: y\r\n" * 200,
+    "negative": b"200 OK\r\nContent-Length: -1\r\n\r\n",
+    "no number": b"200 OK\r\nContent-Length: many\r\n\r\n",
+    "too large": b"200 OK\r\nContent-Length: 2000000001\r\n\r\n",
+    "too long": b"200 OK\r\n\r\nmore",
+    "broken chunks": b"200 OK\r\nTransfer-Encoding: chunked\r\n\r\nno number\r\n",
+    "compressed": b"200 OK\r\nContent-Encoding: gzip\r\n\r\n",
+    "another part": b"206 Partial\r\nContent-Range: bytes 7-9/10\r\n\r\n",
+    "garbage": b"\0\x1b[2J\r\n",
+}
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     """Serves /whole (with ranges), /norange, /cut (half), /wrong, /page, /short; 404 /missing."""
 
     def do_GET(self):
         wanted, path, archive = self.headers.get("Range"), self.path, self.server.archive
         self.server.requests.append((path, wanted))
+        if answer := ANSWERS.get(unquote(path[1:])):
+            self.wfile.write(b"HTTP/1.1 " + answer)
+            if path.startswith("/slow"):
+                self.server.finished.wait()
+            elif not path.startswith("/302"):
+                self.wfile.write(archive)
+            return
         bodies = {"/page": b"<html>moved</html>", "/short": b"short", "/wrong": b"w" * len(archive)}
         body, start, status = bodies.get(path, archive), 0, 200
         if wanted and path not in ("/norange", "/page", "/short"):
@@ -56,20 +83,21 @@ def archive():
 @pytest.fixture
 def server(archive):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.archive, server.requests = archive, []
+        server.archive, server.requests, server.finished = archive, [], threading.Event()
         thread = threading.Thread(target=server.serve_forever, args=[0.01], daemon=True)
         thread.start()
         yield server
+        server.finished.set()
         server.shutdown()
 
 
 def urls(server, *paths):
-    return [f"http://127.0.0.1:{server.server_port}/{path}" for path in paths]
+    return [f"http://127.0.0.1:{server.server_port}/{quote(path)}" for path in paths]
 
 
-def fetch(folder, server, *paths):
+def fetch(folder, server, *paths, timeout_s=5):
     md5 = hashlib.md5(server.archive).hexdigest()
-    return download.fetch(folder, urls(server, *paths), md5, timeout_s=5)
+    return download.fetch(folder, urls(server, *paths), md5, timeout_s)
 
 
 def test_mirrors_in_turn_until_one_is_right(tmp_path, server, archive):
@@ -91,13 +119,44 @@ def test_a_broken_download_is_resumed(tmp_path, server, archive):
     assert server.requests[-1] == ("/whole", f"bytes={half}-")
 
 
+@pytest.mark.parametrize("path", ["whole", "norange"])
 @pytest.mark.parametrize("kind", ["good", "damaged", "too long"])
-def test_a_part_that_cannot_be_resumed_is_replaced(tmp_path, server, archive, kind):
+def test_a_part_that_cannot_be_resumed_is_replaced(tmp_path, server, archive, kind, path):
     parts = {"good": archive[:1000], "damaged": b"damage" * 100, "too long": archive + b"more"}
     (tmp_path / (TAR_NAME + ".part")).write_bytes(parts[kind])
-    fetch(tmp_path, server, "norange" if kind == "good" else "whole")
+    fetch(tmp_path, server, path)
     ranges = [wanted for _, wanted in server.requests]
-    assert ranges == [f"bytes={len(parts[kind])}-"] + [None] * (kind != "good")
+    again = path == "whole" and kind != "good"
+    assert ranges == [f"bytes={len(parts[kind])}-"] + [None] * again
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["VOCdevkit", TAR_NAME])
+
+
+@pytest.mark.parametrize("part", [b"", b"some bytes that are here"])
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_a_server_that_does_not_deliver_is_given_up(tmp_path, server, monkeypatch, answer, part):
+    if part:
+        (tmp_path / (TAR_NAME + ".part")).write_bytes(part)
+    if answer == "too long":
+        monkeypatch.setattr(download, "MAX_BYTES", len(server.archive))
+    with pytest.raises(FetchError) as caught:
+        fetch(tmp_path, server, answer, timeout_s=0.2)
+    _, failure, _ = str(caught.value).splitlines()
+    assert urls(server, answer)[0] in failure
+    assert failure.isprintable()
+    left = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert left.get(TAR_NAME + ".part", b"").startswith(part[:10])
+    if answer.startswith("slow"):  # the next one is asked
+        fetch(tmp_path, server, answer, "norange", timeout_s=0.2)
+
+
+def test_a_full_disk_ends_the_download(tmp_path, server):
+    (tmp_path / (TAR_NAME + ".part")).symlink_to("/dev/full")
+    with pytest.raises(FetchError, match=r"\.part"):
+        fetch(tmp_path, server, "whole")
+    assert server.requests == []  # no file; and where writing fails
+    chunks = iter([b"some bytes"])
+    with pytest.raises(FetchError, match="full"):
+        download._write(Path("/dev/full"), 0, None, chunks, "")
 
 
 def test_an_archive_and_a_devkit_are_reused(tmp_path, server, archive):
@@ -109,20 +168,46 @@ def test_an_archive_and_a_devkit_are_reused(tmp_path, server, archive):
     assert server.requests == []
 
 
-@pytest.mark.parametrize("name", ["VOCdevkit/link", "../../outside"])
+LINKS = {"link": tarfile.SYMTYPE, "hard": tarfile.LNKTYPE, "pipe": tarfile.FIFOTYPE}
+LINKS |= {"device": tarfile.CHRTYPE, "holes": tarfile.GNUTYPE_SPARSE}
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/outside", "a/../..", "..\\outside", *LINKS])
 def test_archives_that_lead_outside_are_refused(tmp_path, name):
     member = tarfile.TarInfo(name)
-    member.size = 40
-    if name.endswith("link"):
-        member.type, member.linkname, member.size = tarfile.SYMTYPE, "../../../outside", 0
-    evil = make_tar([member])
+    member.type, member.linkname = LINKS.get(name, tarfile.REGTYPE), "VOCdevkit"
+    check_refused(tmp_path, make_tar([member]), repr(name))
+
+
+def test_damaged_archives_are_refused(tmp_path, archive, monkeypatch):
+    header = archive.index(b"VOCdevkit/VOC2012/SegmentationObject")
+    damaged = archive[:header] + b"w" + archive[header + 1 :]
+    ended = archive[:header] + bytes(10_240)
+    for content in (
+        damaged,
+        ended,
+        archive[: header + 700],
+        archive[:header],
+        b"",
+        b"no tar" * 999,
+    ):
+        check_refused(tmp_path, content)
+    check_refused(tmp_path, gzip.compress(archive))
+    monkeypatch.setattr(download, "MAX_MEMBERS", 2)
+    check_refused(tmp_path, archive)
+
+
+def check_refused(tmp_path, content, name=""):
+    """The error is one line with the archive's and the member's name; nothing was written."""
     folder = tmp_path / "deep" / "data"
-    folder.mkdir(parents=True)
-    (folder / TAR_NAME).write_bytes(evil)
-    with pytest.raises(tarfile.FilterError):
-        download.fetch(folder, [], hashlib.md5(evil).hexdigest())
-    assert not (tmp_path / "outside").exists()
-    assert not (folder / "VOCdevkit").exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / TAR_NAME).write_bytes(content)
+    with pytest.raises(FetchError) as caught:
+        download.fetch(folder, [], hashlib.md5(content).hexdigest())
+    assert str(folder / TAR_NAME) in str(caught.value)
+    assert name in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert [*tmp_path.rglob("*")] == [folder.parent, folder, folder / TAR_NAME]
 
 
 @pytest.mark.parametrize("paths", [("missing", "wrong"), ("page", "short")])

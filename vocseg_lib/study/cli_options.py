@@ -140,7 +140,7 @@ def require(*paths: str) -> None:
 
 
 def check_output(path: str, mark: bytes, required: bool = False) -> None:
-    """Raise ValueError for what is no file, or one without the mark of those that a command writes."""
+    """Raise ValueError for what is no file, or one without the mark of what a command writes."""
     if (Path(path).exists() and not Path(path).is_file()) if path else required:
         raise ValueError(f"{path or '--out FILE'}: a file to write is required")
     is_of_run = (
