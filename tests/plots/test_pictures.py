@@ -1,6 +1,8 @@
+import os
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -81,9 +83,50 @@ def test_a_folder_of_pictures_with_unreadable_files(tmp_path):
     ],
 )
 def test_outputs_have_names_of_their_own(files, names):
-    given = output_names([Path(file) for file in files.split()])
+    paths = [Path(file) for file in files.split()]
+    given = output_names(paths)
     assert len({name.casefold() for name in given}) == len(given)
     assert given == names.split()
+    for others in permutations(zip(paths, given, strict=True)):
+        paths, given = zip(*others, strict=True)
+        assert output_names(paths) == [*given]
+
+
+def test_names_of_any_letters_and_length(tmp_path, capsys):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    names = ["a\udcff.jpg", "new\nline.png", "$x$ %d.png", "-o.png", "é.png", "e\u0301.png"]
+    names += [f"{'x' * 250}{end}.png" for end in "ab"]
+    folder.mkdir()
+    for name in names:
+        Image.fromarray(bright_square()).save(folder / name, "PNG")
+    (tmp_path / "link").symlink_to(folder)
+    given = [folder, folder / names[0], tmp_path / "link" / names[1]]
+    written = [target for _, target, _ in draw_predictions(VISUALIZER, given, out)]
+    assert len(set(written)) == len(names) == len([*out.iterdir()])
+    assert {"a_.png", "new_line.png", "$x$ %d.png", "-o.png"} < {path.name for path in written}
+    assert all(path.name.isprintable() for path in written)
+    said = [line for line in capsys.readouterr().err.splitlines() if "given again" in line]
+    assert ["udcff" in line for line in said] == [True, False]
+
+
+@pytest.mark.parametrize("name", ["pipe", "device", "folder", "sparse"])
+def test_what_is_no_picture_is_not_waited_for(tmp_path, name):
+    for path in (tmp_path / f"{name}.jpg", tmp_path / f"{name}.mp4"):
+        if name == "pipe":
+            os.mkfifo(path)
+        elif name == "device":
+            path.symlink_to("/dev/zero")
+        elif name == "folder":
+            (path / "a.png").mkdir(parents=True)
+        else:
+            with path.open("wb") as file:
+                file.truncate(3 << 30)
+        if name == "folder":
+            with pytest.raises(ValueError, match=path.name):
+                list(draw_predictions(VISUALIZER, [path], tmp_path / "out"))
+            continue
+        ((_, written, text),) = draw_predictions(VISUALIZER, [path], tmp_path / "out")
+        assert (written, str(path) in text) == (None, True)
 
 
 def test_files_of_others_are_not_replaced(tmp_path):

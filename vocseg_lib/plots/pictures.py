@@ -4,6 +4,9 @@ import logging
 import os
 import re
 import subprocess
+import sys
+import zlib
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,15 +22,17 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vocseg_lib.data.classes import CLASS_NAMES
+from vocseg_lib.data.coco_import.files import path_key
+from vocseg_lib.data.coco_import.images import MAX_NAME_BYTES
 from vocseg_lib.data.image_files import PICTURE_ENDINGS, BadFile, Picture, read_picture
 from vocseg_lib.data.transforms import model_input
 from vocseg_lib.plots.images import DRAWN_SCORE, draw_instances
 from vocseg_lib.utils.device import autocast
-from vocseg_lib.utils.files import atomic_write, resolve_path
+from vocseg_lib.utils.files import atomic_write, open_file, resolve_path
 
-VIDEO_SUFFIXES = tuple(
-    ".3g2 .3gp .asf .avi .divx .f4v .flv .m2ts .m4v .mkv .mov .mp4 .mpe .mpeg .mpg .mts .mxf .ogv "
-    ".qt .ts .vob .webm .wmv".split()
+VIDEO_SUFFIXES = tuple(  # of files of one name, the first of these keeps it
+    ".mov .mp4 .m4v .avi .wmv .mkv .webm .mpg .mpeg .ts .mts .m2ts .3gp .3g2 .flv .f4v .ogv .qt "
+    ".asf .divx .mpe .mxf .vob".split()
 )
 MIN_FPS, DEFAULT_FPS = 10.0, 30.0
 """Frames per second: the least for a video of a variable rate, and if its file has none."""
@@ -93,7 +98,8 @@ def is_video(path: Path) -> bool:
 def input_files(paths: Sequence[str | Path]) -> list[Path]:
     """Files and those in folders (folders inside are not searched), sorted by folder, each once.
 
-    Raises FileNotFoundError for a missing path, ValueError for an empty folder.
+    What is given again is printed. Raises FileNotFoundError for a missing path, ValueError for an
+    empty folder.
     """
     files = {}
     for path in map(resolve_path, paths):
@@ -104,32 +110,50 @@ def input_files(paths: Sequence[str | Path]) -> list[Path]:
             inside = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
         if not inside:
             raise ValueError(f"{path} has no file in it (folders inside are not searched)")
-        files |= {os.path.abspath(file): file for file in inside}
+        for file in inside:
+            first = files.setdefault((os.path.realpath(file.parent), file.name), file)
+            if first is not file:
+                print(f"{str(file)!a} is given again: it is used once", file=sys.stderr)
     return list(files.values())
 
 
 def output_names(files: Sequence[Path]) -> list[str]:
-    """A file name for what is drawn of each file, no two alike, not even but for case.
+    """A file name for what is drawn of each file, no two alike, even where case does not count.
 
     `frame.png` for frame.jpg; files that share it have their folders in it (`a_frame.png`,
-    `b_frame.png`) or, in the same folder, all but the first their ending (`frame.webp.png`).
+    `b_frame.png`) or, in the same folder, all but one their ending (`frame.webp.png`). They do not
+    depend on the order of the files. Of long names, the end is a checksum.
     """
-    groups, names = {}, {}
-    suffixes = {file: ".mp4" if is_video(file) else ".png" for file in files}
-    for file, suffix in suffixes.items():
-        groups.setdefault((file.stem + suffix).casefold(), []).append(file)
-    taken = set()
-    for group in sorted(groups.values(), key=len):  # names of one file alone are not changed
+    groups, names, taken = defaultdict(list), {}, set()
+    for file in sorted(files, key=_rank):
+        groups[path_key(_named(file, file.stem))].append(file)
+    # Names of one file alone are not changed.
+    for _, group in sorted(groups.items(), key=lambda item: (len(item[1]), len(item[0]), item[0])):
         paths = [Path(os.path.abspath(file)) for file in group]
         common = os.path.commonpath([path.parent for path in paths])
         for file, path in zip(group, paths, strict=True):
             stem = "_".join((*path.relative_to(common).parent.parts, path.stem))
             numbered = (f"{stem}_{number}" for number in count(2))
-            forms = chain((stem, stem + path.suffix), numbered)
-            name = next(x for form in forms if (x := form + suffixes[file]).casefold() not in taken)
-            taken.add(name.casefold())
-            names[file] = name
+            forms = (_named(file, form) for form in chain((stem, stem + path.suffix), numbered))
+            names[file] = next(name for name in forms if path_key(name) not in taken)
+            taken.add(path_key(names[file]))
     return [names[file] for file in files]
+
+
+def _rank(file: Path) -> tuple[int, str]:
+    """Order of files: by how usual their ending is, then by name, small letters first."""
+    ending, endings = file.suffix.lower(), (*PICTURE_ENDINGS, *VIDEO_SUFFIXES)
+    known = next((k for k, e in enumerate(endings) if e.strip(".") == ending[1:]), len(endings))
+    return known, os.path.abspath(file).swapcase()
+
+
+def _named(file: Path, stem: str) -> str:
+    """The name of what is drawn of a file, in letters that can be printed."""
+    code = os.fsencode(stem)
+    if len(code) > MAX_NAME_BYTES:
+        stem = f"{code[:MAX_NAME_BYTES].decode(errors='ignore')}_{zlib.crc32(code):08x}"
+    stem = "".join(letter if letter.isprintable() else "_" for letter in stem)
+    return stem + (".mp4" if is_video(file) else ".png")
 
 
 def draw_predictions(
@@ -149,9 +173,9 @@ def draw_predictions(
         raise ValueError(f"{out} is a file; the output needs a folder")
     targets = [out / name for name in output_names(files)]
     for file, target in zip(files, targets, strict=True):
-        if file.resolve().parent == out.resolve():
+        if os.path.dirname(os.path.realpath(file)) == os.path.realpath(out):
             raise ValueError(f"{out} holds the input {file}; the output needs another folder")
-        if target.exists() and not _is_drawn(target):
+        if target.exists() and not (target.is_file() and _is_drawn(target)):
             raise ValueError(f"{target} exists and is not of this command; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     jobs = zip(files, targets, strict=True)
@@ -199,6 +223,10 @@ def _read_video(path: Path) -> tuple[dict, int, Iterator[np.ndarray]]:
     except ModuleNotFoundError:
         message = "videos need imageio-ffmpeg: pip install 'vocseg_lib[video]'"
         raise ModuleNotFoundError(message) from None
+    try:
+        open_file(path).close()  # ffmpeg would wait for a pipe
+    except OSError as error:
+        raise BadFile(path, "undecodable", f"cannot be read ({error})") from None
     logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)  # other sizes are meant
     name = os.path.abspath(path)  # ffmpeg takes "a:b.mp4" for a protocol
     square = "scale='round(iw*clip(sar,1,4))':'round(ih*clip(1/sar,1,4))',setsar=1"
