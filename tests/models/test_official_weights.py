@@ -1,12 +1,16 @@
+import pickle
 from functools import cache
+from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 import torch
-from torchvision.models import resnet50
+from torchvision.models import get_model_weights, resnet50
 
-from vocseg_lib.models.backbones import WeightsError
+from vocseg_lib.models.backbones import WeightsError, build_backbone
 from vocseg_lib.models.config import COCO_SCALES, PASCAL_SCALES
 from vocseg_lib.models.official_weights import load_official
+from vocseg_lib.utils.weights import load_weights, read_weights
 
 
 @cache
@@ -91,3 +95,110 @@ def test_what_does_not_fit_is_reported(load, tmp_path):
     for name, error in (("torn", WeightsError), ("missing", FileNotFoundError)):
         with pytest.raises(error, match=name):
             load_official(tmp_path / f"{name}.pth")
+
+
+def endless(values: list) -> list:
+    values.append(values)
+    return values
+
+
+def doubled(kind: type) -> object:
+    value = kind([1])
+    for _ in range(30):
+        value = kind([value, value])
+    return value
+
+
+LINEAR = torch.nn.Linear(2, 3)
+ODD = {
+    "endless": lambda: endless([]),
+    "endless in a dict": lambda: {"a": {"b": endless([1])}},
+    "doubled lists": lambda: {"a": doubled(list)},
+    "doubled tuples": lambda: {"a": doubled(tuple)},
+    "long texts": lambda: ["a" * 1_000_000] * 1_000,
+    "many keys": lambda: {str(k): k for k in range(200_000)},
+    "expanded": lambda: {"a": torch.zeros(1).expand(1_000_000, 1_000_000)},
+    "again and again": lambda: [torch.zeros(1_000_000)] * 100,
+}
+ODD_TENSORS = {
+    "sparse": lambda: torch.eye(3, 2).to_sparse(),
+    "rows": lambda: torch.eye(3, 2).to_sparse_csr(),
+    "quantized": lambda: torch.quantize_per_tensor(torch.eye(3, 2), 1.0, 0, torch.quint8),
+    "complex": lambda: torch.eye(3, 2, dtype=torch.complex64),
+    "eight bits": lambda: torch.eye(3, 2).to(torch.float8_e4m3fn),
+    "no memory": lambda: torch.zeros(3, 2, device="meta"),
+    "integers": lambda: torch.eye(3, 2, dtype=torch.int64),
+    "nan": lambda: torch.full((3, 2), torch.nan),
+    "shape": lambda: torch.eye(2, 3),
+    "number": lambda: 1.0,
+    "none": lambda: None,
+    "list": lambda: [[1.0, 0.0]] * 3,
+    "dict": lambda: {"weight": torch.eye(3, 2)},
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_content_that_is_endless_to_walk_is_refused(tmp_path, kind):
+    path = tmp_path / "weights.pth"
+    torch.save(ODD[kind](), path)
+    for load in (read_weights, load_official):
+        with pytest.raises((ValueError, WeightsError), match=r"weights\.pth") as caught:
+            load(path)
+        assert len(str(caught.value)) < 1_000
+
+
+@pytest.mark.parametrize("kind", ODD_TENSORS)
+@pytest.mark.filterwarnings("ignore")
+def test_values_that_are_no_weights_are_named(tmp_path, kind):
+    path = tmp_path / "weights.pth"
+    torch.save({"weight": ODD_TENSORS[kind](), "bias": torch.zeros(3)}, path)
+    before = [p.clone() for p in LINEAR.parameters()]
+    with pytest.raises(ValueError, match=r"weights\.pth.*weight"):
+        load_weights(LINEAR, read_weights(path), path)
+    assert all(map(torch.equal, before, LINEAR.parameters()))
+
+
+@pytest.mark.parametrize("key", [7, None, ("a", 1), "k" * 1_000_000])
+def test_odd_keys_are_named_in_one_line(tmp_path, key):
+    torch.save({**LINEAR.state_dict(), key: torch.zeros(1)}, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"weights\.pth") as caught:
+        load_weights(LINEAR, read_weights(tmp_path / "weights.pth"), tmp_path / "weights.pth")
+    assert str(key)[:20] in str(caught.value)
+    assert len(str(caught.value)) < 1_000
+
+
+class Runs:
+    """A pickle of it creates a file when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_pickles_are_not_run(tmp_path, monkeypatch):
+    mark, cache = tmp_path / "mark", tmp_path / "checkpoints"
+    cache.mkdir()
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    published = get_model_weights("resnet50").IMAGENET1K_V1.url.rpartition("/")[2]
+    files = {cache / published: lambda _: build_backbone("resnet50")}
+    files[tmp_path / "own.pth"] = load_official
+    for path, load in files.items():
+        for content in ({"a": Runs(mark)}, Runs(mark)):
+            for write in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))):
+                write(content, path)
+                with pytest.raises(WeightsError, match=path.parent.name) as caught:
+                    load(path)
+                assert not mark.exists()
+                assert "weights_only" not in str(caught.value)
+
+
+def test_archives_that_grow_in_memory_are_refused(tmp_path):
+    torch.save({"a": torch.zeros(3_000_000)}, tmp_path / "a.pth")
+    with ZipFile(tmp_path / "a.pth") as plain, ZipFile(tmp_path / "b.pth", "w", ZIP_DEFLATED) as b:
+        for name in plain.namelist():
+            b.writestr(name, plain.read(name))
+    assert read_weights(tmp_path / "a.pth")["a"].shape == (3_000_000,)
+    with pytest.raises(ValueError, match=r"b\.pth"):
+        read_weights(tmp_path / "b.pth")

@@ -59,11 +59,14 @@ def build_backbone(name: str, weights: str | Path | None = "imagenet") -> Backbo
         if weights == "imagenet":
             published = models.get_model_weights(name).IMAGENET1K_V1
             source = f"{published.url}, kept in {torch.hub.get_dir()}/checkpoints,"
-            network.load_state_dict(published.get_state_dict(check_hash=True))
+            state = published.get_state_dict(check_hash=True, weights_only=True)
+            load_weights(network, state, source)
         elif weights is not None:
             load_weights(network, read_weights(weights), weights)
     except Exception as error:  # a download may raise anything
-        reason = " ".join(str(error).split())[:600]
+        reason = " ".join(str(error).split())[:600] or type(error).__name__
+        if "weights_only" in reason:  # PyTorch's advice would run what the file holds
+            reason = "the file is damaged or holds more than tensors: remove it"
         problem = f"no weights from {source} for backbone {name!r}: {reason}"
         choices = f"weights=FILE (a state dict of torchvision's {name}) or weights=None (random)"
         raise WeightsError(f"{problem}; use {choices}") from error

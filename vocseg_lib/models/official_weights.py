@@ -26,6 +26,7 @@ RENAMES = (
 )
 UNUSED = r"backbone\.layer\d|fpn\.downsample_layers\.[2-9]|.*\.num_batches_tracked$"
 """What old checkpoints hold twice and the official loader leaves out, too."""
+MAX_CLASSES = 1_000  # with the background; COCO has 81
 BACKBONES = {6: "resnet50", 23: "resnet101"}  # by blocks of stage C4
 
 
@@ -44,6 +45,8 @@ def load_official(path: str | Path) -> Yolact:
             state = {re.sub(f"^{pattern}", replacement, k): v for k, v in state.items()}
         backbone = BACKBONES[len({k.split(".")[2] for k in state if k.startswith("body.layer3.")})]
         num_classes = len(state["head.classes.0.bias"]) // 3
+        if not 2 <= num_classes <= MAX_CLASSES:
+            raise ValueError(f"it is of {num_classes} classes, expected 2 to {MAX_CLASSES}")
         coco, semantic = num_classes == 81, "semantic.0.weight" in state
         priors = {"scales": COCO_SCALES if coco else PASCAL_SCALES, "square_priors": coco}
         config = YolactConfig(backbone=backbone, weights=None, semantic_loss=semantic, **priors)

@@ -1,6 +1,7 @@
 """Read files of weights, and say what is wrong with those that are none or do not fit."""
 
 import io
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +16,11 @@ from vocseg_lib.utils.rle import shorten
 MAX_DEPTH, MAX_VALUES = 50, 300_000
 """Nested dicts, lists and tuples in a file of weights, and values in them, each as often as it is
 referred to; a model's are 6 deep and some thousand."""
+MAX_PICKLE = 1 << 23  # bytes, of all but the numbers in tensors
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool)
 DTYPES += (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 SHOWN_BYTES = 23  # of a file that is not one of weights
+MAX_SHOWN = 200  # letters of a key
 SAVE_ADVICE = "save model.state_dict() with torch.save"
 LOOKS_LIKE = {
     b"version https://git-lfs": "a git-lfs pointer; run `git lfs pull` to get the file",
@@ -38,11 +41,23 @@ def read_weights(path: str | Path) -> Any:
     """
     data = read_bytes(path)
     try:
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        _check_archive(data)
+        with warnings.catch_warnings(action="ignore"):  # about what is refused
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception:  # a damaged pickle may raise anything
         raise ValueError(f"{path} is not a file of weights: {_describe(data)}") from None
     check_plain(content, path)
     return content
+
+
+def _check_archive(data: bytes) -> None:
+    """Raise ValueError for an archive that would grow in memory, or of a long list of values."""
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+        is_long = any(n.endswith(".pkl") and size > MAX_PICKLE for n, size in sizes.items())
+        if is_long or sum(sizes.values()) > len(data):
+            raise ValueError("more than tensors")
 
 
 def check_plain(content: Any, path: object) -> None:
@@ -67,8 +82,8 @@ def check_plain(content: Any, path: object) -> None:
             storage = value.untyped_storage()
             size += value.numel() * value.element_size()
             storages[storage.data_ptr()] = storage.nbytes()
-        elif isinstance(value, str | bytes | bytearray | int):
-            left -= (value.bit_length() if isinstance(value, int) else len(value)) // 64
+        elif isinstance(value, str | bytes | bytearray):
+            left -= len(value) // 64
         if depth > MAX_DEPTH or left < 0 or size > 1e6 + 8 * sum(storages.values()):
             problem = "its values are in themselves, or are referred to without end"
             raise ValueError(f"{path} is not a file of weights: {problem}; {SAVE_ADVICE}")
@@ -99,27 +114,38 @@ def _describe(data: bytes) -> str:
 
 def load_weights(model: nn.Module, state: Any, source: object) -> None:
     """Load a state dict into a model. Raises ValueError, naming `source` and what does not fit."""
+    differences = _differences(model.state_dict(), state)
     try:
-        model.load_state_dict(state)
+        if not differences:
+            model.load_state_dict(state)
     except (AttributeError, RuntimeError, TypeError) as error:
-        raise ValueError(f"{source} is not of this model: {_differences(model, state)}") from error
+        differences = f"PyTorch cannot load it ({error})"
+    if differences:
+        raise ValueError(f"{source} is not of this model: {differences}")
 
 
-def _differences(model: nn.Module, state: Any) -> str:
+def _differences(own: dict[str, Tensor], state: Any) -> str:
+    """What keeps a state dict from being loaded where another one is; empty if nothing does."""
     if not isinstance(state, Mapping):
         return f"it holds a {type(state).__name__}, expected a dict of tensors"
-    own = model.state_dict()
-    other = {k: v for k, v in state.items() if k in own and not isinstance(v, Tensor)}
-    shapes = {
-        f"{k} {[*state[k].shape]}, expected {[*own[k].shape]}": None
-        for k in own.keys() & state.keys() - other.keys()
-        if state[k].shape != own[k].shape
-    }
+    both = {k: (own[k], v) for k, v in state.items() if k in own and isinstance(v, Tensor)}
+    same = {key: other for key, (o, other) in both.items() if o.shape == other.shape}
     kinds = {
         # PyTorch does not need the counts of batches.
         "missing": [k for k in own if k not in state and not k.endswith("num_batches_tracked")],
-        "unexpected": [key for key in state if key not in own],
-        "of another shape": [*shapes],
-        "not a tensor": [*other],
+        "unexpected": [k if isinstance(k, str) else shorten(k) for k in state if k not in own],
+        "of another shape": [
+            f"{k} {[*other.shape]}, expected {[*o.shape]}"
+            for k, (o, other) in both.items()
+            if k not in same
+        ],
+        "of another type": [
+            f"{k} {other.dtype}"
+            for k, other in same.items()
+            if other.is_floating_point() != own[k].is_floating_point()
+        ],
+        "not finite": [k for k, other in same.items() if not other.isfinite().all()],
+        "not a tensor": [k for k in state if k in own and k not in both],
     }
-    return "; ".join(f"{len(v)} keys {kind}, as {v[0]}" for kind, v in kinds.items() if v)
+    listed = (f"{len(v)} keys {kind}, as {v[0][:MAX_SHOWN]}" for kind, v in kinds.items() if v)
+    return "; ".join(listed)
