@@ -4,6 +4,7 @@ import io
 import warnings
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,10 @@ def _describe(data: bytes) -> str:
         return "it is empty; download or copy it again"
     begin = f"it begins with {repr(text[:SHOWN_BYTES])[1:]}"
     if data.startswith(b"PK"):
-        if zipfile.is_zipfile(io.BytesIO(data)):
+        is_whole = False
+        with suppress(zipfile.BadZipFile):  # its end is that of several
+            is_whole = zipfile.is_zipfile(io.BytesIO(data))
+        if is_whole:
             return f"{begin}, an archive of more than tensors, or of none; {SAVE_ADVICE}"
         return f"{begin}, an archive that is cut off or damaged; download or copy it again"
     if data[8:9] == b"{":
