@@ -1,6 +1,7 @@
 """Figures of a data set: its maps, classes, object sizes and augmentation."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,15 @@ from matplotlib.ticker import MaxNLocator
 
 from vocseg_lib.data.classes import CLASS_NAMES, palette
 from vocseg_lib.plots.images import draw_instances, to_hwc
-from vocseg_lib.plots.style import COLORS, add_suptitle, add_title, new_ax, new_axes, use_fonts_for
+from vocseg_lib.plots.style import (
+    COLORS,
+    add_suptitle,
+    add_title,
+    as_label,
+    new_ax,
+    new_axes,
+    short,
+)
 
 
 def sample_maps(
@@ -21,7 +30,6 @@ def sample_maps(
     class_names: Sequence[str] = CLASS_NAMES,
 ) -> np.ndarray:
     """An image beside its class map and its object map, in VOC's colors."""
-    use_fonts_for(class_names)
     axes = new_axes(3, 3, (4, 3.6))
     colors = palette()
     axes[0].imshow(to_hwc(image))
@@ -36,7 +44,9 @@ def sample_maps(
         present = np.unique(values)
         ax.imshow(colors[values])
         ax.set_title(f"{title}: values {', '.join(map(str, present))}", fontsize=9)
-        handles = [Patch(color=colors[v] / 255, label=f"{v} {names[int(v)]}") for v in present]
+        handles = [
+            Patch(color=colors[v] / 255, label=f"{v} {short(names[int(v)], 24)}") for v in present
+        ]
         ax.legend(handles=handles, **legend)
     for ax in axes:
         ax.axis("off")
@@ -46,14 +56,14 @@ def sample_maps(
 
 def class_counts(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Instances per class (index: class name) in each split (columns), as bars."""
-    use_fonts_for(counts.index)
-    ax = counts.plot.bar(ax=new_ax(ax, (9, 3.8)), color=list(COLORS), width=0.8)
+    shown = counts.rename(index=partial(short, most=24), columns=as_label)
+    ax = shown.plot.bar(ax=new_ax(ax, (9, 3.8)), color=list(COLORS), width=0.8)
     top, total = counts.sum(1).idxmax(), counts.to_numpy().sum()
     ax.set(xlabel="class", ylabel="instances")
     ax.tick_params(axis="x", labelrotation=60)
     ax.margins(y=0.25)  # room for the legend
     share = 100 * counts.loc[top].sum() / total
-    caption = f"{top} is the most frequent: {share:.0f} % of {total} instances."
+    caption = f"{short(top)} is the most frequent: {share:.0f} % of {total} instances."
     return add_title(ax, "Instances per class", caption, 110)
 
 
@@ -77,7 +87,7 @@ def objects_per_image(counts: Sequence[int], label: str = "images", ax: Axes | N
     ax = new_ax(ax)
     values = np.asarray(counts)
     bins = np.arange(values.max() + 2) - 0.5
-    ax.hist(values, bins=bins, color=COLORS[2], rwidth=0.9, label=label)
+    ax.hist(values, bins=bins, color=COLORS[2], rwidth=0.9, label=as_label(label))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="objects in the image", ylabel=label)

@@ -11,7 +11,16 @@ from vocseg_lib.failures.analysis import FAMILIES
 from vocseg_lib.failures.tables import overall_rows
 from vocseg_lib.metrics.matching import AREA_RANGES
 from vocseg_lib.plots.images import draw_instances
-from vocseg_lib.plots.style import COLORS, add_suptitle, add_title, model_color, new_ax, new_axes
+from vocseg_lib.plots.style import (
+    COLORS,
+    add_suptitle,
+    add_title,
+    as_label,
+    model_color,
+    new_ax,
+    new_axes,
+    short,
+)
 
 MIN_OBJECTS = 10
 """Sizes with fewer objects are not plotted: their AP is noise."""
@@ -34,7 +43,7 @@ def _bars(values: pd.DataFrame, ax: Axes, ends: tuple[pd.DataFrame, ...] = ()) -
     width, names = 0.8 / max(1, len(values.columns)), [str(name) for name in values.index]
     for k, name in enumerate(values):
         at = np.arange(len(values)) + (k - (len(values.columns) - 1) / 2) * width
-        ax.bar(at, values[name], width, label=name, color=model_color(name, k))
+        ax.bar(at, values[name], width, label=as_label(name), color=model_color(name, k))
         if ends:
             low, high = ends
             sides = np.clip([values[name] - low[name], high[name] - values[name]], 0, None)
@@ -89,7 +98,7 @@ def crowding_bars(table: pd.DataFrame, metric: str = "recall") -> np.ndarray:
     axes, readings = new_axes(len(measures), 2, (6.2, 3.9)), []
     in_bins = ~table["bin"].str.contains(" - ", regex=False)
     table = table[(table["metric"] == metric) & in_bins]
-    gaps = table[table["model"].str.contains(" - ", regex=False)]
+    gaps = table[table["model"].isin(table["model"].unique()[2:])]  # the third is the difference
     for ax, measure in zip(axes, measures, strict=True):
         rows = table[(table["measure"] == measure) & ~table.index.isin(gaps.index)]
         _interval_bars(rows, "bin", "model", ax).set_xlabel(f"{measure} (objects)")
@@ -133,7 +142,7 @@ def waterfall(
         top, text = max(start, start + row.points), f"{row.points:+.1f}{ends}"
         ax.text(k, top, text, ha="center", va="bottom", fontsize=7)
         ax.plot([k - 0.4, k + 1.4], [start + row.points] * 2, color="black", linewidth=0.6)
-    names = [textwrap.fill(name, 12) for name in (first, *rows["part"], second)]
+    names = [textwrap.fill(short(name), 12) for name in (first, *rows["part"], second)]
     ax.set_xticks(range(len(names)), names, fontsize=8)
     ax.set(xlabel="model, and cause of the gap", ylabel="mask AP (percent)")
     levels = np.r_[0, ap, starts]
@@ -143,7 +152,7 @@ def waterfall(
     largest = f"{largest['part']} ({largest['points']:+.1f})"
     gap = parts.set_index("part")["points"]["gap"]
     reading = f"The gap is {gap:+.1f} points; its largest part: {largest}. The parts sum to it."
-    return add_title(ax, f"From {first} to {second}", reading, 110)
+    return add_title(ax, f"From {short(first)} to {short(second)}", reading, 110)
 
 
 def ablation_bars(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -173,7 +182,7 @@ def scene_description(
     wrong, texts = sentences["failures"] != "", []
     for row in sentences.itertuples():
         ending = f" [{row.failures}]" if row.failures else ""
-        texts.append(textwrap.fill(row.sentence + ending, 54))
+        texts.append(textwrap.fill(short(row.sentence, 400) + ending, 54))
     heights = pd.Series(texts, sentences.index).str.count("\n") * 11 + 15  # points
     bottoms = heights.groupby(sentences["source"]).cumsum()
     size = 5, max(2.8, (bottoms.max() + 50) / 72)

@@ -24,7 +24,7 @@ from vocseg_lib.failures.mask_errors import MASK_FAILURES
 from vocseg_lib.failures.tables import CASE_TYPES, DETECTED
 from vocseg_lib.failures.tide import BACKGROUND_ERROR, ERRORS
 from vocseg_lib.plots.images import DRAWN_SCORE, Layer, draw_layers
-from vocseg_lib.plots.style import COLORS, add_suptitle, new_axes, use_fonts_for
+from vocseg_lib.plots.style import COLORS, add_suptitle, new_axes, short, show_as_written
 from vocseg_lib.utils.files import resolve_path
 from vocseg_lib.utils.rle import decode_rle
 
@@ -72,7 +72,6 @@ class Gallery:
             print(f"{self.folder} lacks {problem}", file=sys.stderr)
         self.names = {c["id"]: c["name"] for c in first.categories}
         self.annotations = first.annotations
-        use_fonts_for([*self.names.values(), *analyses, *(i["file_name"] for i in first.images)])
         self.objects = {image_id: [] for image_id in self.images}
         for index, annotation in enumerate(self.annotations):
             self.objects[annotation["image_id"]].append(index)
@@ -113,9 +112,10 @@ class Gallery:
 
     def path(self, image_id: int) -> Path:
         """The picture's file; for a path of another machine, that of its last part."""
-        name = self.images[image_id]["file_name"].replace("\\", "/")
-        path = self.folder / name
-        return path if path.is_file() else self.folder / Path(name).name
+        name = self.images[image_id]["file_name"]
+        slashes = name.replace("\\", "/")
+        paths = [self.folder / n for n in (name, slashes, Path(slashes).name)]
+        return next((path for path in paths if path.is_file()), paths[-1])
 
     def picture(self, image_id: int) -> np.ndarray:
         """RGB, uint8 [h, w, 3], turned as the ground truth is: as it is shown, or as it is stored.
@@ -229,6 +229,7 @@ class Gallery:
             ax.imshow(values.cpu().numpy(), cmap="cividis")
             ax.set_title(name.replace(": ", ":\n"), fontsize=7)
             ax.axis("off")
+        show_as_written(figure)
         return figure
 
     def sheet(self, kind: str, count: int = 3) -> Figure:
@@ -248,40 +249,42 @@ class Gallery:
 
     def side_by_side(self, case: pd.Series, score: float = DRAWN_SCORE) -> Figure:
         """Image, ground truth and all detections around a case from a score on, a color each."""
-        image_id, panels = case["image_id"], {"image": []}
-        panels["ground truth"] = [self.annotations[i] for i in self.objects[image_id]]
+        image_id = case["image_id"]
+        objects = [self.annotations[i] for i in self.objects[image_id]]
+        panels = [("image", []), (f"ground truth: {len(objects)}", objects)]
         for title, analysis in self.analyses.items():
             entries = analysis.dataset_eval.detections
             entries = [entries[index] for index in self.detections[title][image_id]]
-            panels[title] = [entry for entry in entries if entry["score"] >= score]
+            entries = [entry for entry in entries if entry["score"] >= score]
+            panels.append((f"{short(title, 24)}: {len(entries)}", entries))
         picture, (x1, y1, x2, y2) = self.picture(image_id), self.window(case, 1.25)
         height = 3.4 * (y2 - y1) / (x2 - x1)
         axes = new_axes(len(panels), len(panels), (3.4, height + 0.75))
-        for ax, (title, entries) in zip(axes, panels.items(), strict=True):
+        for ax, (title, entries) in zip(axes, panels, strict=True):
             layers = [self._layer(entry, "target") for entry in entries]
             layers = [layer._replace(color=COLORS[k % 7]) for k, layer in enumerate(layers)]
-            count = "" if title == "image" else f": {len(entries)}"
-            draw_layers(picture, layers[::-1], ax).set_title(title + count, fontsize=12)
+            draw_layers(picture, layers[::-1], ax).set_title(title, fontsize=12)
             ax.set(xlim=(x1 - 0.5, x2 - 0.5), ylim=(y2 - 0.5, y1 - 0.5))
-        title = f"{case['type']}: {case['model']}"
+        title = f"{case['type']}: {short(case['model'])}"
         return add_suptitle(axes[0].figure, title, self.sentence(case))
 
     def _draw_row(self, case: pd.Series, row: SubFigure) -> None:
         """Picture, ground truth and models, side by side, with the sentence above."""
         image, (x1, y1, x2, y2) = self.images[case["image_id"]], self.window(case)
         only = " (only this model)" if case["only this model"] else ""
-        title = f"{case['type']}: {case['model']}{only}, {self.name(case['image_id'])}"
-        text = textwrap.fill(self.sentence(case), 45 * (2 + len(self.analyses)))
+        title = f"{case['type']}: {short(case['model'])}{only}, {short(self.name(image['id']))}"
+        width = 45 * (2 + len(self.analyses))
+        text = textwrap.fill(self.sentence(case), width, max_lines=4, placeholder=" …")
         row.suptitle(f"{title}\n{text}", x=0.01, ha="left", fontsize=8.5)
         try:
             picture, note = self.picture(case["image_id"]), "image"
         except (OSError, ValueError) as error:
             picture = np.full((image["height"], image["width"], 3), 200, np.uint8)
             note = textwrap.fill(str(error), 40)
-        panels = {note: [], "ground truth": self.ground_truth_layers(case)}
-        panels |= {title: self.detection_layers(case, title) for title in self.analyses}
+        panels = [(note, []), ("ground truth", self.ground_truth_layers(case))]
+        panels += [(short(title), self.detection_layers(case, title)) for title in self.analyses]
         axes = row.subplots(1, len(panels))
-        for ax, (name, layers) in zip(axes, panels.items(), strict=True):
+        for ax, (name, layers) in zip(axes, panels, strict=True):
             draw_layers(picture, layers, ax).set_title(name, fontsize=8)
         for ax in axes[1:]:
             ax.set(xlim=(x1 - 0.5, x2 - 0.5), ylim=(y2 - 0.5, y1 - 0.5))

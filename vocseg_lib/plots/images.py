@@ -10,7 +10,15 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
 from vocseg_lib.data.classes import CLASS_NAMES
-from vocseg_lib.plots.style import COLORS, add_suptitle, add_title, new_ax, new_axes, use_fonts_for
+from vocseg_lib.plots.style import (
+    COLORS,
+    add_suptitle,
+    add_title,
+    new_ax,
+    new_axes,
+    short,
+    show_as_written,
+)
 
 DRAWN_SCORE = 0.3  # the least of a detection on a picture
 
@@ -36,7 +44,6 @@ def to_hwc(image: Array) -> np.ndarray:
 
 def draw_layers(image: Array, layers: Sequence[Layer], ax: Axes | None = None) -> Axes:
     """An image with objects on it, the last on top: tints, then contours, boxes and texts."""
-    use_fonts_for(layer.text for layer in layers)
     ax = new_ax(ax, (5, 4))
     picture = to_hwc(image)
     shown = picture * (1.0 if picture.dtype == np.uint8 else 255.0)
@@ -60,9 +67,10 @@ def draw_layers(image: Array, layers: Sequence[Layer], ax: Axes | None = None) -
             back = {"facecolor": layer.color, "edgecolor": "none", "pad": 1}
             back["alpha"] = 0.9 if layer.strong else 0.6
             style = {"fontsize": 6.5, "va": "top", "bbox": back, "clip_on": True}
-            ax.text(max(x, 0), max(y, 0), layer.text, **style)
+            ax.text(max(x, 0), max(y, 0), short(layer.text), **style)
     height, width = picture.shape[:2]
     ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
+    show_as_written(ax)
     return ax
 
 
@@ -124,5 +132,5 @@ def side_by_side(
     axes = new_axes(len(panels), len(panels), (4, 3.6))
     for ax, (name, keywords) in zip(axes, panels.items(), strict=True):
         draw_instances(image, class_names=class_names, ax=ax, **keywords)
-        ax.set_title(name, fontsize=9)
+        ax.set_title(short(name), fontsize=9)
     return add_suptitle(axes, title, caption)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from vocseg_lib.plots.images import DRAWN_SCORE, draw_instances
-from vocseg_lib.plots.style import COLORS, add_suptitle, add_title, new_ax, new_axes
+from vocseg_lib.plots.style import COLORS, add_suptitle, add_title, as_label, new_ax, new_axes
 from vocseg_lib.utils.rle import decode_rle
 
 KINDS = ("classical ML", "two stages", "one stage", "semantic")
@@ -58,7 +58,7 @@ def proposal_recall_curves(
     axes = new_axes(len(recalls), len(recalls), (4, 3.4))
     for ax, (measure, by_source) in zip(axes, recalls.items(), strict=True):
         for color, (source, values) in zip(COLORS, by_source.items(), strict=False):
-            ax.plot(counts, values, "o-", markersize=3, color=color, label=source)
+            ax.plot(counts, values, "o-", markersize=3, color=color, label=as_label(source))
         ax.set(xscale="log", xlabel="proposals per image (log)", title=measure)
         ax.set(ylim=(0, 100), ylabel="percent of objects")
         ax.set_xticks(counts, counts)

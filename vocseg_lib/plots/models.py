@@ -7,7 +7,15 @@ import torch
 from matplotlib.axes import Axes
 
 from vocseg_lib.plots.images import to_hwc
-from vocseg_lib.plots.style import COLORS, add_suptitle, add_title, new_ax, new_axes
+from vocseg_lib.plots.style import (
+    COLORS,
+    add_suptitle,
+    add_title,
+    as_label,
+    new_ax,
+    new_axes,
+    short,
+)
 
 
 def prototypes(maps: torch.Tensor) -> np.ndarray:
@@ -29,7 +37,7 @@ def coefficients(
     width = 0.8 / len(values)
     for i, (row, name) in enumerate(zip(values, names, strict=True)):
         x = np.arange(len(row)) + i * width
-        ax.bar(x, row.detach().cpu().numpy(), width, label=name, color=COLORS[i])
+        ax.bar(x, row.detach().cpu().numpy(), width, label=as_label(name), color=COLORS[i])
     ax.axhline(0, color="black", linewidth=0.8)
     ax.set(xlabel="prototype", ylabel="coefficient (no unit)")
     ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
@@ -47,6 +55,6 @@ def stages(
         shown = ax.imshow(to_hwc(pixels), cmap="viridis")
         if pixels.ndim == 2:
             ax.figure.colorbar(shown, ax=ax, shrink=0.7)
-        ax.set_title(name, fontsize=9)
+        ax.set_title(short(name), fontsize=9)
         ax.axis("off")
     return add_suptitle(axes, title, caption)

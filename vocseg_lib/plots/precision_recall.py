@@ -1,5 +1,7 @@
 """Figures of notebook 04: precision and recall, calibration, differences between the models."""
 
+from functools import partial
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -13,10 +15,11 @@ from vocseg_lib.plots.style import (
     COLORS,
     add_suptitle,
     add_title,
+    as_label,
     model_color,
     new_ax,
     new_axes,
-    use_fonts_for,
+    short,
 )
 
 RECALLS = np.linspace(0, 1, 101)
@@ -58,7 +61,7 @@ def pr_curves(evaluations: dict[str, Evaluation], iou_type: str = "mask") -> np.
         for i, (name, evaluation) in enumerate(evaluations.items()):
             curve, color = mean_pr_curve(evaluation, iou_type, iou), model_color(name, i)
             ap[name] = 100 * curve.mean()
-            ax.plot(RECALLS, curve, color=color, label=f"{name}: AP {ap[name]:.1f} %")
+            ax.plot(RECALLS, curve, color=color, label=f"{as_label(name)}: AP {ap[name]:.1f} %")
             for score in MARKED_SCORES:
                 recall = calibration.recall_at(evaluation, score, iou_type, iou)
                 at = recall, np.interp(recall, RECALLS, curve)
@@ -87,7 +90,7 @@ def pr_masks_and_boxes(evaluations: dict[str, Evaluation]) -> np.ndarray:
                 ax.plot(RECALLS, curve, line, color=color, label=label)
         if len(area) == 2 and np.isfinite(area["box"]):
             gaps.append(f"{name} {area['box'] - area['mask']:+.1f}")
-        _finish_pr_axes(ax, name)
+        _finish_pr_axes(ax, short(name))
     caption = "Where dashed is above solid, objects are detected and their masks are poor."
     caption += f" Box minus mask AP75, in points: {', '.join(gaps)}." if gaps else ""
     return add_suptitle(axes, "Masks and boxes", caption)
@@ -106,7 +109,7 @@ def pr_by_iou(evaluations: dict[str, Evaluation], iou_type: str = "mask") -> np.
             ax.plot(RECALLS, curve, color=color, label=f"{iou:.2f}: {area[iou]:.1f} %")
         if area[COCO_IOUS[0]] > 0:
             falls.append(f"{name} keeps {100 * area[COCO_IOUS[5]] / area[COCO_IOUS[0]]:.0f} %")
-        _finish_pr_axes(ax, f"{name}: AP {evaluation.summary[f'{iou_type}_AP']:.1f} %")
+        _finish_pr_axes(ax, f"{short(name)}: AP {evaluation.summary[f'{iou_type}_AP']:.1f} %")
         ax.get_legend().set_title("IoU: AP", {"size": 7})
     caption = "The faster the curves fall from one IoU to the next, the less exact the outlines."
     caption += f" Of its AP50, at IoU .75 {', '.join(falls)}." if falls else ""
@@ -116,7 +119,6 @@ def pr_by_iou(evaluations: dict[str, Evaluation], iou_type: str = "mask") -> np.
 def pr_by_class(evaluations: dict[str, Evaluation], iou_type: str = "mask") -> np.ndarray:
     """One small panel per class: each model's curve and the score threshold with the best F1."""
     names = list(next(iter(evaluations.values())).category_index)
-    use_fonts_for(names)
     axes = new_axes(max(1, len(names)), 5, (2.6, 2.3))
     tables = {t: best_f1(e, iou_type).set_index("class") for t, e in evaluations.items()}
     # Without any class, one empty panel.
@@ -131,12 +133,14 @@ def pr_by_class(evaluations: dict[str, Evaluation], iou_type: str = "mask") -> n
         _draw_iso_f1(ax)
         ax.set(xlim=(0, 1), ylim=(0, 1.02))
         ax.tick_params(labelsize=6)
-        ax.set_title(f"{name} ({tables[title].loc[name, 'objects']} objects)", fontsize=8)
+        objects = tables[title].loc[name, "objects"]
+        ax.set_title(f"{short(name, 26)} ({objects} objects)", fontsize=8)
     for ax in axes[-5:]:
         ax.set_xlabel("recall", fontsize=7)
     for ax in axes[::5]:
         ax.set_ylabel("precision", fontsize=7)
-    handles = [Line2D([], [], color=model_color(t, i), label=t) for i, t in enumerate(evaluations)]
+    styles = ({"color": model_color(t, i), "label": as_label(t)} for i, t in enumerate(evaluations))
+    handles = [Line2D([], [], **style) for style in styles]
     axes[0].figure.legend(handles=handles, fontsize=8, loc="upper right", ncols=len(handles))
     means = ", ".join(f"{title} {table['F1'].mean():.2f}" for title, table in tables.items())
     caption = "Dots: the score threshold (the number beside it) with the best F1. "
@@ -156,9 +160,9 @@ def reliability_diagram(evaluations: dict[str, Evaluation], iou_type: str = "mas
             errors.append(f"none for {name} ({error})")
             continue
         color = model_color(name, i)
-        axes[0].plot(table["score"], table["precision"], "o-", color=color, label=name)
+        axes[0].plot(table["score"], table["precision"], "o-", color=color, label=as_label(name))
         counts, _ = np.histogram(table["low"] + 0.5 / BINS, edges, weights=table["detections"])
-        axes[1].stairs(counts, edges, color=color, label=name)
+        axes[1].stairs(counts, edges, color=color, label=as_label(name))
         error = 100 * calibration.expected_calibration_error(table)
         errors.append(f"{f'{error:.0f}' if len(table) else 'none'} for {name}")
     axes[0].set(xlabel="score (mean of a bin)", ylabel="precision at IoU 0.5", ylim=(0, 1))
@@ -181,7 +185,6 @@ def ap_differences(
     """`bootstrap.paired_differences` of AP50 per class, with 95 % intervals."""
     rows = table[(table["kind"] == iou_type) & (table["metric"] == "AP50")]
     rows = rows.sort_values("difference")
-    use_fonts_for(rows["class"])
     rows = pd.concat([rows[rows["class"] != "all"], rows[rows["class"] == "all"]])
     ax = new_ax(ax, (7.5, 0.27 * len(rows) + 1.4))
     for y, row in enumerate(rows.rename(columns={"class": "name"}).itertuples()):
@@ -191,8 +194,10 @@ def ap_differences(
         ax.plot([row.low, row.high], [y, y], color=color, linewidth=width)
         ax.plot(row.difference, y, "o", color=color)
     ax.axvline(0, color="black", linewidth=0.8)
-    ax.set_yticks(range(len(rows)), rows["class"].replace("all", "mean over classes"), fontsize=8)
-    ax.set_xlabel(f"{first} minus {second}, {iou_type} AP50 (points), with its 95 % interval")
+    names = rows["class"].replace("all", "mean over classes").map(short)
+    ax.set_yticks(range(len(rows)), names, fontsize=8)
+    pair = f"{short(first)} minus {short(second)}"
+    ax.set_xlabel(f"{pair}, {iou_type} AP50 (points), with its 95 % interval")
     ax.grid(alpha=0.3, axis="x")
     significant = int(rows.loc[rows["class"] != "all", "significant"].sum())
     caption = f"The difference is significant for {significant} of {len(rows) - 1} classes; "
@@ -205,19 +210,22 @@ def per_class_ap(
 ) -> Axes:
     """AP per class for each model, sorted by the gap between the first and the last."""
     joined = pd.DataFrame({name: t.set_index("class")[column] for name, t in tables.items()})
-    use_fonts_for(joined.index)
     ax = new_ax(ax, (9, 3.8))
     if joined.empty:
         return add_title(ax, "AP per class", "There are no classes to evaluate.")
     gap = joined.iloc[:, 0] - joined.iloc[:, -1]
     joined = joined.loc[gap.sort_values().index]
-    joined.plot.bar(ax=ax, color=[model_color(name, i) for i, name in enumerate(joined)], width=0.8)
+    colors = [model_color(name, i) for i, name in enumerate(joined)]
+    shown = joined.rename(index=partial(short, most=24), columns=as_label)
+    shown.plot.bar(ax=ax, color=colors, width=0.8)
     ax.set_xlabel("class, sorted by the gap between the models")
     ax.set_ylabel(f"{column.replace('_', ' ')} (percent)")
     ax.tick_params(axis="x", labelrotation=60)
-    caption = f"Highest on {joined.iloc[:, 0].idxmax()}."
+    caption = f"Highest on {short(joined.iloc[:, 0].idxmax())}."
     if len(tables) > 1:
         widest = gap.abs().idxmax()
         objects = next(iter(tables.values())).set_index("class").loc[widest, "instances"]
-        caption = f"Largest gap: {gap.abs().max():.0f} points on {widest} ({objects} objects)."
+        caption = (
+            f"Largest gap: {gap.abs().max():.0f} points on {short(widest)} ({objects} objects)."
+        )
     return add_title(ax, "AP per class", caption, 110)

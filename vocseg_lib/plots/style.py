@@ -3,18 +3,25 @@
 import textwrap
 import unicodedata
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import font_manager
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#999999")
 """Okabe and Ito's colors, which color-blind readers can tell apart."""
+MAX_NAME, MAX_LINE, MAX_LINES, MAX_CAPTION = 40, 180, 30, 6
+"""Characters of a name and of a line, lines of a text and of a caption; longer ones are cut."""
+HIDE = "\u200b"  # before an underscore, which would keep a label out of the legend
+TURNING = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 MODEL_COLORS = {"YOLACT": COLORS[0], "Mask R-CNN": COLORS[1]}
 
 
@@ -90,19 +97,69 @@ def _package(character: str) -> str:
     return "fonts-noto-cjk" if is_cjk else "fonts-noto-core"
 
 
+def short(name: object, most: int = MAX_NAME) -> str:
+    """A name in one line, its middle left out if it is long."""
+    text = " ".join(_printable(str(name)).split())
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[1 - most // 2 :]}"
+
+
+def as_label(name: object) -> str:
+    """A short name as an artist's label, from which a legend is made."""
+    return HIDE * str(name).lstrip().startswith("_") + short(name)
+
+
+def show_as_written(*artists: Artist) -> None:
+    """Let the texts of artists be no math but what is written, legible, and in installed fonts.
+
+    Names of files and classes may hold anything. Powers of ten on logarithmic axes stay math.
+    """
+    texts = [text for artist in artists for text in _texts(artist)]
+    use_fonts_for(text.get_text() for text in texts)
+    for text in texts:
+        text.set(parse_math=False, usetex=False, fontfamily=plt.rcParams["font.family"])
+        text.set_text(_legible(text.get_text()))
+
+
+def _texts(artist: Artist) -> Iterator[Text]:
+    if isinstance(artist, Text):
+        yield artist
+    is_log = isinstance(artist, Axis) and artist.get_scale() == "log"
+    for child in [artist.label] if is_log else artist.get_children():
+        yield from _texts(child)
+
+
+def _legible(text: str) -> str:
+    """A text without control characters, of at most `MAX_LINES` lines."""
+    lines = _printable(text.replace(HIDE, "")).split("\n")
+    lines = lines if len(lines) <= MAX_LINES else [*lines[: MAX_LINES - 1], "…"]
+    return "\n".join(x if len(x) <= MAX_LINE else short(x, MAX_LINE) for x in lines)
+
+
+def _printable(text: str) -> str:
+    """A text with a sign for control characters but line ends, and none that turn its direction."""
+    control = {c for c in text if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")} - {*"\n\t"}
+    signs = dict.fromkeys(map(ord, control), "\ufffd")
+    return text.translate(signs | dict.fromkeys(map(ord, TURNING)) | {ord("\t"): " "})
+
+
+def _with_caption(title: str, caption: str, width: int) -> str:
+    caption = textwrap.fill(caption, width, max_lines=MAX_CAPTION, placeholder=" …")
+    return f"{title}\n{caption}"
+
+
 def add_title(ax: Axes, title: str, caption: str, wrap: int = 70) -> Axes:
     """Title and, below it, the line that says what the figure shows."""
-    use_fonts_for([title, caption])
-    ax.set_title(title + "\n" + textwrap.fill(caption, wrap), loc="left", fontsize=10)
+    ax.set_title(_with_caption(title, caption, wrap), loc="left", fontsize=10)
+    show_as_written(ax)
     return ax
 
 
 def add_suptitle(axes: np.ndarray | Figure, title: str, caption: str) -> np.ndarray | Figure:
     """Title and caption of the figure of some axes, or of a figure; returns what was given."""
-    use_fonts_for([title, caption])
     figure = axes if isinstance(axes, Figure) else axes[0].figure
-    text = title + "\n" + textwrap.fill(caption, int(11 * figure.get_figwidth()))
+    text = _with_caption(title, caption, int(11 * figure.get_figwidth()))
     figure.suptitle(text, x=0.01, ha="left", fontsize=10)
+    show_as_written(figure)
     return axes
 
 

@@ -4,7 +4,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from vocseg_lib.plots.style import COLORS, add_suptitle, add_title, model_color, new_ax, new_axes
+from vocseg_lib.plots.style import (
+    COLORS,
+    add_suptitle,
+    add_title,
+    as_label,
+    model_color,
+    new_ax,
+    new_axes,
+)
 from vocseg_lib.utils.rle import is_number
 
 STUDY_HALF, STUDY_END = "6K", "12K"
@@ -147,7 +155,7 @@ def _ap_lines(
         if not len(evals):
             continue
         x = evals["seconds"] / unit_seconds if unit_seconds else evals["iteration"]
-        ax.plot(x, evals["mask_AP50"], "o-", color=model_color(name, i), label=name)
+        ax.plot(x, evals["mask_AP50"], "o-", color=model_color(name, i), label=as_label(name))
         peaks[name], last = float(x[evals["mask_AP50"].idxmax()]), max(last, float(x.iloc[-1]))
     ax.set_ylabel("mask AP50 on val (percent)")
     ax.set_ylim(bottom=0)

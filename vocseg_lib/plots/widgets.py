@@ -65,7 +65,8 @@ def browse(
         nonlocal rows, selecting
         kept = table[flag].astype(bool) | (not only.value)
         for name, menu in menus.items():
-            kept &= (menu.value == ALL) | (table[name].astype(str) == menu.value)
+            # By index, as a name may be "all", too.
+            kept &= (menu.index == 0) | (table[name].astype(str) == menu.value)
         rows = table[kept]
         selecting = True  # the slider's own changes draw nothing
         position.value, position.max = 0, max(0, len(rows) - 1)

@@ -1,5 +1,6 @@
 """Table 1, this study's beside the paper's: one tidy table, written as CSV and Markdown."""
 
+import html
 import statistics
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vocseg_lib.data.transforms import model_input
 from vocseg_lib.engine.predict import eval_mode
 from vocseg_lib.engine.run_folder import LOG, read_log
-from vocseg_lib.plots.style import add_title, model_color, new_ax
+from vocseg_lib.plots.style import add_title, as_label, model_color, new_ax
 from vocseg_lib.study.recipes import MODEL_TITLES
 from vocseg_lib.study.results import checkpoint_ap
 from vocseg_lib.study.run import default_device, load_run
@@ -211,9 +212,10 @@ def styled_table1(table: pd.DataFrame) -> Styler:
     wide = wide_table1(table).rename_axis(index=None, columns=None)
     paper = [column for column in wide if column.startswith(PAPER)]
     caption = "caption-side: bottom; text-align: left; max-width: 60em; font-size: 85%"
-    styler = wide.style.set_properties(subset=paper, color="grey")
+    styler = wide.style.set_properties(subset=paper, color="grey").format(escape="html")
+    styler = styler.format_index(escape="html").format_index(escape="html", axis=1)
     styler = styler.set_table_styles([{"selector": "caption", "props": caption}])
-    return styler.set_caption("<br>".join(footnotes(table)))
+    return styler.set_caption("<br>".join(map(html.escape, footnotes(table))))
 
 
 def save_table1(table: pd.DataFrame, results: Path) -> None:
@@ -232,7 +234,7 @@ def speed_and_accuracy(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     rows = table[table["source"] == STUDY].set_index(["quantity", "model"])["value"]
     fps, ap50 = rows["FPS"], rows[f"mask AP50, {CHECKPOINT_TITLES['best']}"]
     for i, model in enumerate(fps.index):
-        style = {"color": model_color(model, i), "label": f"{model}, this study"}
+        style = {"color": model_color(model, i), "label": f"{as_label(model)}, this study"}
         ax.plot(fps[model], ap50[model], "o", markersize=9, **style)
     for model, values in PAPER_VALUES.items():
         for key, iterations in (("half", "6K"), ("last", "12K")):
