@@ -8,8 +8,8 @@ from tests.helpers import shapes
 from tests.helpers.coco import ground_truth_of
 from tests.helpers.shapes import FAR, LEFT, RIGHT, shape
 
-MARK = "it ran"  # what a script of a name would set the page's title to
-RUN = "document.title='it ran'"
+MARK = "ran"  # what a script of a name would set the page's title to
+RUN = f"document.title='{MARK}'"
 NAMES = (
     f"<script>{RUN}</script>",
     f'<img src=x onerror="{RUN}">',

@@ -214,6 +214,7 @@ def styled_table1(table: pd.DataFrame) -> Styler:
     caption = "caption-side: bottom; text-align: left; max-width: 60em; font-size: 85%"
     styler = wide.style.set_properties(subset=paper, color="grey").format(escape="html")
     styler = styler.format_index(escape="html").format_index(escape="html", axis=1)
+    styler = styler.set_table_attributes('class="tex2jax_ignore"')  # by MathJax
     styler = styler.set_table_styles([{"selector": "caption", "props": caption}])
     return styler.set_caption("<br>".join(map(html.escape, footnotes(table))))
 
