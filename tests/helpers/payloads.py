@@ -12,18 +12,15 @@ MARK = "ran"  # what a script of a name would set the page's title to
 RUN = f"document.title='{MARK}'"
 NAMES = (
     f"<script>{RUN}</script>",
-    f'<img src=x onerror="{RUN}">',
-    f'"><svg onload="{RUN}">',
+    f'"><img src=x onerror="{RUN}"><svg onload="{RUN}">',
     f"</title></style></script></pre><script>{RUN}</script>",
     f"<a href=\"javascript:{RUN}\">x</a> [x](javascript:alert(1)) 'y'",
     "{{ 7 * 7 }} {% raw %} %d {0} 50 %",
     "$a$ and $b$",
     r"$\frac{1 $ \$ | `x` &amp;",
     "_x",
-    "a - b",
-    "one\ntwo\x07\x1b[31m",
-    "\u202edlrow \u732b \U0001f431",
-    "very long " * 100,
+    "a - b one\ntwo\x07\x1b[31m \u202edlrow \u732b \U0001f431",
+    "very long " * 100 + "name",
 )
 TITLES = (f"_$a$ - $b$ <img src=x onerror={RUN}>", f"y - _$\\frac$ <svg onload={RUN}>")
 """Names of prediction files."""

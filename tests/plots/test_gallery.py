@@ -1,13 +1,11 @@
 import json
 import re
-import shutil
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from selenium import webdriver
 
 from tests.helpers import shapes
 from tests.helpers.shapes import FAR, LEFT, RIGHT, analysis_of, ground_truth, shape
@@ -148,22 +146,6 @@ def test_page_is_one_file_within_its_limit(gallery, tmp_path):
     small, summary = export_page(gallery, tmp_path / "small.html", max_bytes=limit)
     assert "worst 1 of 4" in summary
     assert small.stat().st_size < len(page) - len(json.dumps(data["cases"][1]))
-
-
-@pytest.fixture
-def browser():
-    """Headless Chromium; skips where it is not installed."""
-    chromium, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
-    if not chromium or not driver:
-        pytest.skip("needs chromium and chromedriver (Debian: chromium chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in "headless=new no-sandbox disable-gpu disable-background-networking".split():
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield driver
-    driver.quit()
 
 
 def test_page_opens_and_filters_in_a_browser(gallery, tmp_path, browser):

@@ -15,12 +15,14 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter, FuncFormatter
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#999999")
 """Okabe and Ito's colors, which color-blind readers can tell apart."""
 MAX_NAME, MAX_LINE, MAX_LINES, MAX_CAPTION = 40, 180, 30, 6
 """Characters of a name and of a line, lines of a text and of a caption; longer ones are cut."""
 HIDE = "\u200b"  # before an underscore, which would keep a label out of the legend
+NAMED = (FixedFormatter, FuncFormatter)  # of axes whose ticks have names
 TURNING = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 MODEL_COLORS = {"YOLACT": COLORS[0], "Mask R-CNN": COLORS[1]}
 
@@ -111,7 +113,7 @@ def as_label(name: object) -> str:
 def show_as_written(*artists: Artist) -> None:
     """Let the texts of artists be no math but what is written, legible, and in installed fonts.
 
-    Names of files and classes may hold anything. Powers of ten on logarithmic axes stay math.
+    Names of files and classes may hold anything. Numbers of axes, such as powers of ten, stay math.
     """
     texts = [text for artist in artists for text in _texts(artist)]
     use_fonts_for(text.get_text() for text in texts)
@@ -123,8 +125,8 @@ def show_as_written(*artists: Artist) -> None:
 def _texts(artist: Artist) -> Iterator[Text]:
     if isinstance(artist, Text):
         yield artist
-    is_log = isinstance(artist, Axis) and artist.get_scale() == "log"
-    for child in [artist.label] if is_log else artist.get_children():
+    numbers = isinstance(artist, Axis) and not isinstance(artist.get_major_formatter(), NAMED)
+    for child in [artist.label] if numbers else artist.get_children():
         yield from _texts(child)
 
 

@@ -73,8 +73,9 @@ def browse(
         selecting = False
         refresh()
 
-    for control in (*menus.values(), only):
-        control.observe(select, "value")
+    for menu in menus.values():
+        menu.observe(select, "index")
+    only.observe(select, "value")
     position.observe(refresh, "value")
     refresh()
     lines = [ipywidgets.HBox(list(menus.values())[k : k + 3]) for k in range(0, len(menus), 3)]
