@@ -1,13 +1,14 @@
 """Fill the pages of docs/ and the README from results: python -m tools.fill_pages."""
 
 import argparse
+import json
 import re
-import sys
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError, Undefined
+from markupsafe import Markup
 
-from vocseg_lib.utils.files import read_json
+from vocseg_lib.utils.files import atomic_write, naming_damage, read_json
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = Environment(
@@ -18,6 +19,24 @@ ENVIRONMENT = Environment(
     lstrip_blocks=True,
 )
 CHANGE = {"value": "", "low": "_low", "high": "_high"}
+ESCAPED = {ord(sign): f"&#{ord(sign)};" for sign in "&<>|`$"} | {ord(end): " " for end in "\r\n"}
+STUDY_PAGES = {"docs/findings.md": ("findings", ""), "README.md": ("front_page", "pilot")}
+LINEAGE_PAGES = {"docs/lineage.md": ("lineage_pilot", "lineage")}
+"""Template and marks of each page."""
+
+
+def as_markdown(value: object) -> object:
+    """A text that Markdown shows as it is, or a number. Raises TypeError for other values."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return value.translate(ESCAPED).replace("](", "]&#40;")
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Undefined):
+        raise TypeError(f"{str(value)[:40]} is not a text or a number")
+    return value
+
+
+def as_code(text: str) -> Markup:
+    """A text in one line of a block of code."""
+    return Markup(text.replace("```", "").replace("\r", " ").replace("\n", " "))
 
 
 def bounded(value: dict, sign: str = "") -> str:
@@ -28,7 +47,9 @@ def bounded(value: dict, sign: str = "") -> str:
     return f"{text} [{value['low']:{sign}.1f}, {value['high']:{sign}.1f}]"
 
 
+ENVIRONMENT.finalize = as_markdown
 ENVIRONMENT.filters |= {
+    "code": as_code,
     "bounded": bounded,
     "signed": lambda value: bounded(value, "+"),
     "change": lambda row: {k: row[f"difference{end}"] for k, end in CHANGE.items()},
@@ -48,31 +69,42 @@ def between_marks(text: str, name: str, content: str) -> str:
 
 
 def write_pages(results: Path, root: Path = ROOT) -> list[Path]:
-    """Fill a checkout's pages from a results folder's report, or else its lineage; their paths."""
+    """Fill a checkout's pages from a results folder's report, or else its lineage; their paths.
 
-    def fill(template: str, page: str, marks: str = "") -> Path:
-        content = ENVIRONMENT.get_template(template).render(report)
-        path = root / page
-        path.write_text(between_marks(path.read_text(), marks, content) if marks else content)
-        return path
+    Raises OSError and ValueError, with the name of the file, before a page is written.
+    """
+    is_study = (results / "report.json").is_file()
+    path = results / ("report.json" if is_study else "lineage.json")
+    report, texts = read_json(path), {}
+    for page, (template, marks) in (STUDY_PAGES if is_study else LINEAGE_PAGES).items():
+        with naming_damage(path):
+            text = _fill(template, report)
+        with naming_damage(target := root / page):
+            texts[target] = between_marks(target.read_text("utf-8"), marks, text) if marks else text
+    for target, text in texts.items():
+        with atomic_write(target) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return list(texts)
 
-    if (results / "report.json").is_file():
-        report = read_json(results / "report.json")
-        return [
-            fill("findings.md.jinja", "docs/findings.md"),
-            fill("front_page.md.jinja", "README.md", "pilot"),
-        ]
-    report = read_json(results / "lineage.json")
-    return [fill("lineage_pilot.md.jinja", "docs/lineage.md", "lineage")]
+
+def _fill(template: str, report: dict) -> str:
+    json.dumps(report, allow_nan=False)  # raises for what is not finite
+    try:
+        return ENVIRONMENT.get_template(f"{template}.md.jinja").render(report)
+    except TemplateError as error:
+        raise ValueError(str(error)) from None
 
 
-def main() -> int:
-    """Print the paths of the pages filled."""
+def main(arguments: list[str] | None = None) -> None:
+    """Print the paths of the pages filled; exit code 2 for results that cannot be used."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, help="folder with report.json or lineage.json")
-    print(*write_pages(parser.parse_args().results), sep="\n")
-    return 0
+    options = parser.parse_args(arguments)
+    try:
+        print(*write_pages(options.results), sep="\n")
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,9 +1,13 @@
+import html
+import json
 import re
 from pathlib import Path
 
 import pytest
 from jinja2 import UndefinedError
 
+from tests.helpers.payloads import NAMES
+from tools import fill_pages
 from tools.collect_results import MAX_FIGURE_BYTES
 from tools.fill_pages import ENVIRONMENT, between_marks, bounded, write_pages
 
@@ -24,15 +28,68 @@ def test_values_with_intervals_as_text_between_marks():
         between_marks(page, "other", "new")
 
 
-@pytest.mark.parametrize("results", ["pilot", "lineage"])
-def test_pages_equal_what_the_templates_make(results, tmp_path):
+PAGES = ("README.md", "docs/findings.md", "docs/lineage.md")
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A folder with the pages, which are filled there."""
     (tmp_path / "docs").mkdir()
-    for name in ("README.md", "docs/lineage.md"):
+    for name in PAGES:
         (tmp_path / name).write_text((ROOT / name).read_text())
-    pages = write_pages(ROOT / "results" / results, tmp_path)
+    monkeypatch.setattr(fill_pages.write_pages, "__defaults__", (tmp_path,))
+    return tmp_path
+
+
+@pytest.mark.parametrize("results", ["pilot", "lineage"])
+def test_pages_equal_what_the_templates_make(results, checkout):
+    pages = write_pages(ROOT / "results" / results)
     assert pages
     for page in pages:
-        assert page.read_text() == (ROOT / page.relative_to(tmp_path)).read_text()
+        assert page.read_text() == (ROOT / page.relative_to(checkout)).read_text()
+
+
+USED = {"pilot": "data models metrics failures gap", "lineage": "description rows pooling"}
+CUT = (b"", b"\x00\xff\x89PNG", b"{", b"[]", b"null", b"{}", b"[" * 100_000)
+
+
+@pytest.mark.parametrize("results", USED)
+def test_damaged_results_leave_the_pages_as_they_are(results, checkout, capsys):
+    (source,) = (ROOT / "results" / results).glob("[rl]*.json")
+    text = source.read_text()
+    whole = json.loads(text)
+    contents = [*CUT, text[: len(text) // 2].encode()]
+    contents += [re.sub(r"\d+\.\d+", number, text).encode() for number in ("NaN", "1e999", '"1"')]
+    for key in USED[results].split():
+        contents += [json.dumps({**whole, key: wrong}).encode() for wrong in ([], None)]
+    before = [(checkout / page).read_bytes() for page in PAGES]
+    for content in contents:
+        (path := checkout / source.name).write_bytes(content)
+        with pytest.raises(SystemExit) as exit_info:
+            fill_pages.main([str(checkout)])
+        assert exit_info.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert str(path) in line
+        assert [(checkout / page).read_bytes() for page in PAGES] == before
+    path.write_text(text)
+    (checkout / "README.md").write_text("no marks")
+    (checkout / "docs" / "lineage.md").write_text("no marks")
+    with pytest.raises(ValueError, match=r"README\.md|lineage\.md"):
+        write_pages(checkout)
+    assert (checkout / PAGES[1]).read_bytes() == before[1]
+
+
+def test_names_in_results_stay_text(checkout):
+    report = json.loads((ROOT / "results" / "pilot" / "report.json").read_text())
+    peer, model = report["peers"][0], report["models"]["YOLACT"]
+    peer["code"], model["command"] = "".join(NAMES[:-1]), "train ```\n# <b> & $a$"
+    (checkout / "report.json").write_text(json.dumps(report))
+    page = write_pages(checkout)[0].read_text()
+    row = next(line for line in page.splitlines() if "7 * 7" in line)
+    assert row.count("|") == 6
+    assert not [sign for sign in ("<", "`", "$", "](") if sign in row]
+    assert html.unescape(row).count("<script>") == 2
+    assert "\ntrain  # <b> & $a$ --results" in page
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/findings.md", "docs/lineage.md"])

@@ -221,6 +221,25 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not JSON: {error}") from None
 
 
+@contextmanager
+def naming_damage(path: Path) -> Iterator[None]:
+    """Context manager for content of `path`: what a wrong form of it raises, as ValueError.
+
+    The message has the file's name, in one line.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RecursionError) as error:
+        raise _damage(path, error) from None
+    except (TypeError, ValueError) as error:
+        raise error if str(path) in str(error) else _damage(path, error) from None
+
+
+def _damage(path: Path, error: Exception) -> ValueError:
+    problem = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return ValueError(f"{path} is damaged or of another form ({problem}): write it again")
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically. Raises ValueError for numbers that are not finite."""
     with atomic_write(path) as temporary:
