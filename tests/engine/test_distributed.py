@@ -1,13 +1,15 @@
 """Two CPU processes (gloo), started by torchrun, against one with the same batch.
 
 As a script: a training in which nothing is sampled at random, so that its numbers do not depend on
-how processes share a batch. Arguments: model, devkit, run folder and hours after which it stops.
+how processes share a batch. Arguments: model, devkit, run folder and hours after which it stops; or
+none, to wait for each other without end.
 """
 
 import os
 import socket
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import pytest
@@ -128,5 +130,23 @@ def test_a_batch_is_shared_evenly(monkeypatch):
     assert [*rank_batches(1, 3, 4)] == [range(6, 8), range(10, 12)]
 
 
+def wait_without_end():
+    with distributed.process_group("cpu"):
+        distributed.broadcast_object("all are here")
+        print("ready", flush=True)
+        if distributed.rank():
+            distributed.broadcast_object(None)  # the first never does
+        threading.Event().wait()
+
+
+def test_processes_end_when_torchrun_is_killed():
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node", "2", "-m", "tests.engine.test_distributed"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as agent:
+        assert [agent.stdout.readline() for _ in range(2)] == [b"ready\n"] * 2
+        agent.kill()
+        agent.communicate(timeout=60)  # until all that may write to its output have ended
+
+
 if __name__ == "__main__":
-    train_here(*sys.argv[1:])
+    train_here(*sys.argv[1:]) if sys.argv[1:] else wait_without_end()
