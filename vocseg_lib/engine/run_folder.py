@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from vocseg_lib.utils.files import (
     atomic_write,
     durable_rename,
+    read_bytes,
     read_json,
     remove_temporary_files,
     to_jsonable,
@@ -71,7 +72,7 @@ def append_log(path: Path, entry: dict) -> None:
 def read_log(path: str | Path) -> list[dict]:
     """The entries of a `log.jsonl`; warns of damaged lines, except a last one cut off by a kill."""
     entries = []
-    for line in Path(path).read_text(errors="replace").splitlines():
+    for line in read_bytes(path).decode(errors="replace").splitlines():
         try:
             entry = json.loads(line)
             is_whole = type(entry["iteration"]) is int and 0 <= entry["iteration"] < 2**53

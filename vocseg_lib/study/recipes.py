@@ -179,7 +179,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         if not isinstance(config, dict):
             raise ValueError(f"it holds {config!r:.60}")
-        Recipe.of_run(config).model_config(config.get("model"))
+        Recipe.of_run(config).model_config(str(config.get("model")))
         names = config.get("class_names", [])
         if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             raise ValueError(f"class_names must be a list of names, got {names!r:.60}")

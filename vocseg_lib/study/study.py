@@ -15,7 +15,7 @@ from vocseg_lib.data.coco_convert import coco_to_voc, voc_to_coco
 from vocseg_lib.data.download import fetch
 from vocseg_lib.data.transforms import AUGMENTATIONS
 from vocseg_lib.data.voc import VocDataset, class_names, find_devkit, fingerprint
-from vocseg_lib.engine.run_folder import CONFIG, read_sessions
+from vocseg_lib.engine.run_folder import CONFIG, LAST, read_sessions
 from vocseg_lib.engine.train import TooManyBadSamples
 from vocseg_lib.study.recipes import Recipe, get_recipe, read_config
 from vocseg_lib.utils import distributed
@@ -196,7 +196,13 @@ def reproduce(
         data = str(next(devkits, ""))
         if data and not Path(data).is_dir():
             raise FileNotFoundError(f"{data}, the data of {run}, is missing: give it with --data")
-    study = open_study(recipe, data, results or "results/reproduced")
+    results = results or "results/reproduced"
+    weights = recipe.model_config(config["model"]).weights
+    checkpoint = project_root() / results / "runs" / config["model"] / LAST
+    is_file = weights not in (None, "imagenet")
+    if is_file and not (checkpoint.is_file() or resolve_path(weights).is_file()):
+        raise FileNotFoundError(f"{weights}, the initial weights of {run}, are missing")
+    study = open_study(recipe, data, results)
     before, now = config.get("data_fingerprint"), study.fingerprint
     if before and before != now:
         message = f"{study.devkit} is not the data of {run}: its fingerprint is {now}"

@@ -43,7 +43,7 @@ class Config:
                 raise ValueError(f"{name} must be {expected}, got {value!r:.60}")
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Config":
+    def from_dict(cls, values: object) -> "Config":
         """The config that `to_dict` made `values` of; lists become tuples, dicts configs."""
         if not isinstance(values, dict):
             raise ValueError(f"{cls.__name__} must be a dict of its fields, got {values!r:.60}")
@@ -56,7 +56,7 @@ class Config:
         try:
             return cls(**parsed)
         except TypeError as error:  # names the unknown or missing fields
-            raise ValueError(str(error)) from None
+            raise ValueError(f"{error!s:.200}") from None
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dicts as JSON gives them back: tuples are lists."""
