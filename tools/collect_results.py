@@ -4,8 +4,6 @@
 """
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,23 +12,36 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from PIL import Image
 
+from tools.tables import nest, read_table
+from tools.train_command import recorded_config
 from vocseg_lib import plots
+from vocseg_lib.data.image_files import BadFile, read_picture
 from vocseg_lib.engine.run_folder import CONFIG, LOG, read_log, read_sessions
+from vocseg_lib.engine.train import TooManyBadSamples
 from vocseg_lib.failures.analysis import Analysis
 from vocseg_lib.failures.mask_errors import MASK_FAILURES
 from vocseg_lib.failures.tables import overall_rows
 from vocseg_lib.metrics import bootstrap
 from vocseg_lib.metrics.coco_eval import Evaluation, evaluate, metrics_table
-from vocseg_lib.study.recipes import MODEL_TITLES, Recipe, get_recipe, recipe_changes
+from vocseg_lib.study.recipes import MODEL_TITLES
 from vocseg_lib.study.results import PREDICTIONS, open_results, run_predictions
 from vocseg_lib.study.study import Study, reproduce
 from vocseg_lib.study.table1 import STUDY
-from vocseg_lib.utils.files import atomic_write, read_json, to_jsonable, write_json
+from vocseg_lib.utils.files import atomic_write, naming_damage, read_json, to_jsonable, write_json
 
 REPORT, LINEAGE, PEERS = "report.json", "lineage.json", "peers.json"
 """Files of a results folder; the last, written by hand, lists trainings with other code."""
-TABLES = "table1 failures metrics differences gap gap_claims crowding ablation".split()
-"""CSV files that the notebooks write."""
+TABLES = {
+    "table1": "quantity model source value low high",
+    "failures": "model family type class size count",
+    "differences": "kind metric class difference low high",
+    "gap": "part points low high",
+    "gap_claims": "the paper says,measured,answer,by",
+    "crowding": "metric model bin value low high",
+    "ablation": "variant size value low high difference difference_low difference_high",
+    "metrics": "",  # see `_metrics`
+}
+"""CSV files that the notebooks write, and their columns."""
 FIGURES = """01_stored_maps 02_assembly 03_training_yolact 03_training_mask_rcnn
 04_precision_recall_mask 04_ap_against_iteration 04_ap_against_time 04_differences
 05_errors_of_masks 05_failures_of_pixels 05_sheet_localization_failure 06_waterfall
@@ -48,31 +59,35 @@ Evaluated = tuple[Evaluation, pd.DataFrame]
 def collect(results: Path) -> tuple[dict, Figure]:
     """The report on a results folder in which all notebooks were run, and the front page's figure.
 
-    Raises FileNotFoundError, naming what is missing; ValueError for what is of other data.
+    Raises OSError and ValueError, naming what is missing, damaged or of other data.
     """
     for name in TABLES:
         if not (path := results / f"{name}.csv").is_file():
             raise FileNotFoundError(f"{path} is missing: run make study RESULTS={results} first")
-    tables = {name: pd.read_csv(results / f"{name}.csv") for name in TABLES}
-    study, _ = reproduce(results / "runs" / next(iter(MODEL_TITLES)), results=results)
+    tables = {name: read_table(results / f"{name}.csv", c) for name, c in TABLES.items() if c}
+    run = results / "runs" / next(iter(MODEL_TITLES))
+    with naming_damage(run / CONFIG):
+        study, _ = reproduce(run, results=results)
     models, halfway = _models(study, tables["table1"])
     runs = sorted(results.glob("experiments/*/runs/*/metrics.json"))
     experiments = [_experiment(study, path.parent) for path in runs]
-    peers = read_json(results / PEERS) if (results / PEERS).is_file() else []
+    with naming_damage(results / PEERS):
+        peers = read_json(results / PEERS) if (results / PEERS).is_file() else []
+        peers = [compare_with_peer(peer, models, experiments, results) for peer in peers]
     analyses = (opened := open_results(study)).analyses(FRONT_PAGE_SCORE)
-    failures, dap_differences = _failures(analyses, tables["failures"])
+    with naming_damage(results / "failures.csv"):
+        failures, dap_differences = _failures(analyses, tables["failures"])
+    with naming_damage(results / "metrics.csv"):
+        metrics = _metrics(results / "metrics.csv", opened.evaluations)
     report = {
-        "data": {
-            "kind": study.data_kind,
-            "images": {split: len(study.dataset(split)) for split in ("train", "val")},
-            "objects": len(study.ground_truth["annotations"]),
-            "classes": len(study.class_names),
-        },
+        "data": {"kind": study.data_kind, "classes": len(study.class_names)}
+        | {"images": {split: len(study.dataset(split)) for split in ("train", "val")}}
+        | {"objects": len(study.ground_truth["annotations"])},
         "models": models,
-        "metrics": _metrics(results / "metrics.csv", opened.evaluations),
+        "metrics": metrics,
         "halfway": halfway,
         "differences": _over_classes(tables["differences"], "difference"),
-        "peers": [compare_with_peer(peer, models, experiments, results) for peer in peers],
+        "peers": peers,
         "experiments": experiments,
         "failures": failures,
         "dap_differences": dap_differences,
@@ -98,13 +113,14 @@ def _models(study: Study, table1: pd.DataFrame) -> tuple[dict, dict]:
     models, halfway = {}, []
     for name, title in MODEL_TITLES.items():
         run = study.run_folder(name)
-        models[title] = _training(run, table1[table1["model"] == title])
+        with naming_damage(run):
+            models[title] = _training(run, table1[table1["model"] == title])
         evaluated = {c: _evaluate(study, run, c) for c in PREDICTIONS}
         models[title]["change_to_last"] = {
             start: _difference(evaluated["last"], evaluated[start]) for start in ("half", "best")
         }
         half, evals = models[title]["iterations"] // 2, models[title]["evaluations"]
-        at = next(e for e in evals if e["iteration"] >= half)
+        at = [e for e in evals if e["iteration"] >= half][0]  # noqa: RUF015
         models[title]["half"] = {"iterations": at["iteration"], "minutes": at["minutes"]}
         models[title]["half"] |= _headline(evaluated["half"])
         halfway.append(evaluated["half"])
@@ -119,7 +135,7 @@ def _training(run: Path, table1: pd.DataFrame) -> dict:
     metrics = [c for c in evals if c.startswith(("mask_", "box_")) or c == "val_loss"]
     minutes, rows = evals["seconds"] / 60, table1[table1["source"] == STUDY]
     return {
-        **_config(config),
+        **recorded_config(config),
         "minutes": float(minutes.iloc[-1]),
         "sessions": len(sessions),
         "commits": list(dict.fromkeys(session["commit"] for session in sessions)),
@@ -134,40 +150,15 @@ def _training(run: Path, table1: pd.DataFrame) -> dict:
 
 def _experiment(study: Study, run: Path) -> dict:
     """A training beside the study's: its config, length and AP on val of its best weights."""
-    config = read_json(run / CONFIG)
-    return {
-        "name": run.parents[1].name,
-        "model": MODEL_TITLES[config["model"]],
-        **_config(config),
-        "minutes": read_json(run / "metrics.json")["train_minutes"],
-        **_headline(_evaluate(study, run)),
-    }
-
-
-def _config(config: dict) -> dict:
-    """A run's command, recipe and training config, with weights by the name of their file."""
-    (part,) = config["recipe"].keys() - {"name", "data"}
-    options = config["recipe"][part]
-    weights = options["weights"] and Path(options["weights"]).name
-    recipe = {**config["recipe"], part: {**options, "weights": weights}}
-    recorded = {name: config[name] for name in ("train", "data_fingerprint")}
-    recorded["iterations"] = config["train"]["iterations"]
-    return {"command": train_command(config, part), "recipe": recipe, **recorded}
-
-
-def train_command(config: dict, part: str) -> str:
-    """The command that trains a model with a run's config on DEVKIT."""
-    recipe, base = Recipe.of_run(config), get_recipe(config["recipe"]["name"])
-    changes = {
-        field.partition(".")[2]: value
-        for field, value in recipe_changes(recipe, base).iloc[:, 0].items()
-        if field.startswith(("train.", f"{part}."))
-    }
-    weights = changes.pop("weights", None)
-    command = ["vocseg", "train", "--profile", base.name, "--model", config["model"]]
-    command += ["--data", "DEVKIT", *(["--weights", Path(weights).name] if weights else [])]
-    command += ["--set", *(f"{name}={value}" for name, value in changes.items())] if changes else []
-    return shlex.join(command)
+    config, metrics = read_json(run / CONFIG), read_json(run / "metrics.json")
+    with naming_damage(run):
+        return {
+            "name": run.parents[1].name,
+            "model": MODEL_TITLES[config["model"]],
+            **recorded_config(config),
+            "minutes": float(metrics["train_minutes"]),
+            **_headline(_evaluate(study, run)),
+        }
 
 
 def _evaluate(study: Study, run: Path, checkpoint: str = "best") -> Evaluated:
@@ -248,18 +239,10 @@ def compare_with_peer(peer: dict, models: dict, experiments: list[dict], results
     }
 
 
-def nest(table: pd.DataFrame, *keys: str) -> dict:
-    """A table as nested dicts by its key columns."""
-    if not keys:
-        return table.iloc[0].to_dict()
-    groups = table.groupby(keys[0], sort=False)
-    return {key: nest(part.drop(columns=keys[0]), *keys[1:]) for key, part in groups}
-
-
 def write(results: Path) -> list[Path]:
     """Write `report.json`, unless only notebook 07 has run, and small figures; their paths."""
     written = []
-    if not (results / LINEAGE).is_file() or (results / f"{TABLES[0]}.csv").is_file():
+    if not (results / LINEAGE).is_file() or (results / "table1.csv").is_file():
         report, figure = collect(results)
         plots.save_figure(figure, results, FIGURES[-1])
         write_json(results / REPORT, report)
@@ -274,8 +257,7 @@ def write(results: Path) -> list[Path]:
 
 def shrink(source: Path, target: Path, max_bytes: int = MAX_FIGURE_BYTES) -> None:
     """Write a picture with 256 colors, at the largest size that takes at most `max_bytes`."""
-    with Image.open(source) as image:
-        picture = image.convert("RGB")
+    picture = Image.fromarray(read_picture(source))
     width = picture.width
     while True:
         height = round(picture.height * width / picture.width)
@@ -288,13 +270,16 @@ def shrink(source: Path, target: Path, max_bytes: int = MAX_FIGURE_BYTES) -> Non
         width = int(0.85 * width)
 
 
-def main() -> int:
-    """Print the paths of the files written."""
+def main(arguments: list[str] | None = None) -> None:
+    """Print the paths of the files written; exit code 2 for results that cannot be used."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, help="results folder of make study")
-    print(*write(parser.parse_args().results), sep="\n")
-    return 0
+    options = parser.parse_args(arguments)
+    try:
+        print(*write(options.results), sep="\n")
+    except (OSError, ValueError, BadFile, TooManyBadSamples) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

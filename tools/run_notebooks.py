@@ -4,6 +4,7 @@ Writes executed notebooks, HTML, figures and Table 1 to a results folder.
 """
 
 import argparse
+import re
 import shutil
 import sys
 import time
@@ -13,6 +14,9 @@ import nbformat
 import papermill
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
+
+from vocseg_lib.study.recipes import get_recipe
+from vocseg_lib.utils.files import resolve_path
 
 ROOT = Path(__file__).parents[1]
 RUNS = (
@@ -42,6 +46,23 @@ def parse_parameter(assignment: str) -> tuple[str, int]:
     if not number.isdigit():
         raise argparse.ArgumentTypeError(f"{assignment!r} must be NAME=N with an integer N >= 0")
     return name, int(number)
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raise ValueError for an unknown recipe or parameter, or a file or folder that is missing."""
+    get_recipe(options.profile)
+    for path in filter(None, (options.data, options.weights)):
+        if not resolve_path(path).exists():
+            raise ValueError(f"{path} is missing: an existing file or folder is expected")
+    if Path(options.results).is_file():
+        raise ValueError(f"{options.results} is a file: --results needs a folder")
+    known = set()
+    for name, _ in options.only:
+        cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
+        sources = [c.source for c in cells if "parameters" in c.metadata.get("tags", [])]
+        known |= {n for source in sources for n in re.findall(r"^(\w+) = \d", source, re.MULTILINE)}
+    if unknown := sorted({name for name, _ in options.set} - known):
+        raise ValueError(f"--set: {', '.join(unknown)} is not one of {', '.join(sorted(known))}")
 
 
 def run_notebook(name: str, own: dict[str, str], parameters: dict, results: Path) -> None:
@@ -75,6 +96,10 @@ def main(arguments: list[str] | None = None) -> int:
     add("--set", type=parse_parameter, nargs="+", default=[], metavar="NAME=N")
     add("--fresh", action="store_true", help="delete earlier trainings in that folder first")
     options = parser.parse_args(arguments)
+    try:
+        check_options(options)
+    except ValueError as error:
+        parser.error(str(error))
     results = Path(options.results or ROOT / "results" / options.profile).resolve()
     if options.fresh:
         for name in ("runs", "overfit", "ablation", "lineage"):

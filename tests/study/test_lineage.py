@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -36,6 +37,12 @@ def test_rows_are_evaluated_once(study):
     assert read_predictions(path)["detections"]
     oracle = evaluate_row(study, CONFIG, ROWS["ground truth's boxes, box"])
     assert oracle["box_AP50"] == 100 > oracle["mask_AP50"]
+    of_oracle = prediction_path(study, oracle["model"])
+    whole = json.loads(of_oracle.read_text())
+    for row in (None, [], {"model": "x"}, {**oracle, "mask_AP50": "many"}):
+        write_json(of_oracle, {**whole, "header": {**whole["header"], "row": row}})
+        with pytest.raises(ValueError, match=of_oracle.name):
+            evaluate_row(study, CONFIG, ROWS[oracle["model"]])
     table = lineage_table(study, CONFIG, [values, oracle])
     assert tuple(table) == LINEAGE_COLUMNS
     assert table["model"].tolist() == [values["model"], oracle["model"]]

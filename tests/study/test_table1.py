@@ -51,6 +51,23 @@ def test_a_studys_own_table(trained):
     assert (trained.results / "table1.csv").is_file()
 
 
+@pytest.mark.parametrize("content", [b"", b"\x00\xff", b"[3]", b"{}", b'{"train_minutes": "few"}'])
+def test_damaged_metrics_are_named(tmp_path, content):
+    (tmp_path / "metrics.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"metrics\.json"):
+        table1.measure_run(tmp_path, [])
+
+
+def test_table_1_stays_text(table, tmp_path):
+    table["description"], table["model"] = "a | b\n<b>", "<i>$x$ | y"
+    html = table1.styled_table1(table.drop_duplicates(["quantity", "source"])).to_html()
+    assert not {"<i>", "<b>"} & {html[k : k + 3] for k in range(len(html))}
+    table1.save_table1(table.drop_duplicates(["quantity", "source"]), tmp_path)
+    lines = (tmp_path / "table1.md").read_text().splitlines()
+    assert {line.count("|") - line.count("\\|") for line in lines if line[:1] == "|"} == {4}
+    assert not any("<" in line.replace("<br>", "") for line in lines)
+
+
 @pytest.mark.parametrize("name", ["yolact", "mask_rcnn"])
 def test_parts_of_the_latency_add_up(name):
     model, images = small(name).train(), [torch.rand(3, 60, 80), torch.rand(3, 50, 50)]

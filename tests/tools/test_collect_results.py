@@ -10,6 +10,8 @@ from PIL import Image
 
 from tools import collect_results
 from tools.collect_results import COMPARED, LINEAGE, REPORT, compare_with_peer, nest, shrink
+from tools.tables import read_table
+from tools.train_command import train_command
 from vocseg_lib.study.recipes import MODEL_TITLES, get_recipe
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -61,6 +63,28 @@ def test_a_table_by_its_keys_and_a_missing_one(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "\0\ud800PNG",
+        "part,points\n",
+        "part,points,low,high\n",
+        "part,points,low,high\na,x,1,2\n",
+    ],
+)
+def test_damaged_tables_are_one_line_and_exit_code_2(tmp_path, content, capsys):
+    for name in collect_results.TABLES:
+        (tmp_path / f"{name}.csv").write_bytes(content.encode(errors="surrogatepass"))
+    with pytest.raises(ValueError, match=r"gap\.csv"):
+        read_table(tmp_path / "gap.csv", collect_results.TABLES["gap"])
+    with pytest.raises(SystemExit) as exit_info:
+        collect_results.main([str(tmp_path)])
+    assert exit_info.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path / "table1.csv") in line
+
+
+@pytest.mark.parametrize(
     ("options", "changes"),
     [
         ("", {}),
@@ -73,7 +97,7 @@ def test_the_command_has_what_differs_from_the_recipe(options, changes):
     config = {"recipe": recipe.for_model("yolact"), "train": recipe.train.to_dict()}
     config["model"] = "yolact"
     start = "vocseg train --profile laptop --model yolact --data DEVKIT"
-    assert collect_results.train_command(config, "yolact") == start + options
+    assert train_command(config, "yolact") == start + options
 
 
 def test_what_is_claimed_of_the_committed_results_holds():

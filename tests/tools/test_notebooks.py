@@ -77,12 +77,26 @@ def test_names_of_the_library_exist_and_figures_get_the_notebooks_number(noteboo
     assert {name[:3] for name in names} == {path.stem[:2] + "_"}
 
 
-@pytest.mark.parametrize("arguments", [("--only", "04,99"), ("--set", "IMAGES=few")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--only", "04,99"),
+        ("--set", "IMAGES=few"),
+        ("--set", "UNKNOWN=3"),
+        ("--profile", "unknown"),
+        ("--data", "no/devkit"),
+        ("--weights", "no.pth"),
+        ("--results", __file__),
+    ],
+)
 def test_wrong_arguments_are_reported_before_anything_is_written(arguments, tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_info:
         main(["--results", str(tmp_path / "results"), *arguments])
     assert exit_info.value.code == 2
-    assert arguments[1].split(",")[-1] in capsys.readouterr().err
+    assert (
+        re.split("[,=]", arguments[1])[-1 if arguments[1][0].isdigit() else 0]
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "results").exists()
 
 

@@ -36,7 +36,7 @@ from vocseg_lib.study.study import Study
 from vocseg_lib.study.table1 import measure_speed
 from vocseg_lib.study.train import run_config, train_model
 from vocseg_lib.utils.config import Config, bounded
-from vocseg_lib.utils.files import read_json
+from vocseg_lib.utils.files import naming_damage, read_json
 
 POOLED, ROUNDED = "Mask R-CNN with RoI pooling, short", "Mask R-CNN with rounded RoIAlign, short"
 SHORT = "Mask R-CNN, short"
@@ -97,6 +97,7 @@ def evaluate_row(study: Study, config: LineageConfig, row: Row) -> dict[str, Any
     """A row's values for `lineage_table`, from its prediction file if that is of this config.
 
     Otherwise its model is trained, evaluated on val and timed, and the file written.
+    Raises ValueError for a damaged file.
     """
     run = _train_row(study, config, row) if row.model else None
     key = {**run_config(study, row.model or "mask_rcnn"), "model": row.title}
@@ -106,7 +107,9 @@ def evaluate_row(study: Study, config: LineageConfig, row: Row) -> dict[str, Any
     key |= {"best": checksum(load_checkpoint(run / BEST)["model"]) if run else None}
     path = prediction_path(study, row.title)
     if path.is_file() and (header := read_predictions(path)["header"]).get("config") == key:
-        return header["row"]
+        with naming_damage(path):
+            row = header["row"]
+            return row | {name: float(row[name]) for name in ("box_AP50", "mask_AP50")}
     values = {"model": row.title, "kind": row.kind}
     values |= {"proposals": row.proposals, "mask_from": row.mask_from}
     if row.kind == "oracle":
@@ -168,7 +171,8 @@ def _load_row(run: Path, row: Row) -> tuple[nn.Module, dict]:
     model, config, _ = load_run(run)
     if row.mask_from in BOX_MASKS and not isinstance(model, MasksFromBoxes):
         model = MasksFromBoxes(model, row.mask_from, MAX_BOX_MASKS)
-    minutes = read_json(run / "metrics.json")["train_minutes"]
+    with naming_damage(run / "metrics.json"):
+        minutes = float(read_json(run / "metrics.json")["train_minutes"])
     return model, {"iterations": config["train"]["iterations"], "train_minutes": minutes}
 
 

@@ -23,7 +23,7 @@ from vocseg_lib.study.results import checkpoint_ap
 from vocseg_lib.study.run import default_device, load_run
 from vocseg_lib.study.study import Study
 from vocseg_lib.utils.device import autocast
-from vocseg_lib.utils.files import read_json
+from vocseg_lib.utils.files import naming_damage, read_json
 
 STUDY, PAPER = "this study", "paper"
 COLUMNS = "quantity model source value low high description".split()
@@ -98,18 +98,21 @@ def measure_run(
     run_folder: Path, images: list[Tensor], mixed_precision: bool = False
 ) -> dict[str, float]:
     """A trained model's values by the keys of `QUANTITIES`; images are float [3, H, W] in 0..1."""
+    with naming_damage(run_folder / "metrics.json"):
+        minutes = float(read_json(run_folder / "metrics.json")["train_minutes"])
+    with naming_damage(run_folder / LOG):
+        log = read_log(run_folder / LOG)
+        peaks = [float(entry["peak_memory_gb"]) for entry in log if "peak_memory_gb" in entry]
     device = default_device()
     model, *_ = load_run(run_folder, device)
     options = {"repeats": len(images), "mixed_precision": mixed_precision}
     speed = measure_speed(model, images, device, **options)
-    log = read_log(run_folder / LOG)
-    peaks = [entry["peak_memory_gb"] for entry in log if "peak_memory_gb" in entry]
     return {
         "network_ms": 1000 * speed["network_seconds"],
         "postprocess_ms": 1000 * speed["postprocess_seconds"],
         "end_to_end_ms": 1000 * speed["seconds_per_image"],
         "fps": speed["fps"],
-        "train_hours": read_json(run_folder / "metrics.json")["train_minutes"] / 60,
+        "train_hours": minutes / 60,
         "parameters_m": sum(p.numel() for p in model.parameters()) / 1e6,
         "gflop": count_gflop(model, images[0], device),
         "train_peak_gb": max(peaks, default=float("nan")),
@@ -216,17 +219,25 @@ def styled_table1(table: pd.DataFrame) -> Styler:
     styler = styler.format_index(escape="html").format_index(escape="html", axis=1)
     styler = styler.set_table_attributes('class="tex2jax_ignore"')  # by MathJax
     styler = styler.set_table_styles([{"selector": "caption", "props": caption}])
-    return styler.set_caption("<br>".join(map(html.escape, footnotes(table))))
+    notes = (html.escape(note, quote=False) for note in footnotes(table))
+    return styler.set_caption("<br>".join(notes))
 
 
 def save_table1(table: pd.DataFrame, results: Path) -> None:
     """Write `table1.csv` (tidy, unrounded) and `table1.md` (the wide table and its footnotes)."""
     wide = wide_table1(table)
-    rows = [["", *wide.columns], ["---"] * (1 + len(wide.columns)), *wide.reset_index().to_numpy()]
+    header = [["", *wide.columns], ["---"] * (1 + len(wide.columns))]
+    rows = [map(_as_markdown, row) for row in (*header, *wide.reset_index().to_numpy())]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines += ["", *map(_as_markdown, footnotes(table))]
     results.mkdir(parents=True, exist_ok=True)
     table.to_csv(results / "table1.csv", index=False)
-    (results / "table1.md").write_text("\n".join([*lines, "", *footnotes(table)]) + "\n")
+    (results / "table1.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _as_markdown(text: str) -> str:
+    """A text that Markdown shows as it is, also in a table."""
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")
 
 
 def speed_and_accuracy(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
