@@ -1,0 +1,286 @@
+"""The kinds of damaged input of the attack, and the library's functions that read each."""
+
+import json
+import random
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from benchmarks.attack_files import read_all
+from benchmarks.attack_seeds import RECIPE, RUN, SHORT, small_training
+from tools.fill_pages import write_pages
+from vocseg_lib.data import synthetic
+from vocseg_lib.data.coco_convert import coco_to_voc, verify_coco, voc_to_coco
+from vocseg_lib.data.download import fetch
+from vocseg_lib.data.image_files import BadFile, read_picture
+from vocseg_lib.data.verify import verify
+from vocseg_lib.data.voc import VocDataset, find_devkit, fingerprint
+from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
+from vocseg_lib.engine.resume import ChangedConfig, resume
+from vocseg_lib.engine.run_folder import append_session, read_log, truncate_log
+from vocseg_lib.metrics.coco_eval import metrics_table
+from vocseg_lib.models.backbones import build_backbone
+from vocseg_lib.models.official_weights import load_official
+from vocseg_lib.plots.training import overfitting, training_curves
+from vocseg_lib.study import study
+from vocseg_lib.study.recipes import Recipe
+from vocseg_lib.study.results import open_files
+from vocseg_lib.study.run import cached_metrics, load_run
+from vocseg_lib.study.study import Study, reproduce
+from vocseg_lib.utils.files import read_json
+
+CONFIG = {**RUN, "train": SHORT.to_dict()}
+"""All of the small training's `config.json`."""
+
+
+class Loss(Exception):
+    """Something whole was lost, overwritten or not used."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A copy of a world's folder with a damaged file."""
+
+    world: Path
+    folder: Path
+    path: Path
+    chance: random.Random
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Damaged files: where they come from, and what reads them."""
+
+    source: str  # folder of a world that each case has a copy of
+    pattern: str  # of the files in it that are damaged
+    read: Callable[[Case], object]
+    weight: int  # of all files
+
+
+def resume_checkpoint(case: Case) -> None:
+    """A damaged `last.pt` or `previous.pt` costs at most what is in it."""
+    run, other, mirror = case.folder, "previous.pt", None
+    if case.path.name == "previous.pt":
+        other = case.chance.choice(("last.pt", ""))
+        if not other:  # killed between two renamings
+            (run / "last.pt").unlink()
+    if not other or case.chance.random() < 0.3:
+        mirror = case.folder / "mirror"
+        shutil.copytree(case.world / "small", mirror)
+    before, finish = read_all(run), other and not mirror and case.chance.random() < 0.4
+    forged = case.path.name in before and _is_whole(before[case.path.name])  # of other content
+    try:
+        if finish:
+            return finish_training(case)
+        checkpoint = resume(run, mirror, CONFIG)
+    except (ChangedConfig, OSError, ValueError) as error:
+        if not forged:
+            raise Loss(f"not resumed: {error}") from error
+        raise
+    if not forged and (not checkpoint or checkpoint["iteration"] not in (4, 6)):
+        raise Loss(f"resumed from {checkpoint and checkpoint['iteration']}")
+    _check_kept(before, run)
+
+
+def _is_whole(content: bytes) -> bool:
+    """Whether a checkpoint has the checksum of its content, however strange."""
+    with tempfile.NamedTemporaryFile() as file, suppress(Exception):
+        Path(file.name).write_bytes(content)
+        load_checkpoint(Path(file.name))
+        return True
+    return False
+
+
+def _check_kept(before: dict[str, bytes], folder: Path) -> None:
+    """Raise Loss unless each file's bytes are still there, under any name."""
+    after = {*read_all(folder).values()}
+    if lost := [name for name, content in before.items() if content not in after]:
+        raise Loss(f"{', '.join(lost)} overwritten or deleted")
+
+
+def finish_training(case: Case) -> None:
+    """Resume a training of which a file is damaged: it ends with the weights of the whole one."""
+    damaged = case.path.read_bytes()
+    small_training(case.world / "devkit", case.folder)
+    last, whole = (load_checkpoint(f / "last.pt") for f in (case.folder, case.world / "small"))
+    if checksum(last["model"]) != checksum(whole["model"]) or last["iteration"] != 6:
+        raise Loss("the resumed training has other weights")
+    for path in case.folder.glob("*.pt"):
+        if path.name != "previous.pt":
+            load_checkpoint(path)
+    if case.path.name == "last.pt" and damaged not in read_all(case.folder).values():
+        raise Loss("the damaged file is gone")
+
+
+def resume_forged(case: Case) -> None:
+    """The other way of the same: without the checkpoint before it, and read as a run's best."""
+    for name in ("last.pt", "previous.pt"):
+        if case.path.name != name:
+            (case.folder / name).unlink(missing_ok=True)
+    before = case.path.read_bytes()
+    if case.path.name != "last.pt":
+        case.path.rename(case.folder / "last.pt")
+    try:
+        small_training(case.world / "devkit", case.folder)
+    except ValueError:
+        if before not in read_all(case.folder).values():
+            raise Loss("the damaged file is gone") from None
+        raise
+
+
+def read_run(case: Case) -> None:
+    """A run folder by its config, sessions and best weights."""
+    study.open_study = lambda recipe, data, *_, **__: _study(case, recipe, data)
+    errors, functions = (
+        [],
+        {
+            "reproduce": lambda: reproduce(case.folder),
+            "load_run": lambda: load_run(case.folder),
+            "sessions": lambda: append_session(case.folder / "run.json", {"devkit": "x"}),
+            "metrics": lambda: cached_metrics(
+                _study(case), case.folder, "x", read_json(case.world / "run" / "config.json")
+            ),
+        },
+    )
+    for name in case.chance.sample(sorted(functions), len(functions)):
+        try:
+            functions[name]()
+        except (OSError, ValueError) as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def _study(case: Case, recipe: Recipe = RECIPE, data: str | Path = "") -> Study:
+    """A study in a case's folder, without the data sets that recipes make or download."""
+    devkit = find_devkit(data or case.world / "synthetic")
+    return Study(recipe=recipe, devkit=devkit, results=case.folder / "results")
+
+
+def resume_config(case: Case) -> None:
+    """A damaged `config.json`, `run.json` or `best.pt` of a training that is resumed."""
+    shutil.copyfile(case.folder / "previous.pt", case.folder / "last.pt")
+    if case.path.name == "config.json" and case.chance.random() < 0.5:
+        (case.folder / "last.pt").unlink()
+        (case.folder / "previous.pt").unlink()
+        resume(case.folder, None, CONFIG)  # by config.json: no checkpoint has one
+    else:
+        finish_training(case)
+
+
+def read_training_log(case: Case) -> None:
+    """A log, what is said and plotted of it, and its good lines after a resume."""
+    log = read_log(case.path)
+    overfitting(log)
+    if case.chance.random() < 0.3:
+        training_curves(log, "title", 6)
+        plt.close("all")
+    damaged = {*case.path.read_bytes().splitlines()}
+    whole = (case.world / case.folder.name / "log.jsonl").read_bytes().splitlines()
+    good = [entry for line in whole if line in damaged and (entry := json.loads(line))]
+    truncate_log(case.path, 4)
+    kept = read_log(case.path)
+    if any(entry not in kept for entry in good if entry["iteration"] <= 4):
+        raise Loss("good lines of the log are gone")
+
+
+def evaluate_predictions(case: Case) -> None:
+    """Prediction files and ground truth, evaluated and analyzed."""
+    files = ("predictions.json", "results.json")
+    file = case.path if case.path.name in files else case.folder / case.chance.choice(files)
+    data = case.world / "synthetic"
+    if case.path.name not in files or case.chance.random() < 0.3:
+        data = case.folder / "instances_val.json"
+    results = open_files([file], data)
+    (evaluation,) = results.evaluations.values()
+    metrics_table(evaluation)
+    results.analyses()
+
+
+def import_annotations(case: Case) -> None:
+    """COCO annotations and pictures to a devkit."""
+    with suppress(OSError, ValueError):
+        verify_coco(case.folder / "instances_train.json")
+    devkit = coco_to_voc(case.folder / "instances_train.json", case.folder / "out")
+    VocDataset(devkit, "train")[0]
+
+
+def read_devkit(case: Case) -> None:
+    """A devkit as training, evaluation and verify read it."""
+    with suppress(OSError, ValueError):
+        verify(case.folder)
+    fingerprint(case.folder)
+    for split in ("train", "val"):
+        voc_to_coco(case.folder, split, skip_bad=True)
+        with suppress(BadFile):  # skipped, unless all are bad
+            [*map(VocDataset(case.folder, split, skip_bad=True).__getitem__, range(3))]
+        dataset = VocDataset(case.folder, split)
+        for index in range(len(dataset)):
+            dataset[index]
+        voc_to_coco(case.folder, split)
+
+
+def unpack(case: Case) -> None:
+    """An archive that has the expected checksum."""
+    from hashlib import md5
+
+    fetch(case.folder, [], md5(case.path.read_bytes()).hexdigest())
+
+
+def write_devkit_again(case: Case) -> None:
+    """Devkits whose record is damaged are not taken for others; own files in them stay."""
+    own = case.path.with_name("own.txt")
+    if case.chance.random() < 0.5:
+        own.write_text("own")
+    before = {
+        name: data for name, data in read_all(case.folder).items() if name.endswith("own.txt")
+    }
+    try:
+        if case.path.name == synthetic.STAMP_NAME:
+            synthetic.write(case.folder, train=1, val=1)
+        else:
+            coco_to_voc(case.world / "coco" / "instances_train.json", case.folder)
+    finally:
+        _check_kept(before, case.folder)
+
+
+KINDS = {
+    "last.pt": Kind("small", "last.pt", resume_checkpoint, 12),
+    "previous.pt": Kind("small", "previous.pt", resume_checkpoint, 8),
+    "alone.pt": Kind("small", "*.pt", resume_forged, 6),
+    "best.pt": Kind("small", "best.pt", resume_config, 4),
+    "run/best.pt": Kind("run", "best.pt", read_run, 6),
+    "config.json": Kind("small", "config.json", resume_config, 4),
+    "run/config.json": Kind("run", "config.json", read_run, 6),
+    "run.json": Kind("small", "run.json", resume_config, 3),
+    "run/run.json": Kind("run", "run.json", read_run, 4),
+    "metrics.json": Kind("run", "metrics.json", read_run, 2),
+    "log.jsonl": Kind("small", "log.jsonl", read_training_log, 4),
+    "run/log.jsonl": Kind("run", "log.jsonl", read_training_log, 4),
+    "predictions": Kind("coco", "[pr]*s.json", evaluate_predictions, 10),
+    "ground truth": Kind("coco", "instances_val.json", evaluate_predictions, 7),
+    "annotations": Kind("coco", "instances_*.json", import_annotations, 7),
+    "imported picture": Kind("coco", "images/*.jpg", import_annotations, 3),
+    "picture": Kind("devkit/JPEGImages", "*.jpg", lambda case: read_picture(case.path), 3),
+    "devkit picture": Kind("devkit", "JPEGImages/*.jpg", read_devkit, 4),
+    "map": Kind("devkit", "Segmentation*/*.png", read_devkit, 8),
+    "split list": Kind("devkit", "ImageSets/Segmentation/*.txt", read_devkit, 4),
+    "class names": Kind("named", "class_names.txt", read_devkit, 4),
+    "labelmap": Kind("labelmap", "labelmap.txt", read_devkit, 4),
+    "weights": Kind(
+        "weights", "tiny.pth", lambda case: build_backbone("tiny", weights=case.path), 6
+    ),
+    "official weights": Kind("weights", "official.pth", lambda case: load_official(case.path), 4),
+    "archive": Kind("archive", "*.tar", unpack, 6),
+    "record": Kind("synthetic", "VOCdevkit/VOC2012/synthetic.json", write_devkit_again, 2),
+    "import record": Kind("imported", "from_coco.json", write_devkit_again, 2),
+    "report": Kind("pages", "report.json", lambda case: write_pages(case.folder, case.folder), 3),
+    "lineage": Kind(
+        "lineage_pages", "lineage.json", lambda case: write_pages(case.folder, case.folder), 3
+    ),
+}
