@@ -1,5 +1,5 @@
 # make study: set up and run the notebooks.  make test: set up and run the tests.  make lint: check style, formatting, layers.
-# make bench: measure speed.  make gpu-check: train and time both models on a GPU.  make notebook: open the notebooks.
+# make bench: measure speed.  make attack: damage files and kill trainings.  make gpu-check: train and time both models on a GPU.  make notebook: open the notebooks.
 PYTHON ?= python3
 # constraints-colab.txt: what Colab ships, in an environment of its own, .venv-colab.
 CONSTRAINTS ?= constraints.txt
@@ -19,7 +19,7 @@ READY := $(VENV)/ready
 VOCSEG_SHARED ?= ../shared
 BENCH_DATA = $(firstword $(DATA) $(wildcard $(VOCSEG_SHARED)/voc2012/VOCdevkit))
 
-.PHONY: setup study test lint bench notebook gpu-check
+.PHONY: setup study test lint bench attack notebook gpu-check
 
 setup: $(READY)
 
@@ -43,6 +43,9 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.bench --data "$(BENCH_DATA)" --out results/bench.json
+
+attack: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.attack --out results/attack.json
 
 # Both models on a GPU with the study's config.
 gpu-check: $(READY)

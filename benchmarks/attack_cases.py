@@ -10,21 +10,30 @@ import signal
 import tempfile
 import traceback
 import warnings
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 
 from benchmarks.attack_files import damage, read_all
-from benchmarks.attack_kinds import KINDS, Case, Loss
+from benchmarks.attack_hostile import ARCHIVES, FORMS, PICKLES, read_pickles, unpack_hostile
+from benchmarks.attack_kills import WRITERS, fill_disk
+from benchmarks.attack_kinds import FILE_KINDS, Case, Kind, Loss
 
+KINDS = {
+    **FILE_KINDS,
+    "hostile archive": Kind("archive", "*.tar", unpack_hostile, count=len(ARCHIVES)),
+    "pickle": Kind("small", "best.pt", read_pickles, count=PICKLES * FORMS),
+    "full disk": Kind("small", "last.pt", fill_disk, count=12 * len(WRITERS)),
+}
 OURS = ("vocseg_lib", "tools")
 OUTCOMES = ("read", "refused", "unnamed", "traceback", "crash", "hang", "loss")
 FAILURES = OUTCOMES[2:]
 HANG_SECONDS = 10.0
 MEMORY_BYTES = 6 << 30
 """Of a process: more is a MemoryError, instead of the machine's end."""
-MAX_MESSAGE, MAX_LINES = 2_000, 12
+MAX_MESSAGE, MAX_LINES, MAX_SHOWN = 2_000, 12, 300
 STACK = "stack.txt"
 """File in a case's folder: where it hung or crashed."""
 
@@ -33,27 +42,26 @@ def classify(error: Exception | None, path: Path, folder: Path) -> tuple[str, st
     """What became of a damaged file, one of `OUTCOMES`, and why.
 
     As for the command line, a refusal is an OSError, a ValueError or an exception of the library;
-    it has to name the file or the folder that it was read with, in a few lines.
+    it has to name the file, or the folder that it was read with, in a few lines.
     """
     if error is None:
         return "read", ""
     text = f"{type(error).__name__}: {error}"
+    text = ": ".join([*getattr(error, "__notes__", ()), text])
     if isinstance(error, Loss):
-        return "loss", text[:MAX_MESSAGE]
+        return "loss", text[:MAX_SHOWN]
     of_library = type(error).__module__.startswith("vocseg_lib.")
     frames = traceback.extract_tb(error.__traceback__)
     frames = [f for f in frames if any(f"/{part}/" in f.filename for part in OURS)] or frames
     where = [f"{'/'.join(Path(f.filename).parts[-3:])}:{f.lineno}" for f in frames[-2:]]
+    why, message = f"{text[:MAX_SHOWN]} ({' > '.join(where)})", str(error)
     if not of_library and not isinstance(error, OSError | ValueError):
-        return "traceback", f"{text[:300]} ({' > '.join(where)})"
-    message = str(error)
-    problem = "not named" * (path.name not in message and str(folder) not in message)
-    problem = problem or "long" * (len(message) > MAX_MESSAGE or message.count("\n") >= MAX_LINES)
-    return (
-        ("unnamed", f"{problem}: {text[:300]} ({' > '.join(where)})")
-        if problem
-        else ("refused", text[:300])
-    )
+        return "traceback", why
+    if path.name not in message and str(folder) not in message:
+        return "unnamed", why
+    if len(message) > MAX_MESSAGE or message.count("\n") >= MAX_LINES:
+        return "unnamed", f"long: {why}"
+    return "refused", why
 
 
 def run_case(world: Path, kind_name: str, index: int, seed: int, folder: Path) -> tuple[str, str]:
@@ -62,13 +70,14 @@ def run_case(world: Path, kind_name: str, index: int, seed: int, folder: Path) -
     copy = folder / Path(kind.source).name
     shutil.copytree(world / kind.source, copy)
     path = chance.choice(sorted(copy.glob(kind.pattern)))
-    others = [p for k in KINDS.values() for p in sorted((world / k.source).glob(k.pattern))[:1]]
-    other = chance.choice(others).read_bytes()
-    path.write_bytes(damage(chance, path.read_bytes(), path.suffix, [other]))
-    error = None
+    if kind.weight:
+        others = [p for k in KINDS.values() for p in sorted((world / k.source).glob(k.pattern))[:1]]
+        other = chance.choice(others).read_bytes()
+        path.write_bytes(damage(chance, path.read_bytes(), path.suffix, [other]))
+    case, error = Case(world, copy, path, chance, index), None
     try:
         with warnings.catch_warnings(action="ignore"):
-            kind.read(Case(world=world, folder=copy, path=path, chance=chance))
+            kind.read(case)
     except Exception as raised:
         error = raised
     return classify(error, path, copy)
@@ -87,7 +96,10 @@ def serve(connection: Connection, world: Path, seed: int) -> None:
         with open(folder / STACK, "w") as stack:
             faulthandler.enable(stack, all_threads=False)
             faulthandler.register(signal.SIGUSR1, stack, all_threads=False)
-            outcome = run_case(world, kind_name, index, seed, folder)
+            try:
+                outcome = run_case(world, kind_name, index, seed, folder)
+            except Exception as error:
+                outcome = "crash", f"the attack itself failed: {error!r}"
             faulthandler.unregister(signal.SIGUSR1)
             faulthandler.disable()
         connection.send(outcome)
@@ -96,35 +108,36 @@ def serve(connection: Connection, world: Path, seed: int) -> None:
 class Worker:
     """A process for cases, replaced when it hangs or crashes."""
 
-    def __init__(self, world: Path, seed: int):
-        self.arguments, self.process = (world, seed), None
+    def __init__(self, world: Path, seed: int, target: Callable = serve):
+        self.world, self.seed, self.target, self.process = world, seed, target, None
 
     def run(self, kind_name: str, index: int) -> tuple[str, str]:
         """What became of a case."""
         if not self.process:
             context = multiprocessing.get_context("forkserver")
             self.connection, other = context.Pipe()
-            self.process = context.Process(target=serve, args=(other, *self.arguments), daemon=True)
+            arguments = other, self.world, self.seed
+            self.process = context.Process(target=self.target, args=arguments, daemon=True)
             self.process.start()
             other.close()
             self.connection.recv()
-        folder = Path(tempfile.mkdtemp(prefix="case_", dir=self.arguments[0].parent))
+        folder = Path(tempfile.mkdtemp(prefix="case_", dir=self.world.parent))
         try:
             self.connection.send((kind_name, index, folder))
             if self.connection.poll(HANG_SECONDS):
                 return self.connection.recv()
-            outcome = "hang", f"over {HANG_SECONDS:.0f} s: "
+            outcome, why = "hang", f"over {HANG_SECONDS:g} s: "
             os.kill(self.process.pid, signal.SIGUSR1)
             self.process.join(1)  # it writes where it is
         except EOFError:
-            outcome = "crash", ""
+            outcome, why = "crash", ""
         finally:
             stack = read_all(folder).get(STACK, b"").decode()
             shutil.rmtree(folder, ignore_errors=True)
         self.close()
         lines = [line.strip() for line in stack.splitlines() if "File" in line]
         ours = [line for line in lines if any(f"/{part}/" in line for part in OURS)]
-        return outcome[0], outcome[1] + " < ".join(lines[:1] + ours[:2])
+        return outcome, why + " < ".join(lines[:1] + ours[:2])
 
     def close(self) -> None:
         """End the process."""

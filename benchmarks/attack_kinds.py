@@ -50,16 +50,18 @@ class Case:
     folder: Path
     path: Path
     chance: random.Random
+    index: int
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Damaged files: where they come from, and what reads them."""
+    """Damaged files, or whole ones in a hostile world: where they come from, what reads them."""
 
     source: str  # folder of a world that each case has a copy of
     pattern: str  # of the files in it that are damaged
     read: Callable[[Case], object]
-    weight: int  # of all files
+    weight: int = 0  # of all damaged files
+    count: int = 0  # of cases, which are not damaged
 
 
 def resume_checkpoint(case: Case) -> None:
@@ -249,7 +251,7 @@ def write_devkit_again(case: Case) -> None:
         _check_kept(before, case.folder)
 
 
-KINDS = {
+FILE_KINDS = {
     "last.pt": Kind("small", "last.pt", resume_checkpoint, 12),
     "previous.pt": Kind("small", "previous.pt", resume_checkpoint, 8),
     "alone.pt": Kind("small", "*.pt", resume_forged, 6),

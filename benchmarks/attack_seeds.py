@@ -95,6 +95,7 @@ def make_world(world: Path) -> None:
             (world / name / file).write_text("".join(f"{line}\n" for line in content))
     small_training(devkit, world / "small")
     (world / "small" / "running.lock").unlink(missing_ok=True)
+    shutil.copytree(world / "small", world / "whole" / "run")
     study = Study(recipe=RECIPE, devkit=devkit, results=world / "results")
     train_model(study, "yolact")
     run = world / "run"
