@@ -45,7 +45,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.bench --data "$(BENCH_DATA)" --out results/bench.json
 
 attack: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.attack --out results/attack.json
+	$(BIN)/python -m benchmarks.attack --out results/attack.json
 
 # Both models on a GPU with the study's config.
 gpu-check: $(READY)

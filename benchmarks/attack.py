@@ -8,6 +8,7 @@ import argparse
 import io
 import math
 import multiprocessing
+import os
 import queue
 import sys
 import tempfile
@@ -22,6 +23,7 @@ if not __package__:  # run as a file
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import pandas as pd
+import torch
 from tqdm import tqdm
 
 from benchmarks.attack_cases import FAILURES, KINDS, OUTCOMES, Worker
@@ -127,6 +129,8 @@ def main() -> int:
     only, _, index = options.only.partition(":")
     cases = [(only, int(index))] if index else list_cases(options.files)
     cases = [case for case in cases if only in ("", case[0])]
+    os.environ["OMP_NUM_THREADS"] = "1"  # sums of several threads differ
+    torch.set_num_threads(1)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([Worker.__module__])
     server = context.Process(target=int)

@@ -16,13 +16,53 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import attack_kinds as kinds
 from benchmarks.attack_files import damage, read_all
 from benchmarks.attack_hostile import ARCHIVES, FORMS, PICKLES, read_pickles, unpack_hostile
 from benchmarks.attack_kills import WRITERS, fill_disk
-from benchmarks.attack_kinds import FILE_KINDS, Case, Kind, Loss
+from benchmarks.attack_kinds import Case, Kind, Loss
+from tools.fill_pages import write_pages
+from vocseg_lib.data.image_files import read_picture
+from vocseg_lib.models.backbones import build_backbone
+from vocseg_lib.models.official_weights import load_official
 
 KINDS = {
-    **FILE_KINDS,
+    "last.pt": Kind("small", "last.pt", kinds.resume_checkpoint, 12),
+    "previous.pt": Kind("small", "previous.pt", kinds.resume_checkpoint, 8),
+    "mirror": Kind("small", "*.*", kinds.resume_by_mirror, 8),
+    "alone.pt": Kind("small", "*.pt", kinds.resume_forged, 6),
+    "best.pt": Kind("small", "best.pt", kinds.resume_config, 4),
+    "run/best.pt": Kind("run", "best.pt", kinds.read_run, 6),
+    "config.json": Kind("small", "config.json", kinds.resume_config, 4),
+    "run/config.json": Kind("run", "config.json", kinds.read_run, 6),
+    "run.json": Kind("small", "run.json", kinds.resume_config, 3),
+    "run/run.json": Kind("run", "run.json", kinds.read_run, 4),
+    "run/metrics.json": Kind("run", "metrics.json", kinds.read_run, 2),
+    "run/predictions.json": Kind("run", "predictions.json", kinds.read_run, 3),
+    "log.jsonl": Kind("small", "log.jsonl", kinds.read_training_log, 4),
+    "run/log.jsonl": Kind("run", "log.jsonl", kinds.read_training_log, 4),
+    "predictions": Kind("coco", "[pr]*s.json", kinds.evaluate_predictions, 10),
+    "ground truth": Kind("coco", "instances_val.json", kinds.evaluate_predictions, 7),
+    "annotations": Kind("coco", "instances_*.json", kinds.import_annotations, 7),
+    "imported picture": Kind("coco", "images/*.jpg", kinds.import_annotations, 3),
+    "picture": Kind("devkit/JPEGImages", "*.jpg", lambda case: read_picture(case.path), 3),
+    "devkit picture": Kind("devkit", "JPEGImages/*.jpg", kinds.read_devkit, 4),
+    "map": Kind("devkit", "Segmentation*/*.png", kinds.read_devkit, 8),
+    "split list": Kind("devkit", "ImageSets/Segmentation/*.txt", kinds.read_devkit, 4),
+    "class names": Kind("named", "class_names.txt", kinds.read_devkit, 4),
+    "labelmap": Kind("labelmap", "labelmap.txt", kinds.read_devkit, 4),
+    "weights": Kind(
+        "weights", "tiny.pth", lambda case: build_backbone("tiny", weights=case.path), 6
+    ),
+    "official weights": Kind("weights", "official.pth", lambda case: load_official(case.path), 4),
+    "cache": Kind("cache", "**/*.*", kinds.read_cache, 3),
+    "archive": Kind("archive", "*.tar", kinds.unpack, 6),
+    "record": Kind("synthetic", "VOCdevkit/VOC2012/synthetic.json", kinds.write_devkit_again, 2),
+    "import record": Kind("imported", "from_coco.json", kinds.write_devkit_again, 2),
+    "report": Kind("pages", "report.json", lambda case: write_pages(case.folder, case.folder), 3),
+    "lineage": Kind(
+        "lineage_pages", "lineage.json", lambda case: write_pages(case.folder, case.folder), 3
+    ),
     "hostile archive": Kind("archive", "*.tar", unpack_hostile, count=len(ARCHIVES)),
     "pickle": Kind("small", "best.pt", read_pickles, count=PICKLES * FORMS),
     "full disk": Kind("small", "last.pt", fill_disk, count=12 * len(WRITERS)),
@@ -65,12 +105,12 @@ def classify(error: Exception | None, path: Path, folder: Path) -> tuple[str, st
 
 
 def run_case(world: Path, kind_name: str, index: int, seed: int, folder: Path) -> tuple[str, str]:
-    """Damage a copy of a file in `folder` and read it."""
+    """Damage a copy of a file in `folder` and read it; with index -1, it stays whole."""
     kind, chance = KINDS[kind_name], random.Random(f"{seed} {kind_name} {index}")
     copy = folder / Path(kind.source).name
     shutil.copytree(world / kind.source, copy)
     path = chance.choice(sorted(copy.glob(kind.pattern)))
-    if kind.weight:
+    if kind.weight and index >= 0:
         others = [p for k in KINDS.values() for p in sorted((world / k.source).glob(k.pattern))[:1]]
         other = chance.choice(others).read_bytes()
         path.write_bytes(damage(chance, path.read_bytes(), path.suffix, [other]))

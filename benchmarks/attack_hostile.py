@@ -4,7 +4,6 @@ import bz2
 import functools
 import gzip
 import io
-import marshal
 import operator
 import os
 import pickle
@@ -200,7 +199,7 @@ class Call:
         return self.call
 
     def __call__(self) -> None:
-        """A call's result may be called in turn, as dill does with functions."""
+        """Pickle calls only what is callable: the result of a call may be called in turn."""
 
 
 def _payloads(marker: Path) -> list[object]:
@@ -209,7 +208,6 @@ def _payloads(marker: Path) -> list[object]:
     system, buffer, legacy = Call(os.system, command), io.BytesIO(), io.BytesIO()
     torch.save(system, buffer)
     torch.save(system, legacy, _use_new_zipfile_serialization=False)
-    function = marshal.dumps(compile(code, "x", "exec"))
     objects = np.empty(1, object)
     objects[0] = system
     return [
@@ -225,7 +223,7 @@ def _payloads(marker: Path) -> list[object]:
         Call(torch.storage._load_from_bytes, buffer.getvalue()),
         Call(torch.storage._load_from_bytes, legacy.getvalue()),
         Call(pickle.loads, pickle.dumps(system)),
-        Call(Call(types.FunctionType, Call(marshal.loads, function), {})),
+        Call(Call(eval, f"lambda: {code}")),
         Call(shutil.copyfile, "/dev/null", str(marker)),
         objects,
         {"model": {"weight": system}},

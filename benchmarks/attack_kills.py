@@ -14,10 +14,8 @@ from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.attack_kinds import Case, Loss
-from benchmarks.attack_seeds import SHORT, small_training
+from benchmarks.attack_seeds import SHORT, numbers, small_training
 from vocseg_lib.data import synthetic
 from vocseg_lib.data.coco_convert import coco_to_voc
 from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
@@ -28,13 +26,10 @@ from vocseg_lib.utils.files import file_checksum, read_record, write_json
 
 ROUNDS = 24
 """Of a writer that is killed: iterations, files or devkits."""
+LOST_EXIT_CODE = 255
+"""Of a dead process whose exit code another thread has read, while it started one."""
 VARYING = ("seconds", "_gb", "hours_left")
 """Endings of what differs between the logs of equal trainings."""
-
-
-def numbers(start: int) -> np.ndarray:
-    """What the cache keeps."""
-    return np.arange(200_000) + start
 
 
 def run_training(world: Path, folder: Path, rounds: int, start: int) -> None:
@@ -151,7 +146,7 @@ def kill(name: str, kills: int, world: Path, folder: Path, seed: int) -> Iterato
                 shutil.rmtree(killed)
         except Loss as loss:
             outcome = "loss", str(loss)
-        if process.exitcode not in (0, -signal.SIGKILL):
+        if process.exitcode not in (0, -signal.SIGKILL, LOST_EXIT_CODE):
             outcome = "traceback", f"exit code {process.exitcode}"
         if process.exitcode:
             done += 1

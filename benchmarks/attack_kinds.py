@@ -8,28 +8,26 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import matplotlib.pyplot as plt
 
 from benchmarks.attack_files import read_all
-from benchmarks.attack_seeds import RECIPE, RUN, SHORT, small_training
-from tools.fill_pages import write_pages
+from benchmarks.attack_seeds import RECIPE, RUN, SHORT, numbers, small_training
 from vocseg_lib.data import synthetic
 from vocseg_lib.data.coco_convert import coco_to_voc, verify_coco, voc_to_coco
 from vocseg_lib.data.download import fetch
-from vocseg_lib.data.image_files import BadFile, read_picture
+from vocseg_lib.data.image_files import BadFile
 from vocseg_lib.data.verify import verify
 from vocseg_lib.data.voc import VocDataset, find_devkit, fingerprint
 from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
 from vocseg_lib.engine.resume import ChangedConfig, resume
 from vocseg_lib.engine.run_folder import append_session, read_log, truncate_log
 from vocseg_lib.metrics.coco_eval import metrics_table
-from vocseg_lib.models.backbones import build_backbone
-from vocseg_lib.models.official_weights import load_official
+from vocseg_lib.models.lineage.proposals import DiskCache
 from vocseg_lib.plots.training import overfitting, training_curves
-from vocseg_lib.study import study
 from vocseg_lib.study.recipes import Recipe
-from vocseg_lib.study.results import open_files
+from vocseg_lib.study.results import open_files, run_predictions
 from vocseg_lib.study.run import cached_metrics, load_run
 from vocseg_lib.study.study import Study, reproduce
 from vocseg_lib.utils.files import read_json
@@ -119,8 +117,25 @@ def finish_training(case: Case) -> None:
         raise Loss("the damaged file is gone")
 
 
+def resume_by_mirror(case: Case) -> None:
+    """A damaged file in a mirror that is ahead of its run folder, or all that there is."""
+    run, mirror, damaged = case.folder / "run", case.folder, case.path.read_bytes()
+    whole = case.world / "small"
+    if case.chance.random() < 0.5:
+        shutil.copytree(whole, run)
+        shutil.copyfile(run / "previous.pt", run / "last.pt")
+    small_training(case.world / "devkit", run, mirror)
+    for folder in (run, mirror):
+        last = load_checkpoint(folder / "last.pt")
+        if checksum(last["model"]) != checksum(load_checkpoint(whole / "last.pt")["model"]):
+            raise Loss(f"{folder} has other weights")
+        load_checkpoint(folder / "best.pt")
+    if case.path.name == "last.pt" and damaged not in read_all(mirror).values():
+        raise Loss("the damaged file of the mirror is gone")
+
+
 def resume_forged(case: Case) -> None:
-    """The other way of the same: without the checkpoint before it, and read as a run's best."""
+    """The same without another checkpoint: nothing is resumed, and the damaged file stays."""
     for name in ("last.pt", "previous.pt"):
         if case.path.name != name:
             (case.folder / name).unlink(missing_ok=True)
@@ -136,32 +151,29 @@ def resume_forged(case: Case) -> None:
 
 
 def read_run(case: Case) -> None:
-    """A run folder by its config, sessions and best weights."""
-    study.open_study = lambda recipe, data, *_, **__: _study(case, recipe, data)
-    errors, functions = (
-        [],
-        {
-            "reproduce": lambda: reproduce(case.folder),
-            "load_run": lambda: load_run(case.folder),
-            "sessions": lambda: append_session(case.folder / "run.json", {"devkit": "x"}),
-            "metrics": lambda: cached_metrics(
-                _study(case), case.folder, "x", read_json(case.world / "run" / "config.json")
-            ),
-        },
-    )
-    for name in case.chance.sample(sorted(functions), len(functions)):
+    """A run folder by its config, sessions, best weights, metrics and predictions."""
+    run, data = case.folder, {"devkit": str(case.world / "synthetic")}
+    config = read_json(case.world / "run" / "config.json")
+
+    def open_study(recipe: Recipe = RECIPE, data: str = data["devkit"], *_: object, **__) -> Study:
+        """Without the data sets that recipes make or download."""
+        return Study(recipe=recipe, devkit=find_devkit(data), results=run / "results")
+
+    def reproduce_run() -> None:
+        with patch("vocseg_lib.study.study.open_study", open_study):
+            reproduce(run)
+
+    functions, errors = [reproduce_run, lambda: load_run(run)], []
+    functions.append(lambda: append_session(run / "run.json", data))
+    functions.append(lambda: run_predictions(open_study(), run))
+    functions.append(lambda: cached_metrics(open_study(), run, "x", config))
+    for function in case.chance.sample(functions, len(functions)):
         try:
-            functions[name]()
+            function()
         except (OSError, ValueError) as error:
             errors.append(error)
     if errors:
         raise errors[0]
-
-
-def _study(case: Case, recipe: Recipe = RECIPE, data: str | Path = "") -> Study:
-    """A study in a case's folder, without the data sets that recipes make or download."""
-    devkit = find_devkit(data or case.world / "synthetic")
-    return Study(recipe=recipe, devkit=devkit, results=case.folder / "results")
 
 
 def resume_config(case: Case) -> None:
@@ -220,7 +232,7 @@ def read_devkit(case: Case) -> None:
     for split in ("train", "val"):
         voc_to_coco(case.folder, split, skip_bad=True)
         with suppress(BadFile):  # skipped, unless all are bad
-            [*map(VocDataset(case.folder, split, skip_bad=True).__getitem__, range(3))]
+            VocDataset(case.folder, split, skip_bad=True)[0]
         dataset = VocDataset(case.folder, split)
         for index in range(len(dataset)):
             dataset[index]
@@ -232,6 +244,13 @@ def unpack(case: Case) -> None:
     from hashlib import md5
 
     fetch(case.folder, [], md5(case.path.read_bytes()).hexdigest())
+
+
+def read_cache(case: Case) -> None:
+    """What is damaged in a cache is computed again."""
+    cached = DiskCache(numbers, case.folder)
+    if any((cached(start) != numbers(start)).any() for start in range(3)):
+        raise Loss("the cache has other numbers")
 
 
 def write_devkit_again(case: Case) -> None:
@@ -249,40 +268,3 @@ def write_devkit_again(case: Case) -> None:
             coco_to_voc(case.world / "coco" / "instances_train.json", case.folder)
     finally:
         _check_kept(before, case.folder)
-
-
-FILE_KINDS = {
-    "last.pt": Kind("small", "last.pt", resume_checkpoint, 12),
-    "previous.pt": Kind("small", "previous.pt", resume_checkpoint, 8),
-    "alone.pt": Kind("small", "*.pt", resume_forged, 6),
-    "best.pt": Kind("small", "best.pt", resume_config, 4),
-    "run/best.pt": Kind("run", "best.pt", read_run, 6),
-    "config.json": Kind("small", "config.json", resume_config, 4),
-    "run/config.json": Kind("run", "config.json", read_run, 6),
-    "run.json": Kind("small", "run.json", resume_config, 3),
-    "run/run.json": Kind("run", "run.json", read_run, 4),
-    "metrics.json": Kind("run", "metrics.json", read_run, 2),
-    "log.jsonl": Kind("small", "log.jsonl", read_training_log, 4),
-    "run/log.jsonl": Kind("run", "log.jsonl", read_training_log, 4),
-    "predictions": Kind("coco", "[pr]*s.json", evaluate_predictions, 10),
-    "ground truth": Kind("coco", "instances_val.json", evaluate_predictions, 7),
-    "annotations": Kind("coco", "instances_*.json", import_annotations, 7),
-    "imported picture": Kind("coco", "images/*.jpg", import_annotations, 3),
-    "picture": Kind("devkit/JPEGImages", "*.jpg", lambda case: read_picture(case.path), 3),
-    "devkit picture": Kind("devkit", "JPEGImages/*.jpg", read_devkit, 4),
-    "map": Kind("devkit", "Segmentation*/*.png", read_devkit, 8),
-    "split list": Kind("devkit", "ImageSets/Segmentation/*.txt", read_devkit, 4),
-    "class names": Kind("named", "class_names.txt", read_devkit, 4),
-    "labelmap": Kind("labelmap", "labelmap.txt", read_devkit, 4),
-    "weights": Kind(
-        "weights", "tiny.pth", lambda case: build_backbone("tiny", weights=case.path), 6
-    ),
-    "official weights": Kind("weights", "official.pth", lambda case: load_official(case.path), 4),
-    "archive": Kind("archive", "*.tar", unpack, 6),
-    "record": Kind("synthetic", "VOCdevkit/VOC2012/synthetic.json", write_devkit_again, 2),
-    "import record": Kind("imported", "from_coco.json", write_devkit_again, 2),
-    "report": Kind("pages", "report.json", lambda case: write_pages(case.folder, case.folder), 3),
-    "lineage": Kind(
-        "lineage_pages", "lineage.json", lambda case: write_pages(case.folder, case.folder), 3
-    ),
-}

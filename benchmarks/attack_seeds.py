@@ -6,6 +6,7 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -19,6 +20,7 @@ from vocseg_lib.engine.config import TrainConfig
 from vocseg_lib.engine.train import Session, train
 from vocseg_lib.models.backbones import tiny
 from vocseg_lib.models.config import PASCAL_SCALES, YolactConfig
+from vocseg_lib.models.lineage.proposals import DiskCache
 from vocseg_lib.models.yolact import Yolact
 from vocseg_lib.study.recipes import get_recipe
 from vocseg_lib.study.study import Study
@@ -81,6 +83,11 @@ def small_training(
     return train(SmallModel(), dataset, folder, config, **arguments)
 
 
+def numbers(start: int) -> np.ndarray:
+    """What the cache keeps."""
+    return np.arange(200_000) + start
+
+
 def make_world(world: Path) -> None:
     """Write a folder for each kind of input: devkit, run folders, annotations, weights, pages."""
     devkit = synthetic.write(world / "synthetic", train=8, val=4)
@@ -105,6 +112,8 @@ def make_world(world: Path) -> None:
             shutil.copyfile(path, run / path.name)
     _write_annotations(world, devkit)
     _write_weights(world / "weights")
+    for start in range(3):
+        DiskCache(numbers, world / "cache")(start)
     folder = world / "archive"
     folder.mkdir()
     with tarfile.open(folder / TAR_NAME, "w") as tar:

@@ -10,6 +10,7 @@ import pytest
 from benchmarks import attack, attack_cases
 from benchmarks.attack_files import JSON_VALUES, change_bytes, change_json
 from benchmarks.attack_kinds import Loss
+from benchmarks.attack_seeds import make_world
 from vocseg_lib.data.image_files import BadFile
 from vocseg_lib.utils.files import read_json
 
@@ -80,6 +81,13 @@ def test_a_worker_survives_hangs_and_crashes(tmp_path, monkeypatch):
     worker.close()
     assert outcomes == ["read", "crash", "read", "hang", "read"]
     assert not list(tmp_path.iterdir())
+
+
+def test_whole_files_are_read(tmp_path):
+    make_world(tmp_path / "world")
+    for kind in [name for name, kind in attack_cases.KINDS.items() if kind.weight]:
+        outcome, why = attack_cases.run_case(tmp_path / "world", kind, -1, 5, tmp_path / kind)
+        assert outcome == "read", (kind, why)
 
 
 def test_damage_depends_on_the_seed_alone():
