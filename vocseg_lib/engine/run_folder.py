@@ -20,7 +20,7 @@ from vocseg_lib.utils.files import (
 )
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
-CONFIG, SESSIONS, LOG = "config.json", "run.json", "log.jsonl"
+CONFIG, SESSIONS, LOG, LOCK = "config.json", "run.json", "log.jsonl", "running.lock"
 LOCK_SECONDS = 10.0
 """How long a training waits for the run folder: workers of a killed one may hold it for a while."""
 
@@ -42,7 +42,7 @@ class RunningElsewhere(RuntimeError):
 def run_lock(folder: Path) -> Iterator[None]:
     """Context manager: no other process trains in the run folder, or RunningElsewhere is raised."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "running.lock", timeout=LOCK_SECONDS)
+    lock = FileLock(folder / LOCK, timeout=LOCK_SECONDS)
     try:
         lock.acquire()
     except Timeout:
@@ -57,6 +57,14 @@ def run_lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def clear_run_folder(folder: Path) -> None:
+    """Delete what a training wrote, but its lock: another process may be waiting for it."""
+    with run_lock(folder):
+        for path in folder.glob("*.*"):
+            if path.name != LOCK:
+                path.unlink()
 
 
 def append_log(path: Path, entry: dict) -> None:

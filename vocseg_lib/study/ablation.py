@@ -3,7 +3,6 @@
 (YOLACT paper, sec. 3.1.)
 """
 
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +12,7 @@ from jaxtyping import Float
 from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
 from vocseg_lib.engine.predict import predict, save_predictions
 from vocseg_lib.engine.resume import ChangedConfig, check_config
-from vocseg_lib.engine.run_folder import BEST
+from vocseg_lib.engine.run_folder import BEST, clear_run_folder
 from vocseg_lib.engine.train import Session, train
 from vocseg_lib.metrics.average_precision import class_mean, coco_metrics
 from vocseg_lib.metrics.bootstrap import interval, prepend_point_estimate
@@ -65,7 +64,7 @@ def train_variants(study: Study, fraction: float = FRACTION) -> dict[str, Evalua
         try:
             check_config(folder, config)
         except ChangedConfig:  # trained from other weights, or with another recipe
-            shutil.rmtree(folder)
+            clear_run_folder(folder)
         # Train from the study's weights.
         model = build_model(recipe, "yolact", len(study.class_names))
         model.load_state_dict(weights)
