@@ -1,5 +1,6 @@
 """Resume a training from its run folder or from its mirror."""
 
+import json
 import time
 import warnings
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from vocseg_lib.utils.rle import shorten
 
 RESTORED_KEYS = ("config", "model", "optimizer", "scaler", "random")
 """What a checkpoint must hold to be resumed, besides progress."""
-SHOWN_CHANGES = 20  # fields in a message
+SHOWN_CHANGES = 10  # fields in a message
 MIRROR_TRIES, MIRROR_PAUSE_SECONDS = 3, 1.0
 """How often a mirror is read at the start before training continues without it."""
 
@@ -39,9 +40,10 @@ def check_config(folder: Path, config: dict, checkpoint: dict | None = None) -> 
 
 def config_changes(before: object, now: dict) -> list[str]:
     """One line for each field in which two configs differ, of some."""
-    if not isinstance(before, dict):
+    try:
+        before, now = (_flat(json.loads(json.dumps(config))) for config in (before, now))
+    except (AttributeError, TypeError, ValueError):
         return [f"not a config: {shorten(before)}"]
-    before, now = _flat(before), _flat(now)
     changes = [
         f"{shorten(key)[1:-1]}: {shorten(before.get(key))} there, {shorten(now.get(key))} now"
         for key in sorted(before | now)

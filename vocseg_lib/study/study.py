@@ -194,8 +194,11 @@ def reproduce(
         sessions = reversed(read_sessions(run / "run.json"))
         devkits = (session["devkit"] for session in sessions if "devkit" in session)
         data = str(next(devkits, ""))
-        if data and not Path(data).is_dir():
-            raise FileNotFoundError(f"{data}, the data of {run}, is missing: give it with --data")
+        try:
+            data = data and find_devkit(data)
+        except (FileNotFoundError, ValueError) as error:
+            problem = f"the data of {run} is missing: give it with --data"
+            raise FileNotFoundError(f"{problem} ({error})") from None
     results = results or "results/reproduced"
     weights = recipe.model_config(config["model"]).weights
     checkpoint = project_root() / results / "runs" / config["model"] / LAST

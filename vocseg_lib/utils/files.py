@@ -120,6 +120,9 @@ def rebuild_folder(folder: Path, record_name: str, record: dict) -> Iterator[Pat
             if folder.exists():
                 folder.rename(old)
             temporary.rename(folder)
+        except OSError as error:
+            _name(error, folder)
+            raise
         finally:
             for leftover in (temporary, old):
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -188,9 +191,14 @@ def atomic_write(path: Path, keep: Path | None = None) -> Iterator[Path]:
         durable_rename(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno and not error.filename:
-            error.filename = str(path)  # a full disk does not name it
+        _name(error, path)
         raise
+
+
+def _name(error: BaseException, path: Path) -> None:
+    """Add a path to an error of the system that names none, as that of a full disk."""
+    if isinstance(error, OSError) and error.errno and not error.filename:
+        error.filename = str(path)
 
 
 def remove_temporary_files(folder: Path) -> None:
