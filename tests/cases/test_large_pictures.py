@@ -7,10 +7,13 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from tests.helpers.trainings import QUICK
+from vocseg_lib.data import image_files
 from vocseg_lib.data import sample as samples
 from vocseg_lib.data.classes import save_map
 from vocseg_lib.data.coco_convert import voc_to_coco
+from vocseg_lib.data.image_files import BadFile
 from vocseg_lib.data.transforms import AUGMENTATIONS, SsdAugmentation
+from vocseg_lib.data.verify import verify
 from vocseg_lib.data.voc import VocDataset, make_devkit_folders, read_sample, write_splits
 from vocseg_lib.engine import predict as predictions
 from vocseg_lib.engine.train import train
@@ -77,6 +80,20 @@ def test_samples_stay_below_their_bound(crowded, augmentation):
     exact = read_sample(crowded, "a").boxes[1:] * scale
     assert (target["boxes"][-249:] - exact).abs().max() <= 1
     assert VocDataset(crowded, "train", masks=False)[0][0].shape[1:] == (HEIGHT, WIDTH)
+
+
+def test_maps_and_masks_past_a_limit_are_refused_by_name(crowded, monkeypatch):
+    monkeypatch.setattr(samples, "MAX_MASK_BYTES", OBJECTS * HEIGHT * WIDTH - 1)
+    with pytest.raises(BadFile, match=r"SegmentationObject.b\.png"):
+        read_sample(crowded, "b").masks  # noqa: B018
+    assert read_sample(crowded, "b").shrunk().masks.shape[0] == OBJECTS
+    monkeypatch.setattr(image_files, "MAX_PIXELS", HEIGHT * WIDTH - 1)
+    for read in (read_sample, voc_to_coco):
+        with pytest.raises(BadFile, match=r"SegmentationObject.b\.png"):
+            read(crowded, "val" if read is voc_to_coco else "b")
+    found = [(bad.path.name, bad.kind) for bad in verify(crowded) if bad.kind == "too large"]
+    assert sorted(found) == [(f"{name}.png", "too large") for name in "aabb"]
+    assert len(VocDataset(crowded, "val", masks=False)[0]) == 2  # predictions need no map
 
 
 def test_zooming_out_shrinks_what_would_not_fit(crowded, monkeypatch):

@@ -1,11 +1,16 @@
+import os
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from vocseg_lib.data.image_files import BadFile, read_header, read_picture, read_stored
+from vocseg_lib.data.classes import read_lines
+from vocseg_lib.data.image_files import BadFile, read_header, read_map, read_picture, read_stored
+from vocseg_lib.utils.files import read_json, write_json
+from vocseg_lib.utils.weights import read_weights
 
 VALUES = np.array([[0, 255, 256, 4095], [32768, 40000, 65534, 65535]], np.uint16)
 
@@ -102,3 +107,48 @@ def test_exif_that_cannot_be_read_is_none(tmp_path):
     path = tmp_path / "a.jpg"
     Image.new("RGB", (3, 2)).save(path, exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff torn")
     assert read_picture(path).shape == (2, 3, 3)
+
+
+ODD_FILES = {
+    "pipe": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "loop": lambda path: path.symlink_to(path.name),
+    "nowhere": lambda path: path.symlink_to("nowhere"),
+    "folder": Path.mkdir,
+    "empty": Path.touch,
+    "sparse": lambda path: (path.touch(), os.truncate(path, 3 << 30)),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_FILES)
+def test_what_is_no_file_is_named_and_not_waited_for(tmp_path, kind):
+    path = tmp_path / "odd.png"
+    ODD_FILES[kind](path)
+    for read in (read_picture, read_map, read_header):
+        with pytest.raises(BadFile, match=r"odd\.png"):
+            read(path)
+    readers = {read_lines: OSError, read_json: (OSError, ValueError)}
+    for read, errors in (readers | {read_weights: (OSError, ValueError)}).items():
+        if kind == "empty" and read == read_lines:
+            assert read(path) == []
+            continue
+        with pytest.raises(errors, match=r"odd\.png"):
+            read(path)
+
+
+@pytest.mark.parametrize("text", ["a\nb\0c", f"a\n{'long' * 999}"])
+def test_lists_of_other_things_than_names_are_refused(tmp_path, text):
+    (tmp_path / "val.txt").write_text(text)
+    with pytest.raises(ValueError, match=r"val\.txt") as caught:
+        read_lines(tmp_path / "val.txt")
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_file_is_not_replaced(tmp_path, kind):
+    path = tmp_path / "out.json"
+    ODD_FILES[kind](path)
+    with pytest.raises(OSError, match=r"out\.json"):
+        write_json(path, {})
+    assert not path.is_file()
+    assert [*tmp_path.iterdir()] == [path]

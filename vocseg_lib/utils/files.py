@@ -99,7 +99,7 @@ def rebuild_folder(folder: Path, record_name: str, record: dict) -> Iterator[Pat
     files is not replaced. None if another process has just written the same. Raises
     FileExistsError, with some of the other files' names.
     """
-    folder = folder.resolve()  # a link stays
+    folder = Path(os.path.realpath(folder))  # a link stays; `resolve` fails for those in a loop
     folder.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{folder.name}."
     with _lock(folder.with_name(f"{prefix}lock"), f"another process is writing {folder}"):

@@ -159,7 +159,7 @@ def _find_images(annotations: Path, content: dict, images: str | Path) -> list[C
         by_source[source].add(str(PurePosixPath(file_name)))
     if found and all(image.problem for image in found):
         missing = f"{found[0].entry['file_name']} of {annotations} and all others"
-        searched = ", ".join(map(str, finder.folders))
+        searched = ", ".join(map(str, finder.folders)) or images
         raise FileNotFoundError(f"{missing} are in none of {searched}: pass the images' folder")
     for image in found:
         if image.problem is None and len(names := by_source[image.source]) > 1:
