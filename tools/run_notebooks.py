@@ -81,7 +81,7 @@ def run_notebook(name: str, own: dict[str, str], parameters: dict, results: Path
     )
     notebook = nbformat.read(executed, as_version=4)
     html, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook)
-    (results / f"{title}.html").write_text(html)
+    (results / f"{title}.html").write_text(html, encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -117,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"the notebook up to there: {results / name}*.ipynb", file=sys.stderr)
             return 1
     if (table := results / "table1.md").is_file():
-        print(f"\nTable 1 ({options.profile}, AP in percent)\n\n{table.read_text()}")
+        print(f"\nTable 1 ({options.profile}, AP in percent)\n\n{table.read_text('utf-8')}")
     seconds = time.monotonic() - start
     print(f"\n{seconds:.0f} s. Pages: {results}/*.html\nFigures: {results / 'figures'}")
     return 0

@@ -95,6 +95,10 @@ def test_unreadable_pictures_are_reported(gallery, pictures, devkit, tmp_path):
     Image.new("RGB", (5, 5)).save(pictures / "1.jpg")
     figure = gallery.sheet("localization failure")
     assert any("1.jpg" in text.get_text() for text in figure.findobj(plt.Text))
+    for name in ("x" * 300, "x\0"):
+        gallery.images[3]["file_name"] = name
+        with pytest.raises(FileNotFoundError, match="x is missing|x\0 is missing"):
+            gallery.picture(3)
     content = ground_truth(shape(LEFT))
     del content["images"][0]["file_name"]
     with pytest.raises(ValueError, match="file_name"):

@@ -1,5 +1,6 @@
 """Failure gallery: the worst cases of each type on the pictures, models side by side."""
 
+import os.path
 import sys
 import textwrap
 from collections.abc import Callable
@@ -65,7 +66,7 @@ class Gallery:
             if not (isinstance(image.get("file_name"), str) and image["file_name"]):
                 raise ValueError(f"image {image['id']} of the ground truth has no file_name")
         self.images = {image["id"]: image for image in first.images}
-        if missing := [path for path in map(self.path, self.images) if not path.is_file()]:
+        if missing := [p for p in map(self.path, self.images) if not os.path.isfile(p)]:
             problem = f"{len(missing)} of {len(self.images)} pictures, such as {missing[0].name}"
             if len(missing) == len(self.images):
                 raise FileNotFoundError(f"{problem}, are missing: {self.folder} must hold them")
@@ -115,7 +116,7 @@ class Gallery:
         name = self.images[image_id]["file_name"]
         slashes = name.replace("\\", "/")
         paths = [self.folder / n for n in (name, slashes, Path(slashes).name)]
-        return next((path for path in paths if path.is_file()), paths[-1])
+        return next(filter(os.path.isfile, paths), paths[-1])  # False for a name that is too long
 
     def picture(self, image_id: int) -> np.ndarray:
         """RGB, uint8 [h, w, 3], turned as the ground truth is: as it is shown, or as it is stored.
@@ -123,7 +124,7 @@ class Gallery:
         Raises FileNotFoundError, and ValueError if it is not a picture of the ground truth's size.
         """
         image, path = self.images[image_id], self.path(image_id)
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise FileNotFoundError(f"{path} is missing")
         try:
             size = image["height"], image["width"]
