@@ -1,7 +1,7 @@
-"""`make attack`: damaged files, kills, full disks, hostile archives and pickles; none may hurt.
+"""`make attack`: damaged files, kills, full disks, hostile archives and pickles.
 
-What becomes of each: read, refused (an error that names the file) or a failure: unnamed (an error
-that does not), traceback (any other exception), crash, hang, loss (of something whole).
+Each case is read or refused (an error that names the file), or it is a failure: unnamed (an error
+that does not name it), traceback (any other exception), crash, hang, loss (of something whole).
 """
 
 import argparse
@@ -118,6 +118,8 @@ def parse_options() -> argparse.Namespace:
     text = "JSON, and a table in Markdown beside it; default, without --only: results/attack.json"
     add("--out", type=Path, metavar="FILE", help=text)
     options = parser.parse_args()
+    if options.only.partition(":")[0] not in ("", "kill", *KINDS):
+        parser.error(f"--only takes one of {', '.join(KINDS)}, or kill")
     if not (options.only or options.out):
         options.out = Path("results/attack.json")
     return options

@@ -9,7 +9,7 @@ import shutil
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -26,6 +26,8 @@ from vocseg_lib.utils.files import file_checksum, read_record, write_json
 
 ROUNDS = 24
 """Of a writer that is killed: iterations, files or devkits."""
+FINISH_SECONDS = 120.0
+"""For a training that was killed to end."""
 LOST_EXIT_CODE = 255
 """Of a dead process whose exit code another thread has read, while it started one."""
 VARYING = ("seconds", "_gb", "hours_left")
@@ -71,7 +73,7 @@ WRITERS: dict[str, Callable[[Path, Path, int, int], None]] = {
 }
 
 
-def check_whole(folder: Path) -> None:
+def check_whole(folder: Path, cached_starts: Iterable[int] = range(3)) -> None:
     """Raise Loss for a file that is torn; temporary ones have other endings."""
     for path in folder.rglob("*"):
         try:
@@ -89,8 +91,8 @@ def check_whole(folder: Path) -> None:
                     raise Loss(f"{record.parent / file} is not what its record says")
     with warnings.catch_warnings(action="ignore"):
         cached = DiskCache(numbers, folder / "cache")
-        for index in range(3) if (folder / "cache").is_dir() else ():
-            if (cached(index) != numbers(index)).any():
+        for start in cached_starts if (folder / "cache").is_dir() else ():
+            if (cached(start) != numbers(start)).any():
                 raise Loss("the cache has other numbers")
 
 
@@ -129,34 +131,37 @@ def _write_quietly(name: str, world: Path, folder: Path, start: int) -> None:
 
 def kill(name: str, kills: int, world: Path, folder: Path, seed: int) -> Iterator[tuple[str, str]]:
     """Kill a writer at random moments: after each kill the outcome, and why."""
-    chance, whole, killed = random.Random(f"{seed} {folder}"), folder / "whole", folder / "killed"
-    begin = time.monotonic()
+    chance, begin = random.Random(f"{seed} {folder.name}"), time.monotonic()
+    whole, killed, is_training = folder / "whole", folder / "killed", name == "training"
     _start(name, world, whole).join()
     duration, done, start = time.monotonic() - begin, 0, 0
     while done < kills:
-        process, start = _start(name, world, killed, start), start + ROUNDS
+        process = _start(name, world, killed, start)
         process.join(chance.uniform(0.05, duration))
         process.kill()
         process.join()
         outcome = "read", ""
         try:
-            check_whole(killed)
-            if process.exitcode == 0 and name == "training":  # done before it could be killed
+            check_whole(killed, range(start, start + ROUNDS))
+            if process.exitcode == 0 and is_training:  # done before it could be killed
                 compare_runs(killed, whole)
                 shutil.rmtree(killed)
-        except Loss as loss:
-            outcome = "loss", str(loss)
+        except (Loss, OSError, ValueError) as error:
+            outcome = "loss", str(error)
         if process.exitcode not in (0, -signal.SIGKILL, LOST_EXIT_CODE):
             outcome = "traceback", f"exit code {process.exitcode}"
+        start += ROUNDS
         if process.exitcode:
             done += 1
             yield outcome
-    if name == "training":
-        _start(name, world, killed).join()
+    if is_training:
+        process = _start(name, world, killed)
+        process.join(FINISH_SECONDS)
         try:
             compare_runs(killed, whole)
-        except Loss as loss:
-            yield "loss", str(loss)
+        except (Loss, OSError, ValueError) as error:
+            yield "hang" if process.is_alive() else "loss", str(error)
+        process.kill()
 
 
 def fill_disk(case: Case) -> None:
