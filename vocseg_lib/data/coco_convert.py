@@ -19,7 +19,7 @@ from vocseg_lib.data.coco_validation import validate_ground_truth
 from vocseg_lib.data.image_files import BadFile, Picture, orient, read_picture
 from vocseg_lib.utils.distributed import rank
 from vocseg_lib.utils.files import file_checksum, is_current, read_record, rebuild_folder
-from vocseg_lib.utils.rle import encode_rle, run_lengths
+from vocseg_lib.utils.rle import encode_rle, paint_masks
 
 COCO_RECORD = "from_coco.json"  # file in a devkit: what it was made from, report, written files
 IMPORT_VERSION = 2  # of the rules: an import by others is written again
@@ -171,10 +171,8 @@ def paint_maps(
     layers = [(number, a["segmentation"]) for number, a in enumerate(objects, 1)]
     layers.sort(key=lambda layer: coco_mask.area(layer[1]), reverse=True)
     columns = np.zeros(height * width, dtype=np.uint8)  # column by column, as the codes are
-    for number, rle in [*((VOID, rle) for rle in void), *layers]:
-        ends = np.cumsum(run_lengths(rle["counts"].encode())).tolist()
-        for start, end in zip(ends[::2], ends[1::2], strict=False):
-            columns[start:end] = number
+    layers = [*((VOID, rle) for rle in void), *layers]
+    paint_masks(columns, [rle for _, rle in layers], [number for number, _ in layers])
     labels = bytearray(range(256))  # void stays
     labels[1 : len(objects) + 1] = bytes(a["label"] for a in objects)
     class_columns = np.frombuffer(columns.tobytes().translate(labels), np.uint8)

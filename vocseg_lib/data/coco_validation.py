@@ -1,15 +1,28 @@
 """Validate COCO ground truth and results: the error says which field of which entry is wrong."""
 
+import re
+from collections import Counter
 from collections.abc import Callable, Collection
+from itertools import product
 
 import numpy as np
 from jaxtyping import Bool, Float
 from pycocotools import mask as coco_mask
 
-from vocseg_lib.utils.rle import as_rle, is_number, mask_areas, shorten
+from vocseg_lib.utils.rle import (
+    as_rle,
+    is_number,
+    mask_areas,
+    mask_boxes,
+    pixel_counts,
+    shorten,
+)
 
 MAX_PIXELS = 10**8  # per image: more would exhaust memory
+MAX_CATEGORIES = 10_000  # more would exhaust memory as well
+MAX_NAME = 1_000  # characters of a class's or file's name
 UNCROPPED = "segmentation_uncropped"  # optional field of a detection: its mask before the crop
+CHUNK = 10_000  # entries at a time, to bound memory
 MIN_CONTRADICTIONS = 0.01  # of detections; fewer are not reported
 MIN_EXPLAINED = 0.9  # of the boxes that do not fit: they have one other form
 ROWS = "run lengths look written along the rows; COCO's go down the columns"
@@ -26,21 +39,30 @@ SCORE: Check = (
 ID: Check = (lambda v: is_number(v) and v == int(v) >= 0, "an integer >= 0")
 SIDE: Check = (lambda v: is_number(v) and v == int(v) >= 1, "an integer >= 1")
 FLAG: Check = (lambda v: isinstance(v, int | float) and v in (0, 1), "0 or 1")
-NAME: Check = (lambda v: isinstance(v, str) and v not in RESERVED, "a text, not all or background")
+TEXT = f"a text of at most {MAX_NAME} characters that can be printed"
+NAME: Check = (lambda v: is_name(v) and v not in RESERVED, f"{TEXT}, not all or background")
 MASK: Check = (bool, "a mask")
 BOX: Check = (
     lambda v: type(v) in (list, tuple) and [*map(is_number, v)] == [True] * 4 and min(v[2:]) >= 0,
     "[x, y, width, height]",
 )
-FILE_NAME: Check = (lambda v: v is None or isinstance(v, str), "a text")
+FILE_NAME: Check = (lambda v: v is None or is_name(v), TEXT)
 FIELDS = {
     "images": {"id": ID, "height": SIDE, "width": SIDE, "file_name": FILE_NAME},
     "categories": {"id": ID, "name": NAME},
 }
 
 
+def is_name(value: object) -> bool:
+    """Whether a value is a text that can be printed, without NUL and lone surrogates; not long."""
+    is_short = isinstance(value, str) and len(value) <= MAX_NAME
+    return is_short and not re.search("[\0\ud800-\udfff]", value)
+
+
 def validate_results(ground_truth: dict, detections: list) -> list[dict]:
     """COCO results of validated ground truth, with masks as compressed run-length codes.
+
+    Valid entries are returned as they are, not copied.
 
     A result has `image_id`, `category_id`, `score` and a `segmentation` (run-length code, plain or
     compressed, or polygons), or a `bbox` (xywh, pixels), or both. Those of categories that the
@@ -71,8 +93,11 @@ def validate_ground_truth(content: object) -> dict:
         _check_fields(content[name], name, fields, optional=["file_name"])
         for key in {"id", "name"} & fields.keys():
             values = [entry[key] for entry in content[name]]
-            if len(set(values)) < len(values):
-                raise ValueError(f"two {name} have the {key} {max(values, key=values.count)!r}")
+            for value, count in Counter(values).most_common(1):
+                if count > 1:
+                    raise ValueError(f"{count} {name} have the {key} {shorten(value)}")
+    if len(content["categories"]) > MAX_CATEGORIES:
+        raise ValueError(f"there are more than {MAX_CATEGORIES} categories")
     images = []
     for index, image in enumerate(content["images"]):
         height, width = int(image["height"]), int(image["width"])
@@ -111,14 +136,24 @@ def _validate_instances(ground_truth: dict, entries: list, name: str, fields: Fi
     _check_fields(entries, name, ids | fields, optional=["area", "iscrowd"])
     # An empty mask or box is none; if one entry has a mask, all need one.
     shapes = {"segmentation": MASK, "bbox": BOX}
-    entries = [{k: v for k, v in e.items() if v or k not in shapes} for e in entries]
+    entries = [
+        e
+        if all(e.get(k, True) for k in shapes)
+        else {k: v for k, v in e.items() if v or k not in shapes}
+        for e in entries
+    ]
     optional = "bbox" if any("segmentation" in entry for entry in entries) else "segmentation"
     _check_fields(entries, name, shapes, [optional])
-    for index, entry in enumerate(entries):
-        for key in ("segmentation", UNCROPPED):
-            if key in entry:
-                what = f"{key} of {name}[{index}]"
-                entry[key] = as_rle(entry[key], *sizes[entry["image_id"]], what)
+    for start, key in product(range(0, len(entries), CHUNK), ("segmentation", UNCROPPED)):
+        part = {i: e for i, e in enumerate(entries[start : start + CHUNK], start) if key in e}
+        codes = {i: e[key].get("counts") for i, e in part.items() if isinstance(e[key], dict)}
+        codes = {i: code for i, code in codes.items() if isinstance(code, str)}
+        pixels = dict(zip(codes, pixel_counts([*codes.values()]).tolist(), strict=True))
+        for i, entry in part.items():
+            what = f"{key} of {name}[{i}]"
+            rle = as_rle(entry[key], *sizes[entry["image_id"]], what, pixels.get(i))
+            if rle is not entry[key]:
+                entries[i] = entries[i] | {key: rle}
     return entries
 
 
@@ -148,17 +183,17 @@ def find_contradictions(
     boxes are one only where more than a few have another form, and their ids are indices. Where
     there are no masks, boxes have to be in their images, nearly.
     """
-    if not annotations:
+    if not any("bbox" in a or "area" in a for a in annotations):
         return {}
     masks = [a["segmentation"] for a in annotations if "segmentation" in a]
     sides = {image["id"]: (image["width"], image["height"]) * 2 for image in ground_truth["images"]}
     sides = np.array([sides[a["image_id"]] for a in annotations], dtype=float)
-    boxes = np.array([a.get("bbox", [np.nan] * 4) for a in annotations], dtype=float)
+    no_box = (np.nan,) * 4
+    boxes = np.array([a.get("bbox", no_box) for a in annotations], dtype=float)
     areas = np.array([a.get("area", np.nan) for a in annotations], dtype=float)
     if masks:
-        own, actual = coco_mask.toBbox(masks), mask_areas(masks)
-        turned = coco_mask.toBbox([{**rle, "size": rle["size"][::-1]} for rle in masks])
-        wrong_box, form = _compare_boxes(boxes, own, turned[:, [1, 0, 3, 2]], sides)
+        own, actual = mask_boxes(masks), mask_areas(masks)
+        wrong_box, form = _compare_boxes(boxes, own, masks, sides)
         wrong_box &= bool(form) or not predicted
         outline, high = 2 * own[:, 2:].sum(1), np.fmax(actual, boxes[:, 2:].prod(1))
         wrong_area = (areas < actual / 2 - outline) | (areas > 2 * high + outline)
@@ -178,22 +213,33 @@ def find_contradictions(
 
 
 def _compare_boxes(
-    boxes: XYWH, own: XYWH, own_by_rows: XYWH, sides: XYWH
+    boxes: XYWH, own: XYWH, masks: list[dict], sides: XYWH
 ) -> tuple[Bool[np.ndarray, " n"], str]:
     """Which boxes contradict those of their masks, and what explains nearly all of these."""
-    given, expected, tolerance = _corners(boxes).clip(0, sides), _corners(own), own[:, [2, 3, 2, 3]]
-    off = (np.abs(given - expected) > 2 + 0.1 * tolerance).any(1)
-    other_forms = _other_forms(boxes, own, sides) if off.sum() >= 3 else {}
-    for form, corners in {ROWS: given + expected - _corners(own_by_rows), **other_forms}.items():
-        fits = (np.abs(corners - expected) <= 1.5 + 0.02 * tolerance).all(1)
-        if other_forms and (fits & off).sum() >= MIN_EXPLAINED * off.sum():
-            return off, form
+    given, expected = _corners(boxes).clip(0, sides), _corners(own)
+    off = (np.abs(given - expected) > 2 + 0.1 * own[:, [2, 3, 2, 3]]).any(1)
     # A box around the mask may be loose, or that of an object which is hidden in part.
     around = (given[:, :2] <= own[:, :2] + 2).all(1) & (given[:, 2:] >= expected[:, 2:] - 2).all(1)
-    return off & (_box_iou(given, expected) < np.where(around, 0.1, 0.5)), ""
+    wrong = off & (_box_iou(given, expected) < np.where(around, 0.1, 0.5))
+    if off.sum() < 3:
+        return wrong, ""
+    ratios = own[:, 2:] / np.maximum(boxes[:, 2:], 1e-6)
+    scale = np.median(ratios[~np.isnan(ratios[:, 0])], axis=0)
+    rows, masks = (
+        np.flatnonzero(off),
+        [rle for rle, is_off in zip(masks, off, strict=True) if is_off],
+    )
+    turned = mask_boxes([{**rle, "size": rle["size"][::-1]} for rle in masks])[:, [1, 0, 3, 2]]
+    boxes, own, sides, given, expected = (x[rows] for x in (boxes, own, sides, given, expected))
+    tolerance = 1.5 + 0.02 * own[:, [2, 3, 2, 3]]
+    forms = {ROWS: given + expected - _corners(turned)} | _other_forms(boxes, sides, scale)
+    for form, corners in forms.items():
+        if (np.abs(corners - expected) <= tolerance).all(1).mean() >= MIN_EXPLAINED:
+            return off, form
+    return wrong, ""
 
 
-def _other_forms(boxes: XYWH, own: XYWH, sides: XYWH) -> dict[str, XYWH]:
+def _other_forms(boxes: XYWH, sides: XYWH, scale: Float[np.ndarray, " 2"]) -> dict[str, XYWH]:
     """Corners of boxes that are not in COCO's form, by the form."""
     x, y, a, b = boxes.T
     forms = {
@@ -208,8 +254,6 @@ def _other_forms(boxes: XYWH, own: XYWH, sides: XYWH) -> dict[str, XYWH]:
             candidates[text] = np.stack(corners, 1) * factor
     candidates["x and y look swapped in one of them"] = _corners(boxes[:, [1, 0, 3, 2]])
     candidates["it looks like y1 x1 y2 x2"] = boxes[:, [1, 0, 3, 2]]
-    ratios = own[:, 2:] / np.maximum(boxes[:, 2:], 1e-6)
-    scale = np.median(ratios[~np.isnan(ratios[:, 0])], axis=0)
     text = f"masks look {scale[0]:.3g} times as wide, {scale[1]:.3g} times as high as bbox"
     return candidates | {text: _corners(boxes * np.tile(scale, 2))}
 

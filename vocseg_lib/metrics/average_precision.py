@@ -4,7 +4,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 Weights = Float[np.ndarray, "b i"]  # how often each image counts, one row per resample
 ByClass = Float[np.ndarray, "b k"]  # of each resample and class
@@ -63,20 +65,41 @@ def average_precision(
     """
     weights = np.ones((1, len(matches.num_gt))) if weights is None else weights
     num_gt, weights = weights @ matches.num_gt, weights.astype(np.float32)
+    by_image = torch.from_numpy(np.ascontiguousarray(weights.T))
     ap = np.full((len(weights), len(matches.thresholds), num_gt.shape[1]), np.nan)
     for k in np.flatnonzero(num_gt.any(0)):
-        rows = np.flatnonzero((matches.category == k) & ~matches.ignored.all(0))
-        weight = weights[:, matches.image[rows]]
-        count = weight.cumsum(1)
         has_objects = num_gt[:, k] > 0
+        rows = np.flatnonzero((matches.category == k) & ~matches.ignored.all(0))
+        image, ignored = torch.from_numpy(matches.image[rows]), matches.ignored[:, rows]
+        hits = matches.true_positive[:, rows] & ~ignored
+        # Only true positives raise the area: the others are counted between two of them.
+        ends = np.flatnonzero(hits.any(0))
+        always = ~ignored.any(0)
+        count = _count_until(by_image, image, always, ends)
         for t in range(len(matches.thresholds)):
-            ignored = matches.ignored[t, rows]
-            hits = matches.true_positive[t, rows] & ~ignored
-            counted = (weight * ~ignored).cumsum(1) if ignored.any() else count
-            columns = weight[:, hits], counted[:, hits], num_gt[:, k]
+            columns = hits[t, ends]
+            at = ends[columns]
+            counted = count[:, columns] + _count_until(by_image, image, ~always & ~ignored[t], at)
+            columns = weights[:, matches.image[rows[at]]], counted, num_gt[:, k]
             values = _interpolated_ap(*columns, RECALL_POINTS[points])
             ap[has_objects, t, k] = values[has_objects]
     return ap
+
+
+def _count_until(
+    weights: Float[Tensor, "i b"],
+    image: Int[Tensor, " n"],
+    counted: Bool[np.ndarray, " n"],
+    ends: Int[np.ndarray, " e"],
+) -> Float[np.ndarray, "b e"]:
+    """Weights of the counted rows up to each of `ends`, both included; sums of integers: exact."""
+    rows = np.flatnonzero(counted)
+    if not (len(rows) and len(ends)):
+        return np.zeros((weights.shape[1], len(ends)), dtype=np.float32)
+    first = np.append(0, np.searchsorted(rows, ends[:-1], "right"))
+    rows = rows[: np.searchsorted(rows, ends[-1], "right")]
+    sums = F.embedding_bag(image[rows], weights, torch.from_numpy(first), mode="sum")
+    return np.ascontiguousarray(sums.numpy().T).cumsum(1)
 
 
 def _interpolated_ap(

@@ -4,11 +4,11 @@ import contextlib
 import importlib.util
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import pairwise
 from operator import itemgetter
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,8 +23,7 @@ from vocseg_lib.metrics.matching import AREA_RANGES, IOU_TYPES, DatasetEval
 from vocseg_lib.metrics.semantic import SEMANTIC_SCORE, mean_iou, remove_void
 from vocseg_lib.metrics.voc_eval import match_voc, voc_metrics
 
-EVALUATED_KEYS = "id name height width image_id category_id segmentation bbox area iscrowd".split()
-"""The fields passed on to COCOeval."""
+EVALUATED_TOGETHER = 50_000  # detections in COCOeval at a time, to bound memory
 AR_DETECTIONS = (1, 10, 100)  # detections per image and class of COCO's AR1, AR10 and AR100
 HEADLINE = ("AP", "AP50", "AP75")
 
@@ -113,10 +112,11 @@ def evaluate(
     categories = sorted(ground_truth["categories"], key=itemgetter("id"))
     category_index = {c["name"]: k for k, c in enumerate(categories) if counts[c["id"]]}
     classes, rows, precision = list(category_index.values()), [], {}
+    used = [categories[k] for k in classes]
     for iou_type in iou_types or matching.iou_types_of(ground_truth, detections):
-        arrays = run_coco_eval(ground_truth, detections, iou_type, backend).eval
-        arrays = [np.asarray(arrays[key])[..., classes, :, :] for key in ("precision", "recall")]
-        precision[iou_type] = arrays[0][..., 0, -1]
+        content = {**ground_truth, "categories": used}
+        arrays = run_coco_eval(content, detections, iou_type, backend)
+        precision[iou_type] = arrays[0][..., 0, -1].copy()
         for metric, values in _coco_metrics(*arrays).items():
             by_class = zip(category_index, np.moveaxis(values, -1, 0), strict=True)
             for name, part in (("all", values), *by_class):
@@ -166,30 +166,104 @@ def metrics_table(evaluation: Evaluation, score_threshold: float = SEMANTIC_SCOR
     return pd.concat(parts).sort_values("kind", ascending=False, kind="stable", ignore_index=True)
 
 
-def run_coco_eval(ground_truth: dict, detections: list[dict], iou_type: str, backend: str) -> Any:
-    """COCOeval of a backend on validated entries, after `evaluate` and `accumulate`."""
-    make_coco, make_eval = COCO, COCOeval
-    if backend == "hotcoco":
-        import hotcoco
+def run_coco_eval(
+    ground_truth: dict, detections: list[dict], iou_type: str, backend: str
+) -> tuple[Float[np.ndarray, "10 101 k 4 3"], Float[np.ndarray, "10 k 4 3"]]:
+    """Precision and recall of a backend's COCOeval on validated entries, of categories by id.
 
-        make_coco, make_eval = hotcoco.COCO, hotcoco.COCOeval
+    The axes of both are named in `_coco_metrics`.
+    """
+    fields = itemgetter("id", "name")
+    categories = [
+        {"id": k, "name": name} for k, name in sorted(map(fields, ground_truth["categories"]))
+    ]
+    # Like `COCO.loadRes`, hotcoco takes the area of a box where there is one, but in all or none.
+    is_mixed = iou_type == "box" and len({"bbox" in d for d in detections}) > 1
+    if backend == "hotcoco" and categories and not is_mixed:
+        from hotcoco import StreamingEval
 
-    def evaluated(entry: dict, **changes: Any) -> dict:
-        return {key: entry[key] for key in EVALUATED_KEYS if key in entry} | changes
-
-    parts = ("images", "categories", "annotations")
-    content = {part: [evaluated(entry) for entry in ground_truth[part]] for part in parts}
-    results = []
-    for i, d in enumerate(detections, 1):
-        area = matching.evaluated_area(d, iou_type)
-        entry = evaluated(d, id=i, score=d["score"], bbox=bbox_xywh(d), area=area, iscrowd=0)
-        results.append(entry)
-    gt, dt = make_coco(), make_coco()
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        for coco, annotations in ((gt, content["annotations"]), (dt, results)):
-            coco.dataset = {**content, "annotations": annotations}
-            coco.createIndex()
-        coco_eval = make_eval(gt, dt, IOU_TYPES[iou_type])
-        coco_eval.evaluate()
+        stream = StreamingEval(categories, IOU_TYPES[iou_type])
+        for batch in _batches(ground_truth, detections, iou_type, categories, own_shape=True):
+            stream.update(*batch)
+        coco_eval = stream.finalize()
         coco_eval.accumulate()
-    return coco_eval
+        return tuple(np.asarray(coco_eval.eval[key]) for key in ("precision", "recall"))
+    counts = Counter(d["category_id"] for d in detections)
+    group = np.cumsum([counts[c["id"]] for c in categories]) // EVALUATED_TOGETHER
+    groups = [[c for c, k in zip(categories, group, strict=True) if k == g] for g in {*group}]
+    parts = [(np.zeros((10, 101, 0, 4, 3)), np.zeros((10, 0, 4, 3)))]
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        for of_group in groups:
+            batches = _batches(ground_truth, detections, iou_type, of_group)
+            parts.append(_run_pycocotools(batches, iou_type, of_group))
+    return tuple(np.concatenate(arrays, -3) for arrays in zip(*parts, strict=True))
+
+
+def _batches(
+    ground_truth: dict,
+    detections: list[dict],
+    iou_type: str,
+    categories: list[dict],
+    own_shape: bool = False,
+) -> Iterator[tuple[list, list, list]]:
+    """Images by id, annotations and detections of some categories, as COCOeval takes them.
+
+    `own_shape`: a detection without a box has its mask.
+    """
+    images = sorted(ground_truth["images"], key=itemgetter("id"))
+    index = {image["id"]: k for k, image in enumerate(images)}
+    ids, parts = {c["id"] for c in categories}, []
+    for entries in (ground_truth["annotations"], detections):
+        found = (index[e["image_id"]] if e["category_id"] in ids else len(images) for e in entries)
+        image = np.fromiter(found, int, len(entries))
+        order = np.argsort(image, kind="stable")
+        parts.append((entries, order, np.searchsorted(image[order], range(len(images) + 1))))
+
+    def evaluated(entry: dict, number: int, **changes: float) -> dict:
+        fields = {key: entry[key] for key in ("image_id", "category_id")} | changes
+        if iou_type == "box" and ("bbox" in entry or not own_shape):
+            shape = {"bbox": bbox_xywh(entry)}
+        else:
+            shape = {"segmentation": entry["segmentation"]}
+        return fields | shape | {"id": number + 1}
+
+    first = np.unique(parts[1][2][:-1] // EVALUATED_TOGETHER, return_index=True)[1].tolist()
+    for start, end in pairwise([*first, len(images)]):
+        annotations, results = (
+            [(entries[i], i) for i in order[at[start] : at[end]].tolist()]
+            for entries, order, at in parts
+        )
+        annotations = [
+            evaluated(a, i, area=a["area"], iscrowd=a["iscrowd"]) for a, i in annotations
+        ]
+        area_of = partial(matching.evaluated_area, iou_type=iou_type)
+        results = [
+            evaluated(d, i, area=area_of(d), iscrowd=0, score=d["score"]) for d, i in results
+        ]
+        sizes = [{key: i[key] for key in ("id", "height", "width")} for i in images[start:end]]
+        yield sizes, annotations, results
+
+
+def _run_pycocotools(
+    batches: Iterable[tuple[list, list, list]], iou_type: str, categories: list[dict]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall of COCOeval, evaluated in batches and accumulated once."""
+    parts, kept = [], ("dtScores", "dtMatches", "dtIgnore", "gtIgnore")
+    for images, annotations, results in batches:
+        gt, dt = COCO(), COCO()
+        for coco, entries in ((gt, annotations), (dt, results)):
+            coco.dataset = {"images": images, "categories": categories, "annotations": entries}
+            coco.createIndex()
+        coco_eval = COCOeval(gt, dt, IOU_TYPES[iou_type])
+        coco_eval.evaluate()
+        rows = [e and {key: e[key] for key in kept} for e in coco_eval.evalImgs]
+        for row in filter(None, rows):
+            row["dtMatches"] = row["dtMatches"] > 0
+        shape = len(categories), len(AREA_RANGES), len(images)
+        parts.append(np.array(rows, dtype=object).reshape(shape))
+    rows = np.concatenate(parts, 2)
+    coco_eval.params.imgIds = [*range(rows.shape[2])]
+    coco_eval._paramsEval = coco_eval.params
+    coco_eval.evalImgs = rows.ravel().tolist()
+    coco_eval.accumulate()
+    return coco_eval.eval["precision"], coco_eval.eval["recall"]

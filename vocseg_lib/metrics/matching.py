@@ -58,6 +58,8 @@ class ImageEval:
 
     def top(self) -> "ImageEval":
         """The image with at most `MAX_DETECTIONS` detections per class."""
+        if len(self.detections) <= MAX_DETECTIONS:
+            return self
         category = self.detections["category"]
         return self.select(np.tril(category[:, None] == category, -1).sum(1) < MAX_DETECTIONS)
 
@@ -149,15 +151,15 @@ def evaluate_images(
     gt_rows = np.array(gt_rows, dtype=fields)
     fields = [("detection", int), ("category", int), ("score", float)]
     fields += [(f"area_{kind}", float) for kind in iou_types]
-    dt_rows = [
+    dt_rows = (
         (i, index[d["category_id"]], d["score"], *(evaluated_area(d, kind) for kind in iou_types))
         for i, d in enumerate(detections)
-    ]
-    dt_rows = np.array(dt_rows, dtype=fields)
+    )
+    dt_rows = np.fromiter(dt_rows, fields, len(detections))
     by_image = {image["id"]: ([], [], []) for image in images}  # objects, crowds, detections
     for i, annotation in enumerate(annotations):
         by_image[annotation["image_id"]][annotation["iscrowd"]].append(i)
-    for i in np.argsort(-dt_rows["score"], kind="stable"):
+    for i in np.argsort(-dt_rows["score"], kind="stable").tolist():
         by_image[detections[i]["image_id"]][2].append(i)
 
     image_evals = []

@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 from pycocotools import mask as coco_mask
 
+from vocseg_lib.utils.rle import paint_masks
+
 SEMANTIC_SCORE = 0.5  # the lowest of a detection in the class map
 
 
@@ -45,20 +47,21 @@ def mean_iou(
     for part, entries in enumerate((ground_truth["annotations"], kept)):
         for entry in entries:
             layers[entry["image_id"]][part].append(entry)
-    confusion = np.zeros((size, size), dtype=np.int64)
+    counts = np.zeros((3, size), dtype=np.int64)  # pixels of each: annotated, predicted, both
     for image in ground_truth["images"]:
-        maps = np.zeros((2, image["height"], image["width"]), dtype=np.int64)
+        maps = np.zeros((2, image["height"] * image["width"]), dtype=np.uint16)
         for class_map, entries in zip(maps, layers[image["id"]], strict=True):
-            for entry in entries:
-                mask = coco_mask.decode(entry["segmentation"]) > 0
-                class_map[mask] = value[entry["category_id"]]
-        pairs = maps[0] * size + maps[1]
+            values = (value[entry["category_id"]] for entry in entries)
+            paint_masks(class_map, [entry["segmentation"] for entry in entries], values)
         if "void" in image:
-            pairs = pairs[coco_mask.decode(image["void"]) == 0]
-        confusion += np.bincount(pairs.ravel(), minlength=size * size).reshape(size, size)
-    union = confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
+            outside = np.ones(maps.shape[1], dtype=bool)
+            paint_masks(outside, [image["void"]], [False])
+            maps = maps[:, outside]
+        parts = *maps, maps[0][maps[0] == maps[1]]
+        counts += [np.bincount(part, minlength=size) for part in parts]
+    union = counts[0] + counts[1] - counts[2]
     names = ["background", *(c["name"] for c in categories)]
-    iou = {names[k]: 100 * confusion[k, k] / union[k] for k in np.flatnonzero(union)}
+    iou = {names[k]: 100 * counts[2, k] / union[k] for k in np.flatnonzero(union)}
     values = {"all": np.mean(list(iou.values())) if iou else np.nan, **iou}
     rows = [("mask", "mean_IoU", name, value) for name, value in values.items()]
     return pd.DataFrame(rows, columns=["kind", "metric", "class", "value"])

@@ -8,7 +8,7 @@ import shutil
 import stat
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -218,13 +218,16 @@ def durable_rename(path: Path, target: Path) -> None:
             os.close(folder)
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, change: Callable[[dict], object] | None = None) -> Any:
     """Read JSON in UTF-8, -16 or -32, with a byte order mark or without.
 
-    Raises OSError, and ValueError naming a file that is not JSON.
+    `change`: replaces each object as it is read. Raises OSError, and ValueError naming a
+    file that is not JSON.
     """
     try:
-        return json.loads(read_bytes(path))
+        text = read_bytes(path)
+        text = text.decode(json.detect_encoding(text)).removeprefix("\ufeff")
+        return json.loads(text, object_hook=change)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
 

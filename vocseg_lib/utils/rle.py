@@ -1,7 +1,9 @@
 """COCO run-length encoding: encode, decode, areas, validation."""
 
 import re
-from itertools import chain
+import reprlib
+from collections.abc import Iterable, Sequence
+from itertools import chain, pairwise
 
 import numpy as np
 import torch
@@ -14,15 +16,26 @@ from vocseg_lib.utils.masks import split_masks
 
 DIGIT_BITS = 5  # per character of a compressed code; a number has one or more characters
 MAX_DIGITS = 7  # characters per number: a run within an image needs no more
+MAX_CODE = 10**7  # characters of a compressed code: its numbers take 50 bytes each to check
+CHECKED_TOGETHER = 1 << 18  # characters, to bound memory
 MAX_CORNER = 10  # largest coordinate, in image sides; pycocotools fails on corners further out
+MAX_COORDINATE = 10**8  # pixels: five times as much has to fit into pycocotools' 32 bits
+MAX_OUTLINE = 10**7  # pixels along the edges of polygons, of which pycocotools makes 5 points each
+MERGED_TOGETHER = 100  # polygons: the time of one merge grows with their square
+SHORT_REPR = reprlib.Repr()
+SHORT_REPR.maxlist = SHORT_REPR.maxtuple = SHORT_REPR.maxdict = 20
+SHORT_REPR.maxstring = SHORT_REPR.maxlong = SHORT_REPR.maxother = 80
 MIN_IOU = 0.5  # of a mended mask's box with the bbox
 MAX_MASKS = 200  # masks per call of `pycocotools.mask.area`, which fails on more than 255
 
 
-def as_rle(segmentation: object, height: int, width: int, what: str) -> dict:
-    """A mask in any of COCO's forms as a compressed code.
+def as_rle(
+    segmentation: object, height: int, width: int, what: str, coded: int | None = None
+) -> dict:
+    """A mask in any of COCO's forms as a compressed code; one that is such a code as it is.
 
-    Raises ValueError: `what`, so named in the message, is not a mask of this size.
+    `coded`: the pixels of its code, if known: see `pixel_counts`. Raises ValueError: `what`, so
+    named in the message, is not a mask of this size.
     """
     size, pixels = [height, width], height * width
     if isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
@@ -32,20 +45,34 @@ def as_rle(segmentation: object, height: int, width: int, what: str) -> dict:
             raise ValueError(f"{what} is a mask of size {given}, but its image has {size}")
         if isinstance(counts, bytes):
             counts = counts.decode("ascii", "replace")
-        if isinstance(counts, str) and counts.isascii():
-            if _pixel_count(counts.encode()) == pixels:
-                return {"size": size, "counts": counts}
+        if isinstance(counts, str):
+            if (pixel_counts([counts])[0] if coded is None else coded) == pixels:
+                same = counts is segmentation["counts"] and segmentation["size"] == size
+                return segmentation if same else {"size": size, "counts": counts}
         elif isinstance(counts, list) and all(is_number(c) and c == int(c) >= 0 for c in counts):
             if sum(counts) == pixels:
                 runs = {"size": size, "counts": [int(c) for c in counts]}
                 return _as_text(coco_mask.frPyObjects(runs, height, width))
     elif isinstance(segmentation, list) and segmentation:
         sizes_fit = (isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in segmentation)
-        corners = [*chain(*segmentation)] if all(sizes_fit) else [None]
-        if all(is_number(c) and abs(c) <= MAX_CORNER * max(size) for c in corners):
-            return _as_text(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)))
+        corners, furthest = chain(*segmentation), min(MAX_CORNER * max(size), MAX_COORDINATE)
+        if all(sizes_fit) and all(is_number(c) and abs(c) <= furthest for c in corners):
+            if sum(map(_outline, segmentation)) > min(4 * pixels + 10**5, MAX_OUTLINE):
+                problem = f"{what} has polygons whose edges are much longer than the {pixels}"
+                raise ValueError(f"{problem} pixels of its image could take")
+            rles = coco_mask.frPyObjects(segmentation, height, width)
+            while len(rles) > 1:
+                starts = range(0, len(rles), MERGED_TOGETHER)
+                rles = [coco_mask.merge(rles[i : i + MERGED_TOGETHER]) for i in starts]
+            return _as_text(rles[0])
     expected = f"polygons of 3 or more corners, or runs that cover {pixels} pixels"
     raise ValueError(f"{what} is not a mask: {shorten(segmentation)}; expected {expected}")
+
+
+def _outline(polygon: list[float]) -> float:
+    """Steps of a pixel along the edges of a polygon."""
+    corners = np.array(polygon, dtype=float).reshape(-1, 2)
+    return np.abs(corners - np.roll(corners, 1, axis=0)).max(1).sum() + len(corners)
 
 
 def usable_polygons(segmentation: object) -> list[list[float]]:
@@ -86,33 +113,75 @@ def mend_mask(
     return rle, "segmentation is not a list of polygons x, y, x, y, ..., and read as one"
 
 
-def _pixel_count(code: bytes) -> int:
-    """Pixels in all runs of a compressed code; -1 if it is invalid, which crashes pycocotools."""
-    runs = run_lengths(code)
-    return int(runs.sum()) if (runs >= 0).all() else -1
+def pixel_counts(codes: Sequence[str]) -> Int64[np.ndarray, " n"]:
+    """Pixels in all runs of compressed codes; -1 for an invalid one, which crashes pycocotools."""
+    counts, start, length = [np.zeros(0, dtype=np.int64)], 0, 0
+    for end, code in enumerate(codes, 1):
+        length += len(code)
+        if length > CHECKED_TOGETHER or end == len(codes):
+            runs, first = _decode_runs(codes[start:end])
+            filled = np.diff(first) > 0
+            sums = np.full(len(filled), -1)
+            if filled.any():
+                starts = first[:-1][filled]
+                is_valid = np.minimum.reduceat(runs, starts) >= 0
+                sums[filled] = np.where(is_valid, np.add.reduceat(runs, starts), -1)
+            counts.append(sums)
+            start, length = end, 0
+    return np.concatenate(counts)
 
 
-def run_lengths(code: bytes) -> Int64[np.ndarray, " runs"]:
-    """Pixels in each run of a compressed code, column by column, without and with the object.
+def paint_masks(
+    columns: Shaped[np.ndarray, " pixels"], rles: list[dict], values: Iterable[int]
+) -> None:
+    """Write a value to the pixels of each mask, in order; a map's columns, one after the other."""
+    runs, first = _decode_runs([rle["counts"] for rle in rles])
+    before = np.repeat(np.arange(len(rles)) * len(columns), np.diff(first))
+    ends = (np.cumsum(runs) - before).tolist()
+    for value, (start, end) in zip(values, pairwise(first.tolist()), strict=True):
+        for left, right in zip(ends[start:end:2], ends[start + 1 : end : 2], strict=False):
+            columns[left:right] = value
 
-    An invalid code has negative ones.
+
+def _decode_runs(
+    codes: Sequence[str],
+) -> tuple[Int64[np.ndarray, " runs"], Int64[np.ndarray, " _"]]:
+    """Runs of codes, one code after the other, and where each code starts.
+
+    Invalid codes have a negative run, or none.
     """
+    codes = [code if len(code) <= MAX_CODE and code.isascii() else "" for code in codes]
+    text = np.frombuffer("".join(codes).encode(), np.uint8)
     # Bits 0 to 4 of a character are a digit, bit 5 says that the number continues.
-    characters = np.frombuffer(code, np.uint8).astype(np.int64) - 48
-    ends = np.flatnonzero((characters & 32) == 0)
-    lengths = np.diff(ends, prepend=-1)
-    in_range = (characters >= 0) & (characters <= 63)
-    if not in_range.all() or lengths.sum() < len(code) or lengths.max(initial=0) > MAX_DIGITS:
-        return np.array([-1])
-    position = np.arange(len(code)) - np.repeat(ends + 1 - lengths, lengths)
-    sums = np.cumsum((characters & 31) << (DIGIT_BITS * position))
+    characters = text.astype(np.int64) - 48
+    last = np.cumsum([len(code) for code in codes]) - 1  # character of each code
+    is_end = (characters & 32) == 0
+    is_bad = (characters < 0) | (characters > 63)
+    ends_of_codes = last[[bool(code) for code in codes]]
+    is_bad[ends_of_codes] |= ~is_end[ends_of_codes]
+    is_end[ends_of_codes] = True
+    ends = np.flatnonzero(is_end)
+    starts = np.append(0, ends[:-1] + 1) if len(ends) else ends
+    lengths = ends + 1 - starts
+    first = np.append(0, np.searchsorted(ends, last, "right"))  # run of each code
+    if not len(ends):
+        return ends, first
+    position = np.arange(len(text)) - np.repeat(starts, lengths)
+    digits = (characters & 31) << (DIGIT_BITS * np.minimum(position, MAX_DIGITS))
     # Bit 4 of a number's last digit is its sign.
     negative = (characters[ends] & 16) > 0
-    runs = np.diff(sums[ends], prepend=0) - negative * (1 << DIGIT_BITS * lengths)
-    # From the fourth number on, each is the difference to the one before the last.
-    for differences in (runs[1::2], runs[2::2]):
-        np.cumsum(differences, out=differences)
-    return runs
+    lengths = np.minimum(lengths, MAX_DIGITS + 1)
+    numbers = np.add.reduceat(digits, starts) - negative * (1 << DIGIT_BITS * lengths)
+    # From the fourth number of a code on, each is the difference to the one before the last.
+    sizes = np.diff(first)
+    index = np.arange(len(numbers)) - np.repeat(first[:-1], sizes)
+    runs = numbers.copy()
+    for of_code in (index % 2 == 1, (index % 2 == 0) & (index > 0)):
+        sums = np.cumsum(np.where(of_code, numbers, 0))
+        before = np.append(0, sums)[first[:-1]]  # in the codes before
+        runs[of_code] = (sums - np.repeat(before, sizes))[of_code]
+    runs[(lengths > MAX_DIGITS) | np.logical_or.reduceat(is_bad, starts)] = -1
+    return runs, first
 
 
 def is_number(value: object) -> bool:
@@ -122,9 +191,9 @@ def is_number(value: object) -> bool:
 
 def as_number(value: object) -> object:
     """The number that a text is; other values as they are."""
-    if isinstance(value, str) and value.strip().isdecimal():
-        return int(value)
     try:
+        if isinstance(value, str) and value.strip().isdecimal():
+            return int(value)
         number = float(value) if isinstance(value, str) else value
         return int(number) if isinstance(value, str) and number == int(number) else number
     except (ValueError, OverflowError):
@@ -134,13 +203,13 @@ def as_number(value: object) -> object:
 def id_key(value: object) -> str:
     """An id as text: 7, 7.0, "7" and "007" are the same one."""
     text = str(value).strip()
-    number = re.fullmatch(r"(\d+)(\.0*)?", text)
+    number = re.fullmatch(r"0*(\d{1,99})(\.0*)?", text)
     return str(int(number[1])) if number else text
 
 
 def shorten(value: object) -> str:
-    """The repr of a value, at most 60 characters."""
-    text = repr(value)
+    """The repr of a value, at most 60 characters, without making all of a long one."""
+    text = SHORT_REPR.repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -189,3 +258,9 @@ def mask_areas(rles: list[dict]) -> Float[np.ndarray, " n"]:
     """Pixels of each mask."""
     parts = [coco_mask.area(rles[i : i + MAX_MASKS]) for i in range(0, len(rles), MAX_MASKS)]
     return np.concatenate([np.zeros(0), *parts])
+
+
+def mask_boxes(rles: list[dict]) -> Float[np.ndarray, "n 4"]:
+    """Box of each mask, xywh in pixels."""
+    parts = [coco_mask.toBbox(rles[i : i + MAX_MASKS]) for i in range(0, len(rles), MAX_MASKS)]
+    return np.concatenate([np.zeros((0, 4)), *parts])
