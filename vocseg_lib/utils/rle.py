@@ -154,10 +154,11 @@ def _decode_runs(
     text = np.frombuffer("".join(codes).encode(), np.uint8)
     # Bits 0 to 4 of a character are a digit, bit 5 says that the number continues.
     characters = text.astype(np.int64) - 48
-    last = np.cumsum([len(code) for code in codes]) - 1  # character of each code
+    code_lengths = np.array([*map(len, codes)], dtype=np.int64)
+    last = np.cumsum(code_lengths) - 1  # character of each code
     is_end = (characters & 32) == 0
     is_bad = (characters < 0) | (characters > 63)
-    ends_of_codes = last[[bool(code) for code in codes]]
+    ends_of_codes = last[code_lengths > 0]
     is_bad[ends_of_codes] |= ~is_end[ends_of_codes]
     is_end[ends_of_codes] = True
     ends = np.flatnonzero(is_end)
