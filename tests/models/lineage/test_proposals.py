@@ -1,7 +1,7 @@
 """Selective search, its cache, and recall of proposals worked by hand."""
 
+import pickle
 from concurrent.futures import ThreadPoolExecutor
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -34,21 +34,25 @@ def test_cached_proposals_equal_computed_ones(image, tmp_path):
     expected, search = SelectiveSearch()(image), SelectiveSearch(cache=tmp_path)
     with ThreadPoolExecutor(8) as pool:
         assert all(torch.equal(boxes, expected) for boxes in pool.map(search, [image] * 16))
-    (output,) = tmp_path.rglob("output.pkl")
-    output.write_bytes(output.read_bytes()[:50])  # a kill, a full disk
-    assert torch.equal(search(image), expected)
+    (output,) = tmp_path.rglob("*.npz")
+    whole = output.read_bytes()
+    changed = whole[:500] + bytes([whole[500] ^ 1]) + whole[501:]
+    for damaged in (whole[:50], changed, b"", pickle.dumps([1])):
+        output.write_bytes(damaged)
+        assert torch.equal(search(image), expected)
+        assert output.read_bytes() == whole
     assert torch.equal(SelectiveSearch(cache=tmp_path)(image), expected)
-    assert len(list(tmp_path.rglob("output.pkl"))) == 1
+    assert len(list(tmp_path.rglob("*.npz"))) == 1
 
 
 def test_a_disabled_cache_computes(tmp_path, monkeypatch):
     counted, pixels = DiskCache(np.copy, tmp_path), np.zeros(3)
-    counted.function = mock.Mock()
-    for _ in range(2):
+    for function in (counted.function, lambda pixels: pixels + 7):
+        counted.function = function
         assert counted(pixels).tolist() == [0, 0, 0]
-    assert len(list(tmp_path.rglob("output.pkl"))) == 1
+    assert len(list(tmp_path.rglob("*.npz"))) == 1
     monkeypatch.setattr(DiskCache, "enabled", False)
-    assert counted(pixels) is counted.function.return_value
+    assert counted(pixels).tolist() == [7, 7, 7]
 
 
 def test_recall_by_hand():

@@ -2,7 +2,6 @@
 
 try:
     import cv2
-    import joblib  # noqa: F401
     import skimage  # noqa: F401
     import sklearn  # noqa: F401
 except ImportError as error:

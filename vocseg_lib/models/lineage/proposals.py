@@ -1,5 +1,7 @@
 """Class-agnostic object proposals: selective search, and those of the two models."""
 
+import hashlib
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +11,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from joblib import Memory
 from torch import Tensor, nn
 from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops import nms
 
 from vocseg_lib.models.postprocess import scale_boxes
 from vocseg_lib.utils.boxes import Boxes, box_iou, decode_boxes
+from vocseg_lib.utils.files import atomic_write
 
 Image = Float[Tensor, "3 h w"]  # 0..1
 Pixels = UInt8[np.ndarray, "h w 3"]  # RGB
@@ -26,18 +28,35 @@ SEARCHED_SIDES = 8, 200
 
 
 class DiskCache:
-    """A function with its results kept in a folder (if any) by its arguments; safe in threads.
+    """A function of arrays and plain values; its arrays are kept in a folder (if any) by these.
 
-    While `enabled` is False, all are computed, as a speed measurement needs.
+    Safe in threads and processes; what is damaged is computed again. While `enabled` is False, all
+    are computed, as a speed measurement needs.
     """
 
     enabled = True
 
-    def __init__(self, function: Callable, folder: str | Path | None):
-        self.function, self.cached = function, Memory(folder, verbose=0).cache(function)
+    def __init__(self, function: Callable[..., np.ndarray], folder: str | Path | None):
+        self.function, self.folder = function, folder and Path(folder) / function.__name__
+        self.code = inspect.getsource(function)
 
-    def __call__(self, *arguments: Any) -> Any:
-        return (self.cached if DiskCache.enabled else self.function)(*arguments)
+    def __call__(self, *arguments: Any) -> np.ndarray:
+        if not (self.folder and DiskCache.enabled):
+            return self.function(*arguments)
+        digest = hashlib.sha256(self.code.encode())
+        for value in arguments:
+            is_array = isinstance(value, np.ndarray)
+            digest.update(repr((value.dtype, value.shape) if is_array else value).encode())
+            digest.update(value.tobytes() if is_array else b"")
+        path = self.folder / f"{digest.hexdigest()}.npz"  # whose checksum is compared by `load`
+        try:
+            with np.load(path) as stored:
+                return stored["values"]
+        except Exception:  # missing; damaged, which may raise anything
+            values = self.function(*arguments)
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, values=values)
+        return values
 
 
 def to_uint8_hwc(image: Image) -> Pixels:
