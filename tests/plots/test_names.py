@@ -1,5 +1,6 @@
 """Names of files and classes are shown as they are: in figures, in the gallery, in notebooks."""
 
+import io
 from pathlib import Path
 
 import ipywidgets
@@ -12,7 +13,7 @@ from nbconvert import HTMLExporter
 
 from tests.helpers.payloads import MARK, NAMES, TITLES, write_files
 from vocseg_lib import plots
-from vocseg_lib.plots.style import MAX_NAME, new_ax, save_figure, short
+from vocseg_lib.plots.style import MAX_NAME, new_ax, short
 from vocseg_lib.study import table1
 from vocseg_lib.study.results import open_files
 
@@ -37,7 +38,7 @@ def gallery(analyses, files):
 
 def shown(figure):
     """The texts of a figure after it is drawn; none is math."""
-    figure.savefig("/dev/null", format="png", bbox_inches="tight")
+    figure.savefig(io.BytesIO(), bbox_inches="tight")
     texts = [text for text in figure.findobj(plt.Text) if text.get_text()]
     assert not any("$" in text.get_text() and text.get_parse_math() for text in texts)
     assert max(len(line) for text in texts for line in text.get_text().split("\n")) <= 180
@@ -65,18 +66,16 @@ def test_tick_labels_legends_and_titles_show_names():
     assert max(map(len, map(short, NAMES))) == MAX_NAME
 
 
-def test_figures_of_predictions_and_the_gallery(analyses, gallery, tmp_path):
+def test_figures_of_predictions_and_the_gallery(analyses, gallery):
     tables = {title: analysis.table for title, analysis in analyses.items()}
     assert {*map(short, TITLES)} <= shown(plots.failure_dap(tables)[0].figure)
     for kind in ("localization failure", "missed in a crowd"):
         texts = shown(gallery.sheet(kind, count=4))
         assert {*map(short, TITLES), "ground truth"} <= texts
     assert {short(f"missed {name}") for name in NAMES} & texts
-    for case in gallery.select(type="localization failure")[::3].iterrows():
-        assert len(shown(gallery.draw(case[1]))) > 5
-        save_figure(gallery.side_by_side(case[1]), tmp_path, "one")
-    images = [gallery.picture(i).shape for i in gallery.images]
-    assert len(images) == len(NAMES)
+    for _, case in gallery.select(type="localization failure")[::3].iterrows():
+        assert len(shown(gallery.draw(case)) & shown(gallery.side_by_side(case))) > 1
+    assert all(gallery.picture(image_id).ndim == 3 for image_id in gallery.images)
 
 
 def test_crowding_of_models_with_a_minus_in_their_names():
@@ -97,7 +96,8 @@ def test_what_is_browsed_is_no_html(gallery):
     assert set(NAMES) < set(menus[2].options)
     menus[0].index = 1 + sorted(set(cases["model"])).index("all")
     count = int((cases["model"] == "all").sum())
-    assert box.children[-2].children[-1].value == f"{count} of {len(cases)} cases" != len(cases)
+    assert 0 < count < len(cases)
+    assert box.children[-2].children[-1].value == f"{count} of {len(cases)} cases"
 
 
 def runs(browser, page):

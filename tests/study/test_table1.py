@@ -61,7 +61,7 @@ def test_damaged_metrics_are_named(tmp_path, content):
 def test_table_1_stays_text(table, tmp_path):
     table["description"], table["model"] = "a | b\n<b>", "<i>$x$ | y"
     html = table1.styled_table1(table.drop_duplicates(["quantity", "source"])).to_html()
-    assert not {"<i>", "<b>"} & {html[k : k + 3] for k in range(len(html))}
+    assert not [tag for tag in ("<i>", "<b>") if tag in html]
     table1.save_table1(table.drop_duplicates(["quantity", "source"]), tmp_path)
     lines = (tmp_path / "table1.md").read_text().splitlines()
     assert {line.count("|") - line.count("\\|") for line in lines if line[:1] == "|"} == {4}
