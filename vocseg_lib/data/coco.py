@@ -12,13 +12,14 @@ from pycocotools import mask as coco_mask
 
 from vocseg_lib.data.classes import check_class_names
 from vocseg_lib.data.coco_cleaning import TEXT_ID, CleaningReport, clean_ground_truth
-from vocseg_lib.data.coco_validation import find_contradictions, validate_results
+from vocseg_lib.data.coco_validation import MAX_NAME, find_contradictions, validate_results
 from vocseg_lib.data.image_files import without_ending
 from vocseg_lib.utils.files import read_json
 from vocseg_lib.utils.rle import id_key, is_number, shorten
 
 CONTENT = "size_and_crc32"  # of an image: its picture's `file_checksum`
 LISTED_CLASSES = 20  # classes in a message
+MAX_NUMBER = 100  # digits of a file's name that are read as a number
 
 
 def bbox_xywh(entry: dict) -> list[float]:
@@ -44,7 +45,7 @@ def read_coco(
     content = read_json(path)
     try:
         ground_truth, report = clean_ground_truth(content, to_devkit, crowds_as_objects)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from None
     if to_devkit:
         check_class_names([category["name"] for category in ground_truth["categories"]], path)
@@ -59,13 +60,13 @@ def read_predictions(path: str | Path, ground_truth: dict | None = None) -> dict
     header's for its ids; where an `image_id` is no id, all may be names of files or their numbers,
     as Ultralytics writes them. Raises FileNotFoundError, ValueError.
     """
-    content = read_json(Path(path), _shared_parts())
+    content = read_json(Path(path), ("image_id", "category_id", "size"))
     content = content if isinstance(content, dict) else {"detections": content}
     header = content["header"] = content.get("header") or {}
     detections = content.get("detections")
     if not (isinstance(header, dict) and isinstance(detections, list)):
         expected = "expected COCO results (a list), or header and detections"
-        others = [key for key, value in content.items() if isinstance(value, list)]
+        others = [shorten(k) for k, v in content.items() if isinstance(v, list)][:LISTED_CLASSES]
         found = f"; its lists are {', '.join(others)}" if others else ""
         raise ValueError(f"{path} is not a prediction file: {expected}{found}")
     if ground_truth is None:
@@ -76,27 +77,12 @@ def read_predictions(path: str | Path, ground_truth: dict | None = None) -> dict
         notes += _resolve_images(detections, ground_truth, stored, not header.get("images"))
         notes += _resolve_categories(detections, ground_truth, _class_names(header))
         detections = validate_results(ground_truth, detections)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from None
     notes += _unusual(detections)
     for note in [*notes, *find_contradictions(ground_truth, detections, predicted=True)]:
         print(f"{path}: {note}", file=sys.stderr)
     return {**content, "detections": detections}
-
-
-def _shared_parts() -> Callable[[dict], dict]:
-    """For `read_json`: equal ids and mask sizes are one object, a quarter of the memory."""
-    known = {}
-
-    def share(entry: dict) -> dict:
-        for key in ("image_id", "category_id"):
-            if type(value := entry.get(key)) is int:
-                entry[key] = known.setdefault(value, value)
-        if isinstance(size := entry.get("size"), list) and [*map(type, size)] == [int, int]:
-            entry["size"] = known.setdefault((*size,), size)
-        return entry
-
-    return share
 
 
 def _unusual(detections: list[dict]) -> list[str]:
@@ -117,7 +103,7 @@ def name_forms(file_name: str) -> list[str | int]:
     name = file_name.replace("\\", "/")
     base = name.rpartition("/")[2]
     stem = without_ending(base)
-    number = [int(stem)] if stem.isdecimal() else []
+    number = [int(stem)] if stem.isdecimal() and len(stem) < MAX_NUMBER else []
     return [form for form in (name, base, without_ending(name), stem, *number) if form != ""]
 
 
@@ -165,7 +151,8 @@ def _check_header(header: dict, ground_truth: dict) -> tuple[dict[str, tuple], l
             seen[i] += 1
             known = by_id[i].get(CONTENT)
             if known and entry.get(CONTENT, known) != known:
-                raise ValueError(f"header: the picture {name} has changed since: predict it again")
+                problem = f"the picture {shorten(name)} has changed since: predict it again"
+                raise ValueError(f"header: {problem}")
         stored[id_key(image_id)] = name, ids
     if any(count > 1 for count in seen.values()):
         raise ValueError("header: several images are the same one of the ground truth, by name")
@@ -215,7 +202,9 @@ def _resolve_images(
         else:
             continue
         if len(ids) != 1:
-            problem = f"has file_name {name!r}, which {len(ids)} images of the ground truth have"
+            problem = (
+                f"has file_name {shorten(name)}, which {len(ids)} images of the ground truth have"
+            )
             way = "give it with its folder" if ids else "other data or split?"
             raise ValueError(f"detections[{index}] {problem}: {way}")
         (entry["image_id"],) = ids
@@ -240,7 +229,7 @@ def _resolve_unnamed(
     notes, used = [], as_ids
     if len(as_names) == len(as_ids) and as_names != as_ids:
         differing = next(given for given in as_ids if as_ids[given] != as_names[given])
-        problem = f"image_id {differing!r} is an id, and the name of another image's file"
+        problem = f"image_id {shorten(differing)} is an id, and the name of another image's file"
         if None in as_ids.values():
             notes, used = ["each image_id is taken as the name of a file"], as_names
         elif any(isinstance(given, str) for given in unnamed):
@@ -294,8 +283,9 @@ def _resolve_categories(
             contradictions += named != category_id and None not in (named, category_id)
             category_id, given = named, name
         if category_id is None:
-            listed = ", ".join(f"{c['id']} {c['name']}" for c in categories[:LISTED_CLASSES])
-            problem = f"detections[{index}] is of category {given!r}; the ground truth has {listed}"
+            listed = ", ".join(f"{c['id']} {c['name'][:60]}" for c in categories[:LISTED_CLASSES])
+            problem = f"detections[{index}] is of category {shorten(given)}; "
+            problem += f"the ground truth has {listed}"
             hint = ": ids from 0? Add 1 to each" if given == 0 and 1 in by_id.values() else ""
             raise ValueError(problem + hint)
         entry["category_id"] = category_id
@@ -305,8 +295,13 @@ def _resolve_categories(
 
 
 def _key(entry: object, field: str) -> str | int | None:
-    """A field of an entry: a stripped text or an integer, None for all else."""
+    """A field of an entry: a stripped text or an integer, None for all else.
+
+    Raises ValueError for a text that is too long for a name.
+    """
     value = entry.get(field) if isinstance(entry, dict) else None
+    if isinstance(value, str) and len(value) > MAX_NAME:
+        raise ValueError(f"{field} {shorten(value)} has more than {MAX_NAME} characters")
     if is_number(value) and value == int(value):
         return int(value)
     if isinstance(value, int) and not isinstance(value, bool):

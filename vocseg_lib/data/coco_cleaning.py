@@ -51,7 +51,8 @@ class CleaningReport:
     def lines(self) -> list[str]:
         """All of it, one line each, long lists cut; nothing for clean ground truth."""
         lines = [
-            f"category {c['name']!r} (id {c['id']}) is left out: {why}" for c, why in self.left_out
+            f"category {shorten(c['name'])} (id {c['id']}) is left out: {why}"
+            for c, why in self.left_out
         ]
         if self.passed_over:
             count = f"{len(self.passed_over)} of {self.annotations}"
@@ -119,7 +120,8 @@ def _number_images(images: list, raw: list, report: CleaningReport) -> tuple[lis
     if None in keys:
         return images, raw  # the validation reports it
     if len(ids := {key: k for k, key in enumerate(keys, 1)}) < len(keys):
-        raise ValueError(f"two images have the id {max(keys, key=keys.count)!r}")
+        ((key, count),) = Counter(keys).most_common(1)
+        raise ValueError(f"{count} images have the id {shorten(key)}")
     report.notes.append("ids of images are text or above 2**53, and numbered from 1")
     annotations = [
         a | {"image_id": ids.get(id_key(key := a.get("image_id")), [key])}
@@ -145,7 +147,7 @@ def _clean_categories(categories: list, used: set) -> tuple[list, list[tuple[dic
     ids = {c.get("id") for c in entries if isinstance(c, dict) and is_number(c.get("id"))}
     if len(ids) < len(entries) or not all(isinstance(c.get("name"), str) for c in entries):
         return entries, []  # the validation reports it
-    parents = [c.get("supercategory") for c in entries if c.get("supercategory") != c["name"]]
+    parents = {str(c.get("supercategory")) for c in entries if c.get("supercategory") != c["name"]}
     orphans = [c for c in entries if c.get("supercategory") in NO_PARENT]
     classes, left_out = [], []
     for c in entries:
@@ -172,7 +174,8 @@ def _clean_annotations(
     for index, source in enumerate(raw):
         entry = _with_numbers(source) if isinstance(source, dict) else {}
         number = entry.get("listed_id", entry.get("id"))
-        number = f"[{index}]" if number is None else number
+        if not is_number(number):
+            number = f"[{index}]" if number is None else str(number)[:60]
         ids[str(number)] += 1
         image = images.get(entry.get("image_id")) if is_number(entry.get("image_id")) else None
         name = image.get("file_name") or f"image {image['id']}" if image else "an unlisted image"

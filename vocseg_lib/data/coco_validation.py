@@ -21,6 +21,7 @@ from vocseg_lib.utils.rle import (
 MAX_PIXELS = 10**8  # per image: more would exhaust memory
 MAX_CATEGORIES = 10_000  # more would exhaust memory as well
 MAX_NAME = 1_000  # characters of a class's or file's name
+MAX_TEXT = 10**7  # characters of any field of an image or class, as of a picture in its entry
 UNCROPPED = "segmentation_uncropped"  # optional field of a detection: its mask before the crop
 CHUNK = 10_000  # entries at a time, to bound memory
 MIN_CONTRADICTIONS = 0.01  # of detections; fewer are not reported
@@ -39,7 +40,7 @@ SCORE: Check = (
 ID: Check = (lambda v: is_number(v) and v == int(v) >= 0, "an integer >= 0")
 SIDE: Check = (lambda v: is_number(v) and v == int(v) >= 1, "an integer >= 1")
 FLAG: Check = (lambda v: isinstance(v, int | float) and v in (0, 1), "0 or 1")
-TEXT = f"a text of at most {MAX_NAME} characters that can be printed"
+TEXT = f"a text of at most {MAX_NAME} characters on one line"
 NAME: Check = (lambda v: is_name(v) and v not in RESERVED, f"{TEXT}, not all or background")
 MASK: Check = (bool, "a mask")
 BOX: Check = (
@@ -54,9 +55,9 @@ FIELDS = {
 
 
 def is_name(value: object) -> bool:
-    """Whether a value is a text that can be printed, without NUL and lone surrogates; not long."""
+    """Whether a value is a text that can be printed on one line, and not too long."""
     is_short = isinstance(value, str) and len(value) <= MAX_NAME
-    return is_short and not re.search("[\0\ud800-\udfff]", value)
+    return is_short and not re.search("[\0\n\r\ud800-\udfff]", value)
 
 
 def validate_results(ground_truth: dict, detections: list) -> list[dict]:
@@ -80,6 +81,13 @@ def check_lists(content: object) -> None:
     lists = (*FIELDS, "annotations")
     if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in lists):
         raise ValueError(f"COCO ground truth must have lists of {', '.join(lists)}")
+    for name, index, entry in ((n, k, e) for n in FIELDS for k, e in enumerate(content[n])):
+        texts = entry if isinstance(entry, dict) else {}
+        for key, value in texts.items():
+            if key != "void" and isinstance(value, str) and len(value) > MAX_TEXT:
+                raise ValueError(
+                    f"{name}[{index}] has {shorten(key)} of more than {MAX_TEXT} characters"
+                )
 
 
 def validate_ground_truth(content: object) -> dict:

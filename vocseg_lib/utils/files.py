@@ -8,7 +8,7 @@ import shutil
 import stat
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -218,16 +218,27 @@ def durable_rename(path: Path, target: Path) -> None:
             os.close(folder)
 
 
-def read_json(path: Path, change: Callable[[dict], object] | None = None) -> Any:
+def read_json(path: Path, shared: Collection[str] = ()) -> Any:
     """Read JSON in UTF-8, -16 or -32, with a byte order mark or without.
 
-    `change`: replaces each object as it is read. Raises OSError, and ValueError naming a
-    file that is not JSON.
+    Equal integers, or lists of them, under `shared` keys are one object: in large files, a quarter
+    of the memory. Raises OSError, and ValueError naming a file that is not JSON.
     """
+    known = {}
+
+    def share(entry: dict) -> dict:
+        for key in shared:
+            value = entry.get(key)
+            if type(value) is int:
+                entry[key] = known.setdefault(value, value)
+            elif type(value) is list and {*map(type, value)} == {int}:
+                entry[key] = known.setdefault(tuple(value), value)
+        return entry
+
     try:
         text = read_bytes(path)
-        text = text.decode(json.detect_encoding(text)).removeprefix("\ufeff")
-        return json.loads(text, object_hook=change)
+        text = text.decode(json.detect_encoding(text))
+        return json.loads(text, object_hook=share if shared else None)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
 

@@ -25,6 +25,7 @@ MERGED_TOGETHER = 100  # polygons: the time of one merge grows with their square
 SHORT_REPR = reprlib.Repr()
 SHORT_REPR.maxlist = SHORT_REPR.maxtuple = SHORT_REPR.maxdict = 20
 SHORT_REPR.maxstring = SHORT_REPR.maxlong = SHORT_REPR.maxother = 80
+MAX_ID = 100  # characters of a number that is an id
 MIN_IOU = 0.5  # of a mended mask's box with the bbox
 MAX_MASKS = 200  # masks per call of `pycocotools.mask.area`, which fails on more than 255
 
@@ -204,7 +205,7 @@ def as_number(value: object) -> object:
 def id_key(value: object) -> str:
     """An id as text: 7, 7.0, "7" and "007" are the same one."""
     text = str(value).strip()
-    number = re.fullmatch(r"0*(\d{1,99})(\.0*)?", text)
+    number = re.fullmatch(r"(\d+)(\.0*)?", text) if len(text) <= MAX_ID else None
     return str(int(number[1])) if number else text
 
 
