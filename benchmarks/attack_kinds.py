@@ -152,19 +152,19 @@ def resume_forged(case: Case) -> None:
 
 def read_run(case: Case) -> None:
     """A run folder by its config, sessions, best weights, metrics and predictions."""
-    run, data = case.folder, {"devkit": str(case.world / "synthetic")}
+    run, devkit = case.folder, str(case.world / "synthetic")
     config = read_json(case.world / "run" / "config.json")
 
-    def open_study(recipe: Recipe = RECIPE, data: str = data["devkit"], *_: object, **__) -> Study:
+    def open_study(recipe: Recipe = RECIPE, data: str = "", *_: object, **__) -> Study:
         """Without the data sets that recipes make or download."""
-        return Study(recipe=recipe, devkit=find_devkit(data), results=run / "results")
+        return Study(recipe=recipe, devkit=find_devkit(data or devkit), results=run / "results")
 
     def reproduce_run() -> None:
         with patch("vocseg_lib.study.study.open_study", open_study):
             reproduce(run)
 
     functions, errors = [reproduce_run, lambda: load_run(run)], []
-    functions.append(lambda: append_session(run / "run.json", data))
+    functions.append(lambda: append_session(run / "run.json", {"devkit": devkit}))
     functions.append(lambda: run_predictions(open_study(), run))
     functions.append(lambda: cached_metrics(open_study(), run, "x", config))
     for function in case.chance.sample(functions, len(functions)):

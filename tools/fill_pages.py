@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError, Undefined
 from markupsafe import Markup
 
-from vocseg_lib.utils.files import atomic_write, naming_damage, read_json
+from vocseg_lib.utils.files import naming_damage, read_json, write_text
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = Environment(
@@ -82,8 +82,7 @@ def write_pages(results: Path, root: Path = ROOT) -> list[Path]:
         with naming_damage(target := root / page):
             texts[target] = between_marks(target.read_text("utf-8"), marks, text) if marks else text
     for target, text in texts.items():
-        with atomic_write(target) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(target, text)
     return list(texts)
 
 

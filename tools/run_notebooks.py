@@ -16,7 +16,7 @@ from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 
 from vocseg_lib.study.recipes import get_recipe
-from vocseg_lib.utils.files import resolve_path
+from vocseg_lib.utils.files import resolve_path, write_text
 
 ROOT = Path(__file__).parents[1]
 RUNS = (
@@ -81,7 +81,7 @@ def run_notebook(name: str, own: dict[str, str], parameters: dict, results: Path
     )
     notebook = nbformat.read(executed, as_version=4)
     html, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook)
-    (results / f"{title}.html").write_text(html, encoding="utf-8")
+    write_text(results / f"{title}.html", html)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from vocseg_lib.utils.rle import shorten
 
 RESTORED_KEYS = ("config", "model", "optimizer", "scaler", "random")
 """What a checkpoint must hold to be resumed, besides progress."""
-SHOWN_CHANGES = 10  # fields in a message
+SHOWN_CHANGES = 8  # fields in a message
 MIRROR_TRIES, MIRROR_PAUSE_SECONDS = 3, 1.0
 """How often a mirror is read at the start before training continues without it."""
 

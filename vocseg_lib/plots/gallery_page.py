@@ -19,7 +19,7 @@ from vocseg_lib.failures.tables import MISSED
 from vocseg_lib.failures.tide import ERRORS
 from vocseg_lib.plots.gallery import ROLE_COLORS, Gallery
 from vocseg_lib.plots.images import Layer
-from vocseg_lib.utils.files import atomic_write
+from vocseg_lib.utils.files import write_text
 
 FILTERS = ("model", "type", "class", "size", "crowding")
 MAX_BYTES = 9_500_000
@@ -72,8 +72,7 @@ def export_page(
     # Without "<", nothing in the data ends its script element.
     text = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
     template = (files("vocseg_lib.plots") / "gallery_page.html").read_text(encoding="utf-8")
-    with atomic_write(Path(path)) as file:
-        file.write_text(template.replace("$DATA", text, 1), encoding="utf-8")
+    write_text(Path(path), template.replace("$DATA", text, 1))
     return Path(path), summary
 
 

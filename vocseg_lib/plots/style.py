@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter, FuncFormatter
 
+from vocseg_lib.utils.files import atomic_write
+
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#999999")
 """Okabe and Ito's colors, which color-blind readers can tell apart."""
 MAX_NAME, MAX_LINE, MAX_LINES, MAX_CAPTION = 40, 180, 30, 6
@@ -168,9 +170,9 @@ def add_suptitle(axes: np.ndarray | Figure, title: str, caption: str) -> np.ndar
 def save_figure(figure: Figure | Axes, results: str | Path, name: str) -> None:
     """Write a figure to `results`/figures/`name`.png."""
     path = Path(results) / "figures" / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure = figure if isinstance(figure, Figure) else figure.figure
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=110, bbox_inches="tight")
 
 
 def new_axes(count: int, columns: int, panel: tuple[float, float]) -> np.ndarray:

@@ -11,7 +11,7 @@ from vocseg_lib.study.lineage import POOLED, ROUNDED, SHORT, LineageConfig, pred
 from vocseg_lib.study.run import default_device
 from vocseg_lib.study.study import Study
 from vocseg_lib.utils.environment import environment_info
-from vocseg_lib.utils.files import to_jsonable, write_json
+from vocseg_lib.utils.files import to_jsonable, write_json, write_text
 
 LINEAGE_COLUMNS = (
     *("model", "kind", "proposals", "mask_from", "iterations"),
@@ -39,7 +39,7 @@ def lineage_table(
     lineage.json holds them with what they come from, and `further` entries.
     """
     table = pd.DataFrame(rows, columns=list(LINEAGE_COLUMNS))
-    table.to_csv(study.results / "lineage.csv", index=False)
+    write_text(study.results / "lineage.csv", table.to_csv(index=False))
     content = {
         "description": study.description,
         "data": study.data_kind,

@@ -23,7 +23,7 @@ from vocseg_lib.study.results import checkpoint_ap
 from vocseg_lib.study.run import default_device, load_run
 from vocseg_lib.study.study import Study
 from vocseg_lib.utils.device import autocast
-from vocseg_lib.utils.files import naming_damage, read_json
+from vocseg_lib.utils.files import naming_damage, read_json, write_text
 
 STUDY, PAPER = "this study", "paper"
 COLUMNS = "quantity model source value low high description".split()
@@ -230,9 +230,8 @@ def save_table1(table: pd.DataFrame, results: Path) -> None:
     rows = [map(_as_markdown, row) for row in (*header, *wide.reset_index().to_numpy())]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines += ["", *map(_as_markdown, footnotes(table))]
-    results.mkdir(parents=True, exist_ok=True)
-    table.to_csv(results / "table1.csv", index=False)
-    (results / "table1.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(results / "table1.csv", table.to_csv(index=False))
+    write_text(results / "table1.md", "\n".join(lines) + "\n")
 
 
 def _as_markdown(text: str) -> str:

@@ -264,8 +264,13 @@ def _damage(path: Path, error: Exception) -> ValueError:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically. Raises ValueError for numbers that are not finite."""
+    write_text(path, json.dumps(content, allow_nan=False))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8 atomically; names of files may hold what is none."""
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, allow_nan=False))
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def to_jsonable(value: object, digits: int | None = None) -> object:
