@@ -137,7 +137,7 @@ def test_a_server_that_does_not_deliver_is_given_up(tmp_path, server, monkeypatc
     if part:
         (tmp_path / (TAR_NAME + ".part")).write_bytes(part)
     if answer == "too long":
-        monkeypatch.setattr(download, "MAX_BYTES", len(server.archive))
+        monkeypatch.setattr(download, "MAX_ARCHIVE_BYTES", len(server.archive))
     with pytest.raises(FetchError) as caught:
         fetch(tmp_path, server, answer, timeout_s=0.2)
     _, failure, _ = str(caught.value).splitlines()

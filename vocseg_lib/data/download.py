@@ -26,7 +26,10 @@ MIRRORS = (  # of the official archive (pytorch/vision#9269), in this order
     f"https://dataset.bj.bcebos.com/voc/{TAR_NAME}",
 )
 MD5 = "6cd6e144f989b92b3379bac3b3de84fd"
-MAX_BYTES, MAX_MEMBERS = 2_000_000_000, 100_000  # the archive has 1,999,639,040 and some 40,000
+MAX_ARCHIVE_BYTES, MAX_MEMBERS = (
+    2_000_000_000,
+    100_000,
+)  # the archive has 1,999,639,040 and some 40,000
 MIN_BYTES_PER_S = 10_000  # of a mirror, over `timeout_s`
 CHUNK_BYTES = 1 << 18
 
@@ -161,9 +164,9 @@ def _write(target: Path, start: int, length: int | None, chunks: Iterator, title
     with file, tqdm(**bar, unit="B", unit_scale=True) as shown:
         for chunk in chunks:
             size += len(chunk)
-            if size > MAX_BYTES:
+            if size > MAX_ARCHIVE_BYTES:
                 target.unlink()
-                raise OSError(f"sends more than the {MAX_BYTES} bytes of the archive")
+                raise OSError(f"sends more than the {MAX_ARCHIVE_BYTES} bytes of the archive")
             shown.update(len(chunk))
             with _disk_errors(target):
                 while chunk:
@@ -196,7 +199,7 @@ def _check_headers(response: HTTPResponse, have: int) -> tuple[int | None, bool]
     length = None if given is None else int(given)
     if resumes and not headers.get("Content-Range", f"bytes {have}-").startswith(f"bytes {have}-"):
         raise OSError(f"answers with {headers['Content-Range']!r}, asked for bytes from {have}")
-    if (have if resumes else 0) + (length or 0) > MAX_BYTES:
+    if (have if resumes else 0) + (length or 0) > MAX_ARCHIVE_BYTES:
         raise OSError(f"answers with {length} bytes, more than the archive has")
     return length, resumes
 

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 NAME_CHARACTERS = 50  # of a file, in the name of the temporary one: names are of limited length
 SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")  # which file browsers leave behind
 
-MAX_BYTES = 1 << 31  # of a file that is read at once
+MAX_FILE_BYTES = 1 << 31  # of a file that is read at once
 
 
 def project_root() -> Path:
@@ -55,7 +55,7 @@ def open_file(path: str | Path, max_bytes: float = math.inf) -> BinaryIO:
     return open(path, "rb")
 
 
-def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
+def read_bytes(path: str | Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
     """The bytes of a file, see `open_file`."""
     with open_file(path, max_bytes) as file:
         return file.read()
