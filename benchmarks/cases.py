@@ -1,5 +1,11 @@
 """What the benchmarks time: models, batches and synthetic prediction files."""
 
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +29,8 @@ HEIGHT, WIDTH = 375, 500
 """Pixels: the most common size of a VOC image."""
 EVALUATED_IMAGES, EVALUATED_DETECTIONS = 1_449, 15_000
 """As many as VOC's val and what a model detects on it."""
+LARGE_IMAGES, LARGE_DETECTIONS = 20_000, 100
+"""Images, and detections per image, of the largest prediction file that is measured."""
 
 
 def relative_error(values: Tensor, reference: Tensor) -> float:
@@ -115,3 +123,58 @@ def synthetic_results(devkit: str | Path) -> tuple[dict, list]:
     ground_truth = {**source, "images": images, "annotations": annotations}
     ground_truth = validate_ground_truth(ground_truth)
     return ground_truth, validate_results(ground_truth, detections)
+
+
+def write_large_results(folder: Path, images: int, detections: int) -> None:
+    """COCO ground truth `gt.json` and results `p.json` of ellipses, a quarter of them on objects.
+
+    The entries of the results are written one by one, as all of them take gigabytes.
+    """
+    rng, (y, x) = np.random.default_rng(0), np.mgrid[:HEIGHT, :WIDTH]
+    radii, centers = np.exp(rng.uniform(2, 5, (400, 2))), rng.uniform(0, (HEIGHT, WIDTH), (400, 2))
+    ellipses = (
+        ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 <= 1
+        for (cy, cx), (ry, rx) in zip(centers, radii, strict=True)
+    )
+    rles = [encode_rle(torch.from_numpy(ellipse[None]))[0] for ellipse in ellipses]
+    texts = [f'"segmentation": {json.dumps(rle)}' for rle in rles]
+    texts = [
+        f'{t}, "bbox": {coco_mask.toBbox(r).tolist()}' for t, r in zip(texts, rles, strict=True)
+    ]
+    categories = [{"id": k, "name": name} for k, name in enumerate(CLASS_NAMES, 1)]
+    size, annotations = {"height": HEIGHT, "width": WIDTH}, []
+    with (folder / "p.json").open("w") as file:
+        for image_id in range(1, images + 1):
+            objects = rng.integers(0, 400, rng.integers(1, 6)), rng.integers(1, 21, 5)
+            for shape, category in zip(*map(np.ndarray.tolist, objects), strict=False):
+                ids = {"id": len(annotations) + 1, "image_id": image_id, "category_id": category}
+                annotations.append(ids | {"segmentation": rles[shape]})
+            shapes, of_class = rng.integers(0, 400, detections), rng.integers(1, 21, detections)
+            on_objects = rng.integers(0, len(objects[0]), detections // 4)
+            shapes[: len(on_objects)] = objects[0][on_objects]
+            of_class[: len(on_objects)] = objects[1][on_objects]
+            for k in range(detections):
+                start = "[" if (image_id, k) == (1, 0) else ", "
+                fields = f'"image_id": {image_id}, "category_id": {of_class[k]}'
+                file.write(f'{start}{{{fields}, "score": {rng.random():.6f}, {texts[shapes[k]]}}}')
+        file.write("]")
+    listed = [{"id": k, "file_name": f"{k}.jpg", **size} for k in range(1, images + 1)]
+    content = {"images": listed, "categories": categories, "annotations": annotations}
+    (folder / "gt.json").write_text(json.dumps(content))
+
+
+def measure_large_evaluation() -> dict[str, float | str]:
+    """Peak memory and seconds of the command line's `evaluate`, as a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_large_results(Path(folder), LARGE_IMAGES, LARGE_DETECTIONS)
+        files = "--predictions", f"{folder}/p.json", "--data", f"{folder}/gt.json"
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "vocseg_lib", "evaluate", *files]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+    if status:
+        raise RuntimeError(f"evaluate ended with status {status}")
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes of `ru_maxrss`
+    check = f"{LARGE_IMAGES} images, {LARGE_IMAGES * LARGE_DETECTIONS} detections, whole process"
+    return {"value": usage.ru_maxrss * unit / 1e9, "seconds": seconds, "check": check}

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from benchmarks import bench, gpu_check
-from benchmarks.cases import synthetic_results
+from benchmarks.cases import measure_large_evaluation, synthetic_results
 from tests.helpers.trainings import QUICK
 from vocseg_lib.study.study import Study
 from vocseg_lib.utils.files import read_json
@@ -43,6 +43,17 @@ def test_synthetic_results_are_of_the_size_of_val(devkit, monkeypatch):
     ground_truth, detections = synthetic_results(devkit)
     assert (len(ground_truth["images"]), len(detections)) == (20, 70)
     assert {d["image_id"] for d in detections} == set(range(1, 21))
+
+
+def test_the_large_evaluation_measures_a_process_of_its_own(monkeypatch):
+    monkeypatch.setattr("benchmarks.cases.LARGE_IMAGES", 6)
+    row = measure_large_evaluation()
+    assert 0.1 < row["value"] < 2
+    assert row["seconds"] > 0
+    assert "600 detections" in row["check"]
+    monkeypatch.setattr("benchmarks.cases.LARGE_DETECTIONS", -1)
+    with pytest.raises((RuntimeError, ValueError)):
+        measure_large_evaluation()
 
 
 def test_both_models_train_resume_and_predict_in_each_precision(devkit, tmp_path):

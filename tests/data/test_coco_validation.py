@@ -74,3 +74,25 @@ def test_ground_truth_in_other_forms_is_completed(ground_truth):
     first, second = validate_ground_truth(ground_truth)["annotations"]
     assert (first["area"], first["bbox"], first["iscrowd"]) == (225, [5, 5, 15, 15], 0)
     assert (first["id"], second["id"]) == (1, 2)
+
+
+def many_images(ground_truth, ids):
+    return [{**ground_truth["images"][0], "id": k} for k in ids]
+
+
+REFUSED_AT_ONCE = {
+    r"2 images have the id 7": lambda t: {"images": many_images(t, [7, *range(60_000)])},
+    r"more than 10000 categories": lambda t: {
+        "categories": [{"id": k, "name": f"class {k}"} for k in range(10**5)]
+    },
+    r"images\[0\] has 'date'": lambda t: {"images": [t["images"][0] | {"date": "x" * 10**8}]},
+    r"images\[0\] has file_name": lambda t: {"images": [t["images"][0] | {"file_name": "\ud800"}]},
+    r"categories\[0\] has name": lambda t: {"categories": [t["categories"][0] | {"name": "a\0"}]},
+}
+
+
+@pytest.mark.parametrize("message", REFUSED_AT_ONCE)
+def test_what_is_too_much_is_refused_in_a_short_message(ground_truth, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        validate_ground_truth(ground_truth | REFUSED_AT_ONCE[message](ground_truth))
+    assert len(str(caught.value)) < 300

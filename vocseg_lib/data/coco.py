@@ -15,11 +15,10 @@ from vocseg_lib.data.coco_cleaning import TEXT_ID, CleaningReport, clean_ground_
 from vocseg_lib.data.coco_validation import MAX_NAME, find_contradictions, validate_results
 from vocseg_lib.data.image_files import without_ending
 from vocseg_lib.utils.files import read_json
-from vocseg_lib.utils.rle import id_key, is_number, shorten
+from vocseg_lib.utils.rle import MAX_ID, id_key, is_number, shorten
 
 CONTENT = "size_and_crc32"  # of an image: its picture's `file_checksum`
 LISTED_CLASSES = 20  # classes in a message
-MAX_NUMBER = 100  # digits of a file's name that are read as a number
 
 
 def bbox_xywh(entry: dict) -> list[float]:
@@ -90,9 +89,9 @@ def _unusual(detections: list[dict]) -> list[str]:
     if not detections:
         return ["there is no detection"]
     fields = itemgetter("image_id", "category_id", "score")
+    codes = (d.get("segmentation", {}).get("counts") for d in detections)
     keys = (
-        hash((*fields(d), *d.get("bbox", ()), d.get("segmentation", {}).get("counts")))
-        for d in detections
+        hash((*fields(d), *d.get("bbox", ()), c)) for d, c in zip(detections, codes, strict=True)
     )
     repeated = len(detections) - len(np.unique(np.fromiter(keys, np.int64, len(detections))))
     return [f"{repeated} detections repeat another one; all are evaluated"] if repeated else []
@@ -103,7 +102,7 @@ def name_forms(file_name: str) -> list[str | int]:
     name = file_name.replace("\\", "/")
     base = name.rpartition("/")[2]
     stem = without_ending(base)
-    number = [int(stem)] if stem.isdecimal() and len(stem) < MAX_NUMBER else []
+    number = [int(stem)] if stem.isdecimal() and len(stem) <= MAX_ID else []
     return [form for form in (name, base, without_ending(name), stem, *number) if form != ""]
 
 
@@ -151,8 +150,8 @@ def _check_header(header: dict, ground_truth: dict) -> tuple[dict[str, tuple], l
             seen[i] += 1
             known = by_id[i].get(CONTENT)
             if known and entry.get(CONTENT, known) != known:
-                problem = f"the picture {shorten(name)} has changed since: predict it again"
-                raise ValueError(f"header: {problem}")
+                what = f"header: the picture {shorten(name)}"
+                raise ValueError(f"{what} has changed since: predict it again")
         stored[id_key(image_id)] = name, ids
     if any(count > 1 for count in seen.values()):
         raise ValueError("header: several images are the same one of the ground truth, by name")
@@ -213,9 +212,7 @@ def _resolve_images(
     if elsewhere:
         left_out = {*elsewhere}
         detections[:] = [d for index, d in enumerate(detections) if index not in left_out]
-        notes.append(
-            f"{len(elsewhere)} detections on pictures not in the ground truth are left out"
-        )
+        notes.append(f"{len(elsewhere)} detections on pictures of no image are left out")
     return notes
 
 
@@ -255,7 +252,7 @@ def _ids_by_text(ground_truth: dict) -> dict[str, int]:
 def _class_names(header: dict) -> tuple[str, ...]:
     """Names of the classes that a model was trained on, if a header has them; label 1 first."""
     config = header.get("config")
-    names = config.get("class_names") if isinstance(config, dict) else None
+    names = isinstance(config, dict) and config.get("class_names")
     return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
@@ -284,26 +281,20 @@ def _resolve_categories(
             category_id, given = named, name
         if category_id is None:
             listed = ", ".join(f"{c['id']} {c['name'][:60]}" for c in categories[:LISTED_CLASSES])
-            problem = f"detections[{index}] is of category {shorten(given)}; "
-            problem += f"the ground truth has {listed}"
+            problem = f"detections[{index}] is of category {shorten(given)}"
+            problem += f"; the ground truth has {listed}"
             hint = ": ids from 0? Add 1 to each" if given == 0 and 1 in by_id.values() else ""
             raise ValueError(problem + hint)
         entry["category_id"] = category_id
-    if contradictions:
-        return [f"{contradictions} detections have another category_id than their category_name"]
-    return []
+    text = f"{contradictions} detections have another category_id than their category_name"
+    return [text] * bool(contradictions)
 
 
 def _key(entry: object, field: str) -> str | int | None:
-    """A field of an entry: a stripped text or an integer, None for all else.
-
-    Raises ValueError for a text that is too long for a name.
-    """
+    """A field of an entry: a stripped text, not too long, or an integer; None for all else."""
     value = entry.get(field) if isinstance(entry, dict) else None
     if isinstance(value, str) and len(value) > MAX_NAME:
         raise ValueError(f"{field} {shorten(value)} has more than {MAX_NAME} characters")
-    if is_number(value) and value == int(value):
+    if (is_number(value) and value == int(value)) or type(value) is int:
         return int(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
     return value.strip() if isinstance(value, str) else None

@@ -120,8 +120,9 @@ def _number_images(images: list, raw: list, report: CleaningReport) -> tuple[lis
     if None in keys:
         return images, raw  # the validation reports it
     if len(ids := {key: k for k, key in enumerate(keys, 1)}) < len(keys):
-        ((key, count),) = Counter(keys).most_common(1)
-        raise ValueError(f"{count} images have the id {shorten(key)}")
+        raise ValueError(
+            "{1} images have the id {0!r:.60}".format(*Counter(keys).most_common(1)[0])
+        )
     report.notes.append("ids of images are text or above 2**53, and numbered from 1")
     annotations = [
         a | {"image_id": ids.get(id_key(key := a.get("image_id")), [key])}
@@ -147,7 +148,7 @@ def _clean_categories(categories: list, used: set) -> tuple[list, list[tuple[dic
     ids = {c.get("id") for c in entries if isinstance(c, dict) and is_number(c.get("id"))}
     if len(ids) < len(entries) or not all(isinstance(c.get("name"), str) for c in entries):
         return entries, []  # the validation reports it
-    parents = {str(c.get("supercategory")) for c in entries if c.get("supercategory") != c["name"]}
+    parents = {str(p) for c in entries if (p := c.get("supercategory")) != c["name"]}
     orphans = [c for c in entries if c.get("supercategory") in NO_PARENT]
     classes, left_out = [], []
     for c in entries:
@@ -175,7 +176,7 @@ def _clean_annotations(
         entry = _with_numbers(source) if isinstance(source, dict) else {}
         number = entry.get("listed_id", entry.get("id"))
         if not is_number(number):
-            number = f"[{index}]" if number is None else str(number)[:60]
+            number = f"[{index}]" if number is None else " ".join(str(number)[:60].split())
         ids[str(number)] += 1
         image = images.get(entry.get("image_id")) if is_number(entry.get("image_id")) else None
         name = image.get("file_name") or f"image {image['id']}" if image else "an unlisted image"
