@@ -207,6 +207,7 @@ def check_refused(tmp_path, content, name=""):
     assert str(folder / TAR_NAME) in str(caught.value)
     assert name in str(caught.value)
     assert str(caught.value).isprintable()
+    (folder.parent / f".{folder.name}.lock").unlink()
     assert [*tmp_path.rglob("*")] == [folder.parent, folder, folder / TAR_NAME]
 
 

@@ -17,6 +17,7 @@ from torchvision.datasets.utils import check_integrity
 from tqdm import tqdm
 
 from vocseg_lib.data.voc import find_devkit, is_devkit
+from vocseg_lib.utils.files import file_lock
 from vocseg_lib.utils.rle import shorten
 
 TAR_NAME = "VOCtrainval_11-May-2012.tar"
@@ -53,6 +54,14 @@ def fetch(
     if target.exists():
         raise FetchError(f"{target} exists, but is not a whole devkit: move it away")
     folder.mkdir(parents=True, exist_ok=True)
+    with file_lock(folder, f"another process downloads to {folder}"):
+        if not is_devkit(target):
+            _fetch(folder, target, mirrors, md5, timeout_s)
+    return target
+
+
+def _fetch(folder: Path, target: Path, mirrors: Sequence[str], md5: str, timeout_s: float) -> None:
+    """Download and unpack what is missing."""
     archive = folder / TAR_NAME
     for path in (archive, _beside(archive, "part"), _beside(archive, "whole")):
         if path.exists() and not path.is_file():
@@ -72,7 +81,6 @@ def fetch(
         raise FetchError(f"{archive} has no devkit inside: {error}") from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return target
 
 
 def _unpack(archive: Path, folder: Path) -> None:

@@ -101,14 +101,13 @@ def rebuild_folder(folder: Path, record_name: str, record: dict) -> Iterator[Pat
     """
     folder = Path(os.path.realpath(folder))  # a link stays; `resolve` fails for those in a loop
     folder.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{folder.name}."
-    with _lock(folder.with_name(f"{prefix}lock"), f"another process is writing {folder}"):
+    with file_lock(folder, f"another process is writing {folder}"):
         if is_current(folder, record_name, record):
             yield None
             return
         _check_replaceable(folder, record_name)
         temporary, old = (
-            folder.with_name(f"{prefix}{uuid4().hex}.{w}") for w in ("writing", "old")
+            folder.with_name(f".{folder.name}.{uuid4().hex}.{w}") for w in ("writing", "old")
         )
         try:
             temporary.mkdir()
@@ -129,21 +128,24 @@ def rebuild_folder(folder: Path, record_name: str, record: dict) -> Iterator[Pat
 
 
 @contextmanager
-def _lock(path: Path, waiting: str) -> Iterator[None]:
-    """Context manager: a lock, where the file system has locks; then it removes leftovers beside.
+def file_lock(folder: Path, waiting: str) -> Iterator[None]:
+    """Context manager: a lock beside a folder, where the file system has locks.
 
-    The file stays: another process may be waiting for it.
+    What killed processes left beside it is deleted. The lock's file stays: another process may be
+    waiting for it.
     """
-    lock = FileLock(path)
+    folder = Path(os.path.realpath(folder))
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     with suppress(NotImplementedError, OSError):
         try:
             lock.acquire(blocking=False)
         except Timeout:
             print(f"{waiting}: waiting for it", file=sys.stderr)
             lock.acquire()
-        for leftover in path.parent.iterdir():  # of a killed process
-            if re.fullmatch(rf"{re.escape(path.stem)}\.\w{{32}}\.(writing|old)", leftover.name):
-                shutil.rmtree(leftover, ignore_errors=True)
+        leftovers = re.compile(rf"\.{re.escape(folder.name)}\.\w{{32}}\.(writing|old)")
+        for path in folder.parent.iterdir():
+            if leftovers.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
     try:
         yield
     finally:
