@@ -175,8 +175,8 @@ def _clean_annotations(
     for index, source in enumerate(raw):
         entry = _with_numbers(source) if isinstance(source, dict) else {}
         number = entry.get("listed_id", entry.get("id"))
-        if not is_number(number):
-            number = f"[{index}]" if number is None else " ".join(str(number)[:60].split())
+        number = number if is_number(number) else " ".join(str(number)[:60].split())
+        number = f"[{index}]" if number == "None" else number
         ids[str(number)] += 1
         image = images.get(entry.get("image_id")) if is_number(entry.get("image_id")) else None
         name = image.get("file_name") or f"image {image['id']}" if image else "an unlisted image"

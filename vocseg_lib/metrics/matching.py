@@ -111,8 +111,20 @@ class DatasetEval:
         return rows.assign(image=image, image_id=ids[image], row=rows.groupby(image).cumcount())
 
     def changed(self, change: Callable[[ImageEval], ImageEval]) -> "DatasetEval":
-        """The data set with every image changed by a function."""
-        return replace(self, image_evals=[change(e) for e in self.image_evals])
+        """The data set with every image changed by a function; itself if none is."""
+        changed = [change(e) for e in self.image_evals]
+        is_same = all(new is old for new, old in zip(changed, self.image_evals, strict=True))
+        return self if is_same else replace(self, image_evals=changed)
+
+    def _ranked(self, rows: pd.DataFrame, ties: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Order by descending score, and the columns of `Matches` in it."""
+        order = np.lexsort((rows[ties], -rows["score"]))
+        columns = {name: rows[name].to_numpy()[order] for name in ("image", "category", "score")}
+        return order, columns
+
+    @cached_property
+    def _all_ranked(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        return self._ranked(self.detection_rows, "image_id")
 
     def ranked_matches(
         self,
@@ -126,9 +138,10 @@ class DatasetEval:
 
         `flags`: true positives and ignored ones; `objects`: which of `object_rows` are counted.
         """
-        order = np.lexsort((rows[ties], -rows["score"]))
-        columns = {name: rows[name].to_numpy()[order] for name in ("image", "category", "score")}
-        columns["true_positive"], columns["ignored"] = flags[..., order]
+        is_all = rows is self.detection_rows and ties == "image_id"  # shared by all matches
+        order, columns = self._all_ranked if is_all else self._ranked(rows, ties)
+        true_positive, ignored = flags[..., order]
+        columns = columns | {"true_positive": true_positive, "ignored": ignored}
         num_gt = np.zeros((len(self.images), len(self.categories)), dtype=int)
         counted = self.object_rows[objects]
         np.add.at(num_gt, (counted["image"], counted["category"]), 1)
