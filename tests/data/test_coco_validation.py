@@ -3,7 +3,11 @@
 import pytest
 
 from tests.helpers.coco import entry, ground_truth_of
-from vocseg_lib.data.coco_validation import validate_ground_truth, validate_results
+from vocseg_lib.data.coco_validation import (
+    find_contradictions,
+    validate_ground_truth,
+    validate_results,
+)
 
 
 @pytest.fixture
@@ -96,3 +100,8 @@ def test_what_is_too_much_is_refused_in_a_short_message(ground_truth, message):
     with pytest.raises(ValueError, match=message) as caught:
         validate_ground_truth(ground_truth | REFUSED_AT_ONCE[message](ground_truth))
     assert len(str(caught.value)) < 300
+
+
+def test_an_area_of_a_detection_may_be_anything(ground_truth, results):
+    odd = [results[0] | {"area": "much"}, results[1] | {"area": [1, 2]}]
+    assert find_contradictions(ground_truth, odd, predicted=True) == {}

@@ -15,8 +15,7 @@ MAX_BAD_FRACTION = 0.05  # of annotations, or of images: an import stops beyond 
 MAX_LOST_FRACTION = 0.5  # of masks without a pixel in their image, or with runs along its rows
 MAX_LISTED = 10  # annotations in one message
 TEXT_ID = "text_id"  # of an image: its id in the source, where ids are text
-# Numbers that some exporters write as text.
-NUMERIC_FIELDS = ("height", "width", "area", "iscrowd")
+NUMERIC_FIELDS = ("height", "width", "area", "iscrowd")  # which some exporters write as text
 ID_FIELDS = ("id", "image_id", "category_id")
 NO_PARENT = (None, "", "none")  # `supercategory` of a root
 TRUTH_WORDS = {"true": True, "yes": True, "false": False, "no": False, "": False}
@@ -66,12 +65,11 @@ def clean_ground_truth(
     crowds_as_objects: bool = False,
     used_elsewhere: Collection[int] = (),
 ) -> tuple[dict, CleaningReport]:
-    """Validated ground truth of what exporters write, and what had to be changed.
+    """Validated ground truth of what exporters write, and what was changed. Raises ValueError.
 
     Up to 5 % of the annotations, or one, may be unusable. `to_devkit`: images need a `file_name`,
     annotations a mask with pixels, and are kept once; in evaluation all count, as in pycocotools.
-    `used_elsewhere`: categories with annotations in other files of the data.
-    Messages have the ids of the source. Raises ValueError.
+    `used_elsewhere`: categories with annotations in other files. Messages have the source's ids.
     """
     validation.check_lists(content)
     flag = {"iscrowd": 0} if crowds_as_objects else {}
@@ -175,8 +173,8 @@ def _clean_annotations(
     for index, source in enumerate(raw):
         entry = _with_numbers(source) if isinstance(source, dict) else {}
         number = entry.get("listed_id", entry.get("id"))
-        number = number if is_number(number) else " ".join(str(number)[:60].split())
-        number = f"[{index}]" if number == "None" else number
+        if not is_number(number):
+            number = " ".join(str(number or f"[{index}]")[:60].split())
         ids[str(number)] += 1
         image = images.get(entry.get("image_id")) if is_number(entry.get("image_id")) else None
         name = image.get("file_name") or f"image {image['id']}" if image else "an unlisted image"

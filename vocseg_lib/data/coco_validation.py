@@ -198,7 +198,8 @@ def find_contradictions(
     sides = np.array([sides[a["image_id"]] for a in annotations], dtype=float)
     no_box = (np.nan,) * 4
     boxes = np.array([a.get("bbox", no_box) for a in annotations], dtype=float)
-    areas = np.array([a.get("area", np.nan) for a in annotations], dtype=float)
+    areas = (a.get("area") for a in annotations)  # of detections: any value
+    areas = np.array([area if is_number(area) else np.nan for area in areas], dtype=float)
     if masks:
         own, actual = mask_boxes(masks), mask_areas(masks)
         wrong_box, form = _compare_boxes(boxes, own, masks, sides)
