@@ -55,7 +55,7 @@ OFFICIAL_NAMES = (
 """Names in our YOLACT to those of the official code."""
 
 
-class SmallModel(nn.Module):
+class NoisyModel(nn.Module):
     """A few weights under the models' contract, with batch norm and a random number in its loss."""
 
     def __init__(self):
@@ -72,7 +72,7 @@ class SmallModel(nn.Module):
 def small_training(
     devkit: Path, folder: Path, mirror: Path | None = None, config: TrainConfig = SHORT
 ) -> dict:
-    """Train `SmallModel` or resume it, as the library does any model."""
+    """Train `NoisyModel` or resume it, as the library does any model."""
 
     def evaluate(model: nn.Module, iteration: int) -> dict[str, float]:
         return {"mask_AP50": float(iteration), "val_loss": 1.0 + torch.rand(1).item()}
@@ -80,7 +80,7 @@ def small_training(
     dataset = VocDataset(devkit, "train", AUGMENTATIONS["light"]())
     session = Session(mirror=mirror)
     arguments = {"evaluate": evaluate, "session": session, "run_config": RUN}
-    return train(SmallModel(), dataset, folder, config, **arguments)
+    return train(NoisyModel(), dataset, folder, config, **arguments)
 
 
 def numbers(start: int) -> np.ndarray:

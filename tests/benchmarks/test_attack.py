@@ -17,7 +17,7 @@ from vocseg_lib.utils.files import read_json
 
 def test_a_tiny_attack_and_its_table(tmp_path):
     out = tmp_path / "attack.json"
-    options = ["--files", "30", "--kills", "2", "--seed", "1", "--out", str(out)]
+    options = ["--files", "20", "--kills", "1", "--seed", "1", "--out", str(out)]
     command = [sys.executable, str(attack.__file__), *options]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     content = read_json(out)
@@ -27,8 +27,8 @@ def test_a_tiny_attack_and_its_table(tmp_path):
     assert all(row["attacked"] >= 1 for row in rows)
     assert sum(row["attacked"] for row in rows) == total["attacked"]
     assert total["refused"] > total["read"] / 2 > 0
-    assert done.returncode == any(total[outcome] for outcome in attack.FATAL)
-    assert len(content["failures"]) == sum(total[name] for name in attack_cases.FAILURES)
+    assert content["failures"] == []
+    assert done.returncode == sum(total[outcome] for outcome in attack_cases.FAILURES) == 0
     assert len(out.with_suffix(".md").read_text().splitlines()) == len(kinds) + 3
     assert {"commit", "python", "torch"} <= content.keys()
 

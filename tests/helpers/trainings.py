@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 
+from benchmarks.attack_seeds import NoisyModel as NoisyModel
 from vocseg_lib.data.transforms import AUGMENTATIONS
 from vocseg_lib.data.voc import VocDataset
 from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
@@ -22,20 +23,6 @@ SHORT = (
     "channels=16 proposals=32 rois_per_image=8 warmup_iterations=1 workers=0"
 ).split()
 """Values of `train --set`."""
-
-
-class NoisyModel(nn.Module):
-    """A small model under the contract, with batch norm and a random number in its loss."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.layer, self.norm = nn.Conv2d(3, 4, 5, stride=4), nn.BatchNorm2d(4)
-
-    def forward(self, images, targets):
-        features = self.norm(self.layer(torch.stack([image[:, :64, :64] for image in images])))
-        counts = torch.tensor([float(len(target["labels"])) for target in targets])
-        return {"class": (features.mean((1, 2, 3)) - counts - torch.rand(())).square().mean()}
 
 
 class Explodes(nn.Module):

@@ -118,7 +118,7 @@ ODD = {
     "long texts": lambda: ["a" * 1_000_000] * 1_000,
     "many keys": lambda: {str(k): k for k in range(200_000)},
     "expanded": lambda: {"a": torch.zeros(1).expand(1_000_000, 1_000_000)},
-    "again and again": lambda: [torch.zeros(1_000_000)] * 100,
+    "again and again": lambda: [torch.zeros(1_000_000)] * 1_000,
 }
 ODD_TENSORS = {
     "sparse": lambda: torch.eye(3, 2).to_sparse(),

@@ -85,7 +85,7 @@ def check_plain(content: Any, path: object) -> None:
             storages[storage.data_ptr()] = storage.nbytes()
         elif isinstance(value, str | bytes | bytearray):
             left -= len(value) // 64
-        if depth > MAX_DEPTH or left < 0 or size > 1e6 + 8 * sum(storages.values()):
+        if depth > MAX_DEPTH or left < 0 or size > 1e9 + 8 * sum(storages.values()):
             problem = "its values are in themselves, or are referred to without end"
             raise ValueError(f"{path} is not a file of weights: {problem}; {SAVE_ADVICE}")
 
