@@ -66,6 +66,19 @@ def test_backends_are_equal_to_the_last_bit(pair):
         assert np.array_equal(first.precision[iou_type], second.precision[iou_type])
 
 
+@on_random_sets(20, most=80)
+def test_batches_change_nothing(pair):
+    ground_truth, detections = pair
+    mixed = [{k: v for k, v in d.items() if k != "bbox"} for d in detections[::2]]
+    for dets in (detections, mixed, [*mixed, *detections[1::2]]):
+        for name in backends():
+            expected = evaluate(ground_truth, dets, backend=name).table
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("vocseg_lib.metrics.coco_eval.EVALUATED_TOGETHER", 3)
+                table = evaluate(ground_truth, dets, backend=name).table
+            pd.testing.assert_frame_equal(table, expected, check_exact=True)
+
+
 def test_an_unknown_backend_is_refused():
     with pytest.raises(ValueError, match="pycocotools"):
         evaluate(ground_truth_of(), [], backend="other")
