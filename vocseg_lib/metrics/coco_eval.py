@@ -190,7 +190,9 @@ def run_coco_eval(
         return tuple(np.asarray(coco_eval.eval[key]) for key in ("precision", "recall"))
     counts = Counter(d["category_id"] for d in detections)
     group = np.cumsum([counts[c["id"]] for c in categories]) // EVALUATED_TOGETHER
-    groups = [[c for c, k in zip(categories, group, strict=True) if k == g] for g in {*group}]
+    groups = [
+        [c for c, k in zip(categories, group, strict=True) if k == g] for g in np.unique(group)
+    ]
     parts = [(np.zeros((10, 101, 0, 4, 3)), np.zeros((10, 0, 4, 3)))]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         for of_group in groups:
