@@ -1,12 +1,12 @@
 """Bootstrap confidence intervals over images, and paired differences between models."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from vocseg_lib.metrics.average_precision import Weights, coco_metrics
+from vocseg_lib.metrics.average_precision import ByClass, Matches, Weights, coco_metrics
 from vocseg_lib.metrics.coco_eval import Evaluation, metrics_table
 from vocseg_lib.metrics.matching import AREA_RANGES
 from vocseg_lib.metrics.voc_eval import voc_metrics
@@ -29,25 +29,30 @@ def bootstrap(evaluation: Evaluation, weights: Weights, headline: bool = False) 
     With `headline` only AP, AP50 and AP75. Class "all" is the mean over the classes that have
     objects in the resample; NaN if none has.
     """
-    chunks = np.array_split(weights, max(1, -(-len(weights) // CHUNK)))
-    tables = [pd.DataFrame(dict(_resampled(evaluation, chunk, headline))) for chunk in chunks]
-    return pd.concat(tables, ignore_index=True).rename_axis(columns=KEYS)
+    table = pd.DataFrame(dict(_resampled(evaluation, weights, headline)))
+    return table.rename_axis(columns=KEYS)
 
 
 def _resampled(evaluation: Evaluation, weights: Weights, headline: bool) -> Iterator[tuple]:
     for iou_type in evaluation.iou_types:
-        metrics = coco_metrics(evaluation.matches(iou_type), weights)
+        metrics = _in_chunks(coco_metrics, evaluation.matches(iou_type), weights)
         if not headline:
             for size in list(AREA_RANGES)[1:]:
-                by_size = coco_metrics(evaluation.matches(iou_type, size), weights)
+                by_size = _in_chunks(coco_metrics, evaluation.matches(iou_type, size), weights)
                 metrics[f"AP_{size}"] = by_size["AP"]
-            metrics |= voc_metrics(evaluation.voc_matches[iou_type], weights)
+            metrics |= _in_chunks(voc_metrics, evaluation.voc_matches[iou_type], weights)
         if not headline and iou_type == "mask":
-            void = coco_metrics(evaluation.without_void.matches("mask"), weights)
+            void = _in_chunks(coco_metrics, evaluation.without_void.matches("mask"), weights)
             metrics |= {f"{name}_without_void": values for name, values in void.items()}
         for metric, values in metrics.items():
             for name, of_class in evaluation.by_class(values):
                 yield (iou_type, metric, name), of_class
+
+
+def _in_chunks(metrics: Callable, matches: Matches, weights: Weights) -> dict[str, ByClass]:
+    chunks = np.array_split(weights, max(1, -(-len(weights) // CHUNK)))
+    parts = [metrics(matches, chunk) for chunk in chunks]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def prepend_point_estimate(weights: Weights | None, images: int) -> Float[np.ndarray, "_ i"]:

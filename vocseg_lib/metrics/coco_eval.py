@@ -68,12 +68,12 @@ class Evaluation:
         return [("all", class_mean(values)), *columns]
 
     def matches(self, iou_type: str, size: str = "all") -> Matches:
-        """COCO's matches, of the objects of one of `AREA_RANGES`."""
-        key = iou_type, size
-        if key not in self._matches:
-            selection = matching.select_area(size, iou_type)
-            self._matches[key] = matching.match_coco(self.dataset_eval, iou_type, selection)
-        return self._matches[key]
+        """COCO's matches, of the objects of one of `AREA_RANGES`; those of all objects are kept."""
+        if iou_type in self._matches and size == "all":
+            return self._matches[iou_type]
+        selection = matching.select_area(size, iou_type)
+        matches = matching.match_coco(self.dataset_eval, iou_type, selection)
+        return self._matches.setdefault(iou_type, matches) if size == "all" else matches
 
     @cached_property
     def voc_matches(self) -> dict[str, Matches]:
