@@ -13,7 +13,7 @@ from nbconvert import HTMLExporter
 
 from tests.helpers.payloads import MARK, NAMES, TITLES, write_files
 from vocseg_lib import plots
-from vocseg_lib.plots.style import MAX_NAME, new_ax, short
+from vocseg_lib.plots.style import MAX_SHOWN_NAME, new_ax, short
 from vocseg_lib.study import table1
 from vocseg_lib.study.results import open_files
 
@@ -63,7 +63,7 @@ def test_tick_labels_legends_and_titles_show_names():
     ax.figure.canvas.draw()
     assert any(text.get_parse_math() for text in ax.get_xticklabels())  # powers of ten
     assert {short("a" * 500), short("\u202ea\nb")} == {"a" * 20 + "…" + "a" * 19, "a b"}
-    assert max(map(len, map(short, NAMES))) == MAX_NAME
+    assert max(map(len, map(short, NAMES))) == MAX_SHOWN_NAME
 
 
 def test_figures_of_predictions_and_the_gallery(analyses, gallery):

@@ -32,7 +32,7 @@ LABELMAP_LINE = re.compile(
 COMMENTS = ("#", "//")  # begins of lines in class lists that are no class
 BACKGROUND_NAMES = ("", "background", "_background_", "__background__", "__ignore__", "_ignore_")
 """Names in class lists that are no class, in any case: labelme's, CVAT's, VOC's own."""
-MAX_LIST_BYTES, MAX_LINE = 1 << 27, 1_024  # bytes of a list, characters of a name in it
+MAX_LIST_BYTES, MAX_LIST_LINE = 1 << 27, 1_024  # bytes of a list, characters of a name in it
 MEAN_NAME = "all"  # stands for the mean over classes in tables
 
 
@@ -243,7 +243,9 @@ def read_lines(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file in UTF-8: {error}") from None
     lines = [line.strip() for line in lines if line.strip()]
-    if unusable := next((line for line in lines if "\0" in line or len(line) > MAX_LINE), None):
+    if unusable := next(
+        (line for line in lines if "\0" in line or len(line) > MAX_LIST_LINE), None
+    ):
         raise ValueError(f"{path} is not a list of names: it has the line {shorten(unusable)}")
     return lines
 

@@ -23,7 +23,7 @@ MAX_CATEGORIES = 10_000  # more would exhaust memory as well
 MAX_NAME = 1_000  # characters of a class's or file's name
 MAX_TEXT = 10**7  # characters of any field of an image or class, as of a picture in its entry
 UNCROPPED = "segmentation_uncropped"  # optional field of a detection: its mask before the crop
-CHUNK = 10_000  # entries at a time, to bound memory
+ENTRIES_TOGETHER = 10_000  # entries at a time, to bound memory
 MIN_CONTRADICTIONS = 0.01  # of detections; fewer are not reported
 MIN_EXPLAINED = 0.9  # of the boxes that do not fit: they have one other form
 ROWS = "run lengths look written along the rows; COCO's go down the columns"
@@ -152,8 +152,12 @@ def _validate_instances(ground_truth: dict, entries: list, name: str, fields: Fi
     ]
     optional = "bbox" if any("segmentation" in entry for entry in entries) else "segmentation"
     _check_fields(entries, name, shapes, [optional])
-    for start, key in product(range(0, len(entries), CHUNK), ("segmentation", UNCROPPED)):
-        part = {i: e for i, e in enumerate(entries[start : start + CHUNK], start) if key in e}
+    for start, key in product(
+        range(0, len(entries), ENTRIES_TOGETHER), ("segmentation", UNCROPPED)
+    ):
+        part = {
+            i: e for i, e in enumerate(entries[start : start + ENTRIES_TOGETHER], start) if key in e
+        }
         codes = {i: e[key].get("counts") for i, e in part.items() if isinstance(e[key], dict)}
         codes = {i: code for i, code in codes.items() if isinstance(code, str)}
         pixels = dict(zip(codes, pixel_counts([*codes.values()]).tolist(), strict=True))

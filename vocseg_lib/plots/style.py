@@ -21,7 +21,7 @@ from vocseg_lib.utils.files import atomic_write
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#999999")
 """Okabe and Ito's colors, which color-blind readers can tell apart."""
-MAX_NAME, MAX_LINE, MAX_LINES, MAX_CAPTION = 40, 180, 30, 6
+MAX_SHOWN_NAME, MAX_LINE, MAX_LINES, MAX_CAPTION = 40, 180, 30, 6
 """Characters of a name and of a line, lines of a text and of a caption; longer ones are cut."""
 HIDE = "\u200b"  # before an underscore, which would keep a label out of the legend
 NAMED = (FixedFormatter, FuncFormatter)  # of axes whose ticks have names
@@ -101,7 +101,7 @@ def _package(character: str) -> str:
     return "fonts-noto-cjk" if is_cjk else "fonts-noto-core"
 
 
-def short(name: object, most: int = MAX_NAME) -> str:
+def short(name: object, most: int = MAX_SHOWN_NAME) -> str:
     """A name in one line, its middle left out if it is long."""
     text = " ".join(_printable(str(name)).split())
     return text if len(text) <= most else f"{text[: most // 2]}…{text[1 - most // 2 :]}"

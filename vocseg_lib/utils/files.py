@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
-import numpy as np
 from filelock import FileLock, Timeout
 
 NAME_CHARACTERS = 50  # of a file, in the name of the temporary one: names are of limited length
@@ -281,7 +280,7 @@ def to_jsonable(value: object, digits: int | None = None) -> object:
         return {str(key): to_jsonable(item, digits) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_jsonable(item, digits) for item in value]
-    if isinstance(value, np.generic):
+    if hasattr(value, "dtype"):  # a number of NumPy
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return None
