@@ -20,7 +20,7 @@ NAMES = (
     r"$\frac{1 $ \$ | `x` &amp;",
     "_x",
     "a - b one\ntwo\x07\x1b[31m \u202edlrow \u732b \U0001f431",
-    "very long " * 100 + "name",
+    "very long " * 90 + "name",
 )
 TITLES = (f"_$a$ - $b$ <img src=x onerror={RUN}>", f"y - _$\\frac$ <svg onload={RUN}>")
 """Names of prediction files."""

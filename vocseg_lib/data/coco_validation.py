@@ -40,7 +40,7 @@ SCORE: Check = (
 ID: Check = (lambda v: is_number(v) and v == int(v) >= 0, "an integer >= 0")
 SIDE: Check = (lambda v: is_number(v) and v == int(v) >= 1, "an integer >= 1")
 FLAG: Check = (lambda v: isinstance(v, int | float) and v in (0, 1), "0 or 1")
-TEXT = f"a text of at most {MAX_NAME} characters on one line"
+TEXT = f"a text of at most {MAX_NAME} characters, without NUL and lone surrogates"
 NAME: Check = (lambda v: is_name(v) and v not in RESERVED, f"{TEXT}, not all or background")
 MASK: Check = (bool, "a mask")
 BOX: Check = (
@@ -55,9 +55,9 @@ FIELDS = {
 
 
 def is_name(value: object) -> bool:
-    """Whether a value is a text that can be printed on one line, and not too long."""
+    """Whether a value is a text that can be printed, and not too long."""
     is_short = isinstance(value, str) and len(value) <= MAX_NAME
-    return is_short and not re.search("[\0\n\r\ud800-\udfff]", value)
+    return is_short and not re.search("[\0\ud800-\udfff]", value)
 
 
 def validate_results(ground_truth: dict, detections: list) -> list[dict]:
