@@ -3,6 +3,7 @@
 The names below are imported when they are first used; modules have more.
 """
 
+import vocseg_lib.utils.parent  # noqa: F401  # first of all
 from vocseg_lib.utils.lazy import attach
 
 __version__ = "0.1.0"

@@ -148,5 +148,16 @@ def test_processes_end_when_torchrun_is_killed():
         agent.communicate(timeout=60)  # until all that may write to its output have ended
 
 
+def test_a_process_ends_whose_parent_was_killed_while_it_was_starting():
+    child = "from vocseg_lib.utils.parent import PARENT; print('started', flush=True); "
+    child += "from vocseg_lib.utils import distributed; distributed._end_with(PARENT)"
+    parent = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]]).wait()"
+    command = [sys.executable, "-c", parent, child]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"started\n"
+        process.kill()
+        process.communicate(timeout=60)
+
+
 if __name__ == "__main__":
     train_here(*sys.argv[1:]) if sys.argv[1:] else wait_without_end()

@@ -152,3 +152,22 @@ def test_a_mirror_that_is_the_run_folder_by_a_link_is_refused(linked, devkit, tm
     with pytest.raises(ValueError, match="mirror"):
         run(NoisyModel(), devkit, folder, session=session)
     assert not [*folder.iterdir()]
+
+
+def test_another_training_where_the_mirror_was_is_left_alone(tmp_path):
+    folder, drive, away = tmp_path / "run", tmp_path / "drive", tmp_path / "away"
+    write_json(folder / "config.json", {"seed": 0})
+
+    def replace_mirror():
+        with mirror.mirrored(folder, drive) as update:
+            update()
+            wait()
+            drive.rename(away)
+            write_json(drive / "config.json", {"seed": 1})
+            write_json(folder / "metrics.json", {})
+
+    with pytest.warns(UserWarning, match="another training"):
+        replace_mirror()
+    assert {name: content for name, (_, content) in states(drive).items()} == {
+        "config.json": b'{"seed": 1}'
+    }

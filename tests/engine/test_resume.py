@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import resource
 import shutil
 
@@ -106,6 +107,45 @@ def test_a_checkpoint_cut_at_any_length_is_replaced_by_the_one_before(devkit, tm
             assert resume_module.newest_checkpoint(tmp_path, config)["iteration"] == 2
         assert aside.read_bytes() == whole[:length]
         aside.unlink()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("iteration", -5), ("iteration", 10**9), ("seconds", "1"), ("bad_samples", [1])),
+        *(("best", "x"), ("best", {}), ("best", {"iteration": 2, "mask_AP50": "x"}), ("config", 1)),
+    ],
+)
+def test_a_checkpoint_with_odd_progress_is_replaced_by_the_one_before(key, value, devkit, tmp_path):
+    to_four(devkit, tmp_path)
+    config = load_checkpoint(tmp_path / "last.pt")["config"]
+    content = load_checkpoint(tmp_path / "last.pt") | {key: value}
+    save_checkpoint(tmp_path / "last.pt", content)
+    with pytest.warns(UserWarning, match=r"last\.pt"):
+        assert resume_module.newest_checkpoint(tmp_path, config)["iteration"] == 2
+
+
+@pytest.mark.parametrize("where", ["run folder", "mirror"])
+def test_best_weights_without_a_checkpoint_are_kept(where, devkit, tmp_path):
+    options, sign = {"eval_every": 2}, 1
+    options["evaluate"] = lambda model, iteration: {"mask_AP50": sign * iteration}
+    here, drive = tmp_path / "here", tmp_path / "drive"
+    folder = here if where == "run folder" else drive
+    run(NoisyModel(), devkit, folder, **options)
+    best = (folder / "best.pt").read_bytes()
+    for name in ("last.pt", "previous.pt"):
+        (folder / name).unlink()
+    sign = -1  # others are the best
+    with pytest.warns(UserWarning, match="kept"):
+        run(NoisyModel(), devkit, here, **options, session=Session(mirror=drive))
+    assert load_checkpoint(folder / "best.pt")["iteration"] == 2
+    assert best in [path.read_bytes() for path in folder.rglob("best.pt*")]
+
+
+def test_a_log_that_is_a_pipe_is_refused(devkit, tmp_path):
+    os.mkfifo(tmp_path / "log.jsonl")
+    with pytest.raises(OSError, match=r"log\.jsonl"):
+        run(NoisyModel(), devkit, tmp_path)
 
 
 def test_without_any_usable_checkpoint_nothing_is_overwritten(devkit, tmp_path):

@@ -103,13 +103,19 @@ def test_a_log_with_any_json_in_it_is_read_and_shown(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [f"iterations={10**9}", f"iterations={DIGITS}", "iterations=1e9", "image_size=100000"]
+    "change",
+    [
+        *(f"iterations={10**9}", f"iterations={DIGITS}", "iterations=1e9", "image_size=100000"),
+        *("learning_rate=1e39", "backbone_lr_mult=1e300", f"iterations={'1+' * 50_000}1"),
+        *(f"iterations={'-' * 100_000}1", f"weights={'x' * 100_000}", f"{'x' * 100_000}=1"),
+    ],
 )
 def test_numbers_past_their_bounds(change, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = vocseg("train", "--model", "yolact", "--set", change)
     (line,) = done.stderr.splitlines()
-    assert (done.exit_code, change.split("=")[0] in line, len(line) < 300) == (2, True, True)
+    assert (done.exit_code, change.split("=")[0][:50] in line) == (2, True)
+    assert len(line) < 2_100
 
 
 def test_batches_of_the_longest_training_take_no_memory():

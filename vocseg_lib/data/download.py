@@ -32,6 +32,7 @@ MAX_ARCHIVE_BYTES, MAX_MEMBERS = (
     100_000,
 )  # the archive has 1,999,639,040 and some 40,000
 MIN_BYTES_PER_S = 10_000  # of a mirror, over `timeout_s`
+MAX_SHOWN_ERROR, DIGITS = 300, 15  # characters of a mirror's error; of a number of bytes
 CHUNK_BYTES = 1 << 18
 
 
@@ -102,7 +103,8 @@ def _unpack(archive: Path, folder: Path) -> None:
     except FetchError:
         raise
     except Exception as error:  # a damaged archive may raise anything
-        raise FetchError(f"{archive} cannot be unpacked into {folder}: {error}") from error
+        problem = f"{error!s:.{MAX_SHOWN_ERROR}}"
+        raise FetchError(f"{archive} cannot be unpacked into {folder}: {problem}") from error
 
 
 def _problem(member: tarfile.TarInfo) -> str:
@@ -128,7 +130,9 @@ def _download(mirrors: Sequence[str], archive: Path, md5: str, timeout_s: float)
         except (OSError, HTTPException, ValueError) as error:
             # 416: nothing left to send, so the file is complete, or another one; the MD5 decides.
             if not (resumed and getattr(error, "code", None) == 416):
-                failures.append(f"{url}: {repr(str(error))[1:-1] or type(error).__name__}")
+                failures.append(
+                    f"{url}: {repr(str(error))[1:MAX_SHOWN_ERROR] or type(error).__name__}"
+                )
                 continue
             written = part
         if check_integrity(written, md5):
@@ -205,6 +209,8 @@ def _check_headers(response: HTTPResponse, have: int) -> tuple[int | None, bool]
     if given is not None and not given.strip().isdecimal():
         raise OSError(f"answers with {given!r} bytes")
     length = None if given is None else int(given)
+    if resumes and (total := headers.get("Content-Range", "").rpartition("/")[2]).isdecimal():
+        length = int(total[:DIGITS]) - have  # it may send a part of the rest
     if resumes and not headers.get("Content-Range", f"bytes {have}-").startswith(f"bytes {have}-"):
         raise OSError(f"answers with {headers['Content-Range']!r}, asked for bytes from {have}")
     if (have if resumes else 0) + (length or 0) > MAX_ARCHIVE_BYTES:

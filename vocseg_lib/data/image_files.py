@@ -139,9 +139,14 @@ def _to_map(path: Path, image: Image.Image) -> StoredMap:
         reason = "has more than 256 colors: expected a flat color for each class or object, of at"
         raise BadFile(path, "not a map", f"{reason} most 254 (PNG; 0 background, 255 void)")
     colors = sorted(color for _, color in counts)
-    codes = pixels[..., :3] @ np.array([1 << 16, 1 << 8, 1], np.int32)
-    values = np.searchsorted([r << 16 | g << 8 | b for r, g, b in colors], codes)
-    return StoredMap(values.astype(np.uint8), np.array(colors, np.uint8))
+    numbers = np.zeros(1 << 24, np.uint8)
+    numbers[[r << 16 | g << 8 | b for r, g, b in colors]] = range(len(colors))
+    values = np.empty(pixels.shape[:2], np.uint8)
+    rows = max(1, (1 << 20) // pixels.shape[1])  # at a time, to bound memory
+    for start in range(0, len(pixels), rows):
+        r, g, b, _ = np.moveaxis(pixels[start : start + rows].astype(np.int32), -1, 0)
+        values[start : start + rows] = numbers[r << 16 | g << 8 | b]
+    return StoredMap(values, np.array(colors, np.uint8))
 
 
 def check_pixels(path: Path, size: tuple[int, int]) -> None:

@@ -13,10 +13,10 @@ class TrainConfig(Config):
     batch_size: int = bounded(2, least=1, below=1e4)  # images, over all processes (published)
     iterations: int = bounded(12_000, least=1, below=1e8)  # parameter updates (published)
     optimizer: Literal["sgd", "adamw"] = "sgd"  # published: SGD
-    learning_rate: float = bounded(1e-3, least=ABOVE_ZERO)  # after warm-up (published)
-    backbone_lr_mult: float = bounded(1.0, least=ABOVE_ZERO)  # of the backbone / learning_rate
+    learning_rate: float = bounded(1e-3, least=ABOVE_ZERO, below=1e6)  # after warm-up (published)
+    backbone_lr_mult: float = bounded(1.0, least=ABOVE_ZERO, below=1e6)  # / learning_rate
     momentum: float = bounded(0.9, least=0, below=1)  # of SGD (published)
-    weight_decay: float = bounded(5e-4, least=0)  # not published; the official YOLACT's
+    weight_decay: float = bounded(5e-4, least=0, below=1e6)  # not published; the official YOLACT's
     schedule: Literal["step", "cosine"] = "step"  # "step": / 10 at each of lr_milestones; or to 0
     lr_milestones: tuple[int, ...] = bounded((8_000,), least=1)  # iterations; not published
     warmup_iterations: int = bounded(0, least=0)  # linear, from a tenth; not published

@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vocseg_lib.engine.run_folder import LAST, PREVIOUS
-from vocseg_lib.utils.files import atomic_write
+from vocseg_lib.engine.run_folder import CONFIG, LAST, PREVIOUS
+from vocseg_lib.utils.files import atomic_write, read_bytes
 
 KEPT = "kept"
 """Folder in a mirror for what it held of a training that was not resumed."""
@@ -19,16 +19,25 @@ CLOSING_SECONDS = 120.0
 """How long the end of a training waits for each of its mirror's last two copies."""
 
 
+def check_mirror(mirror: Path, folder: Path) -> None:
+    """Raises ValueError for a mirror that is the run folder, by whatever links and mounts."""
+    is_same = os.path.realpath(mirror) == os.path.realpath(folder)
+    if is_same or (os.path.exists(mirror) and os.path.exists(folder) and mirror.samefile(folder)):
+        raise ValueError(f"the mirror {mirror} is the run folder: choose another folder")
+
+
 def copy_changed(folder: Path, target: Path, copied: dict[str, tuple]) -> None:
     """Copy the files of a run folder that `target` does not have, atomically and with their times.
 
     `copied`: by name, `_state` of a file and of its copy, which may get another time there. Raises
-    FileNotFoundError if none of them is there any more.
+    FileNotFoundError if none of them is there any more, FileExistsError if another training is.
     """
     names = {path.name for path in folder.glob("*") if path.suffix in SUFFIXES} - {PREVIOUS}
     for name in sorted(names, key=lambda name: (name == LAST, name)):  # LAST needs the others
         if copied and not any((target / name).is_file() for name in copied):
             raise FileNotFoundError(f"what was copied there is missing: is {target} mounted?")
+        if CONFIG in copied and read_bytes(target / CONFIG) != read_bytes(folder / CONFIG):
+            raise FileExistsError(f"another training is in {target} now: is it what was mounted?")
         state = _state(folder / name)  # before copying: what changes meanwhile is copied again
         if (state, _state(target / name)) not in ((state, state), copied.get(name)):
             keep = target / PREVIOUS if name == LAST else None
@@ -60,13 +69,17 @@ def mirrored(
     if target is None:
         yield lambda: None
         return
-    copied, messages, thread = dict.fromkeys(expected, ()), [], None
+    copied, messages, devices, thread = dict.fromkeys(expected, ()), [], [], None
 
     def copy() -> None:
         try:
             if not copied and (message := prepare(target)):
                 messages.append(message)
             copy_changed(folder, target, copied)
+            devices.append(target.stat().st_dev)
+            if devices[-1] != devices[0]:
+                messages.append(f"{target} is on another device than before: is it mounted?")
+                del devices[0]
         except OSError as error:
             messages.append(f"cannot mirror to {target}: {error}. The next copy tries again")
 

@@ -11,10 +11,14 @@ from vocseg_lib.engine.checkpoint import load_checkpoint
 from vocseg_lib.engine.mirror import KEPT, SUFFIXES, copy_changed
 from vocseg_lib.engine.run_folder import BEST, CONFIG, LAST, PREVIOUS, set_aside
 from vocseg_lib.utils.files import read_json, remove_temporary_files
-from vocseg_lib.utils.rle import shorten
+from vocseg_lib.utils.rle import is_number, shorten
 
 RESTORED_KEYS = ("config", "model", "optimizer", "scaler", "random")
 """What a checkpoint must hold to be resumed, besides progress."""
+COUNTS = ("iteration", "evals_since_best", "overflows", "skipped_updates", "consecutive_skips")
+PROGRESS_KEYS = ("seconds", "best", "bad_samples")
+"""The progress of a training: counts, and the rest."""
+MAX_COUNT = 10**8
 SHOWN_CHANGES = 8  # fields in a message
 MIRROR_TRIES, MIRROR_PAUSE_SECONDS = 3, 1.0
 """How often a mirror is read at the start before training continues without it."""
@@ -71,8 +75,10 @@ def _load_newest(folder: Path) -> tuple[dict | None, dict[Path, str]]:
     damaged = {}
     for path in (folder / LAST, folder / PREVIOUS):
         try:
-            checkpoint = load_checkpoint(path, (*RESTORED_KEYS, "iteration", "best"))
-            if type(checkpoint["iteration"]) is int and isinstance(checkpoint["config"], dict):
+            if path.exists() and not path.is_file():
+                raise ValueError(f"{path} is not a file")
+            checkpoint = load_checkpoint(path, (*RESTORED_KEYS, *COUNTS, *PROGRESS_KEYS))
+            if _is_sound(checkpoint):
                 return checkpoint, damaged
             damaged[path] = f"{path} is not a checkpoint of a training"
         except (FileNotFoundError, NotADirectoryError):
@@ -80,6 +86,23 @@ def _load_newest(folder: Path) -> tuple[dict | None, dict[Path, str]]:
         except ValueError as error:
             damaged[path] = str(error)
     return None, damaged
+
+
+def _is_sound(checkpoint: dict) -> bool:
+    """Whether the progress in a checkpoint has values of its kinds."""
+    best, bad = checkpoint["best"], checkpoint["bad_samples"]
+    counts = [checkpoint[name] for name in COUNTS]
+    numbers = [checkpoint["seconds"]]
+    if isinstance(best, dict):
+        counts.append(best.get("iteration"))
+        numbers += [best[name] for name in ("mask_AP50", "val_loss") if best.get(name) is not None]
+    is_of_kinds = isinstance(checkpoint["config"], dict) and isinstance(bad, dict)
+    return (
+        is_of_kinds
+        and (best is None or (isinstance(best, dict) and "mask_AP50" in best))
+        and all(type(n) is int and 0 <= n < MAX_COUNT for n in (*counts, *bad.values()))
+        and all(map(is_number, numbers))
+    )
 
 
 def newest_checkpoint(folder: Path, config: dict) -> dict | None:
@@ -123,9 +146,11 @@ def resume(folder: Path, mirror: Path | None, config: dict) -> dict | None:
             warnings.warn(message, stacklevel=2)
     if damage and not checkpoint:
         raise ValueError(f"{damage}. Delete {folder} to train again") from damage
-    if not checkpoint and (folder / BEST).is_file() and not (folder / CONFIG).is_file():
-        problem = f"{folder} holds {BEST} and no {CONFIG} of a training"
-        raise FileExistsError(f"{problem}: choose another folder, or move it away")
+    if not checkpoint and (folder / BEST).is_file():
+        problem = f"{folder} holds {BEST} and no checkpoint"
+        if not (folder / CONFIG).is_file():
+            raise FileExistsError(f"{problem}: choose another folder, or move it away")
+        warnings.warn(f"{problem}: it is kept as {set_aside(folder / BEST)}", stacklevel=2)
     if damage:
         warnings.warn(f"{damage}. The checkpoint in {mirror} is used", stacklevel=2)
     return checkpoint
@@ -139,13 +164,15 @@ def preserve_newer_mirror(mirror: Path, iteration: int) -> str | None:
     """
     remove_temporary_files(mirror)
     checkpoint, damaged = _load_newest(mirror)
-    if not checkpoint and not damaged and iteration:
-        return f"{mirror} holds nothing of this training, and gets all of it: is it mounted?"
-    if checkpoint["iteration"] <= iteration if checkpoint else not damaged:
+    has_best = (mirror / BEST).is_file()
+    if not checkpoint and not damaged and not has_best:
+        question = f"{mirror} holds nothing of this training, and gets all of it: is it mounted?"
+        return question if iteration else None
+    if checkpoint and checkpoint["iteration"] <= iteration:
         return None
     aside = mirror / KEPT / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
     aside.mkdir(parents=True)
     for path in [path for path in mirror.iterdir() if path.suffix in SUFFIXES]:
         path.replace(aside / path.name)
-    held = f"iteration {checkpoint['iteration']}" if checkpoint else "damaged checkpoints"
+    held = f"iteration {checkpoint['iteration']}" if checkpoint else "no usable checkpoint"
     return f"{mirror} holds {held}, this training is at {iteration}. It is kept in {aside}"

@@ -69,6 +69,8 @@ def clear_run_folder(folder: Path) -> None:
 
 def append_log(path: Path, entry: dict) -> None:
     """Add a line to a log. Raises OSError with the file's name."""
+    if path.exists() and not path.is_file():  # a pipe waits for a reader
+        raise OSError(f"{path} is not a file: move it away")
     try:
         with path.open("a") as log:
             log.write(json.dumps(to_jsonable(entry), allow_nan=False) + "\n")

@@ -22,13 +22,13 @@ from vocseg_lib.data.loader import SeededSamples, load_batches
 from vocseg_lib.engine import run_folder as files
 from vocseg_lib.engine.checks import check_batch_norm, check_objects
 from vocseg_lib.engine.config import TrainConfig
-from vocseg_lib.engine.mirror import mirrored
+from vocseg_lib.engine.mirror import check_mirror, mirrored
 from vocseg_lib.engine.resume import preserve_newer_mirror, resume
 from vocseg_lib.engine.train_state import TrainState, stop_reason
 from vocseg_lib.utils import distributed
 from vocseg_lib.utils.device import keep_freed_memory, peak_memory_gb
 from vocseg_lib.utils.environment import environment_info
-from vocseg_lib.utils.files import is_same_file, write_json
+from vocseg_lib.utils.files import write_json
 
 FORECAST_AFTER = 20
 """Iterations of a session after which time left and peak memory are reported."""
@@ -92,8 +92,8 @@ def train(
     """
     session, folder, is_first = session or Session(), Path(run_folder), distributed.rank() == 0
     mirror = Path(session.mirror) if session.mirror and is_first else None
-    if mirror and (mirror.resolve() == folder.resolve() or is_same_file(mirror, folder)):
-        raise ValueError(f"the mirror {mirror} is the run folder: choose another folder")
+    if mirror:
+        check_mirror(mirror, folder)
     if not len(dataset):
         raise ValueError("the data set is empty: nothing to train on")
     config.check_processes(distributed.world_size())
@@ -111,6 +111,8 @@ def train(
         deadline=time.monotonic() + 3600 * hours,
     )
     with files.run_lock(folder) if is_first else nullcontext():
+        if mirror:
+            check_mirror(mirror, folder)  # by the folder itself, which there is now
         _resume(state, mirror, session)
         prepare = partial(preserve_newer_mirror, iteration=state.progress["iteration"])
         with mirrored(folder, mirror, prepare) as update_mirror:

@@ -19,6 +19,7 @@ from vocseg_lib.engine.batch_norm import batch_norm_layers, set_train_mode
 from vocseg_lib.engine.checkpoint import load_checkpoint, save_checkpoint
 from vocseg_lib.engine.config import TrainConfig
 from vocseg_lib.engine.optim import build_optimizer, lr_factor
+from vocseg_lib.engine.resume import COUNTS
 from vocseg_lib.engine.run_folder import BEST, LAST, LOG, PREVIOUS, append_log, set_aside
 from vocseg_lib.utils import distributed
 from vocseg_lib.utils.device import autocast, half_precision, peak_memory_gb
@@ -45,8 +46,7 @@ class TrainState:
         fp16 = self.config.mixed_precision and half_precision(self.device) is torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
         self.parts = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
-        counts = "iteration evals_since_best overflows skipped_updates consecutive_skips".split()
-        self.progress = dict.fromkeys(counts, 0) | {"seconds": 0.0, "best": None, "bad_samples": {}}
+        self.progress = dict.fromkeys(COUNTS, 0) | {"seconds": 0.0, "best": None, "bad_samples": {}}
         self.is_first, self.parallel = distributed.rank() == 0, self.model
         if distributed.world_size() > 1:
             devices = [self.device] if self.device.type == "cuda" else None

@@ -99,7 +99,8 @@ def train_command(options: cli.TrainOptions) -> None:
     changes = cli.parse_assignments(options.changes, RECIPE_FIELDS)
     changes |= {"weights": weights} if weights else {}
     get_recipe(profile).with_changes(**changes)
-    cli.require(options.data, source, weights)
+    weights = changes.get("weights")
+    cli.require(options.data, source, str(weights) if weights not in (None, "imagenet") else "")
     from vocseg_lib.engine.train import Session
     from vocseg_lib.study.study import open_study, reproduce
     from vocseg_lib.study.train import train_model

@@ -20,6 +20,7 @@ from vocseg_lib.utils.files import resolve_path
 
 RUN_FILE = re.compile(r"(config|run|metrics|predictions\w*)\.json")  # of a training
 USER_ERRORS = OSError | ValueError | ModuleNotFoundError
+MAX_MESSAGE = 2_000  # characters
 NO_MEMORY = "out of memory|DefaultCPUAllocator"  # in errors of torch
 MARKED_BYTES = 4_096  # at the start of an output
 
@@ -58,7 +59,10 @@ class Command(TyperCommand):
                 error = f"not enough memory ({error}): take smaller images or batches"
             elif not of_library and not isinstance(error, USER_ERRORS):
                 raise
-            typer.echo(f"{ctx.info_name}: {error}", err=True)
+            message = f"{ctx.info_name}: {error}"
+            if len(message) > MAX_MESSAGE:
+                message = f"{message[: MAX_MESSAGE // 2]} ... {message[-MAX_MESSAGE // 2 :]}"
+            typer.echo(message, err=True)
             raise typer.Exit(2) from None
 
 
@@ -111,10 +115,12 @@ def parse_assignments(assignments: Iterable[str], names: Collection[str]) -> dic
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals or name not in names:
-            raise ValueError(f"{assignment!r} must be NAME=VALUE with one of {', '.join(names)}")
+            raise ValueError(
+                f"{assignment!r:.60} must be NAME=VALUE with one of {', '.join(names)}"
+            )
         try:
             values[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (MemoryError, RecursionError, SyntaxError, ValueError):
             values[name] = text
     return values
 

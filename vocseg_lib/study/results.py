@@ -103,7 +103,7 @@ def open_files(
     if isinstance(files, str) or not files:
         raise ValueError(f"files must be a list of one or more prediction files, got {files!r}")
     ground_truth = open_ground_truth(data, split)
-    paths = [resolve_path(str(file).strip()) for file in files]
+    paths = [resolve_path(file) for file in files]
     stems, predictions = [path.stem for path in paths], {}
     if len({path.resolve() for path in paths}) < len(paths):
         raise ValueError(f"the same file is given twice: {', '.join(map(str, paths))}")

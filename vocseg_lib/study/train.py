@@ -19,6 +19,7 @@ from vocseg_lib.engine.mirror import mirrored
 from vocseg_lib.engine.predict import predict, save_predictions, validation_loss
 from vocseg_lib.engine.run_folder import (
     BEST,
+    CONFIG,
     LAST,
     LOG,
     PREVIOUS,
@@ -107,7 +108,7 @@ def train_model(
         is_first = distributed.rank() == 0
         with (
             run_lock(folder) if is_first else nullcontext(),
-            mirrored(folder, mirror if is_first else None, expected=[LAST]),
+            mirrored(folder, mirror if is_first else None, expected=[BEST, CONFIG, LAST]),
         ):
             _evaluate_best(study, model, state, config, session)
     return state
@@ -213,7 +214,7 @@ def open_or_train(
             `data` has their ground truth.
     """
     if predictions:
-        opened = open_files(predictions.split(","), data, results)
+        opened = open_files([name.strip() for name in predictions.split(",")], data, results)
     else:
         study = open_study(profile, data, results, weights)
         for model_name in MODEL_TITLES:

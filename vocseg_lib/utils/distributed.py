@@ -18,6 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from vocseg_lib.utils.parent import PARENT
+
 TIMEOUT = timedelta(hours=2)  # of waiting for each other: the first may be downloading data
 PARENT_SECONDS = 5.0  # between two looks at whether torchrun still runs
 _single: ContextVar[bool] = ContextVar("single", default=False)
@@ -33,7 +35,7 @@ def process_group(device: str) -> Iterator[str]:
     if cuda:
         device = f"cuda:{dist.get_node_local_rank()}"
         torch.cuda.set_device(device)
-    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
+    threading.Thread(target=_end_with, args=[PARENT], daemon=True).start()
     dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT)
     try:
         yield device

@@ -35,11 +35,6 @@ def resolve_path(path: str | Path) -> Path:
     return from_root if from_root.exists() and not Path(path).exists() else Path(path)
 
 
-def is_same_file(path: Path, other: Path) -> bool:
-    """Whether two paths are one file or folder that exists, by whatever links and mounts."""
-    return path.exists() and other.exists() and path.samefile(other)
-
-
 def open_file(path: str | Path, max_bytes: float = math.inf) -> BinaryIO:
     """Open a file to read: no pipe, which waits for a writer, and no device, which may never end.
 
@@ -139,6 +134,8 @@ def file_lock(folder: Path, waiting: str) -> Iterator[None]:
         try:
             lock.acquire(blocking=False)
         except Timeout:
+            if not Path(lock.lock_file).is_file():
+                raise  # it cannot be made
             print(f"{waiting}: waiting for it", file=sys.stderr)
             lock.acquire()
         leftovers = re.compile(rf"\.{re.escape(folder.name)}\.\w{{32}}\.(writing|old)")

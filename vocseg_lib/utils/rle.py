@@ -48,7 +48,8 @@ def as_rle(
             counts = counts.decode("ascii", "replace")
         if isinstance(counts, str):
             if (pixel_counts([counts])[0] if coded is None else coded) == pixels:
-                same = counts is segmentation["counts"] and segmentation["size"] == size
+                is_plain = segmentation["size"] == size and type(segmentation["size"][0]) is int
+                same = is_plain and counts is segmentation["counts"]
                 return segmentation if same else {"size": size, "counts": counts}
         elif isinstance(counts, list) and all(is_number(c) and c == int(c) >= 0 for c in counts):
             if sum(counts) == pixels:
