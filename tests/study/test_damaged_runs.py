@@ -107,7 +107,7 @@ def test_a_log_with_any_json_in_it_is_read_and_shown(tmp_path):
     [
         *(f"iterations={10**9}", f"iterations={DIGITS}", "iterations=1e9", "image_size=100000"),
         *("learning_rate=1e39", "backbone_lr_mult=1e300", f"iterations={'1+' * 50_000}1"),
-        *(f"iterations={'-' * 100_000}1", f"weights={'x' * 100_000}", f"{'x' * 100_000}=1"),
+        *(f"iterations={'-' * 100_000}1", f"{'x' * 100_000}=1"),
     ],
 )
 def test_numbers_past_their_bounds(change, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vocseg_lib.utils import files, json_stream
 from vocseg_lib.utils.files import atomic_write, project_root, resolve_path, to_jsonable, write_json
 
 
@@ -59,3 +60,31 @@ def test_files_are_on_the_disk_before_they_are_renamed(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "replace", lambda a, b: (done.append("renamed"), replace(a, b))[1])
     write_json(tmp_path / "a.json", 1)
     assert done == ["file", "renamed", "folder"]
+
+
+VALUES = ['text " \\ ] } , é', -1.5e3, 12345, None, True, [], {}, [[1, 2], {"a": "]"}]]
+VALUES.append({"size": [3, 4]})
+WHOLE = [VALUES, {"header": {"a": VALUES}, "detections": VALUES, "more": []}, [], {}, 7, "text"]
+
+
+@pytest.mark.parametrize("content", WHOLE)
+@pytest.mark.parametrize("chunk", [1, 3, 1_000])
+def test_streamed_json_equals_the_whole(content, chunk, tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    monkeypatch.setattr(files, "STREAMED_BYTES", 0)
+    monkeypatch.setattr(json_stream, "CHUNK_CHARACTERS", chunk)
+    for indent in (None, 1):
+        text = json.dumps(content, indent=indent)
+        for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+            path.write_text(text, encoding=encoding)
+            assert files.read_json(path, ["size"]) == content
+        cuts = range(1, len(text)) if isinstance(content, list | dict) else ()
+        for damaged in [*(text[:k] for k in cuts), "", f"{text} 1", text.replace(",", ",,", 1)]:
+            path.write_text(damaged)
+            try:
+                expected = json.loads(damaged)
+            except ValueError:
+                with pytest.raises(ValueError, match=r"a\.json is not JSON"):
+                    files.read_json(path, ["size"])
+            else:
+                assert files.read_json(path, ["size"]) == expected

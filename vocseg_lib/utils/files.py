@@ -1,5 +1,6 @@
 """Atomic writes: a kill at any moment leaves the old file or the new one; JSON; paths."""
 
+import io
 import json
 import math
 import os
@@ -16,9 +17,12 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
+from vocseg_lib.utils.json_stream import JsonStream
+
 NAME_CHARACTERS = 50  # of a file, in the name of the temporary one: names are of limited length
 SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")  # which file browsers leave behind
 
+STREAMED_BYTES = 1 << 26  # JSON with entries beyond it is read part by part
 MAX_FILE_BYTES = 1 << 31  # of a file that is read at once
 
 
@@ -219,12 +223,14 @@ def durable_rename(path: Path, target: Path) -> None:
 def read_json(path: Path, shared: Collection[str] = ()) -> Any:
     """Read JSON in UTF-8, -16 or -32, with a byte order mark or without.
 
-    Equal integers, or lists of them, under `shared` keys are one object: in large files, a quarter
-    of the memory. Raises OSError, and ValueError naming a file that is not JSON.
+    Equal keys, and integers, or lists of them, under `shared` keys are one object, and the text of
+    large files is not held: a third of the memory. Raises OSError, and ValueError naming a file
+    that is not JSON.
     """
     known = {}
 
     def share(entry: dict) -> dict:
+        entry = {known.setdefault(key, key): value for key, value in entry.items()}
         for key in shared:
             value = entry.get(key)
             if type(value) is int:
@@ -234,6 +240,11 @@ def read_json(path: Path, shared: Collection[str] = ()) -> Any:
         return entry
 
     try:
+        if shared and path.is_file() and path.stat().st_size > STREAMED_BYTES:
+            with open_file(path, MAX_FILE_BYTES) as file:
+                encoding = json.detect_encoding(file.read(4))
+                file.seek(0)
+                return JsonStream(io.TextIOWrapper(file, encoding), share).read()
         text = read_bytes(path)
         text = text.decode(json.detect_encoding(text))
         return json.loads(text, object_hook=share if shared else None)

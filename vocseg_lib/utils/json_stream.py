@@ -1,0 +1,90 @@
+"""Read large JSON without holding its text: the entries of its lists one by one."""
+
+import json
+import re
+from collections.abc import Callable
+from io import TextIOBase
+from typing import Any
+
+CHUNK_CHARACTERS = 1 << 22
+BLANK = re.compile(r"[ \t\n\r]*")
+
+
+class JsonStream:
+    """A JSON text of which a part is read at a time.
+
+    Streamed are the entries of a list at its top, or of those in an object at its top. `change`
+    replaces each object. Methods raise ValueError.
+    """
+
+    def __init__(self, file: TextIOBase, change: Callable[[dict], object]):
+        self.file, self.text, self.at, self.ended = file, "", 0, False
+        self.decode = json.JSONDecoder(object_hook=change).raw_decode
+
+    def read(self) -> Any:
+        """The whole content."""
+        first = self._next()
+        content = self._fields() if first == "{" else self._value_or_entries()
+        if self._next():
+            raise ValueError("there is more after its end")
+        return content
+
+    def _more(self) -> None:
+        chunk = self.file.read(max(CHUNK_CHARACTERS, len(self.text) - self.at))
+        self.text, self.at, self.ended = self.text[self.at :] + chunk, 0, not chunk
+
+    def _next(self) -> str:
+        """The next character that is not blank, or "" at the end."""
+        while True:
+            self.at = BLANK.match(self.text, self.at).end()
+            if self.at < len(self.text) or self.ended:
+                return self.text[self.at : self.at + 1]
+            self._more()
+
+    def _take(self, expected: str) -> str:
+        found = self._next()
+        if not found or found not in expected:
+            raise ValueError(f"expected one of {expected}, got {found or 'its end'}")
+        self.at += 1
+        return found
+
+    def _value(self) -> Any:
+        self._next()
+        while True:
+            try:
+                value, end = self.decode(self.text, self.at)
+            except ValueError:
+                if self.ended:
+                    raise
+            else:
+                if end + len("e+1") < len(self.text) or self.ended:
+                    self.at = end
+                    return value
+            self._more()  # cut off, or a number that may go on
+
+    def _value_or_entries(self) -> Any:
+        if self._next() != "[":
+            return self._value()
+        self._take("[")
+        if self._next() == "]":
+            self._take("]")
+            return []
+        entries = [self._value()]
+        while self._take(",]") == ",":
+            entries.append(self._value())
+        return entries
+
+    def _fields(self) -> dict:
+        self._take("{")
+        if self._next() == "}":
+            self._take("}")
+            return {}
+        fields, separator = {}, ","
+        while separator == ",":
+            if self._next() != '"':
+                raise ValueError("expected a name in quotes")
+            name = self._value()
+            self._take(":")
+            fields[name] = self._value_or_entries()
+            separator = self._take(",}")
+        return fields
