@@ -22,6 +22,7 @@ from vocseg_lib.metrics.average_precision import ByClass, Matches, class_mean
 from vocseg_lib.metrics.matching import AREA_RANGES, IOU_TYPES, DatasetEval
 from vocseg_lib.metrics.semantic import SEMANTIC_SCORE, mean_iou, remove_void
 from vocseg_lib.metrics.voc_eval import match_voc, voc_metrics
+from vocseg_lib.utils.device import release_freed_memory
 
 EVALUATED_TOGETHER = 50_000  # detections in COCOeval at a time, to bound memory
 AR_DETECTIONS = (1, 10, 100)  # detections per image and class of COCO's AR1, AR10 and AR100
@@ -116,6 +117,7 @@ def evaluate(
     for iou_type in iou_types or matching.iou_types_of(ground_truth, detections):
         content = {**ground_truth, "categories": used}
         arrays = run_coco_eval(content, detections, iou_type, backend)
+        release_freed_memory()
         precision[iou_type] = arrays[0][..., 0, -1].copy()
         for metric, values in _coco_metrics(*arrays).items():
             by_class = zip(category_index, np.moveaxis(values, -1, 0), strict=True)

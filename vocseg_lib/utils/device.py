@@ -41,6 +41,13 @@ def keep_freed_memory() -> Iterator[None]:
     finally:
         libc.mallopt(M_MMAP_MAX, 65_536)
         libc.mallopt(M_TRIM_THRESHOLD, 2**26)
+        release_freed_memory()
+
+
+def release_freed_memory() -> None:
+    """Give what was freed back to the system, where glibc would keep it."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
 
 
