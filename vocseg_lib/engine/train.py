@@ -111,8 +111,6 @@ def train(
         deadline=time.monotonic() + 3600 * hours,
     )
     with files.run_lock(folder) if is_first else nullcontext():
-        if mirror:
-            check_mirror(mirror, folder)  # by the folder itself, which there is now
         _resume(state, mirror, session)
         prepare = partial(preserve_newer_mirror, iteration=state.progress["iteration"])
         with mirrored(folder, mirror, prepare) as update_mirror:
@@ -127,6 +125,8 @@ def train(
 def _resume(state: TrainState, mirror: Path | None, session: Session) -> None:
     """Restore what run folder or mirror have, and record the session if something is left."""
     folder = state.folder
+    if mirror:
+        check_mirror(mirror, folder)  # by the folder itself, which there is now
     checkpoint = resume(folder, mirror, state.run_config) if state.is_first else None
     if checkpoint := distributed.broadcast_object(checkpoint):
         try:
