@@ -64,8 +64,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             start, status = int(wanted.removeprefix("bytes=").rstrip("-")), 206
         if path == "/missing" or start >= max(len(body), 1):
             return self.send_error(404 if path == "/missing" else 416)
-        body = body[start:]
+        body = body[start : start + 1_000] if path == "/less" else body[start:]
         self.send_response(status)
+        if path == "/less":
+            end = start + len(body)
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(archive)}")
         self.send_header("Content-Type", "text/html" if path == "/page" else "application/x-tar")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -129,6 +132,15 @@ def test_a_part_that_cannot_be_resumed_is_replaced(tmp_path, server, archive, ki
     again = path == "whole" and kind != "good"
     assert ranges == [f"bytes={len(parts[kind])}-"] + [None] * again
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["VOCdevkit", TAR_NAME])
+
+
+def test_a_part_of_what_is_missing_is_kept(tmp_path, server, archive):
+    part = tmp_path / (TAR_NAME + ".part")
+    part.write_bytes(archive[:100])
+    with pytest.raises(FetchError):
+        fetch(tmp_path, server, "less")
+    assert part.read_bytes() == archive[:1_100]
+    fetch(tmp_path, server, "whole")
 
 
 @pytest.mark.parametrize("part", [b"", b"some bytes that are here"])
