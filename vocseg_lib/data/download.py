@@ -131,7 +131,7 @@ def _download(mirrors: Sequence[str], archive: Path, md5: str, timeout_s: float)
             # 416: nothing left to send, so the file is complete, or another one; the MD5 decides.
             if not (resumed and getattr(error, "code", None) == 416):
                 failures.append(
-                    f"{url}: {repr(str(error))[1:MAX_SHOWN_ERROR] or type(error).__name__}"
+                    f"{url}: {repr(str(error)[:MAX_SHOWN_ERROR])[1:-1] or type(error).__name__}"
                 )
                 continue
             written = part
