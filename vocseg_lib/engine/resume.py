@@ -1,6 +1,7 @@
 """Resume a training from its run folder or from its mirror."""
 
 import json
+import shutil
 import time
 import warnings
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from typing import Any
 from vocseg_lib.engine.checkpoint import load_checkpoint
 from vocseg_lib.engine.mirror import KEPT, SUFFIXES, copy_changed
 from vocseg_lib.engine.run_folder import BEST, CONFIG, LAST, PREVIOUS, set_aside
-from vocseg_lib.utils.files import read_json, remove_temporary_files
+from vocseg_lib.utils.files import atomic_write, read_json, remove_temporary_files
 from vocseg_lib.utils.rle import is_number, shorten
 
 RESTORED_KEYS = ("config", "model", "optimizer", "scaler", "random")
@@ -153,7 +154,22 @@ def resume(folder: Path, mirror: Path | None, config: dict) -> dict | None:
         warnings.warn(f"{problem}: it is kept as {set_aside(folder / BEST)}", stacklevel=2)
     if damage:
         warnings.warn(f"{damage}. The checkpoint in {mirror} is used", stacklevel=2)
+    if checkpoint and mirror and _is_best(mirror / BEST, config):
+        if not _is_best(folder / BEST, config):
+            aside = f" ({set_aside(folder / BEST)} is kept)" if (folder / BEST).exists() else ""
+            with atomic_write(folder / BEST) as temporary:
+                shutil.copyfile(mirror / BEST, temporary)
+            warnings.warn(f"{BEST} is taken from {mirror}{aside}", stacklevel=2)
     return checkpoint
+
+
+def _is_best(path: Path, config: dict) -> bool:
+    """Whether a file has the best weights of a training with a config."""
+    try:
+        best = load_checkpoint(path, ("config", "model", "iteration", "mask_AP50"))
+    except (OSError, ValueError):
+        return False
+    return not config_changes(best["config"], config)
 
 
 def preserve_newer_mirror(mirror: Path, iteration: int) -> str | None:

@@ -37,6 +37,7 @@ from vocseg_lib.study.study import Study, open_study
 from vocseg_lib.utils import distributed
 from vocseg_lib.utils.environment import environment_info
 from vocseg_lib.utils.files import to_jsonable, write_json
+from vocseg_lib.utils.weights import load_weights
 
 OVERFIT = TrainConfig(
     iterations=120,
@@ -159,7 +160,7 @@ def _evaluate_best(
     training |= {name: state[name] for name in ("bad_samples", "overflows", "skipped_updates")}
     metrics = {**cached, **training}
     if not cached:
-        model.load_state_dict(best["model"])
+        load_weights(model, best["model"], folder / BEST)
         header = prediction_header(config, best["iteration"], study.dataset("val"))
         mixed = study.recipe.train.mixed_precision
         predictions = predict(

@@ -55,8 +55,12 @@ def open_file(path: str | Path, max_bytes: float = math.inf) -> BinaryIO:
 
 def read_bytes(path: str | Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
     """The bytes of a file, see `open_file`."""
-    with open_file(path, max_bytes) as file:
-        return file.read()
+    try:
+        with open_file(path, max_bytes) as file:
+            return file.read()
+    except OSError as error:
+        _name(error, Path(path))
+        raise
 
 
 def file_crc32(path: Path, checksum: int = 0) -> int:
