@@ -221,7 +221,7 @@ def _check_headers(response: HTTPResponse, have: int) -> tuple[int | None, bool]
 def _receive(url: str, have: int, timeout_s: float) -> Iterator:
     """The response to a request, then its body in chunks.
 
-    A thread receives them, as a socket's timeout starts anew with each byte. Raises TimeoutError
+    A thread receives them, as a socket's timeout starts again with each byte. Raises TimeoutError
     when less than `MIN_BYTES_PER_S` came in any `timeout_s`.
     """
     received, stopped = Queue(maxsize=16), Event()

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from vocseg_lib.utils.files import (
     atomic_write,
     durable_rename,
+    named_errors,
     read_bytes,
     read_json,
     remove_temporary_files,
@@ -71,12 +72,8 @@ def append_log(path: Path, entry: dict) -> None:
     """Add a line to a log. Raises OSError with the file's name."""
     if path.exists() and not path.is_file():  # a pipe waits for a reader
         raise OSError(f"{path} is not a file: move it away")
-    try:
-        with path.open("a") as log:
-            log.write(json.dumps(to_jsonable(entry), allow_nan=False) + "\n")
-    except OSError as error:
-        error.filename = str(path)  # a full disk does not name it
-        raise
+    with named_errors(path), path.open("a") as log:
+        log.write(json.dumps(to_jsonable(entry), allow_nan=False) + "\n")
 
 
 def read_log(path: str | Path) -> list[dict]:

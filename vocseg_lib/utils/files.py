@@ -55,12 +55,8 @@ def open_file(path: str | Path, max_bytes: float = math.inf) -> BinaryIO:
 
 def read_bytes(path: str | Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
     """The bytes of a file, see `open_file`."""
-    try:
-        with open_file(path, max_bytes) as file:
-            return file.read()
-    except OSError as error:
-        _name(error, Path(path))
-        raise
+    with named_errors(path), open_file(path, max_bytes) as file:
+        return file.read()
 
 
 def file_crc32(path: Path, checksum: int = 0) -> int:
@@ -112,18 +108,16 @@ def rebuild_folder(folder: Path, record_name: str, record: dict) -> Iterator[Pat
             folder.with_name(f".{folder.name}.{uuid4().hex}.{w}") for w in ("writing", "old")
         )
         try:
-            temporary.mkdir()
-            yield temporary
-            paths = (path for path in temporary.rglob("*") if path.is_file())
-            files = {path.relative_to(temporary).as_posix(): file_checksum(path) for path in paths}
-            write_json(temporary / record_name, record | {"files": files})
-            _check_replaceable(folder, record_name)
-            if folder.exists():
-                folder.rename(old)
-            temporary.rename(folder)
-        except OSError as error:
-            _name(error, folder)
-            raise
+            with named_errors(folder):
+                temporary.mkdir()
+                yield temporary
+                paths = [path for path in temporary.rglob("*") if path.is_file()]
+                files = {p.relative_to(temporary).as_posix(): file_checksum(p) for p in paths}
+                write_json(temporary / record_name, record | {"files": files})
+                _check_replaceable(folder, record_name)
+                if folder.exists():
+                    folder.rename(old)
+                temporary.rename(folder)
         finally:
             for leftover in (temporary, old):
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -189,22 +183,27 @@ def atomic_write(path: Path, keep: Path | None = None) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name[:NAME_CHARACTERS]}.{uuid4().hex}.writing")
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        if keep and path.is_file():
-            durable_rename(path, keep)
-        durable_rename(temporary, path)
-    except BaseException as error:
+        with named_errors(path):
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            if keep and path.is_file():
+                durable_rename(path, keep)
+            durable_rename(temporary, path)
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        _name(error, path)
         raise
 
 
-def _name(error: BaseException, path: Path) -> None:
-    """Add a path to an error of the system that names none, as that of a full disk."""
-    if isinstance(error, OSError) and error.errno and not error.filename:
-        error.filename = str(path)
+@contextmanager
+def named_errors(path: str | Path) -> Iterator[None]:
+    """Context manager: errors of the system that name no file, as a full disk's, get this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and not error.filename:
+            error.filename = str(path)
+        raise
 
 
 def remove_temporary_files(folder: Path) -> None:
