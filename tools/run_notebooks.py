@@ -65,14 +65,26 @@ def check_options(options: argparse.Namespace) -> None:
         raise ValueError(f"--set: {', '.join(unknown)} is not one of {', '.join(sorted(known))}")
 
 
+def set_parameters(notebook: nbformat.NotebookNode, values: dict[str, object]) -> None:
+    """Set the parameters that a notebook has in its setup cell, as the cell's form would."""
+    for cell in notebook.cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            for name, value in values.items():
+                assignment = rf"^{name} = .*?(?=  # @param)"
+                cell.source = re.sub(
+                    assignment, lambda _, n=name, v=value: f"{n} = {v!r}", cell.source, flags=re.M
+                )
+
+
 def run_notebook(name: str, own: dict[str, str], parameters: dict, results: Path) -> None:
     """Execute one notebook with a progress bar over its cells; write it and its HTML."""
     title = "_".join([name, *own.values()])
     executed = results / f"{title}.ipynb"
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    set_parameters(notebook, {**parameters, **own})
     papermill.execute_notebook(
-        ROOT / "notebooks" / f"{name}.ipynb",
+        notebook,
         executed,
-        {**parameters, **own},
         cwd=ROOT,
         kernel_name="python3",
         coalesce_streams=True,  # a progress bar leaves one line, not hundreds

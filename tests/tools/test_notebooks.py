@@ -5,13 +5,14 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tools.run_notebooks import RUNS, main, select_runs
+from tools.run_notebooks import RUNS, main, select_runs, set_parameters
 from vocseg_lib import plots
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 COLAB = "https://colab.research.google.com/github/" + REPOSITORY.removeprefix("https://github.com/")
+KAGGLE = "https://kaggle.com/kernels/welcome?src="
 NAMES = "voc_data two_models train precision_recall failure_gallery ap_gap lineage".split()
 
 
@@ -32,27 +33,60 @@ def test_the_seven_and_their_badges_are_there():
 def test_skeleton(notebook):
     nb, code, path = notebook
     nbformat.validate(nb)
-    first, last = nb.cells[0].source, nb.cells[-1].source
+    first, learned, last = (nb.cells[i].source for i in (0, -2, -1))
     assert first.startswith(f"# {path.stem[:2]} · ")
     assert f"({COLAB}/blob/main/notebooks/{path.name})" in first
+    assert f"({KAGGLE}{REPOSITORY}/blob/main/notebooks/{path.name})" in first
     assert first.count("**The question:**") == 1
     assert all(word in first for word in ("*Needs*", "*Takes*", "*You will see*"))
-    assert "## What we learned" in last
+    assert learned.startswith("## What we learned\n")
+    assert last.startswith("## Three questions\n")
+    folded = re.findall(
+        r"^<details><summary>.+\?</summary>\n\n.+\n\n</details>$", last, re.MULTILINE
+    )
+    assert len(folded) == last.count("<details>") == 3
     following = [p.name for p in NOTEBOOKS if p.name > path.name]
     assert not following or f"({following[0]})" in last
-    # No --upgrade, nothing beside the library.
-    setup = "try:\n    import vocseg_lib\nexcept ImportError:\n    %pip install -q git+"
-    assert code[0].startswith(f"{setup}{REPOSITORY}\n")
-    (parameters,) = [c.source for c in nb.cells if "parameters" in c.metadata.get("tags", [])]
-    profiles = 'PROFILE = "t4"  # @param ["t4", "paper", "official", "laptop", "quick"]'
-    assert parameters.startswith(profiles)
-    assert ("MODEL = " in parameters) == (path.stem == "03_train")
-    imports = next(source for source in code if "from vocseg_lib" in source)
-    assert imports.endswith('\nrecipe_changes(get_recipe(PROFILE), get_recipe("paper"))')
+    colab = {"gpuType": "T4"}.items()
+    assert nb.metadata.accelerator == "GPU"
+    assert colab <= nb.metadata.colab.items()
     if path in NOTEBOOKS[3:6]:  # they analyze, and open their input by one call
-        opened = "open_or_train(PROFILE, DATA, RESULTS, WEIGHTS, PREDICTIONS)"
+        opened = "open_or_train(PROFILE, DATA, RESULTS or DRIVE_FOLDER, WEIGHTS, PREDICTIONS)"
         assert "\n".join(code).count(opened) == 1
         assert "open_study" not in "\n".join(code)
+
+
+def test_one_folded_setup_cell_comes_first(notebook):
+    nb, code, path = notebook
+    setup = nb.cells[1]
+    assert [c for c in nb.cells if "parameters" in c.metadata.get("tags", [])] == [setup]
+    assert setup.metadata.cellView == "form"
+    assert setup.metadata.jupyter.source_hidden
+    title, profile, *others = setup.source.splitlines()
+    assert title == '# @title Setup { display-mode: "form" }'
+    recipes = '["t4", "paper", "official", "laptop", "quick"] {allow-input: true}'
+    assert profile == f'PROFILE = "t4"  # @param {recipes}'
+    assert any(line.startswith("MODEL = ") for line in others) == (path.stem == "03_train")
+    described = set(re.findall(r"`([A-Z]+)`", nb.cells[0].source))
+    assert set(re.findall(r"^([A-Z]+) = .*# @param", setup.source, re.MULTILINE)) <= described
+    # No --upgrade, nothing beside the library.
+    install = "try:\n    import vocseg_lib\nexcept ImportError:\n    %pip install -q git+"
+    assert f"\n{install}{REPOSITORY}\nfrom vocseg_lib" in setup.source
+    assert "".join(code).count("start_notebook(") == 1
+    assert nb.cells[2].cell_type == "markdown"
+    assert nb.cells[3].cell_type == "code"
+
+
+def test_parameters_are_set_as_by_the_form(notebook):
+    nb, (setup, *_), _ = notebook
+    set_parameters(nb, {"PROFILE": "laptop iterations=7", "DATA": 'C:\\new"s', "UNKNOWN": 1})
+    changed = nb.cells[1].source
+    forms = [re.findall(r"  # @param.*", text) for text in (setup, changed)]
+    assert forms[0] == forms[1]
+    assert "UNKNOWN" not in changed
+    values = {}
+    exec("\n".join(line for line in changed.splitlines() if "# @param" in line), values)
+    assert (values["PROFILE"], values["DATA"]) == ("laptop iterations=7", 'C:\\new"s')
 
 
 def test_cells_are_short_plain_explained_and_without_outputs(notebook):

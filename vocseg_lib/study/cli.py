@@ -12,7 +12,7 @@ import typer
 from vocseg_lib.failures.config import Thresholds
 from vocseg_lib.study import cli_options as cli
 from vocseg_lib.study.cli_options import Data, Devkit, Predictions, Split, number, text, texts
-from vocseg_lib.study.recipes import MODEL_TITLES, RECIPE_FIELDS, get_recipe
+from vocseg_lib.study.recipes import MODEL_TITLES, RECIPE_FIELDS, get_recipe, parse_assignments
 
 
 @cli.command("fetch")
@@ -96,7 +96,7 @@ def train_command(options: cli.TrainOptions) -> None:
         problem = f"--profile {options.profile}: --from {source} has its own recipe"
         raise ValueError(f"{problem}; give one of them, and --set to change fields")
     profile = options.profile or "quick"
-    changes = cli.parse_assignments(options.changes, RECIPE_FIELDS)
+    changes = parse_assignments(options.changes, RECIPE_FIELDS)
     changes |= {"weights": weights} if weights else {}
     get_recipe(profile).with_changes(**changes)
     weights = changes.get("weights")
@@ -227,7 +227,7 @@ def failures_command(
         raise ValueError(f"--predictions {predictions[0]}: the same file is given twice")
     if gallery and not images and data.endswith(".json"):
         raise ValueError("--images DIR is required: --data is COCO ground truth and not a devkit")
-    thresholds = Thresholds(**cli.parse_assignments(changes, Thresholds().to_dict()))
+    thresholds = Thresholds(**parse_assignments(changes, Thresholds().to_dict()))
     cli.require(*predictions, data, images)
     cli.check_output(out, b'{"thresholds"')
     cli.check_output(gallery, b"<title>Failure gallery")

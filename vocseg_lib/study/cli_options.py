@@ -1,11 +1,10 @@
 """The command line's app, the types of its options, and checks that need no heavy package."""
 
-import ast
 import math
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
@@ -107,22 +106,6 @@ def check_device_name(value: str) -> str:
     if value and not re.fullmatch(r"cpu|cuda(:\d+)?", value):
         raise typer.BadParameter(f"must be cpu, cuda or cuda:N, got {value}")
     return value
-
-
-def parse_assignments(assignments: Iterable[str], names: Collection[str]) -> dict[str, Any]:
-    """Values by name from texts like "short_side=550". Raises ValueError for any other text."""
-    values = {}
-    for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        if not equals or name not in names:
-            raise ValueError(
-                f"{assignment!r:.60} must be NAME=VALUE with one of {', '.join(names)}"
-            )
-        try:
-            values[name] = ast.literal_eval(text)
-        except (MemoryError, RecursionError, SyntaxError, ValueError):
-            values[name] = text
-    return values
 
 
 def resolve_image_names(name: str, images: dict[str, dict]) -> list[str]:

@@ -1,7 +1,9 @@
 """Recipes: every number of a training, by name."""
 
+import ast
 import inspect
 import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,6 +36,11 @@ class Recipe(Config):
     train: TrainConfig = field(default_factory=TrainConfig)
     yolact: YolactConfig = field(default_factory=YolactConfig)
     mask_rcnn: MaskRCNNConfig = field(default_factory=MaskRCNNConfig)
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether a training takes days on a CPU."""
+        return self.yolact.backbone == "resnet50"
 
     def with_changes(self, **changes: Any) -> "Recipe":
         """A recipe with other values of fields of its parts, each in every part that has it.
@@ -150,7 +157,7 @@ RECIPES = {
             data="mini_voc",
             train=TrainConfig(
                 batch_size=8,
-                iterations=600,
+                iterations=300,
                 optimizer="adamw",
                 weight_decay=1e-4,
                 schedule="cosine",
@@ -188,11 +195,31 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def get_recipe(name: str) -> Recipe:
-    """The recipe of that name. Raises ValueError, listing the names."""
+def get_recipe(profile: str) -> Recipe:
+    """The recipe of that name; with other values of fields in a text like "t4 iterations=6000".
+
+    Raises ValueError, listing the names.
+    """
+    name, *changes = profile.split() or [profile]
     if name not in RECIPES:
         raise ValueError(f"{name!r} is not a recipe: choose one of {', '.join(RECIPES)}")
-    return RECIPES[name]
+    return RECIPES[name].with_changes(**parse_assignments(changes, RECIPE_FIELDS))
+
+
+def parse_assignments(assignments: Iterable[str], names: Collection[str]) -> dict[str, Any]:
+    """Values by name from texts like "short_side=550". Raises ValueError for any other text."""
+    values = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals or name not in names:
+            raise ValueError(
+                f"{assignment!r:.60} must be NAME=VALUE with one of {', '.join(names)}"
+            )
+        try:
+            values[name] = ast.literal_eval(text)
+        except (MemoryError, RecursionError, SyntaxError, ValueError):
+            values[name] = text
+    return values
 
 
 def recipe_changes(recipe: Recipe, base: Recipe) -> "pd.DataFrame":

@@ -17,7 +17,7 @@ from vocseg_lib.data.transforms import AUGMENTATIONS
 from vocseg_lib.data.voc import VocDataset, class_names, find_devkit, fingerprint
 from vocseg_lib.engine.run_folder import CONFIG, LAST, read_sessions
 from vocseg_lib.engine.train import TooManyBadSamples
-from vocseg_lib.study.recipes import Recipe, get_recipe, read_config
+from vocseg_lib.study.recipes import RECIPES, Recipe, get_recipe, read_config, recipe_changes
 from vocseg_lib.utils import distributed
 from vocseg_lib.utils.files import project_root, resolve_path
 
@@ -129,7 +129,11 @@ class Study:
     @property
     def description(self) -> str:
         """Recipe and data in words, for captions."""
-        images = f"recipe {self.recipe.name} on {len(self.val)} images of val"
+        recipe = f"recipe {self.recipe.name}"
+        changed = recipe_changes(self.recipe, RECIPES.get(self.recipe.name, self.recipe))
+        changed = changed[~changed.index.str.endswith(".weights")].iloc[:, 0]
+        recipe += "".join(f", {field.split('.')[1]}={value}" for field, value in changed.items())
+        images = f"{recipe} on {len(self.val)} images of val"
         return images + DATA_NOTES.get(self.data_kind, "")
 
 
@@ -140,9 +144,10 @@ def open_study(
     weights: str | Path = "",
     changes: dict | None = None,
 ) -> Study:
-    """The study of a recipe, or of a recipe's name; its data is downloaded or made if missing.
+    """The study of a recipe, or of one by name; its data is downloaded or made if missing.
 
     Args:
+        profile: see `get_recipe`.
         data: VOC devkit instead of the recipe's own data, or COCO annotations (JSON), which are
             converted to one in data/.
         results: default: results/<recipe>.

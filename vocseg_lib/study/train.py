@@ -1,6 +1,9 @@
 """Train the models of a study and evaluate their best weights on val."""
 
 import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -17,6 +20,7 @@ from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
 from vocseg_lib.engine.config import TrainConfig
 from vocseg_lib.engine.mirror import mirrored
 from vocseg_lib.engine.predict import predict, save_predictions, validation_loss
+from vocseg_lib.engine.resume import RESTORED_KEYS
 from vocseg_lib.engine.run_folder import (
     BEST,
     CONFIG,
@@ -28,8 +32,8 @@ from vocseg_lib.engine.run_folder import (
     truncate_log,
 )
 from vocseg_lib.engine.train import Session, train
+from vocseg_lib.engine.train_state import stop_reason
 from vocseg_lib.metrics.coco_eval import evaluate
-from vocseg_lib.study.launch import launch_torchrun
 from vocseg_lib.study.recipes import MODEL_TITLES, Recipe
 from vocseg_lib.study.results import PREDICTIONS, Results, open_files, open_results
 from vocseg_lib.study.run import build_model, cached_metrics, default_device, prediction_header
@@ -223,3 +227,59 @@ def open_or_train(
         opened = open_results(study)
     opened.folder.mkdir(parents=True, exist_ok=True)
     return opened
+
+
+def launch_torchrun(
+    study: Study,
+    model_name: str,
+    processes: int,
+    skip_bad: bool,
+    on_log: Callable[[Path], None] | None,
+    session: Session,
+) -> dict:
+    """Train in several processes of this machine, started by torchrun; returns what `train` does.
+
+    Raises:
+        ValueError: for more processes than GPUs, or a batch that they cannot share evenly.
+        RuntimeError: when the training fails, with its last output.
+    """
+    if str(session.device).startswith("cuda") and torch.cuda.device_count() < processes:
+        raise ValueError(f"processes is {processes}: there are {torch.cuda.device_count()} GPUs")
+    study.recipe.train.check_processes(processes)
+    folder = study.run_folder(model_name)
+    flags = {"--device": session.device, "--max-hours": session.max_hours}
+    flags |= {"--mirror": session.mirror, "--stop-on-bad": not skip_bad}
+    with tempfile.TemporaryDirectory() as temporary:
+        config = Path(temporary) / CONFIG
+        recipe, train = study.recipe.for_model(model_name), study.recipe.train.to_dict()
+        write_json(config, {"model": model_name, "recipe": recipe, "train": train})
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc_per_node", processes, "-m", "vocseg_lib", "train"]
+        command += ["--from", config, "--data", study.devkit, "--results", study.results]
+        for flag, value in flags.items():
+            if value:
+                command += [flag] if value is True else [flag, value]
+        log = folder / LOG
+        run_subprocess(
+            [str(part) for part in command],
+            lambda: on_log(log) if on_log and log.is_file() else None,
+        )
+    state = load_checkpoint(folder / LAST)
+    progress = {key: value for key, value in state.items() if key not in RESTORED_KEYS}
+    return {**progress, "stopped": stop_reason(study.recipe.train, progress)}
+
+
+def run_subprocess(command: list[str], on_output: Callable[[], None]) -> None:
+    """Run a command and pass on its output to stderr; `on_output` is called for each part of it.
+
+    Raises:
+        RuntimeError: when it fails, with its last output.
+    """
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        tail = b""
+        while chunk := process.stdout.read1():
+            tail = (tail + chunk)[-2_000:]
+            sys.stderr.write(chunk.decode(errors="replace"))
+            on_output()
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{tail.decode(errors='replace')}")
