@@ -165,7 +165,7 @@ RECIPES = {
                 warmup_iterations=50,
                 max_grad_norm=20.0,
                 augmentation="light",
-                eval_every=150,
+                eval_every=75,
                 checkpoint_every=50,
                 workers=0,
             ),
