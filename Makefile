@@ -4,7 +4,7 @@ PYTHON ?= python3
 # constraints-colab.txt: what Colab ships, in an environment of its own, .venv-colab.
 CONSTRAINTS ?= constraints.txt
 PROFILE ?= quick
-RESULTS ?= results/$(PROFILE)
+RESULTS ?= results/$(firstword $(PROFILE))
 DATA ?=
 WEIGHTS ?=
 NOTEBOOKS ?=
@@ -19,7 +19,7 @@ READY := $(VENV)/ready
 VOCSEG_SHARED ?= ../shared
 BENCH_DATA = $(firstword $(DATA) $(wildcard $(VOCSEG_SHARED)/voc2012/VOCdevkit))
 
-.PHONY: setup study test lint bench attack notebook gpu-check
+.PHONY: setup study copies test lint bench attack notebook gpu-check
 
 setup: $(READY)
 
@@ -31,6 +31,10 @@ $(READY): requirements.txt $(CONSTRAINTS) pyproject.toml
 
 study: $(READY)
 	$(BIN)/python -m tools.run_notebooks --profile "$(PROFILE)" --data "$(DATA)" --results "$(RESULTS)" --weights "$(WEIGHTS)" --only "$(NOTEBOOKS)" $(if $(SET),--set $(SET)) $(if $(FRESH),--fresh)
+
+# Executed copies of the notebooks for readers, from a results folder on real images.
+copies: study
+	$(BIN)/python -m tools.executed_copies "$(RESULTS)" --out results/executed
 
 # Two processes with a thread each are faster than one with two.
 test: $(READY)

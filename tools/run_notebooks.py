@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
         check_options(options)
     except ValueError as error:
         parser.error(str(error))
-    results = Path(options.results or ROOT / "results" / options.profile).resolve()
+    results = Path(options.results or ROOT / "results" / get_recipe(options.profile).name).resolve()
     if options.fresh:
         for name in ("runs", "overfit", "ablation", "lineage"):
             shutil.rmtree(results / name, ignore_errors=True)

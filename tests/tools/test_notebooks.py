@@ -50,6 +50,8 @@ def test_skeleton(notebook):
     colab = {"gpuType": "T4"}.items()
     assert nb.metadata.accelerator == "GPU"
     assert colab <= nb.metadata.colab.items()
+    # The lesson in the open, beside the library's twin.
+    assert re.search(r"^ *assert ", "\n".join(code), re.MULTILINE)
     if path in NOTEBOOKS[3:6]:  # they analyze, and open their input by one call
         opened = "open_or_train(PROFILE, DATA, RESULTS or DRIVE_FOLDER, WEIGHTS, PREDICTIONS)"
         assert "\n".join(code).count(opened) == 1

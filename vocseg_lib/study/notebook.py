@@ -40,7 +40,9 @@ def start_notebook(profile: str, results: str = "", drive: bool = False, copy: b
     folder = _mounted(recipe) if drive else ""
     pd.set_option("display.max_colwidth", None)
     pd.set_option("display.html.use_mathjax", False, "styler.html.mathjax", False)
-    written = results or (not copy and folder) or project_root() / "results" / recipe.name
+    written = Path(results or (not copy and folder) or f"results/{recipe.name}")
+    if written.is_relative_to(project_root()):
+        written = written.relative_to(project_root())
     copied = f", copied to {folder}" if folder and copy else ""
     print(f"{runtime(recipe)} · results in {written}{copied}")
     changes, paper = recipe_changes(recipe, RECIPES["paper"]), escape(RECIPES["paper"].name)

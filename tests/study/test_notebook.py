@@ -1,0 +1,56 @@
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+
+from vocseg_lib.study import notebook
+from vocseg_lib.study.notebook import runtime, start_notebook
+from vocseg_lib.study.recipes import RECIPES
+from vocseg_lib.utils.files import project_root
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """The pieces of HTML that are displayed."""
+    shown = []
+    monkeypatch.setattr(notebook, "display", lambda html: shown.append(html.data))
+    return shown
+
+
+def test_one_line_says_what_will_happen(shown, capsys):
+    assert start_notebook("quick", str(project_root() / "results" / "own")) == ""
+    (line,) = capsys.readouterr().out.splitlines()
+    parts = ("GPU", "Python 3.", torch.__version__, "recipe quick", "results in results/own")
+    assert all(part in line for part in parts)
+    (recipe,) = shown
+    assert recipe.startswith("<details>")
+    assert "train.iterations" in recipe
+    start_notebook("paper")
+    assert len(shown) == 1  # nothing differs
+    assert "results in results/paper" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="unknown"):
+        start_notebook("unknown")
+
+
+def test_a_missing_gpu_matters_to_recipes_that_need_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    needed = {name: notebook.NO_GPU in runtime(recipe) for name, recipe in RECIPES.items()}
+    assert needed == {name: name not in ("laptop", "quick") for name in RECIPES}
+
+
+def test_drive_is_mounted_in_colab_alone(shown, monkeypatch, capsys):
+    with pytest.raises(ValueError, match="Colab"):
+        start_notebook("quick", drive=True)
+    mounted, colab = [], ModuleType("google.colab")
+    colab.drive = ModuleType("drive")
+    colab.drive.mount = mounted.append
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    folder = start_notebook("quick", drive=True)
+    assert mounted == ["/content/drive"]
+    assert folder == "/content/drive/MyDrive/vocseg/quick"
+    assert f"results in {folder}" in capsys.readouterr().out
+    start_notebook("quick", "here", drive=True)
+    assert "results in here" in capsys.readouterr().out
+    start_notebook("quick", drive=True, copy=True)
+    assert f"results in results/quick, copied to {folder}" in capsys.readouterr().out
