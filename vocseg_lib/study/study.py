@@ -131,7 +131,7 @@ class Study:
         """Recipe and data in words, for captions."""
         recipe = f"recipe {self.recipe.name}"
         changed = recipe_changes(self.recipe, RECIPES.get(self.recipe.name, self.recipe))
-        changed = changed[~changed.index.str.endswith(".weights")].iloc[:, 0]
+        changed = changed[~changed.index.astype(str).str.endswith(".weights")].iloc[:, 0]
         recipe += "".join(f", {field.split('.')[1]}={value}" for field, value in changed.items())
         images = f"{recipe} on {len(self.val)} images of val"
         return images + DATA_NOTES.get(self.data_kind, "")
