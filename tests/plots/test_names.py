@@ -68,10 +68,10 @@ def test_tick_labels_legends_and_titles_show_names():
 
 def test_figures_of_predictions_and_the_gallery(analyses, gallery):
     tables = {title: analysis.table for title, analysis in analyses.items()}
-    assert {*map(short, TITLES)} <= shown(plots.failure_dap(tables)[0].figure)
+    assert {short(title, 28) for title in TITLES} <= shown(plots.failure_dap(tables)[0].figure)
     for kind in ("localization failure", "missed in a crowd"):
         texts = shown(gallery.sheet(kind, count=4))
-        assert {*map(short, TITLES), "ground truth"} <= texts
+        assert {*(short(title, 32) for title in TITLES), "ground truth"} <= texts
     assert {short(f"missed {name}") for name in NAMES} & texts
     for _, case in gallery.select(type="localization failure")[::3].iterrows():
         assert len(shown(gallery.draw(case)) & shown(gallery.side_by_side(case))) > 1

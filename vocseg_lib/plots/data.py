@@ -1,7 +1,7 @@
 """Figures of a data set: its maps, classes, object sizes and augmentation."""
 
+import textwrap
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -14,13 +14,18 @@ from vocseg_lib.data.classes import CLASS_NAMES, palette
 from vocseg_lib.plots.images import draw_instances, to_hwc
 from vocseg_lib.plots.style import (
     COLORS,
+    MAX_UPRIGHT_BARS,
     add_suptitle,
     add_title,
     as_label,
+    class_bars,
     new_ax,
     new_axes,
     short,
 )
+
+MAX_LEGEND_VALUES = 16
+"""Values of a map in its legend."""
 
 
 def sample_maps(
@@ -30,7 +35,7 @@ def sample_maps(
     class_names: Sequence[str] = CLASS_NAMES,
 ) -> np.ndarray:
     """An image beside its class map and its object map, in VOC's colors."""
-    axes = new_axes(3, 3, (4, 3.6))
+    axes = new_axes(3, 3, (3, 3.4))
     colors = palette()
     axes[0].imshow(to_hwc(image))
     axes[0].set_title("JPEGImages", fontsize=9)
@@ -39,13 +44,15 @@ def sample_maps(
         "SegmentationClass": (class_map, names | dict(enumerate(class_names, 1))),
         "SegmentationObject": (object_map, names),
     }
-    legend = {"fontsize": 7, "loc": "upper center", "bbox_to_anchor": (0.5, -0.01), "ncols": 4}
+    legend = {"fontsize": 7, "loc": "upper center", "bbox_to_anchor": (0.5, -0.01), "ncols": 2}
     for ax, (title, (values, names)) in zip(axes[1:], panels.items(), strict=True):
         present = np.unique(values)
         ax.imshow(colors[values])
-        ax.set_title(f"{title}: values {', '.join(map(str, present))}", fontsize=9)
+        values = textwrap.fill(f"values {', '.join(map(str, present))}", 40, max_lines=2)
+        ax.set_title(f"{title}\n{values}", fontsize=8)
         handles = [
-            Patch(color=colors[v] / 255, label=f"{v} {short(names[int(v)], 24)}") for v in present
+            Patch(color=colors[v] / 255, label=f"{v} {short(names[int(v)], 20)}")
+            for v in present[:MAX_LEGEND_VALUES]
         ]
         ax.legend(handles=handles, **legend)
     for ax in axes:
@@ -56,12 +63,10 @@ def sample_maps(
 
 def class_counts(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Instances per class (index: class name) in each split (columns), as bars."""
-    shown = counts.rename(index=partial(short, most=24), columns=as_label)
-    ax = shown.plot.bar(ax=new_ax(ax, (9, 3.8)), color=list(COLORS), width=0.8)
+    ax = class_bars(counts, "class", "instances", list(COLORS), ax)
     top, total = counts.sum(1).idxmax(), counts.to_numpy().sum()
-    ax.set(xlabel="class", ylabel="instances")
-    ax.tick_params(axis="x", labelrotation=60)
-    ax.margins(y=0.25)  # room for the legend
+    if len(counts) <= MAX_UPRIGHT_BARS:
+        ax.margins(y=0.25)  # room for the legend
     share = 100 * counts.loc[top].sum() / total
     caption = f"{short(top)} is the most frequent: {share:.0f} % of {total} instances."
     return add_title(ax, "Instances per class", caption, 110)
@@ -100,7 +105,7 @@ def augmented(
     samples: Sequence[tuple[torch.Tensor, dict]], class_names: Sequence[str] = CLASS_NAMES
 ) -> np.ndarray:
     """One sample, augmented several times, with its masks and boxes."""
-    axes = new_axes(len(samples), 4, (3, 2.8))
+    axes = new_axes(len(samples), 3, (3, 2.6))
     for ax, (image, target) in zip(axes, samples, strict=True):
         objects = {key: target[key] for key in ("masks", "boxes", "labels")}
         draw_instances(image, **objects, class_names=class_names, ax=ax)

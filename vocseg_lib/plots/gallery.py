@@ -24,7 +24,8 @@ from vocseg_lib.failures.explain import explain_failure
 from vocseg_lib.failures.mask_errors import MASK_FAILURES
 from vocseg_lib.failures.tables import CASE_TYPES, DETECTED
 from vocseg_lib.failures.tide import BACKGROUND_ERROR, ERRORS
-from vocseg_lib.plots.images import DRAWN_SCORE, Layer, draw_layers
+from vocseg_lib.plots import style
+from vocseg_lib.plots.images import DRAWN_SCORE, Layer, boxes_overlap, draw_layers
 from vocseg_lib.plots.style import COLORS, add_suptitle, new_axes, short, show_as_written
 from vocseg_lib.utils.files import resolve_path
 from vocseg_lib.utils.rle import decode_rle
@@ -76,14 +77,12 @@ class Gallery:
         self.objects = {image_id: [] for image_id in self.images}
         for index, annotation in enumerate(self.annotations):
             self.objects[annotation["image_id"]].append(index)
-        self.detections = {}  # by model and image: indices
+        self.detections, tables = {}, []  # by model and image: indices
         for title, analysis in analyses.items():
             evals = analysis.at_threshold.dataset_eval
             ids = [evals.images[e.image]["id"] for e in evals.image_evals]
             indices = [e.detections["detection"].tolist() for e in evals.image_evals]
             self.detections[title] = dict(zip(ids, indices, strict=True))
-        tables = []
-        for title, analysis in analyses.items():
             cases = analysis.cases
             shown = cases["type"].isin(CASE_TYPES) & (cases["family"] != "TIDE, boxes")
             cases, others = cases[shown].copy(), [name for name in analyses if name != title]
@@ -104,7 +103,7 @@ class Gallery:
             boxes[detection["image_id"]].append(bbox_xywh(detection))
         for row, case in cases[cases["type"] == ERRORS[BACKGROUND_ERROR]].iterrows():
             box = bbox_xywh(self.entry(case))
-            correct[row] = not any(_overlap(box, other) for other in boxes[case["image_id"]])
+            correct[row] = not any(boxes_overlap(box, other) for other in boxes[case["image_id"]])
         return correct.to_numpy()
 
     def name(self, image_id: int) -> str:
@@ -185,7 +184,7 @@ class Gallery:
         """A model's detections around a case, then the case's own, or the missed object."""
         detections, own = self.analyses[title].dataset_eval.detections, title == case["model"]
         indices, box = self.detections[title][case["image_id"]], bbox_xywh(self.entry(case))
-        near = [i for i in indices if _overlap(box, bbox_xywh(detections[i]))]
+        near = [i for i in indices if boxes_overlap(box, bbox_xywh(detections[i]))]
         layers = []
         for rank, index in enumerate(near):
             is_error = own and bool(index == case["detection"])
@@ -220,15 +219,15 @@ class Gallery:
     def draw(self, case: pd.Series) -> Figure:
         """One case: sentence, picture, ground truth and models; below them the mask terms."""
         terms = self.mask_terms(case)
-        size = 3.4 * (2 + len(self.analyses)), 3.9 + 2.0 * bool(terms)
-        figure = plt.figure(figsize=size, layout="constrained")
-        ratios = (1.75, 1) if terms else (1,)
-        rows = figure.subfigures(len(ratios), 1, height_ratios=ratios, squeeze=False)[:, 0]
+        heights = [0.9 + self._panel_height([case]), *([1.7] if terms else [])]
+        figure = plt.figure(figsize=(style.MAX_WIDTH, sum(heights)), layout="constrained")
+        rows = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
         self._draw_row(case, rows[0])
         axes = rows[-1].subplots(1, len(terms)) if terms else ()
         for ax, (name, values) in zip(np.ravel(axes), terms, strict=True):
             ax.imshow(values.cpu().numpy(), cmap="cividis")
-            ax.set_title(name.replace(": ", ":\n"), fontsize=7)
+            lines = (textwrap.fill(line, 18) for line in name.split(": ", 1))
+            ax.set_title(":\n".join(lines), fontsize=6.5)
             ax.axis("off")
         show_as_written(figure)
         return figure
@@ -239,8 +238,8 @@ class Gallery:
         rank = cases.groupby("model").cumcount()  # models take turns
         cases = cases.loc[rank.sort_values(kind="stable").index[:count]]
         rows = max(1, len(cases))
-        size = 3.0 * (2 + len(self.analyses)), 0.5 + 2.9 * rows
-        figure = plt.figure(figsize=size, layout="constrained")
+        height = 0.5 + rows * (0.9 + self._panel_height([case for _, case in cases.iterrows()]))
+        figure = plt.figure(figsize=(style.MAX_WIDTH, height), layout="constrained")
         subfigures = figure.subfigures(rows, 1, squeeze=False)[:, 0]
         for row, (_, case) in zip(subfigures, cases.iterrows(), strict=False):
             self._draw_row(case, row)
@@ -259,31 +258,39 @@ class Gallery:
             entries = [entry for entry in entries if entry["score"] >= score]
             panels.append((f"{short(title, 24)}: {len(entries)}", entries))
         picture, (x1, y1, x2, y2) = self.picture(image_id), self.window(case, 1.25)
-        height = 3.4 * (y2 - y1) / (x2 - x1)
-        axes = new_axes(len(panels), len(panels), (3.4, height + 0.75))
+        width = style.MAX_WIDTH / len(panels)
+        height = min(1.5, (y2 - y1) / (x2 - x1)) * width
+        axes = new_axes(len(panels), len(panels), (width, height + 0.75))
         for ax, (title, entries) in zip(axes, panels, strict=True):
             layers = [self._layer(entry, "target") for entry in entries]
             layers = [layer._replace(color=COLORS[k % 7]) for k, layer in enumerate(layers)]
-            draw_layers(picture, layers[::-1], ax).set_title(title, fontsize=12)
+            draw_layers(picture, layers[::-1], ax).set_title(title, fontsize=9)
             ax.set(xlim=(x1 - 0.5, x2 - 0.5), ylim=(y2 - 0.5, y1 - 0.5))
         title = f"{case['type']}: {short(case['model'])}"
         return add_suptitle(axes[0].figure, title, self.sentence(case))
+
+    def _panel_height(self, cases: list[pd.Series]) -> float:
+        """Inches of the highest picture of some cases in a panel, at most 1.5 times its width."""
+        images = [self.images[case["image_id"]] for case in cases]
+        ratio = max((image["height"] / image["width"] for image in images), default=0.5)
+        return min(1.5, ratio) * style.MAX_WIDTH / (2 + len(self.analyses))
 
     def _draw_row(self, case: pd.Series, row: SubFigure) -> None:
         """Picture, ground truth and models, side by side, with the sentence above."""
         image, (x1, y1, x2, y2) = self.images[case["image_id"]], self.window(case)
         only = " (only this model)" if case["only this model"] else ""
         title = f"{case['type']}: {short(case['model'])}{only}, {short(self.name(image['id']))}"
-        width = 45 * (2 + len(self.analyses))
-        text = textwrap.fill(self.sentence(case), width, max_lines=4, placeholder=" …")
+        text = textwrap.fill(self.sentence(case), 130, max_lines=4, placeholder=" …")
         row.suptitle(f"{title}\n{text}", x=0.01, ha="left", fontsize=8.5)
         try:
             picture, note = self.picture(case["image_id"]), "image"
         except (OSError, ValueError) as error:
             picture = np.full((image["height"], image["width"], 3), 200, np.uint8)
-            note = textwrap.fill(str(error), 40)
+            note = textwrap.fill(str(error), 30)
         panels = [(note, []), ("ground truth", self.ground_truth_layers(case))]
-        panels += [(short(title), self.detection_layers(case, title)) for title in self.analyses]
+        panels += [
+            (short(title, 32), self.detection_layers(case, title)) for title in self.analyses
+        ]
         axes = row.subplots(1, len(panels))
         for ax, (name, layers) in zip(axes, panels, strict=True):
             draw_layers(picture, layers, ax).set_title(name, fontsize=8)
@@ -291,9 +298,3 @@ class Gallery:
             ax.set(xlim=(x1 - 0.5, x2 - 0.5), ylim=(y2 - 0.5, y1 - 0.5))
         style = {"fill": False, "edgecolor": "white", "linestyle": "--"}
         axes[0].add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **style))
-
-
-def _overlap(first: list[float], second: list[float]) -> bool:
-    """Whether two boxes (xywh) overlap."""
-    ends = [min(first[k] + first[k + 2], second[k] + second[k + 2]) for k in (0, 1)]
-    return all(end > max(first[k], second[k]) for k, end in enumerate(ends))

@@ -10,6 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
 from vocseg_lib.data.classes import CLASS_NAMES
+from vocseg_lib.plots.labels import place_label
 from vocseg_lib.plots.style import (
     COLORS,
     add_suptitle,
@@ -43,7 +44,10 @@ def to_hwc(image: Array) -> np.ndarray:
 
 
 def draw_layers(image: Array, layers: Sequence[Layer], ax: Axes | None = None) -> Axes:
-    """An image with objects on it, the last on top: tints, then contours, boxes and texts."""
+    """An image with objects on it, the last on top: tints, then contours, boxes and texts.
+
+    A text stands in its object's box, or that of its mask, where it covers no other text.
+    """
     ax = new_ax(ax, (5, 4))
     picture = to_hwc(image)
     shown = picture * (1.0 if picture.dtype == np.uint8 else 255.0)
@@ -53,21 +57,27 @@ def draw_layers(image: Array, layers: Sequence[Layer], ax: Axes | None = None) -
             color = 255 * np.array(to_rgb(layer.color))
             shown[layer.mask] = (1 - tint) * shown[layer.mask] + tint * color
     ax.imshow(shown.round().clip(0, 255).astype(np.uint8))
+    labels = []
     for layer in layers:
         if layer.mask is not None and layer.mask.any() and not layer.mask.all():
             width, style = 2 if layer.strong else 1, "dotted" if layer.dotted else "solid"
             ax.contour(layer.mask, [0.5], colors=layer.color, linewidths=width, linestyles=style)
-        if layer.box is None or (layer.dotted and not layer.text):
-            continue
-        x, y, w, h = layer.box
-        style = {"linestyle": "--" if layer.dotted else "-", "edgecolor": layer.color}
-        style |= {"linewidth": 1.4 if layer.strong else 0.7, "fill": False}
-        ax.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, **style))
+        if layer.box is not None and (layer.text or not layer.dotted):
+            x, y, w, h = layer.box
+            style = {"linestyle": "--" if layer.dotted else "-", "edgecolor": layer.color}
+            style |= {"linewidth": 1.4 if layer.strong else 0.7, "fill": False}
+            ax.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, **style))
+        elif layer.mask is not None and layer.mask.any():
+            (y, *_, y2), (x, *_, x2) = (2 * [*np.flatnonzero(layer.mask.any(k))] for k in (1, 0))
+            w, h = x2 + 1 - x, y2 + 1 - y
         if layer.text:
             back = {"facecolor": layer.color, "edgecolor": "none", "pad": 1}
             back["alpha"] = 0.9 if layer.strong else 0.6
-            style = {"fontsize": 6.5, "va": "top", "bbox": back, "clip_on": True}
-            ax.text(max(x, 0), max(y, 0), short(layer.text), **style)
+            style = {"fontsize": 6.5, "bbox": back, "clip_on": True}
+            corners = (x - 0.5, y - 0.5), (x + w - 0.5, y + h - 0.5)
+            labels.append((ax.text(x, y, short(layer.text), **style), corners))
+    for label, corners in reversed(labels):  # of those on top first
+        place_label(ax, label, corners)
     height, width = picture.shape[:2]
     ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
     show_as_written(ax)
@@ -129,8 +139,15 @@ def side_by_side(
     class_names: Sequence[str] = CLASS_NAMES,
 ) -> np.ndarray:
     """One image with several sets of instances: `panels` has `draw_instances` keywords by name."""
-    axes = new_axes(len(panels), len(panels), (4, 3.6))
+    height, width = to_hwc(image).shape[:2]
+    axes = new_axes(len(panels), len(panels), (3, min(4, 2.9 * height / width) + 0.4))
     for ax, (name, keywords) in zip(axes, panels.items(), strict=True):
         draw_instances(image, class_names=class_names, ax=ax, **keywords)
         ax.set_title(short(name), fontsize=9)
     return add_suptitle(axes, title, caption)
+
+
+def boxes_overlap(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Whether two boxes (xywh) overlap."""
+    ends = [min(first[k] + first[k + 2], second[k] + second[k + 2]) for k in (0, 1)]
+    return all(end > max(first[k], second[k]) for k, end in enumerate(ends))

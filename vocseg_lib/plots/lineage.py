@@ -9,7 +9,16 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from vocseg_lib.plots.images import DRAWN_SCORE, draw_instances
-from vocseg_lib.plots.style import COLORS, add_suptitle, add_title, as_label, new_ax, new_axes
+from vocseg_lib.plots.labels import label_point
+from vocseg_lib.plots.style import (
+    COLORS,
+    add_suptitle,
+    add_title,
+    as_label,
+    new_ax,
+    new_axes,
+    short,
+)
 from vocseg_lib.utils.rle import decode_rle
 
 KINDS = ("classical ML", "two stages", "one stage", "semantic")
@@ -33,8 +42,7 @@ def ap_against_seconds(
         arrow = {"arrowstyle": "->", "color": "grey", "linewidth": 0.8}
         ax.annotate("", points.loc[step.after], points.loc[step.before], arrowprops=arrow)
     for number, point in enumerate(points.to_numpy(), 1):
-        offset = ((4, 3), (-9, 3), (4, -10), (-9, -10))[number % 4]  # near points stay legible
-        ax.annotate(str(number), point, textcoords="offset points", xytext=offset, fontsize=8)
+        label_point(ax, point, str(number), fontsize=8)
     titles = [f"{number}  {short_title(name)}" for number, name in enumerate(rows.index, 1)]
     ax.text(
         1.02, 1, "\n".join(titles), transform=ax.transAxes, va="top", fontsize=8, linespacing=1.4
@@ -55,15 +63,17 @@ def proposal_recall_curves(
     recalls: dict[str, dict[str, Sequence[float]]], counts: Sequence[int], description: str = ""
 ) -> np.ndarray:
     """Recall against proposals per image: a panel per measure, `recalls[measure][source]`."""
-    axes = new_axes(len(recalls), len(recalls), (4, 3.4))
+    axes = new_axes(len(recalls), len(recalls), (3, 3))
     for ax, (measure, by_source) in zip(axes, recalls.items(), strict=True):
         for color, (source, values) in zip(COLORS, by_source.items(), strict=False):
-            ax.plot(counts, values, "o-", markersize=3, color=color, label=as_label(source))
+            ax.plot(
+                counts, values, "o-", markersize=3, color=color, label=as_label(short(source, 24))
+            )
         ax.set(xscale="log", xlabel="proposals per image (log)", title=measure)
         ax.set(ylim=(0, 100), ylabel="percent of objects")
         ax.set_xticks(counts, counts)
         ax.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
+    axes[0].legend(fontsize=7)
     measure, by_source = next(iter(recalls.items()))
     last = ", ".join(f"{source} {values[-1]:.0f} %" for source, values in by_source.items())
     reading = f"At {counts[-1]} per image, {measure}: {last}. {_sentence(description)}"
@@ -78,7 +88,7 @@ def detections_by_row(
     score: float = DRAWN_SCORE,
 ) -> np.ndarray:
     """One image with each row's COCO results on it, by title, of at least a score."""
-    axes = new_axes(len(results), 4, (3.2, 3.2 * image.shape[-2] / image.shape[-1] + 0.3))
+    axes = new_axes(len(results), 3, (3, min(4, 2.9 * image.shape[-2] / image.shape[-1]) + 0.4))
     for ax, (title, detections) in zip(axes, results.items(), strict=True):
         kept = [d for d in detections if d.get("score", 1.0) >= score]
         masks = np.zeros((0, *image.shape[-2:]), bool)

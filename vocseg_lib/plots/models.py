@@ -20,7 +20,7 @@ from vocseg_lib.plots.style import (
 
 def prototypes(maps: torch.Tensor) -> np.ndarray:
     """Prototypes [h, w, k] of one image, each scaled to its own range."""
-    axes = new_axes(maps.shape[-1], 8, (1.25, 1.35))
+    axes = new_axes(maps.shape[-1], 8, (1.1, 1.2))
     for k, ax in enumerate(axes):
         ax.imshow(maps[..., k].detach().cpu().numpy(), cmap="viridis")
         ax.set_title(str(k), fontsize=7)
@@ -33,7 +33,7 @@ def coefficients(
     values: torch.Tensor | Sequence[torch.Tensor], names: Sequence[str], ax: Axes | None = None
 ) -> Axes:
     """Mask coefficients (-1..1) of a few detections, one group of bars per prototype."""
-    ax = new_ax(ax, (10, 3))
+    ax = new_ax(ax, (9, 3))
     width = 0.8 / len(values)
     for i, (row, name) in enumerate(zip(values, names, strict=True)):
         x = np.arange(len(row)) + i * width
@@ -49,7 +49,7 @@ def stages(
     pictures: Sequence[np.ndarray | torch.Tensor], titles: Sequence[str], title: str, caption: str
 ) -> np.ndarray:
     """Steps of one computation, left to right: maps with a color bar, RGB images as they are."""
-    axes = new_axes(len(pictures), len(pictures), (3.1, 3.2))
+    axes = new_axes(len(pictures), len(pictures), (2.25, 2.3))
     for ax, picture, name in zip(axes, pictures, titles, strict=True):
         pixels = np.asarray(picture)
         shown = ax.imshow(to_hwc(pixels), cmap="viridis")

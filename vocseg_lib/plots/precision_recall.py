@@ -1,5 +1,7 @@
 """Figures of notebook 04: precision and recall, calibration, differences between the models."""
 
+import textwrap
+from collections import defaultdict
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -11,11 +13,13 @@ from matplotlib.lines import Line2D
 from vocseg_lib.metrics import calibration
 from vocseg_lib.metrics.calibration import BINS, best_f1, mean_pr_curve
 from vocseg_lib.metrics.coco_eval import Evaluation
+from vocseg_lib.plots.labels import label_point, place_label
 from vocseg_lib.plots.style import (
     COLORS,
     add_suptitle,
     add_title,
     as_label,
+    class_bars,
     model_color,
     new_ax,
     new_axes,
@@ -29,12 +33,11 @@ COCO_IOUS = tuple(0.5 + 0.05 * i for i in range(10))
 
 
 def _draw_iso_f1(ax: Axes) -> None:
-    """Gray lines of equal F1, their value at the right end."""
+    """Gray lines of equal F1, their value near the right end, where there is room."""
     for f1 in (0.2, 0.4, 0.6, 0.8):
         recall = np.geomspace(f1 / (2 - f1), 1, 300)  # from precision 1 on
         ax.plot(recall, f1 * recall / (2 * recall - f1), color="0.85", linewidth=0.8, zorder=0)
-        style = {"fontsize": 6, "color": "0.5", "ha": "right", "va": "bottom"}
-        ax.annotate(f"F1 {f1:g}", (1.0, f1 / (2 - f1)), **style)
+        place_label(ax, ax.text(1, f1 / (2 - f1), f"F1 {f1:g}", fontsize=6, color="0.5"))
 
 
 def _finish_pr_axes(ax: Axes, title: str) -> None:
@@ -46,26 +49,28 @@ def _finish_pr_axes(ax: Axes, title: str) -> None:
         ax.legend(fontsize=7, loc="upper right")
 
 
-def _mark(ax: Axes, at: tuple, text: str, color: str, offset: tuple[int, int], size: int) -> None:
+def _mark(ax: Axes, at: tuple, text: str, color: str, size: int) -> None:
     """A dot with a number beside it."""
     ax.plot(*at, "o", color=color, markersize=4)
-    style = {"fontsize": size, "color": color, "textcoords": "offset points"}
-    ax.annotate(text, at, xytext=offset, **style)
+    label_point(ax, at, text, fontsize=size, color=color)
 
 
 def pr_curves(evaluations: dict[str, Evaluation], iou_type: str = "mask") -> np.ndarray:
     """Mean curves over classes at IoU .5 and .75, with dots at some score thresholds."""
-    axes, areas = new_axes(2, 2, (5.2, 4.4)), []
+    axes, areas = new_axes(2, 2, (4.5, 4.2)), []
     for ax, iou in zip(axes, (0.5, 0.75), strict=True):
         ap = {}
         for i, (name, evaluation) in enumerate(evaluations.items()):
             curve, color = mean_pr_curve(evaluation, iou_type, iou), model_color(name, i)
             ap[name] = 100 * curve.mean()
             ax.plot(RECALLS, curve, color=color, label=f"{as_label(name)}: AP {ap[name]:.1f} %")
+            marks = defaultdict(list)  # scores by recall
             for score in MARKED_SCORES:
                 recall = calibration.recall_at(evaluation, score, iou_type, iou)
+                marks[round(recall, 2)].append(f"{score:g}")
+            for recall, scores in marks.items():
                 at = recall, np.interp(recall, RECALLS, curve)
-                _mark(ax, at, f"{score:g}", color, (3, 3), 7)
+                _mark(ax, at, ", ".join(scores), color, 7)
         _finish_pr_axes(ax, f"IoU {iou:g}")
         listed = ", ".join(f"{name} {value:.1f} %" for name, value in ap.items())
         areas.append(f"at IoU {iou:g}, {listed}")
@@ -77,8 +82,7 @@ def pr_curves(evaluations: dict[str, Evaluation], iou_type: str = "mask") -> np.
 
 def pr_masks_and_boxes(evaluations: dict[str, Evaluation]) -> np.ndarray:
     """One panel per model: its mask and its box curves at IoU .5 and .75."""
-    axes = new_axes(len(evaluations), 2, (5.2, 4.4))
-    gaps = []
+    axes, gaps = new_axes(len(evaluations), 2, (4.5, 4.2)), []
     for ax, (name, evaluation) in zip(axes, evaluations.items(), strict=True):
         for iou, color in ((0.5, COLORS[0]), (0.75, COLORS[1])):
             area = {}
@@ -98,7 +102,7 @@ def pr_masks_and_boxes(evaluations: dict[str, Evaluation]) -> np.ndarray:
 
 def pr_by_iou(evaluations: dict[str, Evaluation], iou_type: str = "mask") -> np.ndarray:
     """One panel per model: its mean curve over classes at each IoU from .5 to .95."""
-    axes = new_axes(len(evaluations), 2, (5.2, 4.4))
+    axes = new_axes(len(evaluations), 2, (4.5, 4.2))
     colors = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(COCO_IOUS)))
     falls = []
     for ax, (name, evaluation) in zip(axes, evaluations.items(), strict=True):
@@ -119,7 +123,8 @@ def pr_by_iou(evaluations: dict[str, Evaluation], iou_type: str = "mask") -> np.
 def pr_by_class(evaluations: dict[str, Evaluation], iou_type: str = "mask") -> np.ndarray:
     """One small panel per class: each model's curve and the score threshold with the best F1."""
     names = list(next(iter(evaluations.values())).category_index)
-    axes = new_axes(max(1, len(names)), 5, (2.6, 2.3))
+    width = 9 / min(4, max(2, len(names)))
+    axes = new_axes(max(1, len(names)), 4, (width, 0.93 * width))
     tables = {t: best_f1(e, iou_type).set_index("class") for t, e in evaluations.items()}
     # Without any class, one empty panel.
     for k, (ax, name) in enumerate(zip(axes, names, strict=False)):
@@ -128,20 +133,20 @@ def pr_by_class(evaluations: dict[str, Evaluation], iou_type: str = "mask") -> n
             ax.plot(RECALLS, evaluation.precision[iou_type][0, :, k], color=color, linewidth=1)
             best = tables[title].loc[name]
             if best["F1"] > 0:
-                at, text = (best["recall"], best["precision"]), f"{best['score']:.2f}"
-                _mark(ax, at, text, color, (2, -7 - 6 * i), 6)
+                at = best["recall"], best["precision"]
+                _mark(ax, at, f"{best['score']:.2f}", color, 6)
         _draw_iso_f1(ax)
         ax.set(xlim=(0, 1), ylim=(0, 1.02))
         ax.tick_params(labelsize=6)
         objects = tables[title].loc[name, "objects"]
-        ax.set_title(f"{short(name, 26)} ({objects} objects)", fontsize=8)
-    for ax in axes[-5:]:
+        ax.set_title(f"{short(name, 26)}\n({objects} objects)", fontsize=7)
+    for ax in axes[-4:]:
         ax.set_xlabel("recall", fontsize=7)
-    for ax in axes[::5]:
+    for ax in axes[::4]:
         ax.set_ylabel("precision", fontsize=7)
     styles = ({"color": model_color(t, i), "label": as_label(t)} for i, t in enumerate(evaluations))
     handles = [Line2D([], [], **style) for style in styles]
-    axes[0].figure.legend(handles=handles, fontsize=8, loc="upper right", ncols=len(handles))
+    axes[0].figure.legend(handles=handles, fontsize=8, loc="outside lower center", ncols=2)
     means = ", ".join(f"{title} {table['F1'].mean():.2f}" for title, table in tables.items())
     caption = "Dots: the score threshold (the number beside it) with the best F1. "
     caption += f"Mean over classes of that F1: {means}."
@@ -150,7 +155,7 @@ def pr_by_class(evaluations: dict[str, Evaluation], iou_type: str = "mask") -> n
 
 def reliability_diagram(evaluations: dict[str, Evaluation], iou_type: str = "mask") -> np.ndarray:
     """Calibration: precision against score, and the number of detections per score bin."""
-    axes = new_axes(2, 2, (5.2, 4))
+    axes = new_axes(2, 2, (4.5, 3.8))
     axes[0].plot([0, 1], [0, 1], color="gray", linestyle=":", label="perfect calibration")
     errors, edges = [], np.linspace(0, 1, BINS + 1)
     for i, (name, evaluation) in enumerate(evaluations.items()):
@@ -194,15 +199,16 @@ def ap_differences(
         ax.plot([row.low, row.high], [y, y], color=color, linewidth=width)
         ax.plot(row.difference, y, "o", color=color)
     ax.axvline(0, color="black", linewidth=0.8)
-    names = rows["class"].replace("all", "mean over classes").map(short)
+    names = rows["class"].replace("all", "mean over classes").map(partial(short, most=24))
     ax.set_yticks(range(len(rows)), names, fontsize=8)
     pair = f"{short(first)} minus {short(second)}"
-    ax.set_xlabel(f"{pair}, {iou_type} AP50 (points), with its 95 % interval")
+    label = f"{pair}, {iou_type} AP50 (points), with its 95 % interval"
+    ax.set_xlabel(textwrap.fill(label, 70))
     ax.grid(alpha=0.3, axis="x")
     significant = int(rows.loc[rows["class"] != "all", "significant"].sum())
     caption = f"The difference is significant for {significant} of {len(rows) - 1} classes; "
     caption += "gray intervals contain 0: no significant difference."
-    return add_title(ax, "Is the gap more than chance?", caption, 90)
+    return add_title(ax, "Is the gap more than chance?", caption, 80)
 
 
 def per_class_ap(
@@ -210,17 +216,13 @@ def per_class_ap(
 ) -> Axes:
     """AP per class for each model, sorted by the gap between the first and the last."""
     joined = pd.DataFrame({name: t.set_index("class")[column] for name, t in tables.items()})
-    ax = new_ax(ax, (9, 3.8))
     if joined.empty:
-        return add_title(ax, "AP per class", "There are no classes to evaluate.")
+        return add_title(new_ax(ax), "AP per class", "There are no classes to evaluate.")
     gap = joined.iloc[:, 0] - joined.iloc[:, -1]
     joined = joined.loc[gap.sort_values().index]
     colors = [model_color(name, i) for i, name in enumerate(joined)]
-    shown = joined.rename(index=partial(short, most=24), columns=as_label)
-    shown.plot.bar(ax=ax, color=colors, width=0.8)
-    ax.set_xlabel("class, sorted by the gap between the models")
-    ax.set_ylabel(f"{column.replace('_', ' ')} (percent)")
-    ax.tick_params(axis="x", labelrotation=60)
+    labels = "class, sorted by the gap between the models", f"{column.replace('_', ' ')} (percent)"
+    ax = class_bars(joined, *labels, colors, ax)
     caption = f"Highest on {short(joined.iloc[:, 0].idxmax())}."
     if len(tables) > 1:
         widest = gap.abs().idxmax()

@@ -4,11 +4,12 @@ import textwrap
 import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib import font_manager
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -23,7 +24,11 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0
 """Okabe and Ito's colors, which color-blind readers can tell apart."""
 MAX_SHOWN_NAME, MAX_LINE, MAX_LINES, MAX_CAPTION = 40, 180, 30, 6
 """Characters of a name and of a line, lines of a text and of a caption; longer ones are cut."""
+MAX_UPRIGHT_BARS = 25
+"""Classes of a bar chart whose names fit below it."""
 HIDE = "\u200b"  # before an underscore, which would keep a label out of the legend
+MAX_WIDTH = 9.0
+"""Inches of a figure: a notebook's column at 100 %."""
 NAMED = (FixedFormatter, FuncFormatter)  # of axes whose ticks have names
 TURNING = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 MODEL_COLORS = {"YOLACT": COLORS[0], "Mask R-CNN": COLORS[1]}
@@ -169,15 +174,24 @@ def add_suptitle(axes: np.ndarray | Figure, title: str, caption: str) -> np.ndar
 
 def save_figure(figure: Figure | Axes, results: str | Path, name: str) -> None:
     """Write a figure to `results`/figures/`name`.png."""
-    path = Path(results) / "figures" / f"{name}.png"
+    write_figure(figure, Path(results) / "figures" / f"{name}.png")
+
+
+def write_figure(figure: Figure | Axes, path: Path) -> None:
+    """Write a figure as PNG, at most 1,000 pixels wide."""
     figure = figure if isinstance(figure, Figure) else figure.figure
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=110, bbox_inches="tight")
+        figure.savefig(
+            temporary, format=path.suffix[1:], dpi=110, bbox_inches="tight", pad_inches=0.04
+        )
 
 
 def new_axes(count: int, columns: int, panel: tuple[float, float]) -> np.ndarray:
-    """A flat array of `count` axes in a grid of panels (inches), the spare ones hidden."""
-    columns = min(columns, count)
+    """A flat array of `count` axes in a grid of panels (inches), the spare ones hidden.
+
+    There are fewer columns where the figure would be wider than `MAX_WIDTH`.
+    """
+    columns = max(1, min(columns, count, int(MAX_WIDTH / panel[0] + 1e-9)))
     rows = -(-count // columns)
     size = (panel[0] * columns, panel[1] * rows)
     _, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
@@ -189,3 +203,23 @@ def new_axes(count: int, columns: int, panel: tuple[float, float]) -> np.ndarray
 def new_ax(ax: Axes | None, size: tuple[float, float] = (7, 4)) -> Axes:
     """`ax`, or the axes of a new figure (inches)."""
     return plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
+
+
+def class_bars(
+    values: pd.DataFrame, class_label: str, value_label: str, colors: list[str], ax: Axes | None
+) -> Axes:
+    """Bars per class (index) and column; of many classes, horizontal ones."""
+    shown = values.rename(index=partial(short, most=24), columns=as_label)
+    upright = len(values) <= MAX_UPRIGHT_BARS
+    ax = new_ax(ax, (9, 3.8 if upright else 1.2 + 0.17 * len(values)))
+    shown.plot(kind="bar" if upright else "barh", ax=ax, color=colors, width=0.8)
+    labels = {"xlabel": class_label, "ylabel": value_label}
+    if upright:
+        ax.tick_params(axis="x", labelrotation=60)
+    else:
+        labels = {"ylabel": class_label, "xlabel": value_label}
+        ax.tick_params(axis="y", labelsize=8)
+        ax.invert_yaxis()
+        ax.margins(y=0.01)
+    ax.set(**labels)
+    return ax

@@ -82,7 +82,7 @@ def training_curves(log: list[dict], title: str, iterations: int | None = None) 
 
     `iterations`: length of the whole training, at whose half and end AP was published.
     """
-    axes = new_axes(4, 2, (6, 3.4))
+    axes = new_axes(4, 2, (4.5, 3.2))
     updates, evals = logged_updates(log), logged_evaluations(log)
     window = max(1, len(updates) // 50)
     terms = [c for c in updates if c not in NOT_LOSSES and not c.endswith("_seconds")]
@@ -108,7 +108,7 @@ def training_curves(log: list[dict], title: str, iterations: int | None = None) 
         if label.startswith("loss") and any((v > 0).any() for v in values):
             ax.set_yscale("log")
         if ax.lines:
-            ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=5)
+            ax.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
     return add_suptitle(axes, title, overfitting(log))
 
 

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vocseg_lib.data.transforms import model_input
 from vocseg_lib.engine.predict import eval_mode
 from vocseg_lib.engine.run_folder import LOG, read_log
+from vocseg_lib.plots.labels import label_point
 from vocseg_lib.plots.style import add_title, as_label, model_color, new_ax
 from vocseg_lib.study.recipes import MODEL_TITLES
 from vocseg_lib.study.results import checkpoint_ap
@@ -251,8 +252,7 @@ def speed_and_accuracy(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         for key, iterations in (("half", "6K"), ("last", "12K")):
             point, label = (values["fps"], values[key]), f"paper, {model} {iterations}"
             ax.plot(*point, "o", color="grey")
-            offset = {"xytext": (4, 4), "textcoords": "offset points"}
-            ax.annotate(label, point, fontsize=7, color="grey", **offset)
+            label_point(ax, point, label, fontsize=7, color="grey")
     # Published levels stand at the right edge, each label on a line of its own.
     right = 1.35 * max(fps.max(), *(values["fps"] for values in PAPER_VALUES.values()))
     y = 101.0
