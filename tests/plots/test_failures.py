@@ -1,10 +1,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from tests.helpers.shapes import one_mask_for_pairs
 from vocseg_lib.failures.crowding import by_crowding
 from vocseg_lib.failures.oracles import gap_parts, single_oracles
+from vocseg_lib.failures.scene_text import Description
 from vocseg_lib.metrics.bootstrap import bootstrap_weights
 from vocseg_lib.plots import failures
 
@@ -60,12 +62,19 @@ def test_scene_description():
     rows = [("as predicted", "A person. " * 12, "class"), ("as predicted", "A bus.", "")]
     rows += [("as annotated", "Two buses.", "")]
     sentences = pd.DataFrame(rows, columns=["source", "sentence", "failures"])
-    person, bus = {"id": "person", "box": [1, 2, 9, 9]}, {"id": "bus", "box": [5, 5, 50, 30]}
-    objects = {"as predicted": [person, bus], "as annotated": []}
+    masks = torch.zeros(2, 40, 60, dtype=torch.bool)
+    masks[0, 2:9, 1:9], masks[1, 5:30, 5:50] = True, True
+    graph, nothing = {"objects": []}, {"sentences": ["Two buses."], "mentions": [[]]}
+    scene = {"sentences": [row[1] for row in rows[:2]], "mentions": [[7, 3], [3]]}
+    described = {"as predicted": Description(**scene, graph=graph, masks=masks)}
+    described["as annotated"] = Description(**nothing, graph=graph, masks=masks[:0])
     picture = np.zeros((40, 60, 3), np.uint8)
-    axes = failures.scene_description(picture, objects, sentences, "a scene")
-    assert [ax.get_title(loc="left") for ax in axes[::2]] == list(objects)
-    assert {text.get_text() for text in axes[0].texts} == {"person", "bus"}
+    axes = failures.scene_description(picture, described, sentences, "a scene")
+    assert [ax.get_title(loc="left") for ax in axes[::2]] == list(described)
+    assert {text.get_text() for text in axes[0].texts} == {"A", "B"}
+    assert axes[0].images[0].get_array()[masks.any(0)].any(1).all()  # tints, no boxes
+    assert not axes[0].patches
+    assert axes[1].texts[1].get_text() == "B: A bus."
     assert [text.get_text() for text in axes[3].texts] == ["Two buses."]
     assert [text.get_color() != "black" for text in axes[1].texts] == [True, False]
     assert axes[1].texts[0].get_text().endswith("[class]")

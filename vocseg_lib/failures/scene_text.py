@@ -44,6 +44,7 @@ class Description:
     sentences: list[str]
     mentions: list[list[int]]
     graph: dict
+    masks: Bool[Tensor, "n h w"]  # of the graph's objects
 
     @property
     def json(self) -> str:
@@ -62,10 +63,11 @@ def describe_scene(instances: list[dict], names: dict[int, str], image: dict) ->
     areas = masks.flatten(1).sum(1) if instances else torch.zeros(0)
     order = [i for i in areas.argsort(descending=True, stable=True).tolist() if areas[i]]
     graph = {"image": {key: image[key] for key in ("width", "height")}}
+    masks, instances = masks[order], [instances[i] for i in order]
     if not order:
         graph |= {"objects": [], "relations": []}
-        return Description(sentences=["There is nothing."], mentions=[[]], graph=graph)
-    masks, instances = masks[order], [instances[i] for i in order]
+        nothing = {"sentences": ["There is nothing."], "mentions": [[]]}
+        return Description(**nothing, graph=graph, masks=masks)
     boxes = masks_to_boxes(masks)
     objects, relations = _objects(instances, masks, boxes, names), []
     counts = Counter(SPELLINGS.get(o["class"], o["class"]) for o in objects)
@@ -89,7 +91,7 @@ def describe_scene(instances: list[dict], names: dict[int, str], image: dict) ->
         relations.append(ends | measures)
     graph |= {"objects": objects, "relations": relations}
     sentences = [sentence[0].upper() + sentence[1:] for sentence in sentences]
-    return Description(sentences=sentences, mentions=mentions, graph=graph)
+    return Description(sentences=sentences, mentions=mentions, graph=graph, masks=masks)
 
 
 def _objects(

@@ -7,7 +7,7 @@ __getattr__, __all__ = attach(
     {
         "data": "augmented class_counts object_sizes objects_per_image sample_maps",
         "failures": "ablation_bars crowding_bars dap_by_size failure_dap oracle_bars "
-        "scene_description waterfall",
+        "save_scene scene_description waterfall",
         "gallery": "Gallery",
         "gallery_page": "FILTERS export_page",
         "images": "draw_box draw_boxes draw_instances side_by_side",

@@ -1,13 +1,19 @@
 """Figures of notebooks 05 and 06: dAP, crowding, oracles, the AP gap in parts, the ablation."""
 
+import re
 import textwrap
+from pathlib import Path
+from string import ascii_uppercase
+from zlib import crc32
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
 
 from vocseg_lib.failures.analysis import FAMILIES
+from vocseg_lib.failures.scene_text import Description
 from vocseg_lib.failures.tables import overall_rows
 from vocseg_lib.metrics.matching import AREA_RANGES
 from vocseg_lib.plots.images import draw_instances
@@ -20,10 +26,15 @@ from vocseg_lib.plots.style import (
     new_ax,
     new_axes,
     short,
+    write_figure,
 )
 
 MIN_OBJECTS = 10
 """Sizes with fewer objects are not plotted: their AP is noise."""
+MIN_LABEL_WIDTH = 0.75
+"""Inches per bar from which its name stands level below it."""
+MAX_SENTENCES = 24
+"""Of a scene's description that a figure shows."""
 GAP_COLORS = {"closes the gap": COLORS[2], "widens it": COLORS[3], "mask AP": COLORS[7]}
 
 
@@ -43,14 +54,19 @@ def _bars(values: pd.DataFrame, ax: Axes, ends: tuple[pd.DataFrame, ...] = ()) -
     width, names = 0.8 / max(1, len(values.columns)), [str(name) for name in values.index]
     for k, name in enumerate(values):
         at = np.arange(len(values)) + (k - (len(values.columns) - 1) / 2) * width
-        ax.bar(at, values[name], width, label=as_label(name), color=model_color(name, k))
+        label = as_label(short(name, 28))
+        ax.bar(at, values[name], width, label=label, color=model_color(name, k))
         if ends:
             low, high = ends
             sides = np.clip([values[name] - low[name], high[name] - values[name]], 0, None)
             style = {"fmt": "none", "ecolor": "black", "elinewidth": 1, "capsize": 2}
             ax.errorbar(at, values[name], sides, **style)
-    labels = [textwrap.fill(name, 12) for name in names]
-    ax.set_xticks(np.arange(len(values)), labels, fontsize=8)
+    room = ax.get_position().width * ax.figure.get_figwidth() / max(1, len(values))
+    if room >= MIN_LABEL_WIDTH:
+        ax.set_xticks(np.arange(len(values)), [textwrap.fill(n, 12) for n in names], fontsize=8)
+    else:
+        turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        ax.set_xticks(np.arange(len(values)), names, fontsize=8, **turned)
     ax.axhline(0, color="black", linewidth=0.8)
     ax.margins(y=0.22)  # room for the legend
     ax.legend(fontsize=8, loc="best")
@@ -59,7 +75,7 @@ def _bars(values: pd.DataFrame, ax: Axes, ends: tuple[pd.DataFrame, ...] = ()) -
 
 def failure_dap(tables: dict[str, pd.DataFrame], family: str = "TIDE, masks") -> np.ndarray:
     """Rate and dAP of each type of a family, a panel each; `tables`: `Analysis.table` by model."""
-    axes, metric = new_axes(2, 2, (6.2, 3.9)), FAMILIES[family]
+    axes, metric = new_axes(2, 2, (4.5, 4.4)), FAMILIES[family]
     families = {title: table[table["family"] == family] for title, table in tables.items()}
     by_type = {title: overall_rows(rows).set_index("type") for title, rows in families.items()}
     labels = {"rate": "percent of detections or objects", "dAP": f"dAP (points of {metric})"}
@@ -82,10 +98,9 @@ def dap_by_size(tables: dict[str, pd.DataFrame], family: str = "pixels") -> np.n
         values = pd.DataFrame(values).fillna(0.0)
         if values.to_numpy().any() or size == "small":
             by_size[size] = values
-    axes = new_axes(len(by_size), len(by_size), (4.6, 3.8))
+    axes = new_axes(len(by_size), len(by_size), (3, 4.4))
     for ax, (size, values) in zip(axes, by_size.items(), strict=True):
         _bars(values, ax).set_title(f"{size} objects", fontsize=9)
-        ax.tick_params(axis="x", labelrotation=60, labelsize=7)
         ax.set(xlabel="type", ylabel=f"dAP (points of {FAMILIES[family]})")
     largest = "; ".join(f"{size}: {values.mean(1).idxmax()}" for size, values in by_size.items())
     reading = f"Largest on average over the models: {largest}."
@@ -95,7 +110,7 @@ def dap_by_size(tables: dict[str, pd.DataFrame], family: str = "pixels") -> np.n
 def crowding_bars(table: pd.DataFrame, metric: str = "recall") -> np.ndarray:
     """ "recall" or "AP50" against crowding, one panel per measure; `table`: of `by_crowding`."""
     measures = table["measure"].unique()
-    axes, readings = new_axes(len(measures), 2, (6.2, 3.9)), []
+    axes, readings = new_axes(len(measures), 2, (4.5, 3.9)), []
     in_bins = ~table["bin"].str.contains(" - ", regex=False)
     table = table[(table["metric"] == metric) & in_bins]
     gaps = table[table["model"].isin(table["model"].unique()[2:])]  # the third is the difference
@@ -117,7 +132,7 @@ def oracle_bars(
 ) -> Axes:
     """AP without and with each oracle; `tables`: `single_oracles` by model."""
     values = pd.DataFrame({title: table[column] for title, table in tables.items()})
-    ax = _bars(values, new_ax(ax, (9.5, 4)))
+    ax = _bars(values, new_ax(ax, (9, 4)))
     ax.set(xlabel="oracle (taken from the ground truth)", ylabel=f"{column} (percent)")
     gains = values.drop(index=["baseline", "all oracles"]) - values.loc["baseline"]
     best = [f"{title}: {gain.idxmax()} ({gain.max():+.1f})" for title, gain in gains.items()]
@@ -128,7 +143,7 @@ def waterfall(
     parts: pd.DataFrame, first: str, second: str, ap: tuple[float, float], ax: Axes | None = None
 ) -> Axes:
     """From the first model's mask AP to the second's; `parts`: of `gap_parts`, `ap`: of both."""
-    ax, rows = new_ax(ax, (10, 4.4)), parts[parts["part"] != "gap"]
+    ax, rows = new_ax(ax, (9, 4.4)), parts[parts["part"] != "gap"]
     starts = ap[0] + np.r_[0, rows["points"].cumsum()]
     for k, value in ((0, ap[0]), (len(rows) + 1, ap[1])):
         ax.bar(k, value, color=GAP_COLORS["mask AP"], label=None if k else "mask AP")
@@ -172,32 +187,62 @@ def ablation_bars(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def scene_description(
-    picture: np.ndarray, objects: dict[str, list[dict]], sentences: pd.DataFrame, title: str
+    picture: np.ndarray, described: dict[str, Description], sentences: pd.DataFrame, title: str
 ) -> np.ndarray:
-    """A picture [h, w, 3] with labeled objects, beside the sentences on them, for each source.
+    """A picture [h, w, 3] with its objects' masks, beside the sentences on them, for each source.
 
-    `objects`: of the scene graph, by source; `sentences`: table of `describe_with_errors`, whose
-    wrong sentences are colored and end with the failures.
+    Letters link an object with its sentences, of which the first `MAX_SENTENCES` are shown. The
+    descriptions and the table are those of `describe_with_errors`: wrong sentences are colored and
+    end with the failures.
     """
-    wrong, texts = sentences["failures"] != "", []
-    for row in sentences.itertuples():
-        ending = f" [{row.failures}]" if row.failures else ""
-        texts.append(textwrap.fill(short(row.sentence, 400) + ending, 54))
-    heights = pd.Series(texts, sentences.index).str.count("\n") * 11 + 15  # points
-    bottoms = heights.groupby(sentences["source"]).cumsum()
-    size = 5, max(2.8, (bottoms.max() + 50) / 72)
-    axes = new_axes(2 * len(objects), 2, size)
-    image, no_masks = torch.tensor(picture).permute(2, 0, 1), np.zeros((0, *picture.shape[:2]))
-    for pictured, ax, source in zip(axes[::2], axes[1::2], objects, strict=True):
-        names, boxes = ([o[key] for o in objects[source]] for key in ("id", "box"))
+    wrong, columns = sentences["failures"] != "", {}
+    for source, description in described.items():
+        order, columns[source] = description.mentions[0], []
+        rows = sentences[sentences["source"] == source].itertuples()
+        for row, mentioned in zip(rows, description.mentions, strict=True):
+            letters = ", ".join(_letter(order.index(i)) for i in mentioned)
+            text = f"{letters}: {short(row.sentence, 400)}" if columns[source] else row.sentence
+            text += f" [{row.failures}]" if row.failures else ""
+            columns[source].append((textwrap.fill(text, 56), bool(row.failures)))
+        if more := columns[source][MAX_SENTENCES:]:
+            columns[source][MAX_SENTENCES:] = [(f"… and {len(more)} more.", False)]
+    heights = {s: [t.count("\n") * 11 + 15 for t, _ in lines] for s, lines in columns.items()}
+    size = 4.5, max(2.8, (max(map(sum, heights.values())) + 50) / 72)
+    axes = new_axes(2 * len(described), 2, size)
+    for pictured, ax, (source, lines) in zip(axes[::2], axes[1::2], columns.items(), strict=True):
+        masks = described[source].masks
+        names = [_letter(k) for k in range(len(masks))]
         labels = range(1, len(names) + 1)
-        draw_instances(image, no_masks, boxes, labels, class_names=names, ax=pictured)
+        image = torch.tensor(picture).permute(2, 0, 1)
+        draw_instances(image, masks, labels=labels, class_names=names, ax=pictured)
         pictured.set_title(source, fontsize=9, loc="left")
         ax.axis("off")
-        for k in np.flatnonzero(sentences["source"] == source):
-            style = {"fontsize": 8.5, "color": COLORS[1] if wrong.iloc[k] else "black"}
-            style |= {"xytext": (0, -bottoms.iloc[k]), "textcoords": "offset points"}
+        for (text, is_wrong), bottom in zip(lines, np.cumsum(heights[source]), strict=True):
+            style = {"fontsize": 8.5, "color": COLORS[1] if is_wrong else "black"}
+            style |= {"xytext": (0, -bottom), "textcoords": "offset points"}
             style |= {"xycoords": "axes fraction", "va": "bottom"}
-            ax.annotate(texts[k], (0, 1), **style).set_in_layout(False)
-    reading = f"{wrong.sum()} of {len(texts)} sentences are wrong; the failures are in brackets."
+            ax.annotate(text, (0, 1), **style).set_in_layout(False)
+    reading = f"{wrong.sum()} of {len(wrong)} sentences are wrong; the failures are in brackets."
     return add_suptitle(axes, title, reading)
+
+
+def save_scene(
+    folder: str | Path,
+    name: str,
+    picture: np.ndarray,
+    described: dict[str, Description],
+    sentences: pd.DataFrame,
+) -> Path:
+    """Write a `scene_description` to a folder, as PNG by the image's name; its path."""
+    axes = scene_description(picture, described, sentences, name)
+    letters = re.sub(r"[^a-zA-Z0-9_-]+", "_", name)[:80]
+    letters += "" if letters == name else f"_{crc32(name.encode(errors='replace')):08x}"
+    path = Path(folder) / f"{letters}.png"
+    write_figure(axes[0], path)
+    plt.close(axes[0].figure)
+    return path
+
+
+def _letter(index: int) -> str:
+    """A, B, C, ..., Z, 27, 28, ..."""
+    return ascii_uppercase[index] if index < len(ascii_uppercase) else str(index + 1)

@@ -225,8 +225,7 @@ def failures_command(
         raise ValueError(f"--predictions takes one or two files, got {len(predictions)}")
     if len(set(predictions)) < len(predictions):
         raise ValueError(f"--predictions {predictions[0]}: the same file is given twice")
-    if gallery and not images and data.endswith(".json"):
-        raise ValueError("--images DIR is required: --data is COCO ground truth and not a devkit")
+    cli.check_image_folder(gallery, images, data)
     thresholds = Thresholds(**parse_assignments(changes, Thresholds().to_dict()))
     cli.require(*predictions, data, images)
     cli.check_output(out, b'{"thresholds"')
@@ -245,10 +244,9 @@ def failures_command(
         tables = {"table": analysis.table, "cases": cases}
         models[title] = {name: table.to_dict("records") for name, table in tables.items()}
     if gallery:
-        from vocseg_lib.plots.gallery import Gallery
-        from vocseg_lib.plots.gallery_page import export_page
+        from vocseg_lib import plots
 
-        page, summary = export_page(Gallery(analyses, images or data), gallery)
+        page, summary = plots.export_page(plots.Gallery(analyses, images or data), gallery)
         print(summary, page, sep="\n")
     if out:
         content = {"thresholds": thresholds.to_dict(), "score": score, "models": models}
@@ -264,10 +262,14 @@ def describe_command(
     score: number("least score of a detection", min=0, max=1) = 0.5,
     image: texts("images, by file name; default: all", "NAME") = (),
     out: text("write the scene graphs as JSON", "FILE") = "",
+    pictures: text("write each image with its masks and sentences, as PNG", "DIR") = "",
+    images: text("folder of the images; default: the devkit's", "DIR") = "",
 ) -> None:
-    """Describe images in words, as predicted and as annotated, and as scene graphs (JSON)."""
-    cli.require(predictions, data)
+    """Describe images in words, as predicted and as annotated; as scene graphs and pictures."""
+    cli.require(predictions, data, images)
+    cli.check_image_folder(pictures, images, data)
     cli.check_output(out, b'"as predicted"')
+    from vocseg_lib import plots
     from vocseg_lib.data.coco import image_keys
     from vocseg_lib.failures.scene_text import describe_with_errors
     from vocseg_lib.study.results import open_files
@@ -275,20 +277,21 @@ def describe_command(
 
     results = open_files([predictions], data, split=split)
     (analysis,) = results.analyses(score).values()
-    images = image_keys(results.ground_truth["images"])
-    names = {asked: cli.resolve_image_names(asked, images) for asked in image}
+    gallery = plots.Gallery({"": analysis}, images or data) if pictures else None
+    keys = image_keys(results.ground_truth["images"])
+    names = {asked: cli.resolve_image_names(asked, keys) for asked in image}
     if unknown := [asked for asked, matching in names.items() if not matching]:
         raise ValueError(f"--image {', '.join(unknown)}: not an image of {split} of {data}")
     graphs = {}
-    for name in dict.fromkeys(name for matching in names.values() for name in matching) or images:
-        described, sentences = describe_with_errors(analysis, images[name]["id"])
+    for name in dict.fromkeys(name for matching in names.values() for name in matching) or keys:
+        described, sentences = describe_with_errors(analysis, keys[name]["id"])
         graphs[name] = {source: description.graph for source, description in described.items()}
         for source, lines in sentences.groupby("source", sort=False):
-            texts = [
-                f"{line.sentence} [{line.failures}]" if line.failures else line.sentence
-                for line in lines.itertuples()
-            ]
+            texts = lines["sentence"] + (" [" + lines["failures"] + "]").replace(" []", "")
             print(f"{name}, {source}: {' '.join(texts)}")
+        if gallery:
+            picture = gallery.picture(keys[name]["id"])
+            print(plots.save_scene(pictures, name, picture, described, sentences))
     if out:
         write_json(Path(out), graphs)
         print(out)

@@ -119,6 +119,12 @@ def resolve_image_names(name: str, images: dict[str, dict]) -> list[str]:
     return next(filter(None, matching), [])
 
 
+def check_image_folder(wanted: str, images: str, data: str) -> None:
+    """Raise ValueError if pictures are wanted of COCO ground truth without their folder."""
+    if wanted and not images and data.endswith(".json"):
+        raise ValueError("--images DIR is required: --data is COCO ground truth and not a devkit")
+
+
 def require(*paths: str) -> None:
     """Raise OSError for the first path that is given and missing, or a pipe or device."""
     for path in filter(None, paths):
