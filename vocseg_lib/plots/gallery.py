@@ -219,7 +219,7 @@ class Gallery:
     def draw(self, case: pd.Series) -> Figure:
         """One case: sentence, picture, ground truth and models; below them the mask terms."""
         terms = self.mask_terms(case)
-        heights = [0.9 + self._panel_height([case]), *([1.7] if terms else [])]
+        heights = [self._row_height(case), *([1.7] if terms else [])]
         figure = plt.figure(figsize=(style.MAX_WIDTH, sum(heights)), layout="constrained")
         rows = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
         self._draw_row(case, rows[0])
@@ -237,11 +237,11 @@ class Gallery:
         cases = self.select(type=kind).drop_duplicates("image_id")
         rank = cases.groupby("model").cumcount()  # models take turns
         cases = cases.loc[rank.sort_values(kind="stable").index[:count]]
-        rows = max(1, len(cases))
-        height = 0.5 + rows * (0.9 + self._panel_height([case for _, case in cases.iterrows()]))
-        figure = plt.figure(figsize=(style.MAX_WIDTH, height), layout="constrained")
-        subfigures = figure.subfigures(rows, 1, squeeze=False)[:, 0]
-        for row, (_, case) in zip(subfigures, cases.iterrows(), strict=False):
+        heights = [self._row_height(case) for _, case in cases.iterrows()] or [1.0]
+        size = style.MAX_WIDTH, 0.5 + sum(heights)
+        figure = plt.figure(figsize=size, layout="constrained")
+        rows = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+        for row, (_, case) in zip(rows, cases.iterrows(), strict=False):
             self._draw_row(case, row)
         counts = [f"{title} {len(self.select(type=kind, model=title))}" for title in self.analyses]
         reading = f"Cases on these images: {', '.join(counts)}."
@@ -269,11 +269,11 @@ class Gallery:
         title = f"{case['type']}: {short(case['model'])}"
         return add_suptitle(axes[0].figure, title, self.sentence(case))
 
-    def _panel_height(self, cases: list[pd.Series]) -> float:
-        """Inches of the highest picture of some cases in a panel, at most 1.5 times its width."""
-        images = [self.images[case["image_id"]] for case in cases]
-        ratio = max((image["height"] / image["width"] for image in images), default=0.5)
-        return min(1.5, ratio) * style.MAX_WIDTH / (2 + len(self.analyses))
+    def _row_height(self, case: pd.Series) -> float:
+        """Inches of a case's panels, at most 1.5 times as high as wide, and of its sentence."""
+        image = self.images[case["image_id"]]
+        ratio = min(1.5, image["height"] / image["width"])
+        return 0.9 + ratio * style.MAX_WIDTH / (2 + len(self.analyses))
 
     def _draw_row(self, case: pd.Series, row: SubFigure) -> None:
         """Picture, ground truth and models, side by side, with the sentence above."""
