@@ -11,7 +11,8 @@ __getattr__, __all__ = attach(
         "gallery": "Gallery",
         "gallery_page": "FILTERS export_page",
         "images": "draw_box draw_boxes draw_instances side_by_side",
-        "lineage": "ap_against_seconds detections_by_row proposal_recall_curves",
+        "lineage": "ap_against_seconds detections_by_row differences_by_iteration hog_by_cell "
+        "hog_glyphs proposal_recall_curves roi_on_cells",
         "models": "coefficients prototypes stages",
         "pictures": "Visualizer draw_predictions",
         "precision_recall": "ap_differences per_class_ap pr_by_class pr_by_iou pr_curves "
