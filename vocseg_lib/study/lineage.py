@@ -5,8 +5,7 @@ Needs the extra `lineage`. Prediction files are kept in `results`/lineage/predic
 
 import re
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,14 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
-from tqdm import tqdm
 
 from vocseg_lib.data.coco import read_predictions
+from vocseg_lib.data.coco_validation import UNCROPPED
 from vocseg_lib.data.loader import evenly_spaced
 from vocseg_lib.data.transforms import model_input
 from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
 from vocseg_lib.engine.predict import detections_to_coco, predict, save_predictions
 from vocseg_lib.engine.run_folder import BEST
+from vocseg_lib.engine.train import Session, train
 from vocseg_lib.metrics.bootstrap import bootstrap, bootstrap_weights, interval
 from vocseg_lib.metrics.coco_eval import evaluate
 from vocseg_lib.metrics.semantic import SEMANTIC_SCORE, mean_iou
@@ -31,18 +31,20 @@ from vocseg_lib.models.lineage.box_masks import BOX_MASKS, MasksFromBoxes
 from vocseg_lib.models.lineage.features import RCNNFeatures, hand_crafted_features
 from vocseg_lib.models.lineage.regions import CLASSIFIERS, RegionDetector
 from vocseg_lib.models.speedups import speed_up
-from vocseg_lib.study.run import default_device, load_run
+from vocseg_lib.study.run import build_model, default_device, load_run, prediction_header
 from vocseg_lib.study.study import Study
 from vocseg_lib.study.table1 import measure_speed
-from vocseg_lib.study.train import run_config, train_model
+from vocseg_lib.study.train import run_config
 from vocseg_lib.utils.config import Config, bounded
-from vocseg_lib.utils.files import naming_damage, read_json
+from vocseg_lib.utils.files import naming_damage, read_json, write_json
 
 POOLED, ROUNDED = "Mask R-CNN with RoI pooling, short", "Mask R-CNN with rounded RoIAlign, short"
 SHORT = "Mask R-CNN, short"
+POOLING_ROWS = {SHORT: "align", ROUNDED: "round", POOLED: "pool"}
+"""Rows that differ in their RoI pooling only; the others are compared with the first."""
 MAX_BOX_MASKS = 30
 """Best detections per image that get masks "in its boxes", as GrabCut is slow."""
-TIMED_IMAGES = 5
+TIMED_IMAGES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,7 @@ def evaluate_row(study: Study, config: LineageConfig, row: Row) -> dict[str, Any
     Otherwise its model is trained, evaluated on val and timed, and the file written.
     Raises ValueError for a damaged file.
     """
-    run = _train_row(study, config, row) if row.model else None
+    run, predicted = _train_row(study, config, row) if row.model else (None, None)
     key = {**run_config(study, row.model or "mask_rcnn"), "model": row.title}
     key |= {"recipe": study.recipe.to_dict()}  # of both models
     key |= {"images": config.images, "proposals": config.proposals}
@@ -121,7 +123,18 @@ def evaluate_row(study: Study, config: LineageConfig, row: Row) -> dict[str, Any
         data = {"devkit": study.devkit.name, "split": "val"}
         header = {"model": row.title, "data": data, "training": training}
         mixed_precision = study.recipe.train.mixed_precision
-        predictions = predict(model, study.val_pictures, header, default_device(), mixed_precision)
+        if (
+            predicted
+            and predicted.is_file()
+            and (row.short or not isinstance(model, MasksFromBoxes))
+        ):
+            predictions = study.read_predictions(predicted)
+            predictions["header"] |= header
+            for detection in predictions["detections"]:
+                detection.pop(UNCROPPED, None)
+        else:
+            pictures, device = study.val_pictures, default_device()
+            predictions = predict(model, pictures, header, device, mixed_precision)
         values |= {name: training[name] for name in ("iterations", "train_minutes")}
         values |= {"seconds_per_image": _seconds_per_image(study, model)}
         values |= {"parameters": sum(p.numel() for p in model.parameters())}
@@ -144,13 +157,19 @@ def region_images(study: Study, config: LineageConfig) -> Subset:
 
 
 def short_study(study: Study, config: LineageConfig, roi_pooling: str = "align") -> Study:
-    """The study with short trainings, without augmentation, so that each image is searched once."""
+    """The study with short trainings.
+
+    Without augmentation, so that each image is searched once, and with a constant learning rate
+    after warm-up: a training's weights half way are then those of one of half its length.
+    """
     n = config.iterations
     recipe = study.recipe.with_changes(
         iterations=n,
-        warmup_iterations=min(study.recipe.train.warmup_iterations, n // 5),
+        schedule="step",
+        lr_milestones=(),
+        warmup_iterations=min(study.recipe.train.warmup_iterations, n // 20),
         augmentation="none",
-        eval_every=n,
+        eval_every=max(1, n // 4),
         patience=None,
         proposals=2 * config.proposals,  # half of them in inference
         roi_pooling=roi_pooling,
@@ -159,12 +178,43 @@ def short_study(study: Study, config: LineageConfig, roi_pooling: str = "align")
     return replace(study, recipe=recipe, results=folder)
 
 
-def _train_row(study: Study, config: LineageConfig, row: Row) -> Path:
-    """The run folder of a row, after its short training or the study's own."""
-    if row.short:
-        study = short_study(study, config, row.roi_pooling)
-        train_model(study, row.model)
-    return study.run_folder(row.model)
+def compared_iterations(config: LineageConfig) -> list[int]:
+    """A quarter, half and all of the iterations: where RoI poolings are compared."""
+    quarter = max(1, config.iterations // 4)
+    return sorted({min(n, config.iterations) for n in (quarter, 2 * quarter, config.iterations)})
+
+
+def _train_row(study: Study, config: LineageConfig, row: Row) -> tuple[Path, Path]:
+    """The run folder of a row, after its short training or the study's own, and its predictions."""
+    if not row.short:
+        run = study.run_folder(row.model)
+        return run, run / "predictions.json"
+    study = short_study(study, config, row.roi_pooling)
+    run, run_options = study.run_folder(row.model), run_config(study, row.model)
+    points = compared_iterations(config) if row.title in POOLING_ROWS else [config.iterations]
+    model = build_model(study.recipe, row.model, len(study.class_names))
+    dataset, session = study.dataset("train", skip_bad=True), Session(device=default_device())
+    evaluate_model = partial(_predict_at, study, run_options, points)
+    options = {"session": session, "run_config": run_options}
+    state = train(model, dataset, run, study.recipe.train, evaluate_model, **options)
+    write_json(run / "metrics.json", {"train_minutes": state["seconds"] / 60})
+    return run, run / f"predictions_{config.iterations}.json"
+
+
+def _predict_at(
+    study: Study, run_options: dict, points: list[int], model: nn.Module, iteration: int
+) -> dict[str, float]:
+    """Predict val after some iterations of a training and write the file; metrics of the last."""
+    if iteration in points:
+        header = prediction_header(run_options, iteration, study.dataset("val"))
+        options = {"device": default_device(), "progress": False}
+        options["mixed_precision"] = study.recipe.train.mixed_precision
+        predictions = predict(model, study.val_pictures, header, **options)
+        folder = study.run_folder(run_options["model"])
+        save_predictions(folder / f"predictions_{iteration}.json", predictions)
+    if iteration < study.recipe.train.iterations:
+        return {"mask_AP50": float("nan")}  # so that the last weights are the best ones
+    return evaluate(study.ground_truth, predictions["detections"]).summary
 
 
 def _load_row(run: Path, row: Row) -> tuple[nn.Module, dict]:
@@ -179,7 +229,7 @@ def _load_row(run: Path, row: Row) -> tuple[nn.Module, dict]:
 def _fit_regions(study: Study, config: LineageConfig, row: Row) -> tuple[nn.Module, dict]:
     """A fitted `RegionDetector`, and the counts of its training."""
     train, yolact, images = study.recipe.train, study.recipe.yolact, region_images(study, config)
-    search, features = _search_and_features(study, config)
+    search, features = search_and_features(study, config)
     classes, iterations = len(study.class_names) + 1, config.iterations if row.fine_tune else 0
     if row.fine_tune:
         torch.manual_seed(train.seed)
@@ -195,7 +245,8 @@ def _fit_regions(study: Study, config: LineageConfig, row: Row) -> tuple[nn.Modu
     return MasksFromBoxes(model), {"iterations": iterations, **counts}
 
 
-def _search_and_features(study: Study, config: LineageConfig) -> tuple[Callable, Callable]:
+def search_and_features(study: Study, config: LineageConfig) -> tuple[Callable, Callable]:
+    """Selective search of an image, and hand-crafted features of its regions, cached on disk."""
     cache = study.results / "lineage" / "cache"
     search = proposals.SelectiveSearch(config.proposals, study.recipe.train.seed, cache)
     return search, proposals.DiskCache(hand_crafted_features, cache)
@@ -239,48 +290,3 @@ def _row_metrics(study: Study, row: Row, detections: list[dict]) -> dict[str, fl
     iou = mean_iou(study.ground_truth, detections, score).set_index("class")["value"]["all"]
     ap = {name: evaluation.summary[name] for name in ("box_AP50", "mask_AP50")}
     return {**ap, "mask_AP50_low": low, "mask_AP50_high": high, "mean_iou": float(iou)}
-
-
-def cache_regions(study: Study, config: LineageConfig) -> None:
-    """Cache proposals and features of the images that are classified region by region."""
-    search, features = _search_and_features(study, config)
-    train = region_images(study, config)
-
-    def compute(i: int) -> None:
-        image, target = train[i] if i < len(train) else study.val_pictures[i - len(train)]
-        image = model_input(image)
-        boxes = search(image)
-        if i < len(train):
-            boxes = torch.cat([target["boxes"].as_subclass(Tensor).float(), boxes])
-        features(proposals.to_uint8_hwc(image), boxes.numpy())
-
-    count = len(train) + len(study.val)
-    with ThreadPoolExecutor() as pool:
-        list(tqdm(pool.map(compute, range(count)), "proposals", count, unit="image"))
-
-
-def recall_by_source(
-    study: Study, config: LineageConfig, counts: Sequence[int]
-) -> dict[str, dict[str, list[float]]]:
-    """Percent of val's objects that the first `counts` proposals cover, by measure and source.
-
-    Sources: selective search, and the study's Mask R-CNN (RPN) and YOLACT (priors by score).
-    """
-    models = {name: load_run(study.run_folder(name))[0] for name in ("mask_rcnn", "yolact")}
-    sources = {
-        "selective search": _search_and_features(study, config)[0],
-        "Mask R-CNN's RPN": partial(proposals.rpn_proposals, models["mask_rcnn"]),
-        "YOLACT's priors, scored": partial(proposals.scored_priors, models["yolact"]),
-    }
-    boxes, gt_boxes = {source: [] for source in sources}, []
-    for image, target in tqdm(study.val, "proposals of val", unit="image"):
-        gt_boxes.append(target["boxes"].as_subclass(Tensor).float())
-        for source, propose in sources.items():
-            boxes[source].append(propose(model_input(image, default_device())).cpu())
-    ious = {"recall at IoU 0.5": [0.5], "recall at IoU 0.7": [0.7]}
-    ious |= {"average recall": proposals.AR_IOUS}
-    recall, counts = proposals.proposal_recall, list(counts)
-    return {
-        name: {source: recall(b, gt_boxes, counts, at).tolist() for source, b in boxes.items()}
-        for name, at in ious.items()
-    }

@@ -1,14 +1,33 @@
-"""Table and steps of the lineage, from evaluated rows."""
+"""Tables of the lineage: rows, steps, proposals, RoI poolings, and what the papers report."""
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
 
+from vocseg_lib.data.transforms import model_input
 from vocseg_lib.metrics import bootstrap
 from vocseg_lib.metrics.coco_eval import Evaluation, evaluate
-from vocseg_lib.study.lineage import POOLED, ROUNDED, SHORT, LineageConfig, prediction_path
-from vocseg_lib.study.run import default_device
+from vocseg_lib.models.lineage import proposals
+from vocseg_lib.study.lineage import (
+    POOLED,
+    POOLING_ROWS,
+    ROUNDED,
+    SHORT,
+    LineageConfig,
+    compared_iterations,
+    prediction_path,
+    region_images,
+    search_and_features,
+    short_study,
+)
+from vocseg_lib.study.run import default_device, load_run
 from vocseg_lib.study.study import Study
 from vocseg_lib.utils.environment import environment_info
 from vocseg_lib.utils.files import to_jsonable, write_json, write_text
@@ -29,6 +48,39 @@ LINEAGE_STEPS = {
     "YOLACT": "one stage",
 }
 """What each row changes against the one before it; the first against the best of classical ML."""
+_R_CNN = "Girshick et al. 2014, arXiv 1311.2524"
+_FAST, _FASTER = "Girshick 2015, arXiv 1504.08083", "Ren et al. 2015, arXiv 1506.01497"
+_MASK, _YOLACT = "He et al. 2017, arXiv 1703.06870", "Bolya et al. 2019, arXiv 1904.02689"
+_C4 = {"data": "COCO minival", "backbone": "ResNet-50-C4"}
+_VAL = "VOC 2012 val"
+PUBLISHED_COLUMNS = "model measure published data backbone source".split()
+PUBLISHED = (
+    ("R-CNN", "box_AP50", 53.3, "VOC 2012 test", "AlexNet", _R_CNN),
+    ("R-CNN", "box_AP50", 62.4, "VOC 2012 test", "VGG16", f"{_FAST}, table 3"),
+    ("R-CNN", "seconds_per_image", 47.0, "VOC 2007 test", "VGG16", f"{_FAST}, table 4"),
+    ("Fast R-CNN", "box_AP50", 65.7, "VOC 2012 test", "VGG16", f"{_FAST}, table 3"),
+    ("Fast R-CNN", "seconds_per_image", 1.83, "VOC 2007 test", "VGG16", f"{_FASTER}, timing"),
+    ("Faster R-CNN", "box_AP50", 67.0, "VOC 2012 test", "VGG16", f"{_FASTER}, VOC 2012 table"),
+    ("Faster R-CNN", "seconds_per_image", 0.198, "VOC 2007 test", "VGG16", f"{_FASTER}, timing"),
+    (POOLED, "mask_AP50", 48.8, *_C4.values(), f"{_MASK}, table 2c"),
+    (SHORT, "mask_AP50", 51.2, *_C4.values(), f"{_MASK}, table 2c"),
+    ("Mask R-CNN", "mask_AP50", 67.3, _VAL, "ResNet-50-FPN", "VOC with SBD (train_aug)"),
+    ("YOLACT", "mask_AP50", 72.3, _VAL, "ResNet-50-FPN", f"{_YOLACT}: VOC with SBD"),
+    ("DeepLabV3", "mean_iou", 71.6, "VOC 2012 test", "VGG16", "DeepLab's first, arXiv 1412.7062"),
+)
+"""Reported by the papers (`PUBLISHED_COLUMNS`): percent, or seconds on a GPU with all proposals."""
+
+
+def beside_published(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """`PUBLISHED` with the evaluated rows' values as column `ours`; NaN where a row is missing.
+
+    Data, backbone and schedule differ: only the order of the steps can be compared.
+    """
+    table = pd.DataFrame(PUBLISHED, columns=PUBLISHED_COLUMNS)
+    by_title = {row["model"]: row for row in rows}
+    ours = [by_title.get(r.model, {}).get(r.measure, float("nan")) for r in table.itertuples()]
+    table.insert(3, "ours", ours)
+    return table
 
 
 def lineage_table(
@@ -94,3 +146,91 @@ def example_image(ground_truth: dict) -> int:
     for annotation in ground_truth["annotations"]:
         areas[annotation["image_id"]].append(annotation["area"])
     return max(areas, key=lambda i: (2 <= len(areas[i]) <= 4, min(areas[i], default=0)))
+
+
+def evaluate_pooling(study: Study, config: LineageConfig) -> dict[int, dict[str, Evaluation]]:
+    """Evaluations on val of `POOLING_ROWS` by iterations (see `compared_iterations`) and title.
+
+    The rows must be evaluated before. Raises FileNotFoundError, ValueError for prediction files.
+    """
+    evaluations = {}
+    for n in compared_iterations(config):
+        evaluations[n] = {}
+        for title, pooling in POOLING_ROWS.items():
+            folder = short_study(study, config, pooling).run_folder("mask_rcnn")
+            detections = study.read_predictions(folder / f"predictions_{n}.json")["detections"]
+            evaluations[n][title] = evaluate(study.ground_truth, detections)
+    return evaluations
+
+
+def pooling_by_iterations(
+    study: Study, evaluations: dict[int, dict[str, Evaluation]]
+) -> pd.DataFrame:
+    """AP50 (percent) by iterations, and its difference to RoIAlign's at as many (points).
+
+    Columns: kind (box, mask), iterations, variant, value, low, high, difference, difference_low,
+    difference_high; 95 % intervals over the same resampled images. Written to
+    lineage_iterations.csv.
+    """
+    count, rows = len(study.val), []
+    weights = bootstrap.prepend_point_estimate(bootstrap.bootstrap_weights(count), count)
+    for iterations, by_title in evaluations.items():
+        ap = {t: bootstrap.bootstrap(e, weights, headline=True) for t, e in by_title.items()}
+        for kind in ("box", "mask"):
+            of_kind = {t: values[kind, "AP50", "all"].to_numpy() for t, values in ap.items()}
+            for title, values in of_kind.items():
+                row = {"kind": kind, "iterations": iterations, "variant": title}
+                parts = {"": values, "difference": values - of_kind[SHORT]}
+                for name, part in parts.items():
+                    ends = dict(zip(("low", "high"), bootstrap.interval(part[1:]), strict=True))
+                    row |= {name or "value": part[0]}
+                    row |= {f"{name}_{end}".strip("_"): value for end, value in ends.items()}
+                rows.append(row)
+    table = pd.DataFrame(rows)
+    write_text(study.results / "lineage_iterations.csv", table.to_csv(index=False))
+    return table
+
+
+def cache_regions(study: Study, config: LineageConfig) -> None:
+    """Cache proposals and features of the images that are classified region by region."""
+    search, features = search_and_features(study, config)
+    train = region_images(study, config)
+
+    def compute(i: int) -> None:
+        image, target = train[i] if i < len(train) else study.val_pictures[i - len(train)]
+        image = model_input(image)
+        boxes = search(image)
+        if i < len(train):
+            boxes = torch.cat([target["boxes"].as_subclass(Tensor).float(), boxes])
+        features(proposals.to_uint8_hwc(image), boxes.numpy())
+
+    count = len(train) + len(study.val)
+    with ThreadPoolExecutor() as pool:
+        list(tqdm(pool.map(compute, range(count)), "proposals", count, unit="image"))
+
+
+def recall_by_source(
+    study: Study, config: LineageConfig, counts: Sequence[int]
+) -> dict[str, dict[str, list[float]]]:
+    """Percent of val's objects that the first `counts` proposals cover, by measure and source.
+
+    Sources: selective search, and the study's Mask R-CNN (RPN) and YOLACT (priors by score).
+    """
+    models = {name: load_run(study.run_folder(name))[0] for name in ("mask_rcnn", "yolact")}
+    sources = {
+        "selective search": search_and_features(study, config)[0],
+        "Mask R-CNN's RPN": partial(proposals.rpn_proposals, models["mask_rcnn"]),
+        "YOLACT's priors, scored": partial(proposals.scored_priors, models["yolact"]),
+    }
+    boxes, gt_boxes = {source: [] for source in sources}, []
+    for image, target in tqdm(study.val, "proposals of val", unit="image"):
+        gt_boxes.append(target["boxes"].as_subclass(Tensor).float())
+        for source, propose in sources.items():
+            boxes[source].append(propose(model_input(image, default_device())).cpu())
+    ious = {"recall at IoU 0.5": [0.5], "recall at IoU 0.7": [0.7]}
+    ious |= {"average recall": proposals.AR_IOUS}
+    recall, counts = proposals.proposal_recall, list(counts)
+    return {
+        name: {source: recall(b, gt_boxes, counts, at).tolist() for source, b in boxes.items()}
+        for name, at in ious.items()
+    }
