@@ -48,9 +48,9 @@ LINEAGE_STEPS = {
     "YOLACT": "one stage",
 }
 """What each row changes against the one before it; the first against the best of classical ML."""
-_R_CNN = "Girshick et al. 2014, arXiv 1311.2524"
-_FAST, _FASTER = "Girshick 2015, arXiv 1504.08083", "Ren et al. 2015, arXiv 1506.01497"
-_MASK, _YOLACT = "He et al. 2017, arXiv 1703.06870", "Bolya et al. 2019, arXiv 1904.02689"
+# R-CNN, Fast and Faster R-CNN; Mask R-CNN and YOLACT.
+_R_CNN, _FAST, _FASTER = "arXiv 1311.2524", "arXiv 1504.08083", "arXiv 1506.01497"
+_MASK, _YOLACT = "arXiv 1703.06870", "arXiv 1904.02689"
 _C4 = {"data": "COCO minival", "backbone": "ResNet-50-C4"}
 _VAL = "VOC 2012 val"
 PUBLISHED_COLUMNS = "model measure published data backbone source".split()
@@ -66,7 +66,7 @@ PUBLISHED = (
     (SHORT, "mask_AP50", 51.2, *_C4.values(), f"{_MASK}, table 2c"),
     ("Mask R-CNN", "mask_AP50", 67.3, _VAL, "ResNet-50-FPN", "VOC with SBD (train_aug)"),
     ("YOLACT", "mask_AP50", 72.3, _VAL, "ResNet-50-FPN", f"{_YOLACT}: VOC with SBD"),
-    ("DeepLabV3", "mean_iou", 71.6, "VOC 2012 test", "VGG16", "DeepLab's first, arXiv 1412.7062"),
+    ("DeepLabV3", "mean_iou", 71.6, "VOC 2012 test", "VGG16", "arXiv 1412.7062 (DeepLab)"),
 )
 """Reported by the papers (`PUBLISHED_COLUMNS`): percent, or seconds on a GPU with all proposals."""
 
