@@ -17,7 +17,7 @@ from vocseg_lib.engine.config import TrainConfig
 from vocseg_lib.engine.predict import eval_mode
 from vocseg_lib.utils import distributed
 
-CHECK_SECONDS = 10.0  # for counting objects that are too small, once one is large enough
+CHECK_SECONDS = 1.0  # for counting objects that are too small, once one is large enough
 
 
 def check_objects(dataset: Dataset, model: nn.Module) -> None:
