@@ -5,7 +5,8 @@ from vocseg_lib.utils.lazy import attach
 __getattr__, __all__ = attach(
     __name__,
     {
-        "data": "augmented class_counts object_sizes objects_per_image sample_maps",
+        "data": "augmentation_steps augmented border_block class_counts object_sizes "
+        "objects_per_image sample_maps",
         "failures": "ablation_bars crowding_bars dap_by_size failure_dap oracle_bars "
         "save_scene scene_description waterfall",
         "gallery": "Gallery",

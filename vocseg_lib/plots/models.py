@@ -49,7 +49,8 @@ def stages(
     pictures: Sequence[np.ndarray | torch.Tensor], titles: Sequence[str], title: str, caption: str
 ) -> np.ndarray:
     """Steps of one computation, left to right: maps with a color bar, RGB images as they are."""
-    axes = new_axes(len(pictures), len(pictures), (2.25, 2.3))
+    width = 9 / max(3, len(pictures))
+    axes = new_axes(len(pictures), len(pictures), (width, 0.9 * width + 0.4))
     for ax, picture, name in zip(axes, pictures, titles, strict=True):
         pixels = np.asarray(picture)
         shown = ax.imshow(to_hwc(pixels), cmap="viridis")
