@@ -1,11 +1,16 @@
+import sys
+from types import SimpleNamespace
 from unittest.mock import Mock, call
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 
+from vocseg_lib.data.voc import sample_paths
 from vocseg_lib.plots import widgets
-from vocseg_lib.plots.widgets import LivePlot, browse
+from vocseg_lib.plots.pictures import Visualizer
+from vocseg_lib.plots.widgets import LivePlot, browse, upload_button, upload_in_colab
 
 
 @pytest.mark.parametrize(("seconds", "count"), [(10.0, 1), (0.0, 2)])
@@ -37,3 +42,49 @@ def test_the_browser_draws_the_selected_row():
     # Drawn at each change, but not without a row.
     assert [drawn.args[0].name for drawn in draw.mock_calls] == [0, 2, 0, 1, 0, 3]
     assert not hasattr(browse(table[:0], ["type"], "only", draw), "children")
+
+
+@pytest.fixture
+def visualizer():
+    drawn = np.zeros((9, 9, 3), np.uint8)
+    model = Mock(spec=Visualizer, draw=Mock(return_value=(drawn, {})))
+    model.describe.return_value = "cat <0.90>"
+    return model
+
+
+@pytest.mark.parametrize("version", [7, 8])
+def test_an_upload_is_drawn_and_a_bad_one_reported(visualizer, devkit, sample, version):
+    content = sample_paths(devkit, sample.name)[0].read_bytes()
+
+    def upload(name, content):
+        file = {"content": memoryview(content)}
+        files = ({"name": name, **file},) if version == 8 else {name: file}
+        button.notify_change({"name": "value", "type": "change", "new": files})
+        return bytes(picture.value), picture.layout.display, message.value
+
+    line, message, picture = upload_button(visualizer).children
+    button = line.children[0]
+    png, display, text = upload("<a>.jpg", content)
+    assert (png[:4], display, text) == (b"\x89PNG", "block", "&lt;a&gt;.jpg: cat &lt;0.90&gt;")
+    for name, bad in [
+        ("a.jpg", content[:900]),
+        ("a.png", b"text"),
+        ("a.mp4", b""),
+        ("a.b\n?", b""),
+    ]:
+        png, display, text = upload(name, bad)
+        assert (png, display) == (b"", "none")
+        assert "cat &lt;" not in text
+        assert "/" not in text.replace("</", "")
+    visualizer.draw.side_effect = RuntimeError("not enough memory")
+    assert upload("a.jpg", content)[:2] == (b"", "none")
+    assert button.notify_change({"name": "value", "type": "change", "new": ()}) is None
+
+
+def test_colab_has_its_own_dialog(visualizer, monkeypatch, tmp_path):
+    assert upload_in_colab() == []
+    monkeypatch.chdir(tmp_path)
+    colab = SimpleNamespace(files=SimpleNamespace(upload=lambda: {"a (1).jpg": b""}))
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    assert upload_in_colab() == [tmp_path / "a (1).jpg"]
+    assert not hasattr(upload_button(visualizer), "children")

@@ -21,6 +21,6 @@ __getattr__, __all__ = attach(
         "style": "add_suptitle add_title save_figure",
         "training": "ap_against_iteration ap_against_time logged_evaluations overfitting "
         "training_curves",
-        "widgets": "LivePlot browse",
+        "widgets": "LivePlot browse upload_button upload_in_colab",
     },
 )

@@ -1,14 +1,21 @@
 """Interactive widgets from core ipywidgets (versions 7 and 8, so that they work in Colab)."""
 
 import io
+import re
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from html import escape
 from pathlib import Path
 
 import ipywidgets
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+
+from vocseg_lib.plots.pictures import Visualizer, draw_predictions, is_video
+from vocseg_lib.plots.style import short
 
 REDRAW_SECONDS = 10.0
 ALL = "all"
@@ -80,3 +87,60 @@ def browse(
     refresh()
     lines = [ipywidgets.HBox(list(menus.values())[k : k + 3]) for k in range(0, len(menus), 3)]
     return ipywidgets.VBox([*lines, ipywidgets.HBox([only, position, count]), picture])
+
+
+def upload_in_colab() -> list[Path]:
+    """The files that Colab's dialog uploads to the working folder; waits for it. Elsewhere none."""
+    if "google.colab" not in sys.modules:
+        print("UPLOAD is for Colab; elsewhere, use the upload button of the cell that has one")
+        return []
+    from google.colab import files  # comes with Colab alone
+
+    return [Path(name).absolute() for name in files.upload()]
+
+
+def upload_button(visualizer: Visualizer) -> ipywidgets.Widget:
+    """A button for a picture of one's own; below it, the picture with the model's detections.
+
+    What cannot be read is reported there. Of more than 10 MiB, nothing comes from Jupyter's server
+    (tornado's `websocket_max_message_size`). In Colab, a hint at its own dialog.
+    """
+    if "google.colab" in sys.modules:
+        return ipywidgets.HTML("<i>In Colab, tick UPLOAD in the setup cell instead.</i>")
+    button = ipywidgets.FileUpload(accept="image/*", multiple=False, description="Your picture")
+    limit = ipywidgets.HTML("<i>Below 10 MB; of larger ones, give the path in IMAGE.</i>")
+    message = ipywidgets.HTML()
+    picture = ipywidgets.Image(format="png", layout={"max_width": "640px", "display": "none"})
+
+    def show(change: dict) -> None:
+        if files := _uploaded(change["new"]):
+            name, content = files[-1]
+            message.value = f"{escape(short(name))}: reading …"
+            drawn, text = _draw_upload(visualizer, name, content)
+            picture.value, picture.layout.display = drawn, "block" if drawn else "none"
+            message.value = f"{escape(short(name))}: {escape(text)}"
+
+    button.observe(show, "value")
+    return ipywidgets.VBox([ipywidgets.HBox([button, limit]), message, picture])
+
+
+def _uploaded(value: dict | Sequence[dict]) -> list[tuple[str, bytes]]:
+    """Names and contents of a FileUpload: a dict by name in ipywidgets 7, a tuple in 8."""
+    if isinstance(value, dict):
+        return [(name, bytes(file["content"])) for name, file in value.items()]
+    return [(file["name"], bytes(file["content"])) for file in value]
+
+
+def _draw_upload(visualizer: Visualizer, name: str, content: bytes) -> tuple[bytes, str]:
+    """A picture with its detections as PNG, and what they are; or nothing, and why."""
+    if is_video(Path(name)):
+        return b"", "is a video: give its path in IMAGE"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"upload{re.sub(r'[^.a-zA-Z0-9]', '', Path(name).suffix)}"
+        path.write_bytes(content)
+        try:
+            ((_, written, text),) = draw_predictions(visualizer, [path], Path(folder) / "drawn")
+        except (MemoryError, RuntimeError) as error:
+            return b"", f"is too large for this machine: make it smaller ({error})"
+        text = re.sub(r" <_io\.[^>]*>", "", text.removeprefix(f"{path}: "))
+        return written.read_bytes() if written else b"", text
