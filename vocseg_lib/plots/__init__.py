@@ -19,8 +19,8 @@ __getattr__, __all__ = attach(
         "precision_recall": "ap_differences per_class_ap pr_by_class pr_by_iou pr_curves "
         "pr_masks_and_boxes reliability_diagram",
         "style": "add_suptitle add_title save_figure",
-        "training": "ap_against_iteration ap_against_time logged_evaluations overfitting "
-        "training_curves",
+        "training": "ap_against_iteration ap_against_time batch_norm_statistics logged_evaluations "
+        "overfitting training_curves",
         "widgets": "LivePlot browse upload_button upload_in_colab",
     },
 )

@@ -167,3 +167,34 @@ def _mark_study(ax: Axes, iterations: float) -> None:
     """Lines halfway and at the end: published at 6K and 12K."""
     for at, name, style in ((iterations / 2, STUDY_HALF, ":"), (iterations, STUDY_END, "--")):
         ax.axvline(at, color="gray", linestyle=style, label=f"{at:g}: published {name}")
+
+
+def batch_norm_statistics(statistics: dict[int, pd.DataFrame], outputs: pd.DataFrame) -> np.ndarray:
+    """One channel before batch norm: statistics of batches; its output for one image.
+
+    `statistics`: by batch size, a row per batch, with mean, variance, running_mean and
+    running_variance after it. `outputs`: a row per partner of the image in its batch of two, with
+    the mean output with batch norm frozen and unfrozen.
+    """
+    axes = new_axes(3, 3, (2.95, 3.4))
+    smallest = min(statistics)
+    for ax, name in zip(axes, ("mean", "variance"), strict=False):
+        for color, (size, rows) in zip(COLORS, statistics.items(), strict=False):
+            style = {"color": color, "markersize": 4, "label": f"batch of {size}"}
+            ax.plot(size * np.arange(1, len(rows) + 1), rows[name], "o", **style)
+        ax.set_ylim(*ax.get_ylim())  # of the batches: running statistics may come from far away
+        rows = statistics[smallest]
+        x, label = smallest * np.arange(1, len(rows) + 1), f"running, batches of {smallest}"
+        ax.plot(x, rows[f"running_{name}"], color="black", label=label)
+        ax.set(xlabel="images seen", ylabel=f"{name} of the channel")
+    for name, color, marker in (("unfrozen", COLORS[0], "o"), ("frozen", COLORS[1], "s")):
+        x = np.arange(1, len(outputs) + 1)
+        axes[2].plot(x, outputs[name], marker, color=color, markersize=4, label=name)
+    axes[2].set(xlabel="partner in the batch", ylabel="output for the same image")
+    for ax in axes:
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.22))
+    spread = outputs.std()
+    reading = "Each dot: what a batch is normalized with. Right: the output for one image with "
+    reading += f"{len(outputs)} partners, standard deviation {spread['unfrozen']:.2g} unfrozen, "
+    return add_suptitle(axes, "Batch norm", f"{reading}{spread['frozen']:.2g} frozen.")
