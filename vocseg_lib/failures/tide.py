@@ -49,7 +49,7 @@ def classify_errors(image_eval: ImageEval, kind: str = "mask") -> ImageErrors:
     """
     iou, own = image_eval.iou[kind], image_eval.same_class_iou(kind)
     evaluated = np.arange(len(iou)) < MAX_DETECTIONS
-    code, obj = np.full(len(iou), NO_ERROR), greedy_match(own, evaluated)
+    code, obj = np.full(len(iou), NO_ERROR), matching.greedy_match(own, evaluated)
     detected = np.isin(np.arange(iou.shape[1]), obj)
     best_own, rest = own.max(1, initial=0), evaluated & (obj < 0)
     localized = (best_own >= BACKGROUND_IOU) & (best_own <= FOREGROUND_IOU)
@@ -75,22 +75,6 @@ def classify_errors(image_eval: ImageEval, kind: str = "mask") -> ImageErrors:
     in_crowd &= code != NO_ERROR
     iou = np.column_stack([iou, iou.max(1, initial=0)])[np.arange(len(iou)), obj]
     return ImageErrors(code, obj, iou, in_crowd, fixed, detected, missed)
-
-
-def greedy_match(
-    own: Float[np.ndarray, "n m"], rows: Bool[np.ndarray, " n"]
-) -> Int[np.ndarray, " n"]:
-    """The object that each of some detections takes in turn (index, -1 for none).
-
-    It is the free one with the largest IoU, from .5 on; `own`: IoU with objects of its class.
-    """
-    free, match = own.copy(), np.full(len(own), -1)
-    for row in np.flatnonzero((own.max(1, initial=0) >= FOREGROUND_IOU) & rows):
-        best = free[row].argmax()
-        if free[row, best] >= FOREGROUND_IOU:
-            free[:, best] = 0
-            match[row] = best
-    return match
 
 
 @dataclass(frozen=True, kw_only=True)

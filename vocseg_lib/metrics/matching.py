@@ -7,7 +7,7 @@ from operator import itemgetter
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from pycocotools import mask as coco_mask
 
 from vocseg_lib.data.coco import bbox_xywh
@@ -258,6 +258,22 @@ def _match_image(
         ignored[hit, row] = ~wanted[best[hit]]
         free[every[hit], best[hit]] = is_crowd[best[hit]]
     return flags
+
+
+def greedy_match(
+    iou: Float[np.ndarray, "n m"], rows: Bool[np.ndarray, " n"], min_iou: float = 0.5
+) -> Int[np.ndarray, " n"]:
+    """The object that each of some detections takes in turn (index, -1 for none).
+
+    It is the free one with the largest IoU, from `min_iou` on.
+    """
+    free, match = iou.copy(), np.full(len(iou), -1)
+    for row in np.flatnonzero((iou.max(1, initial=0) >= min_iou) & rows):
+        best = free[row].argmax()
+        if free[row, best] >= min_iou:
+            free[:, best] = 0
+            match[row] = best
+    return match
 
 
 def check_same_images(*models: DatasetEval) -> None:
