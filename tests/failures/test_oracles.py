@@ -4,19 +4,20 @@ from itertools import product
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from tests.helpers.random_sets import on_random_sets
 from tests.helpers.shapes import EVERYWHERE, dataset_eval, ground_truth, mask_of, perfect, shape
 from vocseg_lib.data.coco import subset
 from vocseg_lib.failures import oracles
-from vocseg_lib.failures.oracles import ORACLES, UNDETECTED, apply_oracles
+from vocseg_lib.failures.oracles import ORACLES, OTHER, UNDETECTED, apply_oracles
 from vocseg_lib.metrics.average_precision import mean_ap
 from vocseg_lib.metrics.bootstrap import bootstrap_weights
 from vocseg_lib.metrics.matching import match_coco
 
-SQUARE, OTHER = mask_of((10, 10, 20, 20)), mask_of((35, 10, 20, 20))
+SQUARE, RIGHT = mask_of((10, 10, 20, 20)), mask_of((35, 10, 20, 20))
 ONE = ground_truth(shape(SQUARE))
-TWO_CLASSES = ground_truth(shape(SQUARE, 13), shape(OTHER, 15))
+TWO_CLASSES = ground_truth(shape(SQUARE, 13), shape(RIGHT, 15))
 
 
 def ap(content, detections, *oracles, kind="mask"):
@@ -29,7 +30,7 @@ def points(first, second, **options):
 
 
 def test_true_classes():
-    detections = [shape(SQUARE, 10, 0.9), shape(OTHER, 15, 0.8)]
+    detections = [shape(SQUARE, 10, 0.9), shape(RIGHT, 15, 0.8)]
     assert ap(TWO_CLASSES, detections) == 50
     assert ap(TWO_CLASSES, detections, "true classes") == 100
 
@@ -58,8 +59,8 @@ def test_true_boxes_crop_the_uncropped_mask():
 
 
 def test_no_duplicates_and_no_false_alarms():
-    content, background = ground_truth(shape(SQUARE), shape(OTHER)), mask_of((0, 50, 8, 8))
-    masks = (SQUARE, 0.9), (SQUARE, 0.8), (background, 0.7), (OTHER, 0.6)
+    content, background = ground_truth(shape(SQUARE), shape(RIGHT)), mask_of((0, 50, 8, 8))
+    masks = (SQUARE, 0.9), (SQUARE, 0.8), (background, 0.7), (RIGHT, 0.6)
     detections = [shape(mask, score=score) for mask, score in masks]
     assert ap(content, detections) == pytest.approx(100 * (51 + 50 * 0.5) / 101)
     for oracle in ("no duplicates", "no false alarms"):
@@ -90,12 +91,43 @@ def test_parts_sum_to_the_gap_on_random_sets(pair):
 
 def test_a_gap_with_one_cause_has_one_part():
     right = dataset_eval(TWO_CLASSES, perfect(TWO_CLASSES))
-    wrong = dataset_eval(TWO_CLASSES, [shape(SQUARE, 10, 0.9), shape(OTHER, 9, 0.9)])
+    wrong = dataset_eval(TWO_CLASSES, [shape(SQUARE, 10, 0.9), shape(RIGHT, 9, 0.9)])
     parts = points(wrong, right)
     assert parts["true classes"] == pytest.approx(100)
     assert parts.drop(["true classes", "gap"]).abs().max() < 1e-9
     half = dataset_eval(TWO_CLASSES, [shape(SQUARE, 13, 0.9)])
     assert points(half, right)[UNDETECTED] == pytest.approx(50)
+
+
+@on_random_sets(5, most=5)
+def test_parts_of_two_oracles_are_means_over_both_orders(pair):
+    content, detections = pair
+    if not any(not a["iscrowd"] for a in content["annotations"]):
+        return
+    evals = [dataset_eval(content, detections[k::2]) for k in range(2)]
+    two = "true masks", "no false alarms"
+
+    def gap(*applied):
+        first, second = (mean_ap(match_coco(apply_oracles(e, {*applied})))[0, 0] for e in evals)
+        return second - first
+
+    parts = points(*evals, oracles=two)
+    assert list(parts.index) == [*two, OTHER, "gap"]
+    for name, other in (two, two[::-1]):
+        orders = gap() - gap(name), gap(other) - gap(*two)
+        assert parts[name] == pytest.approx(np.mean(orders), abs=1e-9)
+    assert parts[OTHER] == pytest.approx(gap(*two), abs=1e-9)
+
+
+def test_fixed_shapes():
+    content = ground_truth(shape(SQUARE), shape(RIGHT))
+    cut = shape(mask_of((10, 10, 20, 12)), score=0.9, uncropped=EVERYWHERE)
+    evals = dataset_eval(content, [cut, shape(RIGHT, score=0.8)])
+    (target,) = (assigned.object for assigned in oracles.assign(evals))
+    boxes, masks = oracles.fix_shapes(evals, evals.image_evals[0], target, {"true boxes"})
+    assert (target.tolist(), boxes[0]) == ([0, 1], [10, 10, 20, 20])
+    assert np.array_equal(coco_mask.decode(masks[0]), SQUARE.numpy())
+    assert oracles.fix_shapes(evals, evals.image_evals[0], target - 2, set()) == ([], [])
 
 
 def test_intervals_and_oracles_on_real_predictions(real_predictions):

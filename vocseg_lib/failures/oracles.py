@@ -1,5 +1,6 @@
 """Oracles: AP with classes, boxes or masks from the ground truth, and a gap in AP by its causes."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 from math import factorial
@@ -19,7 +20,8 @@ from vocseg_lib.metrics.bootstrap import interval, prepend_point_estimate
 from vocseg_lib.metrics.matching import DatasetEval, ImageEval
 
 ORACLES = ("true classes", "no duplicates", "true boxes", "true masks", "no false alarms")
-UNDETECTED = "objects without a detection"  # what is left of a gap with all of `ORACLES`
+UNDETECTED, OTHER = "objects without a detection", "other causes"
+"""What is left of a gap with all of `ORACLES`, or with some of them."""
 
 
 class Assignment(NamedTuple):
@@ -80,35 +82,47 @@ def apply_oracles(
                 detections["category"][known] = image_eval.objects["category"][target[known]]
                 image_eval = replace(image_eval, detections=detections)
             if oracles & {"true boxes", "true masks"}:
-                image_eval = _fix_shapes(dataset_eval, image_eval, target, oracles)
+                image_eval = _with_shapes(dataset_eval, image_eval, target, oracles)
             own = image_eval.same_class_iou("mask")
             second = own.max(1) >= tide.FOREGROUND_IOU
-            second &= known & ~duplicate & (tide.greedy_match(own, kept) < 0)
+            second &= known & ~duplicate & (matching.greedy_match(own, kept) < 0)
             kept &= ~second
         return image_eval.select(kept)
 
     return dataset_eval.changed(change)
 
 
-def _fix_shapes(
+def fix_shapes(
     dataset_eval: DatasetEval, image_eval: ImageEval, target: np.ndarray, oracles: set[str]
-) -> ImageEval:
-    """The image with the boxes, masks or both of their objects for the assigned detections."""
-    image, known = dataset_eval.images[image_eval.image], np.flatnonzero(target >= 0)
-    objects = [dataset_eval.annotations[j] for j in image_eval.objects["annotation"]]
-    indices = image_eval.detections["detection"][known]
-    detections = [dataset_eval.detections[i] for i in indices]
-    targets = [objects[j] for j in target[known]]
+) -> tuple[list[list[float]], list[dict]]:
+    """Boxes (xywh) and masks (RLE) of an image's detections with a `target`, with some oracles.
+
+    `target`: object (index in the image) of each detection, -1 for none; see `apply_oracles`.
+    """
+    image, known = dataset_eval.images[image_eval.image], target >= 0
+    indices = image_eval.objects["annotation"][target[known]]
+    targets = [dataset_eval.annotations[j] for j in indices]
+    detections = [dataset_eval.detections[i] for i in image_eval.detections["detection"][known]]
     boxes = [bbox_xywh(e) for e in (targets if "true boxes" in oracles else detections)]
     if "true masks" in oracles:
         masks = [o["segmentation"] for o in targets]
     else:
         masks = [d.get(UNCROPPED) or d["segmentation"] for d in detections]
-    crops = coco_mask.frPyObjects(np.array(boxes, dtype=float), image["height"], image["width"])
+    crops = np.array(boxes, dtype=float).reshape(-1, 4)
+    crops = coco_mask.frPyObjects(crops, image["height"], image["width"])
     masks = [coco_mask.merge(pair, intersect=True) for pair in zip(masks, crops, strict=True)]
+    return boxes, masks
+
+
+def _with_shapes(
+    dataset_eval: DatasetEval, image_eval: ImageEval, target: np.ndarray, oracles: set[str]
+) -> ImageEval:
+    """The image with the IoUs of `fix_shapes`."""
+    boxes, masks = fix_shapes(dataset_eval, image_eval, target, oracles)
+    objects = [dataset_eval.annotations[j] for j in image_eval.objects["annotation"]]
     iou = {kind: values.copy() for kind, values in image_eval.iou.items()}
-    iou["mask"][known] = matching.overlaps(masks, [o["segmentation"] for o in objects])
-    iou["box"][known] = matching.overlaps(boxes, [bbox_xywh(o) for o in objects])
+    iou["mask"][target >= 0] = matching.overlaps(masks, [o["segmentation"] for o in objects])
+    iou["box"][target >= 0] = matching.overlaps(boxes, [bbox_xywh(o) for o in objects])
     return replace(image_eval, iou=iou)
 
 
@@ -129,14 +143,18 @@ def single_oracles(dataset_eval: DatasetEval, min_score: float = 0.0) -> pd.Data
 
 
 def gap_parts(
-    first: DatasetEval, second: DatasetEval, weights: Weights | None = None, min_score: float = 0.0
+    first: DatasetEval,
+    second: DatasetEval,
+    weights: Weights | None = None,
+    min_score: float = 0.0,
+    oracles: Sequence[str] = ORACLES,
 ) -> pd.DataFrame:
     """The gap in mask AP, second model minus first, in parts that sum: part, points, low, high.
 
     An oracle's part is by how much it closes the gap when applied to both models: the mean over all
-    orders in which oracles can be added (Shapley value). `UNDETECTED` is the gap with all of them.
-    The last row is the gap itself. Detections below `min_score` stay as they are. `weights`: see
-    `by_crowding`.
+    orders in which `oracles` can be added (Shapley value). What is left with all of them is
+    `UNDETECTED`, or with some of `ORACLES`, `OTHER`; the last row is the gap itself. Detections
+    below `min_score` stay as they are. `weights`: see `by_crowding`.
 
     Raises ValueError: the models are not evaluated on the same images.
     """
@@ -144,16 +162,17 @@ def gap_parts(
     weights = prepend_point_estimate(weights, len(first.images))
     models = [(model, assign(model, min_score)) for model in (first, second)]
     gaps = {}
-    for count in range(len(ORACLES) + 1):
-        for oracles in combinations(ORACLES, count):
-            changed = [apply_oracles(model, set(oracles), of_model) for model, of_model in models]
+    for count in range(len(oracles) + 1):
+        for applied in map(set, combinations(oracles, count)):
+            changed = [apply_oracles(model, applied, of_model) for model, of_model in models]
             ap = [mean_ap(matching.match_coco(model), weights)[:, 0] for model in changed]
-            gaps[frozenset(oracles)] = ap[1] - ap[0]
-    parts = {name: np.zeros(len(weights)) for name in ORACLES}
+            gaps[frozenset(applied)] = ap[1] - ap[0]
+    parts = {name: np.zeros(len(weights)) for name in oracles}
     for others, gap in gaps.items():
-        orders = factorial(len(others)) * factorial(max(0, len(ORACLES) - 1 - len(others)))
-        for name in set(ORACLES) - others:
-            parts[name] += orders / factorial(len(ORACLES)) * (gap - gaps[others | {name}])
-    parts |= {UNDETECTED: gaps[frozenset(ORACLES)], "gap": gaps[frozenset()]}
+        orders = factorial(len(others)) * factorial(max(0, len(oracles) - 1 - len(others)))
+        for name in set(oracles) - others:
+            parts[name] += orders / factorial(len(oracles)) * (gap - gaps[others | {name}])
+    left = UNDETECTED if set(oracles) == set(ORACLES) else OTHER
+    parts |= {left: gaps[frozenset(oracles)], "gap": gaps[frozenset()]}
     rows = [(name, values[0], *interval(values[1:])) for name, values in parts.items()]
     return pd.DataFrame(rows, columns=["part", "points", "low", "high"])
