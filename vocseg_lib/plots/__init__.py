@@ -7,7 +7,7 @@ __getattr__, __all__ = attach(
     {
         "data": "augmentation_steps augmented border_block class_counts object_sizes "
         "objects_per_image sample_maps",
-        "failures": "ablation_bars crowding_bars dap_by_size failure_dap oracle_bars "
+        "failures": "ablation_bars crowding_bars dap_by_size failure_dap mask_recut oracle_bars "
         "save_scene scene_description waterfall",
         "gallery": "Gallery",
         "gallery_page": "FILTERS export_page",
@@ -16,8 +16,8 @@ __getattr__, __all__ = attach(
         "hog_glyphs proposal_recall_curves roi_on_cells",
         "models": "coefficients prototypes stages",
         "pictures": "Visualizer draw_predictions",
-        "precision_recall": "ap_differences per_class_ap pr_by_class pr_by_iou pr_curves "
-        "pr_masks_and_boxes reliability_diagram",
+        "precision_recall": "ap_differences confusion_heatmap per_class_ap pr_by_class "
+        "pr_by_iou pr_curves pr_masks_and_boxes reliability_diagram",
         "style": "add_suptitle add_title save_figure",
         "training": "ap_against_iteration ap_against_time batch_norm_statistics logged_evaluations "
         "overfitting training_curves",

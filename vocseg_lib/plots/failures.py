@@ -1,5 +1,6 @@
 """Figures of notebooks 05 and 06: dAP, crowding, oracles, the AP gap in parts, the ablation."""
 
+import contextlib
 import re
 import textwrap
 from pathlib import Path
@@ -11,12 +12,15 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
+from pycocotools import mask as coco_mask
 
+from vocseg_lib.data.coco import bbox_xywh
+from vocseg_lib.data.image_files import read_fitting
 from vocseg_lib.failures.analysis import FAMILIES
 from vocseg_lib.failures.scene_text import Description
 from vocseg_lib.failures.tables import overall_rows
 from vocseg_lib.metrics.matching import AREA_RANGES
-from vocseg_lib.plots.images import draw_instances
+from vocseg_lib.plots.images import Layer, draw_instances, draw_layers
 from vocseg_lib.plots.style import (
     COLORS,
     add_suptitle,
@@ -168,6 +172,38 @@ def waterfall(
     gap = parts.set_index("part")["points"]["gap"]
     reading = f"The gap is {gap:+.1f} points; its largest part: {largest}. The parts sum to it."
     return add_title(ax, f"From {short(first)} to {short(second)}", reading, 110)
+
+
+def mask_recut(
+    image: dict, detection: dict, annotation: dict, recut: dict, folder: Path | None = None
+) -> np.ndarray:
+    """An object, a detection of it, and this one's mask cut to the object's box (RLE `recut`).
+
+    `image`, `detection`, `annotation`: COCO entries. Gray without the picture in `folder`.
+    """
+    size, masks = (image["height"], image["width"]), [annotation["segmentation"]]
+    masks += [detection["segmentation"], recut]
+    picture = np.full((*size, 3), 200, dtype=np.uint8)
+    if folder:
+        with contextlib.suppress(OSError, ValueError):
+            picture = read_fitting(folder / str(image["file_name"]), size, lambda: False)
+    before, after = coco_mask.iou(masks[1:], masks[:1], [0])[:, 0]
+    names = "object, its box", f"predicted: IoU {before:.2f}", f"in the true box: IoU {after:.2f}"
+    boxes = [bbox_xywh(annotation), bbox_xywh(detection), bbox_xywh(annotation)]
+    low = np.min(boxes, 0)[:2]
+    high = np.max([[x + w, y + h] for x, y, w, h in boxes], 0)
+    margin = 4 + 0.2 * (high - low).max()
+    (left, top), (right, bottom) = low - margin, high + margin
+    axes, outline = new_axes(3, 3, (3, 3)), coco_mask.decode(masks[0]) > 0
+    for k, (ax, name) in enumerate(zip(axes, names, strict=True)):
+        layers = [Layer(coco_mask.decode(masks[k]) > 0, boxes[k], COLORS[k], "", True)]
+        layers += [Layer(outline, None, "white", "", True, True)] if k else []
+        draw_layers(picture, layers, ax).set_title(name, fontsize=9)
+        ax.set_xlim(max(-0.5, left), min(size[1] - 0.5, right))
+        ax.set_ylim(min(size[0] - 0.5, bottom), max(-0.5, top))
+    reading = "Dotted: the object's outline. Solid: a mask, and the box to which it is cut. "
+    reading += "The third mask is the second's prediction, cut to the box of the first."
+    return add_suptitle(axes, "What the oracle 'true boxes' does to a mask", reading)
 
 
 def ablation_bars(table: pd.DataFrame, ax: Axes | None = None) -> Axes:

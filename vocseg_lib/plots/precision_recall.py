@@ -1,4 +1,4 @@
-"""Figures of notebook 04: precision and recall, calibration, differences between the models."""
+"""Figures of notebook 04: precision and recall, calibration, differences, confusion."""
 
 import textwrap
 from collections import defaultdict
@@ -14,6 +14,7 @@ from vocseg_lib.metrics import calibration
 from vocseg_lib.metrics.calibration import BINS, best_f1, mean_pr_curve
 from vocseg_lib.metrics.coco_eval import Evaluation
 from vocseg_lib.plots.labels import label_point, place_label
+from vocseg_lib.metrics.confusion import BACKGROUND, MISSED
 from vocseg_lib.plots.style import (
     COLORS,
     add_suptitle,
@@ -28,6 +29,7 @@ from vocseg_lib.plots.style import (
 
 RECALLS = np.linspace(0, 1, 101)
 MARKED_SCORES = (0.1, 0.3, 0.5, 0.7, 0.9)
+MAX_CLASSES = 24  # in a confusion matrix; of more, those that are confused most
 COCO_IOUS = tuple(0.5 + 0.05 * i for i in range(10))
 """IoU thresholds of COCO's AP."""
 
@@ -231,3 +233,46 @@ def per_class_ap(
             f"Largest gap: {gap.abs().max():.0f} points on {short(widest)} ({objects} objects)."
         )
     return add_title(ax, "AP per class", caption, 110)
+
+
+def confusion_heatmap(matrices: dict[str, pd.DataFrame]) -> np.ndarray:
+    """A panel per model: counts, colored by the percentage of their row; of `confusion_matrix`.
+
+    Left out: classes without objects and detections, and all but the `MAX_CLASSES` most confused.
+    """
+    counts = {title: matrix.to_numpy() for title, matrix in matrices.items()}
+    total = sum(counts.values())
+    sums = total[:-1].sum(1) + total[:, :-1].sum(0)
+    present = np.flatnonzero(sums)
+    wrong = sums - 2 * np.diag(total)[:-1]
+    shown = np.sort(present[np.argsort(-wrong[present], kind="stable")[:MAX_CLASSES]])
+    names = [short(name, 18) for name in next(iter(matrices.values())).index[shown]]
+    columns = 2 if len(shown) <= 6 else 1
+    width = 9 / columns if columns == 2 or len(shown) > 12 else 6.5
+    axes, parts = new_axes(len(counts), columns, (width, max(2.6, 1.4 + 0.25 * len(shown)))), []
+    rows = np.append(shown, len(total) - 1)
+    for ax, (title, table) in zip(axes, counts.items(), strict=True):
+        percent = 100 * table / np.maximum(table.sum(1, keepdims=True), 1)
+        colors = {"cmap": "Blues", "vmin": 0, "vmax": 100}
+        picture = ax.imshow(percent[np.ix_(rows, rows)], aspect="auto", **colors)
+        for (y, x), count in np.ndenumerate(table[np.ix_(rows, rows)]):
+            color = "white" if percent[rows[y], rows[x]] > 55 else "black"
+            style = {"fontsize": 6.5 if len(shown) > 12 else 8, "color": color}
+            ax.text(x, y, count or "", ha="center", va="center", **style)
+        ends = np.arange(len(rows)) - 0.5
+        for line in (ax.axhline, ax.axvline):
+            line(ends[-1], color="0.4", linewidth=0.8)
+        angle = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if len(rows) > 5 else {}
+        ax.set_xticks(range(len(rows)), [*names, MISSED], fontsize=7, **angle)
+        ax.set_yticks(range(len(rows)), [*names, BACKGROUND], fontsize=7)
+        ax.set(xlabel="detected as", ylabel="ground truth")
+        ax.set_title(short(title), fontsize=9)
+        ax.figure.colorbar(picture, ax=ax, label="percent of the row", shrink=0.8)
+        objects, own, lost = table[:-1].sum(), np.diag(table)[:-1].sum(), table[:-1, -1].sum()
+        shares = (100 * n / max(objects, 1) for n in (own, objects - own - lost, lost))
+        parts.append("{}: {:.0f} %, {:.0f} %, {:.0f} %".format(title, *shares))
+    caption = f"Of the objects detected as their class, as another, missed: {'; '.join(parts)}. "
+    caption += "Last row: detections on no object, or on one that another has taken."
+    if len(shown) < len(present):
+        caption += f" Shown: the {len(shown)} most confused of {len(present)} classes."
+    return add_suptitle(axes, "Detected as what? Missed as what?", caption)
