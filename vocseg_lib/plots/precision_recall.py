@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from vocseg_lib.metrics import calibration
 from vocseg_lib.metrics.calibration import BINS, best_f1, mean_pr_curve
 from vocseg_lib.metrics.coco_eval import Evaluation
-from vocseg_lib.plots.labels import label_point, place_label
 from vocseg_lib.metrics.confusion import BACKGROUND, MISSED
+from vocseg_lib.plots.labels import label_point, place_label
 from vocseg_lib.plots.style import (
     COLORS,
     add_suptitle,
