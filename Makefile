@@ -1,7 +1,8 @@
 # make study: set up and run the notebooks.  make test: set up and run the tests.  make lint: check style, formatting, layers.
 # make bench: measure speed.  make attack: damage files and kill trainings.  make gpu-check: train and time both models on a GPU.  make notebook: open the notebooks.
 PYTHON ?= python3
-# constraints-colab.txt: what Colab ships, in an environment of its own, .venv-colab.
+# constraints-colab.txt, constraints-kaggle.txt: what these ship; constraints-oldest.txt: the floors (Python 3.11).
+# Each has an environment of its own: .venv-colab, .venv-kaggle, .venv-oldest.
 CONSTRAINTS ?= constraints.txt
 PROFILE ?= quick
 RESULTS ?= results/$(firstword $(PROFILE))
