@@ -40,8 +40,10 @@ def test_pngs_of_16_bits_are_scaled_by_their_range(tmp_path, channels):
 def test_gray_of_16_bits_is_scaled_in_each_format(tmp_path, ending):
     path = tmp_path / f"a.{ending}"
     gray = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
-    lossless = {"irreversible": False} if ending == "jp2" else {}
-    Image.fromarray(gray).save(path, **lossless)
+    if ending == "pgm":  # which Pillow before 11 does not write
+        path.write_bytes(b"P5 32 32 65535\n" + gray.astype(">u2").tobytes())
+    else:
+        Image.fromarray(gray).save(path, **({"irreversible": False} if ending == "jp2" else {}))
     assert np.abs(read_picture(path) - gray[..., None] / 257).max() <= 1
 
 
@@ -84,7 +86,7 @@ def test_other_modes_become_rgb(tmp_path, mode):
     image = Image.new("RGB", (3, 2), color)
     image = image.convert("P").convert("PA") if mode == "PA" else image.convert(mode)
     path = tmp_path / ("a.tif" if mode in ("CMYK", "YCbCr", "PA") else "a.png")
-    image.save(path)
+    image.save(path, compression="tiff_lzw" if mode == "YCbCr" else None)
     assert np.abs(read_picture(path).astype(int) - color).max() <= 2
 
 

@@ -59,6 +59,7 @@ def read_stored(path: Path) -> tuple[Picture, int]:
     """A picture in RGB as it is stored, and its EXIF orientation. Raises BadFile."""
     with _open(path) as image:
         before = _orientation(image)
+        image.load()  # by Pillow before 11, the size of a turned TIFF is known only then
         pixels = _to_rgb(path, image)
         if image.format == "TIFF":  # which Pillow turns while it decodes
             return orient(pixels, INVERSE_TURNS.get(before, before)), before
@@ -160,8 +161,8 @@ def read_header(path: Path) -> tuple[tuple[int, int], int]:
     """The stored size (height, width) of a picture and its EXIF orientation. Raises BadFile."""
     with _open(path) as image:
         size, orientation = (image.height, image.width), _orientation(image)
-        if image.format == "TIFF" and orientation >= 5:  # the size of the picture as it is shown
-            return size[::-1], orientation
+        if image.format == "TIFF":  # whose tags have the stored size, also where Pillow turns it
+            return (image.tag_v2[257], image.tag_v2[256]), orientation
         if image.format == "PNG" and orientation == 1 and b"eXIf" in path.read_bytes():
             image.load()  # EXIF after the pixels
         return size, _orientation(image)
