@@ -1,7 +1,5 @@
 """Checks of figures."""
 
-from itertools import combinations
-
 import numpy as np
 from matplotlib.axis import Axis
 from matplotlib.legend import Legend
@@ -34,7 +32,7 @@ def layout_problems(figure):
             text.get_text() for text in others if frame.overlaps(Text.get_window_extent(text))
         ]
         problems += [f"{text!r} under the legend" for text in covered]
-    for (first, a), (second, b) in combinations(boxes, 2):
+    for (first, a), (second, b) in _near(boxes):
         if _overlap(a, b):
             problems.append(f"{first!r} and {second!r}")
     for text in _visible_texts(figure):
@@ -45,6 +43,13 @@ def layout_problems(figure):
             if seen and ((low < clip.min - SLACK).any() or (high > clip.max + SLACK).any()):
                 problems.append(f"{text.get_text()!r} is cut off")
     return problems
+
+
+def _near(boxes):
+    """The pairs of texts whose upright frames overlap."""
+    low, high = (np.array([edge(corners, 0) for _, corners in boxes]) for edge in (np.min, np.max))
+    near = (low[:, None] < high).all(2) & (high[:, None] > low).all(2)
+    return [(boxes[i], boxes[j]) for i, j in np.argwhere(np.triu(near, 1))]
 
 
 def _visible_texts(artist):

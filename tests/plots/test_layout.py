@@ -18,13 +18,15 @@ from vocseg_lib.failures.scene_text import describe_with_errors
 from vocseg_lib.failures.tables import CASE_TYPES
 from vocseg_lib.metrics.bootstrap import bootstrap, bootstrap_weights, paired_differences
 from vocseg_lib.metrics.coco_eval import evaluate
+from vocseg_lib.metrics.confusion import confusion_matrix
 from vocseg_lib.study import table1
 from vocseg_lib.study.ablation import ablation_table
 from vocseg_lib.utils.boxes import masks_to_boxes
 from vocseg_lib.utils.rle import encode_rle
 
 NOT_FIGURES = "FILTERS LivePlot Visualizer add_suptitle add_title browse draw_box export_page "
-NOT_FIGURES += "draw_predictions logged_evaluations overfitting save_figure save_scene"
+NOT_FIGURES += "draw_predictions logged_evaluations overfitting save_figure save_scene "
+NOT_FIGURES += "border_block hog_by_cell upload_button upload_in_colab"
 LONG = "a detector with a rather long name, version {}"
 WORLDS = {  # classes, height and width, objects per image, models
     "one class": (1, (160, 60), 1, ["YOLACT"]),
@@ -152,11 +154,23 @@ def waterfall(world):
     return plots.waterfall(gap_parts(first[1], second[1]), first[0], second[0], (30.0, 31.0))
 
 
+def recut(world):
+    of_image = next(iter(world.sets.values()))
+    detection, annotation = of_image.detections[0], of_image.annotations[0]
+    return plots.mask_recut(detection, annotation, annotation["segmentation"])
+
+
 def instances(world):
     return world.image, world.masks, world.boxes, world.labels, [0.5] * len(world.labels)
 
 
-PANELS = 9  # of figures with a panel per prototype, row or step
+BATCH_NORM = ["mean", "variance", "running_mean", "running_variance"]
+POOLED = [
+    {"kind": kind, "variant": variant, "iterations": 5 * 2**k, "difference": 1.5 * k}
+    | {"difference_low": -1.0, "difference_high": 9.0}
+    for kind in ("box", "mask") for variant in ("RoI pooling", "rounded RoIAlign", "RoIAlign")
+    for k in range(3)
+]  # fmt: skip
 FIGURES = {
     "Gallery": gallery,
     "ablation_bars": ablation,
@@ -166,21 +180,37 @@ FIGURES = {
     "ap_against_seconds": lineage,
     "ap_against_time": lambda w: plots.ap_against_time({t: make_log(60) for t in w.titles}),
     "ap_differences": differences,
+    "augmentation_steps": lambda w: plots.augmentation_steps(
+        {f"{k} RandomZoomOut": (w.image, w.masks[0].numpy(), [5, 5, 20, 20]) for k in range(6)},
+        "Title", "A caption. " * 20,
+    ),
     "augmented": lambda w: plots.augmented(
         [(w.image, {"masks": w.masks, "boxes": w.boxes, "labels": w.labels})] * 6, w.names
+    ),
+    "batch_norm_statistics": lambda w: plots.batch_norm_statistics(
+        dict.fromkeys((2, 8), pd.DataFrame(1.0, range(9), BATCH_NORM)),
+        pd.DataFrame({"frozen": 1.0, "unfrozen": [0.5, 1.5]}),
     ),
     "class_counts": lambda w: plots.class_counts(
         pd.DataFrame({"train": 9, "val": 4}, index=w.names)
     ),
     "coefficients": lambda w: plots.coefficients([torch.rand(32)] * 3, (w.names * 3)[:3]),
+    "confusion_heatmap": lambda w: plots.confusion_heatmap(
+        {title: confusion_matrix(s, 0.1) for title, s in w.sets.items()}
+    ),
     "crowding_bars": lambda w: plots.crowding_bars(by_crowding(w.sets, 0.25, w.weights)),
     "dap_by_size": lambda w: plots.dap_by_size(w.tables),
     "detections_by_row": lambda w: plots.detections_by_row(
         w.image, {f"Mask R-CNN, short, row {k}": w.entries for k in range(9)}, w.names
     ),
+    "differences_by_iteration": lambda w: plots.differences_by_iteration(
+        pd.DataFrame(POOLED), "RoIAlign", "A caption. " * 20
+    ),
     "draw_boxes": lambda w: plots.draw_boxes(w.image, w.boxes, "YOLACT's priors", "Boxes. " * 9),
     "draw_instances": lambda w: plots.draw_instances(*instances(w), class_names=w.names),
     "failure_dap": lambda w: [plots.failure_dap(w.tables, f) for f in ("pixels", "TIDE, masks")],
+    "hog_glyphs": lambda w: plots.hog_glyphs(torch.rand(6, 6, 9).numpy(), "HOG of a region"),
+    "mask_recut": recut,
     "object_sizes": lambda w: plots.object_sizes([4, 90, 4000, 20000]),
     "objects_per_image": lambda w: plots.objects_per_image([1, 2, 40], w.titles[0]),
     "oracle_bars": lambda w: plots.oracle_bars({t: single_oracles(s) for t, s in w.sets.items()}),
@@ -195,6 +225,9 @@ FIGURES = {
     ),
     "prototypes": lambda w: plots.prototypes(torch.rand(9, 9, 32)),
     "reliability_diagram": lambda w: plots.reliability_diagram(w.evals),
+    "roi_on_cells": lambda w: plots.roi_on_cells(
+        np.arange(72.0).reshape(8, 9) % 7, (0.7, 1.2, 6.4, 5.1), [(1, 1, 3, 4)], [(2, 2)], "RoI"
+    ),
     "sample_maps": lambda w: plots.sample_maps(
         w.image, w.masks.numpy().argmax(0) % 20, w.masks.numpy().argmax(0), w.names
     ),

@@ -90,6 +90,7 @@ def test_copies_of_all_notebooks_or_none(tmp_path, capsys):
     assert sorted(p.stem for p in (tmp_path / "copies").iterdir()) == sorted(names)
 
 
+@pytest.mark.skipif(not COPIES, reason="no executed copies are committed")
 def test_every_notebook_has_its_committed_copy():
     assert [p.stem for p in COPIES] == sorted("_".join([n, *own.values()]) for n, own in RUNS)
     readme = (ROOT / "README.md").read_text()

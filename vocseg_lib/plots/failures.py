@@ -1,6 +1,5 @@
 """Figures of notebooks 05 and 06: dAP, crowding, oracles, the AP gap in parts, the ablation."""
 
-import contextlib
 import re
 import textwrap
 from pathlib import Path
@@ -15,7 +14,6 @@ from matplotlib.axes import Axes
 from pycocotools import mask as coco_mask
 
 from vocseg_lib.data.coco import bbox_xywh
-from vocseg_lib.data.image_files import read_fitting
 from vocseg_lib.failures.analysis import FAMILIES
 from vocseg_lib.failures.scene_text import Description
 from vocseg_lib.failures.tables import overall_rows
@@ -166,7 +164,9 @@ def waterfall(
     ax.set(xlabel="model, and cause of the gap", ylabel="mask AP (percent)")
     levels = np.r_[0, ap, starts]
     ax.set_ylim(min(0, 1.2 * levels.min()), 1.2 * levels.max())
-    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=3)
+    ax.figure.legend(
+        *ax.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=3
+    )
     largest = rows.loc[rows["points"].abs().idxmax()]
     largest = f"{largest['part']} ({largest['points']:+.1f})"
     gap = parts.set_index("part")["points"]["gap"]
@@ -175,18 +175,15 @@ def waterfall(
 
 
 def mask_recut(
-    image: dict, detection: dict, annotation: dict, recut: dict, folder: Path | None = None
+    detection: dict, annotation: dict, recut: dict, picture: np.ndarray | None = None
 ) -> np.ndarray:
     """An object, a detection of it, and this one's mask cut to the object's box (RLE `recut`).
 
-    `image`, `detection`, `annotation`: COCO entries. Gray without the picture in `folder`.
+    `detection`, `annotation`: COCO entries. Gray without the `picture`.
     """
-    size, masks = (image["height"], image["width"]), [annotation["segmentation"]]
-    masks += [detection["segmentation"], recut]
-    picture = np.full((*size, 3), 200, dtype=np.uint8)
-    if folder:
-        with contextlib.suppress(OSError, ValueError):
-            picture = read_fitting(folder / str(image["file_name"]), size, lambda: False)
+    masks = [annotation["segmentation"], detection["segmentation"], recut]
+    size = masks[0]["size"]
+    picture = np.full((*size, 3), 200, dtype=np.uint8) if picture is None else picture
     before, after = coco_mask.iou(masks[1:], masks[:1], [0])[:, 0]
     names = "object, its box", f"predicted: IoU {before:.2f}", f"in the true box: IoU {after:.2f}"
     boxes = [bbox_xywh(annotation), bbox_xywh(detection), bbox_xywh(annotation)]

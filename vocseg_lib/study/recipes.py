@@ -157,7 +157,7 @@ RECIPES = {
             data="mini_voc",
             train=TrainConfig(
                 batch_size=8,
-                iterations=480,
+                iterations=560,
                 optimizer="adamw",
                 learning_rate=2e-3,
                 weight_decay=1e-4,
@@ -166,12 +166,13 @@ RECIPES = {
                 warmup_iterations=50,
                 max_grad_norm=20.0,
                 augmentation="none",
-                eval_every=120,
+                eval_every=140,
+                eval_images=40,
                 checkpoint_every=50,
                 workers=0,
             ),
             yolact=YolactConfig(**_QUICK, image_size=224),
-            mask_rcnn=MaskRCNNConfig(**_QUICK, short_side=112, proposals=128, rois_per_image=32),
+            mask_rcnn=MaskRCNNConfig(**_QUICK, short_side=112, proposals=128, rois_per_image=16),
         ),
     )
 }
