@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from vocseg_lib.plots.pictures import Visualizer, draw_predictions, is_video
 from vocseg_lib.plots.style import short
 
-REDRAW_SECONDS = 10.0
+REDRAW_SECONDS = 30.0
 ALL = "all"
 
 
