@@ -16,8 +16,7 @@ from vocseg_lib.engine.predict import predict
 from vocseg_lib.engine.run_folder import LAST, LOG, PREVIOUS, SESSIONS, read_log, read_sessions
 from vocseg_lib.engine.train import Session, train
 from vocseg_lib.models.config import MODELS
-from vocseg_lib.study.cli_options import parse_assignments
-from vocseg_lib.study.recipes import RECIPE_FIELDS, RECIPES
+from vocseg_lib.study.recipes import RECIPE_FIELDS, RECIPES, parse_assignments
 from vocseg_lib.study.run import build_model, default_device
 from vocseg_lib.study.study import Study, open_study
 from vocseg_lib.study.train import run_config

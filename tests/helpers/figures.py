@@ -12,8 +12,8 @@ MAX_INCHES, SLACK = 9.1, 1.0
 
 def is_labeled(ax):
     """Whether axes have labels, a legend, a title and a caption."""
-    title = ax.get_title(loc="left")
-    return bool(ax.get_xlabel() and ax.get_ylabel() and ax.get_legend() and "\n" in title)
+    title, legend = ax.get_title(loc="left"), ax.get_legend() or ax.figure.legends
+    return bool(ax.get_xlabel() and ax.get_ylabel() and legend and "\n" in title)
 
 
 def layout_problems(figure):

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from tests.helpers.random_sets import on_random_sets
 from tests.helpers.shapes import FAR, LEFT, RIGHT, dataset_eval, ground_truth, mask_of, shape
-from vocseg_lib.metrics.confusion import BACKGROUND, MISSED, confusion_matrix
+from vocseg_lib.metrics.confusion import BACKGROUND, UNMATCHED, confusion_matrix
 
 CAT, DOG, HORSE, PERSON = 8, 12, 13, 15
 HALF, BELOW = mask_of((5, 5, 20, 10)), mask_of((5, 5, 20, 9))  # of LEFT: IoU .5, .45
@@ -29,12 +29,12 @@ def test_two_images_by_hand():
         shape(LEFT, HORSE, 0.7, image=2),
     ]
     expected = {("cat", "dog"): 1, (BACKGROUND, "cat"): 1, ("dog", "dog"): 1}
-    expected |= {("person", MISSED): 1, (BACKGROUND, "horse"): 1}
+    expected |= {("person", UNMATCHED): 1, (BACKGROUND, "horse"): 1}
     assert counts(content, detections) == expected
-    assert counts(content, []) == {(name, MISSED): 1 for name in ("cat", "dog", "person")}
+    assert counts(content, []) == {(name, UNMATCHED): 1 for name in ("cat", "dog", "person")}
     table = confusion_matrix(dataset_eval(content, detections), 0.3)
     assert table.shape == (21, 21)
-    assert (table.index[-1], table.columns[-1]) == (BACKGROUND, MISSED)
+    assert (table.index[-1], table.columns[-1]) == (BACKGROUND, UNMATCHED)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_two_images_by_hand():
 )
 def test_iou_from_the_threshold_on(pixels, options, detected):
     detections = [shape(pixels, CAT, 0.9, box=(5, 5, 20, 20))]
-    expected = {("cat", "cat"): 1} if detected else {("cat", MISSED): 1, (BACKGROUND, "cat"): 1}
+    expected = {("cat", "cat"): 1} if detected else {("cat", UNMATCHED): 1, (BACKGROUND, "cat"): 1}
     assert counts(ground_truth(shape(LEFT, CAT)), detections, **options) == expected
 
 

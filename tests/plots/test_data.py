@@ -23,7 +23,7 @@ def test_samples_and_maps_are_drawn(sample):
     assert len(data.sample_maps(sample.image, maps, maps)) == 3
     many = np.arange(40, dtype=np.uint8).reshape(5, 8)
     axes = data.sample_maps(sample.image, many, many, window=(2, 1, 4, 4))
-    assert [len(ax.get_legend().texts) for ax in axes[1:]] == [data.MAX_LEGEND + 1] * 2
+    assert [len(ax.get_legend().texts) for ax in axes[1:]] == [data.MAX_LEGEND_VALUES] * 2
     assert [ax.patches[0].get_bbox().bounds for ax in axes[1:]] == [(1.5, 0.5, 2, 3)] * 2
     target = {"masks": sample.masks, "boxes": sample.boxes, "labels": sample.labels}
     axes = data.augmented([(sample.image, target)] * 5)

@@ -74,7 +74,7 @@ def test_figures_of_predictions_and_the_gallery(analyses, gallery):
         assert {*(short(title, 32) for title in TITLES), "ground truth"} <= texts
     assert {short(f"missed {name}") for name in NAMES} & texts
     for _, case in gallery.select(type="localization failure")[::3].iterrows():
-        assert len(shown(gallery.draw(case)) & shown(gallery.side_by_side(case))) > 1
+        assert len(shown(gallery.draw(case)) & shown(gallery.side_by_side(case))) > 0
     assert all(gallery.picture(image_id).ndim == 3 for image_id in gallery.images)
 
 

@@ -5,18 +5,18 @@ import pandas as pd
 
 from vocseg_lib.metrics.matching import DatasetEval, greedy_match
 
-BACKGROUND, MISSED = "background", "missed"
+BACKGROUND, UNMATCHED = "background", "missed"
 
 
 def confusion_matrix(
     dataset_eval: DatasetEval, min_score: float, iou_type: str = "mask", min_iou: float = 0.5
 ) -> pd.DataFrame:
-    """Counts: a row per ground-truth class and `BACKGROUND`, a column per predicted and `MISSED`.
+    """Counts: a row per true class and `BACKGROUND`, a column per predicted one and `UNMATCHED`.
 
     By descending score, each detection from `min_score` on takes the free object of any class with
     the largest IoU, from `min_iou` on. Row `BACKGROUND`: detections that take none, duplicates with
     them; those inside a crowd region (`min_iou` of their area or more) are left out. Column
-    `MISSED`: objects that none takes. supervision and Ultralytics, too, match without regard to
+    `UNMATCHED`: objects that none takes. supervision and Ultralytics, too, match without regard to
     the class, but pairs by descending IoU.
     """
     names = [c["name"] for c in dataset_eval.categories]
@@ -31,4 +31,4 @@ def confusion_matrix(
         np.add.at(counts, (true, e.detections["category"][rows]), 1)
         np.add.at(counts, (missed, last), 1)
     index = pd.Index([*names, BACKGROUND], name="ground truth")
-    return pd.DataFrame(counts, index, pd.Index([*names, MISSED], name="predicted"))
+    return pd.DataFrame(counts, index, pd.Index([*names, UNMATCHED], name="predicted"))

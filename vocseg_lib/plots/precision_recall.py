@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from vocseg_lib.metrics import calibration
 from vocseg_lib.metrics.calibration import BINS, best_f1, mean_pr_curve
 from vocseg_lib.metrics.coco_eval import Evaluation
-from vocseg_lib.metrics.confusion import BACKGROUND, MISSED
+from vocseg_lib.metrics.confusion import BACKGROUND, UNMATCHED
 from vocseg_lib.plots.labels import label_point, place_label
 from vocseg_lib.plots.style import (
     COLORS,
@@ -29,7 +29,7 @@ from vocseg_lib.plots.style import (
 
 RECALLS = np.linspace(0, 1, 101)
 MARKED_SCORES = (0.1, 0.3, 0.5, 0.7, 0.9)
-MAX_CLASSES = 24  # in a confusion matrix; of more, those that are confused most
+MAX_CONFUSED = 24  # in a confusion matrix; of more, those that are confused most
 COCO_IOUS = tuple(0.5 + 0.05 * i for i in range(10))
 """IoU thresholds of COCO's AP."""
 
@@ -238,14 +238,14 @@ def per_class_ap(
 def confusion_heatmap(matrices: dict[str, pd.DataFrame]) -> np.ndarray:
     """A panel per model: counts, colored by the percentage of their row; of `confusion_matrix`.
 
-    Left out: classes without objects and detections, and all but the `MAX_CLASSES` most confused.
+    Left out: classes without objects and detections, and all but the `MAX_CONFUSED` most confused.
     """
     counts = {title: matrix.to_numpy() for title, matrix in matrices.items()}
     total = sum(counts.values())
     sums = total[:-1].sum(1) + total[:, :-1].sum(0)
     present = np.flatnonzero(sums)
     wrong = sums - 2 * np.diag(total)[:-1]
-    shown = np.sort(present[np.argsort(-wrong[present], kind="stable")[:MAX_CLASSES]])
+    shown = np.sort(present[np.argsort(-wrong[present], kind="stable")[:MAX_CONFUSED]])
     names = [short(name, 18) for name in next(iter(matrices.values())).index[shown]]
     columns = 2 if len(shown) <= 6 else 1
     width = 9 / columns if columns == 2 or len(shown) > 12 else 6.5
@@ -263,7 +263,7 @@ def confusion_heatmap(matrices: dict[str, pd.DataFrame]) -> np.ndarray:
         for line in (ax.axhline, ax.axvline):
             line(ends[-1], color="0.4", linewidth=0.8)
         angle = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if len(rows) > 5 else {}
-        ax.set_xticks(range(len(rows)), [*names, MISSED], fontsize=7, **angle)
+        ax.set_xticks(range(len(rows)), [*names, UNMATCHED], fontsize=7, **angle)
         ax.set_yticks(range(len(rows)), [*names, BACKGROUND], fontsize=7)
         ax.set(xlabel="detected as", ylabel="ground truth")
         ax.set_title(short(title), fontsize=9)
