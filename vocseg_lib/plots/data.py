@@ -51,7 +51,7 @@ def sample_maps(
     """An image beside its class map and its object map, in VOC's colors, with a white `window`
     (xyxy pixels, exclusive) on both."""
     height, width = class_map.shape
-    axes, colors = new_axes(3, 3, (3, min(4, 2.9 * height / width) + 1.7)), palette()
+    axes, colors = new_axes(3, 3, (3, max(3.4, min(4, 2.9 * height / width) + 1.7))), palette()
     axes[0].imshow(to_hwc(image))
     axes[0].set_title("JPEGImages", fontsize=9)
     names = {0: "background"} | {k: f"object {k}" for k in range(1, 255)} | {255: "void"}
