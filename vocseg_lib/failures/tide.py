@@ -49,7 +49,7 @@ def classify_errors(image_eval: ImageEval, kind: str = "mask") -> ImageErrors:
     """
     iou, own = image_eval.iou[kind], image_eval.same_class_iou(kind)
     evaluated = np.arange(len(iou)) < MAX_DETECTIONS
-    code, obj = np.full(len(iou), NO_ERROR), matching.greedy_match(own, evaluated)
+    code, obj = np.full(len(iou), NO_ERROR), matching.greedy_match(own, evaluated, FOREGROUND_IOU)
     detected = np.isin(np.arange(iou.shape[1]), obj)
     best_own, rest = own.max(1, initial=0), evaluated & (obj < 0)
     localized = (best_own >= BACKGROUND_IOU) & (best_own <= FOREGROUND_IOU)
