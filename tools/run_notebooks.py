@@ -1,13 +1,17 @@
-"""Run the notebooks in order, headless: python -m tools.run_notebooks (make study).
+"""Run the notebooks, headless: python -m tools.run_notebooks (make study).
 
-Writes executed notebooks, HTML, figures and Table 1 to a results folder.
+In order; all of them with `quick` two at a time, where neither needs the other. Writes executed
+notebooks, HTML, figures and Table 1 to a results folder.
 """
 
 import argparse
+import os
 import re
 import shutil
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import groupby
 from pathlib import Path
 
 import nbformat
@@ -30,6 +34,8 @@ RUNS = (
     ("07_lineage", {}),
 )
 """Notebooks and the parameters that only they get."""
+BEFORE_ANALYSES = {"01": "data", "02": "data", "03": "training"}
+"""Those of one kind need nothing from each other, and neither do the analyses that follow."""
 
 
 def select_runs(numbers: str) -> list[tuple[str, dict[str, str]]]:
@@ -76,12 +82,15 @@ def set_parameters(notebook: nbformat.NotebookNode, values: dict[str, object]) -
                 )
 
 
-def run_notebook(name: str, own: dict[str, str], parameters: dict, results: Path) -> None:
-    """Execute one notebook with a progress bar over its cells; write it and its HTML."""
+def run_notebook(
+    name: str, own: dict[str, str], parameters: dict, results: Path, line: int = 0
+) -> None:
+    """Execute one notebook with a progress bar over its cells (in that line); write it as HTML."""
     title = "_".join([name, *own.values()])
     executed = results / f"{title}.ipynb"
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     set_parameters(notebook, {**parameters, **own})
+    bar = {"file": sys.stdout, "position": line}
     papermill.execute_notebook(
         notebook,
         executed,
@@ -89,11 +98,32 @@ def run_notebook(name: str, own: dict[str, str], parameters: dict, results: Path
         kernel_name="python3",
         coalesce_streams=True,  # a progress bar leaves one line, not hundreds
         stderr_file=sys.stderr if sys.stderr.isatty() else None,  # the training's own bar
-        progress_bar={"desc": f"{title:24}", "unit": "cell", "file": sys.stdout},
+        progress_bar=bar | {"desc": f"{title:24}", "unit": "cell"},
     )
     notebook = nbformat.read(executed, as_version=4)
     html, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook)
     write_text(results / f"{title}.html", html)
+
+
+def run_all(runs: list[tuple], parameters: dict, results: Path, jobs: int) -> bool:
+    """Run notebooks, as many at a time as `jobs`; False, after a message, if one failed."""
+    for _, group in groupby(runs, lambda run: BEFORE_ANALYSES.get(run[0][:2])):
+        group = list(group)[:: -1 if jobs > 1 else 1]  # the last is the longest
+        with ThreadPoolExecutor(jobs) as pool:
+            started = {
+                pool.submit(run_notebook, *run, parameters, results, line % jobs): run[0]
+                for line, run in enumerate(group)
+            }
+            for finished in as_completed(started):
+                error = finished.exception()
+                if isinstance(error, papermill.PapermillExecutionError | DeadKernelError):
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    name = started[finished]
+                    print(f"{name} failed: {str(error).strip()}", file=sys.stderr)
+                    print(f"the notebook up to there: {results / name}*.ipynb", file=sys.stderr)
+                    return False
+                finished.result()
+    return True
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -120,14 +150,15 @@ def main(arguments: list[str] | None = None) -> int:
     data = str(Path(options.data).resolve()) if options.data else ""
     parameters = {**dict(options.set), "PROFILE": options.profile, "DATA": data}
     parameters |= {"RESULTS": str(results), "WEIGHTS": options.weights}
+    # Small models are faster side by side than one after the other.
+    side_by_side = options.only == list(RUNS) and get_recipe(options.profile).data == "mini_voc"
+    cores = os.cpu_count() or 1
+    jobs = min(2, cores) if side_by_side else 1
+    if jobs > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores // jobs))
     start = time.monotonic()
-    for name, own in options.only:
-        try:
-            run_notebook(name, own, parameters, results)
-        except (papermill.PapermillExecutionError, DeadKernelError) as error:
-            print(f"{name} failed: {str(error).strip()}", file=sys.stderr)
-            print(f"the notebook up to there: {results / name}*.ipynb", file=sys.stderr)
-            return 1
+    if not run_all(options.only, parameters, results, jobs):
+        return 1
     if (table := results / "table1.md").is_file():
         print(f"\nTable 1 ({options.profile}, AP in percent)\n\n{table.read_text('utf-8')}")
     seconds = time.monotonic() - start
