@@ -37,8 +37,8 @@ class Backbone(NamedTuple):
 
 def tiny() -> nn.Sequential:
     """One residual block per stage, 1.2 M parameters: learns from scratch in minutes on a CPU."""
-    layers = [Conv2dNormActivation(3, 32, 3, 2)]
-    for inputs, outputs in pairwise((32, *LAYOUTS["tiny"][1])):
+    layers = [Conv2dNormActivation(3, 32, 7, 4), BasicBlock(32, 32)]
+    for inputs, outputs in pairwise(LAYOUTS["tiny"][1]):
         project = Conv2dNormActivation(inputs, outputs, 1, 2, activation_layer=None)
         layers.append(BasicBlock(inputs, outputs, 2, project))
     return nn.Sequential(*layers)
