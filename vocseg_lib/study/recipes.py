@@ -152,12 +152,12 @@ RECIPES = {
         ),
         Recipe(
             name="quick",
-            expected_time="about 11 minutes on 2 CPU cores, all notebooks",
+            expected_time="about 7 minutes on 2 CPU cores, all notebooks",
             expected_score="mask AP50 over 30 on the synthetic data (not VOC)",
             data="mini_voc",
             train=TrainConfig(
                 batch_size=8,
-                iterations=520,
+                iterations=560,
                 optimizer="adamw",
                 learning_rate=2e-3,
                 weight_decay=1e-4,
@@ -166,7 +166,7 @@ RECIPES = {
                 warmup_iterations=50,
                 max_grad_norm=20.0,
                 augmentation="none",
-                eval_every=130,
+                eval_every=140,
                 eval_images=40,
                 checkpoint_every=50,
                 workers=0,
