@@ -31,7 +31,7 @@ LONG = "a detector with a rather long name, version {}"
 WORLDS = {  # classes, height and width, objects per image, models
     "one class": (1, (160, 60), 1, ["YOLACT"]),
     "VOC": (20, (90, 120), 6, ["YOLACT", "Mask R-CNN"]),
-    "many": (80, (60, 200), 30, [LONG.format(1), LONG.format(2)]),
+    "many": (50, (60, 200), 12, [LONG.format(1), LONG.format(2)]),
 }
 
 
