@@ -11,6 +11,7 @@ import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import chdir
 from itertools import groupby
 from pathlib import Path
 
@@ -94,7 +95,6 @@ def run_notebook(
     papermill.execute_notebook(
         notebook,
         executed,
-        cwd=ROOT,
         kernel_name="python3",
         coalesce_streams=True,  # a progress bar leaves one line, not hundreds
         stderr_file=sys.stderr if sys.stderr.isatty() else None,  # the training's own bar
@@ -109,7 +109,7 @@ def run_all(runs: list[tuple], parameters: dict, results: Path, jobs: int) -> bo
     """Run notebooks, as many at a time as `jobs`; False, after a message, if one failed."""
     for _, group in groupby(runs, lambda run: BEFORE_ANALYSES.get(run[0][:2])):
         group = list(group)[:: -1 if jobs > 1 else 1]  # the last is the longest
-        with ThreadPoolExecutor(jobs) as pool:
+        with chdir(ROOT), ThreadPoolExecutor(jobs) as pool:
             started = {
                 pool.submit(run_notebook, *run, parameters, results, line % jobs): run[0]
                 for line, run in enumerate(group)

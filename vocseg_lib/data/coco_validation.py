@@ -206,6 +206,7 @@ def find_contradictions(
     areas = np.array([area if is_number(area) else np.nan for area in areas], dtype=float)
     if masks:
         own, actual = mask_boxes(masks), mask_areas(masks)
+        own[predicted & (actual == 0)] = np.nan  # a mask without pixels contradicts no box
         wrong_box, form = _compare_boxes(boxes, own, masks, sides)
         wrong_box &= bool(form) or not predicted
         outline, high = 2 * own[:, 2:].sum(1), np.fmax(actual, boxes[:, 2:].prod(1))

@@ -270,8 +270,8 @@ def confusion_heatmap(matrices: dict[str, pd.DataFrame]) -> np.ndarray:
         ax.figure.colorbar(picture, ax=ax, label="percent of the row", shrink=0.8)
         objects, own, lost = table[:-1].sum(), np.diag(table)[:-1].sum(), table[:-1, -1].sum()
         shares = (100 * n / max(objects, 1) for n in (own, objects - own - lost, lost))
-        parts.append("{}: {:.0f} %, {:.0f} %, {:.0f} %".format(title, *shares))
-    caption = f"Of the objects detected as their class, as another, missed: {'; '.join(parts)}. "
+        parts.append("{}: {:.0f} / {:.0f} / {:.0f} %".format(title, *shares))
+    caption = f"Objects detected as their class / as another class / missed: {'; '.join(parts)}. "
     caption += "Last row: detections on no object, or on one that another has taken."
     if len(shown) < len(present):
         caption += f" Shown: the {len(shown)} most confused of {len(present)} classes."

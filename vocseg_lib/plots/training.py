@@ -182,8 +182,10 @@ def batch_norm_statistics(statistics: dict[int, pd.DataFrame], outputs: pd.DataF
         for color, (size, rows) in zip(COLORS, statistics.items(), strict=False):
             style = {"color": color, "markersize": 4, "label": f"batch of {size}"}
             ax.plot(size * np.arange(1, len(rows) + 1), rows[name], "o", **style)
-        ax.set_ylim(*ax.get_ylim())  # of the batches: running statistics may come from far away
         rows = statistics[smallest]
+        # Of the batches and where running statistics end: they may come from far away.
+        ends = *ax.get_ylim(), rows[f"running_{name}"].iloc[-1]
+        ax.set_ylim(min(ends), max(ends))
         x, label = smallest * np.arange(1, len(rows) + 1), f"running, batches of {smallest}"
         ax.plot(x, rows[f"running_{name}"], color="black", label=label)
         ax.set(xlabel="images seen", ylabel=f"{name} of the channel")

@@ -141,11 +141,12 @@ def evaluate_predictions(study: Study, title: str) -> Evaluation:
 
 
 def example_image(ground_truth: dict) -> int:
-    """Id of the image whose smallest object is largest, of those with two to four objects."""
+    """Id of the image whose smallest object is largest, of wide ones with two to four objects."""
     areas = {image["id"]: [] for image in ground_truth["images"]}
+    wide = {image["id"]: image["width"] >= image["height"] for image in ground_truth["images"]}
     for annotation in ground_truth["annotations"]:
         areas[annotation["image_id"]].append(annotation["area"])
-    return max(areas, key=lambda i: (2 <= len(areas[i]) <= 4, min(areas[i], default=0)))
+    return max(areas, key=lambda i: (2 <= len(areas[i]) <= 4, wide[i], min(areas[i], default=0)))
 
 
 def evaluate_pooling(study: Study, config: LineageConfig) -> dict[int, dict[str, Evaluation]]:

@@ -265,7 +265,8 @@ def speed_and_accuracy(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_xlabel("FPS on the machine of each (◂ at the edge: speed not published)")
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8, loc="lower left")
-    reading = f"In this study ({_descriptions(table)}), {fps.idxmax()} has the higher speed and "
-    reading += f"{ap50.idxmax()} the higher AP50. Gray: published, on VOC 2012 val, with other "
-    reading += "training data and machines."
+    faster, better = fps.idxmax(), ap50.idxmax()
+    reading = f"In this study ({_descriptions(table)}), {faster} has the higher speed and "
+    reading += f"{'also' if better == faster else better} the higher AP50. Gray: published, on VOC "
+    reading += "2012 val, with other training data and machines."
     return add_title(ax, "Speed and accuracy", reading, 100)
