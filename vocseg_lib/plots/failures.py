@@ -255,7 +255,7 @@ def scene_description(
             style |= {"xytext": (0, -bottom), "textcoords": "offset points"}
             style |= {"xycoords": "axes fraction", "va": "bottom"}
             ax.annotate(text, (0, 1), **style).set_in_layout(False)
-    reading = f"{wrong.sum()} of {len(wrong)} sentences are wrong; the failures are in brackets."
+    reading = f"{wrong.sum()} of {len(wrong)} sentences are about a failure, named in brackets."
     return add_suptitle(axes, title, reading)
 
 

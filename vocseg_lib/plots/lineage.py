@@ -195,7 +195,7 @@ def differences_by_iteration(table: pd.DataFrame, reference: str, caption: str =
     axes[0].figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside lower left", fontsize=8
     )
-    reading = f"Difference to {reference}; below 0 is worse, nearer to 0 on the right: it shrinks."
+    reading = f"Difference to {reference}; below 0 is worse. Does it shrink to the right?"
     return add_suptitle(
         axes, "RoI pooling by iterations", f"{reading} {_sentence(caption)}".strip()
     )
