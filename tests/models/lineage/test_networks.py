@@ -15,7 +15,7 @@ from vocseg_lib.models.mask_rcnn import MaskRCNN
 
 CONFIG = {"backbone": "tiny", "weights": None, "channels": 64, "short_side": 144}
 CONFIG |= {"proposals": 128, "rois_per_image": 32}
-ADAMW = {"optimizer": "adamw", "weight_decay": 0.0, "iterations": 80, "schedule": "cosine"}
+ADAMW = {"optimizer": "adamw", "weight_decay": 0.0, "iterations": 60, "schedule": "cosine"}
 ADAMW |= {"warmup_iterations": 10, "max_grad_norm": 20.0}
 
 
@@ -26,7 +26,7 @@ def test_two_images_are_learned_by_gradient(name, two, box_ap50, tmp_path):
     model = {
         "fast": lambda: MasksFromBoxes(FastRCNN(search, config)),
         "faster": lambda: MasksFromBoxes(FasterRCNN(config)),
-        "semantic": lambda: DeepLabV3Components(21, "tiny", None, 320),
+        "semantic": lambda: DeepLabV3Components(21, "tiny", None, 192),
     }.get(name, lambda: MaskRCNN(MaskRCNNConfig(**CONFIG, roi_pooling=name)))()
     train(model, two, tmp_path / "run", short_config(**ADAMW))
     if name != "semantic":
