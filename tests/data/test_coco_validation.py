@@ -1,6 +1,7 @@
 """Each field that is missing or invalid is reported, with its entry."""
 
 import pytest
+import torch
 
 from tests.helpers.coco import entry, ground_truth_of
 from vocseg_lib.data.coco_validation import (
@@ -8,6 +9,7 @@ from vocseg_lib.data.coco_validation import (
     validate_ground_truth,
     validate_results,
 )
+from vocseg_lib.utils.rle import encode_rle
 
 
 @pytest.fixture
@@ -105,3 +107,10 @@ def test_what_is_too_much_is_refused_in_a_short_message(ground_truth, message):
 def test_an_area_of_a_detection_may_be_anything(ground_truth, results):
     odd = [results[0] | {"area": "much"}, results[1] | {"area": [1, 2]}]
     assert find_contradictions(ground_truth, odd, predicted=True) == {}
+
+
+def test_masks_without_pixels_contradict_no_box():
+    truth = {"images": [{"id": 1, "width": 20, "height": 30}], "annotations": [], "categories": []}
+    (empty,) = encode_rle(torch.zeros(1, 30, 20, dtype=torch.bool))
+    found = [{"image_id": 1, "bbox": [2, 2, 9, 9 + k], "segmentation": empty} for k in range(6)]
+    assert find_contradictions(truth, found, predicted=True) == {}

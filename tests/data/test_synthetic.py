@@ -39,6 +39,13 @@ def test_scenes_are_whole_and_hard(tmp_path):
     assert (gray.image[0].float() - gray.image[2]).abs().mean() < 2
 
 
+def test_evenly_spaced_images_are_not_all_alike(tmp_path):
+    devkit = synthetic.write(tmp_path, train=101, val=1)
+    names = split_ids(devkit, "train")
+    labels = [read_sample(devkit, names[i]).labels.tolist() for i in (0, 50, 100)]
+    assert len({str(of_image) for of_image in labels}) == 3
+
+
 def test_it_is_reused_and_written_again_for_other_numbers_but_replaces_no_other_data(tmp_path):
     devkit = synthetic.write(tmp_path, train=3, val=2)
     stamp = devkit / synthetic.STAMP_NAME
