@@ -19,6 +19,7 @@ from vocseg_lib.utils.files import write_text
 
 MAX_BYTES = 1_400_000  # of a copy
 MAX_WIDTH = 900  # pixels, about that of a notebook's column
+FIGURES = ("image/png", "image/jpeg")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 ABSOLUTE_PATH = re.compile(r"(?<![\w:/.<])(?:/[\w.+-]+)+/([\w.+-]+)")
 NOTE = "*An executed copy, to read: {what}. The badges above open the notebook itself.*"
@@ -40,10 +41,12 @@ def small_copy(notebook: nbformat.NotebookNode, what: str = "", max_bytes: int =
             cell.source = without_folders(cell.source)
             cell.outputs = [_readable(o) for o in cell.outputs if _is_readable(o)]
     figures = [o.data for c in notebook.cells for o in c.get("outputs", []) if "data" in o]
-    figures = [(data, data["image/png"]) for data in figures if "image/png" in data]
+    figures = [(data, data.pop("image/png")) for data in figures if "image/png" in data]
     for percent in (100, 85, 70, 55, 40):
         for data, png in figures:
-            data["image/png"] = _shrunk(png, MAX_WIDTH * percent // 100)
+            for kind in FIGURES:
+                data.pop(kind, None)
+            data.update(_shrunk(png, MAX_WIDTH * percent // 100))
         text = nbformat.writes(notebook) + "\n"
         if len(text.encode()) <= max_bytes:
             return text
@@ -66,14 +69,16 @@ def _readable(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return output
 
 
-def _shrunk(png: str, width: int) -> str:
-    """A PNG (base64) of at most that many pixels across, with 256 colors."""
+def _shrunk(png: str, width: int) -> dict[str, str]:
+    """A PNG (base64) of at most that many pixels across, with 256 colors, or a smaller JPEG."""
     picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
     width = min(width, picture.width)
     picture = picture.resize((width, round(picture.height * width / picture.width)))
-    small = io.BytesIO()
-    picture.quantize(256).save(small, format="PNG", optimize=True)
-    return base64.b64encode(small.getvalue()).decode()
+    files = {kind: io.BytesIO() for kind in FIGURES}
+    picture.quantize(256).save(files["image/png"], format="PNG", optimize=True)
+    picture.save(files["image/jpeg"], format="JPEG", quality=85, optimize=True)
+    kind = min(files, key=lambda kind: files[kind].tell())
+    return {kind: base64.b64encode(files[kind].getvalue()).decode()}
 
 
 def main(arguments: list[str] | None = None) -> None:
