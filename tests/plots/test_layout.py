@@ -35,10 +35,6 @@ WORLDS = {  # classes, height and width, objects per image, models
 }
 
 
-def prototype_maps(*query):
-    return [(f"prototype {k}, weight -0.93", torch.rand(9, 9)) for k in range(3)]
-
-
 @pytest.fixture(scope="module", params=WORLDS)
 def world(request, tmp_path_factory):
     """Evaluations of one or two models on four pictures with objects on top of each other."""
@@ -76,13 +72,14 @@ def world(request, tmp_path_factory):
         ]
         evaluations[title] = evaluate(content, found)
     analyses = {title: analyze(evaluation) for title, evaluation in evaluations.items()}
+    maps = [(f"prototype {k}, weight -0.93", torch.rand(9, 9)) for k in range(3)]
     return SimpleNamespace(
         titles=titles,
         evals=evaluations,
         analyses=analyses,
         sets={title: evaluation.dataset_eval for title, evaluation in evaluations.items()},
         tables={title: analysis.table for title, analysis in analyses.items()},
-        gallery=plots.Gallery(analyses, folder, dict.fromkeys(titles, prototype_maps)),
+        gallery=plots.Gallery(analyses, folder, dict.fromkeys(titles, lambda *_: maps)),
         names=[c["name"] for c in categories],
         image=torch.randint(0, 99, (3, height, width), dtype=torch.uint8),
         masks=masks[::4],
@@ -160,10 +157,6 @@ def recut(world):
     return plots.mask_recut(detection, annotation, annotation["segmentation"])
 
 
-def instances(world):
-    return world.image, world.masks, world.boxes, world.labels, [0.5] * len(world.labels)
-
-
 BATCH_NORM = ["mean", "variance", "running_mean", "running_variance"]
 POOLED = [
     {"kind": kind, "variant": variant, "iterations": 5 * 2**k, "difference": 1.5 * k}
@@ -207,7 +200,9 @@ FIGURES = {
         pd.DataFrame(POOLED), "RoIAlign", "A caption. " * 20
     ),
     "draw_boxes": lambda w: plots.draw_boxes(w.image, w.boxes, "YOLACT's priors", "Boxes. " * 9),
-    "draw_instances": lambda w: plots.draw_instances(*instances(w), class_names=w.names),
+    "draw_instances": lambda w: plots.draw_instances(
+        w.image, w.masks, w.boxes, w.labels, [0.5] * len(w.labels), class_names=w.names
+    ),
     "failure_dap": lambda w: [plots.failure_dap(w.tables, f) for f in ("pixels", "TIDE, masks")],
     "hog_glyphs": lambda w: plots.hog_glyphs(torch.rand(6, 6, 9).numpy(), "HOG of a region"),
     "mask_recut": recut,
