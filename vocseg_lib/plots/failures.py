@@ -163,7 +163,8 @@ def waterfall(
     ax.set_xticks(range(len(names)), names, fontsize=8)
     ax.set(xlabel="model, and cause of the gap", ylabel="mask AP (percent)")
     levels = np.r_[0, ap, starts]
-    ax.set_ylim(min(0, 1.2 * levels.min()), 1.2 * levels.max())
+    room = 0.15 * np.ptp(levels)  # for the texts on the bars
+    ax.set_ylim(levels.min() - room * (levels.min() < 0), levels.max() + room)
     ax.figure.legend(
         *ax.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=3
     )
