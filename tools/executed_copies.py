@@ -13,9 +13,7 @@ import nbformat
 from PIL import Image
 
 from tools.run_notebooks import RUNS
-from vocseg_lib.study.recipes import MODEL_TITLES
-from vocseg_lib.study.study import reproduce
-from vocseg_lib.utils.files import write_text
+from vocseg_lib.utils.files import read_json, write_text
 
 MAX_BYTES = 1_450_000  # of a copy
 MAX_WIDTH = 900  # pixels, about that of a notebook's column
@@ -90,8 +88,8 @@ def main(arguments: list[str] | None = None) -> None:
     paths = [options.results / f"{'_'.join([name, *own.values()])}.ipynb" for name, own in RUNS]
     if missing := [str(path) for path in paths if not path.is_file()]:
         parser.exit(2, f"{parser.prog}: {', '.join(missing)} missing: run make study first\n")
-    run = options.results / "runs" / next(iter(MODEL_TITLES))
-    what = reproduce(run, results=options.results)[0].description if run.is_dir() else ""
+    lineage = options.results / "lineage.json"  # of notebook 07, the last
+    what = read_json(lineage)["description"] if lineage.is_file() else ""
     for path in paths:
         copy = small_copy(nbformat.read(path, as_version=4), what)
         write_text(options.out / path.name, copy)

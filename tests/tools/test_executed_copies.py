@@ -90,7 +90,9 @@ def test_copies_of_all_notebooks_or_none(tmp_path, capsys):
     assert names[-1] in capsys.readouterr().err
     assert not (tmp_path / "copies").exists()
     nbformat.write(executed(), tmp_path / f"{names[-1]}.ipynb")
+    (tmp_path / "lineage.json").write_text('{"description": "what it shows"}')
     main(arguments)
+    assert "what it shows" in (tmp_path / "copies" / f"{names[0]}.ipynb").read_text()
     assert sorted(p.stem for p in (tmp_path / "copies").iterdir()) == sorted(names)
 
 
