@@ -91,14 +91,14 @@ def run_notebook(
     executed = results / f"{title}.ipynb"
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     set_parameters(notebook, {**parameters, **own})
-    bar = {"file": sys.stdout, "position": line}
+    bar = {"desc": f"{title:24}", "unit": "cell", "file": sys.stdout, "position": line}
     papermill.execute_notebook(
         notebook,
         executed,
         kernel_name="python3",
         coalesce_streams=True,  # a progress bar leaves one line, not hundreds
         stderr_file=sys.stderr if sys.stderr.isatty() else None,  # the training's own bar
-        progress_bar=bar | {"desc": f"{title:24}", "unit": "cell"},
+        progress_bar=bar,
     )
     notebook = nbformat.read(executed, as_version=4)
     html, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook)

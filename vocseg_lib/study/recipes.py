@@ -152,7 +152,7 @@ RECIPES = {
         ),
         Recipe(
             name="quick",
-            expected_time="about 7 minutes on 2 CPU cores, all notebooks",
+            expected_time="about 8 minutes on 2 CPU cores, all notebooks",
             expected_score="mask AP50 over 30 on the synthetic data (not VOC)",
             data="mini_voc",
             train=TrainConfig(
