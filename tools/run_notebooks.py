@@ -12,7 +12,6 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import chdir
-from itertools import groupby
 from pathlib import Path
 
 import nbformat
@@ -35,8 +34,6 @@ RUNS = (
     ("07_lineage", {}),
 )
 """Notebooks and the parameters that only they get."""
-BEFORE_ANALYSES = {"01": "data", "02": "data", "03": "training"}
-"""Those of one kind need nothing from each other, and neither do the analyses that follow."""
 
 
 def select_runs(numbers: str) -> list[tuple[str, dict[str, str]]]:
@@ -106,9 +103,16 @@ def run_notebook(
 
 
 def run_all(runs: list[tuple], parameters: dict, results: Path, jobs: int) -> bool:
-    """Run notebooks, as many at a time as `jobs`; False, after a message, if one failed."""
-    for _, group in groupby(runs, lambda run: BEFORE_ANALYSES.get(run[0][:2])):
-        group = list(group)[:: -1 if jobs > 1 else 1]  # the last is the longest
+    """Run notebooks, as many at a time as `jobs`; False, after a message, if one failed.
+
+    Several at a time: trainings first, then the others, which need nothing from one another.
+    """
+    groups = [runs]
+    if jobs > 1:
+        trainings = [run for run in runs if run[0].startswith("03")]
+        # The last is the longest, so it is started first.
+        groups = [trainings, [run for run in reversed(runs) if run not in trainings]]
+    for group in groups:
         with chdir(ROOT), ThreadPoolExecutor(jobs) as pool:
             started = {
                 pool.submit(run_notebook, *run, parameters, results, line % jobs): run[0]

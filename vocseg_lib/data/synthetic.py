@@ -27,7 +27,7 @@ SHAPES = read_json(SHAPES_FILE)
 kind, coordinates and color, which is the base (None), a factor of it, or RGB."""
 
 
-def write(folder: str | Path, train: int = 1_600, val: int = 80, seed: int = 0) -> Path:
+def write(folder: str | Path, train: int = 1_600, val: int = 64, seed: int = 0) -> Path:
     """Write `folder`/VOCdevkit/VOC2012 with `train` + `val` synthetic images; return its path.
 
     The same seed gives the same bytes. A devkit of the same numbers is reused, another replaced.
@@ -134,7 +134,7 @@ def _draw_object(
         fill, flat = tuple(np.clip(rgb, 0, 255).astype(int).tolist()), points.ravel().tolist()
         getattr(ImageDraw.Draw(color), kind)(flat, fill=fill)
         getattr(ImageDraw.Draw(mask), kind)(flat, fill=255)
-    covered, colors = (np.array(i.resize(size, Image.Resampling.BOX)) for i in (mask, color))
+    covered, colors = (np.array(i.reduce(SUPERSAMPLING)) for i in (mask, color))
     shading = _texture(rng, size, cells=int(rng.integers(3, 9)), strength=22)
     return covered > 127, colors.astype(float) + shading[..., None]
 

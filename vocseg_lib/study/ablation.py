@@ -31,7 +31,7 @@ VARIANTS = {
     "neither": {"crop_in_training": False, "normalize_by_area": False},
 }
 """What is switched off in each; the first is the paper's loss."""
-FRACTION = 1 / 16
+FRACTION = 1 / 20
 """Iterations of each variant / iterations of the recipe."""
 
 

@@ -167,7 +167,7 @@ RECIPES = {
                 max_grad_norm=20.0,
                 augmentation="none",
                 eval_every=150,
-                eval_images=40,
+                eval_images=32,
                 checkpoint_every=50,
                 workers=0,
             ),
