@@ -27,7 +27,7 @@ SHAPES = read_json(SHAPES_FILE)
 kind, coordinates and color, which is the base (None), a factor of it, or RGB."""
 
 
-def write(folder: str | Path, train: int = 1_600, val: int = 64, seed: int = 0) -> Path:
+def write(folder: str | Path, train: int = 1_600, val: int = 80, seed: int = 0) -> Path:
     """Write `folder`/VOCdevkit/VOC2012 with `train` + `val` synthetic images; return its path.
 
     The same seed gives the same bytes. A devkit of the same numbers is reused, another replaced.
