@@ -241,8 +241,9 @@ def scene_description(
         if more := columns[source][MAX_SENTENCES:]:
             columns[source][MAX_SENTENCES:] = [(f"… and {len(more)} more.", False)]
     heights = {s: [t.count("\n") * 11 + 15 for t, _ in lines] for s, lines in columns.items()}
-    size = 4.5, max(2.8, (max(map(sum, heights.values())) + 50) / 72)
-    axes = new_axes(2 * len(described), 2, size)
+    inches = [max(2.8, (sum(lines) + 50) / 72) for lines in heights.values()]
+    axes = new_axes(2 * len(described), 2, (4.5, np.mean(inches)))
+    axes[0].get_gridspec().set_height_ratios(inches)
     for pictured, ax, (source, lines) in zip(axes[::2], axes[1::2], columns.items(), strict=True):
         masks = described[source].masks
         names = [_letter(k) for k in range(len(masks))]
@@ -250,6 +251,7 @@ def scene_description(
         image = torch.tensor(picture).permute(2, 0, 1)
         draw_instances(image, masks, labels=labels, class_names=names, ax=pictured)
         pictured.set_title(source, fontsize=9, loc="left")
+        pictured.set_anchor("N")
         ax.axis("off")
         for (text, is_wrong), bottom in zip(lines, np.cumsum(heights[source]), strict=True):
             style = {"fontsize": 8.5, "color": COLORS[1] if is_wrong else "black"}
