@@ -18,7 +18,9 @@ def test_a_live_plot_is_updated_in_place_and_not_too_often(tmp_path, monkeypatch
     monkeypatch.setattr(widgets, "REDRAW_SECONDS", seconds)
     draw = Mock(side_effect=lambda path: plt.figure())
     live = LivePlot(draw)
+    assert live.widget.layout.display == "none"  # an empty picture would look broken
     live.update(tmp_path)
+    assert live.widget.layout.display is None
     live.update(tmp_path)
     assert draw.mock_calls == [call(tmp_path)] * count
     assert bytes(live.widget.value).startswith(b"\x89PNG")

@@ -193,6 +193,7 @@ def batch_norm_statistics(statistics: dict[int, pd.DataFrame], outputs: pd.DataF
         x = np.arange(1, len(outputs) + 1)
         axes[2].plot(x, outputs[name], marker, color=color, markersize=4, label=name)
     axes[2].set(xlabel="partner in the batch", ylabel="output for the same image")
+    axes[2].xaxis.get_major_locator().set_params(integer=True)
     for ax in axes:
         ax.grid(alpha=0.3)
         ax.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.22))

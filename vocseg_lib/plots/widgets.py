@@ -33,12 +33,15 @@ class LivePlot:
     """A figure that is updated in place while a cell runs: show `widget`, then call `update`."""
 
     def __init__(self, draw: Callable[[Path], Figure]):
-        self.widget, self._draw, self._next = ipywidgets.Image(format="png"), draw, 0.0
+        # Hidden until there is something to see.
+        self.widget = ipywidgets.Image(format="png", layout={"display": "none"})
+        self._draw, self._next = draw, 0.0
 
     def update(self, path: Path) -> None:
         """Draw the content of a file, at most every `REDRAW_SECONDS`."""
         if time.monotonic() >= self._next:
             self.widget.value = _as_png(self._draw(path))
+            self.widget.layout.display = None
             self._next = time.monotonic() + REDRAW_SECONDS
 
 
@@ -67,6 +70,7 @@ def browse(
         if not selecting:
             count.value = f"{len(rows)} of {len(table)} cases"
             picture.value = _as_png(draw(rows.iloc[position.value])) if len(rows) else b""
+            picture.layout.display = None if len(rows) else "none"
 
     def select(change: object = None) -> None:
         nonlocal rows, selecting

@@ -44,11 +44,13 @@ def start_notebook(profile: str, results: str = "", drive: bool = False, copy: b
     if written.is_relative_to(project_root()):
         written = written.relative_to(project_root())
     copied = f", copied to {folder}" if folder and copy else ""
-    print(f"{runtime(recipe)} · results in {written}{copied}")
+    # HTML, as a printed line would be broken within words.
+    shown = escape(f"{runtime(recipe)} · results in {written}{copied}")
     changes, paper = recipe_changes(recipe, RECIPES["paper"]), escape(RECIPES["paper"].name)
     if len(changes):
         summary = f"The recipe in full: {len(changes)} fields differ from <code>{paper}</code>"
-        display(HTML(f"<details><summary>{summary}</summary>{changes.to_html()}</details>"))
+        shown += f"<details><summary>{summary}</summary>{changes.to_html()}</details>"
+    display(HTML(shown))
     return folder
 
 
