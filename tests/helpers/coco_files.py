@@ -3,7 +3,7 @@
 import json
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from vocseg_lib.data.voc import read_sample
 
@@ -51,7 +51,7 @@ def picture(path, size=(60, 40), box=(5, 6, 20, 10), orientation=1, color=COLOR)
     stored = shown.transpose(back) if back is not None else shown
     stored.save(path, exif=exif, **({"quality": 100} if path.suffix == ".jpg" else {}))
     with Image.open(path) as image:
-        assert ImageOps.exif_transpose(image).size == size
+        assert image.getexif()[0x0112] == orientation
     return stored.size
 
 
