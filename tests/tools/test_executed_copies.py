@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[2]
 COPIES = sorted((ROOT / "results" / "executed").glob("*.ipynb"))
 
 
-def as_png(width, height, colors=256):
-    noise = np.random.default_rng(0).integers(0, colors, (height, width, 3), dtype=np.uint8)
+def as_png(width, height, values=256):
+    noise = np.random.default_rng(0).choice(values, (height, width, 3)).astype(np.uint8)
     png = io.BytesIO()
     Image.fromarray(noise).save(png, format="PNG")
     return base64.b64encode(png.getvalue()).decode()
@@ -33,7 +33,7 @@ def executed():
         new_output("stream", name="stderr", text="train: 100%"),
         new_output("display_data", data=widget),
         new_output("display_data", data={"image/png": as_png(1200, 600), "text/plain": "<Figure>"}),
-        new_output("display_data", data={"image/png": as_png(60, 50, colors=1)}),
+        new_output("display_data", data={"image/png": as_png(60, 50, (0, 255))}),
         new_output("display_data", data={"text/html": "<b>/a/b/c.png</b> https://x.org/a/b"}),
     ]
     cell = new_code_cell('DATA = "/data/VOC"', outputs=outputs, execution_count=3)
@@ -62,6 +62,7 @@ def test_a_copy_has_what_can_be_read():
     assert set(figure.data) == {"image/jpeg", "text/plain"}  # much smaller of a photo
     with Image.open(io.BytesIO(base64.b64decode(figure.data["image/jpeg"]))) as picture:
         assert picture.size == (MAX_WIDTH, MAX_WIDTH // 2)
+    # Of few colors and hard edges, a PNG is smaller.
     with Image.open(io.BytesIO(base64.b64decode(plain.data["image/png"]))) as picture:
         assert picture.size == (60, 50)
         assert picture.mode == "P"
