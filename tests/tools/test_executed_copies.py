@@ -17,7 +17,7 @@ COPIES = sorted((ROOT / "results" / "executed").glob("*.ipynb"))
 
 
 def as_png(width, height, values=256):
-    noise = np.random.default_rng(0).choice(values, (height, width, 3)).astype(np.uint8)
+    noise = np.random.default_rng(0).choice(values, (height, width)).astype(np.uint8)
     png = io.BytesIO()
     Image.fromarray(noise).save(png, format="PNG")
     return base64.b64encode(png.getvalue()).decode()
