@@ -70,11 +70,15 @@ def check_options(options: argparse.Namespace) -> None:
 
 
 def set_parameters(notebook: nbformat.NotebookNode, values: dict[str, object]) -> None:
-    """Set the parameters that a notebook has in its setup cell, as the cell's form would."""
+    """Set the parameters that a notebook has in its setup cell, as the cell's form would.
+
+    A number is set only where there is one: `IMAGES` is a count in 07 and a folder in 05.
+    """
     for cell in notebook.cells:
         if "parameters" in cell.metadata.get("tags", []):
             for name, value in values.items():
-                assignment = rf"^{name} = .*?(?=  # @param)"
+                kind = r"\d" if type(value) is int else ""
+                assignment = rf"^{name} = {kind}.*?(?=  # @param)"
                 cell.source = re.sub(
                     assignment, lambda _, n=name, v=value: f"{n} = {v!r}", cell.source, flags=re.M
                 )

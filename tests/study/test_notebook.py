@@ -27,6 +27,11 @@ def test_one_line_says_what_will_happen(shown):
     start_notebook("paper")
     assert "<details>" not in shown[0]  # nothing differs
     assert "results in results/paper" in shown[0]
+    start_notebook("laptop iterations=10")
+    assert "recipe laptop, without your changes: " in shown[1]
+    start_notebook("t4", predictions="a.json")
+    assert "no training, a.json instead · results in results/evaluated" in shown[2]
+    assert "recipe" not in shown[2]
     with pytest.raises(ValueError, match="unknown"):
         start_notebook("unknown")
 

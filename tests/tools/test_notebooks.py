@@ -82,8 +82,9 @@ def test_one_folded_setup_cell_comes_first(notebook):
 
 
 def test_parameters_are_set_as_by_the_form(notebook):
-    nb, (setup, *_), _ = notebook
-    set_parameters(nb, {"PROFILE": "laptop iterations=7", "DATA": 'C:\\new"s', "UNKNOWN": 1})
+    nb, (setup, *_), path = notebook
+    numbers = {"UNKNOWN": 1, "IMAGES": 7}
+    set_parameters(nb, {"PROFILE": "laptop iterations=7", "DATA": 'C:\\new"s', **numbers})
     changed = nb.cells[1].source
     forms = [re.findall(r"  # @param.*", text) for text in (setup, changed)]
     assert forms[0] == forms[1]
@@ -91,6 +92,7 @@ def test_parameters_are_set_as_by_the_form(notebook):
     values = {}
     exec("\n".join(line for line in changed.splitlines() if "# @param" in line), values)
     assert (values["PROFILE"], values["DATA"]) == ("laptop iterations=7", 'C:\\new"s')
+    assert values.get("IMAGES", 7) == ("" if path.stem.startswith("05") else 7)
 
 
 def test_cells_are_short_plain_explained_and_without_outputs(notebook):

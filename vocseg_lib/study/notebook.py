@@ -13,6 +13,7 @@ from IPython.display import HTML, display
 
 from vocseg_lib import __version__
 from vocseg_lib.study.recipes import RECIPES, Recipe, get_recipe, recipe_changes
+from vocseg_lib.study.results import EVALUATED
 from vocseg_lib.utils.files import project_root
 
 NO_GPU = (
@@ -21,7 +22,9 @@ NO_GPU = (
 )
 
 
-def start_notebook(profile: str, results: str = "", drive: bool = False, copy: bool = False) -> str:
+def start_notebook(
+    profile: str, results: str = "", drive: bool = False, copy: bool = False, predictions: str = ""
+) -> str:
     """Show in one line what a notebook runs on and where its results go, and its recipe.
 
     Args:
@@ -29,6 +32,7 @@ def start_notebook(profile: str, results: str = "", drive: bool = False, copy: b
         results: results folder; default: results/<recipe>.
         drive: mount Google Drive.
         copy: results are copied to the Drive, not written there.
+        predictions: files that are analyzed instead of the recipe's trainings.
 
     Returns:
         The folder on Google Drive, or "" without `drive`.
@@ -40,14 +44,16 @@ def start_notebook(profile: str, results: str = "", drive: bool = False, copy: b
     folder = _mounted(recipe) if drive else ""
     pd.set_option("display.max_colwidth", None)
     pd.set_option("display.html.use_mathjax", False, "styler.html.mathjax", False)
-    written = Path(results or (not copy and folder) or f"results/{recipe.name}")
+    default = EVALUATED if predictions else f"results/{recipe.name}"
+    written = Path(results or (not copy and folder) or default)
     if written.is_relative_to(project_root()):
         written = written.relative_to(project_root())
     copied = f", copied to {folder}" if folder and copy else ""
     # HTML, as a printed line would be broken within words.
-    shown = escape(f"{runtime(recipe)} · results in {written}{copied}")
+    expected = f"no training, {predictions} instead" if predictions else expected_time(recipe)
+    shown = escape(f"{runtime(recipe)} · {expected} · results in {written}{copied}")
     changes, paper = recipe_changes(recipe, RECIPES["paper"]), escape(RECIPES["paper"].name)
-    if len(changes):
+    if len(changes) and not predictions:
         summary = f"The recipe in full: {len(changes)} fields differ from <code>{paper}</code>"
         shown += f"<details><summary>{summary}</summary>{changes.to_html()}</details>"
     display(HTML(shown))
@@ -55,7 +61,7 @@ def start_notebook(profile: str, results: str = "", drive: bool = False, copy: b
 
 
 def runtime(recipe: Recipe) -> str:
-    """Device, versions, and the minutes or hours that a recipe takes."""
+    """Device and versions."""
     count = torch.cuda.device_count()
     if count:
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
@@ -66,7 +72,13 @@ def runtime(recipe: Recipe) -> str:
         device += f": {NO_GPU}" if recipe.needs_gpu else ""
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
     versions += f", torchvision {torchvision.__version__}, vocseg_lib {__version__}"
-    return f"{device} · {versions} · recipe {recipe.name}: {recipe.expected_time}"
+    return f"{device} · {versions}"
+
+
+def expected_time(recipe: Recipe) -> str:
+    """The minutes or hours that a recipe takes; of one with changes, without them."""
+    changed = "" if recipe == RECIPES[recipe.name] else ", without your changes"
+    return f"recipe {recipe.name}{changed}: {recipe.expected_time}"
 
 
 def _mounted(recipe: Recipe) -> str:

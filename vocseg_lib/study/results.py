@@ -22,6 +22,7 @@ from vocseg_lib.study.run import mask_explainer
 from vocseg_lib.study.study import Study
 from vocseg_lib.utils.files import project_root, resolve_path
 
+EVALUATED = "results/evaluated"  # results folder of prediction files from elsewhere
 PREDICTIONS = {"best": "predictions.json"}
 PREDICTIONS |= {name: f"predictions_{name}.json" for name in ("half", "last")}
 """A run's prediction files on val: of the best weights, half way, and of the last weights."""
@@ -99,11 +100,14 @@ def open_files(
 
     Raises:
         ValueError: a file is invalid, given twice, or not of the ground truth's images.
+        FileNotFoundError: a file is missing.
     """
     if isinstance(files, str) or not files:
         raise ValueError(f"files must be a list of one or more prediction files, got {files!r}")
     ground_truth = open_ground_truth(data, split)
     paths = [resolve_path(file) for file in files]
+    if missing := [str(path) for path in paths if not path.is_file()]:
+        raise FileNotFoundError(f"{', '.join(missing)} is missing: prediction files are expected")
     stems, predictions = [path.stem for path in paths], {}
     if len({path.resolve() for path in paths}) < len(paths):
         raise ValueError(f"the same file is given twice: {', '.join(map(str, paths))}")
@@ -116,7 +120,7 @@ def open_files(
     return Results(
         ground_truth=ground_truth,
         predictions=predictions,
-        folder=project_root() / (results or "results/evaluated"),
+        folder=project_root() / (results or EVALUATED),
         images=images if images.is_dir() else None,
         description=f"{', '.join(predictions)} on {len(ground_truth['images'])} images",
     )

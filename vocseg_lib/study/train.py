@@ -219,6 +219,8 @@ def open_or_train(
             `data` has their ground truth.
     """
     if predictions:
+        if not data:
+            raise ValueError("PREDICTIONS needs DATA: a VOC devkit, or COCO ground truth (JSON)")
         opened = open_files([name.strip() for name in predictions.split(",")], data, results)
     else:
         study = open_study(profile, data, results, weights)
