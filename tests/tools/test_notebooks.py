@@ -43,9 +43,7 @@ def test_skeleton(notebook):
     assert all(word in first for word in ("*Needs*", "*Takes*", "*You will see*"))
     assert learned.startswith("## What we learned\n")
     assert last.startswith("## Three questions\n")
-    folded = re.findall(
-        r"^<details><summary>.+\?</summary>\n\n.+\n\n</details>$", last, re.MULTILINE
-    )
+    folded = re.findall(r"^<details><summary>.+\?</summary>\n\n.+\n\n</details>$", last, re.M)
     assert len(folded) == last.count("<details>") == 3
     following = [p.name for p in NOTEBOOKS if p.name > path.name]
     assert not following or f"({following[0]})" in last
@@ -83,15 +81,14 @@ def test_one_folded_setup_cell_comes_first(notebook):
 
 def test_parameters_are_set_as_by_the_form(notebook):
     nb, (setup, *_), path = notebook
-    numbers = {"UNKNOWN": 1, "IMAGES": 7}
-    set_parameters(nb, {"PROFILE": "laptop iterations=7", "DATA": 'C:\\new"s', **numbers})
+    given = {"PROFILE": "laptop iterations=7", "DATA": 'C:\\new"s', "UNKNOWN": 1, "IMAGES": 7}
+    set_parameters(nb, given)
     changed = nb.cells[1].source
     forms = [re.findall(r"  # @param.*", text) for text in (setup, changed)]
     assert forms[0] == forms[1]
     assert "UNKNOWN" not in changed
-    values = {}
-    exec("\n".join(line for line in changed.splitlines() if "# @param" in line), values)
-    assert (values["PROFILE"], values["DATA"]) == ("laptop iterations=7", 'C:\\new"s')
+    exec("\n".join(line for line in changed.splitlines() if "# @param" in line), values := {})
+    assert (values["PROFILE"], values["DATA"]) == (given["PROFILE"], given["DATA"])
     assert values.get("IMAGES", 7) == ("" if path.stem.startswith("05") else 7)
 
 
@@ -146,9 +143,7 @@ def test_runs_by_number():
     assert [name[:2] for name, _ in select_runs("06 04")] == ["04", "06"]
 
 
-def test_trainings_run_first_two_at_a_time_and_one_that_fails_ends_the_rest(
-    tmp_path, monkeypatch, capsys
-):
+def test_trainings_first_two_at_a_time_until_one_fails(tmp_path, monkeypatch, capsys):
     notebooks = tmp_path / "notebooks"
     notebooks.mkdir()
     monkeypatch.setattr(run_notebooks, "ROOT", tmp_path)

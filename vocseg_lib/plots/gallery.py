@@ -59,8 +59,6 @@ class Gallery:
     ):
         self.analyses, self.mask_explainers = analyses, mask_explainers or {}
         folder = resolve_path(images)
-        if folder.is_file():
-            raise ValueError(f"the folder of the pictures is required (IMAGES), {folder} is a file")
         parts = ("JPEGImages", "VOCdevkit", "VOC2012")
         is_devkit = not folder.is_dir() or any((folder / part).is_dir() for part in parts)
         self.folder = find_devkit(folder) / "JPEGImages" if is_devkit else folder
