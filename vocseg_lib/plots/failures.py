@@ -71,8 +71,15 @@ def _bars(values: pd.DataFrame, ax: Axes, ends: tuple[pd.DataFrame, ...] = ()) -
         ax.set_xticks(np.arange(len(values)), names, fontsize=8, **turned)
     ax.axhline(0, color="black", linewidth=0.8)
     ax.margins(y=0.22)  # room for the legend
+    if not values.fillna(0.0).to_numpy().any():
+        ax.set_ylim(0, 1)
     ax.legend(fontsize=8, loc="best")
     return ax
+
+
+def _largest(values: pd.Series, digits: str = ".1f") -> str:
+    """The name of the largest value, and that value; "none" where all are 0."""
+    return f"{values.idxmax()} ({values.max():{digits}})" if values.any() else "none"
 
 
 def failure_dap(tables: dict[str, pd.DataFrame], family: str = "TIDE, masks") -> np.ndarray:
@@ -84,7 +91,7 @@ def failure_dap(tables: dict[str, pd.DataFrame], family: str = "TIDE, masks") ->
     for ax, (column, label) in zip(axes, labels.items(), strict=True):
         values = pd.DataFrame({title: rows[column] for title, rows in by_type.items()})
         _bars(values.fillna(0.0), ax).set(xlabel="type", ylabel=label)
-    largest = [f"{title}, {dap.idxmax()} ({dap.max():.1f})" for title, dap in values.items()]
+    largest = [f"{title}, {_largest(dap)}" for title, dap in values.fillna(0.0).items()]
     reading = f"Largest dAP: {'; '.join(largest)}. Each type fixed alone; the values do not sum."
     return add_suptitle(axes, f"Failures ({family}): how often, and their dAP", reading)
 
@@ -104,7 +111,7 @@ def dap_by_size(tables: dict[str, pd.DataFrame], family: str = "pixels") -> np.n
     for ax, (size, values) in zip(axes, by_size.items(), strict=True):
         _bars(values, ax).set_title(f"{size} objects", fontsize=9)
         ax.set(xlabel="type", ylabel=f"dAP (points of {FAMILIES[family]})")
-    largest = "; ".join(f"{size}: {values.mean(1).idxmax()}" for size, values in by_size.items())
+    largest = "; ".join(f"{size}: {_largest(dap.mean(1))}" for size, dap in by_size.items())
     reading = f"Largest on average over the models: {largest}."
     return add_suptitle(axes, f"dAP by size of object ({family})", reading)
 
@@ -137,7 +144,7 @@ def oracle_bars(
     ax = _bars(values, new_ax(ax, (9, 4)))
     ax.set(xlabel="oracle (taken from the ground truth)", ylabel=f"{column} (percent)")
     gains = values.drop(index=["baseline", "all oracles"]) - values.loc["baseline"]
-    best = [f"{title}: {gain.idxmax()} ({gain.max():+.1f})" for title, gain in gains.items()]
+    best = [f"{title}: {_largest(gain, '+.1f')}" for title, gain in gains.items()]
     return add_title(ax, f"Oracles: {column}", f"Largest gain alone: {'; '.join(best)}.", 110)
 
 

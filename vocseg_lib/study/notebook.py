@@ -50,8 +50,11 @@ def start_notebook(
         written = written.relative_to(project_root())
     copied = f", copied to {folder}" if folder and copy else ""
     # HTML, as a printed line would be broken within words.
-    expected = f"no training, {predictions} instead" if predictions else expected_time(recipe)
-    shown = escape(f"{runtime(recipe)} · {expected} · results in {written}{copied}")
+    changed = "" if recipe == RECIPES[recipe.name] else ", without your changes"
+    training = f"recipe {recipe.name}{changed}: {recipe.expected_time}"
+    expected = f"no training, {predictions} instead" if predictions else training
+    device = runtime(recipe.needs_gpu and not predictions)
+    shown = escape(f"{device} · {expected} · results in {written}{copied}")
     changes, paper = recipe_changes(recipe, RECIPES["paper"]), escape(RECIPES["paper"].name)
     if len(changes) and not predictions:
         summary = f"The recipe in full: {len(changes)} fields differ from <code>{paper}</code>"
@@ -60,8 +63,8 @@ def start_notebook(
     return folder
 
 
-def runtime(recipe: Recipe) -> str:
-    """Device and versions."""
+def runtime(needs_gpu: bool) -> str:
+    """Device and versions; what to do where a GPU is needed and missing."""
     count = torch.cuda.device_count()
     if count:
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
@@ -69,16 +72,10 @@ def runtime(recipe: Recipe) -> str:
         device += " (GPUS = 2 in notebook 03 trains on both)" if count == 2 else ""
     else:
         device = f"no GPU, {os.cpu_count()} CPU cores"
-        device += f": {NO_GPU}" if recipe.needs_gpu else ""
+        device += f": {NO_GPU}" if needs_gpu else ""
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
     versions += f", torchvision {torchvision.__version__}, vocseg_lib {__version__}"
     return f"{device} · {versions}"
-
-
-def expected_time(recipe: Recipe) -> str:
-    """The minutes or hours that a recipe takes; of one with changes, without them."""
-    changed = "" if recipe == RECIPES[recipe.name] else ", without your changes"
-    return f"recipe {recipe.name}{changed}: {recipe.expected_time}"
 
 
 def _mounted(recipe: Recipe) -> str:
