@@ -37,9 +37,7 @@ def test_one_line_says_what_will_happen(shown):
 
 def test_a_missing_gpu_matters_to_recipes_that_need_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    needed = {
-        name: notebook.NO_GPU in runtime(recipe.needs_gpu) for name, recipe in RECIPES.items()
-    }
+    needed = {name: notebook.NO_GPU in runtime(r.needs_gpu) for name, r in RECIPES.items()}
     assert needed == {name: name not in ("laptop", "quick") for name in RECIPES}
 
 
