@@ -157,7 +157,7 @@ RECIPES = {
             data="mini_voc",
             train=TrainConfig(
                 batch_size=8,
-                iterations=600,
+                iterations=540,
                 optimizer="adamw",
                 learning_rate=2e-3,
                 weight_decay=1e-4,
@@ -166,12 +166,12 @@ RECIPES = {
                 warmup_iterations=50,
                 max_grad_norm=20.0,
                 augmentation="none",
-                eval_every=150,
+                eval_every=135,
                 eval_images=32,
                 checkpoint_every=50,
                 workers=0,
             ),
-            yolact=YolactConfig(**_QUICK, image_size=224),
+            yolact=YolactConfig(**_QUICK, image_size=224, semantic_loss=True),
             mask_rcnn=MaskRCNNConfig(**_QUICK, short_side=112, proposals=128, rois_per_image=16),
         ),
     )
