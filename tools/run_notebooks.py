@@ -1,7 +1,7 @@
 """Run the notebooks, headless: python -m tools.run_notebooks (make study).
 
-In order; all of them with `quick` two at a time, where neither needs the other. Writes executed
-notebooks, HTML, figures and Table 1 to a results folder.
+In order; all of them with `quick` two at a time, the trainings first. Writes executed notebooks,
+HTML, figures and Table 1 to a results folder.
 """
 
 import argparse

@@ -20,7 +20,7 @@ def test_a_live_plot_is_updated_in_place_and_not_too_often(tmp_path, monkeypatch
     live = LivePlot(draw)
     assert live.widget.layout.display == "none"  # an empty picture would look broken
     live.update(tmp_path)
-    assert live.widget.layout.display is None
+    assert live.widget.layout.display == "block"
     live.update(tmp_path)
     assert draw.mock_calls == [call(tmp_path)] * count
     assert bytes(live.widget.value).startswith(b"\x89PNG")

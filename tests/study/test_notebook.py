@@ -21,7 +21,7 @@ def shown(monkeypatch):
 def test_one_line_says_what_will_happen(shown):
     assert start_notebook("quick", str(project_root() / "results" / "a<b")) == ""
     line, recipe = shown.pop().split("<details>")
-    parts = ("GPU", torch.__version__, "recipe quick", "results in results/a&lt;b")
+    parts = ("GPU", "Python 3.", torch.__version__, "recipe quick", "results in results/a&lt;b")
     assert all(part in line for part in parts)
     assert "train.iterations" in recipe
     start_notebook("paper")

@@ -33,15 +33,13 @@ class LivePlot:
     """A figure that is updated in place while a cell runs: show `widget`, then call `update`."""
 
     def __init__(self, draw: Callable[[Path], Figure]):
-        # Hidden until there is something to see.
-        self.widget = ipywidgets.Image(format="png", layout={"display": "none"})
-        self._draw, self._next = draw, 0.0
+        self.widget, self._draw, self._next = ipywidgets.Image(format="png"), draw, 0.0
+        _show(self.widget, b"")
 
     def update(self, path: Path) -> None:
         """Draw the content of a file, at most every `REDRAW_SECONDS`."""
         if time.monotonic() >= self._next:
-            self.widget.value = _as_png(self._draw(path))
-            self.widget.layout.display = None
+            _show(self.widget, _as_png(self._draw(path)))
             self._next = time.monotonic() + REDRAW_SECONDS
 
 
@@ -69,8 +67,7 @@ def browse(
     def refresh(change: object = None) -> None:
         if not selecting:
             count.value = f"{len(rows)} of {len(table)} cases"
-            picture.value = _as_png(draw(rows.iloc[position.value])) if len(rows) else b""
-            picture.layout.display = None if len(rows) else "none"
+            _show(picture, _as_png(draw(rows.iloc[position.value])) if len(rows) else b"")
 
     def select(change: object = None) -> None:
         nonlocal rows, selecting
@@ -121,11 +118,16 @@ def upload_button(visualizer: Visualizer) -> ipywidgets.Widget:
             name, content = files[-1]
             message.value = f"{escape(short(name))}: reading …"
             drawn, text = _draw_upload(visualizer, name, content)
-            picture.value, picture.layout.display = drawn, "block" if drawn else "none"
+            _show(picture, drawn)
             message.value = f"{escape(short(name))}: {escape(text)}"
 
     button.observe(show, "value")
     return ipywidgets.VBox([ipywidgets.HBox([button, limit]), message, picture])
+
+
+def _show(widget: ipywidgets.Image, png: bytes) -> None:
+    """Put a picture into its widget; without one, hide it, as it would look broken."""
+    widget.value, widget.layout.display = png, "block" if png else "none"
 
 
 def _uploaded(value: dict | Sequence[dict]) -> list[tuple[str, bytes]]:
