@@ -7,7 +7,7 @@ CONSTRAINTS ?= constraints.txt
 PROFILE ?= quick
 RESULTS ?= results/$(firstword $(PROFILE))
 DATA ?=
-WEIGHTS ?=
+INIT ?=
 NOTEBOOKS ?=
 SET ?=
 FRESH ?=
@@ -31,7 +31,7 @@ $(READY): requirements.txt $(CONSTRAINTS) pyproject.toml
 	@touch $@
 
 study: $(READY)
-	$(BIN)/python -m tools.run_notebooks --profile "$(PROFILE)" --data "$(DATA)" --results "$(RESULTS)" --weights "$(WEIGHTS)" --only "$(NOTEBOOKS)" $(if $(SET),--set $(SET)) $(if $(FRESH),--fresh)
+	$(BIN)/python -m tools.run_notebooks --profile "$(PROFILE)" --data "$(DATA)" --results "$(RESULTS)" --init "$(INIT)" --only "$(NOTEBOOKS)" $(if $(SET),--set $(SET)) $(if $(FRESH),--fresh)
 
 # Executed copies of the notebooks for readers, from a results folder on real images.
 copies: study

@@ -51,9 +51,7 @@ KINDS = {
     "split list": Kind("devkit", "ImageSets/Segmentation/*.txt", kinds.read_devkit, 4),
     "class names": Kind("named", "class_names.txt", kinds.read_devkit, 4),
     "labelmap": Kind("labelmap", "labelmap.txt", kinds.read_devkit, 4),
-    "weights": Kind(
-        "weights", "tiny.pth", lambda case: build_backbone("tiny", weights=case.path), 6
-    ),
+    "weights": Kind("weights", "tiny.pth", lambda case: build_backbone("tiny", init=case.path), 6),
     "official weights": Kind("weights", "official.pth", lambda case: load_official(case.path), 4),
     "cache": Kind("cache", "**/*.*", kinds.read_cache, 3),
     "archive": Kind("archive", "*.tar", kinds.unpack, 6),

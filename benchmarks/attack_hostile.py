@@ -271,7 +271,7 @@ def read_pickles(case: Case) -> None:
     readers = [
         lambda: read_weights(case.path),
         lambda: load_checkpoint(case.path),
-        lambda: build_backbone("tiny", weights=case.path),
+        lambda: build_backbone("tiny", init=case.path),
         lambda: load_official(case.path),
         lambda: load_run(case.folder),
         lambda: resume(case.folder, None, CONFIG),

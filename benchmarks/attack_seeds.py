@@ -154,7 +154,7 @@ def _write_weights(folder: Path) -> None:
     """State dicts of a backbone and of an official YOLACT, of one stored number per tensor."""
     folder.mkdir()
     torch.save(tiny().state_dict(), folder / "tiny.pth")
-    model = Yolact(YolactConfig(weights=None, semantic_loss=True, scales=PASCAL_SCALES))
+    model = Yolact(YolactConfig(init=None, semantic_loss=True, scales=PASCAL_SCALES))
     state = {}
     for name, value in model.state_dict().items():
         for pattern, replacement in OFFICIAL_NAMES:

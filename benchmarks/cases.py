@@ -43,7 +43,7 @@ def make_yolact(train: bool = False) -> Yolact:
     That is with the semantic term and frozen batch norm.
     """
     torch.manual_seed(0)
-    model = Yolact(YolactConfig(weights=None, semantic_loss=True))
+    model = Yolact(YolactConfig(init=None, semantic_loss=True))
     if not train:
         return model.eval()
     for norm in batch_norm_layers(model):

@@ -76,7 +76,7 @@ def _run(study: Study, model_name: str, device: str) -> dict:
     with tempfile.TemporaryDirectory() as temporary:
         folder, logs = Path(temporary), []
         for _ in range(2):
-            model = build_model(study.recipe, model_name, len(study.class_names))
+            model = build_model(study.recipe, model_name, study.class_names)
             train(model, dataset, folder, config, **options)
             logs.append(read_log(folder / LOG))
             if len(logs) == 1:

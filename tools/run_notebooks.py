@@ -55,7 +55,7 @@ def parse_parameter(assignment: str) -> tuple[str, int]:
 def check_options(options: argparse.Namespace) -> None:
     """Raise ValueError for an unknown recipe or parameter, or a file or folder that is missing."""
     get_recipe(options.profile)
-    for path in filter(None, (options.data, options.weights)):
+    for path in filter(None, (options.data, options.init)):
         if not resolve_path(path).exists():
             raise ValueError(f"{path} is missing: an existing file or folder is expected")
     if Path(options.results).is_file():
@@ -141,7 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--profile", default="quick", help="recipe (default: %(default)s)")
     add("--data", default="", help="VOC devkit or COCO JSON instead of the recipe's own data")
     add("--results", default="", help="folder to write to (default: results/PROFILE)")
-    add("--weights", default="", help="file of backbone weights to start from")
+    add("--init", default="", help="what the models start from; default: the recipe's")
     add("--only", type=select_runs, default="", help="numbers of notebooks, as in 04,07")
     add("--set", type=parse_parameter, nargs="+", default=[], metavar="NAME=N")
     add("--fresh", action="store_true", help="delete earlier trainings in that folder first")
@@ -157,7 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
     results.mkdir(parents=True, exist_ok=True)
     data = str(Path(options.data).resolve()) if options.data else ""
     parameters = {**dict(options.set), "PROFILE": options.profile, "DATA": data}
-    parameters |= {"RESULTS": str(results), "WEIGHTS": options.weights}
+    parameters |= {"RESULTS": str(results), "INIT": options.init}
     # Small models are faster side by side than one after the other.
     side_by_side = options.only == list(RUNS) and get_recipe(options.profile).data == "mini_voc"
     cores = os.cpu_count() or 1

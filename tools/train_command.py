@@ -7,11 +7,11 @@ from vocseg_lib.study.recipes import Recipe, get_recipe, recipe_changes
 
 
 def recorded_config(config: dict) -> dict:
-    """A run's command, recipe and training config, with weights by the name of their file."""
+    """A run's command, recipe and training config; of the file it starts from, the name."""
     (part,) = config["recipe"].keys() - {"name", "data"}
     options = config["recipe"][part]
-    weights = options["weights"] and Path(options["weights"]).name
-    recipe = {**config["recipe"], part: {**options, "weights": weights}}
+    init = options["init"] and Path(options["init"]).name
+    recipe = {**config["recipe"], part: {**options, "init": init}}
     recorded = {name: config[name] for name in ("train", "data_fingerprint")}
     recorded["iterations"] = config["train"]["iterations"]
     return {"command": train_command(config, part), "recipe": recipe, **recorded}
@@ -25,8 +25,8 @@ def train_command(config: dict, part: str) -> str:
         for field, value in recipe_changes(recipe, base).iloc[:, 0].items()
         if field.startswith(("train.", f"{part}."))
     }
-    weights = changes.pop("weights", None)
+    init = changes.pop("init", None)
     command = ["vocseg", "train", "--profile", base.name, "--model", config["model"]]
-    command += ["--data", "DEVKIT", *(["--weights", Path(weights).name] if weights else [])]
+    command += ["--data", "DEVKIT", *(["--init", Path(init).name] if init else [])]
     command += ["--set", *(f"{name}={value}" for name, value in changes.items())] if changes else []
     return shlex.join(command)

@@ -153,5 +153,5 @@ def test_predictions_of_large_pictures_have_their_size(crowded, monkeypatch):
 def test_both_models_learn_from_crowded_pictures(crowded, name, tmp_path):
     recipe = QUICK.with_changes(image_size=160, short_side=160, iterations=1, batch_size=2)
     dataset = VocDataset(crowded, "train", AUGMENTATIONS["light"]())
-    state = train(build_model(recipe, name, 1), dataset, tmp_path, recipe.train)
+    state = train(build_model(recipe, name, ["thing"]), dataset, tmp_path, recipe.train)
     assert (state["iteration"], state["skipped_updates"]) == (1, 0)

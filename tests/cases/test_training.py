@@ -64,7 +64,7 @@ def test_small_objects_are_counted_at_the_size_that_the_model_sees(mapped, tmp_p
     images = len(study.dataset("train"))
     for name, side, small in (("yolact", 96, 1), ("yolact", 64, 2), ("mask_rcnn", 64, 2)):
         recipe = QUICK.with_changes(image_size=side, short_side=side, iterations=1)
-        model = build_model(recipe, name, len(study.class_names))
+        model = build_model(recipe, name, study.class_names)
         results = tmp_path / f"{name}{side}"
         train(model, study.dataset("train", "light"), results, recipe.train)
         assert f"{small * images} of {3 * images} " in capsys.readouterr().out
@@ -93,7 +93,7 @@ def test_weights_that_are_none_on_the_command_line(case):
     for name, begin in (("pointer.pth", "version https://git-lfs"), ("page.pth", "<!DOCTYPE")):
         command = ("train", "--model", "yolact", "--profile", "laptop", "--data", folder / "data")
         for wrong in (command, ("predict", "--image", folder / name, "--out", folder / "o")):
-            line = refused(*wrong, "--weights", folder / name)
+            line = refused(*wrong, "--init", folder / name)
             assert name in line
             assert begin in line
             assert "weights_only" not in line

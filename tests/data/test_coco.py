@@ -5,7 +5,7 @@ import pytest
 from tests.helpers.coco import HEIGHT, WIDTH, coco_content, entry, ground_truth_of
 from vocseg_lib.data.coco import image_keys, read_coco, read_predictions
 from vocseg_lib.data.coco_validation import validate_ground_truth
-from vocseg_lib.study.cli_options import resolve_image_names
+from vocseg_lib.study.cli.options import resolve_image_names
 from vocseg_lib.utils.files import write_json
 
 

@@ -3,7 +3,7 @@
 from typer.testing import CliRunner, Result
 
 import vocseg_lib.study.cli  # noqa: F401  # the commands
-from vocseg_lib.study.cli_options import app
+from vocseg_lib.study.cli.options import app
 
 
 def vocseg(*arguments) -> Result:

@@ -6,7 +6,7 @@ import torch
 
 from vocseg_lib.models.config import MODELS
 
-TINY = {"backbone": "tiny", "weights": None, "channels": 32}
+TINY = {"backbone": "tiny", "init": None, "channels": 32}
 SMALL = {
     "yolact": {**TINY, "image_size": 96},
     "mask_rcnn": {**TINY, "short_side": 96, "proposals": 64, "rois_per_image": 16},

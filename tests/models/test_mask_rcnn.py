@@ -14,7 +14,7 @@ from vocseg_lib.models.roi_pooling import POOLING
 
 def test_full_size_is_torchvisions():
     expected = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=21)
-    model = MaskRCNN(MaskRCNNConfig(weights=None))
+    model = MaskRCNN(MaskRCNNConfig(init=None))
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == 44.08
     a, b = ({k: v.shape for k, v in m.state_dict().items()} for m in (model, expected))
     assert a == b

@@ -8,7 +8,7 @@ from vocseg_lib.models.yolact import Yolact
 
 
 def test_published_sizes():
-    model = Yolact(YolactConfig(weights=None, semantic_loss=True))
+    model = Yolact(YolactConfig(init=None, semantic_loss=True))
     count = sum(p.numel() for p in model.parameters())
     assert count == 30_734_623
     assert count - sum(p.numel() for p in model.semantic.parameters()) == 30_729_483

@@ -121,7 +121,7 @@ def test_no_name_runs_in_a_notebooks_html(files, tmp_path, browser):
     values = {"DATA": ground_truth, "RESULTS": tmp_path / "results", "IMAGES": pictures}
     lines = [f"{name} = {str(value)!r}" for name, value in values.items()]
     lines += [
-        'PROFILE, WEIGHTS, DRIVE = "quick", "", False',
+        'PROFILE, INIT, DRIVE = "quick", "", False',
         f"PREDICTIONS = {','.join(map(str, predictions))!r}",
     ]
     sources = ["from vocseg_lib import plots\nplots.save_figure = print\n%matplotlib agg"]

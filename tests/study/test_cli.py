@@ -19,7 +19,7 @@ from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
 from vocseg_lib.metrics.bootstrap import RESAMPLES
 from vocseg_lib.metrics.semantic import SEMANTIC_SCORE
 from vocseg_lib.plots.images import DRAWN_SCORE
-from vocseg_lib.study.cli_options import app
+from vocseg_lib.study.cli.options import app
 from vocseg_lib.study.recipes import RECIPES, parse_assignments
 from vocseg_lib.utils.files import read_json as read
 

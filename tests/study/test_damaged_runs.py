@@ -66,7 +66,7 @@ def refused(*arguments):
 
 def test_other_weights_and_models_than_the_configs(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config["recipe"]["yolact"]["weights"] = "gone.pth"
+    config["recipe"]["yolact"]["init"] = "gone.pth"
     (tmp_path / "config.json").write_text(json.dumps(config))
     for options, word in ((("--model", "mask_rcnn"), "yolact"), ((), "gone.pth")):
         done = vocseg("train", "--from", "config.json", *options)

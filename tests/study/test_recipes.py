@@ -8,7 +8,7 @@ from vocseg_lib.models.config import MaskRCNNConfig, ModelConfig, YolactConfig
 from vocseg_lib.study.recipes import PARTS, RECIPES, Recipe, get_recipe, recipe_changes
 
 CONFIGS = (TrainConfig, ModelConfig, YolactConfig, MaskRCNNConfig, Recipe)
-PUBLISHED = {"backbone": "resnet50", "weights": "imagenet", "image_size": 550, "batch_size": 2}
+PUBLISHED = {"backbone": "resnet50", "init": "imagenet", "image_size": 550, "batch_size": 2}
 PUBLISHED |= {"iterations": 12_000, "optimizer": "sgd", "learning_rate": 1e-3, "momentum": 0.9}
 PUBLISHED |= {"batch_norm": "unfrozen", "augmentation": "ssd"}
 PUBLISHED |= dict.fromkeys(("crop_in_training", "crop_in_inference", "normalize_by_area"), True)
@@ -29,7 +29,7 @@ def test_recipes_by_name_and_t4_scaled_with_its_batch():
     ratio = t4.train.learning_rate / official.learning_rate
     assert ratio == t4.train.batch_size / official.batch_size
     assert t4.mask_rcnn.short_side == t4.yolact.image_size
-    assert list(RECIPES) == ["paper", "official", "t4", "laptop", "quick"]
+    assert list(RECIPES) == ["paper", "official", "t4", "coco", "finetune", "laptop", "quick"]
     for name, recipe in RECIPES.items():
         assert (recipe.name, get_recipe(name)) == (name, recipe)
         assert "" not in (recipe.expected_time, recipe.expected_score)

@@ -52,10 +52,10 @@ def test_a_study_is_opened_on_a_devkit_or_coco_annotations(
     devkit, other_classes_coco, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    study = open_study("t4", devkit, weights="imagenet", changes={"iterations": 3})
+    study = open_study("t4", devkit, init="imagenet", changes={"iterations": 3})
     assert study.devkit == devkit
     assert study.results.resolve() == tmp_path / "results" / "t4"
-    assert (study.recipe.train.iterations, study.recipe.yolact.weights) == (3, "imagenet")
+    assert (study.recipe.train.iterations, study.recipe.yolact.init) == (3, "imagenet")
     with pytest.raises(FileNotFoundError):
         open_study("t4", tmp_path / "no.json")
     opened = [open_study("quick", other_classes_coco, "own") for _ in range(2)]

@@ -89,7 +89,7 @@ def test_damaged_tables_are_one_line_and_exit_code_2(tmp_path, content, capsys):
     [
         ("", {}),
         (" --set iterations=400", {"iterations": 400, "short_side": 999}),
-        (" --weights w.pth --set channels=8", {"weights": "/some/where/w.pth", "channels": 8}),
+        (" --init w.pth --set channels=8", {"init": "/some/where/w.pth", "channels": 8}),
     ],
 )
 def test_the_command_has_what_differs_from_the_recipe(options, changes):

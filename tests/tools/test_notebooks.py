@@ -53,7 +53,7 @@ def test_skeleton(notebook):
     # The lesson in the open, beside the library's twin.
     assert re.search(r"^ *assert ", "\n".join(code), re.MULTILINE)
     if path in NOTEBOOKS[3:6]:  # they analyze, and open their input by one call
-        opened = "open_or_train(PROFILE, DATA, RESULTS or DRIVE_FOLDER, WEIGHTS, PREDICTIONS)"
+        opened = "open_or_train(PROFILE, DATA, RESULTS or DRIVE_FOLDER, INIT, PREDICTIONS)"
         assert "\n".join(code).count(opened) == 1
         assert "open_study" not in "\n".join(code)
 
@@ -66,7 +66,9 @@ def test_one_folded_setup_cell_comes_first(notebook):
     assert setup.metadata.jupyter.source_hidden
     title, profile, *others = setup.source.splitlines()
     assert title == '# @title Setup { display-mode: "form" }'
-    recipes = '["t4", "paper", "official", "laptop", "quick"] {allow-input: true}'
+    recipes = (
+        '["t4", "coco", "finetune", "paper", "official", "laptop", "quick"] {allow-input: true}'
+    )
     assert profile == f'PROFILE = "t4"  # @param {recipes}'
     assert any(line.startswith("MODEL = ") for line in others) == (path.stem == "03_train")
     described = set(re.findall(r"`([A-Z]+)`", nb.cells[0].source))
@@ -122,7 +124,7 @@ def test_names_of_the_library_exist_and_figures_get_the_notebooks_number(noteboo
         ("--set", "UNKNOWN=3"),
         ("--profile", "unknown"),
         ("--data", "no/devkit"),
-        ("--weights", "no.pth"),
+        ("--init", "no.pth"),
         ("--results", __file__),
     ],
 )

@@ -13,6 +13,14 @@ from vocseg_lib.utils.boxes import masks_to_boxes
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+NORMALIZATIONS = {
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "official": (
+        tuple(m / 255 for m in (123.68, 116.78, 103.94)),
+        tuple(s / 255 for s in (58.40, 57.12, 57.38)),
+    ),
+}
+"""Mean and standard deviation of images in 0..1 (RGB): ImageNet's, and the official YOLACT's."""
 MEAN_COLOR = tuple(round(255 * m) for m in IMAGENET_MEAN)
 MIN_MASK_SIDE = 4  # pixels: an object whose mask is narrower or lower is dropped
 

@@ -11,7 +11,7 @@ class TrainConfig(Config):
     """Options of a training, the same for every model. Defaults: the published comparison's."""
 
     batch_size: int = bounded(2, least=1, below=1e4)  # images, over all processes (published)
-    iterations: int = bounded(12_000, least=1, below=1e8)  # parameter updates (published)
+    iterations: int = bounded(12_000, least=0, below=1e8)  # parameter updates (published)
     optimizer: Literal["sgd", "adamw"] = "sgd"  # published: SGD
     learning_rate: float = bounded(1e-3, least=ABOVE_ZERO, below=1e6)  # after warm-up (published)
     backbone_lr_mult: float = bounded(1.0, least=ABOVE_ZERO, below=1e6)  # / learning_rate

@@ -116,7 +116,7 @@ def train(
         with mirrored(folder, mirror, prepare) as update_mirror:
             if not state.is_over():
                 _iterate(state, dataset, evaluate, on_log, update_mirror)
-            elif evaluate and not state.progress["best"]:  # the best weights were lost
+            elif evaluate and not state.progress["best"]:  # lost, or of no iteration at all
                 state.evaluate(evaluate)
                 state.save()
     return {**state.progress, "stopped": stop_reason(config, state.progress)}
@@ -137,7 +137,7 @@ def _resume(state: TrainState, mirror: Path | None, session: Session) -> None:
     if not state.is_first:
         return
     write_json(folder / files.CONFIG, state.run_config)
-    if not state.is_over():
+    if not state.is_over() or not checkpoint:
         start = state.progress["iteration"]
         files.truncate_log(folder / files.LOG, start)
         info = {"from_iteration": start, "processes": distributed.world_size()}

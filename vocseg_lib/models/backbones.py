@@ -44,31 +44,31 @@ def tiny() -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def build_backbone(name: str, weights: str | Path | None = "imagenet") -> Backbone:
+def build_backbone(name: str, init: str | Path | None = "imagenet") -> Backbone:
     """A backbone by name: "resnet50", "resnet101", "mobilenet_v2" or "tiny".
 
-    `weights`: "imagenet" (torchvision's, downloaded once; none for "tiny"), a file with a state
+    `init`: "imagenet" (torchvision's, downloaded once; none for "tiny"), a file with a state
     dict in torchvision's layout, or None for random ones. Raises ValueError for an unknown name,
     WeightsError if weights are not available or do not fit.
     """
     if name not in LAYOUTS:
         raise ValueError(f"{name!r} is not a backbone: choose one of {', '.join(LAYOUTS)}")
     network = tiny() if name == "tiny" else models.get_model(name)
-    source = weights
+    source = init
     try:
-        if weights == "imagenet":
+        if init == "imagenet":
             published = models.get_model_weights(name).IMAGENET1K_V1
             source = f"{published.url}, kept in {torch.hub.get_dir()}/checkpoints,"
             state = published.get_state_dict(check_hash=True, weights_only=True)
             load_weights(network, state, source)
-        elif weights is not None:
-            load_weights(network, read_weights(weights), weights)
+        elif init is not None:
+            load_weights(network, read_weights(init), init)
     except Exception as error:  # a download may raise anything
         reason = " ".join(str(error).split())[:600] or type(error).__name__
         if "weights_only" in reason:  # PyTorch's advice would run what the file holds
             reason = "the file is damaged or holds more than tensors: remove it"
         problem = f"no weights from {source} for backbone {name!r}: {reason}"
-        choices = f"weights=FILE (a state dict of torchvision's {name}) or weights=None (random)"
+        choices = f"init=FILE (a state dict of torchvision's {name}) or init=None (random)"
         raise WeightsError(f"{problem}; use {choices}") from error
     body = network.features if name == "mobilenet_v2" else network
     return Backbone(body, *LAYOUTS[name])

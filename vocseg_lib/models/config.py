@@ -10,6 +10,9 @@ PASCAL_SCALES = (32, 64, 128, 256, 512)
 COCO_SCALES = (24, 48, 96, 192, 384)
 """Sides of YOLACT's priors, pixels in a 550 x 550 image, one per level P3..P7."""
 
+COCO_PRIORS = {"scales": COCO_SCALES, "square_priors": True}
+"""Of the official code's COCO configuration."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Config):
@@ -18,7 +21,7 @@ class ModelConfig(Config):
     title: ClassVar[str]  # in tables and figures
     model: ClassVar[str]  # "module:class"
     backbone: Literal["resnet50", "resnet101", "mobilenet_v2", "tiny"] = "resnet50"  # (published)
-    weights: str | None = "imagenet"  # backbone's: "imagenet", a file, or None for random ones
+    init: str | None = "imagenet"  # what it starts from: see `study.initial_weights`
     channels: int = bounded(256, least=1, below=1e4)  # of FPN and heads (YOLACT, sec. 4; FPN paper)
     score_threshold: float = share(0.05)  # of detections (both papers' code)
     nms_iou: float = share(0.5)  # largest IoU of two detections of a class
@@ -40,6 +43,7 @@ class YolactConfig(ModelConfig):
     nms: Literal["fast", "standard"] = "fast"  # (sec. 4)
     scales: tuple[int, ...] = bounded(PASCAL_SCALES, least=1)  # pixels at 550, per level
     square_priors: bool = False  # the official code's bug, which its COCO weights assume
+    normalization: Literal["imagenet", "official"] = "imagenet"  # of pixels: the official weights'
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,7 +61,13 @@ class MaskRCNNConfig(ModelConfig):
     proposals: int = bounded(2_000, least=2)  # per image in training, half in inference (FPN, 5.2)
     rois_per_image: int = bounded(512, least=1)  # regions in the loss (FPN paper; sec. 3.1)
     roi_pooling: Literal["align", "pool", "round"] = "align"  # (sec. 3); others round regions
+    batch_norm_eps: float = bounded(1e-5, least=0, below=1)  # torchvision's COCO weights: 0
 
 
 MODELS = {"yolact": YolactConfig, "mask_rcnn": MaskRCNNConfig}
 """The config of each model, by the model's name."""
+NETWORK_FIELDS = {
+    "yolact": ("backbone", "channels", "scales", "square_priors", "normalization"),
+    "mask_rcnn": ("backbone", "channels", "batch_norm_eps"),
+}
+"""Fields that a model's weights were trained with, and cannot be used without."""

@@ -1,11 +1,20 @@
 """What all models have in common: torchvision's detection contract."""
 
 import math
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from vocseg_lib.utils.boxes import box_iou
+
+
+class ClassLayer(NamedTuple):
+    """How the outputs of a layer are ordered: [repeats, classes, values]."""
+
+    repeats: int = 1  # such as priors per cell
+    values: int = 1  # such as the four numbers of a box
+    first: int = 0  # the first label: 1 without the background
 
 
 class InstanceModel(nn.Module):
@@ -17,6 +26,9 @@ class InstanceModel(nn.Module):
     """
 
     num_classes: float = math.inf  # background counted
+    class_names: tuple[str, ...] = ()  # label 1 first, if they are known
+    class_layers: ClassVar[dict[str, ClassLayer]] = {}  # of outputs per class, its logits first
+    body_and_fpn: ClassVar[tuple[str, ...]] = ()  # beginnings of parameter names
 
     def input_size(self, height: int, width: int) -> tuple[float, float]:
         """Height and width to which the model resizes an image."""

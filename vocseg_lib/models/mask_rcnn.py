@@ -1,10 +1,11 @@
 """Mask R-CNN (arXiv 1703.06870) from torchvision's parts, every layer trained."""
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
@@ -14,7 +15,7 @@ from torchvision.ops.poolers import initLevelMapper
 from vocseg_lib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from vocseg_lib.models.backbones import build_backbone
 from vocseg_lib.models.config import SHORT_SIDE, MaskRCNNConfig
-from vocseg_lib.models.contract import InstanceModel
+from vocseg_lib.models.contract import ClassLayer, InstanceModel
 from vocseg_lib.models.roi_pooling import POOLING
 from vocseg_lib.utils import distributed
 from vocseg_lib.utils.masks import split_masks
@@ -79,10 +80,16 @@ class MaskRCNN(InstanceModel, detection.MaskRCNN):
     """
 
     paste_masks = staticmethod(paste_masks)
+    class_layers: ClassVar = {
+        "roi_heads.box_predictor.cls_score": ClassLayer(),
+        "roi_heads.box_predictor.bbox_pred": ClassLayer(values=4),
+        "roi_heads.mask_predictor.mask_fcn_logits": ClassLayer(),
+    }
+    body_and_fpn = ("backbone.",)
 
     def __init__(self, config: MaskRCNNConfig | None = None, num_classes: int = 21):
         config = config or MaskRCNNConfig()
-        base = build_backbone(config.backbone, config.weights)
+        base = build_backbone(config.backbone, config.init)
         channels, pooling = config.channels, POOLING[config.roi_pooling]
         stages = {name: str(k) for k, name in enumerate(base.stages)}
         scale, levels = config.short_side / SHORT_SIDE, list(stages.values())
@@ -108,6 +115,9 @@ class MaskRCNN(InstanceModel, detection.MaskRCNN):
         self.config, self.num_classes = config, num_classes
         if config.compile:
             self.backbone.compile()
+        for layer in self.backbone.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.eps = config.batch_norm_eps
         self.to(memory_format=torch.channels_last)
         for part in (self.rpn, self.roi_heads):
             part.fg_bg_sampler.__class__ = CountingSampler

@@ -1,6 +1,7 @@
 """YOLACT (arXiv 1904.02689): prototypes per image; class, box and mask coefficients per prior."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -8,11 +9,11 @@ from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.transforms.v2.functional import normalize
 
-from vocseg_lib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from vocseg_lib.data.transforms import NORMALIZATIONS
 from vocseg_lib.losses import YolactOutputs, yolact_loss
 from vocseg_lib.models.backbones import build_backbone
 from vocseg_lib.models.config import YolactConfig
-from vocseg_lib.models.contract import InstanceModel
+from vocseg_lib.models.contract import ClassLayer, InstanceModel
 from vocseg_lib.models.postprocess import detect, mask_logits, scale_boxes, upsample_masks
 from vocseg_lib.models.priors import ASPECT_RATIOS, prior_boxes
 
@@ -32,11 +33,11 @@ def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
 
 
-def square_batch(images: list[Tensor], side: int) -> Tensor:
-    """Images resized to squares and normalized."""
+def square_batch(images: list[Tensor], side: int, normalization: str = "imagenet") -> Tensor:
+    """Images resized to squares and normalized; see `YolactConfig.normalization`."""
     size = (side, side)
     resized = torch.cat([upsample(image[None].as_subclass(Tensor), size) for image in images])
-    batch = normalize(resized, IMAGENET_MEAN, IMAGENET_STD, inplace=True)
+    batch = normalize(resized, *NORMALIZATIONS[normalization], inplace=True)
     return batch.contiguous(memory_format=torch.channels_last)
 
 
@@ -102,12 +103,17 @@ class Yolact(InstanceModel):
     """
 
     upsample_masks = staticmethod(upsample_masks)
+    class_layers: ClassVar = {
+        "head.classes.0": ClassLayer(repeats=len(ASPECT_RATIOS)),
+        "semantic.0": ClassLayer(first=1),
+    }
+    body_and_fpn = ("body.", "pyramid.")
 
     def __init__(self, config: YolactConfig | None = None, num_classes: int = 21):
         super().__init__()
         self.config, self.num_classes = config or YolactConfig(), num_classes
         config = self.config
-        base = build_backbone(config.backbone, config.weights)
+        base = build_backbone(config.backbone, config.init)
         self.body = IntermediateLayerGetter(base.body, {name: name for name in base.stages[1:]})
         self.pyramid = FPN(base.channels[1:], config.channels)
         self.protonet = ProtoNet(config.channels)
@@ -134,7 +140,7 @@ class Yolact(InstanceModel):
 
     def network(self, images: list[Tensor]) -> dict:
         """Raw predictions: the fields of `YolactOutputs`, and image_sizes (height, width)."""
-        batch = square_batch(images, self.config.image_size)
+        batch = square_batch(images, self.config.image_size, self.config.normalization)
         out, feature_sizes = self._layers(batch)
         priors = prior_boxes(feature_sizes, self.config.scales, square=self.config.square_priors)
         out = {name: value.float() for name, value in out.items()}

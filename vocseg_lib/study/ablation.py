@@ -40,7 +40,7 @@ def variant_recipe(recipe: Recipe, fraction: float, changes: dict) -> Recipe:
     iterations = max(1, round(fraction * recipe.train.iterations))
     steps = dict.fromkeys(("iterations", "eval_every", "checkpoint_every"), iterations)
     steps["warmup_iterations"] = min(recipe.train.warmup_iterations, iterations // 5)
-    return recipe.with_changes(**steps, patience=None, weights=None, **changes)
+    return recipe.with_changes(**steps, patience=None, init=None, **changes)
 
 
 def train_variants(study: Study, fraction: float = FRACTION) -> dict[str, Evaluation]:
@@ -66,7 +66,7 @@ def train_variants(study: Study, fraction: float = FRACTION) -> dict[str, Evalua
         except ChangedConfig:  # trained from other weights, or with another recipe
             clear_run_folder(folder)
         # Train from the study's weights.
-        model = build_model(recipe, "yolact", len(study.class_names))
+        model = build_model(recipe, "yolact", study.class_names)
         model.load_state_dict(weights)
         dataset = study.dataset("train", recipe.train.augmentation, skip_bad=True)
         session = Session(device=device)

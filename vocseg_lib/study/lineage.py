@@ -31,6 +31,8 @@ from vocseg_lib.models.lineage.box_masks import BOX_MASKS, MasksFromBoxes
 from vocseg_lib.models.lineage.features import RCNNFeatures, hand_crafted_features
 from vocseg_lib.models.lineage.regions import CLASSIFIERS, RegionDetector
 from vocseg_lib.models.speedups import speed_up
+from vocseg_lib.models.transfer import load_body
+from vocseg_lib.study.initial_weights import pretrained
 from vocseg_lib.study.run import build_model, default_device, load_run, prediction_header
 from vocseg_lib.study.study import Study
 from vocseg_lib.study.table1 import measure_speed
@@ -192,7 +194,7 @@ def _train_row(study: Study, config: LineageConfig, row: Row) -> tuple[Path, Pat
     study = short_study(study, config, row.roi_pooling)
     run, run_options = study.run_folder(row.model), run_config(study, row.model)
     points = compared_iterations(config) if row.title in POOLING_ROWS else [config.iterations]
-    model = build_model(study.recipe, row.model, len(study.class_names))
+    model = build_model(study.recipe, row.model, study.class_names)
     dataset, session = study.dataset("train", skip_bad=True), Session(device=default_device())
     evaluate_model = partial(_predict_at, study, run_options, points)
     options = {"session": session, "run_config": run_options}
@@ -233,7 +235,11 @@ def _fit_regions(study: Study, config: LineageConfig, row: Row) -> tuple[nn.Modu
     classes, iterations = len(study.class_names) + 1, config.iterations if row.fine_tune else 0
     if row.fine_tune:
         torch.manual_seed(train.seed)
-        features = RCNNFeatures(yolact.backbone, yolact.weights, yolact.image_size // 3)
+        weights = pretrained(yolact.init, "yolact")
+        init = None if weights else yolact.init
+        features = RCNNFeatures(yolact.backbone, init, yolact.image_size // 3)
+        if weights:
+            load_body(features.body, weights)
         features = speed_up(features).to(default_device())
         rate = train.learning_rate * train.backbone_lr_mult
         features.fine_tune(images, search, classes, iterations, rate)

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vocseg_lib.engine.config import TrainConfig
-from vocseg_lib.models.config import MODELS, MaskRCNNConfig, ModelConfig, YolactConfig
+from vocseg_lib.models.config import COCO_PRIORS, MODELS, MaskRCNNConfig, ModelConfig, YolactConfig
 from vocseg_lib.utils.config import Config
 from vocseg_lib.utils.files import read_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
+IMAGENET, COCO, NOTHING = "imagenet", "coco", "none"
+NAMED_STARTS = (IMAGENET, COCO, NOTHING)
+"""What `init` may be besides files and folders: see `initial_weights`."""
 MODEL_TITLES = {name: config.title for name, config in MODELS.items()}
 LINEAGE_MODELS = {"fast_rcnn": "mask_rcnn", "faster_rcnn": "mask_rcnn", "semantic": "yolact"}
 """Models of `models.lineage` that are trained alike, and the model whose options each has."""
@@ -48,6 +51,8 @@ class Recipe(Config):
         Raises:
             ValueError: for an unknown field, or a value that the field cannot have.
         """
+        if changes.get("init") == NOTHING:
+            changes["init"] = None
         if unknown := changes.keys() - set(RECIPE_FIELDS):
             known = ", ".join(RECIPE_FIELDS)
             raise ValueError(f"{', '.join(sorted(unknown))} is not a field of a recipe: {known}")
@@ -84,7 +89,9 @@ def _part_of(model_name: str) -> str:
 
 
 _LAPTOP = {"backbone": "mobilenet_v2", "channels": 128}  # 128: twice the iterations per hour
-_QUICK = {"backbone": "tiny", "weights": None, "channels": 64}
+_COCO_YOLACT = {"init": COCO, "normalization": "official", **COCO_PRIORS}
+_COCO_MASK_RCNN = {"init": COCO, "batch_norm_eps": 0.0}
+_QUICK = {"backbone": "tiny", "init": None, "channels": 64}
 
 RECIPES = {
     recipe.name: recipe
@@ -122,6 +129,32 @@ RECIPES = {
             ),
             yolact=YolactConfig(semantic_loss=True),
             mask_rcnn=MaskRCNNConfig(short_side=550),  # the short side of both models' input
+        ),
+        Recipe(
+            name="coco",
+            expected_time="not yet run (no training; meant for minutes on a T4)",
+            expected_score="not yet run (mask AP on COCO's val: YOLACT 28.0, Mask R-CNN 34.6)",
+            train=TrainConfig(iterations=0),
+            yolact=YolactConfig(**_COCO_YOLACT),
+            mask_rcnn=MaskRCNNConfig(**_COCO_MASK_RCNN),
+        ),
+        Recipe(
+            name="finetune",
+            expected_time="not yet run (meant for both models in one session of 12 h)",
+            expected_score="not yet run",
+            train=TrainConfig(
+                batch_size=8,  # the official YOLACT's, to which its learning rate belongs
+                iterations=3_000,  # 16 passes over VOC 2012's train, as many images as `paper`
+                backbone_lr_mult=0.1,  # it knows COCO's images; the new outputs know nothing
+                lr_milestones=(2_000, 2_700),  # at two thirds and nine tenths
+                warmup_iterations=300,  # while gradients of new outputs are large
+                max_grad_norm=10.0,
+                batch_norm="frozen",  # COCO's statistics are of more images than a batch has
+                mixed_precision=True,
+                eval_every=500,
+            ),
+            yolact=YolactConfig(**_COCO_YOLACT, semantic_loss=True),  # its head is pretrained, too
+            mask_rcnn=MaskRCNNConfig(**_COCO_MASK_RCNN, short_side=550),  # fits into 16 GB, as t4
         ),
         Recipe(
             name="laptop",
@@ -184,7 +217,11 @@ def read_config(path: Path) -> dict[str, Any]:
     Of one that is to be repeated, the last two may be missing. Raises FileNotFoundError, ValueError
     naming the file.
     """
-    config = read_json(path)
+    return check_run_config(read_json(path), path)
+
+
+def check_run_config(config: object, source: object) -> dict[str, Any]:
+    """What `read_config` reads, if it is one. Raises ValueError naming `source`."""
     try:
         if not isinstance(config, dict):
             raise ValueError(f"it holds {config!r:.60}")
@@ -193,7 +230,7 @@ def read_config(path: Path) -> dict[str, Any]:
         if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             raise ValueError(f"class_names must be a list of names, got {names!r:.60}")
     except ValueError as error:
-        raise ValueError(f"{path} is not the config of a training: {error}") from None
+        raise ValueError(f"{source} is not the config of a training: {error}") from None
     return config
 
 

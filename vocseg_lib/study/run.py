@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from pkgutil import resolve_name
@@ -16,17 +17,28 @@ from vocseg_lib.data.loader import PictureDataset
 from vocseg_lib.data.transforms import model_input
 from vocseg_lib.data.voc import VocDataset, fingerprint
 from vocseg_lib.engine.checkpoint import load_checkpoint
+from vocseg_lib.engine.config import TrainConfig
 from vocseg_lib.engine.predict import predict
 from vocseg_lib.engine.resume import config_changes
 from vocseg_lib.engine.run_folder import BEST, CONFIG
-from vocseg_lib.models.config import MODELS
+from vocseg_lib.models.config import MODELS, ModelConfig
+from vocseg_lib.models.mask_rcnn import MaskRCNN
+from vocseg_lib.models.official_weights import load_official
 from vocseg_lib.models.speedups import speed_up
+from vocseg_lib.models.transfer import check_network, load_body, transfer
 from vocseg_lib.plots.images import DRAWN_SCORE
 from vocseg_lib.plots.pictures import Visualizer, input_files, is_video
-from vocseg_lib.study.recipes import Recipe, read_config
+from vocseg_lib.study.initial_weights import pretrained, read_own
+from vocseg_lib.study.recipes import (
+    COCO,
+    LINEAGE_MODELS,
+    Recipe,
+    check_run_config,
+    read_config,
+)
 from vocseg_lib.study.study import Study
 from vocseg_lib.utils.files import file_checksum, project_root, read_json, resolve_path
-from vocseg_lib.utils.weights import load_weights, read_weights
+from vocseg_lib.utils.weights import load_weights
 
 
 def default_device() -> str:
@@ -34,45 +46,95 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def build_model(recipe: Recipe, model_name: str, classes: int = len(CLASS_NAMES)) -> nn.Module:
-    """A model of a recipe for `classes` classes, background not counted; weights by its seed.
+def build_model(
+    recipe: Recipe, model_name: str, class_names: Sequence[str] = CLASS_NAMES
+) -> nn.Module:
+    """A model of a recipe for some classes, background not listed; random weights by its seed.
 
-    Sped up (`models.speedups`): on a GPU it runs the plain parts. Raises ValueError for an unknown
-    name.
+    Prints what it keeps of a detector that it starts from. Sped up (`models.speedups`): on a GPU
+    it runs the plain parts. Raises ValueError for an unknown name; WeightsError.
     """
     torch.manual_seed(recipe.train.seed)
-    config, outputs = recipe.model_config(model_name), classes + 1
-    if model_name in MODELS:
-        return speed_up(resolve_name(config.model)(config, outputs))
+    config, outputs = recipe.model_config(model_name), len(class_names) + 1
+    weights = pretrained(config.init, LINEAGE_MODELS.get(model_name, model_name))
+    if weights:
+        check_network(config, weights)
+        config = replace(config, init=None)
+    is_lineage = model_name not in MODELS
+    network = (
+        _lineage_network(recipe, model_name, config, outputs)
+        if is_lineage
+        else resolve_name(config.model)(config, outputs)
+    )
+    if weights and model_name == "semantic":
+        load_body(network.body, weights)
+    elif weights:
+        print(f"{model_name} {transfer(network, weights, class_names)}", flush=True)
+    network.class_names = tuple(class_names)
+    return speed_up(_with_masks(network) if is_lineage else network)
+
+
+def _lineage_network(
+    recipe: Recipe, model_name: str, config: ModelConfig, outputs: int
+) -> nn.Module:
     # These need more packages than the two models.
-    from vocseg_lib.models.lineage.box_masks import MasksFromBoxes
     from vocseg_lib.models.lineage.proposals import SelectiveSearch
     from vocseg_lib.models.lineage.semantic import DeepLabV3Components
     from vocseg_lib.models.lineage.two_stage import FasterRCNN, FastRCNN
 
     if model_name == "semantic":
-        options = config.backbone, config.weights, config.image_size
-        return speed_up(DeepLabV3Components(outputs, *options))
+        return DeepLabV3Components(outputs, config.backbone, config.init, config.image_size)
     if model_name == "faster_rcnn":
-        return speed_up(MasksFromBoxes(FasterRCNN(config, outputs)))
+        return FasterRCNN(config, outputs)
     # As many as Mask R-CNN and Faster R-CNN have in inference.
     cache = project_root() / "data" / "proposals"
     search = SelectiveSearch(config.proposals // 2, seed=recipe.train.seed, cache=cache)
-    return speed_up(MasksFromBoxes(FastRCNN(search, config, outputs)))
+    return FastRCNN(search, config, outputs)
+
+
+def _with_masks(network: nn.Module) -> nn.Module:
+    from vocseg_lib.models.lineage.box_masks import MasksFromBoxes
+
+    return MasksFromBoxes(network) if isinstance(network, MaskRCNN) else network
 
 
 def load_run(run_folder: str | Path, device: str | None = None) -> tuple[nn.Module, dict, dict]:
-    """The model of a run folder, or its `best.pt`, its config and `best.pt`'s metrics.
+    """A trained model, in eval mode, its config, and its iteration with the metrics on val.
+
+    Of a run folder, its `best.pt`, or another file that `initial_weights` lists, but a backbone's.
 
     Raises:
         FileNotFoundError: if the folder holds no evaluated training.
+        ValueError, WeightsError: naming what is wrong with a file.
     """
-    run_folder = resolve_path(run_folder)
-    if run_folder.is_file():  # a checkpoint, which must be the best one
-        read_weights(run_folder)
-        if run_folder.name != BEST:
-            raise ValueError(f"{run_folder} is not a run folder or its {BEST}")
-        run_folder = run_folder.parent
+    path = resolve_path(run_folder)
+    is_best = path.name == BEST and (path.parent / CONFIG).is_file()
+    if path.is_dir() or is_best:
+        run_folder = path.parent if is_best else path
+        config, best = _read_run(run_folder)
+        source = f"{run_folder / BEST}, by {CONFIG} beside it,"
+    elif best := read_own(path):
+        config, source = check_run_config(best.pop("config"), path), path
+    else:
+        model = speed_up(load_official(path))
+        name = next(name for name, config in MODELS.items() if isinstance(model.config, config))
+        recipe = Recipe(name=COCO, train=TrainConfig(iterations=0), **{name: model.config})
+        names = model.class_names or [f"class {k}" for k in range(1, model.num_classes)]
+        config = {"model": name, "recipe": recipe.for_model(name), "class_names": list(names)}
+        config["train"] = recipe.train.to_dict()
+        return model.to(device or default_device()).eval(), config, {"iteration": 0}
+    recipe = Recipe.of_run(config).with_changes(init=None)
+    model = build_model(recipe, config["model"], config["class_names"])
+    load_weights(model, best.pop("model"), source)
+    return model.to(device or default_device()).eval(), config, best
+
+
+def load_model(path: str | Path, device: str | None = None) -> nn.Module:
+    """The model of `load_run`, ready to predict; `class_names` has its classes, label 1 first."""
+    return load_run(path, device)[0]
+
+
+def _read_run(run_folder: Path) -> tuple[dict, dict]:
     for path in (run_folder / CONFIG, run_folder / BEST):
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: {run_folder} is not a training's folder")
@@ -81,10 +143,7 @@ def load_run(run_folder: str | Path, device: str | None = None) -> tuple[nn.Modu
     if changes := config_changes(best.pop("config"), config):
         problem = f"{run_folder / BEST} is not of the training in {CONFIG} beside it"
         raise ValueError(f"{problem}: {'; '.join(changes[:3])}")
-    recipe = Recipe.of_run(config).with_changes(weights=None)
-    model = build_model(recipe, config["model"], len(config["class_names"]))
-    load_weights(model, best.pop("model"), f"{run_folder / BEST}, by {CONFIG} beside it,")
-    return model.to(device or default_device()).eval(), config, best
+    return config, best
 
 
 def load_visualizer(

@@ -17,7 +17,15 @@ from vocseg_lib.data.transforms import AUGMENTATIONS
 from vocseg_lib.data.voc import VocDataset, class_names, find_devkit, fingerprint
 from vocseg_lib.engine.run_folder import CONFIG, LAST, read_sessions
 from vocseg_lib.engine.train import TooManyBadSamples
-from vocseg_lib.study.recipes import RECIPES, Recipe, get_recipe, read_config, recipe_changes
+from vocseg_lib.study.initial_weights import with_network_of_init
+from vocseg_lib.study.recipes import (
+    NAMED_STARTS,
+    RECIPES,
+    Recipe,
+    get_recipe,
+    read_config,
+    recipe_changes,
+)
 from vocseg_lib.utils import distributed
 from vocseg_lib.utils.files import project_root, resolve_path
 
@@ -131,7 +139,7 @@ class Study:
         """Recipe and data in words, for captions."""
         recipe = f"recipe {self.recipe.name}"
         changed = recipe_changes(self.recipe, RECIPES.get(self.recipe.name, self.recipe))
-        changed = changed[~changed.index.astype(str).str.endswith(".weights")].iloc[:, 0]
+        changed = changed[~changed.index.astype(str).str.endswith(".init")].iloc[:, 0]
         recipe += "".join(f", {field.split('.')[1]}={value}" for field, value in changed.items())
         images = f"{recipe} on {len(self.val)} images of val"
         return images + DATA_NOTES.get(self.data_kind, "")
@@ -141,7 +149,7 @@ def open_study(
     profile: str | Recipe,
     data: str | Path = "",
     results: str | Path = "",
-    weights: str | Path = "",
+    init: str | Path = "",
     changes: dict | None = None,
 ) -> Study:
     """The study of a recipe, or of one by name; its data is downloaded or made if missing.
@@ -151,12 +159,11 @@ def open_study(
         data: VOC devkit instead of the recipe's own data, or COCO annotations (JSON), which are
             converted to one in data/.
         results: default: results/<recipe>.
-        weights: file of backbone weights to start from.
+        init: what models start from, if not the recipe's: see `ModelConfig.init`.
         changes: other values of fields of the recipe.
     """
     recipe = profile if isinstance(profile, Recipe) else get_recipe(profile)
-    own_weights = {"weights": str(resolve_path(weights))} if weights else {}
-    recipe = recipe.with_changes(**(changes or {}), **own_weights)
+    recipe = recipe.with_changes(**(changes or {}) | ({"init": str(init)} if init else {}))
     root, data = project_root(), resolve_path(data) if data else ""
     with distributed.local_rank_zero_first():
         if data and data.suffix.lower() == ".json":
@@ -169,6 +176,7 @@ def open_study(
         else:
             devkit = fetch(root / "data" / "voc2012")
     results = root / (results or f"results/{recipe.name}")
+    recipe = with_network_of_init(recipe, results)
     return Study(recipe=recipe, devkit=devkit, results=results)
 
 
@@ -205,11 +213,11 @@ def reproduce(
             problem = f"the data of {run} is missing: give it with --data"
             raise FileNotFoundError(f"{problem} ({error})") from None
     results = results or "results/reproduced"
-    weights = recipe.model_config(config["model"]).weights
+    init = recipe.model_config(config["model"]).init
     checkpoint = project_root() / results / "runs" / config["model"] / LAST
-    is_file = weights not in (None, "imagenet")
-    if is_file and not (checkpoint.is_file() or resolve_path(weights).is_file()):
-        raise FileNotFoundError(f"{weights}, the initial weights of {run}, are missing")
+    is_file = init not in (None, *NAMED_STARTS)
+    if is_file and not (checkpoint.is_file() or resolve_path(init).exists()):
+        raise FileNotFoundError(f"{init}, which {run} started from, is missing")
     study = open_study(recipe, data, results)
     before, now = config.get("data_fingerprint"), study.fingerprint
     if before and before != now:

@@ -103,8 +103,8 @@ def train_model(
     # Backbone weights only for a training that starts: a checkpoint has all weights.
     checkpoints = [p / name for p in (folder, mirror) if p for name in (LAST, PREVIOUS)]
     resumed = any(map(os.path.isfile, checkpoints))  # False, too, for a Drive that is not connected
-    recipe = study.recipe.with_changes(weights=None) if resumed else study.recipe
-    model = build_model(recipe, model_name, len(study.class_names))
+    recipe = study.recipe.with_changes(init=None) if resumed else study.recipe
+    model = build_model(recipe, model_name, study.class_names)
     dataset = study.dataset("train", recipe.train.augmentation, skip_bad)
     evaluate_model = _evaluation(study, config, session)
     options = {"on_log": on_log, "session": session, "run_config": config}
@@ -196,7 +196,7 @@ def overfit(
     dataset = study.dataset(split)
     dataset.names = [names] if isinstance(names, str) else list(names)
     folder = study.results / "overfit" / f"{model_name}_{'_'.join(dataset.names)}"
-    model = build_model(study.recipe, model_name, len(study.class_names))
+    model = build_model(study.recipe, model_name, study.class_names)
     batch_size, seed = max(2, min(4, len(dataset))), study.recipe.train.seed
     config = replace(OVERFIT, iterations=steps, batch_size=batch_size, seed=seed)
     session = Session(device=device or default_device())
@@ -209,7 +209,7 @@ def open_or_train(
     profile: str | Recipe,
     data: str | Path = "",
     results: str | Path = "",
-    weights: str | Path = "",
+    init: str | Path = "",
     predictions: str = "",
 ) -> Results:
     """Results of a study's two models, trained first if they are not yet, or of prediction files.
@@ -223,7 +223,7 @@ def open_or_train(
             raise ValueError("PREDICTIONS needs DATA: a VOC devkit, or COCO ground truth (JSON)")
         opened = open_files([name.strip() for name in predictions.split(",")], data, results)
     else:
-        study = open_study(profile, data, results, weights)
+        study = open_study(profile, data, results, init)
         for model_name in MODEL_TITLES:
             train_model(study, model_name)
         opened = open_results(study)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from vocseg_lib.utils.files import read_bytes
+from vocseg_lib.utils.files import open_file, read_bytes
 from vocseg_lib.utils.rle import shorten
 
 MAX_DEPTH, MAX_VALUES = 50, 300_000
@@ -49,6 +50,23 @@ def read_weights(path: str | Path) -> Any:
         raise ValueError(f"{path} is not a file of weights: {_describe(data)}") from None
     check_plain(content, path)
     return content
+
+
+def is_safetensors(path: str | Path) -> bool:
+    """Whether a file begins as one of safetensors: with the length of a JSON header."""
+    with open_file(path) as file:
+        return file.read(9)[8:] == b"{"
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata in a file of safetensors. Raises OSError, ValueError."""
+    try:
+        with safe_open(str(path), "pt") as file:
+            tensors, metadata = {k: file.get_tensor(k) for k in file.keys()}, file.metadata()
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
+    check_plain(tensors, path)
+    return tensors, metadata or {}
 
 
 def _check_archive(data: bytes) -> None:

@@ -13,7 +13,7 @@ from vocseg_lib.models.lineage.semantic import DeepLabV3Components, semantic_map
 from vocseg_lib.models.lineage.two_stage import FasterRCNN, FastRCNN
 from vocseg_lib.models.mask_rcnn import MaskRCNN
 
-CONFIG = {"backbone": "tiny", "weights": None, "channels": 64, "short_side": 144}
+CONFIG = {"backbone": "tiny", "init": None, "channels": 64, "short_side": 144}
 CONFIG |= {"proposals": 128, "rois_per_image": 32}
 ADAMW = {"optimizer": "adamw", "weight_decay": 0.0, "iterations": 60, "schedule": "cosine"}
 ADAMW |= {"warmup_iterations": 10, "max_grad_norm": 20.0}

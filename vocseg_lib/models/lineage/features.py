@@ -75,9 +75,9 @@ class RCNNFeatures(nn.Module):
     The mean of its last map. Squares have `side` pixels.
     """
 
-    def __init__(self, backbone: str, weights: str | None, side: int):
+    def __init__(self, backbone: str, init: str | None, side: int):
         super().__init__()
-        base = build_backbone(backbone, weights)
+        base = build_backbone(backbone, init)
         self.body = IntermediateLayerGetter(base.body, {base.stages[-1]: "last"})
         self.side, self.channels = side, base.channels[-1]
 

@@ -23,9 +23,9 @@ class DeepLabV3Components(InstanceModel):
     as background. Eval: the connected components of each class, scored by their mean probability.
     """
 
-    def __init__(self, num_classes: int, backbone: str, weights: str | None, image_size: int):
+    def __init__(self, num_classes: int, backbone: str, init: str | None, image_size: int):
         super().__init__()
-        base = build_backbone(backbone, weights)
+        base = build_backbone(backbone, init)
         self.body = IntermediateLayerGetter(base.body, {base.stages[-1]: "last"})
         self.head = DeepLabHead(base.channels[-1], num_classes)
         self.image_size = image_size

@@ -213,7 +213,9 @@ class TrainOptions:
     source: text("take recipe, model and data of this run folder", "RUN", "--from") = ""
     data: text("VOC devkit, or COCO annotations (JSON), converted", "DATA", "--data") = ""
     results: text("write to DIR/runs/MODEL; default: results/PROFILE", "DIR") = ""
-    weights: text("initial backbone weights; default: the recipe's", "FILE") = ""
+    init: text(
+        "imagenet, coco, weights, a run or none; default: the recipe's", "INIT", "--init"
+    ) = ""
     changes: texts("change fields, as in short_side=550", "FIELD=VALUE", "--set") = ()
     max_hours: number("then stop; the same command continues") = None
     mirror: text("second results folder, kept up to date", "DIR") = ""

@@ -1,0 +1,197 @@
+"""What models start from: published detectors, files of other code, runs."""
+
+import hashlib
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from tests.helpers import detectors
+from tests.helpers.cli import vocseg
+from tests.helpers.server import serve, urls
+from tests.helpers.trainings import QUICK
+from vocseg_lib.data.classes import CLASS_NAMES
+from vocseg_lib.engine.run_folder import read_log
+from vocseg_lib.models.backbones import WeightsError
+from vocseg_lib.models.config import COCO_SCALES, MODELS
+from vocseg_lib.models.official_weights import COCO_NAMES, COCO_SLOTS
+from vocseg_lib.study import initial_weights
+from vocseg_lib.study.recipes import RECIPES, get_recipe
+from vocseg_lib.study.run import build_model, load_model, load_run
+from vocseg_lib.study.study import open_study
+from vocseg_lib.utils.files import read_json
+
+IDS = {"aeroplane": 5, "bicycle": 2, "bird": 16, "boat": 9, "bottle": 44, "bus": 6, "car": 3}
+IDS |= {"cat": 17, "chair": 62, "cow": 21, "diningtable": 67, "dog": 18, "horse": 19}
+IDS |= {"motorbike": 4, "person": 1, "pottedplant": 64, "sheep": 20, "sofa": 63, "train": 7}
+IDS |= {"tvmonitor": 72}
+"""COCO's category ids of VOC's classes, from both lists."""
+SIZES = {"image_size": 138, "short_side": 160, "proposals": 2_000}  # as in `detectors`
+
+
+def pictures():
+    """In double precision: random weights multiply what rounding does."""
+    torch.manual_seed(3)
+    return [detectors.picture(*size).double() for size in ((120, 160), (200, 100), (90, 91))]
+
+
+def check_same(ours, theirs, labels=None):
+    """The same detections; `labels`: of ours, by theirs."""
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert len(a["scores"]) == len(b["scores"]) > 0
+        expected = b["labels"].tolist()
+        assert a["labels"].tolist() == [labels[k] for k in expected] if labels else expected
+        for name in ("boxes", "scores"):
+            torch.testing.assert_close(a[name].double(), b[name].double(), atol=1e-4, rtol=1e-4)
+        masks = b["masks"][:, 0] > 0.5 if b["masks"].ndim == 4 else b["masks"]
+        assert (a["masks"] != masks).float().mean() < 1e-3
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """Files of detectors of other code, under names that say nothing, and the detectors."""
+    folder = tmp_path_factory.mktemp("files")
+    yolact, mask_rcnn = detectors.yolact(), detectors.mask_rcnn()
+    torch.save(detectors.official_state(yolact), folder / "a.bin")
+    torch.save(mask_rcnn.state_dict(), folder / "b.bin")
+    return {"yolact": (folder / "a.bin", yolact), "mask_rcnn": (folder / "b.bin", mask_rcnn)}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", MODELS)
+def test_the_detector_in_a_file_detects_the_same(files, name):
+    path, theirs = files[name]
+    recipe = QUICK.with_changes(init=str(path), **SIZES)
+    recipe = initial_weights.with_network_of_init(recipe, path.parent)
+    names = COCO_NAMES if name == "yolact" else COCO_SLOTS
+    model = build_model(recipe, name, names).eval().double()
+    check_same(model(pictures()), deepcopy(theirs).double()(pictures()))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", MODELS)
+def test_vocs_classes_are_cocos_rows(files, name, capsys):
+    """Against the other model with all other rows taken away."""
+    path, theirs = files[name]
+    ids = [0] + [IDS[n] for n in CLASS_NAMES]
+    if name == "yolact":
+        ids = [k and COCO_NAMES.index(COCO_SLOTS[k - 1]) + 1 for k in ids]
+        theirs = detectors.yolact()
+        layer = theirs.head.classes[0]
+        rows = [81 * prior + k for prior in range(3) for k in ids]
+        theirs.head.sizes = (21, *theirs.head.sizes[1:])
+        layers = [(layer, rows)]
+    else:
+        theirs = detectors.mask_rcnn()
+        heads = theirs.roi_heads
+        layers = [(heads.box_predictor.cls_score, ids)]
+        layers += [(heads.box_predictor.bbox_pred, [4 * k + c for k in ids for c in range(4)])]
+        layers += [(heads.mask_predictor.mask_fcn_logits, ids)]
+    for layer, rows in layers:
+        layer.weight, layer.bias = nn.Parameter(layer.weight[rows]), nn.Parameter(layer.bias[rows])
+    recipe = QUICK.with_changes(init=str(path), **SIZES)
+    recipe = initial_weights.with_network_of_init(recipe, path.parent)
+    model = build_model(recipe, name).eval().double()
+    check_same(model(pictures()), theirs.double()(pictures()))
+    assert "20 of 20 classes kept" in capsys.readouterr().out
+    own = replace(recipe, **{name: replace(recipe.model_config(name), backbone="tiny")})
+    with pytest.raises(ValueError, match="backbone=resnet50"):
+        build_model(own, name)
+
+
+def test_the_network_is_taken_from_the_file(files, tmp_path):
+    yolact, mask_rcnn = (str(files[name][0]) for name in MODELS)
+    taken = initial_weights.with_network_of_init(get_recipe("laptop " + f"init={yolact}"), tmp_path)
+    config = taken.yolact
+    assert (config.backbone, config.channels, config.scales) == ("resnet50", 256, COCO_SCALES)
+    assert (config.square_priors, config.normalization) == (True, "official")
+    assert taken.mask_rcnn.backbone == "mobilenet_v2"
+    with pytest.raises(WeightsError, match=r"a\.bin.*yolact"):
+        build_model(taken, "mask_rcnn")
+    old = torch.load(mask_rcnn)
+    for new, before in (("inner_blocks.0.0.", "inner_blocks.0."), ("head.conv.0.0.", "head.conv.")):
+        old = {k.replace(new, before): v for k, v in old.items()}
+    torch.save(old, tmp_path / "old.pth")
+    assert load_model(tmp_path / "old.pth", "cpu").config.batch_norm_eps == 0
+    for name in ("coco", "finetune"):
+        recipe = RECIPES[name]
+        assert initial_weights.with_network_of_init(recipe, tmp_path) == recipe
+
+
+@pytest.fixture
+def published(files, tmp_path, monkeypatch):
+    """`published(path)`: stand-ins of both published detectors come from a local server."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    with serve(b"") as server:
+
+        def use(name, path, content=None):
+            server.archive = content or files[name][0].read_bytes()
+            known = initial_weights.COCO_DETECTORS[name]
+            sha256, size = hashlib.sha256(files[name][0].read_bytes()), len(server.archive)
+            source = {"url": urls(server, path)[0], "max_bytes": size}
+            changed = replace(known, **source, sha256=sha256.hexdigest())
+            monkeypatch.setitem(initial_weights.COCO_DETECTORS, name, changed)
+            return server.requests
+
+        yield use
+
+
+SMALL = "image_size=96 short_side=96 batch_size=2 eval_every=1 eval_images=2 workers=0".split()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_study_without_training_and_fine_tuning(published, devkit, tmp_path, name):
+    requests = published(name, f"{name}.pth")
+    for profile, changes in (("coco", []), ("finetune", ["iterations=2", "warmup_iterations=1"])):
+        arguments = ("--model", name, "--data", devkit, "--results", tmp_path / profile)
+        command = ("train", "--profile", profile, *arguments, "--device", "cpu")
+        done = vocseg(*command, "--set", *SMALL, *changes)
+        assert (done.exit_code, "20 of 20 classes kept" in done.stdout) == (0, True), done.output
+        run = tmp_path / profile / "runs" / name
+        metrics, log = read_json(run / "metrics.json"), read_log(run / "log.jsonl")
+        assert metrics["iterations"] <= (profile == "finetune") * 2
+        assert log[-1]["iteration"] == len(changes)
+        assert read_json(run / "predictions.json")["header"]["model"] == name
+        # Once more: nothing is trained or evaluated again.
+        before = (run / "predictions.json").stat().st_mtime_ns
+        assert vocseg(*command, "--set", *SMALL, *changes).exit_code == 0
+        assert (run / "predictions.json").stat().st_mtime_ns == before
+    assert requests == [(f"/{name}.pth", None)]
+
+
+def test_what_is_no_published_file_is_one_clear_line(published, devkit, tmp_path):
+    arguments = ("--model", "yolact", "--data", devkit, "--results", tmp_path, "--device", "cpu")
+    for path, reason in (("wrong", "SHA-256"), ("cut", "lost"), ("page", "web page")):
+        published("yolact", path, b"some content")
+        done = vocseg("train", "--profile", "coco", *arguments)
+        *_, line = done.stderr.strip().splitlines()
+        assert done.exit_code == 2
+        for part in ("train: no published weights", f"/{path}: ", reason, "init=FILE"):
+            assert part in line
+
+
+def test_a_run_is_a_start_for_other_classes(trained, devkit, tmp_path, capsys):
+    run = trained.run_folder("yolact")
+    names = ("zebra", *reversed(CLASS_NAMES))
+    for init in (run, run / "best.pt", trained.results):
+        recipe = open_study(trained.recipe, devkit, tmp_path, init=init).recipe
+        model = build_model(recipe, "yolact", names)
+        assert "20 of 21 classes kept; new: zebra" in capsys.readouterr().out
+        own, _, _ = load_run(run, "cpu")
+        ours, theirs = (m.head.classes[0].bias.reshape(3, -1) for m in (model, own))
+        assert torch.equal(ours[:, 2:], theirs[:, 1:].flip(1))
+        assert torch.equal(ours[:, 0], theirs[:, 0])
+    for init, problem in ((devkit, "without best.pt"), ("nothing.pth", "coco"), ("none", None)):
+        recipe = trained.recipe.with_changes(init=str(init))
+        if problem:
+            with pytest.raises(FileNotFoundError, match=problem):
+                build_model(recipe, "yolact")
+        else:
+            assert recipe.yolact.init is None
+    with pytest.raises(WeightsError, match="mask_rcnn"):
+        build_model(trained.recipe.with_changes(init=str(run)), "mask_rcnn")
+    with pytest.raises(WeightsError, match="resume"):
+        build_model(trained.recipe.with_changes(init=str(run / "last.pt")), "yolact")

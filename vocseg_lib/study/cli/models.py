@@ -1,0 +1,109 @@
+"""Commands on models: train, predict, export."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vocseg_lib.study.cli import options as cli
+from vocseg_lib.study.cli.options import Split, number, text, texts
+from vocseg_lib.study.recipes import (
+    MODEL_TITLES,
+    NAMED_STARTS,
+    RECIPE_FIELDS,
+    get_recipe,
+    parse_assignments,
+)
+
+
+@cli.command("train")
+@cli.takes(cli.TrainOptions)
+def train_command(options: cli.TrainOptions) -> None:
+    """Train a model, or resume its training, and evaluate it on val; torchrun: on several GPUs."""
+    source, hours, init = options.source, options.max_hours, options.init
+    if not options.model and not source:
+        raise ValueError(f"--model is required: {' or '.join(MODEL_TITLES)}")
+    if hours is not None and not hours > 0:
+        raise ValueError(f"--max-hours must be above 0, got {hours}")
+    if source and options.profile:
+        problem = f"--profile {options.profile}: --from {source} has its own recipe"
+        raise ValueError(f"{problem}; give one of them, and --set to change fields")
+    profile = options.profile or "quick"
+    changes = parse_assignments(options.changes, RECIPE_FIELDS)
+    changes |= {"init": init} if init else {}
+    get_recipe(profile).with_changes(**changes)
+    init = str(changes.get("init"))
+    cli.require(options.data, source, "" if init in ("None", *NAMED_STARTS) else init)
+    from vocseg_lib.engine.train import Session
+    from vocseg_lib.study.study import open_study, reproduce
+    from vocseg_lib.study.train import train_model
+    from vocseg_lib.utils import distributed
+
+    with distributed.process_group(cli.usable_device(options.device)) as device:
+        name, folders = options.model, (options.data, options.results)
+        if source:
+            study, name = reproduce(source, *folders, changes, name)
+        else:
+            study = open_study(profile, *folders, changes=changes)
+        mirror = Path(options.mirror) if options.mirror else None
+        session = Session(device=device, max_hours=hours, mirror=mirror)
+        state = train_model(study, name, skip_bad=not options.stop_on_bad, session=session)
+        if distributed.rank():
+            return
+    if best := state["best"]:
+        ap = best["mask_AP50"]
+        shown = "not measured" if ap is None else f"{ap:.1f}"
+        print(f"{name}: best mask AP50 {shown} at {best['iteration']}")
+    if state["stopped"]:
+        print(f"stopped at iteration {state['iteration']}: {state['stopped']}")
+    print(f"run folder: {study.run_folder(name)}")
+
+
+@cli.command("predict")
+def predict_command(
+    run: Annotated[str, typer.Argument(metavar="[RUN]", help="run folder of a training")] = "",
+    weights: text("the same", "RUN") = "",
+    image: texts("images, videos, or folders of them", "PATH") = (),
+    score: number("least score of a detection that is drawn", min=0, max=1) = 0.3,
+    data: text("VOC devkit to predict", "DEVKIT") = "",
+    split: Split = "val",
+    out: text("folder; default: predictions; or prediction file (.json)", "PATH") = "",
+    device: cli.Device = "",
+) -> None:
+    """Draw a model's detections, or write its prediction file."""
+    if run and weights:
+        raise ValueError(f"{run} and --weights {weights}: give one of them")
+    run = weights or run
+    if not run:
+        raise ValueError("--weights RUN is required: the run folder of a training")
+    if bool(image) == bool(data):
+        raise ValueError("either --image PATH or --data DEVKIT is required")
+    to_file = bool(data) or out.lower().endswith(".json")
+    if to_file:
+        cli.check_output(out, b'"config": {"', required=True)
+    cli.require(run, data, *image)
+    device = cli.usable_device(device)
+    from vocseg_lib.engine.predict import save_predictions
+    from vocseg_lib.plots.pictures import draw_predictions
+    from vocseg_lib.study.run import load_visualizer, predict_pictures, predict_run
+
+    drawn, skipped = 0, []
+    if to_file:
+        options = (data, split, device) if data else (image, device)
+        predictions = (predict_run if data else predict_pictures)(run, *options)
+        save_predictions(out, predictions)
+        header, count = predictions["header"], len(predictions["detections"])
+        drawn, skipped = len(header["images"]), header.get("skipped", [])
+        print(f"{drawn} images, {count} detections: {out}")
+    else:
+        visualizer = load_visualizer(run, score, device)
+        for file, written, message in draw_predictions(visualizer, image, out or "predictions"):
+            if written:
+                drawn += 1
+                print(f"{file}: {message} -> {written}")
+            else:
+                skipped.append(message)
+    if skipped:
+        print(f"{len(skipped)} files skipped:", *skipped, sep="\n  ", file=sys.stderr)
+    raise typer.Exit(0 if drawn else 1)
