@@ -28,6 +28,7 @@ __getattr__, __all__ = attach(
         "study.study": "open_study",
         "study.recipes": "Recipe get_recipe",
         "study.results": "open_files open_results",
+        "study.run": "load_model",
         "study.train": "train_model",
     },
 )

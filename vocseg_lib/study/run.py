@@ -111,7 +111,7 @@ def load_run(run_folder: str | Path, device: str | None = None) -> tuple[nn.Modu
     is_best = path.name == BEST and (path.parent / CONFIG).is_file()
     if path.is_dir() or is_best:
         run_folder = path.parent if is_best else path
-        config, best = _read_run(run_folder)
+        config, best = read_run(run_folder)
         source = f"{run_folder / BEST}, by {CONFIG} beside it,"
     elif best := read_own(path):
         config, source = check_run_config(best.pop("config"), path), path
@@ -134,7 +134,11 @@ def load_model(path: str | Path, device: str | None = None) -> nn.Module:
     return load_run(path, device)[0]
 
 
-def _read_run(run_folder: Path) -> tuple[dict, dict]:
+def read_run(run_folder: Path) -> tuple[dict, dict]:
+    """The config of a run folder, and what its `best.pt` holds besides.
+
+    Raises FileNotFoundError; ValueError if they are not of one training.
+    """
     for path in (run_folder / CONFIG, run_folder / BEST):
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: {run_folder} is not a training's folder")

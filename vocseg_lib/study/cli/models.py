@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -107,3 +107,19 @@ def predict_command(
     if skipped:
         print(f"{len(skipped)} files skipped:", *skipped, sep="\n  ", file=sys.stderr)
     raise typer.Exit(0 if drawn else 1)
+
+
+@cli.command("export-weights")
+def export_weights_command(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="run folder of a training")],
+    out: text("file to write (.safetensors); default: in the run folder", "FILE") = "",
+    precision: Annotated[Literal["fp16", "fp32"], typer.Option(help="of the numbers")] = "fp16",
+    data: text("the run's devkit, for intervals; default: as recorded", "DEVKIT", "--data") = "",
+) -> None:
+    """Write a run's best weights for others (safetensors), with a model card."""
+    cli.require(run, data)
+    if out:
+        cli.check_output(out, b'"vocseg"')
+    from vocseg_lib.study.export import export_weights
+
+    print(*export_weights(run, out, precision, data), sep="\n")

@@ -1,0 +1,136 @@
+"""A run's best weights for others: safetensors with all that is needed to use it, a model card."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jinja2 import StrictUndefined, Template
+from safetensors.torch import save_file
+
+from vocseg_lib import __version__
+from vocseg_lib.engine.run_folder import SESSIONS, read_sessions
+from vocseg_lib.metrics.coco_eval import HEADLINE
+from vocseg_lib.metrics.matching import IOU_TYPES
+from vocseg_lib.study.initial_weights import HEADER
+from vocseg_lib.study.recipes import (
+    COCO,
+    IMAGENET,
+    LINEAGE_MODELS,
+    MODEL_TITLES,
+    RECIPES,
+    Recipe,
+    recipe_changes,
+)
+from vocseg_lib.study.results import checkpoint_ap
+from vocseg_lib.study.run import read_run
+from vocseg_lib.study.study import Study, reproduce
+from vocseg_lib.utils.environment import git_commit
+from vocseg_lib.utils.files import atomic_write, read_json, resolve_path, to_jsonable, write_text
+
+PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32}
+VOC_TERMS = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
+LICENCES = {
+    "synthetic": "The images are computed by this library; nobody has rights in them.",
+    "VOC 2012": f"The images belong to their Flickr authors; VOC's terms hold: {VOC_TERMS}.",
+    "pilot": "Images in VOC's layout that are not VOC 2012's: their owners' terms hold.",
+    "own": "Data of one's own: ask its owner before you pass these weights on.",
+    "": "The data was not at hand when this was written: its owners' terms hold.",
+}
+STARTS = {
+    None: "random weights",
+    IMAGENET: "torchvision's ImageNet weights of the backbone, under ImageNet's terms",
+    COCO: "the published COCO detector, under its authors' and COCO's terms",
+}
+
+
+def export_weights(
+    run: str | Path,
+    out: str | Path = "",
+    precision: Literal["fp16", "fp32"] = "fp16",
+    data: str | Path = "",
+) -> tuple[Path, Path]:
+    """Write a run's best weights as safetensors, and its model card beside them: both paths.
+
+    Config, class names and metrics are in the header. `load_model` and `init` take the file.
+
+    Args:
+        out: default: MODEL.safetensors in the run folder.
+        data: the run's devkit, for intervals; default: where the run recorded it.
+
+    Raises:
+        ValueError: for numbers that fp16 cannot hold, a file of another ending, other data.
+        FileNotFoundError: if the run, or data that is given, is missing.
+    """
+    run = resolve_path(run)
+    config, best = read_run(run)
+    path = Path(out or run / f"{config['model']}.safetensors")
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} must end with .safetensors")
+    state = {name: value.contiguous() for name, value in best.pop("model").items()}
+    for name, value in state.items():
+        if value.is_floating_point():
+            state[name] = value.to(PRECISIONS[precision])
+            if not state[name].isfinite().all():
+                raise ValueError(f"{name} has numbers that {precision} cannot hold: take fp32")
+    metrics = read_json(run / "metrics.json")
+    header = {"config": config, "iteration": best["iteration"], "metrics": metrics}
+    header |= {"precision": precision, "commit": git_commit()}
+    with atomic_write(path) as temporary:
+        save_file(state, temporary, {"format": "pt", HEADER: json.dumps(to_jsonable(header))})
+    card = path.with_suffix(".md")
+    write_text(card, model_card(run, path, header, data))
+    return path, card
+
+
+def model_card(run: Path, weights: Path, header: dict, data: str | Path = "") -> str:
+    """What weights are, in Markdown, from a run's own files; intervals if its data is at hand."""
+    config, metrics = header["config"], header["metrics"]
+    recipe, study = Recipe.of_run(config), _study_of(run, data)
+    kind, name = study.data_kind if study else "", config["model"]
+    init = recipe.model_config(name).init
+    changes = recipe_changes(recipe, RECIPES["paper"]).iloc[:, :2]
+    parts = ("train.", f"{LINEAGE_MODELS.get(name, name)}.")
+    sessions = read_sessions(run / SESSIONS)
+    template = (files("vocseg_lib.study") / "model_card.md.jinja").read_text(encoding="utf-8")
+    return Template(template, undefined=StrictUndefined).render(
+        **header,
+        title=MODEL_TITLES.get(name, name),
+        recipe=recipe,
+        names=config["class_names"],
+        file=weights.name,
+        megabytes=weights.stat().st_size / 1e6,
+        study=study,
+        kind=kind,
+        train_images=len(study.dataset("train")) if study else None,
+        licence=LICENCES[kind],
+        start=STARTS.get(init, f"`{Path(str(init)).name}`, under its own terms"),
+        device=sessions[-1].get("device_name", "unknown") if sessions else "unknown",
+        version=__version__,
+        fields=[(f, v) for f, *v in changes.itertuples() if f.startswith(parts)],
+        rows=_metric_rows(study, run, metrics),
+    )
+
+
+def _study_of(run: Path, data: str | Path) -> Study | None:
+    """The study of a run; None if its data is not where the run recorded it."""
+    try:
+        return reproduce(run, data)[0]
+    except FileNotFoundError:
+        if data:
+            raise
+        return None
+
+
+def _metric_rows(study: Study | None, run: Path, metrics: dict) -> list[tuple[str, list[str]]]:
+    """AP, AP50 and AP75 of masks and boxes, with intervals where there is the data."""
+    if not study:
+        names = {k: [f"{k}_{metric}" for metric in HEADLINE] for k in IOU_TYPES}
+        return [(k, [f"{metrics[name]:.1f}" for name in of]) for k, of in names.items()]
+    table = checkpoint_ap(study, run)
+    best = table[table["checkpoint"] == "best"].set_index(["kind", "metric"])
+    cells = best.apply(
+        lambda row: f"{row['value']:.1f} [{row['low']:.1f}, {row['high']:.1f}]", axis=1
+    )
+    return [(kind, [cells[kind, metric] for metric in HEADLINE]) for kind in IOU_TYPES]
