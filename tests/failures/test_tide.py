@@ -6,8 +6,7 @@ from tidecv import TIDE, Data
 from tests.helpers.coco import entry, ground_truth_of
 from tests.helpers.random_sets import on_random_sets
 from tests.helpers.shapes import dataset_eval
-from vocseg_lib.data.coco import bbox_xywh
-from vocseg_lib.data.coco_validation import validate_ground_truth, validate_results
+from vocseg_lib.data.coco_validation import bbox_xywh, validate_ground_truth, validate_results
 from vocseg_lib.failures.tide import ERRORS, tide
 
 SHORT_NAMES = dict(zip(("Cls", "Loc", "Both", "Dupe", "Bkg", "Miss"), ERRORS, strict=True))

@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 from torch import nn
 
+from vocseg_lib.data.image_files import read_picture
 from vocseg_lib.plots.pictures import (
     LONGEST_SIDE,
     Visualizer,
     draw_predictions,
     output_names,
-    read_shrunk,
+    shrink,
 )
 
 
@@ -49,7 +50,7 @@ def test_detections_are_drawn_where_they_are():
     changed = (drawn != picture).any(2)
     assert changed[5:25, 10:30].all()
     assert not changed[30:].any()
-    assert len(replace(VISUALIZER, score=0.1).predict(picture)["labels"]) == 2
+    assert len(VISUALIZER.detect(picture)["labels"]) == 2
     assert (replace(VISUALIZER, score=1.0).draw(picture)[0] == picture).all()
 
 
@@ -164,7 +165,7 @@ def test_pictures_are_read_upright_and_not_too_large(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     Image.new("RGB", (2 * LONGEST_SIDE, LONGEST_SIDE)).save(tmp_path / "a.jpg", exif=exif)
-    assert read_shrunk(tmp_path / "a.jpg").shape == (LONGEST_SIDE, LONGEST_SIDE // 2, 3)
+    assert shrink(read_picture(tmp_path / "a.jpg")).shape == (LONGEST_SIDE, LONGEST_SIDE // 2, 3)
 
 
 @pytest.fixture

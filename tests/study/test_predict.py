@@ -2,6 +2,13 @@
 
 import json
 import shutil
+import statistics
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
 
 from tests.helpers.cli import vocseg
 from vocseg_lib.utils.files import read_json as read
@@ -48,3 +55,36 @@ def test_unlabelled_pictures_become_a_prediction_file(trained, devkit, tmp_path)
         done = vocseg("predict", run, "--device", "cpu", "--data", devkit, "--out", other)
         assert (done.exit_code, str(other) in done.stderr) == (2, True)
         assert truth.read_bytes() == before
+
+
+@pytest.mark.parametrize("masks", ["rle", "polygons"])
+def test_pictures_become_masks_that_are_read_back(trained, devkit, tmp_path, masks):
+    run, out, truth = trained.run_folder("yolact"), tmp_path / "out", tmp_path / "gt.json"
+    vocseg("export-coco", devkit, "--out", truth)
+    score = statistics.median(d["score"] for d in read(run / "predictions.json")["detections"])
+    images = [devkit / "JPEGImages" / image["file_name"] for image in read(truth)["images"]]
+    options = ("--score", score, "--masks", masks, "--index-pngs", "--cutouts", "--device", "cpu")
+    done = vocseg("predict", run, "--image", *images, "--out", out, *options)
+    assert done.exit_code == 0, done.output
+    coco, table = COCO(out / "predictions.json"), pd.read_csv(out / "detections.csv")
+    assert sorted(i["file_name"] for i in coco.imgs.values()) == sorted(p.name for p in images)
+    assert set(table["id"]) == {k for k, a in coco.anns.items() if a["score"] >= score}
+    assert len(list((out / "cutouts").iterdir())) == sum(table["area"] > 0)
+    for image_id, image in coco.imgs.items():
+        stored = np.array(
+            Image.open((out / "SegmentationObject" / image["file_name"]).with_suffix(".png"))
+        )
+        expected = np.zeros_like(stored)
+        shown = [a for a in coco.imgToAnns[image_id] if a["score"] >= score]
+        for number, annotation in reversed([*enumerate(shown, 1)]):
+            expected[coco.annToMask(annotation) == 1] = number
+        assert (stored == expected).all()
+    # The same metrics as of the run, and the other commands.
+    metrics, files = (
+        tmp_path / "m.json",
+        ("--predictions", out / "predictions.json", "--data", truth),
+    )
+    assert vocseg("evaluate", *files, "--out", metrics).exit_code == 0
+    assert read(metrics)["mask_AP50"] == read(run / "metrics.json")["mask_AP50"]
+    for command in ("failures", "describe"):
+        assert vocseg(command, *files).exit_code == 0

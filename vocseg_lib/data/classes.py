@@ -254,7 +254,7 @@ def save_map(path: Path, values: np.ndarray) -> None:
     """Write class or object numbers, uint8 [h, w], as a PNG with VOC's colors."""
     png = Image.fromarray(values)
     png.putpalette(palette().ravel().tolist())
-    png.save(path)
+    png.save(path, "PNG")
 
 
 @cache

@@ -8,7 +8,6 @@ from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from vocseg_lib.data.classes import check_class_names
 from vocseg_lib.data.coco_cleaning import TEXT_ID, CleaningReport, clean_ground_truth
@@ -19,11 +18,6 @@ from vocseg_lib.utils.rle import MAX_ID, id_key, is_number, shorten
 
 CONTENT = "size_and_crc32"  # of an image: its picture's `file_checksum`
 LISTED_CLASSES = 20  # classes in a message
-
-
-def bbox_xywh(entry: dict) -> list[float]:
-    """The box (xywh, pixels) of a validated entry: its own, or its mask's."""
-    return entry["bbox"] if "bbox" in entry else coco_mask.toBbox(entry["segmentation"]).tolist()
 
 
 def subset(ground_truth: dict, image_ids: Collection[int]) -> dict:
@@ -52,7 +46,7 @@ def read_coco(
 
 
 def read_predictions(path: str | Path, ground_truth: dict | None = None) -> dict:
-    """A prediction file, or a bare list of COCO results (its header is empty): header, detections.
+    """A prediction file, of `predict` on pictures, or a list of COCO results (its header is empty).
 
     With validated `ground_truth`, they are validated and have to be of its images and classes; what
     is unusual is printed. Names go before ids: an entry's `file_name` and `category_name`, or the
@@ -62,6 +56,8 @@ def read_predictions(path: str | Path, ground_truth: dict | None = None) -> dict
     content = read_json(Path(path), ("image_id", "category_id", "size"))
     content = content if isinstance(content, dict) else {"detections": content}
     header = content["header"] = content.get("header") or {}
+    if isinstance(header, dict) and "model" in header and "annotations" in content:
+        header["images"], content["detections"] = content.get("images"), content.pop("annotations")
     detections = content.get("detections")
     if not (isinstance(header, dict) and isinstance(detections, list)):
         expected = "expected COCO results (a list), or header and detections"

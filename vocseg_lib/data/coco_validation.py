@@ -54,6 +54,11 @@ FIELDS = {
 }
 
 
+def bbox_xywh(entry: dict) -> list[float]:
+    """The box (xywh, pixels) of a validated entry: its own, or its mask's."""
+    return entry["bbox"] if "bbox" in entry else coco_mask.toBbox(entry["segmentation"]).tolist()
+
+
 def is_name(value: object) -> bool:
     """Whether a value is a text that can be printed, and not too long."""
     is_short = isinstance(value, str) and len(value) <= MAX_NAME

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from vocseg_lib.data.coco import bbox_xywh
+from vocseg_lib.data.coco_validation import bbox_xywh
 from vocseg_lib.metrics import matching
 from vocseg_lib.metrics.average_precision import Matches, Weights, mean_ap
 from vocseg_lib.metrics.bootstrap import interval, prepend_point_estimate

@@ -11,8 +11,7 @@ import pandas as pd
 from jaxtyping import Bool, Int
 from pycocotools import mask as coco_mask
 
-from vocseg_lib.data.coco import bbox_xywh
-from vocseg_lib.data.coco_validation import UNCROPPED
+from vocseg_lib.data.coco_validation import UNCROPPED, bbox_xywh
 from vocseg_lib.failures import tide
 from vocseg_lib.metrics import matching
 from vocseg_lib.metrics.average_precision import Weights, mean_ap

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from vocseg_lib.data.coco import bbox_xywh
+from vocseg_lib.data.coco_validation import bbox_xywh
 from vocseg_lib.metrics import matching
 from vocseg_lib.metrics.average_precision import ByClass, Matches, class_mean
 from vocseg_lib.metrics.matching import AREA_RANGES, IOU_TYPES, DatasetEval

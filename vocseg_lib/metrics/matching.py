@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 from pycocotools import mask as coco_mask
 
-from vocseg_lib.data.coco import bbox_xywh
+from vocseg_lib.data.coco_validation import bbox_xywh
 from vocseg_lib.metrics.average_precision import Matches
 
 IOU_TYPES = {"mask": "segm", "box": "bbox"}  # what IoU is taken of, and COCO's name for it

@@ -11,10 +11,9 @@ __getattr__, __all__ = attach(
         "save_scene scene_description waterfall",
         "gallery": "Gallery",
         "gallery_page": "FILTERS export_page",
-        "images": "draw_box draw_boxes draw_instances side_by_side",
+        "images": "coefficients draw_box draw_boxes draw_instances prototypes side_by_side stages",
         "lineage": "ap_against_seconds detections_by_row differences_by_iteration hog_by_cell "
         "hog_glyphs proposal_recall_curves roi_on_cells",
-        "models": "coefficients prototypes stages",
         "pictures": "Visualizer draw_predictions",
         "precision_recall": "ap_differences confusion_heatmap per_class_ap pr_by_class "
         "pr_by_iou pr_curves pr_masks_and_boxes reliability_diagram",

@@ -13,7 +13,7 @@ import torch
 from matplotlib.axes import Axes
 from pycocotools import mask as coco_mask
 
-from vocseg_lib.data.coco import bbox_xywh
+from vocseg_lib.data.coco_validation import bbox_xywh
 from vocseg_lib.failures.analysis import FAMILIES
 from vocseg_lib.failures.scene_text import Description
 from vocseg_lib.failures.tables import overall_rows

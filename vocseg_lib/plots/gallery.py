@@ -15,8 +15,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from vocseg_lib.data.coco import bbox_xywh
-from vocseg_lib.data.coco_validation import UNCROPPED
+from vocseg_lib.data.coco_validation import UNCROPPED, bbox_xywh
 from vocseg_lib.data.image_files import BadFile, fit_as_stored, read_fitting, without_ending
 from vocseg_lib.data.voc import find_devkit
 from vocseg_lib.failures.analysis import Analysis

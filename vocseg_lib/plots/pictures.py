@@ -1,20 +1,20 @@
 """A trained model's predictions drawn on any pictures and videos."""
 
-import logging
 import os
-import re
-import subprocess
 import sys
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, PngImagePlugin
@@ -22,20 +22,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vocseg_lib.data.classes import CLASS_NAMES
+from vocseg_lib.data.coco import CONTENT
 from vocseg_lib.data.coco_import.files import path_key
 from vocseg_lib.data.coco_import.images import MAX_NAME_BYTES
 from vocseg_lib.data.image_files import PICTURE_ENDINGS, BadFile, Picture, read_picture
 from vocseg_lib.data.transforms import model_input
 from vocseg_lib.plots.images import DRAWN_SCORE, draw_instances
+from vocseg_lib.plots.videos import VIDEO_SUFFIXES, is_video, read_video
 from vocseg_lib.utils.device import autocast
-from vocseg_lib.utils.files import atomic_write, open_file, resolve_path
+from vocseg_lib.utils.files import atomic_write, file_checksum, resolve_path
 
-VIDEO_SUFFIXES = tuple(  # of files of one name, the first of these keeps it
-    ".mov .mp4 .m4v .avi .wmv .mkv .webm .mpg .mpeg .ts .mts .m2ts .3gp .3g2 .flv .f4v .ogv .qt "
-    ".asf .divx .mpe .mxf .vob".split()
-)
-MIN_FPS, DEFAULT_FPS = 10.0, 30.0
-"""Frames per second: the least for a video of a variable rate, and if its file has none."""
 MARK = "vocseg predict"  # in the metadata of what is written
 LONGEST_SIDE = 1_600
 """Pixels: larger pictures are shrunk to it, as masks of their full size would fill the memory."""
@@ -49,20 +45,24 @@ class Visualizer:
     class_names: Sequence[str] = CLASS_NAMES
     score: float = DRAWN_SCORE
     mixed_precision: bool = False
+    header: dict[str, Any] = field(default_factory=dict)  # of its prediction files
 
     @torch.inference_mode()
-    def predict(self, picture: Picture) -> dict[str, Tensor]:
-        """Boxes, labels, scores and masks [n, h, w] of the detections, best first, on the CPU."""
+    def detect(self, picture: Picture) -> dict[str, Tensor]:
+        """Boxes, labels, scores and masks [n, h, w] of all detections, best first, on the CPU."""
         device = next((p.device for p in self.model.parameters()), "cpu")
         image = model_input(torch.from_numpy(picture.transpose(2, 0, 1).copy()), device)
         with autocast(device, self.mixed_precision):
             (output,) = self.model.eval()([image])
-        keep = output["scores"] >= self.score
-        return {key: output[key][keep].cpu() for key in ("boxes", "labels", "scores", "masks")}
+        return {key: output[key].cpu() for key in ("boxes", "labels", "scores", "masks")}
 
-    def draw(self, picture: Picture) -> tuple[Picture, dict[str, Tensor]]:
-        """A copy of a picture with the detections drawn on it, and the detections."""
-        detections = self.predict(picture)
+    def draw(
+        self, picture: Picture, detections: dict[str, Tensor] | None = None
+    ) -> tuple[Picture, dict[str, Tensor]]:
+        """A copy of a picture with its detections of at least `score`, and these."""
+        detections = detections or self.detect(picture)
+        keep = detections["scores"] >= self.score
+        detections = {key: values[keep] for key, values in detections.items()}
         if not len(detections["scores"]):
             return picture.copy(), detections
         # A figure of the picture's pixels; lines and text grow with the picture.
@@ -83,16 +83,11 @@ class Visualizer:
         return ", ".join(names) or "nothing"
 
 
-def read_shrunk(path: Path) -> Picture:
-    """A picture as it is shown, at most `LONGEST_SIDE` long. Raises BadFile."""
-    picture = Image.fromarray(read_picture(path))
-    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    return np.array(picture)
-
-
-def is_video(path: Path) -> bool:
-    """Whether a file has the ending of a video."""
-    return path.suffix.lower() in VIDEO_SUFFIXES
+def shrink(picture: Picture) -> UInt8[np.ndarray, "rows columns 3"]:
+    """A picture as it is shown, at most `LONGEST_SIDE` long."""
+    image = Image.fromarray(picture)
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    return np.array(image)
 
 
 def input_files(paths: Sequence[str | Path]) -> list[Path]:
@@ -156,13 +151,24 @@ def _named(file: Path, stem: str) -> str:
     return stem + (".mp4" if is_video(file) else ".png")
 
 
+def names_below(files: Sequence[Path]) -> list[str]:
+    """Files by their path below the folder that all have in common."""
+    absolute = [Path(os.path.abspath(file)) for file in files]
+    common = os.path.commonpath([file.parent for file in absolute])
+    return [file.relative_to(common).as_posix() for file in absolute]
+
+
 def draw_predictions(
-    visualizer: Visualizer, paths: Sequence[str | Path], out: str | Path
+    visualizer: Visualizer,
+    paths: Sequence[str | Path],
+    out: str | Path,
+    record: Callable[..., None] | None = None,
 ) -> Iterator[tuple[Path, Path | None, str]]:
     """Draw predictions on pictures, videos and folders of them: (file, written file, description).
 
     Pictures are written to the folder `out` as PNG, videos as MP4, see `output_names`; for a file
-    that cannot be read, the second is None and the third the reason.
+    that cannot be read, the second is None and the third the reason. `record(file_name, stem,
+    picture, detections, **fields)` gets all detections of each picture and frame.
     Raises FileNotFoundError for a missing path, ValueError for an empty folder, or if `out` is a
     file or an input's folder, or holds a file of the same name that this did not write.
     """
@@ -178,13 +184,20 @@ def draw_predictions(
         if target.exists() and not (target.is_file() and _is_drawn(target)):
             raise ValueError(f"{target} exists and is not of this command; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
-    jobs = zip(files, targets, strict=True)
-    for file, target in tqdm(jobs, "predict", len(files), unit="file", disable=len(files) < 2):
+    jobs = zip(files, targets, names_below(files), strict=True)
+    bar = tqdm(jobs, "predict", len(files), unit="file", disable=len(files) < 2)
+    for file, target, name in bar:
         try:
             if is_video(file):
-                description = _draw_video(visualizer, file, target)
+                of_frame = record and partial(_record_frame, record, name, target.stem)
+                description = _draw_video(visualizer, file, target, of_frame)
             else:
-                drawn, detections = visualizer.draw(read_shrunk(file))
+                picture = read_picture(file)
+                shown = shrink(picture)
+                predicted = visualizer.detect(shown)
+                drawn, detections = visualizer.draw(shown, predicted)
+                if record:
+                    record(name, target.stem, picture, predicted, **{CONTENT: file_checksum(file)})
                 metadata = PngImagePlugin.PngInfo()
                 metadata.add_text("Software", MARK)
                 with atomic_write(target) as temporary:
@@ -211,61 +224,23 @@ def _is_drawn(path: Path) -> bool:
         return MARK.encode() in start + file.read()
 
 
-def _read_video(path: Path) -> tuple[dict, int, Iterator[np.ndarray]]:
-    """A video's metadata, about how many frames, and the frames [h, w, 3], as they are shown.
-
-    They are upright, with square pixels, and come at a constant rate, `metadata["fps"]`: the mean
-    of the video's, `MIN_FPS` or more if that varies. Raises BadFile, and ModuleNotFoundError
-    without imageio-ffmpeg.
-    """
-    try:
-        import imageio_ffmpeg
-    except ModuleNotFoundError:
-        message = "videos need imageio-ffmpeg: pip install 'vocseg_lib[video]'"
-        raise ModuleNotFoundError(message) from None
-    try:
-        open_file(path).close()  # ffmpeg would wait for a pipe
-    except OSError as error:
-        raise BadFile(path, "undecodable", f"cannot be read ({error})") from None
-    logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)  # other sizes are meant
-    name = os.path.abspath(path)  # ffmpeg takes "a:b.mp4" for a protocol
-    square = "scale='round(iw*clip(sar,1,4))':'round(ih*clip(1/sar,1,4))',setsar=1"
-    try:
-        with closing(imageio_ffmpeg.read_frames(name, output_params=["-vf", square])) as frames:
-            metadata = next(frames)
-    except (OSError, StopIteration, LookupError, AttributeError) as error:
-        reason = (str(error).strip().splitlines() or ["no frame"])[-1]
-        raise BadFile(path, "undecodable", f"is not a readable video ({reason})") from None
-    log = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-i", name], capture_output=True).stderr
-    if metadata["fps"] < MIN_FPS:  # few frames, or unknown
-        base, fps = float((re.findall(rb" ([\d.]+) tbr", log) or [DEFAULT_FPS])[0]), metadata["fps"]
-        metadata["fps"] = max(fps, min(base, MIN_FPS)) if fps else min(base, DEFAULT_FPS)
-    # The log has hundredths of a second. Containers without a header have estimates only.
-    total = round((metadata["duration"] + 0.005) * metadata["fps"])
-    exact = metadata["duration"] and re.search(rb"Input #0, (mov|matroska|avi|asf|flv)", log)
-    width, height = metadata["size"]
-
-    def read() -> Iterator[np.ndarray]:
-        # The size is given, as that of the stream may change on the way.
-        options = ["-r", f"{metadata['fps']}", "-vf", f"scale={width}:{height},setsar=1"]
-        options += ["-frames:v", f"{max(total, 1)}"] if exact else []
-        try:
-            for frame in imageio_ffmpeg.read_frames(name, output_params=options):
-                if isinstance(frame, bytes):  # the first is the metadata
-                    yield np.frombuffer(frame, np.uint8).reshape(height, width, 3)
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise BadFile(path, "undecodable", f"is a broken video ({reason})") from None
-
-    return metadata, total, read()
+def _record_frame(
+    record: Callable, name: str, stem: str, number: int, frame: Picture, detections: dict
+) -> None:
+    code = f"{number:06d}"
+    record(f"{name}/{code}", f"{stem}_{code}", frame, detections, video=name, frame=number)
 
 
-def _draw_video(visualizer: Visualizer, source: Path, target: Path) -> str:
+def _draw_video(
+    visualizer: Visualizer, source: Path, target: Path, record: Callable | None = None
+) -> str:
     """Draw predictions on each frame of a video and write it as MP4 (H.264); a summary.
 
-    Raises as `_read_video`, and BadFile when no frame can be read.
+    `record(number, frame, detections)` gets each, from 1.
+
+    Raises as `read_video`, and BadFile when no frame can be read.
     """
-    metadata, total, frames = _read_video(source)
+    metadata, total, frames = read_video(source)
     import imageio_ffmpeg
 
     (width, height), fps = metadata["size"], metadata["fps"]
@@ -278,10 +253,14 @@ def _draw_video(visualizer: Visualizer, source: Path, target: Path) -> str:
         with closing(imageio_ffmpeg.write_frames(path, even, **options)) as writer:
             writer.send(None)
             for frame in tqdm(frames, source.name, total or None, unit="frame", leave=False):
+                shown, number = frame[: even[1], : even[0]], number + 1
                 if previous is None or not np.array_equal(frame, previous):
-                    drawn, _ = visualizer.draw(frame[: even[1], : even[0]])
+                    detections = visualizer.detect(shown)
+                    drawn, _ = visualizer.draw(shown, detections)
+                if record:
+                    record(number, shown, detections)
                 writer.send(np.ascontiguousarray(drawn))
-                number, previous = number + 1, frame
+                previous = frame
         if not number:
             raise BadFile(source, "undecodable", "has no readable frame")
     expected = f" (of about {total})" if number < 0.9 * total else ""

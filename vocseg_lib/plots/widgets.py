@@ -14,8 +14,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from vocseg_lib.plots.pictures import Visualizer, draw_predictions, is_video
+from vocseg_lib.plots.pictures import Visualizer, draw_predictions
 from vocseg_lib.plots.style import short
+from vocseg_lib.plots.videos import is_video
 
 REDRAW_SECONDS = 30.0
 ALL = "all"

@@ -27,7 +27,8 @@ from vocseg_lib.models.official_weights import load_official
 from vocseg_lib.models.speedups import speed_up
 from vocseg_lib.models.transfer import check_network, load_body, transfer
 from vocseg_lib.plots.images import DRAWN_SCORE
-from vocseg_lib.plots.pictures import Visualizer, input_files, is_video
+from vocseg_lib.plots.pictures import Visualizer, input_files, names_below
+from vocseg_lib.plots.videos import is_video
 from vocseg_lib.study.initial_weights import pretrained, read_own
 from vocseg_lib.study.recipes import (
     COCO,
@@ -154,8 +155,9 @@ def load_visualizer(
     run_folder: str | Path, score: float = DRAWN_SCORE, device: str | None = None
 ) -> Visualizer:
     """A `Visualizer` with the best weights of a run folder, given as it or as its `best.pt`."""
-    model, config, _ = load_run(run_folder, device)
+    model, config, best = load_run(run_folder, device)
     options = {"score": score, "mixed_precision": config["train"]["mixed_precision"]}
+    options["header"] = {"model": config["model"], "config": config, "iteration": best["iteration"]}
     return Visualizer(model=model, class_names=config["class_names"], **options)
 
 
@@ -176,6 +178,11 @@ def predict_run(
     """
     model, config, best = load_run(run_folder, device)
     dataset, names = VocDataset(devkit, split, masks=False), tuple(config["class_names"])
+    if names != dataset.class_names and config["recipe"]["name"] == COCO:  # published, not ours
+        recipe = Recipe.of_run(config).with_changes(init=str(run_folder))
+        model = build_model(recipe, config["model"], dataset.class_names)
+        names = dataset.class_names
+        config = config | {"class_names": list(names), "recipe": recipe.for_model(config["model"])}
     if names != dataset.class_names:
         listed = [", ".join((*n[:4], "...")[: len(n)]) for n in (names, dataset.class_names)]
         message = f"{run_folder} was trained on the classes {listed[0]}"
@@ -206,15 +213,14 @@ def predict_pictures(
             skipped.append(str(error))
     if not pictures:
         raise ValueError(f"no readable picture: {'; '.join(skipped)}")
-    absolute = [Path(os.path.abspath(path)) for path in pictures]
-    common = os.path.commonpath([path.parent for path in absolute])
+    common = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in pictures])
     header = {"model": config["model"], "config": config, "iteration": best["iteration"]}
     header |= {"data": {"pictures": Path(common).name}, "skipped": skipped}
     device, mixed_precision = device or default_device(), config["train"]["mixed_precision"]
     predictions = predict(model, PictureDataset(pictures), header, device, mixed_precision)
-    for image, path in zip(predictions["header"]["images"], absolute, strict=True):
-        image["file_name"] = path.relative_to(common).as_posix()
-        image[CONTENT] = file_checksum(path)
+    names = names_below(pictures)
+    for image, path, name in zip(predictions["header"]["images"], pictures, names, strict=True):
+        image |= {"file_name": name, CONTENT: file_checksum(path)}
     return predictions
 
 

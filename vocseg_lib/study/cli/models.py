@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from vocseg_lib.study.cli import options as cli
-from vocseg_lib.study.cli.options import Split, number, text, texts
+from vocseg_lib.study.cli.options import text
 from vocseg_lib.study.recipes import (
     MODEL_TITLES,
     NAMED_STARTS,
@@ -15,6 +15,8 @@ from vocseg_lib.study.recipes import (
     get_recipe,
     parse_assignments,
 )
+
+SHOWN_ROWS = 40  # of the table of what was found
 
 
 @cli.command("train")
@@ -61,52 +63,74 @@ def train_command(options: cli.TrainOptions) -> None:
 
 
 @cli.command("predict")
-def predict_command(
-    run: Annotated[str, typer.Argument(metavar="[RUN]", help="run folder of a training")] = "",
-    weights: text("the same", "RUN") = "",
-    image: texts("images, videos, or folders of them", "PATH") = (),
-    score: number("least score of a detection that is drawn", min=0, max=1) = 0.3,
-    data: text("VOC devkit to predict", "DEVKIT") = "",
-    split: Split = "val",
-    out: text("folder; default: predictions; or prediction file (.json)", "PATH") = "",
-    device: cli.Device = "",
-) -> None:
-    """Draw a model's detections, or write its prediction file."""
-    if run and weights:
-        raise ValueError(f"{run} and --weights {weights}: give one of them")
-    run = weights or run
-    if not run:
-        raise ValueError("--weights RUN is required: the run folder of a training")
-    if bool(image) == bool(data):
+@cli.takes(cli.PredictOptions)
+def predict_command(options: cli.PredictOptions) -> None:
+    """Draw a model's detections and write their masks, or write its prediction file."""
+    run, out = options.run or options.weights, options.out
+    if options.run and options.weights:
+        raise ValueError(f"{options.run} and --weights {options.weights}: give one of them")
+    if not run and not options.model:
+        raise ValueError("--weights RUN is required, or --model MODEL for the published detector")
+    if run and options.model:
+        raise ValueError(f"--model {options.model}: {run} says which model it is")
+    if bool(options.image) == bool(options.data):
         raise ValueError("either --image PATH or --data DEVKIT is required")
-    to_file = bool(data) or out.lower().endswith(".json")
+    to_file = bool(options.data) or out.lower().endswith(".json")
+    if to_file and (options.index_pngs or options.cutouts or options.masks == "polygons"):
+        raise ValueError("--index-pngs, --cutouts and --masks polygons need --image and a folder")
     if to_file:
         cli.check_output(out, b'"config": {"', required=True)
-    cli.require(run, data, *image)
-    device = cli.usable_device(device)
+    cli.require(run, options.data, *options.image)
+    device = cli.usable_device(options.device)
     from vocseg_lib.engine.predict import save_predictions
-    from vocseg_lib.plots.pictures import draw_predictions
-    from vocseg_lib.study.run import load_visualizer, predict_pictures, predict_run
+    from vocseg_lib.study.initial_weights import fetch_published
+    from vocseg_lib.study.run import predict_pictures, predict_run
 
-    drawn, skipped = 0, []
+    run = run or str(fetch_published(options.model))
     if to_file:
-        options = (data, split, device) if data else (image, device)
-        predictions = (predict_run if data else predict_pictures)(run, *options)
+        arguments = (options.data, options.split) if options.data else (options.image,)
+        predictions = (predict_run if options.data else predict_pictures)(run, *arguments, device)
         save_predictions(out, predictions)
         header, count = predictions["header"], len(predictions["detections"])
         drawn, skipped = len(header["images"]), header.get("skipped", [])
         print(f"{drawn} images, {count} detections: {out}")
     else:
-        visualizer = load_visualizer(run, score, device)
-        for file, written, message in draw_predictions(visualizer, image, out or "predictions"):
-            if written:
-                drawn += 1
-                print(f"{file}: {message} -> {written}")
-            else:
-                skipped.append(message)
+        drawn, skipped = _draw(run, options, device)
     if skipped:
         print(f"{len(skipped)} files skipped:", *skipped, sep="\n  ", file=sys.stderr)
     raise typer.Exit(0 if drawn else 1)
+
+
+def _draw(run: str, options: cli.PredictOptions, device: str) -> tuple[int, list[str]]:
+    """Draw pictures and videos and write their masks; how many, and what was skipped and why."""
+    from vocseg_lib.engine.mask_files import JSON_NAME, TABLE_NAME, MaskFiles
+    from vocseg_lib.plots.pictures import draw_predictions
+    from vocseg_lib.study.run import load_visualizer
+
+    visualizer = load_visualizer(run, options.score, device)
+    out, drawn, skipped = Path(options.out or "predictions"), 0, []
+    files = MaskFiles(
+        folder=out,
+        class_names=visualizer.class_names,
+        header=visualizer.header,
+        polygons=options.masks == "polygons",
+        index_pngs=options.index_pngs,
+        cutouts=options.cutouts,
+        score=options.score,
+    )
+    files.check()
+    for file, written, message in draw_predictions(visualizer, options.image, out, files.add):
+        if written:
+            drawn += 1
+            print(f"{file}: {message} -> {written}")
+        else:
+            skipped.append(message)
+    if drawn:
+        files.write()
+        counts = files.counts()
+        print(counts.to_string(max_rows=SHOWN_ROWS) if len(counts) else "nothing was found")
+        print(f"{out / JSON_NAME}: {len(files.annotations)} detections; {out / TABLE_NAME}")
+    return drawn, skipped
 
 
 @cli.command("export-weights")

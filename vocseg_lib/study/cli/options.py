@@ -223,3 +223,32 @@ class TrainOptions:
         bool, typer.Option("--stop-on-bad", help="stop at an unreadable sample")
     ] = False
     device: Device = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """Options of `vocseg predict`."""
+
+    run: Annotated[
+        str, typer.Argument(metavar="[RUN]", help="run folder of a training, or a file of weights")
+    ] = ""
+    weights: text("the same", "RUN") = ""
+    model: Annotated[
+        Literal[tuple(MODEL_TITLES)] | None,
+        typer.Option("--model", metavar="MODEL", help="instead: its published COCO detector"),
+    ] = None
+    image: texts("images, videos, or folders of them", "PATH") = ()
+    score: number("least score of what is drawn, cut out and listed", min=0, max=1) = 0.3
+    masks: Annotated[
+        Literal["rle", "polygons"], typer.Option(help="in the folder's predictions.json")
+    ] = "rle"
+    index_pngs: Annotated[
+        bool, typer.Option("--index-pngs", help="write SegmentationClass/ and SegmentationObject/")
+    ] = False
+    cutouts: Annotated[
+        bool, typer.Option("--cutouts", help="write each object as a PNG with transparency")
+    ] = False
+    data: text("VOC devkit to predict", "DEVKIT") = ""
+    split: Split = "val"
+    out: text("folder; default: predictions; or prediction file (.json)", "PATH") = ""
+    device: Device = ""
