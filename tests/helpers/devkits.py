@@ -14,20 +14,22 @@ from vocseg_lib.data.coco_convert import voc_to_coco
 OTHER_CLASSES = ("bottle", "person", "woolly sheep")
 
 
-def write_other_classes(folder: Path) -> Path:
-    """A synthetic devkit of three classes, numbered 1 to 3, in `class_names.txt`."""
-    devkit = synthetic.write(folder, train=12, val=6, seed=4)
+def write_other_classes(
+    folder: Path, classes=("bottle", "person", "sheep"), names=OTHER_CLASSES, **numbers
+) -> Path:
+    """A synthetic devkit of some classes, numbered from 1, in `class_names.txt`."""
+    devkit = synthetic.write(folder, **{"train": 12, "val": 6, "seed": 4} | numbers)
     (devkit / synthetic.STAMP_NAME).unlink()
     new_values = np.zeros(256, np.uint8)
     new_values[VOID] = VOID
-    for label, name in enumerate(("bottle", "person", "sheep"), 1):
+    for label, name in enumerate(classes, 1):
         new_values[CLASS_NAMES.index(name) + 1] = label
     for path in (devkit / "SegmentationClass").iterdir():
         class_map = new_values[np.array(Image.open(path))]
         objects = devkit / "SegmentationObject" / path.name
         save_map(objects, np.where(class_map == 0, 0, np.array(Image.open(objects))))
         save_map(path, class_map)
-    (devkit / "class_names.txt").write_text("_background_\n" + "\n".join(OTHER_CLASSES) + "\n")
+    (devkit / "class_names.txt").write_text("_background_\n" + "\n".join(names) + "\n")
     return devkit
 
 

@@ -88,7 +88,8 @@ def transfer(model: InstanceModel, weights: Pretrained, class_names: Sequence[st
     own, unfit = model.state_dict(), {}
     for name, target in own.items():
         given = weights.state.get(name)
-        if given is None or given.is_floating_point() != target.is_floating_point():
+        is_tensor = isinstance(given, Tensor)
+        if not (is_tensor and given.is_floating_point() == target.is_floating_point()):
             # PyTorch does not need the counts of batches.
             unfit |= {} if name.endswith("num_batches_tracked") else {name: "missing"}
         elif not given.isfinite().all():

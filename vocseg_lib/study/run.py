@@ -38,6 +38,7 @@ from vocseg_lib.study.recipes import (
     read_config,
 )
 from vocseg_lib.study.study import Study
+from vocseg_lib.utils import distributed
 from vocseg_lib.utils.files import file_checksum, project_root, read_json, resolve_path
 from vocseg_lib.utils.weights import load_weights
 
@@ -70,9 +71,12 @@ def build_model(
     if weights and model_name == "semantic":
         load_body(network.body, weights)
     elif weights:
-        print(f"{model_name} {transfer(network, weights, class_names)}", flush=True)
-    network.class_names = tuple(class_names)
-    return speed_up(_with_masks(network) if is_lineage else network)
+        kept = transfer(network, weights, class_names)
+        if distributed.rank() == 0:
+            print(f"{model_name} {kept}", flush=True)
+    model = speed_up(_with_masks(network) if is_lineage else network)
+    model.class_names = tuple(class_names)
+    return model
 
 
 def _lineage_network(

@@ -137,10 +137,12 @@ class Study:
     @property
     def description(self) -> str:
         """Recipe and data in words, for captions."""
-        recipe = f"recipe {self.recipe.name}"
-        changed = recipe_changes(self.recipe, RECIPES.get(self.recipe.name, self.recipe))
-        changed = changed[~changed.index.astype(str).str.endswith(".init")].iloc[:, 0]
-        recipe += "".join(f", {field.split('.')[1]}={value}" for field, value in changed.items())
+        changed = recipe_changes(self.recipe, RECIPES.get(self.recipe.name, self.recipe)).iloc[:, 0]
+        pairs = [(str(field).partition(".")[2], value) for field, value in changed.items()]
+        # Files to start from are of this machine.
+        shown = [p for p in pairs if p[0] != "init" or p[1] in (None, *NAMED_STARTS)]
+        texts = dict.fromkeys(f"{name}={value}" for name, value in shown)
+        recipe = ", ".join([f"recipe {self.recipe.name}", *texts])
         images = f"{recipe} on {len(self.val)} images of val"
         return images + DATA_NOTES.get(self.data_kind, "")
 
