@@ -25,7 +25,7 @@ from vocseg_lib.models.config import MODELS, ModelConfig
 from vocseg_lib.models.mask_rcnn import MaskRCNN
 from vocseg_lib.models.official_weights import load_official
 from vocseg_lib.models.speedups import speed_up
-from vocseg_lib.models.transfer import check_network, load_body, transfer
+from vocseg_lib.models.transfer import check_network, load_body, name_key, transfer
 from vocseg_lib.plots.images import DRAWN_SCORE
 from vocseg_lib.plots.pictures import Visualizer, input_files, names_below
 from vocseg_lib.plots.videos import is_video
@@ -182,7 +182,8 @@ def predict_run(
     """
     model, config, best = load_run(run_folder, device)
     dataset, names = VocDataset(devkit, split, masks=False), tuple(config["class_names"])
-    if names != dataset.class_names and config["recipe"]["name"] == COCO:  # published, not ours
+    shared = {*map(name_key, names)} & {*map(name_key, dataset.class_names)}
+    if names != dataset.class_names and config["recipe"]["name"] == COCO and shared:
         recipe = Recipe.of_run(config).with_changes(init=str(run_folder))
         model = build_model(recipe, config["model"], dataset.class_names)
         names = dataset.class_names
