@@ -19,7 +19,7 @@ import papermill
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 
-from vocseg_lib.study.recipes import get_recipe
+from vocseg_lib.study.recipes import NAMED_STARTS, get_recipe
 from vocseg_lib.utils.files import resolve_path, write_text
 
 ROOT = Path(__file__).parents[1]
@@ -55,7 +55,8 @@ def parse_parameter(assignment: str) -> tuple[str, int]:
 def check_options(options: argparse.Namespace) -> None:
     """Raise ValueError for an unknown recipe or parameter, or a file or folder that is missing."""
     get_recipe(options.profile)
-    for path in filter(None, (options.data, options.init)):
+    init = "" if options.init in NAMED_STARTS else options.init
+    for path in filter(None, (options.data, init)):
         if not resolve_path(path).exists():
             raise ValueError(f"{path} is missing: an existing file or folder is expected")
     if Path(options.results).is_file():

@@ -1,7 +1,7 @@
 """Start a model from trained weights: what fits is kept, outputs per class by the class's name."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,7 +31,6 @@ class Pretrained:
     outputs: int  # classes, with the background
     class_names: Sequence[str] | None  # label 1 first; None: unknown
     config: dict[str, Any]  # fields of the model's config that the weights were trained with
-    metrics: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from vocseg_lib.study.recipes import (
     IMAGENET,
     LINEAGE_MODELS,
     MODEL_TITLES,
+    NAMED_STARTS,
     RECIPES,
     Recipe,
     recipe_changes,
@@ -31,7 +32,7 @@ from vocseg_lib.utils.files import atomic_write, read_json, resolve_path, to_jso
 
 PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32}
 VOC_TERMS = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
-LICENCES = {
+LICENSES = {
     "synthetic": "The images are computed by this library; nobody has rights in them.",
     "VOC 2012": f"The images belong to their Flickr authors; VOC's terms hold: {VOC_TERMS}.",
     "pilot": "Images in VOC's layout that are not VOC 2012's: their owners' terms hold.",
@@ -65,6 +66,9 @@ def export_weights(
     """
     run = resolve_path(run)
     config, best = read_run(run)
+    options = config["recipe"][LINEAGE_MODELS.get(config["model"], config["model"])]
+    if options["init"] not in (None, *NAMED_STARTS):
+        options["init"] = Path(options["init"]).name  # folders are nobody else's
     path = Path(out or run / f"{config['model']}.safetensors")
     if path.suffix != ".safetensors":
         raise ValueError(f"{path} must end with .safetensors")
@@ -104,8 +108,8 @@ def model_card(run: Path, weights: Path, header: dict, data: str | Path = "") ->
         study=study,
         kind=kind,
         train_images=len(study.dataset("train")) if study else None,
-        licence=LICENCES[kind],
-        start=STARTS.get(init, f"`{Path(str(init)).name}`, under its own terms"),
+        license=LICENSES[kind],
+        start=STARTS.get(init, f"`{init}`, under its own terms"),
         device=sessions[-1].get("device_name", "unknown") if sessions else "unknown",
         version=__version__,
         fields=[(f, v) for f, *v in changes.itertuples() if f.startswith(parts)],
