@@ -53,7 +53,7 @@ def test_json_pngs_and_cut_outs_agree(tmp_path, polygons):
         cutouts=True,
         score=0.3,
     )
-    files.check()
+    files.start()
     files.add("a/x.jpg", "x", picture, detections)
     files.add("nothing.jpg", "nothing", picture, {k: v[:0] for k, v in detections.items()})
     files.write()
@@ -83,9 +83,16 @@ def test_json_pngs_and_cut_outs_agree(tmp_path, polygons):
     assert (pixels[..., :3] == picture[rows, columns]).all()
     assert list(files.table()["id"]) == [1, 2]
     assert files.counts().loc["a/x.jpg"].to_dict() == {"a plate": 1, "cup": 1}
+    assert files.counts().loc["nothing.jpg"].to_dict() == {"a plate": 0, "cup": 0}
     content = read_predictions(tmp_path / "predictions.json")
     assert [d["score"] for d in content["detections"]] == pytest.approx([0.9, 0.8, 0.1])
-    files.check()  # again, it replaces its own
+    # Again, it replaces its own, and without what it has not.
+    files.images.clear(), files.annotations.clear()
+    files.start()
+    assert not list((tmp_path / "cutouts").iterdir())
+    files.add("clip.mp4/000001", "a", picture, detections, video="clip.mp4")
+    files.forget("clip.mp4")
+    assert (files.images, files.annotations) == ([], [])
 
 
 def test_pictures_that_were_shrunk_and_frames(tmp_path):
@@ -100,9 +107,17 @@ def test_pictures_that_were_shrunk_and_frames(tmp_path):
     assert files.counts().loc["clip"].to_dict() == {"cup": 1, "plate": 2}
 
 
-@pytest.mark.parametrize("name", ["predictions.json", "detections.csv", "cutouts"])
-def test_files_of_others_are_not_replaced(tmp_path, name):
-    (tmp_path / name).write_text(json.dumps({"a": 1}))
-    files = MaskFiles(folder=tmp_path, class_names=["cup"], header={}, cutouts=True)
+OTHERS = ["predictions.json", "detections.csv", "cutouts", "class_names.txt", "SegmentationClass"]
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize("name", OTHERS)
+def test_files_of_others_are_not_replaced(tmp_path, name, earlier):
+    if earlier and name not in OTHERS[:2]:
+        MaskFiles(folder=tmp_path, class_names=["cup"], header={}).start()
+    (tmp_path / name).write_text(json.dumps({"header": {"model": "yolact"}, "detections": []}))
+    files = MaskFiles(
+        folder=tmp_path, class_names=["cup"], header={}, cutouts=True, index_pngs=True
+    )
     with pytest.raises(ValueError, match=name):
-        files.check()
+        files.start()

@@ -8,7 +8,7 @@ from pycocotools import mask as coco_mask
 
 from tests.helpers.random_sets import on_random_sets
 from tests.helpers.shapes import EVERYWHERE, dataset_eval, ground_truth, mask_of, perfect, shape
-from vocseg_lib.data.coco import subset
+from vocseg_lib.data.coco_validation import subset
 from vocseg_lib.failures import oracles
 from vocseg_lib.failures.oracles import ORACLES, OTHER, UNDETECTED, apply_oracles
 from vocseg_lib.metrics.average_precision import mean_ap

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from vocseg_lib.data.coco import subset
+from vocseg_lib.data.coco_validation import subset
 from vocseg_lib.data.voc import split_ids
 from vocseg_lib.engine.predict import predict
 from vocseg_lib.engine.run_folder import read_sessions

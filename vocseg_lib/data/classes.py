@@ -20,6 +20,8 @@ CLASS_NAMES = tuple(
     "person pottedplant sheep sofa train tvmonitor".split()
 )
 """Label k (1..20) is `CLASS_NAMES[k - 1]`; 0 is background."""
+VOC_NAMES = {"airplane": "aeroplane", "couch": "sofa", "motorcycle": "motorbike", "tv": "tvmonitor"}
+"""COCO's names of VOC's classes where they are not the same but for blanks."""
 VOID = 255  # pixels that evaluation ignores: object borders and objects too hard to label
 VOID_COLOR, BLACK, WHITE = (224, 224, 192), (0, 0, 0), (255, 255, 255)
 CLASS_FILE = "class_names.txt"  # of a devkit with other classes: one per line, by class value
@@ -34,6 +36,12 @@ BACKGROUND_NAMES = ("", "background", "_background_", "__background__", "__ignor
 """Names in class lists that are no class, in any case: labelme's, CVAT's, VOC's own."""
 MAX_LIST_BYTES, MAX_LIST_LINE = 1 << 27, 1_024  # bytes of a list, characters of a name in it
 MEAN_NAME = "all"  # stands for the mean over classes in tables
+
+
+def name_key(name: str) -> str:
+    """What equal names have in common: no case, no blanks, VOC's name for COCO's."""
+    key = "".join(name.lower().split())
+    return VOC_NAMES.get(key, key)
 
 
 def is_background(name: str) -> bool:

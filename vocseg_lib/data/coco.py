@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vocseg_lib.data.classes import check_class_names
+from vocseg_lib.data.classes import check_class_names, name_key
 from vocseg_lib.data.coco_cleaning import TEXT_ID, CleaningReport, clean_ground_truth
 from vocseg_lib.data.coco_validation import MAX_NAME, find_contradictions, validate_results
 from vocseg_lib.data.image_files import without_ending
@@ -20,14 +20,6 @@ CONTENT = "size_and_crc32"  # of an image: its picture's `file_checksum`
 LISTED_CLASSES = 20  # classes in a message
 
 
-def subset(ground_truth: dict, image_ids: Collection[int]) -> dict:
-    """The images of some ids and their annotations."""
-    ids = set(image_ids)
-    images = [image for image in ground_truth["images"] if image["id"] in ids]
-    annotations = [a for a in ground_truth["annotations"] if a["image_id"] in ids]
-    return {**ground_truth, "images": images, "annotations": annotations}
-
-
 def read_coco(
     path: Path, to_devkit: bool = False, crowds_as_objects: bool = False
 ) -> tuple[dict, CleaningReport]:
@@ -36,6 +28,8 @@ def read_coco(
     Raises FileNotFoundError, ValueError.
     """
     content = read_json(path)
+    if isinstance(content, dict) and "header" in content:
+        raise ValueError(f"{path} holds predictions (a header with a model), not ground truth")
     try:
         ground_truth, report = clean_ground_truth(content, to_devkit, crowds_as_objects)
     except (ValueError, RecursionError) as error:
@@ -262,17 +256,24 @@ def _resolve_categories(
     categories = ground_truth["categories"]
     ids = *(c["id"] for c in categories), *ground_truth.get("categories_left_out", ())
     by_id = {str(category_id): category_id for category_id in ids}
-    by_name = {"".join(c["name"].lower().split()): c["id"] for c in categories}
+    by_name = {name_key(c["name"]): c["id"] for c in categories}
     names, contradictions = dict(enumerate(class_names, 1)), 0
+    # Where a model knows some of the classes, what it says of its others is not evaluated.
+    others = {name for name in class_names if name_key(name) not in by_name}
+    unknown = others if len(others) < len(class_names) else ()
+    left_out = set()
     for index, entry in enumerate(detections):
         given, own_name = _key(entry, "category_id"), _key(entry, "category_name")
         if given is None and own_name is None:
             continue
         texts = [n for n in (own_name, given) if isinstance(n, str) and n and not n.isdecimal()]
         name = texts[0] if texts else names.get(given)
+        if name in unknown:
+            left_out.add(index)
+            continue
         category_id = by_id.get(str(given)) if not names else None
         if name:
-            named = by_name.get("".join(name.lower().split()))
+            named = by_name.get(name_key(name))
             contradictions += named != category_id and None not in (named, category_id)
             category_id, given = named, name
         if category_id is None:
@@ -282,8 +283,10 @@ def _resolve_categories(
             hint = ": ids from 0? Add 1 to each" if given == 0 and 1 in by_id.values() else ""
             raise ValueError(problem + hint)
         entry["category_id"] = category_id
-    text = f"{contradictions} detections have another category_id than their category_name"
-    return [text] * bool(contradictions)
+    detections[:] = [d for index, d in enumerate(detections) if index not in left_out]
+    counts = {"have another category_id than their category_name": contradictions}
+    counts["are of classes that the ground truth lacks, and left out"] = len(left_out)
+    return [f"{count} detections {text}" for text, count in counts.items() if count]
 
 
 def _key(entry: object, field: str) -> str | int | None:

@@ -59,6 +59,14 @@ def bbox_xywh(entry: dict) -> list[float]:
     return entry["bbox"] if "bbox" in entry else coco_mask.toBbox(entry["segmentation"]).tolist()
 
 
+def subset(ground_truth: dict, image_ids: Collection[int]) -> dict:
+    """The images of some ids and their annotations."""
+    ids = set(image_ids)
+    images = [image for image in ground_truth["images"] if image["id"] in ids]
+    annotations = [a for a in ground_truth["annotations"] if a["image_id"] in ids]
+    return {**ground_truth, "images": images, "annotations": annotations}
+
+
 def is_name(value: object) -> bool:
     """Whether a value is a text that can be printed, and not too long."""
     is_short = isinstance(value, str) and len(value) <= MAX_NAME

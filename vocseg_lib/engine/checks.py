@@ -57,7 +57,13 @@ def check_objects(dataset: Dataset, model: nn.Module) -> None:
 
 
 def check_batch_norm(model: nn.Module, config: TrainConfig, device: Device) -> None:
-    """Raises ValueError if batch norm may get a single value per channel."""
+    """Raises ValueError if batch norm may get one value per channel, or would divide by 0."""
+    if config.iterations and not config.freeze_batch_norm:
+        if any(layer.eps == 0 for layer in batch_norm_layers(model)):
+            problem = (
+                "batch norm without an epsilon, as in torchvision's COCO weights, cannot learn"
+            )
+            raise ValueError(f"{problem}: set batch_norm=frozen")
     alone = config.batch_size == distributed.world_size()
     if config.freeze_batch_norm or not alone or not hasattr(model, "input_size"):
         return

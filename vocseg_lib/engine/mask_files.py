@@ -1,6 +1,8 @@
 """Predicted masks as files: COCO JSON, index PNGs in VOC's layout, cut-outs, a table."""
 
+import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import contourpy
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool
 from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
@@ -18,10 +20,27 @@ from vocseg_lib.data.image_files import Picture
 from vocseg_lib.engine.predict import detections_to_coco
 from vocseg_lib.utils.files import atomic_write, open_file, write_json, write_text
 
-JSON_NAME, JSON_START, TABLE_NAME = "predictions.json", b'{"header": {', "detections.csv"
+MARK = "masks written by vocseg predict"
+JSON_NAME, TABLE_NAME = "predictions.json", "detections.csv"
+INFO_START = json.dumps({"info": {"description": MARK, "files": []}}).removesuffix("[]}}")
+MAX_INFO_BYTES = 4_096
 VOC_FOLDERS, CUTOUTS = ("SegmentationClass", "SegmentationObject"), "cutouts"
 COLUMNS = ("id", "file_name", "class", "score", "x", "y", "width", "height", "area")
-"""Of the table: the annotation's id, its picture, box and area of its mask in pixels."""
+"""Of the table: id of the annotation, its picture, predicted box, area of its mask; in pixels."""
+
+
+def _written(path: Path) -> set[str]:
+    """Names of what the call that wrote a JSON file wrote; none for a file of others."""
+    if not path.is_file():
+        return set()
+    with open_file(path) as file:
+        start = file.read(MAX_INFO_BYTES).decode(errors="replace")
+    if not start.startswith(INFO_START):
+        return set()
+    with suppress(ValueError):  # cut off
+        files, _ = json.JSONDecoder().raw_decode(start.removeprefix(INFO_START))
+        return {*files} & {JSON_NAME, TABLE_NAME, CLASS_FILE, *VOC_FOLDERS, CUTOUTS}
+    return set()
 
 
 def mask_to_polygons(mask: Bool[np.ndarray, "h w"]) -> list[list[float]]:
@@ -50,21 +69,27 @@ class MaskFiles:
     index_pngs: bool = False
     cutouts: bool = False
     score: float = 0.0  # least of PNGs and table; the JSON has all detections
+    names: list[str] = field(default_factory=list)  # of what this and earlier calls wrote
     images: list[dict] = field(default_factory=list)
     annotations: list[dict] = field(default_factory=list)
 
-    def check(self) -> None:
-        """Raise ValueError if the folder has files of these names that are not of such a run."""
-        path = self.folder / JSON_NAME
-        if path.exists():
-            with open_file(path) as file:
-                if file.read(len(JSON_START)) == JSON_START:
-                    return
-        wanted = [JSON_NAME, TABLE_NAME, *VOC_FOLDERS * self.index_pngs, *[CUTOUTS] * self.cutouts]
-        for name in wanted:
-            if (self.folder / name).exists():
+    def start(self) -> None:
+        """Take the folder: what an earlier call wrote to it is deleted.
+
+        Raises ValueError if it has files or folders of these names that no call wrote.
+        """
+        path, names = self.folder / JSON_NAME, [JSON_NAME, TABLE_NAME]
+        names += [CLASS_FILE, *VOC_FOLDERS] * self.index_pngs + [CUTOUTS] * self.cutouts
+        written = _written(path)
+        for name in names:
+            if name not in written and (self.folder / name).exists():
                 problem = f"{self.folder / name} exists, not written by this command"
                 raise ValueError(f"{problem}: choose another folder")
+        for name in {CUTOUTS, *VOC_FOLDERS} & written:
+            for file in (self.folder / name).glob("*.png"):
+                file.unlink()
+        self.names = sorted({*names} | written)
+        self.write()
 
     def add(
         self,
@@ -81,46 +106,44 @@ class MaskFiles:
         height, width = picture.shape[:2]
         image = {"id": len(self.images) + 1, "file_name": file_name}
         self.images.append(image | {"height": height, "width": width, **of_image})
-        entries = detections_to_coco(image["id"], detections, (height, width))
         shown = []
-        for number, entry in enumerate(entries, len(self.annotations) + 1):
+        for entry in detections_to_coco(image["id"], detections, (height, width)):
+            is_shown = entry["score"] >= self.score
+            if not is_shown and "video" in of_image:
+                continue  # of thousands of frames, they would fill the memory
             area = int(coco_mask.area(entry["segmentation"]))
+            number = self.annotations[-1]["id"] + 1 if self.annotations else 1
             annotation = {"id": number, **entry, "area": area, "iscrowd": 0}
             self.annotations.append(annotation)
-            shown += [annotation] * (annotation["score"] >= self.score)
-        if not (self.index_pngs or self.cutouts):
-            return
-        masks = np.zeros((height, width, 0), bool)
-        if shown:
-            masks = coco_mask.decode([a["segmentation"] for a in shown]).astype(bool)
+            shown += [annotation] * is_shown
         if self.index_pngs:
-            self._save_index_pngs(stem, shown, masks)
+            self._save_index_pngs(stem, (height, width), shown)
         if self.cutouts:
-            self._save_cutouts(stem, picture, shown, masks)
+            self._save_cutouts(stem, picture, shown)
 
-    def _save_index_pngs(
-        self, stem: str, shown: list[dict], masks: Bool[np.ndarray, "h w n"]
-    ) -> None:
-        """Where masks overlap, the best score has the pixel."""
-        if len(shown) >= VOID:
-            raise ValueError(
-                f"{stem} has {len(shown)} detections, more than a PNG: raise the score"
-            )
-        values = [a["category_id"] for a in shown], [*range(1, len(shown) + 1)]
-        for name, numbers in zip(VOC_FOLDERS, values, strict=True):
-            pixels: UInt8[np.ndarray, "h w"] = np.zeros(masks.shape[:2], np.uint8)
-            for k in reversed(range(len(shown))):  # best first
-                pixels[masks[..., k]] = numbers[k]
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
+    def forget(self, file_name: str) -> None:
+        """Drop what was added of a video that broke off."""
+        gone = {i["id"] for i in self.images if file_name in (i["file_name"], i.get("video"))}
+        self.images = [image for image in self.images if image["id"] not in gone]
+        self.annotations = [a for a in self.annotations if a["image_id"] not in gone]
+
+    def _save_index_pngs(self, stem: str, size: tuple[int, int], shown: list[dict]) -> None:
+        """Where masks overlap, the best score has the pixel; a PNG has 254 objects at most."""
+        stored = {name: np.zeros(size, np.uint8) for name in VOC_FOLDERS}
+        for number, annotation in reversed([*enumerate(shown[: VOID - 1], 1)]):  # best last
+            mask = coco_mask.decode(annotation["segmentation"]).astype(bool)
+            for pixels, value in zip(
+                stored.values(), (annotation["category_id"], number), strict=True
+            ):
+                pixels[mask] = value
+        for name, pixels in stored.items():
             with atomic_write(self.folder / name / f"{stem}.png") as temporary:
                 save_map(temporary, pixels)
 
-    def _save_cutouts(
-        self, stem: str, picture: Picture, shown: list[dict], masks: Bool[np.ndarray, "h w n"]
-    ) -> None:
+    def _save_cutouts(self, stem: str, picture: Picture, shown: list[dict]) -> None:
         """Each mask's pixels, transparent around it, in the smallest rectangle."""
-        for k, annotation in enumerate(shown):
-            mask = masks[..., k]
+        for annotation in shown:
+            mask = coco_mask.decode(annotation["segmentation"]).astype(bool)
             if not mask.any():
                 continue
             rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
@@ -150,7 +173,8 @@ class MaskFiles:
         videos = {i["file_name"]: i.get("video", i["file_name"]) for i in self.images}
         table = self.table()
         counts = table.groupby(["file_name", "class"]).size().unstack(fill_value=0)
-        return counts.groupby(videos).max().rename_axis("")
+        counts = counts.reindex([*videos], fill_value=0)
+        return counts.groupby(videos, sort=False).max().rename_axis("")
 
     def write(self) -> None:
         """Write `predictions.json` and `detections.csv`.
@@ -162,7 +186,8 @@ class MaskFiles:
         if self.polygons:
             annotations = [a | {"segmentation": self._as_polygons(a)} for a in annotations]
         categories = [{"id": k, "name": name} for k, name in enumerate(self.class_names, 1)]
-        content = {"header": self.header, "images": self.images, "categories": categories}
+        content = {"info": {"description": MARK, "files": self.names}, "header": self.header}
+        content |= {"images": self.images, "categories": categories}
         write_json(self.folder / JSON_NAME, {**content, "annotations": annotations})
         write_text(self.folder / TABLE_NAME, self.table().round(4).to_csv(index=False))
         if self.index_pngs and tuple(self.class_names) != CLASS_NAMES:

@@ -10,6 +10,7 @@ from torchvision import models
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import Conv2dNormActivation
 
+from vocseg_lib.utils.files import resolve_path
 from vocseg_lib.utils.weights import load_weights, read_weights
 
 
@@ -62,7 +63,7 @@ def build_backbone(name: str, init: str | Path | None = "imagenet") -> Backbone:
             state = published.get_state_dict(check_hash=True, weights_only=True)
             load_weights(network, state, source)
         elif init is not None:
-            load_weights(network, read_weights(init), init)
+            load_weights(network, read_weights(resolve_path(init)), init)
     except Exception as error:  # a download may raise anything
         reason = " ".join(str(error).split())[:600] or type(error).__name__
         if "weights_only" in reason:  # PyTorch's advice would run what the file holds

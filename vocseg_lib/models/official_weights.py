@@ -108,16 +108,20 @@ def detector_weights(state: dict[str, Tensor], source: object) -> Pretrained | N
         state = {name: value for name, value in state.items() if not re.match(UNUSED, name)}
         state = _renamed(state, YOLACT_RENAMES)
         config, width = {"normalization": "official"}, "head.shared.0.bias"
+        boxes = state.get("head.box.0.bias")
+        if boxes is not None and boxes.numel() != 4 * repeats:
+            raise ValueError(f"it has {boxes.numel() / 4:g} priors per cell, expected {repeats}")
     elif any(key.startswith("roi_heads.") for key in state):
         if not any(key.startswith("roi_heads.mask_predictor.") for key in state):
             raise ValueError("it is of a detector without masks")
         if "roi_heads.box_head.fc6.weight" not in state:
             raise ValueError("it is of another architecture than maskrcnn_resnet50_fpn, such as v2")
         model, body, logits, repeats = "mask_rcnn", "backbone.body", _SCORES, 1
-        renamed = _renamed(state, TORCHVISION_RENAMES)
-        # Such old files are of layers without an epsilon (torchvision: `overwrite_eps`).
-        config = {"batch_norm_eps": 1e-5 if renamed.keys() == state.keys() else 0.0}
-        state, width = renamed, "backbone.fpn.layer_blocks.0.0.bias"
+        state, width = _renamed(state, TORCHVISION_RENAMES), "backbone.fpn.layer_blocks.0.0.bias"
+        # Frozen layers count no batches; those of the COCO weights, and of what was trained from
+        # them, have no epsilon (torchvision: `overwrite_eps`).
+        counts = any(name.endswith("num_batches_tracked") for name in state)
+        config = {"batch_norm_eps": 1e-5 if counts else 0.0}
     else:
         return None
     blocks = {name.split(".")[body.count(".") + 2] for name in state if f"{body}.layer3." in name}
@@ -137,6 +141,7 @@ def detector_weights(state: dict[str, Tensor], source: object) -> Pretrained | N
         state=state,
         outputs=outputs,
         class_names=names,
+        names_by_count=True,
         config=config,
     )
 

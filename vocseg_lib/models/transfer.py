@@ -7,17 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vocseg_lib.data.classes import name_key
 from vocseg_lib.models.config import ModelConfig
 from vocseg_lib.models.contract import ClassLayer, InstanceModel
 from vocseg_lib.utils.weights import load_weights
 
-VOC_NAMES = {
-    "airplane": "aeroplane",
-    "couch": "sofa",
-    "motorcycle": "motorbike",
-    "tv": "tvmonitor",
-}
-"""COCO's names of VOC's classes where they are not the same but for blanks."""
 LISTED = 5  # tensors in a message
 
 
@@ -31,6 +25,7 @@ class Pretrained:
     outputs: int  # classes, with the background
     class_names: Sequence[str] | None  # label 1 first; None: unknown
     config: dict[str, Any]  # fields of the model's config that the weights were trained with
+    names_by_count: bool = False  # class names are those of known data with as many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +48,6 @@ class Transfer:
         return f"started from {self.source}: {'; '.join(parts)}"
 
 
-def name_key(name: str) -> str:
-    """What equal names have in common: no case, no blanks, VOC's name for COCO's."""
-    key = "".join(name.lower().split())
-    return VOC_NAMES.get(key, key)
-
-
 def check_network(config: ModelConfig, weights: Pretrained) -> None:
     """Raise ValueError for fields of a config that are not those of the weights."""
     changed = {k: v for k, v in weights.config.items() if getattr(config, k) != v}
@@ -79,9 +68,10 @@ def load_body(body: nn.Module, weights: Pretrained) -> None:
 def transfer(model: InstanceModel, weights: Pretrained, class_names: Sequence[str]) -> Transfer:
     """Copy weights into a model of the same kind for `class_names`, label 1 first.
 
-    Outputs of classes that the weights do not know stay as they were; weights without class names
-    are taken in order where they have as many. Raises ValueError if backbone or FPN do not fit, or
-    a number is not finite.
+    Outputs of classes that the weights do not know stay as they were. Where there are no class
+    names, or only those of known data with as many and none of them is in `class_names`, classes
+    are taken in order if there are as many. Raises ValueError if backbone or FPN do not fit, or a
+    number is not finite.
     """
     labels = _shared_labels(weights, class_names)
     own, unfit = model.state_dict(), {}
@@ -101,7 +91,9 @@ def transfer(model: InstanceModel, weights: Pretrained, class_names: Sequence[st
         else:
             unfit[name] = f"{[*given.shape]}, expected {[*target.shape]}"
     model.load_state_dict(own)
-    if wrong := [f"{k} {v}" for k, v in unfit.items() if k.startswith(model.body_and_fpn)]:
+    unused = {name: "unknown" for name in weights.state if name not in own}
+    of_body = (unfit | unused).items()
+    if wrong := [f"{k} {v}" for k, v in of_body if k.startswith(model.body_and_fpn)]:
         more = f" and {len(wrong) - 1} more" * (len(wrong) > 1)
         raise ValueError(f"{weights.source} is not of this network: {wrong[0]}{more}")
     kept = [name for k, name in enumerate(class_names, 1) if k in labels]
@@ -110,19 +102,20 @@ def transfer(model: InstanceModel, weights: Pretrained, class_names: Sequence[st
         kept=kept,
         new=[name for name in class_names if name not in kept],
         unfit=unfit,
-        unused=[name for name in weights.state if name not in own],
+        unused=list(unused),
     )
 
 
 def _shared_labels(weights: Pretrained, class_names: Sequence[str]) -> dict[int, int]:
     """Labels of the weights by labels of the model, with the background."""
     outputs, names = weights.outputs, weights.class_names
-    if names is None:
+    known = {name_key(name): label for label, name in enumerate(names or (), 1)}
+    shared = known.keys() & map(name_key, class_names)
+    if names is None or (weights.names_by_count and not shared):
         same = outputs == len(class_names) + 1
         return {k: k for k in range(outputs if same else 1)}
     if len(names) + 1 != outputs:
         raise ValueError(f"{weights.source} has {len(names)} class names for {outputs - 1} outputs")
-    known = {name_key(name): label for label, name in enumerate(names, 1)}
     pairs = {label: known.get(name_key(name)) for label, name in enumerate(class_names, 1)}
     return {0: 0} | {label: other for label, other in pairs.items() if other}
 

@@ -162,13 +162,13 @@ def draw_predictions(
     visualizer: Visualizer,
     paths: Sequence[str | Path],
     out: str | Path,
-    record: Callable[..., None] | None = None,
+    record: Any = None,
 ) -> Iterator[tuple[Path, Path | None, str]]:
     """Draw predictions on pictures, videos and folders of them: (file, written file, description).
 
     Pictures are written to the folder `out` as PNG, videos as MP4, see `output_names`; for a file
-    that cannot be read, the second is None and the third the reason. `record(file_name, stem,
-    picture, detections, **fields)` gets all detections of each picture and frame.
+    that cannot be read, the second is None and the third the reason. All detections of each picture
+    and frame go to `record`, if given, as to `MaskFiles`, which starts.
     Raises FileNotFoundError for a missing path, ValueError for an empty folder, or if `out` is a
     file or an input's folder, or holds a file of the same name that this did not write.
     """
@@ -184,12 +184,14 @@ def draw_predictions(
         if target.exists() and not (target.is_file() and _is_drawn(target)):
             raise ValueError(f"{target} exists and is not of this command; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
+    if record:
+        record.start()
     jobs = zip(files, targets, names_below(files), strict=True)
     bar = tqdm(jobs, "predict", len(files), unit="file", disable=len(files) < 2)
     for file, target, name in bar:
         try:
             if is_video(file):
-                of_frame = record and partial(_record_frame, record, name, target.stem)
+                of_frame = record and partial(_record_frame, record, name)
                 description = _draw_video(visualizer, file, target, of_frame)
             else:
                 picture = read_picture(file)
@@ -197,7 +199,8 @@ def draw_predictions(
                 predicted = visualizer.detect(shown)
                 drawn, detections = visualizer.draw(shown, predicted)
                 if record:
-                    record(name, target.stem, picture, predicted, **{CONTENT: file_checksum(file)})
+                    content = {CONTENT: file_checksum(file)}
+                    record.add(name, target.stem, picture, predicted, **content)
                 metadata = PngImagePlugin.PngInfo()
                 metadata.add_text("Software", MARK)
                 with atomic_write(target) as temporary:
@@ -205,6 +208,8 @@ def draw_predictions(
                 description = visualizer.describe(detections)
             yield file, target, description
         except BadFile as error:
+            if record:
+                record.forget(name)
             yield file, None, f"{error}{_hint(file)}"
 
 
@@ -224,11 +229,10 @@ def _is_drawn(path: Path) -> bool:
         return MARK.encode() in start + file.read()
 
 
-def _record_frame(
-    record: Callable, name: str, stem: str, number: int, frame: Picture, detections: dict
-) -> None:
+def _record_frame(record: Any, name: str, number: int, frame: Picture, detections: dict) -> None:
     code = f"{number:06d}"
-    record(f"{name}/{code}", f"{stem}_{code}", frame, detections, video=name, frame=number)
+    stem = f"{name.replace('/', '_')}_{code}"
+    record.add(f"{name}/{code}", stem, frame, detections, video=name, frame=number)
 
 
 def _draw_video(

@@ -10,6 +10,7 @@ from jinja2 import StrictUndefined, Template
 from safetensors.torch import save_file
 
 from vocseg_lib import __version__
+from vocseg_lib.data.voc import find_devkit
 from vocseg_lib.engine.run_folder import SESSIONS, read_sessions
 from vocseg_lib.metrics.coco_eval import HEADLINE
 from vocseg_lib.metrics.matching import IOU_TYPES
@@ -19,17 +20,25 @@ from vocseg_lib.study.recipes import (
     IMAGENET,
     LINEAGE_MODELS,
     MODEL_TITLES,
-    NAMED_STARTS,
     RECIPES,
     Recipe,
     recipe_changes,
+    without_folders,
 )
 from vocseg_lib.study.results import checkpoint_ap
 from vocseg_lib.study.run import read_run
-from vocseg_lib.study.study import Study, reproduce
+from vocseg_lib.study.study import Study
 from vocseg_lib.utils.environment import git_commit
-from vocseg_lib.utils.files import atomic_write, read_json, resolve_path, to_jsonable, write_text
+from vocseg_lib.utils.files import (
+    atomic_write,
+    read_bytes,
+    read_json,
+    resolve_path,
+    to_jsonable,
+    write_text,
+)
 
+MARK = "<!-- model card by vocseg export-weights -->"
 PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32}
 VOC_TERMS = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
 LICENSES = {
@@ -66,15 +75,17 @@ def export_weights(
     """
     run = resolve_path(run)
     config, best = read_run(run)
-    options = config["recipe"][LINEAGE_MODELS.get(config["model"], config["model"])]
-    if options["init"] not in (None, *NAMED_STARTS):
-        options["init"] = Path(options["init"]).name  # folders are nobody else's
+    config = without_folders(config)
     path = Path(out or run / f"{config['model']}.safetensors")
     if path.suffix != ".safetensors":
         raise ValueError(f"{path} must end with .safetensors")
+    card = path.with_suffix(".md")
+    if card.exists() and not read_bytes(card).startswith(MARK.encode()):
+        raise ValueError(f"{card} exists and is not a model card of ours: choose another --out")
     state = {name: value.contiguous() for name, value in best.pop("model").items()}
     for name, value in state.items():
-        if value.is_floating_point():
+        # Biases and statistics of batch norm are few, and small ones would become 0.
+        if value.is_floating_point() and value.ndim > 1:
             state[name] = value.to(PRECISIONS[precision])
             if not state[name].isfinite().all():
                 raise ValueError(f"{name} has numbers that {precision} cannot hold: take fp32")
@@ -83,15 +94,14 @@ def export_weights(
     header |= {"precision": precision, "commit": git_commit()}
     with atomic_write(path) as temporary:
         save_file(state, temporary, {"format": "pt", HEADER: json.dumps(to_jsonable(header))})
-    card = path.with_suffix(".md")
-    write_text(card, model_card(run, path, header, data))
+    write_text(card, f"{MARK}\n\n{model_card(run, path, header, data)}")
     return path, card
 
 
 def model_card(run: Path, weights: Path, header: dict, data: str | Path = "") -> str:
     """What weights are, in Markdown, from a run's own files; intervals if its data is at hand."""
     config, metrics = header["config"], header["metrics"]
-    recipe, study = Recipe.of_run(config), _study_of(run, data)
+    recipe, study = Recipe.of_run(config), _study_of(run, config, data)
     kind, name = study.data_kind if study else "", config["model"]
     init = recipe.model_config(name).init
     changes = recipe_changes(recipe, RECIPES["paper"]).iloc[:, :2]
@@ -117,21 +127,30 @@ def model_card(run: Path, weights: Path, header: dict, data: str | Path = "") ->
     )
 
 
-def _study_of(run: Path, data: str | Path) -> Study | None:
-    """The study of a run; None if its data is not where the run recorded it."""
+def _study_of(run: Path, config: dict, data: str | Path) -> Study | None:
+    """The study of a run; None if its data is not where the run recorded it, or has changed."""
+    sessions = read_sessions(run / SESSIONS)
+    devkit = data or next((s["devkit"] for s in reversed(sessions) if "devkit" in s), "")
     try:
-        return reproduce(run, data)[0]
-    except FileNotFoundError:
+        recipe, found = Recipe.of_run(config), find_devkit(resolve_path(devkit)) if devkit else None
+        study = found and Study(recipe=recipe, devkit=found, results=run.parent.parent)
+        if study and study.fingerprint != config["data_fingerprint"]:
+            raise ValueError(f"{found} is not the data of {run}, or has changed since")
+    except (OSError, ValueError):
         if data:
             raise
         return None
+    return study
 
 
 def _metric_rows(study: Study | None, run: Path, metrics: dict) -> list[tuple[str, list[str]]]:
     """AP, AP50 and AP75 of masks and boxes, with intervals where there is the data."""
     if not study:
         names = {k: [f"{k}_{metric}" for metric in HEADLINE] for k in IOU_TYPES}
-        return [(k, [f"{metrics[name]:.1f}" for name in of]) for k, of in names.items()]
+        return [
+            (k, ["–" if metrics[n] is None else f"{metrics[n]:.1f}" for n in of])
+            for k, of in names.items()
+        ]
     table = checkpoint_ap(study, run)
     best = table[table["checkpoint"] == "best"].set_index(["kind", "metric"])
     cells = best.apply(

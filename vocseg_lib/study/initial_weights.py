@@ -7,6 +7,7 @@ torchvision's layout, `export-weights` or a `best.pt`. A folder: a run, or resul
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from vocseg_lib.study.recipes import (
     COCO,
     IMAGENET,
     NAMED_STARTS,
+    RECIPES,
     Recipe,
     check_run_config,
     read_config,
@@ -175,11 +177,12 @@ def weights_of_run(checkpoint: dict[str, Any], path: Path) -> Pretrained:
     )
 
 
-def with_network_of_init(recipe: Recipe, results: Path) -> Recipe:
+def with_network_of_init(recipe: Recipe, results: Path, explicit: Collection[str] = ()) -> Recipe:
     """A recipe with the fields of each model's network that the weights it starts from have.
 
-    Where a file is missing, those of a training in `results` that started from it, which can be
-    resumed without. What cannot be read raises when it is used.
+    But for `explicit` ones, which must be the weights' own when a model is built. Where a file is
+    missing, those of a training in `results` that started from it, which can be resumed without.
+    What cannot be read raises when it is used.
     """
     for name in MODELS:
         config = getattr(recipe, name)
@@ -188,11 +191,20 @@ def with_network_of_init(recipe: Recipe, results: Path) -> Recipe:
         else:
             try:
                 weights = pretrained(config.init, name)
-                fields = weights.config if weights else {}
+                fields = weights.config if weights else _plain_network(recipe, name)
             except (OSError, WeightsError):
                 fields = _recorded(results / "runs" / name / CONFIG, name, config.init)
-        recipe = replace(recipe, **{name: replace(config, **fields)})
+        taken = {field: value for field, value in fields.items() if field not in explicit}
+        recipe = replace(recipe, **{name: replace(config, **taken)})
     return recipe
+
+
+def _plain_network(recipe: Recipe, model_name: str) -> dict[str, Any]:
+    """What a recipe for COCO's weights has because of them, as it is without them."""
+    own = getattr(RECIPES.get(recipe.name, recipe), model_name)
+    plain = type(own)()
+    fields = [f for f in NETWORK_FIELDS[model_name] if own.init == COCO]
+    return {f: getattr(plain, f) for f in fields}
 
 
 def _recorded(path: Path, model_name: str, init: str | None) -> dict[str, Any]:

@@ -134,7 +134,7 @@ RECIPES = {
             name="coco",
             expected_time="not yet run (no training; meant for minutes on a T4)",
             expected_score="not yet run (mask AP on COCO's val: YOLACT 28.0, Mask R-CNN 34.6)",
-            train=TrainConfig(iterations=0),
+            train=TrainConfig(iterations=0, batch_norm="frozen"),
             yolact=YolactConfig(**_COCO_YOLACT),
             mask_rcnn=MaskRCNNConfig(**_COCO_MASK_RCNN),
         ),
@@ -232,6 +232,16 @@ def check_run_config(config: object, source: object) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{source} is not the config of a training: {error}") from None
     return config
+
+
+def without_folders(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's config for others: of the file that it started from, the name alone."""
+    part = _part_of(config["model"])
+    options = config["recipe"][part]
+    name = (
+        options["init"] if options["init"] in (None, *NAMED_STARTS) else Path(options["init"]).name
+    )
+    return {**config, "recipe": {**config["recipe"], part: {**options, "init": name}}}
 
 
 def get_recipe(profile: str) -> Recipe:

@@ -10,7 +10,7 @@ from pkgutil import resolve_name
 import torch
 from torch import Tensor, nn
 
-from vocseg_lib.data.classes import CLASS_NAMES
+from vocseg_lib.data.classes import CLASS_NAMES, name_key
 from vocseg_lib.data.coco import CONTENT, read_predictions
 from vocseg_lib.data.image_files import BadFile, read_picture
 from vocseg_lib.data.loader import PictureDataset
@@ -21,11 +21,12 @@ from vocseg_lib.engine.config import TrainConfig
 from vocseg_lib.engine.predict import predict
 from vocseg_lib.engine.resume import config_changes
 from vocseg_lib.engine.run_folder import BEST, CONFIG
+from vocseg_lib.models.backbones import WeightsError
 from vocseg_lib.models.config import MODELS, ModelConfig
 from vocseg_lib.models.mask_rcnn import MaskRCNN
 from vocseg_lib.models.official_weights import load_official
 from vocseg_lib.models.speedups import speed_up
-from vocseg_lib.models.transfer import check_network, load_body, name_key, transfer
+from vocseg_lib.models.transfer import check_network, load_body, transfer
 from vocseg_lib.plots.images import DRAWN_SCORE
 from vocseg_lib.plots.pictures import Visualizer, input_files, names_below
 from vocseg_lib.plots.videos import is_video
@@ -36,6 +37,7 @@ from vocseg_lib.study.recipes import (
     Recipe,
     check_run_config,
     read_config,
+    without_folders,
 )
 from vocseg_lib.study.study import Study
 from vocseg_lib.utils import distributed
@@ -72,6 +74,9 @@ def build_model(
         load_body(network.body, weights)
     elif weights:
         kept = transfer(network, weights, class_names)
+        if kept.new and not recipe.train.iterations:
+            new = ", ".join(kept.new)
+            raise WeightsError(f"{kept.source} does not know {new}: train, as finetune does")
         if distributed.rank() == 0:
             print(f"{model_name} {kept}", flush=True)
     model = speed_up(_with_masks(network) if is_lineage else network)
@@ -161,7 +166,8 @@ def load_visualizer(
     """A `Visualizer` with the best weights of a run folder, given as it or as its `best.pt`."""
     model, config, best = load_run(run_folder, device)
     options = {"score": score, "mixed_precision": config["train"]["mixed_precision"]}
-    options["header"] = {"model": config["model"], "config": config, "iteration": best["iteration"]}
+    of_model = {"config": without_folders(config), "iteration": best["iteration"]}
+    options["header"] = {"model": config["model"], **of_model}
     return Visualizer(model=model, class_names=config["class_names"], **options)
 
 
@@ -183,8 +189,9 @@ def predict_run(
     model, config, best = load_run(run_folder, device)
     dataset, names = VocDataset(devkit, split, masks=False), tuple(config["class_names"])
     shared = {*map(name_key, names)} & {*map(name_key, dataset.class_names)}
+    known = [name_key(name) in shared for name in dataset.class_names]
     if names != dataset.class_names and config["recipe"]["name"] == COCO and shared:
-        recipe = Recipe.of_run(config).with_changes(init=str(run_folder))
+        recipe = Recipe.of_run(config).with_changes(init=str(run_folder), iterations=1)
         model = build_model(recipe, config["model"], dataset.class_names)
         names = dataset.class_names
         config = config | {"class_names": list(names), "recipe": recipe.for_model(config["model"])}
@@ -194,7 +201,9 @@ def predict_run(
         raise ValueError(f"{message}: {dataset.devkit} has {listed[1]}")
     header = prediction_header(config, best["iteration"], dataset)
     device, mixed_precision = device or default_device(), config["train"]["mixed_precision"]
-    return predict(model, dataset, header, device, mixed_precision, uncropped=True)
+    predictions = predict(model, dataset, header, device, mixed_precision, uncropped=True)
+    found = predictions["detections"]  # of classes that start from random numbers, none
+    return predictions | {"detections": [d for d in found if known[d["category_id"] - 1]]}
 
 
 def predict_pictures(

@@ -178,7 +178,8 @@ def open_study(
         else:
             devkit = fetch(root / "data" / "voc2012")
     results = root / (results or f"results/{recipe.name}")
-    recipe = with_network_of_init(recipe, results)
+    named = () if isinstance(profile, Recipe) else (c.partition("=")[0] for c in profile.split())
+    recipe = with_network_of_init(recipe, results, {*named, *(changes or {})})
     return Study(recipe=recipe, devkit=devkit, results=results)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import Subset
 
-from vocseg_lib.data.coco import subset
+from vocseg_lib.data.coco_validation import subset
 from vocseg_lib.data.loader import evenly_spaced
 from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
 from vocseg_lib.engine.config import TrainConfig
@@ -136,11 +136,14 @@ def _evaluation(study: Study, config: dict, session: Session) -> Callable:
     pictures = Subset(study.val_pictures, indices)
     ground_truth = subset(study.ground_truth, ids)
     checkpoints = {halfway(options): "half", options.iterations: "last"}
+    uncropped = not options.iterations  # then these are the predictions of the best weights, too
 
     def evaluate_model(model: nn.Module, iteration: int) -> dict[str, float]:
         checkpoint = checkpoints.get(iteration)
         dataset = study.val_pictures if checkpoint else pictures
-        predictions = predict(model, dataset, None, device, mixed, progress=False)
+        predictions = predict(
+            model, dataset, None, device, mixed, progress=uncropped, uncropped=uncropped
+        )
         if checkpoint and distributed.rank() == 0:
             predictions["header"] |= prediction_header(config, iteration, study.dataset("val"))
             save_predictions(folder / PREDICTIONS[checkpoint], predictions)
@@ -167,9 +170,12 @@ def _evaluate_best(
         load_weights(model, best["model"], folder / BEST)
         header = prediction_header(config, best["iteration"], study.dataset("val"))
         mixed = study.recipe.train.mixed_precision
-        predictions = predict(
-            model, study.val_pictures, header, session.device, mixed, uncropped=True
-        )
+        if study.recipe.train.iterations:
+            predictions = predict(
+                model, study.val_pictures, header, session.device, mixed, uncropped=True
+            )
+        else:  # they were predicted to evaluate them
+            predictions = study.read_predictions(folder / PREDICTIONS["last"], config)
         summary = evaluate(study.ground_truth, predictions["detections"]).summary
         metrics = {**summary, **training, "checksum": key, **environment_info(session.device)}
         if is_first:
@@ -198,7 +204,10 @@ def overfit(
     folder = study.results / "overfit" / f"{model_name}_{'_'.join(dataset.names)}"
     model = build_model(study.recipe, model_name, study.class_names)
     batch_size, seed = max(2, min(4, len(dataset))), study.recipe.train.seed
-    config = replace(OVERFIT, iterations=steps, batch_size=batch_size, seed=seed)
+    batch_norm = study.recipe.train.batch_norm
+    config = replace(
+        OVERFIT, iterations=steps, batch_size=batch_size, seed=seed, batch_norm=batch_norm
+    )
     session = Session(device=device or default_device())
     images = {**run_config(study, model_name), "names": dataset.names}
     train(model, dataset, folder, config, session=session, run_config=images)

@@ -3,8 +3,8 @@
 import pytest
 from torch.utils.data import Subset
 
-from vocseg_lib.data.coco import subset
 from vocseg_lib.data.coco_convert import voc_to_coco
+from vocseg_lib.data.coco_validation import subset
 from vocseg_lib.data.transforms import model_input
 from vocseg_lib.data.voc import VocDataset
 from vocseg_lib.engine.predict import predict

@@ -1,6 +1,7 @@
 """Commands on models: train, predict, export."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +11,6 @@ from vocseg_lib.study.cli import options as cli
 from vocseg_lib.study.cli.options import text
 from vocseg_lib.study.recipes import (
     MODEL_TITLES,
-    NAMED_STARTS,
     RECIPE_FIELDS,
     get_recipe,
     parse_assignments,
@@ -35,9 +35,9 @@ def train_command(options: cli.TrainOptions) -> None:
     changes = parse_assignments(options.changes, RECIPE_FIELDS)
     changes |= {"init": init} if init else {}
     get_recipe(profile).with_changes(**changes)
-    init = str(changes.get("init"))
-    cli.require(options.data, source, "" if init in ("None", *NAMED_STARTS) else init)
+    cli.require(options.data, source)
     from vocseg_lib.engine.train import Session
+    from vocseg_lib.study.initial_weights import with_network_of_init
     from vocseg_lib.study.study import open_study, reproduce
     from vocseg_lib.study.train import train_model
     from vocseg_lib.utils import distributed
@@ -49,6 +49,8 @@ def train_command(options: cli.TrainOptions) -> None:
         else:
             study = open_study(profile, *folders, changes=changes)
         mirror = Path(options.mirror) if options.mirror else None
+        if mirror:  # of a training that is resumed from there
+            study = replace(study, recipe=with_network_of_init(study.recipe, mirror, changes))
         session = Session(device=device, max_hours=hours, mirror=mirror)
         state = train_model(study, name, skip_bad=not options.stop_on_bad, session=session)
         if distributed.rank():
@@ -118,17 +120,19 @@ def _draw(run: str, options: cli.PredictOptions, device: str) -> tuple[int, list
         cutouts=options.cutouts,
         score=options.score,
     )
-    files.check()
-    for file, written, message in draw_predictions(visualizer, options.image, out, files.add):
-        if written:
-            drawn += 1
-            print(f"{file}: {message} -> {written}")
-        else:
-            skipped.append(message)
+    try:
+        for file, written, message in draw_predictions(visualizer, options.image, out, files):
+            if written:
+                drawn += 1
+                print(f"{file}: {message} -> {written}")
+            else:
+                skipped.append(message)
+    finally:  # also what was done before it was interrupted
+        if files.names:
+            files.write()
     if drawn:
-        files.write()
         counts = files.counts()
-        print(counts.to_string(max_rows=SHOWN_ROWS) if len(counts) else "nothing was found")
+        print(counts.to_string(max_rows=SHOWN_ROWS) if counts.size else "nothing was found")
         print(f"{out / JSON_NAME}: {len(files.annotations)} detections; {out / TABLE_NAME}")
     return drawn, skipped
 
