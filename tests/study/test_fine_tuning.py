@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.devkits import write_other_classes
+from vocseg_lib.data import synthetic
 from vocseg_lib.study.recipes import PARTS, RECIPES, get_recipe
 from vocseg_lib.study.study import open_study
 from vocseg_lib.study.train import train_model
@@ -16,24 +17,34 @@ ROOT = Path(__file__).parents[2]
 FIRST = ("bus", "person", "sheep", "bottle")
 SECOND = ("tvmonitor", "sheep", "aeroplane", "bus", "pottedplant", "person")
 """Classes of the first and of the second data; three are in both, at other labels."""
-ITERATIONS = 600
-AHEAD = {"yolact": 5.0, "mask_rcnn": 5.0}
+ITERATIONS = 200
+AHEAD = {"yolact": 25.0, "mask_rcnn": 20.0}
 """At least so many points of mask AP50, after a tenth of the first training's iterations."""
 
 
-@pytest.fixture(scope="session")
-def devkits(tmp_path_factory):
+def one_large_object(rng, size, edge_case):
+    """Instead of a crowded scene: so that a tenth of a short training can be enough."""
+    width, height = size
+    name = list(synthetic.SHAPES)[rng.integers(len(synthetic.SHAPES))]
+    w, h = 0.7 * width, 0.8 * height
+    corner = rng.uniform(0, width - w), rng.uniform(0, height - h)
+    return [(name, (*corner, w, h), bool(rng.integers(2)))]
+
+
+@pytest.fixture
+def devkits(tmp_path, monkeypatch):
     """Of four classes, and of six."""
-    folder, numbers = tmp_path_factory.mktemp("two"), {"train": 200, "val": 40}
-    first = write_other_classes(folder / "first", FIRST, FIRST, seed=5, **numbers)
-    return first, write_other_classes(folder / "second", SECOND, SECOND, seed=6, **numbers)
+    monkeypatch.setattr(synthetic, "_layout", one_large_object)
+    numbers = {"train": 120, "val": 30}
+    first = write_other_classes(tmp_path / "a", FIRST, FIRST, seed=5, **numbers)
+    return first, write_other_classes(tmp_path / "b", SECOND, SECOND, seed=6, **numbers)
 
 
 @pytest.mark.parametrize("name", AHEAD)
 def test_three_shared_classes_help(devkits, tmp_path, name):
     def mask_ap50(folder, devkit, iterations, init):
         changes = {"iterations": iterations, "eval_every": iterations, "semantic_loss": True}
-        changes |= {"image_size": 128, "short_side": 96, "channels": 32, "batch_size": 4}
+        changes |= {"image_size": 96, "short_side": 72, "channels": 32, "batch_size": 8}
         changes |= {"warmup_iterations": 5, "eval_images": 20, "checkpoint_every": iterations}
         recipe = get_recipe("quick").with_changes(**changes)
         study = open_study(recipe, devkit, tmp_path / folder, init)
@@ -44,7 +55,8 @@ def test_three_shared_classes_help(devkits, tmp_path, name):
     mask_ap50("first", first, ITERATIONS, "none")
     short = ITERATIONS // 10
     tuned = mask_ap50("tuned", second, short, tmp_path / "first")
-    assert tuned - mask_ap50("scratch", second, short, "none") >= AHEAD[name]
+    scratch = mask_ap50("scratch", second, short, "none")
+    assert tuned - scratch >= AHEAD[name]
 
 
 def test_the_page_has_the_recipes_values():
