@@ -15,8 +15,8 @@ from tests.helpers.trainings import QUICK
 from vocseg_lib.data.classes import CLASS_NAMES
 from vocseg_lib.engine.run_folder import read_log
 from vocseg_lib.models.backbones import WeightsError
-from vocseg_lib.models.config import COCO_SCALES, MODELS
-from vocseg_lib.models.official_weights import COCO_NAMES, COCO_SLOTS
+from vocseg_lib.models.config import COCO_SCALES, MODELS, NO_EPSILON
+from vocseg_lib.models.official_weights import COCO_NAMES, COCO_SLOTS, load_official
 from vocseg_lib.study import initial_weights
 from vocseg_lib.study.recipes import RECIPES, get_recipe
 from vocseg_lib.study.run import build_model, load_model, load_run
@@ -115,7 +115,16 @@ def test_the_network_is_taken_from_the_file(files, tmp_path):
     for new, before in (("inner_blocks.0.0.", "inner_blocks.0."), ("head.conv.0.0.", "head.conv.")):
         old = {k.replace(new, before): v for k, v in old.items()}
     torch.save(old, tmp_path / "old.pth")
-    assert load_model(tmp_path / "old.pth", "cpu").config.batch_norm_eps == 0
+    with torch.no_grad():
+        for load in (load_model, load_official):  # batch norm folded, and as it is
+            model = load(tmp_path / "old.pth")
+            assert model.config.batch_norm_eps == 1e-5
+        old = {k: v for k, v in old.items() if not k.endswith("batches_tracked")}
+        torch.save(old, tmp_path / "old.pth")
+        for load in (load_model, load_official):
+            model = load(tmp_path / "old.pth")
+            assert model.config.batch_norm_eps == NO_EPSILON
+            assert len(model([detectors.picture(64, 64)])) == 1
     for name in ("coco", "finetune"):
         recipe = RECIPES[name]
         assert initial_weights.with_network_of_init(recipe, tmp_path) == recipe

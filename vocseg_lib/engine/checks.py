@@ -17,6 +17,7 @@ from vocseg_lib.engine.config import TrainConfig
 from vocseg_lib.engine.predict import eval_mode
 from vocseg_lib.utils import distributed
 
+MIN_EPSILON = 1e-8  # of batch norm that learns: with less, a channel of equal values is not finite
 CHECK_SECONDS = 1.0  # for counting objects that are too small, once one is large enough
 
 
@@ -59,7 +60,7 @@ def check_objects(dataset: Dataset, model: nn.Module) -> None:
 def check_batch_norm(model: nn.Module, config: TrainConfig, device: Device) -> None:
     """Raises ValueError if batch norm may get one value per channel, or would divide by 0."""
     if config.iterations and not config.freeze_batch_norm:
-        if any(layer.eps == 0 for layer in batch_norm_layers(model)):
+        if any(layer.eps < MIN_EPSILON for layer in batch_norm_layers(model)):
             problem = (
                 "batch norm without an epsilon, as in torchvision's COCO weights, cannot learn"
             )

@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from vocseg_lib.utils.config import Config, bounded, share
+from vocseg_lib.utils.config import ABOVE_ZERO, Config, bounded, share
 
 SCALES_FOR_SIZE, SHORT_SIDE = 550, 800  # pixels of the input, YOLACT's and Mask R-CNN's
 PASCAL_SCALES = (32, 64, 128, 256, 512)
 COCO_SCALES = (24, 48, 96, 192, 384)
 """Sides of YOLACT's priors, pixels in a 550 x 550 image, one per level P3..P7."""
 
+NO_EPSILON = 1e-20
+"""Of batch norm that was trained without (torchvision's COCO weights); PyTorch refuses 0."""
 COCO_PRIORS = {"scales": COCO_SCALES, "square_priors": True}
 """Of the official code's COCO configuration."""
 
@@ -61,7 +63,7 @@ class MaskRCNNConfig(ModelConfig):
     proposals: int = bounded(2_000, least=2)  # per image in training, half in inference (FPN, 5.2)
     rois_per_image: int = bounded(512, least=1)  # regions in the loss (FPN paper; sec. 3.1)
     roi_pooling: Literal["align", "pool", "round"] = "align"  # (sec. 3); others round regions
-    batch_norm_eps: float = bounded(1e-5, least=0, below=1)  # torchvision's COCO weights: 0
+    batch_norm_eps: float = bounded(1e-5, least=ABOVE_ZERO, below=1)  # or `NO_EPSILON`
 
 
 MODELS = {"yolact": YolactConfig, "mask_rcnn": MaskRCNNConfig}

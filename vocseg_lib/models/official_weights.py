@@ -11,7 +11,7 @@ from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 from vocseg_lib.data.classes import CLASS_NAMES
 from vocseg_lib.models.backbones import WeightsError
-from vocseg_lib.models.config import COCO_PRIORS, MODELS, PASCAL_SCALES
+from vocseg_lib.models.config import COCO_PRIORS, MODELS, NO_EPSILON, PASCAL_SCALES
 from vocseg_lib.models.contract import InstanceModel
 from vocseg_lib.models.priors import ASPECT_RATIOS
 from vocseg_lib.models.transfer import Pretrained
@@ -121,7 +121,7 @@ def detector_weights(state: dict[str, Tensor], source: object) -> Pretrained | N
         # Frozen layers count no batches; those of the COCO weights, and of what was trained from
         # them, have no epsilon (torchvision: `overwrite_eps`).
         counts = any(name.endswith("num_batches_tracked") for name in state)
-        config = {"batch_norm_eps": 1e-5 if counts else 0.0}
+        config = {"batch_norm_eps": 1e-5 if counts else NO_EPSILON}
     else:
         return None
     blocks = {name.split(".")[body.count(".") + 2] for name in state if f"{body}.layer3." in name}

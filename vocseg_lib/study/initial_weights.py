@@ -17,7 +17,7 @@ import torch
 from vocseg_lib.engine.checkpoint import load_checkpoint
 from vocseg_lib.engine.run_folder import BEST, CONFIG
 from vocseg_lib.models.backbones import WeightsError
-from vocseg_lib.models.config import COCO_PRIORS, MODELS, NETWORK_FIELDS
+from vocseg_lib.models.config import COCO_PRIORS, MODELS, NETWORK_FIELDS, NO_EPSILON
 from vocseg_lib.models.official_weights import detector_weights, unwrap
 from vocseg_lib.models.transfer import Pretrained
 from vocseg_lib.study.recipes import (
@@ -62,7 +62,7 @@ COCO_DETECTORS = {
         url="https://download.pytorch.org/models/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth",
         sha256="bf2d0c1e",
         max_bytes=200_000_000,
-        config={"backbone": "resnet50", "channels": 256, "batch_norm_eps": 0.0},
+        config={"backbone": "resnet50", "channels": 256, "batch_norm_eps": NO_EPSILON},
     ),
 }
 """The published detectors: 28.0 and 34.6 mask AP on COCO's val (their authors' pages)."""

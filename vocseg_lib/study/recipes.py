@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vocseg_lib.engine.config import TrainConfig
-from vocseg_lib.models.config import COCO_PRIORS, MODELS, MaskRCNNConfig, ModelConfig, YolactConfig
+from vocseg_lib.models.config import (
+    COCO_PRIORS,
+    MODELS,
+    NO_EPSILON,
+    MaskRCNNConfig,
+    ModelConfig,
+    YolactConfig,
+)
 from vocseg_lib.utils.config import Config
 from vocseg_lib.utils.files import read_json
 
@@ -90,7 +97,7 @@ def _part_of(model_name: str) -> str:
 
 _LAPTOP = {"backbone": "mobilenet_v2", "channels": 128}  # 128: twice the iterations per hour
 _COCO_YOLACT = {"init": COCO, "normalization": "official", **COCO_PRIORS}
-_COCO_MASK_RCNN = {"init": COCO, "batch_norm_eps": 0.0}
+_COCO_MASK_RCNN = {"init": COCO, "batch_norm_eps": NO_EPSILON}
 _QUICK = {"backbone": "tiny", "init": None, "channels": 64}
 
 RECIPES = {
