@@ -66,9 +66,7 @@ def test_one_folded_setup_cell_comes_first(notebook):
     assert setup.metadata.jupyter.source_hidden
     title, profile, *others = setup.source.splitlines()
     assert title == '# @title Setup { display-mode: "form" }'
-    recipes = (
-        '["t4", "coco", "finetune", "paper", "official", "laptop", "quick"] {allow-input: true}'
-    )
+    recipes = '["t4", "coco", "finetune", "paper", "laptop", "quick"] {allow-input: true}'
     assert profile == f'PROFILE = "t4"  # @param {recipes}'
     assert any(line.startswith("MODEL = ") for line in others) == (path.stem == "03_train")
     described = set(re.findall(r"`([A-Z]+)`", nb.cells[0].source))

@@ -20,12 +20,12 @@ from vocseg_lib.data.image_files import Picture
 from vocseg_lib.engine.predict import detections_to_coco
 from vocseg_lib.utils.files import atomic_write, open_file, write_json, write_text
 
-MARK = "masks written by vocseg predict"
+WRITTEN_BY = "masks written by vocseg predict"
 JSON_NAME, TABLE_NAME = "predictions.json", "detections.csv"
-INFO_START = json.dumps({"info": {"description": MARK, "files": []}}).removesuffix("[]}}")
+INFO_START = json.dumps({"info": {"description": WRITTEN_BY, "files": []}}).removesuffix("[]}}")
 MAX_INFO_BYTES = 4_096
 VOC_FOLDERS, CUTOUTS = ("SegmentationClass", "SegmentationObject"), "cutouts"
-COLUMNS = ("id", "file_name", "class", "score", "x", "y", "width", "height", "area")
+TABLE_COLUMNS = ("id", "file_name", "class", "score", "x", "y", "width", "height", "area")
 """Of the table: id of the annotation, its picture, predicted box, area of its mask; in pixels."""
 
 
@@ -166,7 +166,7 @@ class MaskFiles:
             for a in self.annotations
             if a["score"] >= self.score
         ]
-        return pd.DataFrame(rows, columns=list(COLUMNS))
+        return pd.DataFrame(rows, columns=list(TABLE_COLUMNS))
 
     def counts(self) -> pd.DataFrame:
         """Objects of each class in each picture; of a video, the most in a frame."""
@@ -186,7 +186,7 @@ class MaskFiles:
         if self.polygons:
             annotations = [a | {"segmentation": self._as_polygons(a)} for a in annotations]
         categories = [{"id": k, "name": name} for k, name in enumerate(self.class_names, 1)]
-        content = {"info": {"description": MARK, "files": self.names}, "header": self.header}
+        content = {"info": {"description": WRITTEN_BY, "files": self.names}, "header": self.header}
         content |= {"images": self.images, "categories": categories}
         write_json(self.folder / JSON_NAME, {**content, "annotations": annotations})
         write_text(self.folder / TABLE_NAME, self.table().round(4).to_csv(index=False))

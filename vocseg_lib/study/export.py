@@ -38,7 +38,7 @@ from vocseg_lib.utils.files import (
     write_text,
 )
 
-MARK = "<!-- model card by vocseg export-weights -->"
+CARD_MARK = "<!-- model card by vocseg export-weights -->"
 PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32}
 VOC_TERMS = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
 LICENSES = {
@@ -80,7 +80,7 @@ def export_weights(
     if path.suffix != ".safetensors":
         raise ValueError(f"{path} must end with .safetensors")
     card = path.with_suffix(".md")
-    if card.exists() and not read_bytes(card).startswith(MARK.encode()):
+    if card.exists() and not read_bytes(card).startswith(CARD_MARK.encode()):
         raise ValueError(f"{card} exists and is not a model card of ours: choose another --out")
     state = {name: value.contiguous() for name, value in best.pop("model").items()}
     for name, value in state.items():
@@ -94,7 +94,7 @@ def export_weights(
     header |= {"precision": precision, "commit": git_commit()}
     with atomic_write(path) as temporary:
         save_file(state, temporary, {"format": "pt", HEADER: json.dumps(to_jsonable(header))})
-    write_text(card, f"{MARK}\n\n{model_card(run, path, header, data)}")
+    write_text(card, f"{CARD_MARK}\n\n{model_card(run, path, header, data)}")
     return path, card
 
 

@@ -13,7 +13,7 @@ from vocseg_lib.study.study import open_study
 from vocseg_lib.study.train import train_model
 from vocseg_lib.utils.files import read_json
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FIRST = ("bus", "person", "sheep", "bottle")
 SECOND = ("tvmonitor", "sheep", "aeroplane", "bus", "pottedplant", "person")
 """Classes of the first and of the second data; three are in both, at other labels."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.helpers import detectors
+from tests.helpers import models as detectors
 from tests.helpers.cli import vocseg
 from tests.helpers.server import serve, urls
 from tests.helpers.trainings import QUICK
