@@ -161,7 +161,7 @@ RECIPES = {
                 eval_every=500,
             ),
             yolact=YolactConfig(**_COCO_YOLACT, semantic_loss=True),  # its head is pretrained, too
-            mask_rcnn=MaskRCNNConfig(**_COCO_MASK_RCNN, short_side=550),  # fits into 16 GB, as t4
+            mask_rcnn=MaskRCNNConfig(**_COCO_MASK_RCNN, short_side=550),  # meant for 16 GB, as t4
         ),
         Recipe(
             name="laptop",

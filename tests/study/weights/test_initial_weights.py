@@ -15,7 +15,7 @@ from tests.helpers.trainings import QUICK
 from vocseg_lib.data.classes import CLASS_NAMES
 from vocseg_lib.engine.run_folder import read_log
 from vocseg_lib.models.backbones import WeightsError
-from vocseg_lib.models.config import COCO_SCALES, MODELS, NO_EPSILON
+from vocseg_lib.models.config import COCO_SCALES, MODELS, NETWORK_FIELDS, NO_EPSILON
 from vocseg_lib.models.official_weights import COCO_NAMES, COCO_SLOTS, load_official
 from vocseg_lib.study import initial_weights
 from vocseg_lib.study.recipes import RECIPES, get_recipe
@@ -204,3 +204,72 @@ def test_a_run_is_a_start_for_other_classes(trained, devkit, tmp_path, capsys):
         build_model(trained.recipe.with_changes(init=str(run)), "mask_rcnn")
     with pytest.raises(WeightsError, match="resume"):
         build_model(trained.recipe.with_changes(init=str(run / "last.pt")), "yolact")
+
+
+def test_fields_that_are_asked_for_must_be_the_weights_own(published, files, devkit, tmp_path):
+    published("yolact", "yolact.pth")
+    changes = {"init": "coco", "channels": 128}
+    study = open_study("laptop", devkit, tmp_path, changes=changes)
+    assert study.recipe.yolact.backbone == "resnet50"  # not asked for
+    with pytest.raises(ValueError, match="channels=256"):
+        build_model(study.recipe, "yolact")
+    # Without COCO's weights, its recipes are as any other.
+    for init in ("imagenet", "none"):
+        plain = open_study("finetune", devkit, tmp_path, init).recipe
+        for name, kind in MODELS.items():
+            of_network = [getattr(kind(), f) for f in NETWORK_FIELDS[name]]
+            assert [
+                getattr(plain.model_config(name), f) for f in NETWORK_FIELDS[name]
+            ] == of_network
+    # Batch norm without an epsilon cannot learn.
+    arguments = ("--model", "mask_rcnn", "--data", devkit, "--results", tmp_path, "--device", "cpu")
+    old = {k: v for k, v in torch.load(files["mask_rcnn"][0]).items() if "tracked" not in k}
+    torch.save(old, tmp_path / "frozen.pth")
+    done = vocseg("train", *arguments, "--init", tmp_path / "frozen.pth", "--set", *SMALL)
+    assert (done.exit_code, "batch_norm=frozen" in done.stderr) == (2, True), done.stderr
+
+
+def test_other_architectures_are_refused(files, tmp_path):
+    yolact, mask_rcnn = (torch.load(files[name][0]) for name in MODELS)
+    boxes = torch.zeros(36, 256, 3, 3)
+    wrong = {
+        "priors": yolact | {"prediction_layers.0.bbox_layer.bias": boxes[:, 0, 0, 0]},
+        "backbone": {k: v for k, v in yolact.items() if ".layers.2." not in k},
+        "masks": {k: v for k, v in mask_rcnn.items() if "mask" not in k},
+        "v2": {k: v for k, v in mask_rcnn.items() if "fc6" not in k},
+    }
+    for name, state in wrong.items():
+        torch.save({"model": state}, tmp_path / f"{name}.pth")
+        recipe = QUICK.with_changes(init=str(tmp_path / f"{name}.pth"))
+        with pytest.raises(WeightsError, match=rf"{name}\.pth"):
+            build_model(recipe, "mask_rcnn" if name in ("masks", "v2") else "yolact")
+    # YOLACT++ has convolutions with offsets in its body.
+    extra = {"backbone.layers.1.0.conv2.conv_offset_mask.weight": torch.zeros(1)}
+    torch.save(yolact | extra, tmp_path / "plus.pth")
+    recipe = get_recipe(f"quick init={tmp_path / 'plus.pth'}")
+    with pytest.raises(ValueError, match="conv_offset_mask"):
+        build_model(initial_weights.with_network_of_init(recipe, tmp_path), "yolact")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_pictures_and_a_devkit_are_predicted_without_training(published, devkit, tmp_path, name):
+    published(name, f"{name}.pth")
+    image = next((devkit / "JPEGImages").iterdir())
+    command = ("predict", "--model", name, "--device", "cpu")
+    done = vocseg(*command, "--image", image, "--out", tmp_path / "out", "--score", 0.9)
+    assert done.exit_code == 0, done.output
+    content = read_json(tmp_path / "out" / "predictions.json")
+    names = COCO_NAMES if name == "yolact" else COCO_SLOTS
+    assert tuple(c["name"] for c in content["categories"]) == names
+    # Beside VOC's ground truth, detections of other classes are left out.
+    assert vocseg("export-coco", devkit, "--out", tmp_path / "gt.json").exit_code == 0
+    files = ("--predictions", tmp_path / "out" / "predictions.json")
+    done = vocseg("evaluate", *files, "--data", tmp_path / "gt.json", "--resamples", 0)
+    assert done.exit_code == 0, done.output
+    done = vocseg("evaluate", *files, "--data", tmp_path / "out" / "predictions.json")
+    assert (done.exit_code, "not ground truth" in done.stderr) == (2, True)
+    if name == "yolact":  # the faster one
+        done = vocseg(*command, "--data", devkit, "--out", tmp_path / "p.json")
+        assert done.exit_code == 0, done.output
+        config = read_json(tmp_path / "p.json")["header"]["config"]
+        assert config["class_names"] == list(CLASS_NAMES)
