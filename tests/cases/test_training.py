@@ -92,8 +92,9 @@ def test_weights_that_are_none_on_the_command_line(case):
     folder = case("messages_of_pytorch")
     for name, begin in (("pointer.pth", "version https://git-lfs"), ("page.pth", "<!DOCTYPE")):
         command = ("train", "--model", "yolact", "--profile", "laptop", "--data", folder / "data")
-        for wrong in (command, ("predict", "--image", folder / name, "--out", folder / "o")):
-            line = refused(*wrong, "--init", folder / name)
+        picture = ("predict", "--image", folder / name, "--out", folder / "o")
+        for wrong in ((*command, "--init"), (*picture, "--weights")):
+            line = refused(*wrong, folder / name)
             assert name in line
             assert begin in line
             assert "weights_only" not in line

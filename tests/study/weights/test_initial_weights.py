@@ -13,6 +13,7 @@ from tests.helpers.cli import vocseg
 from tests.helpers.server import serve, urls
 from tests.helpers.trainings import QUICK
 from vocseg_lib.data.classes import CLASS_NAMES
+from vocseg_lib.data.voc import VocDataset
 from vocseg_lib.engine.run_folder import read_log
 from vocseg_lib.models.backbones import WeightsError
 from vocseg_lib.models.config import COCO_SCALES, MODELS, NETWORK_FIELDS, NO_EPSILON
@@ -254,7 +255,7 @@ def test_other_architectures_are_refused(files, tmp_path):
 @pytest.mark.parametrize("name", MODELS)
 def test_pictures_and_a_devkit_are_predicted_without_training(published, devkit, tmp_path, name):
     published(name, f"{name}.pth")
-    image = next((devkit / "JPEGImages").iterdir())
+    image = devkit / "JPEGImages" / f"{VocDataset(devkit, 'val').names[0]}.jpg"
     command = ("predict", "--model", name, "--device", "cpu")
     done = vocseg(*command, "--image", image, "--out", tmp_path / "out", "--score", 0.9)
     assert done.exit_code == 0, done.output
