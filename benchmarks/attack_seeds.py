@@ -55,6 +55,14 @@ OFFICIAL_NAMES = (
 """Names in our YOLACT to those of the official code."""
 
 
+def official_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict of a YOLACT by the official code's names, without counts of batches."""
+    state = {k: v for k, v in model.state_dict().items() if not k.endswith("batches_tracked")}
+    for pattern, name in OFFICIAL_NAMES:
+        state = {re.sub(f"^{pattern}", name, key): value for key, value in state.items()}
+    return state
+
+
 class NoisyModel(nn.Module):
     """A few weights under the models' contract, with batch norm and a random number in its loss."""
 
@@ -155,10 +163,5 @@ def _write_weights(folder: Path) -> None:
     folder.mkdir()
     torch.save(tiny().state_dict(), folder / "tiny.pth")
     model = Yolact(YolactConfig(init=None, semantic_loss=True, scales=PASCAL_SCALES))
-    state = {}
-    for name, value in model.state_dict().items():
-        for pattern, replacement in OFFICIAL_NAMES:
-            name = re.sub(f"^{pattern}", replacement, name)
-        if not name.endswith("num_batches_tracked"):
-            state[name] = torch.zeros(()).expand(value.shape)
+    state = {k: torch.zeros(()).expand(v.shape) for k, v in official_state(model).items()}
     torch.save(state, folder / "official.pth")

@@ -3,18 +3,19 @@
 import shlex
 from pathlib import Path
 
-from vocseg_lib.study.recipes import Recipe, get_recipe, recipe_changes
+from vocseg_lib.study.recipes import Recipe, get_recipe, recipe_changes, without_folders
 
 
 def recorded_config(config: dict) -> dict:
     """A run's command, recipe and training config; of the file it starts from, the name."""
     (part,) = config["recipe"].keys() - {"name", "data"}
-    options = config["recipe"][part]
-    init = options["init"] and Path(options["init"]).name
-    recipe = {**config["recipe"], part: {**options, "init": init}}
     recorded = {name: config[name] for name in ("train", "data_fingerprint")}
     recorded["iterations"] = config["train"]["iterations"]
-    return {"command": train_command(config, part), "recipe": recipe, **recorded}
+    return {
+        "command": train_command(config, part),
+        "recipe": without_folders(config)["recipe"],
+        **recorded,
+    }
 
 
 def train_command(config: dict, part: str) -> str:

@@ -1,6 +1,5 @@
 """Small models and their targets; detectors of other code with random weights."""
 
-import re
 from pkgutil import resolve_name
 
 import torch
@@ -9,6 +8,7 @@ from torch.nn import functional
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
+from benchmarks.attack_seeds import official_state as official_state
 from vocseg_lib.models.config import COCO_PRIORS, MODELS, YolactConfig
 from vocseg_lib.models.yolact import Yolact
 
@@ -39,36 +39,12 @@ def empty_target(height, width):
     return {name: value[:0] for name, value in target(height, width).items()}
 
 
-OFFICIAL = (  # ours to the official YOLACT's
-    (r"body\.layer(\d)\.", lambda m: f"backbone.layers.{int(m[1]) - 1}."),
-    (r"body\.", "backbone."),
-    (r"pyramid\.lateral\.(\d)\.0\.", lambda m: f"fpn.lat_layers.{2 - int(m[1])}."),
-    (r"pyramid\.smooth\.(\d)\.0\.", lambda m: f"fpn.pred_layers.{2 - int(m[1])}."),
-    (r"pyramid\.down\.(\d)\.0\.", r"fpn.downsample_layers.\1."),
-    (r"protonet\.before\.(\d)\.0\.", lambda m: f"proto_net.{2 * int(m[1])}."),
-    (r"protonet\.after\.(\d)\.0\.", lambda m: f"proto_net.{8 + 2 * int(m[1])}."),
-    (r"head\.shared\.0\.", "prediction_layers.0.upfeature.0."),
-    (r"head\.classes\.0\.", "prediction_layers.0.conf_layer."),
-    (r"head\.box\.0\.", "prediction_layers.0.bbox_layer."),
-    (r"head\.coefficients\.0\.", "prediction_layers.0.mask_layer."),
-    (r"semantic\.0\.", "semantic_seg_conv."),
-)
-
-
 def yolact(outputs=81, image_size=138):
     """A plain YOLACT as the official code's COCO configuration, in eval mode."""
     torch.manual_seed(0)
     options = {"semantic_loss": True, "normalization": "official", "image_size": image_size}
     model = Yolact(YolactConfig(init=None, **COCO_PRIORS, **options), outputs).eval()
     return detecting(model, model.body, model.head.classes[0])
-
-
-def official_state(model):
-    """The state dict of a YOLACT by the official code's names."""
-    state = {k: v for k, v in model.state_dict().items() if not k.endswith("batches_tracked")}
-    for pattern, name in OFFICIAL:
-        state = {re.sub(f"^{pattern}", name, key): value for key, value in state.items()}
-    return state
 
 
 def mask_rcnn(outputs=91, side=160):

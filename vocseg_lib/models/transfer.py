@@ -74,7 +74,7 @@ def transfer(model: InstanceModel, weights: Pretrained, class_names: Sequence[st
     number is not finite.
     """
     labels = _shared_labels(weights, class_names)
-    own, unfit = model.state_dict(), {}
+    own, unfit = model.state_dict(), {}  # the model's own memory
     for name, target in own.items():
         given = weights.state.get(name)
         is_tensor = isinstance(given, Tensor)
@@ -90,7 +90,6 @@ def transfer(model: InstanceModel, weights: Pretrained, class_names: Sequence[st
             target.copy_(given)
         else:
             unfit[name] = f"{[*given.shape]}, expected {[*target.shape]}"
-    model.load_state_dict(own)
     unused = {name: "unknown" for name in weights.state if name not in own}
     of_body = (unfit | unused).items()
     if wrong := [f"{k} {v}" for k, v in of_body if k.startswith(model.body_and_fpn)]:

@@ -42,7 +42,7 @@ CARD_MARK = "<!-- model card by vocseg export-weights -->"
 PRECISIONS = {"fp16": torch.float16, "fp32": torch.float32}
 VOC_TERMS = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
 LICENSES = {
-    "synthetic": "The images are computed by this library; nobody has rights in them.",
+    "synthetic": "The images are computed by this library; no rights are claimed in them.",
     "VOC 2012": f"The images belong to their Flickr authors; VOC's terms hold: {VOC_TERMS}.",
     "pilot": "Images in VOC's layout that are not VOC 2012's: their owners' terms hold.",
     "own": "Data of one's own: ask its owner before you pass these weights on.",
@@ -101,12 +101,14 @@ def export_weights(
 def model_card(run: Path, weights: Path, header: dict, data: str | Path = "") -> str:
     """What weights are, in Markdown, from a run's own files; intervals if its data is at hand."""
     config, metrics = header["config"], header["metrics"]
-    recipe, study = Recipe.of_run(config), _study_of(run, config, data)
+    sessions = read_sessions(run / SESSIONS)
+    devkit = data or next((s["devkit"] for s in reversed(sessions) if "devkit" in s), "")
+    recipe = Recipe.of_run(config)
+    study = _study_of(run, config, devkit, required=bool(data))
     kind, name = study.data_kind if study else "", config["model"]
     init = recipe.model_config(name).init
     changes = recipe_changes(recipe, RECIPES["paper"]).iloc[:, :2]
     parts = ("train.", f"{LINEAGE_MODELS.get(name, name)}.")
-    sessions = read_sessions(run / SESSIONS)
     template = (files("vocseg_lib.study") / "model_card.md.jinja").read_text(encoding="utf-8")
     return Template(template, undefined=StrictUndefined).render(
         **header,
@@ -127,17 +129,15 @@ def model_card(run: Path, weights: Path, header: dict, data: str | Path = "") ->
     )
 
 
-def _study_of(run: Path, config: dict, data: str | Path) -> Study | None:
-    """The study of a run; None if its data is not where the run recorded it, or has changed."""
-    sessions = read_sessions(run / SESSIONS)
-    devkit = data or next((s["devkit"] for s in reversed(sessions) if "devkit" in s), "")
+def _study_of(run: Path, config: dict, devkit: str | Path, required: bool) -> Study | None:
+    """The study of a run; None if its data is missing or has changed, unless it is required."""
     try:
         recipe, found = Recipe.of_run(config), find_devkit(resolve_path(devkit)) if devkit else None
         study = found and Study(recipe=recipe, devkit=found, results=run.parent.parent)
         if study and study.fingerprint != config["data_fingerprint"]:
             raise ValueError(f"{found} is not the data of {run}, or has changed since")
     except (OSError, ValueError):
-        if data:
+        if required:
             raise
         return None
     return study
