@@ -12,6 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from vocseg_lib.data.classes import save_map
 from vocseg_lib.data.coco import read_predictions
 from vocseg_lib.data.voc import class_names
 from vocseg_lib.engine.mask_files import MaskFiles, mask_to_polygons
@@ -121,3 +122,31 @@ def test_files_of_others_are_not_replaced(tmp_path, name, earlier):
     )
     with pytest.raises(ValueError, match=name):
         files.start()
+
+
+def test_what_was_changed_or_added_is_not_deleted(tmp_path):
+    picture, detections = three_objects()
+
+    def write(stems, **options):
+        files = MaskFiles(folder=tmp_path, class_names=["cup", "plate"], header={}, **options)
+        files.start()
+        for stem in stems:
+            files.add(f"{stem}.jpg", stem, picture, detections)
+        files.write()
+        return [image.get("index_png") for image in files.images]
+
+    # The third is a frame of a video and the second a picture of its name.
+    stems = ["a", "clip_000001", "clip_000001"]
+    assert write(stems, index_pngs=True, cutouts=True)[2] == "clip_000001_.png"
+    index_pngs = tmp_path / "SegmentationClass"
+    assert len([*index_pngs.glob("*.png")]) == 3
+    changed, added = index_pngs / "a.png", tmp_path / "cutouts" / "mine.png"
+    save_map(changed, np.zeros((40, 60), np.uint8))
+    added.write_bytes(b"mine")
+    for name in ("index_pngs", "cutouts"):
+        with pytest.raises(ValueError, match=r"a\.png" if name == "index_pngs" else "mine"):
+            write(["b"], **{name: True})
+    assert len([*index_pngs.glob("*.png")]) == 3
+    write(["b"])
+    assert [*index_pngs.glob("*.png")] == [changed]
+    assert [*added.parent.glob("*.png")] == [added]

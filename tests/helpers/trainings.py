@@ -18,6 +18,7 @@ from vocseg_lib.study.run import build_model
 QUICK = get_recipe("quick").with_changes(
     image_size=64, short_side=64, channels=16, rois_per_image=16, proposals=32
 )
+SMALL = "image_size=96 short_side=96 batch_size=2 eval_every=1 eval_images=2 workers=0".split()
 SHORT = (
     "iterations=6 eval_every=3 checkpoint_every=3 batch_size=2 image_size=64 short_side=64 "
     "channels=16 proposals=32 rois_per_image=8 warmup_iterations=1 workers=0"

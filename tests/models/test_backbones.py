@@ -27,7 +27,7 @@ def test_weights_from_a_file(tmp_path, shared):
 def test_weights_that_are_not_available_or_do_not_fit(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # no server there
-    with pytest.raises(WeightsError, match="init=None") as caught:
+    with pytest.raises(WeightsError, match="init=none") as caught:
         build_backbone("resnet50", "imagenet")
     assert "resnet50-0676ba61.pth" in str(caught.value)
     with pytest.raises(WeightsError, match="'tiny'"):

@@ -57,6 +57,20 @@ def test_unlabelled_pictures_become_a_prediction_file(trained, devkit, tmp_path)
         assert truth.read_bytes() == before
 
 
+def test_classes_are_the_same_in_any_case(trained, devkit, tmp_path):
+    run, other = trained.run_folder("yolact"), tmp_path / "devkit"
+    shutil.copytree(devkit, other)
+    names = [name.upper() for name in trained.class_names]
+    for lacking in (0, 1):
+        names = names[: len(names) - lacking]
+        (other / "class_names.txt").write_text("\n".join(names))
+        done = vocseg(
+            "predict", run, "--device", "cpu", "--data", other, "--out", tmp_path / "p.json"
+        )
+        assert done.exit_code == 2 * lacking, done.output
+    assert "tvmonitor there, no other here" in done.stderr
+
+
 @pytest.mark.parametrize("masks", ["rle", "polygons"])
 def test_pictures_become_masks_that_are_read_back(trained, devkit, tmp_path, masks):
     run, out, truth = trained.run_folder("yolact"), tmp_path / "out", tmp_path / "gt.json"

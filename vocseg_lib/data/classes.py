@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -258,11 +259,11 @@ def read_lines(path: Path) -> list[str]:
     return lines
 
 
-def save_map(path: Path, values: np.ndarray) -> None:
+def save_map(path: Path, values: np.ndarray, **options: Any) -> None:
     """Write class or object numbers, uint8 [h, w], as a PNG with VOC's colors."""
     png = Image.fromarray(values)
     png.putpalette(palette().ravel().tolist())
-    png.save(path, "PNG")
+    png.save(path, "PNG", **options)
 
 
 @cache

@@ -6,12 +6,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import contourpy
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
@@ -43,6 +45,25 @@ def _written(path: Path) -> set[str]:
     return set()
 
 
+def _mark(pixels: np.ndarray) -> str:
+    """What tells a PNG of this command from others, and from one that was changed."""
+    return f"vocseg predict {crc32(np.ascontiguousarray(pixels)):08x}"
+
+
+def _marked(pixels: np.ndarray) -> PngInfo:
+    info = PngInfo()
+    info.add_text("Software", _mark(pixels))
+    return info
+
+
+def _is_as_written(file: Path) -> bool:
+    try:
+        with Image.open(file) as png:
+            return png.info.get("Software") == _mark(np.array(png))
+    except OSError:
+        return False
+
+
 def mask_to_polygons(mask: Bool[np.ndarray, "h w"]) -> list[list[float]]:
     """COCO polygons of a mask, of which pycocotools makes the same pixels.
 
@@ -72,11 +93,13 @@ class MaskFiles:
     names: list[str] = field(default_factory=list)  # of what this and earlier calls wrote
     images: list[dict] = field(default_factory=list)
     annotations: list[dict] = field(default_factory=list)
+    stems: set[str] = field(default_factory=set)  # of PNGs
 
     def start(self) -> None:
-        """Take the folder: what an earlier call wrote to it is deleted.
+        """Take the folder: what an earlier call wrote to it, and is as it was, is deleted.
 
-        Raises ValueError if it has files or folders of these names that no call wrote.
+        Raises ValueError if it has files or folders of these names that no call wrote, or PNGs
+        that were changed or added.
         """
         path, names = self.folder / JSON_NAME, [JSON_NAME, TABLE_NAME]
         names += [CLASS_FILE, *VOC_FOLDERS] * self.index_pngs + [CUTOUTS] * self.cutouts
@@ -85,8 +108,18 @@ class MaskFiles:
             if name not in written and (self.folder / name).exists():
                 problem = f"{self.folder / name} exists, not written by this command"
                 raise ValueError(f"{problem}: choose another folder")
-        for name in {CUTOUTS, *VOC_FOLDERS} & written:
-            for file in (self.folder / name).glob("*.png"):
+        earlier = [
+            file
+            for name in sorted({CUTOUTS, *VOC_FOLDERS} & written)
+            for file in sorted((self.folder / name).glob("*.png"))
+        ]
+        is_kept = [not _is_as_written(file) for file in earlier]
+        for file, kept in zip(earlier, is_kept, strict=True):
+            if kept and file.parent.name in names:
+                problem = f"{file} was changed or added since this command wrote to its folder"
+                raise ValueError(f"{problem}: choose another folder")
+        for file, kept in zip(earlier, is_kept, strict=True):
+            if not kept:
                 file.unlink()
         self.names = sorted({*names} | written)
         self.write()
@@ -104,7 +137,11 @@ class MaskFiles:
         Boxes and masks may be of the picture when it was shrunk; `of_image` are further fields.
         """
         height, width = picture.shape[:2]
+        while stem in self.stems:  # of a picture beside a video
+            stem += "_"
+        self.stems.add(stem)
         image = {"id": len(self.images) + 1, "file_name": file_name}
+        image |= {"index_png": f"{stem}.png"} if self.index_pngs else {}
         self.images.append(image | {"height": height, "width": width, **of_image})
         shown = []
         for entry in detections_to_coco(image["id"], detections, (height, width)):
@@ -138,7 +175,7 @@ class MaskFiles:
                 pixels[mask] = value
         for name, pixels in stored.items():
             with atomic_write(self.folder / name / f"{stem}.png") as temporary:
-                save_map(temporary, pixels)
+                save_map(temporary, pixels, pnginfo=_marked(pixels))
 
     def _save_cutouts(self, stem: str, picture: Picture, shown: list[dict]) -> None:
         """Each mask's pixels, transparent around it, in the smallest rectangle."""
@@ -153,7 +190,7 @@ class MaskFiles:
             safe = "".join(letter if letter.isalnum() else "_" for letter in name)
             path = self.folder / CUTOUTS / f"{stem}_{annotation['id']}_{safe}.png"
             with atomic_write(path) as temporary:
-                Image.fromarray(pixels).save(temporary, "PNG")
+                Image.fromarray(pixels).save(temporary, "PNG", pnginfo=_marked(pixels))
 
     def table(self) -> pd.DataFrame:
         """The detections of at least `score`, one per row."""

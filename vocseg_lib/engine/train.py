@@ -98,17 +98,17 @@ def train(
         raise ValueError("the data set is empty: nothing to train on")
     config.check_processes(distributed.world_size())
     check_batch_norm(model, config, session.device)
-    if is_first and not any(os.path.isfile(f / files.LAST) for f in (folder, mirror) if f):
+    is_new = not any(os.path.isfile(f / files.LAST) for f in (folder, mirror) if f)
+    if is_first and is_new and config.iterations:
         check_objects(dataset, model)
     torch.manual_seed(config.seed)
-    hours = math.inf if session.max_hours is None else session.max_hours
     state = TrainState(
         model=model.to(session.device),
         config=config,
         run_config={**(run_config or {}), "train": config.to_dict()},
         folder=folder,
         device=torch.device(session.device),
-        deadline=time.monotonic() + 3600 * hours,
+        deadline=time.monotonic() + 3600 * (session.max_hours or math.inf),
     )
     with files.run_lock(folder) if is_first else nullcontext():
         _resume(state, mirror, session)

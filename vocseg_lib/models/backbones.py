@@ -1,11 +1,13 @@
 """Backbones: ImageNet bodies whose stages C2 to C5 feed a feature pyramid."""
 
+import re
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import Conv2dNormActivation
@@ -45,6 +47,27 @@ def tiny() -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def _body_sizes(state: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Sizes of the tensors in a state dict of a classifier, but for its last layer's."""
+    others = r"fc\.|classifier\.|.*\.num_batches_tracked$"
+    return {name: [*value.shape] for name, value in state.items() if not re.match(others, name)}
+
+
+def backbone_of(state: Mapping[str, Tensor]) -> str | None:
+    """The name of the backbone whose state dict this is."""
+    sizes = _body_sizes(state)
+    for name in LAYOUTS:
+        with torch.device("meta"):
+            network = _network(name)
+        if _body_sizes(network.state_dict()) == sizes:
+            return name
+    return None
+
+
+def _network(name: str) -> nn.Module:
+    return tiny() if name == "tiny" else models.get_model(name)
+
+
 def build_backbone(name: str, init: str | Path | None = "imagenet") -> Backbone:
     """A backbone by name: "resnet50", "resnet101", "mobilenet_v2" or "tiny".
 
@@ -54,8 +77,7 @@ def build_backbone(name: str, init: str | Path | None = "imagenet") -> Backbone:
     """
     if name not in LAYOUTS:
         raise ValueError(f"{name!r} is not a backbone: choose one of {', '.join(LAYOUTS)}")
-    network = tiny() if name == "tiny" else models.get_model(name)
-    source = init
+    network, source = _network(name), init
     try:
         if init == "imagenet":
             published = models.get_model_weights(name).IMAGENET1K_V1
@@ -69,7 +91,7 @@ def build_backbone(name: str, init: str | Path | None = "imagenet") -> Backbone:
         if "weights_only" in reason:  # PyTorch's advice would run what the file holds
             reason = "the file is damaged or holds more than tensors: remove it"
         problem = f"no weights from {source} for backbone {name!r}: {reason}"
-        choices = f"init=FILE (a state dict of torchvision's {name}) or init=None (random)"
+        choices = f"init=FILE (a state dict of torchvision's {name}) or init=none (random)"
         raise WeightsError(f"{problem}; use {choices}") from error
     body = network.features if name == "mobilenet_v2" else network
     return Backbone(body, *LAYOUTS[name])

@@ -15,6 +15,7 @@ from vocseg_lib.models.config import COCO_PRIORS, MODELS, NO_EPSILON, PASCAL_SCA
 from vocseg_lib.models.contract import InstanceModel
 from vocseg_lib.models.priors import ASPECT_RATIOS
 from vocseg_lib.models.transfer import Pretrained
+from vocseg_lib.models.yolact import PROTOTYPES
 from vocseg_lib.utils.rle import shorten
 from vocseg_lib.utils.weights import load_weights, read_weights
 
@@ -107,10 +108,16 @@ def detector_weights(state: dict[str, Tensor], source: object) -> Pretrained | N
         model, body, logits, repeats = "yolact", "body", "head.classes.0.bias", len(ASPECT_RATIOS)
         state = {name: value for name, value in state.items() if not re.match(UNUSED, name)}
         state = _renamed(state, YOLACT_RENAMES)
-        config, width = {"normalization": "official"}, "head.shared.0.bias"
+        config, width, assumed = {"normalization": "official"}, "head.shared.0.bias", ()
         boxes = state.get("head.box.0.bias")
         if boxes is not None and boxes.numel() != 4 * repeats:
             raise ValueError(f"it has {boxes.numel() / 4:g} priors per cell, expected {repeats}")
+        coefficients = state.get("head.coefficients.0.bias")
+        if coefficients is not None and coefficients.numel() != PROTOTYPES * repeats:
+            prototypes = coefficients.numel() / repeats
+            raise ValueError(f"it has {prototypes:g} prototypes, expected {PROTOTYPES}")
+        if any(name.startswith("maskiou_net.") for name in state):
+            raise ValueError("it is of YOLACT++, which has a network for the scores of masks")
     elif any(key.startswith("roi_heads.") for key in state):
         if not any(key.startswith("roi_heads.mask_predictor.") for key in state):
             raise ValueError("it is of a detector without masks")
@@ -119,9 +126,10 @@ def detector_weights(state: dict[str, Tensor], source: object) -> Pretrained | N
         model, body, logits, repeats = "mask_rcnn", "backbone.body", _SCORES, 1
         state, width = _renamed(state, TORCHVISION_RENAMES), "backbone.fpn.layer_blocks.0.0.bias"
         # Frozen layers count no batches; those of the COCO weights, and of what was trained from
-        # them, have no epsilon (torchvision: `overwrite_eps`).
+        # them, have no epsilon (torchvision: `overwrite_eps`); other frozen ones have 1e-5.
         counts = any(name.endswith("num_batches_tracked") for name in state)
         config = {"batch_norm_eps": 1e-5 if counts else NO_EPSILON}
+        assumed = () if counts else ("batch_norm_eps",)
     else:
         return None
     blocks = {name.split(".")[body.count(".") + 2] for name in state if f"{body}.layer3." in name}
@@ -143,6 +151,7 @@ def detector_weights(state: dict[str, Tensor], source: object) -> Pretrained | N
         class_names=names,
         names_by_count=True,
         config=config,
+        assumed=assumed,
     )
 
 

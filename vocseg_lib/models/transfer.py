@@ -1,6 +1,6 @@
 """Start a model from trained weights: what fits is kept, outputs per class by the class's name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ class Pretrained:
     class_names: Sequence[str] | None  # label 1 first; None: unknown
     config: dict[str, Any]  # fields of the model's config that the weights were trained with
     names_by_count: bool = False  # class names are those of known data with as many
+    assumed: Collection[str] = ()  # fields of `config` that the weights do not tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,8 @@ class Transfer:
 
 def check_network(config: ModelConfig, weights: Pretrained) -> None:
     """Raise ValueError for fields of a config that are not those of the weights."""
-    changed = {k: v for k, v in weights.config.items() if getattr(config, k) != v}
+    known = {k: v for k, v in weights.config.items() if k not in weights.assumed}
+    changed = {k: v for k, v in known.items() if getattr(config, k) != v}
     if changed:
         there = ", ".join(f"{name}={value}" for name, value in changed.items())
         here = ", ".join(f"{name}={getattr(config, name)}" for name in changed)

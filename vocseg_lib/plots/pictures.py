@@ -191,7 +191,7 @@ def draw_predictions(
     for file, target, name in bar:
         try:
             if is_video(file):
-                of_frame = record and partial(_record_frame, record, name)
+                of_frame = record and partial(_record_frame, record, name, target.stem)
                 description = _draw_video(visualizer, file, target, of_frame)
             else:
                 picture = read_picture(file)
@@ -229,10 +229,11 @@ def _is_drawn(path: Path) -> bool:
         return MARK.encode() in start + file.read()
 
 
-def _record_frame(record: Any, name: str, number: int, frame: Picture, detections: dict) -> None:
+def _record_frame(
+    record: Any, name: str, stem: str, number: int, frame: Picture, detections: dict
+) -> None:
     code = f"{number:06d}"
-    stem = f"{name.replace('/', '_')}_{code}"
-    record.add(f"{name}/{code}", stem, frame, detections, video=name, frame=number)
+    record.add(f"{name}/{code}", f"{stem}_{code}", frame, detections, video=name, frame=number)
 
 
 def _draw_video(

@@ -16,14 +16,16 @@ import torch
 
 from vocseg_lib.engine.checkpoint import load_checkpoint
 from vocseg_lib.engine.run_folder import BEST, CONFIG
-from vocseg_lib.models.backbones import WeightsError
+from vocseg_lib.models.backbones import WeightsError, backbone_of
 from vocseg_lib.models.config import COCO_PRIORS, MODELS, NETWORK_FIELDS, NO_EPSILON
 from vocseg_lib.models.official_weights import detector_weights, unwrap
 from vocseg_lib.models.transfer import Pretrained
 from vocseg_lib.study.recipes import (
     COCO,
     IMAGENET,
+    LINEAGE_MODELS,
     NAMED_STARTS,
+    NOTHING,
     RECIPES,
     Recipe,
     check_run_config,
@@ -80,6 +82,9 @@ def fetch_published(model_name: str) -> Path:
         if not file.is_file():
             return "missing"
         with file.open("rb") as opened:
+            if opened.read(1) == b"<":
+                return "answers with a web page instead of the file"
+            opened.seek(0)
             found = hashlib.file_digest(opened, "sha256").hexdigest()
         wrong = not found.startswith(published.sha256)
         return f"SHA-256 is {found[:16]}..., expected {published.sha256[:16]}" if wrong else ""
@@ -93,7 +98,8 @@ def fetch_published(model_name: str) -> Path:
                     download(source, path)
         except (FetchError, OSError) as error:
             reason = "; ".join(line.strip() for line in str(error).splitlines())
-            ways = "or start from init=FILE, init=imagenet or init=none"
+            reason = reason.replace(":; ", ": ")
+            ways = "or start from init=FILE, or train from init=imagenet or init=none"
             raise WeightsError(
                 f"no published weights for {model_name}: {reason}; {ways}"
             ) from error
@@ -115,8 +121,17 @@ def pretrained(init: str | None, model_name: str) -> Pretrained | None:
     except ValueError as error:
         raise WeightsError(f"init={init}: {error}") from error
     if weights and init == COCO:
-        weights = replace(weights, config=COCO_DETECTORS[model_name].config)
+        weights = replace(weights, config=COCO_DETECTORS[model_name].config, assumed=())
     return weights
+
+
+def check_start(recipe: Recipe, model_name: str) -> None:
+    """Raise ValueError if a recipe that does not train has no detector to start from."""
+    init = recipe.model_config(model_name).init
+    own = LINEAGE_MODELS.get(model_name, model_name)
+    if not (recipe.train.iterations or pretrained(init, own)):
+        problem = f"init={init or NOTHING} is no detector, and iterations=0"
+        raise ValueError(f"{problem}: change one of them")
 
 
 def _file_of(path: Path, model_name: str) -> Path:
@@ -192,6 +207,9 @@ def with_network_of_init(recipe: Recipe, results: Path, explicit: Collection[str
             try:
                 weights = pretrained(config.init, name)
                 fields = weights.config if weights else _plain_network(recipe, name)
+                if not weights and config.init not in (None, IMAGENET):
+                    state = unwrap(read_weights(resolve_path(config.init)))
+                    fields |= {"backbone": backbone_of(state) or config.backbone}
             except (OSError, WeightsError):
                 fields = _recorded(results / "runs" / name / CONFIG, name, config.init)
         taken = {field: value for field, value in fields.items() if field not in explicit}

@@ -58,8 +58,8 @@ class Recipe(Config):
         Raises:
             ValueError: for an unknown field, or a value that the field cannot have.
         """
-        if changes.get("init") == NOTHING:
-            changes["init"] = None
+        if isinstance(init := changes.get("init"), str) and init.lower() in NAMED_STARTS:
+            changes["init"] = None if init.lower() == NOTHING else init.lower()
         if unknown := changes.keys() - set(RECIPE_FIELDS):
             known = ", ".join(RECIPE_FIELDS)
             raise ValueError(f"{', '.join(sorted(unknown))} is not a field of a recipe: {known}")

@@ -74,8 +74,8 @@ def build_model(
         load_body(network.body, weights)
     elif weights:
         kept = transfer(network, weights, class_names)
-        if kept.new and not recipe.train.iterations:
-            new = ", ".join(kept.new)
+        if (kept.new or kept.unfit) and not recipe.train.iterations:
+            new = ", ".join([*kept.new, *kept.unfit])
             raise WeightsError(f"{kept.source} does not know {new}: train, as finetune does")
         if distributed.rank() == 0:
             print(f"{model_name} {kept}", flush=True)
@@ -190,15 +190,19 @@ def predict_run(
     dataset, names = VocDataset(devkit, split, masks=False), tuple(config["class_names"])
     shared = {*map(name_key, names)} & {*map(name_key, dataset.class_names)}
     known = [name_key(name) in shared for name in dataset.class_names]
-    if names != dataset.class_names and config["recipe"]["name"] == COCO and shared:
+    same = [*map(name_key, names)] == [*map(name_key, dataset.class_names)]
+    if not same and config["recipe"]["name"] == COCO and shared:
         recipe = Recipe.of_run(config).with_changes(init=str(run_folder), iterations=1)
         model = build_model(recipe, config["model"], dataset.class_names)
         names = dataset.class_names
         config = config | {"class_names": list(names), "recipe": recipe.for_model(config["model"])}
-    if names != dataset.class_names:
-        listed = [", ".join((*n[:4], "...")[: len(n)]) for n in (names, dataset.class_names)]
-        message = f"{run_folder} was trained on the classes {listed[0]}"
-        raise ValueError(f"{message}: {dataset.devkit} has {listed[1]}")
+    elif not same:
+        alone = [
+            [n for n in of if name_key(n) not in shared] for of in (names, dataset.class_names)
+        ]
+        first, second = (", ".join(n[:4]) + ", ..." * (len(n) > 4) or "no other" for n in alone)
+        problem = f"{run_folder} was trained on other classes, or in another order, than"
+        raise ValueError(f"{problem} {devkit} has: {first} there, {second} here")
     header = prediction_header(config, best["iteration"], dataset)
     device, mixed_precision = device or default_device(), config["train"]["mixed_precision"]
     predictions = predict(model, dataset, header, device, mixed_precision, uncropped=True)

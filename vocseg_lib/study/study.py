@@ -157,7 +157,8 @@ def open_study(
     """The study of a recipe, or of one by name; its data is downloaded or made if missing.
 
     Args:
-        profile: see `get_recipe`.
+        profile: see `get_recipe`. Of a `Recipe`, fields of the network are exchanged for those of
+            the weights that it starts from.
         data: VOC devkit instead of the recipe's own data, or COCO annotations (JSON), which are
             converted to one in data/.
         results: default: results/<recipe>.
@@ -221,7 +222,7 @@ def reproduce(
     is_file = init not in (None, *NAMED_STARTS)
     if is_file and not (checkpoint.is_file() or resolve_path(init).exists()):
         raise FileNotFoundError(f"{init}, which {run} started from, is missing")
-    study = open_study(recipe, data, results)
+    study = open_study(recipe, data, results, changes=changes)
     before, now = config.get("data_fingerprint"), study.fingerprint
     if before and before != now:
         message = f"{study.devkit} is not the data of {run}: its fingerprint is {now}"

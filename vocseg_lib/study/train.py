@@ -34,6 +34,7 @@ from vocseg_lib.engine.run_folder import (
 from vocseg_lib.engine.train import Session, train
 from vocseg_lib.engine.train_state import stop_reason
 from vocseg_lib.metrics.coco_eval import evaluate
+from vocseg_lib.study.initial_weights import check_start
 from vocseg_lib.study.recipes import MODEL_TITLES, Recipe
 from vocseg_lib.study.results import PREDICTIONS, Results, open_files, open_results
 from vocseg_lib.study.run import build_model, cached_metrics, default_device, prediction_header
@@ -104,6 +105,8 @@ def train_model(
     checkpoints = [p / name for p in (folder, mirror) if p for name in (LAST, PREVIOUS)]
     resumed = any(map(os.path.isfile, checkpoints))  # False, too, for a Drive that is not connected
     recipe = study.recipe.with_changes(init=None) if resumed else study.recipe
+    if not resumed:
+        check_start(recipe, model_name)
     model = build_model(recipe, model_name, study.class_names)
     dataset = study.dataset("train", recipe.train.augmentation, skip_bad)
     evaluate_model = _evaluation(study, config, session)

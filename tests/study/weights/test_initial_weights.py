@@ -1,22 +1,21 @@
 """What models start from: published detectors, files of other code, runs."""
 
-import hashlib
 from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
+from torchvision.models import get_model
 
 from tests.helpers import models as detectors
 from tests.helpers.cli import vocseg
-from tests.helpers.server import serve, urls
-from tests.helpers.trainings import QUICK
+from tests.helpers.trainings import QUICK, SMALL
 from vocseg_lib.data.classes import CLASS_NAMES
 from vocseg_lib.data.voc import VocDataset
 from vocseg_lib.engine.run_folder import read_log
-from vocseg_lib.models.backbones import WeightsError
-from vocseg_lib.models.config import COCO_SCALES, MODELS, NETWORK_FIELDS, NO_EPSILON
+from vocseg_lib.models.backbones import WeightsError, tiny
+from vocseg_lib.models.config import COCO_SCALES, MODELS, NO_EPSILON
 from vocseg_lib.models.official_weights import COCO_NAMES, COCO_SLOTS, load_official
 from vocseg_lib.study import initial_weights
 from vocseg_lib.study.recipes import RECIPES, get_recipe
@@ -49,16 +48,6 @@ def check_same(ours, theirs, labels=None):
             torch.testing.assert_close(a[name].double(), b[name].double(), atol=1e-4, rtol=1e-4)
         masks = b["masks"][:, 0] > 0.5 if b["masks"].ndim == 4 else b["masks"]
         assert (a["masks"] != masks).float().mean() < 1e-3
-
-
-@pytest.fixture(scope="session")
-def files(tmp_path_factory):
-    """Files of detectors of other code, under names that say nothing, and the detectors."""
-    folder = tmp_path_factory.mktemp("files")
-    yolact, mask_rcnn = detectors.yolact(), detectors.mask_rcnn()
-    torch.save(detectors.official_state(yolact), folder / "a.bin")
-    torch.save(mask_rcnn.state_dict(), folder / "b.bin")
-    return {"yolact": (folder / "a.bin", yolact), "mask_rcnn": (folder / "b.bin", mask_rcnn)}
 
 
 @torch.no_grad()
@@ -131,27 +120,6 @@ def test_the_network_is_taken_from_the_file(files, tmp_path):
         assert initial_weights.with_network_of_init(recipe, tmp_path) == recipe
 
 
-@pytest.fixture
-def published(files, tmp_path, monkeypatch):
-    """`published(path)`: stand-ins of both published detectors come from a local server."""
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    with serve(b"") as server:
-
-        def use(name, path, content=None):
-            server.archive = content or files[name][0].read_bytes()
-            known = initial_weights.COCO_DETECTORS[name]
-            sha256, size = hashlib.sha256(files[name][0].read_bytes()), len(server.archive)
-            source = {"url": urls(server, path)[0], "max_bytes": size}
-            changed = replace(known, **source, sha256=sha256.hexdigest())
-            monkeypatch.setitem(initial_weights.COCO_DETECTORS, name, changed)
-            return server.requests
-
-        yield use
-
-
-SMALL = "image_size=96 short_side=96 batch_size=2 eval_every=1 eval_images=2 workers=0".split()
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_the_study_without_training_and_fine_tuning(published, devkit, tmp_path, name):
     requests = published(name, f"{name}.pth")
@@ -172,17 +140,6 @@ def test_the_study_without_training_and_fine_tuning(published, devkit, tmp_path,
     assert requests == [(f"/{name}.pth", None)]
 
 
-def test_what_is_no_published_file_is_one_clear_line(published, devkit, tmp_path):
-    arguments = ("--model", "yolact", "--data", devkit, "--results", tmp_path, "--device", "cpu")
-    for path, reason in (("wrong", "SHA-256"), ("cut", "lost"), ("page", "web page")):
-        published("yolact", path, b"some content")
-        done = vocseg("train", "--profile", "coco", *arguments)
-        *_, line = done.stderr.strip().splitlines()
-        assert done.exit_code == 2
-        for part in ("train: no published weights", f"/{path}: ", reason, "init=FILE"):
-            assert part in line
-
-
 def test_a_run_is_a_start_for_other_classes(trained, devkit, tmp_path, capsys):
     run = trained.run_folder("yolact")
     names = ("zebra", *reversed(CLASS_NAMES))
@@ -194,7 +151,8 @@ def test_a_run_is_a_start_for_other_classes(trained, devkit, tmp_path, capsys):
         ours, theirs = (m.head.classes[0].bias.reshape(3, -1) for m in (model, own))
         assert torch.equal(ours[:, 2:], theirs[:, 1:].flip(1))
         assert torch.equal(ours[:, 0], theirs[:, 0])
-    for init, problem in ((devkit, "without best.pt"), ("nothing.pth", "coco"), ("none", None)):
+    starts = (devkit, "without best.pt"), ("nothing.pth", "coco"), ("none", None), ("None", None)
+    for init, problem in starts:
         recipe = trained.recipe.with_changes(init=str(init))
         if problem:
             with pytest.raises(FileNotFoundError, match=problem):
@@ -205,51 +163,6 @@ def test_a_run_is_a_start_for_other_classes(trained, devkit, tmp_path, capsys):
         build_model(trained.recipe.with_changes(init=str(run)), "mask_rcnn")
     with pytest.raises(WeightsError, match="resume"):
         build_model(trained.recipe.with_changes(init=str(run / "last.pt")), "yolact")
-
-
-def test_fields_that_are_asked_for_must_be_the_weights_own(published, files, devkit, tmp_path):
-    published("yolact", "yolact.pth")
-    changes = {"init": "coco", "channels": 128}
-    study = open_study("laptop", devkit, tmp_path, changes=changes)
-    assert study.recipe.yolact.backbone == "resnet50"  # not asked for
-    with pytest.raises(ValueError, match="channels=256"):
-        build_model(study.recipe, "yolact")
-    # Without COCO's weights, its recipes are as any other.
-    for init in ("imagenet", "none"):
-        plain = open_study("finetune", devkit, tmp_path, init).recipe
-        for name, kind in MODELS.items():
-            of_network = [getattr(kind(), f) for f in NETWORK_FIELDS[name]]
-            assert [
-                getattr(plain.model_config(name), f) for f in NETWORK_FIELDS[name]
-            ] == of_network
-    # Batch norm without an epsilon cannot learn.
-    arguments = ("--model", "mask_rcnn", "--data", devkit, "--results", tmp_path, "--device", "cpu")
-    old = {k: v for k, v in torch.load(files["mask_rcnn"][0]).items() if "tracked" not in k}
-    torch.save(old, tmp_path / "frozen.pth")
-    done = vocseg("train", *arguments, "--init", tmp_path / "frozen.pth", "--set", *SMALL)
-    assert (done.exit_code, "batch_norm=frozen" in done.stderr) == (2, True), done.stderr
-
-
-def test_other_architectures_are_refused(files, tmp_path):
-    yolact, mask_rcnn = (torch.load(files[name][0]) for name in MODELS)
-    boxes = torch.zeros(36, 256, 3, 3)
-    wrong = {
-        "priors": yolact | {"prediction_layers.0.bbox_layer.bias": boxes[:, 0, 0, 0]},
-        "backbone": {k: v for k, v in yolact.items() if ".layers.2." not in k},
-        "masks": {k: v for k, v in mask_rcnn.items() if "mask" not in k},
-        "v2": {k: v for k, v in mask_rcnn.items() if "fc6" not in k},
-    }
-    for name, state in wrong.items():
-        torch.save({"model": state}, tmp_path / f"{name}.pth")
-        recipe = QUICK.with_changes(init=str(tmp_path / f"{name}.pth"))
-        with pytest.raises(WeightsError, match=rf"{name}\.pth"):
-            build_model(recipe, "mask_rcnn" if name in ("masks", "v2") else "yolact")
-    # YOLACT++ has convolutions with offsets in its body.
-    extra = {"backbone.layers.1.0.conv2.conv_offset_mask.weight": torch.zeros(1)}
-    torch.save(yolact | extra, tmp_path / "plus.pth")
-    recipe = get_recipe(f"quick init={tmp_path / 'plus.pth'}")
-    with pytest.raises(ValueError, match="conv_offset_mask"):
-        build_model(initial_weights.with_network_of_init(recipe, tmp_path), "yolact")
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -274,3 +187,15 @@ def test_pictures_and_a_devkit_are_predicted_without_training(published, devkit,
         assert done.exit_code == 0, done.output
         config = read_json(tmp_path / "p.json")["header"]["config"]
         assert config["class_names"] == list(CLASS_NAMES)
+
+
+@pytest.mark.parametrize("name", ["resnet101", "mobilenet_v2", "tiny"])
+def test_a_backbone_is_told_by_its_file(devkit, tmp_path, name):
+    network = tiny() if name == "tiny" else get_model(name)
+    torch.save(network.state_dict(), tmp_path / "weights")
+    profile = f"quick init={tmp_path / 'weights'}"
+    taken = open_study(profile, devkit, tmp_path).recipe
+    assert [taken.model_config(model).backbone for model in MODELS] == [name] * 2
+    other = open_study(f"{profile} backbone=resnet50", devkit, tmp_path)
+    with pytest.raises(WeightsError, match="resnet50"):
+        build_model(other.recipe, "yolact")
