@@ -134,8 +134,7 @@ class Quarter(torch.nn.Module):
         masks = torch.zeros(1, height, width, dtype=torch.bool)
         masks[:, y : 2 * y, x : 2 * x] = True
         found = {"boxes": torch.tensor([[x, y, 2 * x, 2 * y]]).float(), "masks": masks}
-        found |= {"labels": torch.tensor([1]), "scores": torch.ones(1)}
-        return [{**found, "uncropped_masks": masks}]
+        return [{**found, "labels": torch.tensor([1]), "scores": torch.ones(1)}]
 
 
 def test_predictions_of_large_pictures_have_their_size(crowded, monkeypatch):

@@ -59,8 +59,31 @@ def test_elsewhere_than_on_a_cpu_nothing_is_exchanged(monkeypatch):
         monkeypatch.setattr(speedups, part, None)
     logits = model._forward_layers(torch.zeros(1, 3, 96, 96, device="meta"))[0]["class_logits"]
     assert logits.shape == (1, 3 * (144 + 36 + 9 + 4 + 1), 21)
-    masks = model.upsample_masks(torch.zeros(2, 24, 24, device="meta"), None, 50, 60)
+    masks = model.resize_masks(torch.zeros(2, 24, 24, device="meta"), None, 50, 60)
     assert masks.shape == (2, 50, 60)
+
+
+def test_between_network_and_codes_nothing_waits_for_a_gpu():
+    model = speed_up(small("yolact", max_detections=7)).to("meta").eval()
+    with torch.inference_mode():  # the meta device has no values: reading one would be an error
+        out = model.network([torch.zeros(3, 90, 120, device="meta")] * 2)
+        detections = model.detect(out)
+    assert [len(of_image["mask_logits"]) for of_image in detections] == [7, 7]
+
+
+@pytest.mark.parametrize("uncropped", [False, True])
+@pytest.mark.parametrize("name", ["yolact", "mask_rcnn"])
+def test_codes_are_those_of_the_plain_masks(name, uncropped):
+    torch.manual_seed(0)
+    model = small(name, score_threshold=0.01).eval()
+    with torch.inference_mode():
+        (detections,) = model.detect(model.network([torch.rand(3, 90, 120)]))
+        plain = model.encode(detections, (180, 241), uncropped)
+        found = speed_up(model).encode(detections, (180, 241), uncropped)
+    assert len(found["masks"]) == len(found["scores"]) > 0
+    assert found["masks"] == plain["masks"]
+    assert found.get("uncropped_masks") == plain.get("uncropped_masks")
+    assert ("uncropped_masks" in found) == (uncropped and name == "yolact")
 
 
 @pytest.mark.parametrize(("name", "stage"), [("resnet50", "layer2"), ("mobilenet_v2", "6")])

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vocseg_lib.utils import files, json_stream
+from vocseg_lib.utils import files, json_values
 from vocseg_lib.utils.files import atomic_write, project_root, resolve_path, to_jsonable, write_json
 
 
@@ -72,7 +72,7 @@ WHOLE = [VALUES, {"header": {"a": VALUES}, "detections": VALUES, "more": []}, []
 def test_streamed_json_equals_the_whole(content, chunk, tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     monkeypatch.setattr(files, "STREAMED_BYTES", 0)
-    monkeypatch.setattr(json_stream, "CHUNK_CHARACTERS", chunk)
+    monkeypatch.setattr(json_values, "CHUNK_CHARACTERS", chunk)
     for indent in (None, 1):
         text = json.dumps(content, indent=indent)
         for encoding in ("utf-8", "utf-8-sig", "utf-16"):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from vocseg_lib.data.image_files import BadFile, Color, StoredMap, read_map
 from vocseg_lib.utils.files import read_bytes
-from vocseg_lib.utils.rle import shorten
+from vocseg_lib.utils.json_values import shorten
 
 CLASS_NAMES = tuple(
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "

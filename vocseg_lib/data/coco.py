@@ -14,7 +14,7 @@ from vocseg_lib.data.coco_cleaning import TEXT_ID, CleaningReport, clean_ground_
 from vocseg_lib.data.coco_validation import MAX_NAME, find_contradictions, validate_results
 from vocseg_lib.data.image_files import without_ending
 from vocseg_lib.utils.files import read_json
-from vocseg_lib.utils.rle import MAX_ID, id_key, is_number, shorten
+from vocseg_lib.utils.json_values import MAX_ID, id_key, is_number, shorten
 
 CONTENT = "size_and_crc32"  # of an image: its picture's `file_checksum`
 LISTED_CLASSES = 20  # classes in a message

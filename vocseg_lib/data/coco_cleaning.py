@@ -9,15 +9,15 @@ from pycocotools import mask as coco_mask
 
 from vocseg_lib.data import coco_validation as validation
 from vocseg_lib.data.classes import is_background
-from vocseg_lib.utils.rle import as_number, id_key, is_number, mend_mask, shorten, usable_polygons
+from vocseg_lib.utils.json_values import as_number, id_key, is_number, shorten
+from vocseg_lib.utils.rle import mend_mask, usable_polygons
 
 MAX_BAD_FRACTION = 0.05  # of annotations, or of images: an import stops beyond it
 MAX_LOST_FRACTION = 0.5  # of masks without a pixel in their image, or with runs along its rows
 MAX_LISTED = 10  # annotations in one message
 TEXT_ID = "text_id"  # of an image: its id in the source, where ids are text
 NUMERIC_FIELDS = ("height", "width", "area", "iscrowd")  # which some exporters write as text
-ID_FIELDS = ("id", "image_id", "category_id")
-NO_PARENT = (None, "", "none")  # `supercategory` of a root
+ID_FIELDS, NO_PARENT = ("id", "image_id", "category_id"), (None, "", "none")  # of a root category
 TRUTH_WORDS = {"true": True, "yes": True, "false": False, "no": False, "": False}
 
 

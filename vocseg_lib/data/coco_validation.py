@@ -9,14 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from pycocotools import mask as coco_mask
 
-from vocseg_lib.utils.rle import (
-    as_rle,
-    is_number,
-    mask_areas,
-    mask_boxes,
-    pixel_counts,
-    shorten,
-)
+from vocseg_lib.utils.json_values import is_number, shorten
+from vocseg_lib.utils.rle import as_rle, mask_areas, mask_boxes, pixel_counts
 
 MAX_PIXELS = 10**8  # per image: more would exhaust memory
 MAX_CATEGORIES = 10_000  # more would exhaust memory as well

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from vocseg_lib.data.voc import find_devkit, is_devkit
 from vocseg_lib.utils.files import file_lock
 from vocseg_lib.utils.http import MAX_SHOWN_ERROR, Download, FetchError, beside, download
-from vocseg_lib.utils.rle import shorten
+from vocseg_lib.utils.json_values import shorten
 
 TAR_NAME = "VOCtrainval_11-May-2012.tar"
 MIRRORS = (  # of the official archive (pytorch/vision#9269), in this order

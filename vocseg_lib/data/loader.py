@@ -1,6 +1,8 @@
 """From a data set to batches on a device, reproducibly."""
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 
-from vocseg_lib.data.image_files import read_picture, without_ending
+from vocseg_lib.data.image_files import BadFile, read_picture, without_ending
 from vocseg_lib.data.transforms import model_input
 
 
@@ -35,17 +37,23 @@ class SeededSamples(Dataset):
 class PictureDataset(Dataset):
     """Pictures without annotations as `(image, target)`, for prediction.
 
-    image: uint8 [3, h, w], as it is shown. target: image_id (from 1), name. Raises BadFile.
+    image: uint8 [3, h, w], as it is shown. target: image_id (from 1), name. What cannot be read is
+    None; `skipped` says why.
     """
 
     def __init__(self, paths: Sequence[Path]):
-        self.paths = paths
+        self.paths, self.skipped = paths, {}
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, dict]:
-        image = torch.from_numpy(read_picture(self.paths[index])).permute(2, 0, 1).contiguous()
+    def __getitem__(self, index: int) -> tuple[Tensor, dict] | None:
+        try:
+            picture = read_picture(self.paths[index])
+        except BadFile as error:
+            self.skipped[self.paths[index]] = str(error)
+            return None
+        image = torch.from_numpy(picture).permute(2, 0, 1).contiguous()
         name = without_ending(self.paths[index].name)
         return tv_tensors.Image(image), {"image_id": index + 1, "name": name}
 
@@ -55,6 +63,19 @@ def load_batches(dataset: Dataset, batches: Iterable[range], workers: int = 0) -
     options = {"num_workers": workers, "collate_fn": collate}
     options["generator"] = torch.Generator()  # starting to load leaves the global one as it is
     return DataLoader(dataset, batch_sampler=batches, **options)
+
+
+def map_ahead(pool: Executor | None, function: Callable, items: Iterable, waiting: int) -> Iterator:
+    """`map(function, items)`, of which a pool computes up to `waiting` before they are taken."""
+    futures = deque()
+    for item in items:
+        if pool is None:
+            yield function(item)
+            continue
+        futures.append(pool.submit(function, item))
+        if len(futures) > waiting:
+            yield futures.popleft().result()
+    yield from (future.result() for future in futures)
 
 
 def collate(samples: list) -> tuple[tuple, tuple]:

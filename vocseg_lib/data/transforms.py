@@ -27,7 +27,8 @@ MIN_MASK_SIDE = 4  # pixels: an object whose mask is narrower or lower is droppe
 
 def model_input(image: Tensor, device: str | torch.device = "cpu") -> Tensor:
     """A data set's uint8 image as a plain float tensor in 0..1 on the device, as models take it."""
-    return image.as_subclass(Tensor).to(device).float() / 255
+    plain = image.as_subclass(Tensor)
+    return plain.to(device, non_blocking=plain.is_pinned()).float() / 255
 
 
 class PhotometricDistort(v2.RandomPhotometricDistort):

@@ -12,7 +12,7 @@ from vocseg_lib.engine.checkpoint import load_checkpoint
 from vocseg_lib.engine.mirror import KEPT, SUFFIXES, copy_changed
 from vocseg_lib.engine.run_folder import BEST, CONFIG, LAST, PREVIOUS, set_aside
 from vocseg_lib.utils.files import atomic_write, read_json, remove_temporary_files
-from vocseg_lib.utils.rle import is_number, shorten
+from vocseg_lib.utils.json_values import is_number, shorten
 
 RESTORED_KEYS = ("config", "model", "optimizer", "scaler", "random")
 """What a checkpoint must hold to be resumed, besides progress."""

@@ -1,12 +1,14 @@
 """What all models have in common: torchvision's detection contract."""
 
 import math
+from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from vocseg_lib.utils.boxes import box_iou
+from vocseg_lib.utils.rle import encode_rle
 
 
 class ClassLayer(NamedTuple):
@@ -63,3 +65,36 @@ class InstanceModel(nn.Module):
         iou = box_iou(detections["boxes"], box[None].to(detections["boxes"]))[:, 0]
         nearest = int((iou + (detections["labels"] == label)).argmax())
         return self.mask_terms(out, detections, nearest)
+
+
+class SmallMaskModel(InstanceModel):
+    """A model whose masks are small until they are resized to their image.
+
+    `postprocess` resizes them all. `encode(detections, size)` makes run-length codes of what
+    `detect(network(images))` gives of an image, on the CPU, for an image of any size (height,
+    width) of which the model may have seen a smaller copy.
+    """
+
+    def detect(self, out: dict) -> list[dict]:
+        """Detections of each image, on the model's device: what `finish` takes."""
+        raise NotImplementedError
+
+    def finish(self, detections: dict, resize: Callable, uncropped: bool = False) -> dict:
+        """Detections of an image in its pixels, with masks by `resize`.
+
+        It takes small masks, their boxes, height and width. With `uncropped`, models that crop have
+        masks before it as `uncropped_masks`, too.
+        """
+        raise NotImplementedError
+
+    def postprocess(self, out: dict) -> list[dict]:
+        device = next(self.parameters()).device
+        with torch.autocast(device.type, enabled=False):  # masks are computed in single precision
+            return [self.finish(detections, self.resize_masks) for detections in self.detect(out)]
+
+    def encode(self, detections: dict, size: tuple[int, int], uncropped: bool = False) -> dict:
+        return self.finish({**detections, "image_size": size}, self.encode_masks, uncropped)
+
+    def encode_masks(self, *arguments) -> list[dict]:
+        """Run-length codes of `resize_masks`."""
+        return encode_rle(self.resize_masks(*arguments))

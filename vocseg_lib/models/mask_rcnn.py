@@ -1,6 +1,7 @@
 """Mask R-CNN (arXiv 1703.06870) from torchvision's parts, every layer trained."""
 
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -15,7 +16,7 @@ from torchvision.ops.poolers import initLevelMapper
 from vocseg_lib.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from vocseg_lib.models.backbones import build_backbone
 from vocseg_lib.models.config import SHORT_SIDE, MaskRCNNConfig
-from vocseg_lib.models.contract import ClassLayer, InstanceModel
+from vocseg_lib.models.contract import ClassLayer, SmallMaskModel
 from vocseg_lib.models.roi_pooling import POOLING
 from vocseg_lib.utils import distributed
 from vocseg_lib.utils.masks import split_masks
@@ -73,13 +74,13 @@ class CountingSampler(detection._utils.BalancedPositiveNegativeSampler):
         return positive, negative
 
 
-class MaskRCNN(InstanceModel, detection.MaskRCNN):
+class MaskRCNN(SmallMaskModel, detection.MaskRCNN):
     """Mask R-CNN with an FPN over C2..C5.
 
     With the default config it is torchvision's `maskrcnn_resnet50_fpn`, layer by layer.
     """
 
-    paste_masks = staticmethod(paste_masks)
+    resize_masks = staticmethod(paste_masks)
     class_layers: ClassVar = {
         "roi_heads.box_predictor.cls_score": ClassLayer(),
         "roi_heads.box_predictor.bbox_pred": ClassLayer(values=4),
@@ -157,17 +158,23 @@ class MaskRCNN(InstanceModel, detection.MaskRCNN):
         out = {"detections": detections, "proposals": proposals}
         return {**out, "resized": batch.image_sizes, "image_sizes": sizes}
 
-    def postprocess(self, out: dict) -> list[dict]:
+    def detect(self, out: dict) -> list[dict]:
+        """Boxes (resized pixels), labels, scores and masks [n, 28, 28], if any, of each image."""
+        sizes = zip(out["resized"], out["image_sizes"], strict=True)
+        return [
+            {**raw, "resized": resized, "image_size": size}
+            for raw, (resized, size) in zip(out["detections"], sizes, strict=True)
+        ]
+
+    def finish(self, detections: dict, resize: Callable, uncropped: bool = False) -> dict:
         """Scale boxes to the image and paste each small mask, if any, into its box."""
-        results = []
-        rows = zip(out["detections"], out["resized"], out["image_sizes"], strict=True)
-        for raw, resized, size in rows:
-            boxes = detection.transform.resize_boxes(raw["boxes"].float(), resized, size)
-            result = {**raw, "boxes": boxes, "scores": raw["scores"].float()}
-            if "masks" in raw:
-                result["masks"] = self.paste_masks(raw["masks"][:, 0].float(), boxes, *size)
-            results.append(result)
-        return results
+        resized, size = detections["resized"], detections["image_size"]
+        boxes = detection.transform.resize_boxes(detections["boxes"].float(), resized, size)
+        result = {"boxes": boxes, "labels": detections["labels"]}
+        result["scores"] = detections["scores"].float()
+        if "masks" in detections:
+            result["masks"] = resize(detections["masks"][:, 0].float(), boxes, *size)
+        return result
 
     def mask_terms(self, out: dict, detections: dict, index: int) -> list[tuple[str, Tensor]]:
         """The region's mask of a detection, as a titled map [28, 28]."""

@@ -16,7 +16,7 @@ from vocseg_lib.models.contract import InstanceModel
 from vocseg_lib.models.priors import ASPECT_RATIOS
 from vocseg_lib.models.transfer import Pretrained
 from vocseg_lib.models.yolact import PROTOTYPES
-from vocseg_lib.utils.rle import shorten
+from vocseg_lib.utils.json_values import shorten
 from vocseg_lib.utils.weights import load_weights, read_weights
 
 _SLOTS = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"][1:]

@@ -22,25 +22,35 @@ def detect(
     """Boxes (relative xyxy), classes (0-based), scores and coefficients, by descending score.
 
     `scores` are probabilities per class without background. A prior with any score above
-    `score_threshold` is a candidate for every class.
+    `score_threshold` is a candidate for every class. On a GPU, where counting makes the CPU wait,
+    there are `max_detections`: the last ones, with scores of -1, are none.
     """
-    candidate = (scores.amax(1) > config.score_threshold).nonzero()[:, 0]
-    boxes = decode_boxes(offsets[candidate], priors[candidate])
+    is_candidate = scores.amax(1) > config.score_threshold
+    if scores.is_cpu:
+        raw = scores, offsets, coefficients, priors
+        scores, offsets, coefficients, priors = (part[is_candidate] for part in raw)
+    else:
+        scores = torch.where(is_candidate[:, None], scores, -1.0)
+    boxes = decode_boxes(offsets, priors)
     options = config.nms_iou, CANDIDATES_PER_CLASS, config.max_detections
-    kept, classes, kept_scores = NMS[config.nms](boxes, scores[candidate], *options)
-    return boxes[kept], classes, kept_scores, coefficients[candidate[kept]]
+    kept, classes, kept_scores = NMS[config.nms](boxes, scores, *options)
+    return boxes[kept], classes, kept_scores, coefficients[kept]
 
 
 def fast_nms(boxes: _Boxes, scores: _Scores, iou: float, top_k: int, limit: int) -> _Kept:
     """Fast NMS (sec. 4): per class, drop boxes with IoU > `iou` with *any* higher-scored box.
 
     Boxes that are dropped still drop others, which makes it one matrix operation. Keeps the `limit`
-    best of the `top_k` boxes per class.
+    best of the `top_k` boxes per class; on a GPU, see `detect`.
     """
     ranked, order = _topk_per_class(scores, top_k)
     overlap = box_iou(boxes[order], boxes[order]).triu_(diagonal=1)
-    classes, position = (overlap <= iou).all(1).nonzero(as_tuple=True)
-    return _best(order[classes, position], classes, ranked[classes, position], limit)
+    is_kept = (overlap <= iou).all(1)
+    classes = torch.arange(len(order), device=order.device)[:, None].expand_as(order)
+    if scores.is_cpu:
+        return _best(order[is_kept], classes[is_kept], ranked[is_kept], limit)
+    ranked = torch.where(is_kept, ranked, -1.0)
+    return _best(order.flatten(), classes.flatten(), ranked.flatten(), limit)
 
 
 def standard_nms(boxes: _Boxes, scores: _Scores, iou: float, top_k: int, limit: int) -> _Kept:
@@ -65,7 +75,7 @@ def _topk_per_class(scores: _Scores, top_k: int) -> tuple[Float[Tensor, "c k"], 
 
 
 def _best(index: Tensor, classes: Tensor, scores: Tensor, count: int) -> _Kept:
-    best = scores.sort(descending=True).indices[:count]
+    best = scores.sort(descending=True, stable=True).indices[:count]
     return index[best], classes[best], scores[best]
 
 

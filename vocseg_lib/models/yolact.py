@@ -1,6 +1,7 @@
 """YOLACT (arXiv 1904.02689): prototypes per image; class, box and mask coefficients per prior."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -13,7 +14,7 @@ from vocseg_lib.data.transforms import NORMALIZATIONS
 from vocseg_lib.losses import YolactOutputs, yolact_loss
 from vocseg_lib.models.backbones import build_backbone
 from vocseg_lib.models.config import YolactConfig
-from vocseg_lib.models.contract import ClassLayer, InstanceModel
+from vocseg_lib.models.contract import ClassLayer, SmallMaskModel
 from vocseg_lib.models.postprocess import detect, mask_logits, scale_boxes, upsample_masks
 from vocseg_lib.models.priors import ASPECT_RATIOS, prior_boxes
 
@@ -95,14 +96,20 @@ class PredictionHead(nn.Module):
         return classes, box, coefficients.tanh()
 
 
-class Yolact(InstanceModel):
+@lru_cache(maxsize=8)
+def _priors(sizes: tuple, scales: tuple, square: bool, device: torch.device) -> Tensor:
+    """`prior_boxes` on a device, to which they are copied once."""
+    with torch.inference_mode(False):  # or they could not be used in training
+        return prior_boxes(sizes, scales, square=square).to(device)
+
+
+class Yolact(SmallMaskModel):
     """YOLACT; the aspect of images is not kept (sec. 6).
 
-    Detections have `coefficients` [n, 32], too, and while `uncropped_masks` is set, masks before
-    the crop under that name.
+    Detections have `coefficients` [n, 32], too.
     """
 
-    upsample_masks = staticmethod(upsample_masks)
+    resize_masks = staticmethod(upsample_masks)
     class_layers: ClassVar = {
         "head.classes.0": ClassLayer(repeats=len(ASPECT_RATIOS)),
         "semantic.0": ClassLayer(first=1),
@@ -120,7 +127,6 @@ class Yolact(InstanceModel):
         self.head = PredictionHead(config.channels, num_classes, len(ASPECT_RATIOS))
         if config.semantic_loss:
             self.semantic = conv(config.channels, num_classes - 1, 1, relu=False)
-        self.uncropped_masks = False
         layers = self._forward_layers
         self._layers = torch.compile(layers) if config.compile else layers
         self.to(memory_format=torch.channels_last)
@@ -142,10 +148,10 @@ class Yolact(InstanceModel):
         """Raw predictions: the fields of `YolactOutputs`, and image_sizes (height, width)."""
         batch = square_batch(images, self.config.image_size, self.config.normalization)
         out, feature_sizes = self._layers(batch)
-        priors = prior_boxes(feature_sizes, self.config.scales, square=self.config.square_priors)
+        options = tuple(feature_sizes), self.config.scales, self.config.square_priors
         out = {name: value.float() for name, value in out.items()}
         sizes = [tuple(image.shape[-2:]) for image in images]
-        return {**out, "priors": priors.to(batch.device), "image_sizes": sizes}
+        return {**out, "priors": _priors(*options, batch.device), "image_sizes": sizes}
 
     def _forward_layers(self, batch: Tensor) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:
         levels = self.pyramid(list(self.body(batch).values()))
@@ -158,26 +164,34 @@ class Yolact(InstanceModel):
         return out, [tuple(level.shape[2:]) for level in levels]
 
     @torch.no_grad()
-    def postprocess(self, out: dict) -> list[dict]:
-        """Raw predictions to detections: decode, NMS, and masks of the boxes that are kept."""
+    def detect(self, out: dict) -> list[dict]:
+        """Boxes (relative), labels, scores and masks before the sigmoid [n, h, w] of each image.
+
+        On a GPU there are `max_detections`, of which those that are none have negative scores.
+        """
         results = []
-        for i, (height, width) in enumerate(out["image_sizes"]):
+        for i, size in enumerate(out["image_sizes"]):
             scores = out["class_logits"][i].softmax(-1)[:, 1:]
             raw = out["box_offsets"][i], out["coefficients"][i], out["priors"]
             boxes, classes, scores, coefficients = detect(scores, *raw, self.config)
-            logits = mask_logits(out["prototypes"][i], coefficients)
-            crop = boxes if self.config.crop_in_inference else None
-            result = {
-                "boxes": scale_boxes(boxes, height, width),
-                "labels": classes + 1,
-                "scores": scores,
-                "coefficients": coefficients,
-                "masks": self.upsample_masks(logits, crop, height, width),
-            }
-            if self.uncropped_masks:
-                result["uncropped_masks"] = self.upsample_masks(logits, None, height, width)
+            result = {"boxes": boxes, "labels": classes + 1, "scores": scores}
+            result |= {"coefficients": coefficients, "image_size": size}
+            result["mask_logits"] = mask_logits(out["prototypes"][i], coefficients)
             results.append(result)
         return results
+
+    @torch.no_grad()
+    def finish(self, detections: dict, resize: Callable, uncropped: bool = False) -> dict:
+        height, width = detections["image_size"]
+        found = detections["scores"] >= 0
+        boxes, logits = detections["boxes"][found], detections["mask_logits"][found]
+        result = {"boxes": scale_boxes(boxes, height, width)}
+        result |= {k: detections[k][found] for k in ("labels", "scores", "coefficients")}
+        crop = boxes if self.config.crop_in_inference else None
+        result["masks"] = resize(logits, crop, height, width)
+        if uncropped:
+            result["uncropped_masks"] = resize(logits, None, height, width)
+        return result
 
     def mask_terms(self, out: dict, detections: dict, index: int) -> list[tuple[str, Tensor]]:
         """The four largest prototypes times coefficients, as titled maps; the sigmoid of all 32."""

@@ -13,7 +13,7 @@ from vocseg_lib.plots.style import (
     new_ax,
     new_axes,
 )
-from vocseg_lib.utils.rle import is_number
+from vocseg_lib.utils.json_values import is_number
 
 STUDY_HALF, STUDY_END = "6K", "12K"
 """Iterations at which the published comparison measured AP: halfway and last."""

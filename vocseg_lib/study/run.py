@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from vocseg_lib.data.classes import CLASS_NAMES, name_key
 from vocseg_lib.data.coco import CONTENT, read_predictions
-from vocseg_lib.data.image_files import BadFile, read_picture
 from vocseg_lib.data.loader import PictureDataset
 from vocseg_lib.data.transforms import model_input
 from vocseg_lib.data.voc import VocDataset, fingerprint
@@ -220,25 +219,27 @@ def predict_pictures(
     Raises FileNotFoundError, and ValueError if no picture is readable.
     """
     model, config, best = load_run(run_folder, device)
-    pictures, skipped = [], []
-    for path in input_files(paths):
-        try:
-            if is_video(path):
-                raise BadFile(path, "video", "is a video; a prediction file is of pictures")
-            read_picture(path)  # all are read twice, for ids without gaps
-            pictures.append(path)
-        except BadFile as error:
-            skipped.append(str(error))
+    files = input_files(paths)
+    videos = [
+        f"{path} is a video; a prediction file is of pictures" for path in filter(is_video, files)
+    ]
+    dataset = PictureDataset([path for path in files if not is_video(path)])
+    header = {"model": config["model"], "config": config, "iteration": best["iteration"]}
+    device, mixed_precision = device or default_device(), config["train"]["mixed_precision"]
+    predictions = predict(model, dataset, header, device, mixed_precision)
+    header, skipped = predictions["header"], [*videos, *dataset.skipped.values()]
+    pictures = [path for path in dataset.paths if path not in dataset.skipped]
     if not pictures:
         raise ValueError(f"no readable picture: {'; '.join(skipped)}")
     common = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in pictures])
-    header = {"model": config["model"], "config": config, "iteration": best["iteration"]}
     header |= {"data": {"pictures": Path(common).name}, "skipped": skipped}
-    device, mixed_precision = device or default_device(), config["train"]["mixed_precision"]
-    predictions = predict(model, PictureDataset(pictures), header, device, mixed_precision)
-    names = names_below(pictures)
-    for image, path, name in zip(predictions["header"]["images"], pictures, names, strict=True):
-        image |= {"file_name": name, CONTENT: file_checksum(path)}
+    # Ids without gaps.
+    ids = {image["id"]: k for k, image in enumerate(header["images"], 1)}
+    for entry in predictions["detections"]:
+        entry["image_id"] = ids[entry["image_id"]]
+    rows = zip(header["images"], pictures, names_below(pictures), strict=True)
+    for image, path, name in rows:
+        image |= {"id": ids[image["id"]], "file_name": name, CONTENT: file_checksum(path)}
     return predictions
 
 

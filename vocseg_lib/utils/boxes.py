@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-SSD_VARIANCES = (0.1, 0.1, 0.2, 0.2)
+SSD_VARIANCES = (0.1, 0.2)  # of centers and of sizes
 Boxes = Float[Tensor, "*n 4"]
 N, M = Float[Tensor, "*batch n 4"], Float[Tensor, "*batch m 4"]
 
@@ -45,14 +45,14 @@ def encode_boxes(boxes: Boxes, priors_cxcywh: Boxes) -> Boxes:
     size = boxes[..., 2:] - boxes[..., :2]
     shift = (center - priors_cxcywh[..., :2]) / priors_cxcywh[..., 2:]
     scale = torch.log(size / priors_cxcywh[..., 2:])
-    return torch.cat([shift, scale], -1) / boxes.new_tensor(SSD_VARIANCES)
+    return torch.cat([shift / SSD_VARIANCES[0], scale / SSD_VARIANCES[1]], -1)
 
 
 def decode_boxes(offsets: Boxes, priors_cxcywh: Float[Tensor, "*#n 4"]) -> Boxes:
     """The inverse of `encode_boxes`: xyxy boxes in the units of the priors."""
-    offsets = offsets * offsets.new_tensor(SSD_VARIANCES)
-    center = priors_cxcywh[..., :2] + offsets[..., :2] * priors_cxcywh[..., 2:]
-    size = priors_cxcywh[..., 2:] * torch.exp(offsets[..., 2:])
+    shift, scale = offsets[..., :2] * SSD_VARIANCES[0], offsets[..., 2:] * SSD_VARIANCES[1]
+    center = priors_cxcywh[..., :2] + shift * priors_cxcywh[..., 2:]
+    size = priors_cxcywh[..., 2:] * torch.exp(scale)
     return cxcywh_to_xyxy(torch.cat([center, size], -1))
 
 

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from vocseg_lib.utils.json_stream import JsonStream
+from vocseg_lib.utils.json_values import JsonStream
 
 NAME_CHARACTERS = 50  # of a file, in the name of the temporary one: names are of limited length
 SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")  # which file browsers leave behind

@@ -1,8 +1,6 @@
 """COCO run-length encoding: encode, decode, areas, validation."""
 
-import re
-import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, pairwise
 
 import numpy as np
@@ -12,6 +10,7 @@ from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from vocseg_lib.utils.json_values import is_number, shorten
 from vocseg_lib.utils.masks import split_masks
 
 DIGIT_BITS = 5  # per character of a compressed code; a number has one or more characters
@@ -22,10 +21,6 @@ MAX_CORNER = 10  # largest coordinate, in image sides; pycocotools fails on corn
 MAX_COORDINATE = 10**8  # pixels: five times as much has to fit into pycocotools' 32 bits
 MAX_OUTLINE = 10**7  # pixels along the edges of polygons, of which pycocotools makes 5 points each
 MERGED_TOGETHER = 100  # polygons: the time of one merge grows with their square
-SHORT_REPR = reprlib.Repr()
-SHORT_REPR.maxlist = SHORT_REPR.maxtuple = SHORT_REPR.maxdict = 20
-SHORT_REPR.maxstring = SHORT_REPR.maxlong = SHORT_REPR.maxother = 80
-MAX_ID = 100  # characters of a number that is an id
 MIN_IOU = 0.5  # of a mended mask's box with the bbox
 MAX_MASKS = 200  # masks per call of `pycocotools.mask.area`, which fails on more than 255
 
@@ -187,35 +182,6 @@ def _decode_runs(
     return runs, first
 
 
-def is_number(value: object) -> bool:
-    """Whether a value is a finite int or float, up to 2**53, and not a bool."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 2**53
-
-
-def as_number(value: object) -> object:
-    """The number that a text is; other values as they are."""
-    try:
-        if isinstance(value, str) and value.strip().isdecimal():
-            return int(value)
-        number = float(value) if isinstance(value, str) else value
-        return int(number) if isinstance(value, str) and number == int(number) else number
-    except (ValueError, OverflowError):
-        return value
-
-
-def id_key(value: object) -> str:
-    """An id as text: 7, 7.0, "7" and "007" are the same one."""
-    text = str(value).strip()
-    number = re.fullmatch(r"(\d+)(\.0*)?", text) if len(text) <= MAX_ID else None
-    return str(int(number[1])) if number else text
-
-
-def shorten(value: object) -> str:
-    """The repr of a value, at most 60 characters, without making all of a long one."""
-    text = SHORT_REPR.repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def encode_rle(masks: Shaped[Tensor, "n h w"], size: tuple[int, int] | None = None) -> list[dict]:
     """Compressed codes of binary masks, `counts` as str for JSON; resized to `size`, if given."""
     codes, size = [], size or tuple(masks.shape[1:])
@@ -231,19 +197,59 @@ def encode_rle(masks: Shaped[Tensor, "n h w"], size: tuple[int, int] | None = No
 def encode_map(values: UInt8[np.ndarray, "h w"], ids: UInt8[np.ndarray, " n"]) -> list[dict]:
     """Compressed codes of the pixels of each id in a map, in memory of a few maps."""
     # Runs of equal values, column by column, as the codes are.
-    columns, (height, width) = values.T.ravel(), values.shape
+    columns = values.T.ravel()
     starts = np.flatnonzero(np.diff(columns, prepend=columns[:1] + 1))
     ends, of_runs = np.append(starts[1:], columns.size), columns[starts]
-    codes = []
-    for value in ids:
-        runs = of_runs == value
-        edges = np.stack([starts[runs], ends[runs]], 1).ravel()
-        counts = np.diff(edges, prepend=0, append=columns.size)
-        counts = counts[: len(counts) - (counts[-1] == 0)].tolist()
-        codes.append(
-            coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    runs = [of_runs == value for value in ids]
+    edges = [np.stack([starts[of_id], ends[of_id]], 1).ravel() for of_id in runs]
+    lengths = np.array([*map(len, edges)], dtype=np.int64)
+    return encode_edges(np.concatenate([np.zeros(0, np.int64), *edges]), lengths, *values.shape)
+
+
+def encode_edges(
+    edges: Int64[np.ndarray, " edges"], lengths: Int64[np.ndarray, " n"], height: int, width: int
+) -> list[dict]:
+    """Compressed codes of masks whose runs of ones are known.
+
+    `edges`: where each run starts and ends, pixels counted down the columns, mask after mask;
+    `lengths`: how many are of each mask.
+    """
+    ends = np.insert(edges, np.cumsum(lengths), height * width)  # and of each mask's last zeros
+    first = np.append(0, np.cumsum(lengths + 1))
+    runs = np.diff(ends, prepend=0)
+    runs[first[:-1]] = ends[first[:-1]]
+    # No code ends with a run of no pixels.
+    last = first[1:] - 1
+    is_empty = runs[last] == 0
+    runs = np.delete(runs, last[is_empty])
+    first -= np.append(0, np.cumsum(is_empty))
+    return [{"size": [height, width], "counts": code} for code in _encode_runs(runs, first)]
+
+
+def _encode_runs(runs: Int64[np.ndarray, " runs"], first: Int64[np.ndarray, " _"]) -> Iterator[str]:
+    """The inverse of `_decode_runs`."""
+    numbers = runs.copy()
+    numbers[2:] -= runs[:-2]
+    start = (first[:-1, None] + np.arange(3)).ravel()  # of a code, these are no differences
+    start = start[start < np.repeat(first[1:], 3)]
+    numbers[start] = runs[start]
+    # A digit more while the number, with its sign, does not fit.
+    rest, lengths = np.where(numbers < 0, ~numbers, numbers) >> DIGIT_BITS - 1, 1
+    while rest.any():
+        lengths, rest = lengths + (rest > 0), rest >> DIGIT_BITS
+    lengths = np.broadcast_to(lengths, numbers.shape)
+    ends = np.cumsum(lengths)
+    text, at = np.empty(lengths.sum(), dtype=np.uint8), ends - lengths
+    while len(numbers):
+        goes_on = lengths > 1
+        text[at] = (numbers & 31) + 48 + 32 * goes_on
+        numbers, at, lengths = (
+            numbers[goes_on] >> DIGIT_BITS,
+            at[goes_on] + 1,
+            lengths[goes_on] - 1,
         )
-    return [_as_text(code) for code in codes]
+    text = text.tobytes().decode()
+    return (text[start:end] for start, end in pairwise(np.append(0, ends)[first].tolist()))
 
 
 def _as_text(rle: dict) -> dict:

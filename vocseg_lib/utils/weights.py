@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from vocseg_lib.utils.files import open_file, read_bytes
-from vocseg_lib.utils.rle import shorten
+from vocseg_lib.utils.json_values import shorten
 
 MAX_DEPTH, MAX_VALUES = 50, 300_000
 """Nested dicts, lists and tuples in a file of weights, and values in them, each as often as it is

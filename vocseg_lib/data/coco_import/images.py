@@ -11,7 +11,8 @@ from vocseg_lib.data.coco_import.files import PictureFinder, find_val_file, path
 from vocseg_lib.data.coco_validation import check_lists
 from vocseg_lib.data.image_files import BadFile, check_pixels, read_header, without_ending
 from vocseg_lib.utils.files import read_json
-from vocseg_lib.utils.rle import as_number, id_key, is_number, shorten, usable_polygons
+from vocseg_lib.utils.json_values import as_number, id_key, is_number, shorten
+from vocseg_lib.utils.rle import usable_polygons
 
 HELD_OUT = "in train and val"  # an image of train that val lists, too: no damage
 MAX_NAME_BYTES = 200  # of a sample; file systems allow 255 with suffixes

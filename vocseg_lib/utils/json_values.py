@@ -1,13 +1,47 @@
-"""Read large JSON without holding its text: the entries of its lists one by one."""
+"""JSON: numbers and ids in it; large texts, of which the entries of lists are read one by one."""
 
 import json
 import re
+import reprlib
 from collections.abc import Callable
 from io import TextIOBase
 from typing import Any
 
 CHUNK_CHARACTERS = 1 << 22
 BLANK = re.compile(r"[ \t\n\r]*")
+SHORT_REPR = reprlib.Repr()
+SHORT_REPR.maxlist = SHORT_REPR.maxtuple = SHORT_REPR.maxdict = 20
+SHORT_REPR.maxstring = SHORT_REPR.maxlong = SHORT_REPR.maxother = 80
+MAX_ID = 100  # characters of a number that is an id
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a finite int or float, up to 2**53, and not a bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 2**53
+
+
+def as_number(value: object) -> object:
+    """The number that a text is; other values as they are."""
+    try:
+        if isinstance(value, str) and value.strip().isdecimal():
+            return int(value)
+        number = float(value) if isinstance(value, str) else value
+        return int(number) if isinstance(value, str) and number == int(number) else number
+    except (ValueError, OverflowError):
+        return value
+
+
+def id_key(value: object) -> str:
+    """An id as text: 7, 7.0, "7" and "007" are the same one."""
+    text = str(value).strip()
+    number = re.fullmatch(r"(\d+)(\.0*)?", text) if len(text) <= MAX_ID else None
+    return str(int(number[1])) if number else text
+
+
+def shorten(value: object) -> str:
+    """The repr of a value, at most 60 characters, without making all of a long one."""
+    text = SHORT_REPR.repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 class JsonStream:
