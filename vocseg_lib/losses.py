@@ -127,7 +127,7 @@ def yolact_loss(
         loss = mask_loss(*predicted, target, objects[i, index], crop, normalize_by_area)
         mask_losses.append(loss * (max(total, 1) / max(len(index), 1)))
     # DDP averages gradients over ranks: so is the number of positives.
-    least = 1 / distributed.world_size()
+    least = 1 / distributed.shares()
     count = distributed.all_reduce_mean(positive.sum().float()).clamp(min=least)
     logits, predicted = outputs.class_logits[selected], outputs.box_offsets[positive]
     sums = {

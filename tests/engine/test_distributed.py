@@ -33,7 +33,7 @@ CONFIG = short_config(
 )
 
 
-def train_here(name, devkit, folder, hours):
+def train_here(name, devkit, folder, hours, accumulate=1):
     model = build_model(QUICK.with_changes(image_size=96, semantic_loss=True), name)
     if name == "mask_rcnn":  # all regions of an image
         for part in (model.rpn, model.roi_heads):
@@ -49,7 +49,8 @@ def train_here(name, devkit, folder, hours):
         session = Session(device=device, max_hours=float(hours))
         # Of one size: others would be padded to the largest of a process's part of a batch.
         dataset = VocDataset(devkit, "train", v2.Resize((96, 128)))
-        train(model, dataset, folder, CONFIG, evaluate, session=session)
+        config = replace(CONFIG, accumulate=int(accumulate))
+        train(model, dataset, folder, config, evaluate, session=session)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def odd(tmp_path_factory):
     return synthetic.write(tmp_path_factory.mktemp("odd"), train=24, val=7, seed=3)
 
 
-def torchrun(name, devkit, folders, hours):
+def torchrun(name, devkit, folders, hours, accumulate=1):
     """Train in two processes: of one machine, or of a machine for each of two folders."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -69,6 +70,7 @@ def torchrun(name, devkit, folders, hours):
     for rank, folder in enumerate(folders):
         command = [sys.executable, "-m", "torch.distributed.run", *options, "--node_rank", rank]
         command += ["-m", "tests.engine.test_distributed", name, devkit, folder, hours]
+        command.append(accumulate)
         pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         processes.append(subprocess.Popen([*map(str, command)], env=environment, **pipes))
@@ -121,6 +123,18 @@ def test_two_processes_resume_what_one_trained_and_back(name, odd, one, tmp_path
         assert load_checkpoint(tmp_path / "last.pt")["iteration"] == 2 * k + 1
         torchrun(name, odd, (tmp_path,), ONCE)
     assert_equal_logs(one[name], tmp_path)
+
+
+@MODELS
+def test_micro_batches_equal_their_batch(name, odd, one, tmp_path):
+    train_here(name, odd, tmp_path / "one", ALL, accumulate=4)
+    assert_equal_logs(one[name], tmp_path / "one")
+    if name == "yolact":
+        torchrun(name, odd, (tmp_path / "two",), ALL, accumulate=2)
+        assert_equal_logs(one[name], tmp_path / "two")
+    weights = [load_checkpoint(p / "last.pt")["model"] for p in (one[name], tmp_path / "one")]
+    for key, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][key], rtol=1e-4, atol=1e-5)
 
 
 def test_a_batch_is_shared_evenly(monkeypatch):

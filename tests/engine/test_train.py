@@ -4,6 +4,7 @@ import signal
 import statistics
 
 import pytest
+import torch
 from torch import nn
 
 from tests.helpers.trainings import Explodes, NoisyModel, log_of, run, short_config
@@ -60,6 +61,25 @@ class KilledWorker(VocDataset):
 def test_a_killed_worker_is_explained(devkit, tmp_path):
     with pytest.raises(train_module.WorkerDied):
         train(Explodes(), KilledWorker(devkit, "train"), tmp_path, short_config(workers=1))
+
+
+@pytest.mark.parametrize("problem", ["CUDA out of memory", "DefaultCPUAllocator: can't allocate"])
+def test_a_batch_that_does_not_fit_is_explained(devkit, tmp_path, problem):
+    class TooLarge(Explodes):
+        def forward(self, images, targets):
+            if len(images) > 2:
+                kind = torch.OutOfMemoryError if "CUDA" in problem else RuntimeError
+                raise kind(problem)
+            return super().forward(images, targets)
+
+    train_set = VocDataset(devkit, "train")
+    with pytest.raises(train_module.OutOfMemory, match=r"batch_size=6.* accumulate=2 "):
+        train(TooLarge(), train_set, tmp_path, short_config(batch_size=6))
+    options = {"batch_size": 6, "batch_norm": "frozen"}
+    with pytest.raises(train_module.OutOfMemory, match=r"3 images .* accumulate=3 "):
+        train(TooLarge(), train_set, tmp_path / "2", short_config(accumulate=2, **options))
+    state = train(TooLarge(), train_set, tmp_path / "3", short_config(accumulate=3, **options))
+    assert state["iteration"] == short_config().iterations
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ class TrainConfig(Config):
     """Options of a training, the same for every model. Defaults: the published comparison's."""
 
     batch_size: int = bounded(2, least=1, below=1e4)  # images, over all processes (published)
+    accumulate: int = bounded(1, least=1, below=1e4)  # micro-batches of a batch, to save memory
     iterations: int = bounded(12_000, least=0, below=1e8)  # parameter updates (published)
     optimizer: Literal["sgd", "adamw"] = "sgd"  # published: SGD
     learning_rate: float = bounded(1e-3, least=ABOVE_ZERO, below=1e6)  # after warm-up (published)
@@ -40,7 +41,7 @@ class TrainConfig(Config):
         return small or self.batch_norm == "frozen"
 
     def check_processes(self, processes: int) -> None:
-        """Raises ValueError if so many processes cannot share a batch evenly."""
-        if self.batch_size % processes:
-            expected = f"divisible by the number of processes ({processes})"
-            raise ValueError(f"batch_size ({self.batch_size}) must be {expected}")
+        """Raises ValueError if so many processes, and `accumulate`, cannot share a batch evenly."""
+        if self.batch_size % (processes * self.accumulate):
+            expected = f"the number of processes ({processes}) times accumulate ({self.accumulate})"
+            raise ValueError(f"batch_size ({self.batch_size}) must be divisible by {expected}")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,10 @@ class NonFiniteLoss(RuntimeError):
 
 class TooManyBadSamples(RuntimeError):
     """More samples cannot be read than is allowed; the message names the files."""
+
+
+class OutOfMemory(RuntimeError):
+    """A batch does not fit into memory; the message says what to set."""
 
 
 class WorkerDied(RuntimeError):
@@ -87,8 +92,8 @@ def train(
         `evals_since_best`; `bad_samples` (how often each came up); `overflows` and
         `skipped_updates` (skipped in fp16, and otherwise); `stopped`: see `stop_reason`.
 
-    Raises NonFiniteLoss, TooManyBadSamples, WorkerDied, RunningElsewhere; ChangedConfig if the
-    folder holds a training with another `config` or `run_config`.
+    Raises NonFiniteLoss, OutOfMemory, TooManyBadSamples, WorkerDied, RunningElsewhere;
+    ChangedConfig if the folder holds a training with another `config` or `run_config`.
     """
     session, folder, is_first = session or Session(), Path(run_folder), distributed.rank() == 0
     mirror = Path(session.mirror) if session.mirror and is_first else None
@@ -159,7 +164,7 @@ def _iterate(
     bar = tqdm(desc="train", total=config.iterations, **options)
     with keep_freed_memory(), bar:
         for images, targets, data_seconds in _batches(dataset, config, start):
-            entry = {**state.step(images, targets), "data_seconds": data_seconds}
+            entry = {**_step(state, images, targets), "data_seconds": data_seconds}
             # Report.
             durations.append(sum(v for k, v in entry.items() if k.endswith("_seconds")))
             progress["seconds"] += durations[-1]
@@ -193,6 +198,25 @@ def _iterate(
     if progress["bad_samples"] and state.is_first:
         names = sorted(progress["bad_samples"])
         print(f"skipped {len(names)} bad samples:", *names, sep="\n  ")
+
+
+def _step(state: TrainState, images: tuple, targets: tuple) -> dict:
+    """`state.step`. Raises OutOfMemory."""
+    try:
+        return state.step(images, targets)
+    except (MemoryError, RuntimeError) as error:
+        is_meant = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not (is_meant or "DefaultCPUAllocator" in str(error)):  # a CPU's has no class
+            raise
+        config, own = state.config, len(images)
+        more = (k for k in range(config.accumulate + 1, own + 1) if own % k == 0)
+        ways = [f"accumulate={k} (parts of {own // k}, the same losses)" for k in islice(more, 1)]
+        ways += ["mixed_precision=True"] * (not config.mixed_precision)
+        ways += [f"a batch_size below {config.batch_size}"] * (config.batch_size > 1)
+        tried = f"{own // config.accumulate} images at once (batch_size={config.batch_size}"
+        problem = f"{tried}, accumulate={config.accumulate}) do not fit into memory"
+        ways = ", ".join(ways) or "a smaller image_size or short_side"
+        raise OutOfMemory(f"{problem}: set {ways}") from error
 
 
 def _batches(dataset: Dataset, config: TrainConfig, start: int) -> Iterator[tuple]:

@@ -5,6 +5,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vocseg_lib.data.loader import to_device
+from vocseg_lib.data.loader import preserve_rng_state, to_device
 from vocseg_lib.engine.batch_norm import batch_norm_layers, set_train_mode
 from vocseg_lib.engine.checkpoint import load_checkpoint, save_checkpoint
 from vocseg_lib.engine.config import TrainConfig
@@ -112,31 +113,14 @@ class TrainState:
         Returns what to log: losses, gradient norm before clipping, times, and what went wrong.
         """
         config, optimizer, scaler = self.config, self.optimizer, self.scaler
-        start = time.perf_counter()
         lr = config.learning_rate * lr_factor(config, self.progress["iteration"])
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_mult"]
-        # Forward pass.
-        set_train_mode(self.model, config.freeze_batch_norm)
-        if self.buffers:
-            torch._foreach_copy_(self.buffers_before, self.buffers)
-        with autocast(self.device, config.mixed_precision):
-            losses = self.parallel(*to_device(images, targets, self.device))
-        loss = sum(losses.values())
-        # One reduction for everything that the processes have to agree on.
         bad = [name for target in targets for name in target["bad_samples"]]
-        means = torch.stack([loss, *losses.values()]).detach().float()
-        flags = [len(bad), self.is_first and time.monotonic() > self.deadline]
-        means = distributed.all_reduce_mean(torch.cat([means, means.new_tensor(flags)]))
-        *means, any_bad, out_of_time = means.tolist()
-        self.out_of_time = out_of_time > 0
-        entry = dict(zip(("loss", *losses), means, strict=True))
-        problem = None if math.isfinite(entry["loss"]) else "loss"
-        forward_end = time.perf_counter()
-        # Backward pass and update; after an overflow, the scaler skips it and lowers its scale.
+        entry, times, any_bad = self._add_gradients(images, targets, len(bad))
+        # The update; after an overflow, the scaler skips it and lowers its scale.
+        start, problem = time.perf_counter(), None if math.isfinite(entry["loss"]) else "loss"
         if not problem:
-            optimizer.zero_grad()
-            scaler.scale(loss).backward()
             scaler.unscale_(optimizer)
             limit = config.max_grad_norm or math.inf
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit).item()
@@ -155,9 +139,63 @@ class TrainState:
             counts = Counter(self.progress["bad_samples"]) + Counter(entry["bad_samples"])
             self.progress["bad_samples"] = dict(counts)
         self.progress["iteration"] += 1
-        times = {"forward_seconds": forward_end - start}
-        times["backward_seconds"] = time.perf_counter() - forward_end
+        times["backward_seconds"] += time.perf_counter() - start
         return {"iteration": self.progress["iteration"], "lr": lr, **entry, **times}
+
+    def _add_gradients(
+        self, images: tuple, targets: tuple, bad: int
+    ) -> tuple[dict[str, float], dict[str, float], bool]:
+        """The gradients of a batch: its losses, times, whether any process has bad samples.
+
+        If a loss is not finite, there is no backward pass.
+        """
+        set_train_mode(self.model, self.config.freeze_batch_norm)
+        self.optimizer.zero_grad()
+        if self.buffers:
+            torch._foreach_copy_(self.buffers_before, self.buffers)
+        start, size = time.perf_counter(), len(images) // self.config.accumulate
+        parts = [slice(k, k + size) for k in range(0, len(images), size)]
+        batches = [(images[part], targets[part]) for part in parts]
+        sharing = self._share(batches)
+        losses_of_all, times, any_bad = Counter(), Counter(), False
+        for k, batch in enumerate(batches, 1):
+            is_last = k == len(batches) or self.parallel is self.model
+            with nullcontext() if is_last else self.parallel.no_sync():
+                with autocast(self.device, self.config.mixed_precision), sharing():
+                    losses = self.parallel(*to_device(*batch, self.device))
+                loss = sum(losses.values()) / len(batches)
+                # One reduction for everything that the processes have to agree on.
+                means = torch.stack([loss, *losses.values()]).detach().float()
+                means[1:] /= len(batches)
+                flags = [bad, self.is_first and time.monotonic() > self.deadline]
+                means = distributed.all_reduce_mean(torch.cat([means, means.new_tensor(flags)]))
+                *means, any_bad, out_of_time = means.tolist()
+                losses_of_all.update(dict(zip(("loss", *losses), means, strict=True)))
+                self.out_of_time = out_of_time > 0
+                middle = time.perf_counter()
+                if math.isfinite(losses_of_all["loss"]):
+                    self.scaler.scale(loss).backward()
+            end = time.perf_counter()
+            times.update({"forward_seconds": middle - start, "backward_seconds": end - middle})
+            start = end
+        return dict(losses_of_all), dict(times), bool(any_bad)
+
+    def _share(self, batches: list[tuple]) -> Callable[[], AbstractContextManager]:
+        """Context manager in which micro-batches divide by the positives of all of them.
+
+        They run once without gradients to know these, on the same random numbers.
+        """
+        if len(batches) == 1:
+            return nullcontext
+        shared = distributed.MicroBatches(len(batches))
+        with torch.no_grad(), preserve_rng_state(self.device), shared.sharing():
+            for batch in batches:
+                with autocast(self.device, self.config.mixed_precision):
+                    self.model(*to_device(*batch, self.device))
+        shared.average()
+        if self.buffers:
+            torch._foreach_copy_(self.buffers, self.buffers_before)
+        return shared.sharing
 
     def _skip(self, problem: str, losses: dict[str, float], targets: tuple) -> dict:
         """Count a batch without an update, and name its images; batch norm forgets it."""

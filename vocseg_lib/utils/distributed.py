@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from vocseg_lib.utils.parent import PARENT
 TIMEOUT = timedelta(hours=2)  # of waiting for each other: the first may be downloading data
 PARENT_SECONDS = 5.0  # between two looks at whether torchrun still runs
 _single: ContextVar[bool] = ContextVar("single", default=False)
+_micro_batches: ContextVar["MicroBatches | None"] = ContextVar("micro_batches", default=None)
 
 
 @contextmanager
@@ -83,12 +85,49 @@ def local_rank_zero_first() -> Iterator[None]:
 
 
 def all_reduce_mean(value: Tensor) -> Tensor:
-    """Mean of a tensor over the processes."""
-    if world_size() == 1:
-        return value
-    value = value.detach().clone()
-    dist.all_reduce(value)
-    return value / world_size()
+    """Mean of a tensor over the processes and the micro-batches that share a batch."""
+    micro_batches = _micro_batches.get()
+    if micro_batches and micro_batches.means:
+        return next(micro_batches.means)
+    if world_size() > 1:
+        value = value.detach().clone()
+        dist.all_reduce(value)
+        value /= world_size()
+    if micro_batches:
+        micro_batches.values.append(value)
+    return value
+
+
+def shares() -> int:
+    """Processes times micro-batches that share a batch."""
+    micro_batches = _micro_batches.get()
+    return world_size() * (micro_batches.number if micro_batches else 1)
+
+
+class MicroBatches:
+    """Micro-batches that share a batch as processes do, one after the other.
+
+    Run them twice within `sharing`: what `all_reduce_mean` gets the first time is averaged by
+    `average`, and is what it returns the second time.
+    """
+
+    def __init__(self, number: int):
+        self.number, self.values, self.means = number, [], None
+
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """Context manager: act as one micro-batch after the other."""
+        token = _micro_batches.set(self)
+        try:
+            yield
+        finally:
+            _micro_batches.reset(token)
+
+    def average(self) -> None:
+        """Take the means of the values that the micro-batches have had."""
+        calls = len(self.values) // self.number  # of each
+        means = [torch.stack(self.values[call::calls]).mean(0) for call in range(calls)]
+        self.means = cycle(means)
 
 
 def all_gather_object(value: Any) -> list:
