@@ -6,10 +6,8 @@ Times are ratios to torchvision's body, timed in alternation in the same run.
 import argparse
 import os
 import platform
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -23,14 +21,17 @@ from tqdm import tqdm
 from benchmarks.cases import (
     HEIGHT,
     WIDTH,
+    Row,
     log_uniform_boxes,
     make_yolact,
     measure_large_evaluation,
     relative_error,
     synthetic_results,
+    time_alternating,
     train_step,
     training_batch,
 )
+from benchmarks.peers import measure_codes, measure_mask_rcnn, measure_prediction
 from vocseg_lib.data import synthetic
 from vocseg_lib.data.loader import SeededSamples, load_batches
 from vocseg_lib.data.transforms import SsdAugmentation
@@ -55,7 +56,13 @@ TARGETS = {
     "yolact_train_step": ("at most", 10.0),
     "yolact_train_step_bf16": ("at most", 5.5),
     "yolact_train_peak_gb": ("at most", 2.5),
+    "yolact_masks_to_rle_speedup": ("at least", 6.0),
+    "mask_rcnn_masks_to_rle_speedup": ("at least", 8.0),
     "mask_rcnn_paste_speedup": ("at least", 10.0),
+    "predict_efficiency_r50": ("at least", 0.9),
+    "predict_efficiency_mobilenet": ("at least", 0.7),
+    "mask_rcnn_infer_speedup": ("at least", 1.19),
+    "mask_rcnn_train_step_speedup": ("at least", 1.2),
     "evaluate_large_peak_gb": ("at most", 4.0),
     "failures_seconds_per_1000_images": ("at most", 41.0),  # 60 s for VOC's 1,449 images of val
 }
@@ -67,24 +74,11 @@ OFFICIAL = {
     "yolact_train_peak_gb": 2.75,
 }
 """dbolya/yolact on a quiet machine with 2 cores, in the same unit."""
-PARTS = ("memory", "inference", "training", "paste", "data", "evaluation", "failures", "large")
+PARTS = ("memory", "inference", "training", "codes", "paste", "prediction", "mask_rcnn", "data")
+PARTS += ("evaluation", "failures", "large")
 ASKED_FOR = ("large",)  # minutes long: with --only alone
 DATA_BATCH = 8
 """Images per batch of the data path."""
-Row = dict[str, float | str]
-
-
-def time_alternating(first: Callable, second: Callable, repeats: int) -> tuple[float, float]:
-    """Median seconds of both, run in turn `repeats` times after a warm-up of two turns."""
-    seconds = []
-    for _ in range(repeats + 2):
-        start = time.perf_counter()
-        first()
-        middle = time.perf_counter()
-        second()
-        seconds.append((middle - start, time.perf_counter() - middle))
-    firsts, seconds = zip(*seconds[2:], strict=True)
-    return statistics.median(firsts), statistics.median(seconds)
 
 
 def ratio(body: Callable, measured: Callable, repeats: int) -> Row:
@@ -94,6 +88,9 @@ def ratio(body: Callable, measured: Callable, repeats: int) -> Row:
 
 def measure_inference(body: Callable, repeats: int) -> Iterator[tuple[str, Row]]:
     plain, model, image = make_yolact(), speed_up(make_yolact()), torch.rand(3, HEIGHT, WIDTH)
+
+    def encode(detections: dict) -> dict:
+        return model.encode(detections, (HEIGHT, WIDTH))
 
     def mixed() -> None:
         with autocast("cpu", True):
@@ -111,7 +108,8 @@ def measure_inference(body: Callable, repeats: int) -> Iterator[tuple[str, Row]]
         masks = {"check": "pixels equal to the plain model's", "error": pixels}
         both = {**forward, "error": max(error, pixels)}
         yield "yolact_forward", ratio(body, lambda: model.network([image]), repeats) | forward
-        yield "yolact_postprocess", ratio(body, lambda: model.postprocess(out), repeats) | masks
+        with_codes = ratio(body, lambda: [encode(d) for d in model.detect(out)], repeats)
+        yield "yolact_postprocess", with_codes | masks
         yield "yolact_infer", ratio(body, lambda: model([image]), repeats) | both
         yield "yolact_infer_bf16", ratio(body, mixed, repeats)
 
@@ -227,7 +225,10 @@ def measure_rows(devkit: str | Path, repeats: int = 9, only: str = "") -> dict[s
         "memory": lambda: [("yolact_train_peak_gb", measure_peak())],
         "inference": lambda: measure_inference(body, 2 * repeats),
         "training": lambda: measure_training(body, repeats),
+        "codes": lambda: measure_codes(repeats),
         "paste": lambda: [("mask_rcnn_paste_speedup", measure_paste(repeats))],
+        "prediction": lambda: measure_prediction(devkit, repeats),
+        "mask_rcnn": lambda: measure_mask_rcnn(repeats),
         "data": lambda: [("data_images_per_second_per_core", measure_data(devkit, 3 * repeats))],
         "evaluation": lambda: [("eval_speedup", measure_evaluation(devkit, repeats))],
         "failures": lambda: measure_failures(devkit, repeats),

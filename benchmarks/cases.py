@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,20 @@ EVALUATED_IMAGES, EVALUATED_DETECTIONS = 1_449, 15_000
 """As many as VOC's val and what a model detects on it."""
 LARGE_IMAGES, LARGE_DETECTIONS = 20_000, 100
 """Images, and detections per image, of the largest prediction file that is measured."""
+Row = dict[str, float | str]
+
+
+def time_alternating(first: Callable, second: Callable, repeats: int) -> tuple[float, float]:
+    """Median seconds of both, run in turn `repeats` times after a warm-up of two turns."""
+    seconds = []
+    for _ in range(repeats + 2):
+        start = time.perf_counter()
+        first()
+        middle = time.perf_counter()
+        second()
+        seconds.append((middle - start, time.perf_counter() - middle))
+    firsts, seconds = zip(*seconds[2:], strict=True)
+    return statistics.median(firsts), statistics.median(seconds)
 
 
 def relative_error(values: Tensor, reference: Tensor) -> float:

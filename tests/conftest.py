@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+import torch
 
 from tests.helpers.devkits import write_as_coco, write_other_classes
 from vocseg_lib.data import synthetic
@@ -13,6 +14,11 @@ from vocseg_lib.data.voc import find_devkit
 
 matplotlib.use("Agg")
 SHARED = Path(os.environ.get("VOCSEG_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
 
 
 @pytest.fixture(scope="session")

@@ -1,20 +1,16 @@
 import json
-from unittest.mock import Mock
 
 import pytest
 import torch
 
-from benchmarks import bench, gpu_check
-from benchmarks.cases import measure_large_evaluation, synthetic_results
-from tests.helpers.trainings import QUICK
-from vocseg_lib.study.study import Study
+from benchmarks import bench, peers
+from benchmarks.cases import measure_large_evaluation, synthetic_results, time_alternating
 from vocseg_lib.utils.device import peak_memory_gb
-from vocseg_lib.utils.files import read_json
 
 
 def test_times_are_medians_of_alternating_runs():
     calls = []
-    bench.time_alternating(lambda: calls.append("a"), lambda: calls.append("b"), repeats=7)
+    time_alternating(lambda: calls.append("a"), lambda: calls.append("b"), repeats=7)
     assert calls == ["a", "b"] * 9  # two turns of warm-up
 
 
@@ -29,6 +25,15 @@ def test_rows_of_the_data_path_and_of_pasting(devkit):
     table = bench.markdown(content).splitlines()
     assert len(table) == 4
     assert "| at least 10.0 |" in table[3]
+
+
+def test_codes_and_prediction_are_measured(devkit, monkeypatch):
+    monkeypatch.setattr(peers, "EFFICIENCIES", {"tiny": ("tiny", 32, 96)})
+    rows = dict([*peers.measure_codes(1), *peers.measure_prediction(devkit, 1)])
+    for name in ("yolact", "mask_rcnn"):
+        row = rows[f"{name}_masks_to_rle_speedup"]
+        assert (row["error"], row["value"] > 1) == (0, True)
+    assert 0 < rows["predict_efficiency_tiny"]["value"] < 1.5
 
 
 def test_a_failed_check_stops_the_bench(monkeypatch, devkit):
@@ -55,33 +60,3 @@ def test_the_large_evaluation_measures_a_process_of_its_own(monkeypatch):
     monkeypatch.setattr("benchmarks.cases.LARGE_DETECTIONS", -1)
     with pytest.raises((RuntimeError, ValueError)):
         measure_large_evaluation()
-
-
-def test_both_models_train_resume_and_predict_in_each_precision(devkit, tmp_path):
-    # Not 64 pixels: in bfloat16, oneDNN's gradient of a 3x3 stride-2 convolution of one pixel (P7)
-    # is at times not finite.
-    recipe = QUICK.with_changes(batch_size=2, image_size=96, short_side=96)
-    study = Study(recipe=recipe, devkit=devkit, results=tmp_path)
-    out, modes = tmp_path / "gpu_check.json", ("fp32", "mixed")
-    table = gpu_check.check(study, 4, "cpu", out, modes)
-    runs = [(model, mode) for model in ("yolact", "mask_rcnn") for mode in modes]
-    assert list(zip(table["model"], table["mode"], strict=True)) == runs
-    assert (table["iterations_per_second"] > 0).all()
-    assert table["data_wait_fraction"].between(0, 1).all()
-    assert (table["resumed_from"] == 2).all()
-    # On the CPU, trainings are bit-exact in float32; in bfloat16 a few of the same one differ.
-    assert (table["resumed_loss_change"] <= table["mode"].map({"fp32": 0, "mixed": 0.05})).all()
-    assert (table["detections"] >= 0).all()
-    written = read_json(out)
-    assert [len(run["losses"]) for run in written["runs"]] == [4] * 4
-    fp32, mixed = (run["losses"][0] for run in written["runs"][:2])
-    assert abs(fp32 - mixed) < 0.02 * fp32
-    assert {"device_name", "commit", "torch", "batch_size"} <= written.keys()
-
-
-def test_a_run_that_fails_is_written_and_the_others_follow(devkit, tmp_path, monkeypatch):
-    train = Mock(side_effect=RuntimeError("CUDA out of memory\nand more"))
-    monkeypatch.setattr(gpu_check, "train", train)
-    out = tmp_path / "gpu_check.json"
-    gpu_check.check(Study(recipe=QUICK, devkit=devkit, results=tmp_path), 2, "cpu", out, ("fp32",))
-    assert [run["error"] for run in read_json(out)["runs"]] == ["CUDA out of memory"] * 2

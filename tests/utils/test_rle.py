@@ -3,6 +3,7 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
+from vocseg_lib.utils.json_values import shorten
 from vocseg_lib.utils.rle import (
     as_rle,
     decode_rle,
@@ -10,7 +11,6 @@ from vocseg_lib.utils.rle import (
     mask_areas,
     paint_masks,
     pixel_counts,
-    shorten,
 )
 
 RANDOM = np.random.default_rng(0)

@@ -1,0 +1,124 @@
+"""From small masks to codes, prediction of pictures, and Mask R-CNN, against what others do."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pycocotools import mask as coco_mask
+from torch import Tensor
+from torchvision.models.detection import maskrcnn_resnet50_fpn
+from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+from benchmarks.cases import HEIGHT, WIDTH, Row, log_uniform_boxes, time_alternating, training_batch
+from vocseg_lib.data.loader import PictureDataset
+from vocseg_lib.data.transforms import model_input
+from vocseg_lib.data.voc import VocDataset
+from vocseg_lib.engine.predict import eval_mode, predict
+from vocseg_lib.models.box_resampling import encode_pasted, encode_upsampled
+from vocseg_lib.models.config import MaskRCNNConfig, YolactConfig
+from vocseg_lib.models.mask_rcnn import MaskRCNN
+from vocseg_lib.models.postprocess import mask_logits
+from vocseg_lib.models.speedups import speed_up
+from vocseg_lib.models.yolact import PROTOTYPES, Yolact
+from vocseg_lib.utils.masks import box_mask
+
+EFFICIENCIES = {"r50": ("resnet50", 256, 550), "mobilenet": ("mobilenet_v2", 128, 320)}
+"""Backbone, width and image size of the models whose prediction is measured."""
+PREDICTED_IMAGES = 16
+
+
+def by_pycocotools(masks: Tensor) -> list[dict]:
+    """Codes of masks [n, h, w] of their image's size."""
+    codes = coco_mask.encode(np.asfortranarray(masks.numpy().view(np.uint8).transpose(1, 2, 0)))
+    return [{"size": c["size"], "counts": c["counts"].decode()} for c in codes]
+
+
+def measure_codes(repeats: int) -> Iterator[tuple[str, Row]]:
+    """100 masks of either model, from what the network gives to codes."""
+    boxes, size = log_uniform_boxes(100), (HEIGHT, WIDTH)
+    relative = boxes / torch.tensor([WIDTH, HEIGHT] * 2)
+    prototypes = F.interpolate(torch.randn(1, PROTOTYPES, 9, 9), size=(138, 138), mode="bicubic")[0]
+    prototypes = prototypes.relu().permute(1, 2, 0).contiguous()
+    coefficients, small = torch.randn(100, PROTOTYPES).tanh(), torch.rand(100, 28, 28)
+
+    def yolact_plain() -> list[dict]:
+        masks = mask_logits(prototypes, coefficients).sigmoid()
+        masks = (masks * box_mask(relative, 138, 138))[:, None]
+        masks = F.interpolate(masks, size, mode="bilinear", align_corners=False)
+        return by_pycocotools(masks[:, 0] > 0.5)
+
+    def mask_rcnn_plain() -> list[dict]:
+        return by_pycocotools(paste_masks_in_image(small[:, None], boxes, size)[:, 0] > 0.5)
+
+    def yolact_ours() -> list[dict]:
+        return encode_upsampled(mask_logits(prototypes, coefficients), relative, *size)
+
+    def mask_rcnn_ours() -> list[dict]:
+        return encode_pasted(small, boxes, *size)
+
+    pairs = {"yolact": (yolact_plain, yolact_ours), "mask_rcnn": (mask_rcnn_plain, mask_rcnn_ours)}
+    with torch.inference_mode():
+        for name, (plain, ours) in pairs.items():
+            wrong = sum(a != b for a, b in zip(plain(), ours(), strict=True)) / 100
+            slow, fast = time_alternating(plain, ours, 3 * repeats)
+            row = {"value": slow / fast, "seconds": fast, "base_seconds": slow}
+            row |= {"check": "codes equal to pycocotools'", "error": wrong}
+            yield f"{name}_masks_to_rle_speedup", row
+
+
+def measure_prediction(devkit: str | Path, repeats: int) -> Iterator[tuple[str, Row]]:
+    """`predict` on a folder of pictures against the network alone on the same, decoded ones."""
+    val = VocDataset(devkit, "val", masks=False)
+    paths = [val.devkit / "JPEGImages" / f"{name}.jpg" for name in val.names[:PREDICTED_IMAGES]]
+    images = [model_input(picture) for picture, _ in PictureDataset(paths)]
+    for name, (backbone, channels, side) in EFFICIENCIES.items():
+        torch.manual_seed(0)
+        options = {"backbone": backbone, "channels": channels, "image_size": side}
+        model = speed_up(Yolact(YolactConfig(init=None, **options)))
+
+        @torch.inference_mode()
+        def network(model: Yolact = model) -> None:
+            with eval_mode(model, "cpu"):
+                for image in images:
+                    model.network([image])
+
+        whole = partial(predict, model, PictureDataset(paths), progress=False)
+        alone, seconds = time_alternating(network, whole, max(1, repeats // 3))
+        found = len(whole()["detections"]) / len(paths)
+        check = f"{len(paths)} pictures of {val.devkit.name}, {found:.0f} detections each"
+        row = {"value": alone / seconds, "seconds": seconds, "base_seconds": alone, "check": check}
+        yield f"predict_efficiency_{name}", row
+
+
+def measure_mask_rcnn(repeats: int) -> Iterator[tuple[str, Row]]:
+    """torchvision's Mask R-CNN over ours, with the same weights, on an image at 800 pixels."""
+    torch.manual_seed(0)
+    theirs = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=21)
+    ours = speed_up(MaskRCNN(MaskRCNNConfig(init=None)))
+    ours.load_state_dict(theirs.state_dict())
+    images, targets = (part[:1] for part in training_batch())
+    models = {"theirs": theirs, "ours": ours}
+
+    def infer(model: torch.nn.Module) -> None:
+        with torch.inference_mode():
+            model(images)
+
+    def step(model: torch.nn.Module) -> float:
+        torch.manual_seed(0)  # of the samples
+        model.zero_grad(set_to_none=True)
+        loss = sum(model(images, [dict(targets[0])]).values())
+        loss.backward()
+        return loss.item()
+
+    for name, run in (("infer", infer), ("train_step", step)):
+        functions = [partial(run, model.train(run is step)) for model in models.values()]
+        row = {"check": "losses equal to torchvision's"} if run is step else {}
+        if run is step:
+            expected, loss = (function() for function in functions)
+            row["error"] = abs(loss / expected - 1)
+        slow, fast = time_alternating(*functions, max(1, repeats // 4))
+        row |= {"value": slow / fast, "seconds": fast, "base_seconds": slow}
+        yield f"mask_rcnn_{name}_speedup", row
