@@ -175,16 +175,16 @@ def _detect(
     on_gpu, limit = torch.device(device).type == "cuda", None
     for batch in batches:
         while batch:
-            part = batch[:limit]
+            part, found = batch[:limit], None
             try:
                 images = [model_input(image.pixels, device) for image in part]
                 with autocast(device, mixed_precision):
-                    found = model.network(images) if hasattr(model, "encode") else model(images)
-                if hasattr(model, "encode"):
-                    found = model.detect(found)
+                    out = model.network(images) if hasattr(model, "encode") else model(images)
+                found = model.detect(out) if hasattr(model, "encode") else out
             except torch.OutOfMemoryError:
                 if len(part) == 1:
                     raise
+            if found is None:  # now that the error is gone, and with it what it held
                 limit = len(part) // 2
                 torch.cuda.empty_cache()
                 continue
@@ -199,7 +199,7 @@ def _detect(
 
 
 def _to_cpu(value: Any) -> Any:
-    return value.to("cpu", non_blocking=True) if isinstance(value, Tensor) else value
+    return value.to("cpu", non_blocking=value.is_cuda) if isinstance(value, Tensor) else value
 
 
 @torch.no_grad()
