@@ -100,7 +100,7 @@ def assert_equal_logs(folder, other):
                 assert value == pytest.approx(b[key], rel=1e-5, abs=1e-6), (a["iteration"], key)
 
 
-@MODELS
+@pytest.mark.parametrize("name", ["yolact"])
 def test_two_machines_without_a_shared_disk_equal_one_process(name, odd, one, tmp_path):
     """Only the first has a run folder; the second gets what it needs, also to resume."""
     first, second = tmp_path / "first", tmp_path / "second"
@@ -116,7 +116,7 @@ def test_two_machines_without_a_shared_disk_equal_one_process(name, odd, one, tm
     assert [(s["processes"], s["from_iteration"]) for s in sessions] == [(2, 0), (2, 1)]
 
 
-@MODELS
+@pytest.mark.parametrize("name", ["mask_rcnn"])
 def test_two_processes_resume_what_one_trained_and_back(name, odd, one, tmp_path):
     for k in range(2):
         train_here(name, odd, tmp_path, ONCE)
