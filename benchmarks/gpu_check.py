@@ -70,9 +70,8 @@ def check(
     """
     info = {"recipe": study.recipe.name, "batch_size": study.recipe.train.batch_size}
     info = to_jsonable(info | {"iterations": iterations, **environment_info(device)})
-    rows = _earlier(out, info)
-    done = {(row["check"], row["model"], row.get("mode")) for row in rows if "error" not in row}
-    rows = [row for row in rows if "error" not in row]
+    rows = [row for row in _earlier(out, info) if "error" not in row]
+    done = {(row["check"], row["model"], row.get("mode")) for row in rows}
     for name, model_name, mode, run in tqdm([*_checks(study, iterations, device, minutes)]):
         if (name, model_name, mode) in done:
             continue

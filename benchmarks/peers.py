@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.models.detection import maskrcnn_resnet50_fpn
-from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from benchmarks.cases import (
     HEIGHT,
@@ -27,11 +26,10 @@ from vocseg_lib.data.voc import VocDataset
 from vocseg_lib.engine.predict import eval_mode, predict
 from vocseg_lib.models.box_resampling import encode_pasted, encode_upsampled
 from vocseg_lib.models.config import MaskRCNNConfig, YolactConfig
-from vocseg_lib.models.mask_rcnn import MaskRCNN
-from vocseg_lib.models.postprocess import mask_logits
+from vocseg_lib.models.mask_rcnn import MaskRCNN, paste_masks
+from vocseg_lib.models.postprocess import mask_logits, upsample_masks
 from vocseg_lib.models.speedups import speed_up
 from vocseg_lib.models.yolact import PROTOTYPES, Yolact
-from vocseg_lib.utils.masks import box_mask
 
 EFFICIENCIES = {"r50": ("resnet50", 256, 550), "mobilenet": ("mobilenet_v2", 128, 320)}
 """Backbone, width and image size of the models whose prediction is measured."""
@@ -53,13 +51,11 @@ def measure_codes(repeats: int) -> Iterator[tuple[str, Row]]:
     coefficients, small = torch.randn(100, PROTOTYPES).tanh(), torch.rand(100, 28, 28)
 
     def yolact_plain() -> list[dict]:
-        masks = mask_logits(prototypes, coefficients).sigmoid()
-        masks = (masks * box_mask(relative, 138, 138))[:, None]
-        masks = F.interpolate(masks, size, mode="bilinear", align_corners=False)
-        return by_pycocotools(masks[:, 0] > 0.5)
+        logits = mask_logits(prototypes, coefficients)
+        return by_pycocotools(upsample_masks(logits, relative, *size))
 
     def mask_rcnn_plain() -> list[dict]:
-        return by_pycocotools(paste_masks_in_image(small[:, None], boxes, size)[:, 0] > 0.5)
+        return by_pycocotools(paste_masks(small, boxes, *size))
 
     def yolact_ours() -> list[dict]:
         return encode_upsampled(mask_logits(prototypes, coefficients), relative, *size)

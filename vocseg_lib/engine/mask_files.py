@@ -113,14 +113,13 @@ class MaskFiles:
             for name in sorted({CUTOUTS, *VOC_FOLDERS} & written)
             for file in sorted((self.folder / name).glob("*.png"))
         ]
-        is_kept = [not _is_as_written(file) for file in earlier]
-        for file, kept in zip(earlier, is_kept, strict=True):
-            if kept and file.parent.name in names:
+        kept = [file for file in earlier if not _is_as_written(file)]
+        for file in kept:
+            if file.parent.name in names:
                 problem = f"{file} was changed or added since this command wrote to its folder"
                 raise ValueError(f"{problem}: choose another folder")
-        for file, kept in zip(earlier, is_kept, strict=True):
-            if not kept:
-                file.unlink()
+        for file in {*earlier} - {*kept}:
+            file.unlink()
         self.names = sorted({*names} | written)
         self.write()
 

@@ -67,7 +67,7 @@ NMS = {"fast": fast_nms, "standard": standard_nms}
 
 def _topk_per_class(scores: _Scores, top_k: int) -> tuple[Float[Tensor, "c k"], Int[Tensor, "c k"]]:
     """Descending; equal scores in the order of their boxes, as the official code's stable sort."""
-    # The bits of non-negative floats sort as the floats do; below them, earlier boxes win.
+    # The bits of non-negative floats sort as the floats do, -1 before them; then earlier boxes win.
     bits = scores.T.float().contiguous().view(torch.int32).to(torch.int64)
     keys = (bits << 32) + torch.arange(len(scores) - 1, -1, -1, device=scores.device)
     order = keys.topk(min(top_k, len(scores)), dim=1).indices

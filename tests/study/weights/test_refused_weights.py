@@ -77,7 +77,7 @@ def test_without_training_all_of_a_detector_must_be_there(files, devkit, tmp_pat
     assert not (tmp_path / "runs" / "yolact" / "predictions.json").exists()
     done = vocseg("train", *arguments, "--init", tmp_path / "semantic.pth")
     assert done.exit_code == 0, done.stderr
-    # The weights of nobody's training but their authors'.
+    # Its model card says that they were not trained on this data.
     done = vocseg("export-weights", tmp_path / "runs" / "yolact")
     card = (tmp_path / "runs" / "yolact" / "yolact.md").read_text()
     assert (done.exit_code, "not trained on it" in card) == (0, True), done.output
