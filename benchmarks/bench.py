@@ -26,6 +26,7 @@ from benchmarks.cases import (
     make_yolact,
     measure_large_evaluation,
     relative_error,
+    smooth_masks,
     synthetic_results,
     time_alternating,
     train_step,
@@ -40,7 +41,7 @@ from vocseg_lib.failures.analysis import analyze
 from vocseg_lib.failures.crowding import by_crowding
 from vocseg_lib.failures.oracles import single_oracles
 from vocseg_lib.metrics.coco_eval import IOU_TYPES, backends, evaluate, run_coco_eval
-from vocseg_lib.models.box_resampling import paste_masks_in_boxes
+from vocseg_lib.models.box_resampling import PASTING
 from vocseg_lib.models.mask_rcnn import paste_masks
 from vocseg_lib.models.speedups import speed_up
 from vocseg_lib.utils.device import autocast, keep_freed_memory, peak_memory_gb
@@ -129,8 +130,8 @@ def measure_training(body: Callable, repeats: int) -> Iterator[tuple[str, Row]]:
 
 def measure_paste(repeats: int) -> Row:
     """100 masks pasted into an image, by torchvision and in their boxes."""
-    arguments = torch.rand(100, 28, 28), log_uniform_boxes(100), HEIGHT, WIDTH
-    functions = [lambda: paste_masks(*arguments), lambda: paste_masks_in_boxes(*arguments)]
+    arguments = smooth_masks(100), log_uniform_boxes(100), HEIGHT, WIDTH
+    functions = [lambda: paste_masks(*arguments), lambda: PASTING.resize(*arguments)]
     with torch.inference_mode():
         plain, in_boxes = (function() for function in functions)
         slow, fast = time_alternating(*functions, 3 * repeats)

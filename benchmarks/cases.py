@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
@@ -98,6 +99,13 @@ def log_uniform_boxes(count: int, smallest: float = 16.0) -> Tensor:
     sides = smallest * (image / smallest) ** torch.rand(count, 2)
     corner = torch.rand(count, 2) * (image - sides)
     return torch.cat([corner, corner + sides], 1)
+
+
+def smooth_masks(count: int) -> Tensor:
+    """Masks [count, 28, 28] in 0..1, as smooth as a trained network's."""
+    torch.manual_seed(0)
+    coarse = 4 * torch.randn(1, count, 5, 5)
+    return F.interpolate(coarse, size=(28, 28), mode="bicubic")[0].sigmoid()
 
 
 def synthetic_results(devkit: str | Path) -> tuple[dict, list]:

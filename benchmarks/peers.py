@@ -17,19 +17,22 @@ from benchmarks.cases import (
     Row,
     log_uniform_boxes,
     relative_error,
+    smooth_masks,
     time_alternating,
     training_batch,
 )
 from vocseg_lib.data.loader import PictureDataset
 from vocseg_lib.data.transforms import model_input
 from vocseg_lib.data.voc import VocDataset
+from vocseg_lib.engine.batch_norm import batch_norm_layers
 from vocseg_lib.engine.predict import eval_mode, predict
-from vocseg_lib.models.box_resampling import encode_pasted, encode_upsampled
+from vocseg_lib.models.box_resampling import PASTING, UPSAMPLING
 from vocseg_lib.models.config import MaskRCNNConfig, YolactConfig
 from vocseg_lib.models.mask_rcnn import MaskRCNN, paste_masks
 from vocseg_lib.models.postprocess import mask_logits, upsample_masks
 from vocseg_lib.models.speedups import speed_up
 from vocseg_lib.models.yolact import PROTOTYPES, Yolact
+from vocseg_lib.utils.device import keep_freed_memory
 
 EFFICIENCIES = {"r50": ("resnet50", 256, 550), "mobilenet": ("mobilenet_v2", 128, 320)}
 """Backbone, width and image size of the models whose prediction is measured."""
@@ -48,7 +51,7 @@ def measure_codes(repeats: int) -> Iterator[tuple[str, Row]]:
     relative = boxes / torch.tensor([WIDTH, HEIGHT] * 2)
     prototypes = F.interpolate(torch.randn(1, PROTOTYPES, 9, 9), size=(138, 138), mode="bicubic")[0]
     prototypes = prototypes.relu().permute(1, 2, 0).contiguous()
-    coefficients, small = torch.randn(100, PROTOTYPES).tanh(), torch.rand(100, 28, 28)
+    coefficients, small = torch.randn(100, PROTOTYPES).tanh(), smooth_masks(100)
 
     def yolact_plain() -> list[dict]:
         logits = mask_logits(prototypes, coefficients)
@@ -58,10 +61,10 @@ def measure_codes(repeats: int) -> Iterator[tuple[str, Row]]:
         return by_pycocotools(paste_masks(small, boxes, *size))
 
     def yolact_ours() -> list[dict]:
-        return encode_upsampled(mask_logits(prototypes, coefficients), relative, *size)
+        return UPSAMPLING.encode(mask_logits(prototypes, coefficients), relative, *size)
 
     def mask_rcnn_ours() -> list[dict]:
-        return encode_pasted(small, boxes, *size)
+        return PASTING.encode(small, boxes, *size)
 
     pairs = {"yolact": (yolact_plain, yolact_ours), "mask_rcnn": (mask_rcnn_plain, mask_rcnn_ours)}
     with torch.inference_mode():
@@ -81,11 +84,17 @@ def measure_prediction(devkit: str | Path, repeats: int) -> Iterator[tuple[str, 
     for name, (backbone, channels, side) in EFFICIENCIES.items():
         torch.manual_seed(0)
         options = {"backbone": backbone, "channels": channels, "image_size": side}
+        options["score_threshold"] = 0.0  # so that untrained ones, too, have detections
         model = speed_up(Yolact(YolactConfig(init=None, **options)))
+        # Untrained, but normalized: else activations of MobileNetV2 vanish from layer to layer.
+        for norm in batch_norm_layers(model):
+            norm.momentum = 1.0
+        with torch.no_grad():
+            model.train().network(images[:4])
 
         @torch.inference_mode()
         def network(model: Yolact = model) -> None:
-            with eval_mode(model, "cpu"):
+            with keep_freed_memory(), eval_mode(model, "cpu"):
                 for image in images:
                     model.network([image])
 

@@ -1,4 +1,5 @@
 from functools import partial
+from itertools import repeat
 
 import pytest
 import torch
@@ -11,13 +12,17 @@ from vocseg_lib.models.postprocess import upsample_masks
 from vocseg_lib.utils.rle import encode_rle
 
 SEEDS, COUNTS, LENGTHS = st.integers(0, 2**31), st.integers(0, 7), st.integers(1, 150)
-PASTE = paste_masks, resampling.paste_masks_in_boxes, resampling.encode_pasted
-UPSAMPLE = upsample_masks, resampling.upsample_masks_in_boxes, resampling.encode_upsampled
+PASTE = paste_masks, resampling.PASTING.resize, resampling.PASTING.encode
+UPSAMPLE = upsample_masks, resampling.UPSAMPLING.resize, resampling.UPSAMPLING.encode
 
 
-def assert_same_bits(functions, *arguments):
+def assert_same_bits(functions, masks, boxes, *size):
     plain, in_boxes, encode = functions
-    expected = plain(*arguments)
+    arguments = masks, boxes, *size
+    # Each mask alone: of several, PyTorch rounds pixels by their place in all of them.
+    inside = repeat(None) if boxes is None else boxes.split(1)
+    of_masks = zip(masks.split(1), inside, strict=False)
+    expected = torch.cat([torch.zeros(0, *size).bool(), *(plain(*one, *size) for one in of_masks)])
     assert torch.equal(in_boxes(*arguments), expected)
     assert encode(*arguments) == encode_rle(expected)  # by pycocotools
 
@@ -68,7 +73,7 @@ def test_masks_of_one_value(size, logit):
 def test_codes_are_made_in_parts(monkeypatch):
     torch.manual_seed(0)
     masks, boxes = torch.rand(9, 28, 28), torch.rand(9, 2, 2).sort(1).values.flatten(1) * 90
-    encode = partial(resampling.encode_pasted, masks, boxes, 90, 90)
+    encode = partial(resampling.PASTING.encode, masks, boxes, 90, 90)
     whole = encode()
-    monkeypatch.setattr(resampling, "CHUNK_PIXELS", 1_000)
+    monkeypatch.setattr(resampling, "CELLS_TOGETHER", 7_000)
     assert encode() == whole

@@ -8,7 +8,7 @@ from vocseg_lib.models.postprocess import fast_nms, scale_boxes, standard_nms, u
 def test_in_fast_nms_dropped_boxes_drop_others():
     # Each overlaps the next by more than .5.
     boxes = torch.tensor([[0.0, 0, 10, 10], [0.0, 0, 10, 6], [0.0, 0, 10, 3.4]])
-    scores = torch.tensor([[0.9], [0.8], [0.7]])
+    scores = torch.tensor([[0.9, 0.8, 0.7]])
     assert fast_nms(boxes, scores, 0.5, 200, 100)[0].tolist() == [0]
     assert standard_nms(boxes, scores, 0.5, 200, 100)[0].tolist() == [0, 2]
 
@@ -16,23 +16,23 @@ def test_in_fast_nms_dropped_boxes_drop_others():
 def random_boxes(count, classes):
     generator = torch.Generator().manual_seed(0)
     boxes = torch.rand(count, 2, 2, generator=generator).sort(1).values.flatten(1)
-    return boxes, torch.rand(count, classes, generator=generator)
+    return boxes, torch.rand(classes, count, generator=generator)
 
 
 def test_standard_nms_is_torchvisions():
     boxes, scores = random_boxes(60, 3)
     kept, classes, best = standard_nms(boxes, scores, 0.5, 200, 100)
     labels = torch.arange(3).repeat_interleave(60)
-    expected = batched_nms(boxes.repeat(3, 1), scores.T.flatten(), labels, 0.5)[:100]
+    expected = batched_nms(boxes.repeat(3, 1), scores.flatten(), labels, 0.5)[:100]
     assert torch.equal(kept, expected % 60)
     assert torch.equal(classes, labels[expected])
-    assert torch.equal(best, scores.T.flatten()[expected])
+    assert torch.equal(best, scores.flatten()[expected])
 
 
 @pytest.mark.parametrize("levels", [3, 10, 1000])
 def test_fast_nms_keeps_the_official_order_among_equal_scores(levels, monkeypatch):
     def official_order(scores, top_k):
-        ranked, order = scores.T.sort(dim=1, descending=True, stable=True)
+        ranked, order = scores.sort(dim=1, descending=True, stable=True)
         return ranked[:, :top_k], order[:, :top_k]
 
     boxes, scores = random_boxes(300, 5)

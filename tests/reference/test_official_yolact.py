@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vocseg_lib.losses import YolactOutputs, match_priors, mine_hard_negatives, yolact_loss
-from vocseg_lib.models.box_resampling import upsample_masks_in_boxes
+from vocseg_lib.models.box_resampling import UPSAMPLING
 from vocseg_lib.models.config import YolactConfig
 from vocseg_lib.models.postprocess import detect, fast_nms, mask_logits, scale_boxes, upsample_masks
 from vocseg_lib.models.priors import prior_boxes
@@ -129,7 +129,7 @@ def test_matching_and_mined_negatives(case):
 def test_fast_nms(case):
     defaults = {"iou_threshold": 0.5, "top_k": 200, "max_num_detections": 100}
     options = [case.get(name, default) for name, default in defaults.items()]
-    results = fast_nms(case["boxes"], case["scores"].T, *options)
+    results = fast_nms(case["boxes"], case["scores"], *options)
     for key in (key for key in case if key.startswith("fast_nms")):
         threshold = re.search(r"second_threshold_([\d.]+)", key)
         above = results[2] > (float(threshold[1]) if threshold else -math.inf)
@@ -163,7 +163,7 @@ def test_crop(case, padding):
 
 
 @each("*.pt", "proto_hwk", "coeffs_nk")
-@pytest.mark.parametrize("upsample", [upsample_masks, upsample_masks_in_boxes])
+@pytest.mark.parametrize("upsample", [upsample_masks, UPSAMPLING.resize])
 def test_assembled_masks(case, upsample):
     prototypes, boxes = case["proto_hwk"], case["boxes_rel_xyxy"]
     height, width = prototypes.shape[:2]
@@ -219,7 +219,9 @@ def compare_detections(given: dict, expected: list[dict], options: dict) -> None
         sums = conf.sum(-1)
         probabilities = conf.min() >= 0 and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
         scores = conf if probabilities else conf.softmax(-1)
-        boxes, classes, kept_scores, kept = detect(scores[:, 1:], loc, coefficients, priors, config)
+        boxes, classes, kept_scores, kept = detect(
+            scores[:, 1:].T, loc, coefficients, priors, config
+        )
         assert torch.equal(classes, value(official, "class*").long())
         assert torch.allclose(kept_scores, value(official, "score*"), atol=1e-6)
         assert torch.allclose(boxes, value(official, "box*"), atol=1e-5)

@@ -29,7 +29,7 @@ from vocseg_lib.engine.batch_norm import set_train_mode
 from vocseg_lib.engine.config import TrainConfig
 from vocseg_lib.utils import distributed
 from vocseg_lib.utils.config import Config, bounded
-from vocseg_lib.utils.device import autocast
+from vocseg_lib.utils.device import autocast, keep_freed_memory
 from vocseg_lib.utils.environment import git_commit
 from vocseg_lib.utils.files import write_json
 from vocseg_lib.utils.rle import encode_rle
@@ -140,7 +140,7 @@ def predict(
     ahead = partial(map_ahead, pool, waiting=2 * pipeline.batch_size)
     hidden = not progress or distributed.rank() > 0
     bar = tqdm(desc="predict", total=len(indices), unit="image", disable=hidden)
-    with pool or nullcontext(), bar, eval_mode(model, device):
+    with keep_freed_memory(), pool or nullcontext(), bar, eval_mode(model, device):
         images = filter(None, ahead(load, indices))
         batches = _batches(model, images, pipeline.batch_size)
         detected = _detect(model, batches, device, mixed_precision)

@@ -1,161 +1,191 @@
-"""Masks brought to the size of their image in their boxes alone, for a CPU.
+"""Masks of their image's size, or the codes of such, from small masks; for a CPU.
 
-Bilinear resampling is separable: the pixels in a box are `rows @ cells @ columns`.
+Bilinear resampling is separable. Of a column that is resampled across already, each segment between
+two cells is linear: it has one edge if its ends are on different sides of the threshold, else none.
 """
 
-from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 from torchvision.models.detection.roi_heads import expand_boxes, expand_masks
 
 from vocseg_lib.models.mask_rcnn import paste_masks
 from vocseg_lib.models.postprocess import upsample_masks
-from vocseg_lib.utils.masks import CHUNK_PIXELS, box_rows_and_columns
-from vocseg_lib.utils.rle import encode_edges
+from vocseg_lib.utils.masks import box_rows_and_columns
+from vocseg_lib.utils.rle import encode_edges, encode_rle
 
-ROUNDING = 2.0**-22
-"""Values as near to the threshold may be on its other side when they are computed differently."""
-_Small, _Boxes = Float[Tensor, "n h w"], Float[Tensor, "n 4"]
-_CropsOf = Callable[..., Iterator["Crop"]]
-
-
-class Crop(NamedTuple):
-    """The pixels of a mask in a rectangle of its image, outside of which there are none."""
-
-    top: int
-    left: int
-    columns: Bool[np.ndarray, "columns rows"]  # as codes are: down the columns
+ROUNDING = 2.0**-22  # between the values of a pixel that are computed in different ways
+CELLS_TOGETHER = 8_000_000  # of columns, to bound memory
+_Small, _Boxes, _Masks = Float[Tensor, "n h w"], Float[Tensor, "n 4"], Bool[Tensor, "n _ _"]
+_Integers = Int64[np.ndarray, " _"]
 
 
-def upsampled_crops(
-    logits: _Small, boxes: _Boxes | None, height: int, width: int
-) -> Iterator[Crop]:
-    """The pixels of `upsample_masks`."""
+class Line(NamedTuple):
+    """Pixels of a line of cells. A segment begins at each cell; the first of all ends at cell 0."""
+
+    weights: Float[Tensor, "pixels cells"]  # bilinear
+    lower: Int64[np.ndarray, " pixels"]  # the first of the two cells that a pixel is made of
+    weight: Float32[np.ndarray, " pixels"]  # of the second one
+    first: Int64[np.ndarray, " segments+1"]  # pixel of each segment
+    begin: Float[np.ndarray, " segments+1"]  # of each segment, in pixels
+
+
+class Columns(NamedTuple):
+    """Masks resampled across: columns of cells, and how they are to be resampled down."""
+
+    cells: Float32[np.ndarray, " cells"]  # a zero; then column by column, each with a zero at last
+    shapes: Int64[np.ndarray, "n 2"]  # columns of each mask; cells of its columns, with their zero
+    lefts: Int64[np.ndarray, " n"]  # column of the image
+    starts: Int64[np.ndarray, " n"]  # cell of the line
+    tops: Int64[np.ndarray, " n"]  # row of the image where the line begins
+    lines: list[Line]
+
+
+@lru_cache(maxsize=512)
+def _line(cells: int, pixels: int) -> Line:
+    with torch.inference_mode(False):  # a cached inference tensor could not be used in training
+        matrix = F.interpolate(torch.eye(cells)[None], pixels, mode="linear")[0].T.contiguous()
+    weights = matrix.numpy()
+    lower = (weights > 0).argmax(1)
+    weight = np.pad(weights, ((0, 0), (0, 1)))[np.arange(pixels), lower + 1]
+    first = np.append(0, np.searchsorted(lower, np.arange(cells + 1)))
+    begin = (np.arange(-1, cells + 1) + 0.5) * (pixels / cells) + 0.5
+    begin[-2] = pixels  # the last cell lasts to the end
+    return Line(matrix, lower, weight, first, begin)
+
+
+def upsampled_columns(logits: _Small, boxes: _Boxes | None, height: int, width: int) -> Columns:
+    """The columns of `upsample_masks`."""
     if boxes is None:  # pixels lie between cells of which one, at least, is as high
-        inside_y, inside_x = ((logits > -8 * ROUNDING).amax(axis) for axis in (2, 1))
+        inside = [(logits > -8 * ROUNDING).amax(axis) for axis in (2, 1)]
     else:
-        inside_y, inside_x = box_rows_and_columns(boxes, *logits.shape[1:])
-    padding = int(boxes is None)
-    lines = _lines(inside_y, height, padding), _lines(inside_x, width, padding)
-    for k, ((y, to_y, rows), (x, to_x, columns)) in enumerate(zip(*lines, strict=True)):
-        values = columns @ (rows @ logits[k, y, x].sigmoid()).T
-        crop = _crop(values, to_y.start, to_x.start)
-        if crop is None:
-            one = logits[k : k + 1], None if boxes is None else boxes[k : k + 1]
-            pixels = upsample_masks(*one, height, width)[0, to_y, to_x]
-            crop = Crop(to_y.start, to_x.start, pixels.T.numpy())
-        yield crop
+        inside = box_rows_and_columns(boxes, *logits.shape[1:])
+    (top, bottom), (left, right) = (_ends(cells, int(boxes is None)) for cells in inside)
+    across, down = _line(logits.shape[2], width), _line(logits.shape[1], height)
+    lefts = across.first[left]  # the pixels that are made of these cells, also in part
+    shapes = np.stack([across.first[right + 1] - lefts, bottom - top + 1], 1)
+    begins = np.append(1, shapes.prod(1)).cumsum()
+    cells = torch.zeros(begins[-1])
+    for k, (count, stride) in enumerate(shapes.tolist()):
+        y, x = slice(top[k], bottom[k]), slice(left[k], right[k])
+        out = cells.as_strided((count, stride - 1), (stride, 1), begins[k])
+        weights = across.weights[lefts[k] : lefts[k] + count, x]
+        torch.mm(weights, logits[k, y, x].sigmoid().T, out=out)
+    return Columns(cells.numpy(), shapes, lefts, top, np.zeros_like(top), [down] * len(logits))
 
 
-def _lines(
-    inside: Bool[Tensor, "n cells"], length: int, padding: int
-) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Per mask: its cells, the pixels of a line of `length` that take from them, their weights."""
+def _ends(inside: Bool[Tensor, "n cells"], padding: int) -> tuple[_Integers, _Integers]:
+    """The first of the cells that are inside, and the one after the last, padded."""
     size, cells = inside.shape[1], torch.arange(inside.shape[1])
     first = torch.where(inside, cells, size).amin(1).sub(padding).clamp(min=0)
     last = torch.where(inside, cells + 1, 0).amax(1).add(padding).clamp(max=size)
-    for start, stop in zip(first.minimum(last).tolist(), last.tolist(), strict=True):
-        low, high = int((start - 0.5) * length / size), int((stop + 0.5) * length / size)
-        pixels = slice(max(low, 0), min(high + 1, length))
-        yield slice(start, stop), pixels, _weights(size, length)[pixels, start:stop]
+    return first.minimum(last).numpy(), last.numpy()
 
 
-def pasted_crops(masks: _Small, boxes: _Boxes, height: int, width: int) -> Iterator[Crop]:
-    """The pixels of `paste_masks`."""
+def pasted_columns(masks: _Small, boxes: _Boxes, height: int, width: int) -> Columns:
+    """The columns of `paste_masks`."""
     # As torchvision: padded by a cell; whole pixels, the far corner included.
     masks, scale = expand_masks(masks, 1)
-    for mask, (x1, y1, x2, y2) in zip(
-        masks, expand_boxes(boxes, scale).long().tolist(), strict=True
-    ):
-        y, x = slice(max(y1, 0), min(y2 + 1, height)), slice(max(x1, 0), min(x2 + 1, width))
-        in_y, in_x = slice(y.start - y1, y.stop - y1), slice(x.start - x1, x.stop - x1)
-        size = max(y2 + 1 - y1, 1), max(x2 + 1 - x1, 1)
-        rows, columns = (
-            _weights(mask.shape[0], size[0])[in_y],
-            _weights(mask.shape[1], size[1])[in_x],
-        )
-        crop = _crop(columns @ (rows @ mask).T, y.start, x.start)
-        if crop is None:
-            pixels = F.interpolate(mask[None, None], size, mode="bilinear")[0, 0, in_y, in_x] > 0.5
-            crop = Crop(y.start, x.start, pixels.T.numpy())
-        yield crop
+    x1, y1, x2, y2 = expand_boxes(boxes, scale).long().T.numpy()
+    count, rows, size = masks.shape
+    across = [_line(size, pixels) for pixels in np.maximum(x2 + 1 - x1, 1).tolist()]
+    down = [_line(rows, pixels) for pixels in np.maximum(y2 + 1 - y1, 1).tolist()]
+    lefts = np.clip(x1, 0, width)
+    widths = np.clip(x2 + 1, 0, width) - lefts
+    seen = [slice(*ends) for ends in zip(lefts - x1, lefts - x1 + widths, strict=True)]
+    lower = np.concatenate([line.lower[part] for line, part in zip(across, seen, strict=True)])
+    weight = np.concatenate([line.weight[part] for line, part in zip(across, seen, strict=True)])
+    lower = torch.from_numpy(lower + np.repeat(np.arange(count) * size, widths))
+    weight, columns = torch.from_numpy(weight)[:, None], masks.mT.reshape(-1, rows)
+    following = columns[(lower + 1).clamp(max=len(columns) - 1)]
+    cells = columns[lower] * (1 - weight) + following * weight
+    shapes, cells = np.stack([widths, np.full(count, rows)], 1), F.pad(cells.flatten(), (1, 0))
+    return Columns(cells.numpy(), shapes, lefts, np.zeros_like(y1), y1, down)
 
 
-def _crop(values: Float[Tensor, "columns rows"], top: int, left: int) -> Crop | None:
-    """Values > .5; None if rounding could have carried one of them over it."""
-    low, high = (values.numpy() > 0.5 + rounding for rounding in (-ROUNDING, ROUNDING))
-    return Crop(top, left, high) if np.count_nonzero(low) == np.count_nonzero(high) else None
+def _edges(columns: Columns, height: int) -> tuple[_Integers, _Integers, set[int]]:
+    """Edges of runs, as `encode_edges` takes them, and masks of which rounding decides a pixel."""
+    cells, (counts, strides), starts = columns.cells, columns.shapes.T, columns.starts
+    high, low = cells > 0.5 + ROUNDING, ~(cells <= 0.5 - ROUNDING)
+    before = np.flatnonzero(high[1:] != high[:-1])  # the cell before each edge
+    # Of each column: its mask, its first cell, how many edges it has.
+    mask, of_mask = np.repeat(np.arange(len(counts)), counts), np.append(0, counts.cumsum())
+    begins = np.append(1, strides[mask]).cumsum()
+    bounds = np.searchsorted(before, begins - 1)
+    edges = np.diff(bounds)
+    # Where the line through two cells is at the threshold.
+    value = cells.take(before)
+    rise = cells.take(before + 1) - value
+    part = (0.5 - value) / rise
+    segments, pixels = np.array([(len(x.first), len(x.lower)) for x in columns.lines]).T
+    segment_of, pixel_of = np.cumsum(segments) - segments, np.cumsum(pixels) - pixels
+    segment = before + np.repeat((segment_of + starts)[mask] - begins[:-1] + 1, edges)
+    begin = np.concatenate([line.begin for line in columns.lines]) + np.repeat(pixel_of, segments)
+    length = np.repeat(pixels / (segments - 2), segments)
+    # The first pixel after it, of those of the segment that the image has.
+    seen = np.clip([-columns.tops, height - columns.tops], 0, pixels).repeat(segments, axis=1)
+    first = np.concatenate([line.first for line in columns.lines]).clip(*seen)
+    first += np.repeat(pixel_of, segments)
+    lowest, highest = first.take(segment), first.take(segment + 1)
+    pixel = (begin.take(segment) + part * length.take(segment)).astype(np.int64)
+    pixel = np.minimum(np.maximum(pixel, lowest), highest)
+    weight, near = np.concatenate([line.weight for line in columns.lines]), ROUNDING / np.abs(rise)
+    is_near = (pixel < highest) & (weight.take(pixel, mode="clip") - part <= near)
+    is_near |= (pixel > lowest) & (part - weight.take(pixel - 1) <= near)
+    doubtful = np.append(before[is_near] + 1, np.flatnonzero(high != low))
+    doubtful = {*(np.searchsorted(begins[of_mask], doubtful, "right") - 1).tolist()}
+    # In the image, where edges at the same place are none, in pairs.
+    place = columns.lefts[mask] + np.arange(len(mask)) - of_mask[mask]
+    pixel += np.repeat((columns.tops - pixel_of)[mask] + place * height, edges)
+    is_first, ends = np.diff(pixel, prepend=-1) != 0, bounds[of_mask]
+    is_first[ends[ends < len(pixel)]] = True
+    places = np.flatnonzero(is_first)
+    places = places[np.diff(places, append=len(pixel)) & 1 == 1]
+    return pixel.take(places), np.diff(np.searchsorted(places, ends)), doubtful
 
 
-def resize_in_boxes(
-    crops: _CropsOf, plain: Callable, small: _Small, boxes: _Boxes | None, height: int, width: int
-) -> Bool[Tensor, "n {height} {width}"]:
-    """The masks that `plain` makes."""
-    if not small.is_cpu:
-        return plain(small, boxes, height, width)
-    # numpy gets memory that is zero already; torch.zeros writes all of it.
-    masks = np.zeros((len(small), width, height), bool)
-    for mask, (top, left, columns) in zip(masks, crops(small, boxes, height, width), strict=True):
-        mask[left : left + len(columns), top : top + columns.shape[1]] = columns
-    return torch.from_numpy(masks).transpose(1, 2)
+class _InBoxes(NamedTuple):
+    """A way to resize masks, and how to come to the same with less work."""
+
+    plain: Callable[[_Small, _Boxes | None, int, int], _Masks]
+    columns_of: Callable[[_Small, _Boxes | None, int, int], Columns]
+
+    def resize(self, small: _Small, boxes: _Boxes | None, height: int, width: int) -> _Masks:
+        """The masks that `plain` makes."""
+        if not (small.is_cpu and len(small)):
+            return self.plain(small, boxes, height, width)
+        columns = self.columns_of(*_some(slice(None), small, boxes), height, width)
+        edges, lengths, doubtful = _edges(columns, height)
+        edges += np.repeat(np.arange(len(small)) * (height * width), lengths)
+        runs = np.diff(edges, prepend=0, append=len(small) * height * width)
+        pixels = np.repeat((np.arange(len(runs)) & 1).astype(bool), runs)
+        masks = torch.from_numpy(pixels.reshape(-1, width, height)).mT
+        for k in doubtful:
+            masks[k] = self.plain(*_some(slice(k, k + 1), small, boxes), height, width)
+        return masks
+
+    def encode(self, small: _Small, boxes: _Boxes | None, height: int, width: int) -> list[dict]:
+        """Compressed codes of the masks that `plain` makes."""
+        codes, count = [], max(1, CELLS_TOGETHER // ((small.shape[1] + 1) * width))
+        for start in range(0, len(small), count):
+            part = _some(slice(start, start + count), small, boxes)
+            edges, lengths, doubtful = _edges(self.columns_of(*part, height, width), height)
+            codes += encode_edges(edges, lengths, height, width)
+            for k in (start + k for k in doubtful):
+                mask = self.plain(*_some(slice(k, k + 1), small, boxes), height, width)
+                codes[k : k + 1] = encode_rle(mask)
+        return codes
 
 
-def encode_in_boxes(
-    crops: _CropsOf, small: _Small, boxes: _Boxes | None, height: int, width: int
-) -> list[dict]:
-    """Compressed codes of these masks, of which none has its image's size in between."""
-    codes, part, pixels = [], [], 0
-    for crop in crops(small, boxes, height, width):
-        part.append(crop)
-        pixels += crop.columns.size
-        if pixels > CHUNK_PIXELS:
-            codes += _encode_crops(part, height, width)
-            part, pixels = [], 0
-    return codes + _encode_crops(part, height, width)
+def _some(which: slice, small: _Small, boxes: _Boxes | None) -> tuple[Tensor, Tensor | None]:
+    return small[which].detach().float(), None if boxes is None else boxes[which]
 
 
-def _encode_crops(crops: list[Crop], height: int, width: int) -> list[dict]:
-    tops, lefts = (np.array([crop[k] for crop in crops], dtype=np.int64) for k in (0, 1))
-    sizes = np.array([crop.columns.shape for crop in crops], dtype=np.int64).reshape(-1, 2)
-    # All columns, one after the other; a zero below each ends its last run.
-    strides = sizes[:, 1] + 1
-    starts = np.append(1, sizes[:, 0] * strides).cumsum()
-    flat = np.zeros(starts[-1], bool)
-    for crop, start, end, stride in zip(crops, starts, starts[1:], strides, strict=False):
-        flat[start:end].reshape(-1, stride)[:, :-1] = crop.columns
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    # From there to the image's columns.
-    mask = np.repeat(np.arange(len(crops)), sizes[:, 0])  # of each column
-    column = np.arange(len(mask)) - np.repeat(np.cumsum(sizes[:, 0]) - sizes[:, 0], sizes[:, 0])
-    begins = starts[mask] + column * strides[mask]
-    moves = (lefts[mask] + column) * height + tops[mask] - begins
-    counts = np.diff(np.searchsorted(edges, begins), append=len(edges))
-    edges += np.repeat(moves, counts)
-    lengths = np.bincount(mask, counts, len(crops)).astype(np.int64)
-    if (sizes[:, 1] == height).any():
-        # A run down to the image's edge goes on at the top of the next column.
-        of_mask = np.repeat(np.arange(len(crops)), lengths)
-        goes_on = (edges[1:-1:2] == edges[2::2]) & (of_mask[1:-1:2] == of_mask[2::2])
-        is_edge = np.ones(len(edges), dtype=bool)
-        is_edge[1:-1] = ~np.repeat(goes_on, 2)
-        edges, lengths = edges[is_edge], np.bincount(of_mask[is_edge], minlength=len(crops))
-    return encode_edges(edges, lengths, height, width)
-
-
-@lru_cache(maxsize=256)
-def _weights(cells: int, pixels: int) -> Float[Tensor, "{pixels} {cells}"]:
-    """Bilinear weights of the cells of a line for each of its pixels."""
-    with torch.inference_mode(False):  # a cached inference tensor could not be used in training
-        return F.interpolate(torch.eye(cells)[None], pixels, mode="linear")[0].T.contiguous()
-
-
-upsample_masks_in_boxes = partial(resize_in_boxes, upsampled_crops, upsample_masks)
-paste_masks_in_boxes = partial(resize_in_boxes, pasted_crops, paste_masks)
-encode_upsampled = partial(encode_in_boxes, upsampled_crops)
-encode_pasted = partial(encode_in_boxes, pasted_crops)
+UPSAMPLING = _InBoxes(upsample_masks, upsampled_columns)
+PASTING = _InBoxes(paste_masks, pasted_columns)

@@ -11,7 +11,7 @@ from vocseg_lib.utils.boxes import box_iou, decode_boxes
 from vocseg_lib.utils.masks import box_mask, split_masks
 
 CANDIDATES_PER_CLASS = 200
-_Boxes, _Scores, _Values = Float[Tensor, "_ 4"], Float[Tensor, "_ c"], Float[Tensor, "_ k"]
+_Boxes, _Scores, _Values = Float[Tensor, "_ 4"], Float[Tensor, "c _"], Float[Tensor, "_ k"]
 _Kept = tuple[Int[Tensor, " m"], Int[Tensor, " m"], Float[Tensor, " m"]]
 """Box index, class (0-based) and score of the boxes that NMS keeps, by descending score."""
 
@@ -21,20 +21,21 @@ def detect(
 ) -> tuple[_Boxes, Int[Tensor, " n"], Float[Tensor, " n"], _Values]:
     """Boxes (relative xyxy), classes (0-based), scores and coefficients, by descending score.
 
-    `scores` are probabilities per class without background. A prior with any score above
+    `scores` are probabilities of each class, without background. A prior with any score above
     `score_threshold` is a candidate for every class. On a GPU, where counting makes the CPU wait,
     there are `max_detections`: the last ones, with scores of -1, are none.
     """
-    is_candidate = scores.amax(1) > config.score_threshold
+    is_candidate = scores.amax(0) > config.score_threshold
     if scores.is_cpu:
-        raw = scores, offsets, coefficients, priors
-        scores, offsets, coefficients, priors = (part[is_candidate] for part in raw)
+        candidates = is_candidate.nonzero()[:, 0]
+        scores, offsets, priors = scores[:, candidates], offsets[candidates], priors[candidates]
     else:
-        scores = torch.where(is_candidate[:, None], scores, -1.0)
+        candidates = slice(None)
+        scores = torch.where(is_candidate, scores, -1.0)
     boxes = decode_boxes(offsets, priors)
     options = config.nms_iou, CANDIDATES_PER_CLASS, config.max_detections
     kept, classes, kept_scores = NMS[config.nms](boxes, scores, *options)
-    return boxes[kept], classes, kept_scores, coefficients[kept]
+    return boxes[kept], classes, kept_scores, coefficients[candidates][kept]
 
 
 def fast_nms(boxes: _Boxes, scores: _Scores, iou: float, top_k: int, limit: int) -> _Kept:
@@ -45,7 +46,7 @@ def fast_nms(boxes: _Boxes, scores: _Scores, iou: float, top_k: int, limit: int)
     """
     ranked, order = _topk_per_class(scores, top_k)
     overlap = box_iou(boxes[order], boxes[order]).triu_(diagonal=1)
-    is_kept = (overlap <= iou).all(1)
+    is_kept = overlap.amax(1) <= iou if len(boxes) else order.bool()  # empty
     classes = torch.arange(len(order), device=order.device)[:, None].expand_as(order)
     if scores.is_cpu:
         return _best(order[is_kept], classes[is_kept], ranked[is_kept], limit)
@@ -68,10 +69,10 @@ NMS = {"fast": fast_nms, "standard": standard_nms}
 def _topk_per_class(scores: _Scores, top_k: int) -> tuple[Float[Tensor, "c k"], Int[Tensor, "c k"]]:
     """Descending; equal scores in the order of their boxes, as the official code's stable sort."""
     # The bits of non-negative floats sort as the floats do, -1 before them; then earlier boxes win.
-    bits = scores.T.float().contiguous().view(torch.int32).to(torch.int64)
-    keys = (bits << 32) + torch.arange(len(scores) - 1, -1, -1, device=scores.device)
-    order = keys.topk(min(top_k, len(scores)), dim=1).indices
-    return scores.T.gather(1, order), order
+    keys = scores.float().contiguous().view(torch.int32).to(torch.int64).bitwise_left_shift_(32)
+    keys += torch.arange(scores.shape[1] - 1, -1, -1, device=scores.device)
+    order = keys.topk(min(top_k, scores.shape[1]), dim=1).indices
+    return scores.gather(1, order), order
 
 
 def _best(index: Tensor, classes: Tensor, scores: Tensor, count: int) -> _Kept:

@@ -6,12 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vocseg_lib.models.box_resampling import (
-    encode_pasted,
-    encode_upsampled,
-    paste_masks_in_boxes,
-    upsample_masks_in_boxes,
-)
+from vocseg_lib.models.box_resampling import PASTING, UPSAMPLING
 from vocseg_lib.models.mask_rcnn import MaskRCNN
 from vocseg_lib.models.yolact import PredictionHead, ProtoNet, Yolact
 
@@ -31,9 +26,9 @@ def speed_up(model: nn.Module) -> nn.Module:
     for module in modules:
         module.__class__ = FASTER.get(type(module), type(module))
         if isinstance(module, Yolact):
-            module.resize_masks, module.encode_masks = upsample_masks_in_boxes, encode_upsampled
+            module.resize_masks, module.encode_masks = UPSAMPLING.resize, UPSAMPLING.encode
         elif isinstance(module, MaskRCNN):
-            module.resize_masks, module.encode_masks = paste_masks_in_boxes, encode_pasted
+            module.resize_masks, module.encode_masks = PASTING.resize, PASTING.encode
     return model
 
 

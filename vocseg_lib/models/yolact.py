@@ -171,7 +171,7 @@ class Yolact(SmallMaskModel):
         """
         results = []
         for i, size in enumerate(out["image_sizes"]):
-            scores = out["class_logits"][i].softmax(-1)[:, 1:]
+            scores = out["class_logits"][i].T.contiguous().softmax(0)[1:]
             raw = out["box_offsets"][i], out["coefficients"][i], out["priors"]
             boxes, classes, scores, coefficients = detect(scores, *raw, self.config)
             result = {"boxes": boxes, "labels": classes + 1, "scores": scores}
@@ -183,10 +183,12 @@ class Yolact(SmallMaskModel):
     @torch.no_grad()
     def finish(self, detections: dict, resize: Callable, uncropped: bool = False) -> dict:
         height, width = detections["image_size"]
-        found = detections["scores"] >= 0
-        boxes, logits = detections["boxes"][found], detections["mask_logits"][found]
-        result = {"boxes": scale_boxes(boxes, height, width)}
-        result |= {k: detections[k][found] for k in ("labels", "scores", "coefficients")}
+        result, found = {**detections}, detections["scores"] >= 0
+        del result["image_size"]
+        if not found.all():
+            result = {name: values[found] for name, values in result.items()}
+        boxes, logits = result["boxes"], result.pop("mask_logits")
+        result["boxes"] = scale_boxes(boxes, height, width)
         crop = boxes if self.config.crop_in_inference else None
         result["masks"] = resize(logits, crop, height, width)
         if uncropped:

@@ -22,10 +22,11 @@ def box_area(boxes: Boxes) -> Float[Tensor, "*n"]:
 
 def box_intersection(a: N, b: M) -> Float[Tensor, "*batch n m"]:
     """Area shared by each box in `a` and each box in `b`."""
-    ax1, ay1, ax2, ay2 = a[..., :, None, :].unbind(-1)
-    bx1, by1, bx2, by2 = b[..., None, :, :].unbind(-1)
-    width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp_(min=0)
-    height = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp_(min=0)
+    # Vectors of their own: CPUs read each of them `n` or `m` times.
+    ax1, ay1, ax2, ay2 = a.movedim(-1, 0).contiguous()[..., :, None]
+    bx1, by1, bx2, by2 = b.movedim(-1, 0).contiguous()[..., None, :]
+    width = torch.minimum(ax2, bx2).sub_(torch.maximum(ax1, bx1)).clamp_(min=0)
+    height = torch.minimum(ay2, by2).sub_(torch.maximum(ay1, by1)).clamp_(min=0)
     return width.mul_(height)
 
 
@@ -35,8 +36,8 @@ def box_iou(a: N, b: M) -> Float[Tensor, "*batch n m"]:
     As `torchvision.ops.box_iou`, with leading batch dimensions (Fast NMS compares per class).
     """
     inter = box_intersection(a, b)
-    union = box_area(a)[..., :, None] + box_area(b)[..., None, :] - inter
-    return torch.where(union <= 0, 0.0, inter / union)
+    union = (box_area(a)[..., :, None] + box_area(b)[..., None, :]).sub_(inter)
+    return inter / union.clamp_(min=torch.finfo(union.dtype).tiny)
 
 
 def encode_boxes(boxes: Boxes, priors_cxcywh: Boxes) -> Boxes:

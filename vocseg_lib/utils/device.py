@@ -4,10 +4,12 @@ import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # options of glibc's malloc (malloc.h)
+_keeps_memory: ContextVar[bool] = ContextVar("keeps_memory", default=False)
 
 
 def half_precision(device: str | torch.device) -> torch.dtype | None:
@@ -31,14 +33,16 @@ def autocast(device: str | torch.device, mixed_precision: bool) -> AbstractConte
 def keep_freed_memory() -> Iterator[None]:
     """Context manager: glibc keeps freed memory for the next iteration, which is faster on CPUs."""
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if not hasattr(libc, "mallopt"):
+    if _keeps_memory.get() or not hasattr(libc, "mallopt"):
         yield
         return
+    token = _keeps_memory.set(True)
     libc.mallopt(M_MMAP_MAX, 0)
     libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     try:
         yield
     finally:
+        _keeps_memory.reset(token)
         libc.mallopt(M_MMAP_MAX, 65_536)
         libc.mallopt(M_TRIM_THRESHOLD, 2**26)
         release_freed_memory()

@@ -233,22 +233,17 @@ def _encode_runs(runs: Int64[np.ndarray, " runs"], first: Int64[np.ndarray, " _"
     start = (first[:-1, None] + np.arange(3)).ravel()  # of a code, these are no differences
     start = start[start < np.repeat(first[1:], 3)]
     numbers[start] = runs[start]
-    # A digit more while the number, with its sign, does not fit.
-    rest, lengths = np.where(numbers < 0, ~numbers, numbers) >> DIGIT_BITS - 1, 1
-    while rest.any():
-        lengths, rest = lengths + (rest > 0), rest >> DIGIT_BITS
-    lengths = np.broadcast_to(lengths, numbers.shape)
-    ends = np.cumsum(lengths)
-    text, at = np.empty(lengths.sum(), dtype=np.uint8), ends - lengths
-    while len(numbers):
-        goes_on = lengths > 1
-        text[at] = (numbers & 31) + 48 + 32 * goes_on
-        numbers, at, lengths = (
-            numbers[goes_on] >> DIGIT_BITS,
-            at[goes_on] + 1,
-            lengths[goes_on] - 1,
-        )
-    text = text.tobytes().decode()
+    # Another digit while the number, with its sign, does not fit into those before.
+    size = numbers ^ numbers >> 63
+    limits = [1 << DIGIT_BITS * k - 1 for k in range(1, MAX_DIGITS)]
+    goes_on = [size >= limit for limit in limits if limit <= size.max(initial=0)]
+    is_digit = np.stack([np.ones(len(size), bool), *goes_on], 1)
+    digits = np.empty(is_digit.shape, np.uint8)
+    for k, more in enumerate([*goes_on, np.zeros(len(size), bool)]):
+        digit = (numbers >> DIGIT_BITS * k).astype(np.uint8)
+        digits[:, k] = (digit & 31) + (more.view(np.uint8) << DIGIT_BITS) + 48
+    ends = np.cumsum(sum(goes_on, start=np.ones(len(size), np.int64)))
+    text = digits[is_digit].tobytes().decode()
     return (text[start:end] for start, end in pairwise(np.append(0, ends)[first].tolist()))
 
 
