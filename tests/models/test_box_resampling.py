@@ -1,3 +1,4 @@
+import math
 from functools import partial
 from itertools import repeat
 
@@ -28,10 +29,11 @@ def assert_same_bits(functions, masks, boxes, *size):
 
 
 def random_masks(generator, count, *sides):
-    """Noise, or few values of which many are at the threshold; some masks empty or full."""
+    """Noise, or few values of which many are at the threshold; some masks empty, full, or NaN."""
     masks = torch.rand(count, *sides, generator=generator)
     if torch.rand((), generator=generator) < 0.5:
         masks = (masks * 4).round() / 4
+    masks[:1, :1, :1].fill_(math.nan if torch.rand((), generator=generator) < 0.2 else 0.4)
     kinds = torch.rand(count, 1, 1, generator=generator)
     return torch.where(kinds < 0.15, 0.0, torch.where(kinds > 0.85, 1.0, masks))
 

@@ -109,6 +109,7 @@ def pasted_columns(masks: _Small, boxes: _Boxes, height: int, width: int) -> Col
     return Columns(cells.numpy(), shapes, lefts, np.zeros_like(y1), y1, down)
 
 
+@np.errstate(invalid="ignore")  # NaNs are doubtful
 def _edges(columns: Columns, height: int) -> tuple[_Integers, _Integers, set[int]]:
     """Edges of runs, as `encode_edges` takes them, and masks of which rounding decides a pixel."""
     cells, (counts, strides), starts = columns.cells, columns.shapes.T, columns.starts
