@@ -24,6 +24,9 @@ SEVERITY = {"leakage": "leakage", "boundary": "lost_at_boundary", "incomplete": 
 """Measure that says how bad a failure with a right box is."""
 CASE_COLUMNS = "family type image_id class size crowding score severity".split()
 CASE_COLUMNS += ["detection", "annotation", "table_row"]
+MADE_OF = "image_id image class size crowding score detection annotation error_mask error_box"
+MADE_OF += f" failure target iou_mask union_iou single_iou {' '.join(SEVERITY.values())}"
+"""Columns of detections that cases are made of: millions of rows take GBs with the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,7 @@ class Analysis:
         annotation (indices in the files, -1 for none), table_row (in `at_threshold.detections`).
         """
         tables, parts = self.at_threshold, []
-        detections = tables.detections.rename_axis("table_row").reset_index()
+        detections = tables.detections[MADE_OF.split()].rename_axis("table_row").reset_index()
         objects = tables.objects.assign(detection=-1, table_row=-1)
         for kind, family in TIDE_FAMILIES.items():
             code, missed = detections[f"error_{kind}"], tables.tide[kind].objects["missed"]
@@ -137,6 +140,7 @@ class Analysis:
 
 def _count_scopes(table: pd.DataFrame, *columns: str) -> pd.Series:
     """Number of rows by class, size and other columns; "all" for all classes or sizes."""
+    table = table[["class", "size", *columns]]
     over_classes, over_sizes = table.assign(**{"class": "all"}), table.assign(size="all")
     parts = over_classes, over_sizes, over_classes.assign(size="all")
     return pd.concat(parts).value_counts(["class", "size", *columns])
