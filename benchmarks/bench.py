@@ -24,7 +24,7 @@ from benchmarks.cases import (
     Row,
     log_uniform_boxes,
     make_yolact,
-    measure_large_evaluation,
+    measure_large,
     relative_error,
     smooth_masks,
     synthetic_results,
@@ -233,7 +233,9 @@ def measure_rows(devkit: str | Path, repeats: int = 9, only: str = "") -> dict[s
         "data": lambda: [("data_images_per_second_per_core", measure_data(devkit, 3 * repeats))],
         "evaluation": lambda: [("eval_speedup", measure_evaluation(devkit, repeats))],
         "failures": lambda: measure_failures(devkit, repeats),
-        "large": lambda: [("evaluate_large_peak_gb", measure_large_evaluation())],
+        "large": lambda: (
+            (f"{name}_large_peak_gb", measure_large(name)) for name in ("evaluate", "failures")
+        ),
     }
     chosen = (only,) if only else [part for part in parts if part not in ASKED_FOR]
     rows, chosen = {}, [parts[part] for part in chosen]

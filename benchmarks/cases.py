@@ -186,18 +186,18 @@ def write_large_results(folder: Path, images: int, detections: int) -> None:
     (folder / "gt.json").write_text(json.dumps(content))
 
 
-def measure_large_evaluation() -> dict[str, float | str]:
-    """Peak memory and seconds of the command line's `evaluate`, as a process of its own."""
+def measure_large(command: str) -> Row:
+    """Peak memory and seconds of `evaluate` or `failures`, as a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         write_large_results(Path(folder), LARGE_IMAGES, LARGE_DETECTIONS)
         files = "--predictions", f"{folder}/p.json", "--data", f"{folder}/gt.json"
         start = time.perf_counter()
-        command = [sys.executable, "-m", "vocseg_lib", "evaluate", *files]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        arguments = [sys.executable, "-m", "vocseg_lib", command, *files]
+        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
     if status:
-        raise RuntimeError(f"evaluate ended with status {status}")
+        raise RuntimeError(f"{command} ended with status {status}")
     unit = 1 if sys.platform == "darwin" else 1024  # bytes of `ru_maxrss`
     check = f"{LARGE_IMAGES} images, {LARGE_IMAGES * LARGE_DETECTIONS} detections, whole process"
     return {"value": usage.ru_maxrss * unit / 1e9, "seconds": seconds, "check": check}

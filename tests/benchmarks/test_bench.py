@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import bench, peers
-from benchmarks.cases import measure_large_evaluation, synthetic_results, time_alternating
+from benchmarks.cases import measure_large, synthetic_results, time_alternating
 from vocseg_lib.utils.device import peak_memory_gb
 
 
@@ -51,12 +51,13 @@ def test_synthetic_results_are_of_the_size_of_val(devkit, monkeypatch):
     assert {d["image_id"] for d in detections} == set(range(1, 21))
 
 
-def test_the_large_evaluation_measures_a_process_of_its_own(monkeypatch):
+@pytest.mark.parametrize("command", ["evaluate", "failures"])
+def test_large_files_are_measured_in_a_process_of_their_own(command, monkeypatch):
     monkeypatch.setattr("benchmarks.cases.LARGE_IMAGES", 6)
-    row = measure_large_evaluation()
+    row = measure_large(command)
     assert 0.1 < row["value"] < max(2, 1.1 * peak_memory_gb())  # Linux counts the parent's
     assert row["seconds"] > 0
     assert "600 detections" in row["check"]
     monkeypatch.setattr("benchmarks.cases.LARGE_DETECTIONS", -1)
     with pytest.raises((RuntimeError, ValueError)):
-        measure_large_evaluation()
+        measure_large(command)

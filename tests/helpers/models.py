@@ -53,7 +53,7 @@ def mask_rcnn(outputs=91, side=160):
     sizes = [(round(size * side / 800),) for size in (32, 64, 128, 256, 512)]
     anchors = AnchorGenerator(tuple(sizes), ((0.5, 1.0, 2.0),) * 5)
     options = {"min_size": side, "max_size": round(1333 * side / 800)}
-    options["rpn_anchor_generator"] = anchors
+    options |= {"rpn_anchor_generator": anchors, "rpn_pre_nms_top_n_test": 200}
     model = maskrcnn_resnet50_fpn(
         weights=None, weights_backbone=None, num_classes=outputs, **options
     ).eval()

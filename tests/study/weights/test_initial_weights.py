@@ -28,7 +28,7 @@ IDS |= {"cat": 17, "chair": 62, "cow": 21, "diningtable": 67, "dog": 18, "horse"
 IDS |= {"motorbike": 4, "person": 1, "pottedplant": 64, "sheep": 20, "sofa": 63, "train": 7}
 IDS |= {"tvmonitor": 72}
 """COCO's category ids of VOC's classes, from both lists."""
-SIZES = {"image_size": 138, "short_side": 160, "proposals": 2_000}  # as in `detectors`
+SIZES = {"image_size": 138, "short_side": 160, "proposals": 400}  # as in `detectors`
 
 
 def pictures():
@@ -126,7 +126,7 @@ def test_the_study_without_training_and_fine_tuning(published, devkit, tmp_path,
     for profile, changes in (("coco", []), ("finetune", ["iterations=2", "warmup_iterations=1"])):
         arguments = ("--model", name, "--data", devkit, "--results", tmp_path / profile)
         command = ("train", "--profile", profile, *arguments, "--device", "cpu")
-        done = vocseg(*command, "--set", *SMALL, *changes)
+        done = vocseg(*command, "--set", *SMALL, "proposals=100", *changes)
         assert (done.exit_code, "20 of 20 classes kept" in done.stdout) == (0, True), done.output
         run = tmp_path / profile / "runs" / name
         metrics, log = read_json(run / "metrics.json"), read_log(run / "log.jsonl")
@@ -135,7 +135,7 @@ def test_the_study_without_training_and_fine_tuning(published, devkit, tmp_path,
         assert read_json(run / "predictions.json")["header"]["model"] == name
         # Once more: nothing is trained or evaluated again.
         before = (run / "predictions.json").stat().st_mtime_ns
-        assert vocseg(*command, "--set", *SMALL, *changes).exit_code == 0
+        assert vocseg(*command, "--set", *SMALL, "proposals=100", *changes).exit_code == 0
         assert (run / "predictions.json").stat().st_mtime_ns == before
     assert requests == [(f"/{name}.pth", None)]
 
