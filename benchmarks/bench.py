@@ -9,7 +9,6 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -212,8 +211,8 @@ def measure_failures(devkit: str | Path, repeats: int) -> Iterator[tuple[str, Ro
     yield "failures_over_evaluation", {"value": seconds / base, **times}
 
 
-def measure_rows(devkit: str | Path, repeats: int = 9, only: str = "") -> dict[str, Row]:
-    """All rows or those of one of `PARTS`. Raises RuntimeError when a check fails."""
+def measure_rows(devkit: str | Path, repeats: int, part: str) -> dict[str, Row]:
+    """The rows of one of `PARTS`. Raises RuntimeError when a check fails."""
     torch.manual_seed(0)
     layers = nn.Sequential(*list(resnet50(weights=None).children())[:-2]).eval()
     image = torch.rand(1, 3, 550, 550)
@@ -237,10 +236,9 @@ def measure_rows(devkit: str | Path, repeats: int = 9, only: str = "") -> dict[s
             (f"{name}_large_peak_gb", measure_large(name)) for name in ("evaluate", "failures")
         ),
     }
-    chosen = (only,) if only else [part for part in parts if part not in ASKED_FOR]
-    rows, chosen = {}, [parts[part] for part in chosen]
-    with tqdm(desc="bench", unit="row") as bar:
-        for name, row in chain.from_iterable(run() for run in chosen):
+    rows = {}
+    with tqdm(desc=part, unit="row") as bar:
+        for name, row in parts[part]():
             if row.get("error", 0) > TOLERANCE:
                 problem = f"{name}: {row['check']}? error {row['error']:.1e}"
                 raise RuntimeError(f"{problem}, at most {TOLERANCE:.0e} expected")
@@ -277,7 +275,7 @@ def main() -> int:
     parser.add_argument("--data", default="", metavar="DEVKIT", help="default: synthetic images")
     parser.add_argument("--out", type=Path, default="results/bench.json", metavar="FILE")
     parser.add_argument("--repeats", type=int, default=9, help="timings per median")
-    text = "measure this part, and keep the other rows of --out"
+    text = "measure this part alone, and keep the other rows of --out"
     parser.add_argument("--only", choices=PARTS, default="", help=text)
     text = "measure nothing: print a bench.json as the Markdown table of docs/speed.md"
     parser.add_argument("--table", type=Path, metavar="FILE", help=text)
@@ -285,12 +283,16 @@ def main() -> int:
     if options.table:
         print(markdown(read_json(options.table)))
         return 0
+    if not options.only:  # in processes of their own: none finds the memory of another one
+        for part in (part for part in PARTS if part not in ASKED_FOR):
+            command = [sys.executable, "-m", __spec__.name, *sys.argv[1:], "--only", part]
+            subprocess.run(command, check=True)
+        return 0
     devkit = find_devkit(options.data) if options.data else synthetic.write("data/mini_voc")
-    before = read_json(options.out)["details"] if options.only and options.out.is_file() else {}
-    content = report(before | measure_rows(devkit, options.repeats, options.only))
-    write_json(options.out, content)
-    rows = pd.DataFrame(content["details"]).T.drop(columns="commit")
-    print(rows.to_string(na_rep=""))
+    before = read_json(options.out)["details"] if options.out.is_file() else {}
+    rows = measure_rows(devkit, options.repeats, options.only)
+    write_json(options.out, report(before | rows))
+    print(pd.DataFrame(rows).T.drop(columns="commit").to_string(na_rep=""))
     print(options.out)
     return 0
 

@@ -131,6 +131,6 @@ def measure_mask_rcnn(repeats: int) -> Iterator[tuple[str, Row]]:
     row = {"check": "features equal to torchvision's", "error": relative_error(*features)}
     for name, run in (("infer", infer), ("train_step", step)):
         functions = [partial(run, model.train(run is step)) for model in models.values()]
-        slow, fast = time_alternating(*functions, max(1, repeats // 4))
+        slow, fast = time_alternating(*functions, max(1, repeats // 2))
         times = {"value": slow / fast, "seconds": fast, "base_seconds": slow}
         yield f"mask_rcnn_{name}_speedup", row | times

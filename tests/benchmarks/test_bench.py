@@ -40,7 +40,7 @@ def test_a_failed_check_stops_the_bench(monkeypatch, devkit):
     bad = ("yolact_forward", {"value": 1.0, "check": "outputs equal", "error": 0.5})
     monkeypatch.setattr(bench, "measure_inference", lambda body, repeats: [bad])
     with pytest.raises(RuntimeError, match="yolact_forward"):
-        bench.measure_rows(devkit, 1, only="inference")
+        bench.measure_rows(devkit, 1, "inference")
 
 
 def test_synthetic_results_are_of_the_size_of_val(devkit, monkeypatch):

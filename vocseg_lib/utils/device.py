@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 import torch
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # options of glibc's malloc (malloc.h)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # options of glibc's malloc (malloc.h)
 _keeps_memory: ContextVar[bool] = ContextVar("keeps_memory", default=False)
 
 
@@ -44,7 +44,9 @@ def keep_freed_memory() -> Iterator[None]:
     finally:
         _keeps_memory.reset(token)
         libc.mallopt(M_MMAP_MAX, 65_536)
+        # What glibc adjusts them to, until they are set for the first time.
         libc.mallopt(M_TRIM_THRESHOLD, 2**26)
+        libc.mallopt(M_MMAP_THRESHOLD, 2**25)
         release_freed_memory()
 
 
