@@ -232,9 +232,7 @@ def measure_rows(devkit: str | Path, repeats: int, part: str) -> dict[str, Row]:
         "data": lambda: [("data_images_per_second_per_core", measure_data(devkit, 3 * repeats))],
         "evaluation": lambda: [("eval_speedup", measure_evaluation(devkit, repeats))],
         "failures": lambda: measure_failures(devkit, repeats),
-        "large": lambda: (
-            (f"{name}_large_peak_gb", measure_large(name)) for name in ("evaluate", "failures")
-        ),
+        "large": lambda: map(measure_large, ("evaluate", "failures")),
     }
     rows = {}
     with tqdm(desc=part, unit="row") as bar:

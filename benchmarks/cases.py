@@ -186,7 +186,7 @@ def write_large_results(folder: Path, images: int, detections: int) -> None:
     (folder / "gt.json").write_text(json.dumps(content))
 
 
-def measure_large(command: str) -> Row:
+def measure_large(command: str) -> tuple[str, Row]:
     """Peak memory and seconds of `evaluate` or `failures`, as a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         write_large_results(Path(folder), LARGE_IMAGES, LARGE_DETECTIONS)
@@ -200,4 +200,5 @@ def measure_large(command: str) -> Row:
         raise RuntimeError(f"{command} ended with status {status}")
     unit = 1 if sys.platform == "darwin" else 1024  # bytes of `ru_maxrss`
     check = f"{LARGE_IMAGES} images, {LARGE_IMAGES * LARGE_DETECTIONS} detections, whole process"
-    return {"value": usage.ru_maxrss * unit / 1e9, "seconds": seconds, "check": check}
+    row = {"value": usage.ru_maxrss * unit / 1e9, "seconds": seconds, "check": check}
+    return f"{command}_large_peak_gb", row

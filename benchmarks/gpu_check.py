@@ -5,6 +5,7 @@ Rows are written as they come; what is in the file already is not measured again
 
 import argparse
 import copy
+import math
 import statistics
 import sys
 import tempfile
@@ -58,6 +59,8 @@ def check(
 ) -> pd.DataFrame:
     """All rows, which are also written to `out`; a check that fails has its `error`.
 
+    Raises ValueError if it cannot run so, or `out` is a file of something else.
+
     - `forward`: relative error of the outputs, in fp32, to the plain model's on a CPU; of the
       plain model and of the sped-up one.
     - `train`: by mode, median `iterations_per_second`; `data_wait_fraction`, waiting for images;
@@ -68,8 +71,13 @@ def check(
       evaluation; `synchronizations` of a batch between network and copy.
     - `minutes`: a training of so many minutes: its iterations, and the mean loss of the last ones.
     """
-    info = {"recipe": study.recipe.name, "batch_size": study.recipe.train.batch_size}
-    info = to_jsonable(info | {"iterations": iterations, **environment_info(device)})
+    if iterations < 2 or not 0 <= minutes < math.inf:
+        expected = "iterations of 2 or more, and minutes of 0 or more"
+        raise ValueError(f"expected {expected}, got {iterations} and {minutes}")
+    recipe = study.recipe
+    info = {"recipe": recipe.name, "batch_size": recipe.train.batch_size, "minutes": minutes}
+    info |= {"iterations": iterations, "models": [run_config(study, name) for name in MODELS]}
+    info = to_jsonable(info | environment_info(device))
     rows = [row for row in _earlier(out, info) if "error" not in row]
     done = {(row["check"], row["model"], row.get("mode")) for row in rows}
     for name, model_name, mode, run in tqdm([*_checks(study, iterations, device, minutes)]):
@@ -91,6 +99,8 @@ def check(
 def _earlier(out: Path, info: dict) -> list[Row]:
     """The rows of a file that this call began, on the same device and commit."""
     content = read_json(out) if out.is_file() else {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{out} is not of this check: choose another file")
     return content["runs"] if content.items() >= info.items() else []
 
 
@@ -248,9 +258,13 @@ def main() -> int:
     add("--out", type=Path, default=Path("results/gpu_check.json"), metavar="FILE", help="JSON")
     add("--device", default=default_device(), help="cpu or cuda")
     options = parser.parse_args()
-    changes = parse_assignments(options.set, RECIPE_FIELDS)
-    study = open_study(options.profile, options.data, changes=changes)
-    table = check(study, options.iterations, options.device, options.out, options.minutes)
+    try:
+        torch.zeros(1, device=options.device)
+        changes = parse_assignments(options.set, RECIPE_FIELDS)
+        study = open_study(options.profile, options.data, changes=changes)
+        table = check(study, options.iterations, options.device, options.out, options.minutes)
+    except (AssertionError, OSError, RuntimeError, ValueError) as error:
+        parser.error(str(error))
     print(table.to_string(index=False, na_rep=""))
     print(options.out)
     return 0

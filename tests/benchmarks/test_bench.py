@@ -54,7 +54,8 @@ def test_synthetic_results_are_of_the_size_of_val(devkit, monkeypatch):
 @pytest.mark.parametrize("command", ["evaluate", "failures"])
 def test_large_files_are_measured_in_a_process_of_their_own(command, monkeypatch):
     monkeypatch.setattr("benchmarks.cases.LARGE_IMAGES", 6)
-    row = measure_large(command)
+    name, row = measure_large(command)
+    assert name == f"{command}_large_peak_gb"
     assert 0.1 < row["value"] < max(2, 1.1 * peak_memory_gb())  # Linux counts the parent's
     assert row["seconds"] > 0
     assert "600 detections" in row["check"]

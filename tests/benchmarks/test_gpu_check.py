@@ -58,6 +58,15 @@ def test_what_failed_is_written_and_is_all_that_is_run_again(study, tmp_path, mo
     assert table["check"].value_counts().to_dict() == {"forward": 2, "predict": 2, "train": 4}
 
 
+@pytest.mark.parametrize(("iterations", "minutes"), [(1, 0), (4, -1), (4, float("nan"))])
+def test_what_cannot_be_checked_is_refused_at_once(study, tmp_path, iterations, minutes):
+    with pytest.raises(ValueError, match="iterations of 2 or more"):
+        gpu_check.check(study, iterations, "cpu", tmp_path / "out.json", minutes)
+    (tmp_path / "out.json").write_text("[]")
+    with pytest.raises(ValueError, match="choose another file"):
+        gpu_check.check(study, 4, "cpu", tmp_path / "out.json", 0)
+
+
 @pytest.mark.cuda
 def test_a_gpu_computes_the_same(study, tmp_path):
     table = gpu_check.check(study, 4, "cuda", tmp_path / "gpu_check.json", minutes=0)

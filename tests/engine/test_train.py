@@ -66,8 +66,12 @@ def test_a_killed_worker_is_explained(devkit, tmp_path):
 @pytest.mark.parametrize("problem", ["CUDA out of memory", "DefaultCPUAllocator: can't allocate"])
 def test_a_batch_that_does_not_fit_is_explained(devkit, tmp_path, problem):
     class TooLarge(Explodes):
+        def __init__(self, fitting=2):
+            super().__init__()
+            self.fitting = fitting
+
         def forward(self, images, targets):
-            if len(images) > 2:
+            if len(images) > self.fitting:
                 kind = torch.OutOfMemoryError if "CUDA" in problem else RuntimeError
                 raise kind(problem)
             return super().forward(images, targets)
@@ -76,8 +80,11 @@ def test_a_batch_that_does_not_fit_is_explained(devkit, tmp_path, problem):
     with pytest.raises(train_module.OutOfMemory, match=r"batch_size=6.* accumulate=2 "):
         train(TooLarge(), train_set, tmp_path, short_config(batch_size=6))
     options = {"batch_size": 6, "batch_norm": "frozen"}
-    with pytest.raises(train_module.OutOfMemory, match=r"3 images .* accumulate=3 "):
+    with pytest.raises(train_module.OutOfMemory, match=r"once: 3 .* accumulate=3 "):
         train(TooLarge(), train_set, tmp_path / "2", short_config(accumulate=2, **options))
+    with pytest.raises(train_module.OutOfMemory, match=r"once: 1 .* a smaller image_size") as told:
+        train(TooLarge(0), train_set, tmp_path / "4", short_config(accumulate=6, **options))
+    assert "batch_size below" not in str(told.value)
     state = train(TooLarge(), train_set, tmp_path / "3", short_config(accumulate=3, **options))
     assert state["iteration"] == short_config().iterations
 

@@ -51,6 +51,11 @@ def test_pasted_masks_are_torchvisions(seed, count, height, width):
     assert_same_bits(PASTE, masks, corners.flatten(1), height, width)
 
 
+def test_boxes_whose_corners_are_swapped_hold_nothing():
+    boxes = torch.tensor([[50.0, 50, 20, 80], [50.0, 50, 80, 20], [60.0, 60, 20, 20]])
+    assert_same_bits(PASTE, torch.rand(3, 28, 28), boxes, 100, 100)
+
+
 @settings(deadline=None, max_examples=60)
 @given(SEEDS, COUNTS, LENGTHS, LENGTHS, st.integers(1, 40))
 def test_upsampled_masks_are_the_plain_ones(seed, count, height, width, side):

@@ -65,7 +65,7 @@ def check_batch_norm(model: nn.Module, config: TrainConfig, device: Device) -> N
                 "batch norm without an epsilon, as in torchvision's COCO weights, cannot learn"
             )
             raise ValueError(f"{problem}: set batch_norm=frozen")
-    alone = config.batch_size == distributed.world_size()
+    alone = config.batch_size == distributed.world_size() * config.accumulate
     if config.freeze_batch_norm or not alone or not hasattr(model, "input_size"):
         return
     counts = []

@@ -192,7 +192,7 @@ def _detect(
             found = [{k: _to_cpu(value) for k, value in of_image.items()} for of_image in found]
             event = torch.cuda.Event() if on_gpu else None
             if event:
-                event.record()
+                event.record(torch.cuda.current_stream(device))
             for image, detections in zip(part, found, strict=True):
                 yield image, detections, event.synchronize if event else lambda: None
             batch = batch[len(part) :]

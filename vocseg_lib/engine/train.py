@@ -210,13 +210,15 @@ def _step(state: TrainState, images: tuple, targets: tuple) -> dict:
             raise
         config, own = state.config, len(images)
         more = (k for k in range(config.accumulate + 1, own + 1) if own % k == 0)
-        ways = [f"accumulate={k} (parts of {own // k}, the same losses)" for k in islice(more, 1)]
+        same = ", the same losses" * config.freeze_batch_norm
+        ways = [f"accumulate={k} (parts of {own // k}{same})" for k in islice(more, 1)]
         ways += ["mixed_precision=True"] * (not config.mixed_precision)
-        ways += [f"a batch_size below {config.batch_size}"] * (config.batch_size > 1)
-        tried = f"{own // config.accumulate} images at once (batch_size={config.batch_size}"
+        ways += [f"a batch_size below {config.batch_size}"] * (own > config.accumulate)
+        ways += ["a smaller image_size or short_side"] * (own == config.accumulate)
+        tried = f"images at once: {own // config.accumulate} (batch_size={config.batch_size}"
         problem = f"{tried}, accumulate={config.accumulate}) do not fit into memory"
-        ways = ", ".join(ways) or "a smaller image_size or short_side"
-        raise OutOfMemory(f"{problem}: set {ways}") from error
+        anew = " in a new run folder" * (state.progress["iteration"] > 0)
+        raise OutOfMemory(f"{problem}: set {', '.join(ways)}{anew}") from error
 
 
 def _batches(dataset: Dataset, config: TrainConfig, start: int) -> Iterator[tuple]:

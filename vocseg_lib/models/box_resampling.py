@@ -29,7 +29,6 @@ _Integers = Int64[np.ndarray, " _"]
 class Line(NamedTuple):
     """Pixels of a line of cells. A segment begins at each cell; the first of all ends at cell 0."""
 
-    weights: Float[Tensor, "pixels cells"]  # bilinear
     lower: Int64[np.ndarray, " pixels"]  # the first of the two cells that a pixel is made of
     weight: Float32[np.ndarray, " pixels"]  # of the second one
     first: Int64[np.ndarray, " segments+1"]  # pixel of each segment
@@ -47,17 +46,21 @@ class Columns(NamedTuple):
     lines: list[Line]
 
 
+@lru_cache(maxsize=8)
+def _weights(cells: int, pixels: int) -> Float[Tensor, "{pixels} {cells}"]:
+    with torch.inference_mode(False):  # a cached inference tensor could not be used in training
+        return F.interpolate(torch.eye(cells)[None], pixels, mode="linear")[0].T.contiguous()
+
+
 @lru_cache(maxsize=512)
 def _line(cells: int, pixels: int) -> Line:
-    with torch.inference_mode(False):  # a cached inference tensor could not be used in training
-        matrix = F.interpolate(torch.eye(cells)[None], pixels, mode="linear")[0].T.contiguous()
-    weights = matrix.numpy()
+    weights = _weights(cells, pixels).numpy()
     lower = (weights > 0).argmax(1)
     weight = np.pad(weights, ((0, 0), (0, 1)))[np.arange(pixels), lower + 1]
     first = np.append(0, np.searchsorted(lower, np.arange(cells + 1)))
     begin = (np.arange(-1, cells + 1) + 0.5) * (pixels / cells) + 0.5
     begin[-2] = pixels  # the last cell lasts to the end
-    return Line(matrix, lower, weight, first, begin)
+    return Line(lower, weight, first, begin)
 
 
 def upsampled_columns(logits: _Small, boxes: _Boxes | None, height: int, width: int) -> Columns:
@@ -71,11 +74,11 @@ def upsampled_columns(logits: _Small, boxes: _Boxes | None, height: int, width: 
     lefts = across.first[left]  # the pixels that are made of these cells, also in part
     shapes = np.stack([across.first[right + 1] - lefts, bottom - top + 1], 1)
     begins = np.append(1, shapes.prod(1)).cumsum()
-    cells = torch.zeros(begins[-1])
+    cells, matrix = torch.zeros(begins[-1]), _weights(logits.shape[2], width)
     for k, (count, stride) in enumerate(shapes.tolist()):
         y, x = slice(top[k], bottom[k]), slice(left[k], right[k])
         out = cells.as_strided((count, stride - 1), (stride, 1), begins[k])
-        weights = across.weights[lefts[k] : lefts[k] + count, x]
+        weights = matrix[lefts[k] : lefts[k] + count, x]
         torch.mm(weights, logits[k, y, x].sigmoid().T, out=out)
     return Columns(cells.numpy(), shapes, lefts, top, np.zeros_like(top), [down] * len(logits))
 
@@ -97,7 +100,7 @@ def pasted_columns(masks: _Small, boxes: _Boxes, height: int, width: int) -> Col
     across = [_line(size, pixels) for pixels in np.maximum(x2 + 1 - x1, 1).tolist()]
     down = [_line(rows, pixels) for pixels in np.maximum(y2 + 1 - y1, 1).tolist()]
     lefts = np.clip(x1, 0, width)
-    widths = np.clip(x2 + 1, 0, width) - lefts
+    widths = np.maximum(np.clip(x2 + 1, 0, width) - lefts, 0) * (y2 >= y1)
     seen = [slice(*ends) for ends in zip(lefts - x1, lefts - x1 + widths, strict=True)]
     lower = np.concatenate([line.lower[part] for line, part in zip(across, seen, strict=True)])
     weight = np.concatenate([line.weight[part] for line, part in zip(across, seen, strict=True)])
