@@ -217,8 +217,8 @@ def _step(state: TrainState, images: tuple, targets: tuple) -> dict:
         ways += ["a smaller image_size or short_side"] * (own == config.accumulate)
         tried = f"images at once: {own // config.accumulate} (batch_size={config.batch_size}"
         problem = f"{tried}, accumulate={config.accumulate}) do not fit into memory"
-        anew = " in a new run folder" * (state.progress["iteration"] > 0)
-        raise OutOfMemory(f"{problem}: set {', '.join(ways)}{anew}") from error
+        folder = " in a new run folder" * (state.progress["iteration"] > 0)
+        raise OutOfMemory(f"{problem}: set {', '.join(ways)}{folder}") from error
 
 
 def _batches(dataset: Dataset, config: TrainConfig, start: int) -> Iterator[tuple]:

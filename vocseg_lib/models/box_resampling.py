@@ -181,9 +181,9 @@ class _InBoxes(NamedTuple):
             part = _some(slice(start, start + count), small, boxes)
             edges, lengths, doubtful = _edges(self.columns_of(*part, height, width), height)
             codes += encode_edges(edges, lengths, height, width)
-            for k in (start + k for k in doubtful):
-                mask = self.plain(*_some(slice(k, k + 1), small, boxes), height, width)
-                codes[k : k + 1] = encode_rle(mask)
+            for k in doubtful:
+                one = slice(start + k, start + k + 1)
+                codes[one] = encode_rle(self.plain(*_some(one, small, boxes), height, width))
         return codes
 
 
