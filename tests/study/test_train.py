@@ -6,8 +6,8 @@ import pytest
 from vocseg_lib.data.coco_validation import subset
 from vocseg_lib.data.voc import split_ids
 from vocseg_lib.engine.predict import predict
-from vocseg_lib.engine.run_folder import read_sessions
-from vocseg_lib.engine.train import Session
+from vocseg_lib.engine.run_folder import read_log, read_sessions
+from vocseg_lib.engine.train import Session, train
 from vocseg_lib.metrics.coco_eval import evaluate
 from vocseg_lib.study.recipes import MODEL_TITLES, get_recipe
 from vocseg_lib.study.results import checkpoint_ap
@@ -31,6 +31,30 @@ def test_four_images_are_overfitted(name, steps, some_devkit, tmp_path):
     detections = [{**d, "image_id": ids[d["image_id"] - 1]} for d in detections]
     summary = evaluate(subset(study.ground_truth, set(ids)), detections).summary
     assert summary["mask_AP50"] > 90, summary
+
+
+def test_the_best_weights_are_chosen_on_a_part_of_train_that_is_set_aside(study, monkeypatch):
+    recipe = study.recipe.with_changes(selection_share=0.05)
+    study = replace(study, recipe=recipe)
+    names = split_ids(study.devkit, "train")
+    aside = [names[image["id"] - 1] for image in study.selection_ground_truth["images"]]
+    assert len(aside) == round(0.05 * len(names))
+    assert sorted(aside + study.train_names) == sorted(names)
+    seen = []
+
+    def train_and_record(model, dataset, *args, **options):
+        seen.extend(dataset.names)
+        return train(model, dataset, *args, **options)
+
+    monkeypatch.setattr("vocseg_lib.study.train.train", train_and_record)
+    state = train_model(study, "yolact")
+    assert seen == study.train_names
+    evals = [e for e in read_log(study.run_folder("yolact") / "log.jsonl") if "mask_AP50" in e]
+    assert [e["selection_images"] for e in evals] == [len(aside)] * len(evals)
+    best = max(evals, key=lambda e: (e["selection_AP50"], -e["selection_loss"]))
+    assert state["best"]["iteration"] == best["iteration"]
+    with pytest.raises(ValueError, match="selection_share"):
+        replace(study, recipe=recipe.with_changes(selection_share=0.999)).train_names  # noqa: B018
 
 
 def test_a_moved_run_folder_is_all_that_is_needed(trained, tmp_path):

@@ -1,5 +1,6 @@
 """COCO annotations to a devkit, and a devkit to COCO ground truth."""
 
+from collections.abc import Collection
 from itertools import chain
 from pathlib import Path
 
@@ -237,15 +238,20 @@ def _with_folder(path: Path) -> str:
     return f"{path.absolute().parent.name}/{path.name}"
 
 
-def voc_to_coco(devkit: str | Path, split: str, skip_bad: bool = False) -> dict:
+def voc_to_coco(
+    devkit: str | Path, split: str, skip_bad: bool = False, image_ids: Collection[int] = ()
+) -> dict:
     """A split as COCO ground truth: image ids from 1 in list order, annotation ids from 1.
+
+    `image_ids`: of these images alone.
 
     `area` is the mask's. Void pixels belong to no instance; an image with some has their mask as
     `void`. Raises BadFile, or with `skip_bad` lists bad samples in `info`.
     """
     dataset, images, annotations, bad_samples = voc.VocDataset(devkit, split), [], [], []
     pictures = dataset.devkit / "JPEGImages"
-    for image_id, name in enumerate(dataset.names, 1):
+    for image_id in sorted(image_ids) or range(1, len(dataset) + 1):
+        name = dataset.names[image_id - 1]
         try:
             sample = voc.read_sample(dataset.devkit, name)
         except BadFile as bad:

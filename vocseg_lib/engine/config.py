@@ -26,6 +26,7 @@ class TrainConfig(Config):
     mixed_precision: bool = False  # fp16 or bf16 where the device has it; not published
     augmentation: Literal["ssd", "light", "none"] = "ssd"  # published: all of SSD's
     eval_every: int = bounded(1_000, least=1)  # iterations between evaluations on val
+    selection_share: float = bounded(0.0, least=0, below=1)  # of train, set aside; 0: val selects
     eval_images: int = bounded(300, least=1)  # val images in between; at the end, all
     patience: int | None = bounded(None, least=1)  # evaluations without a better one before it ends
     checkpoint_every: int = bounded(250, least=1)  # iterations between checkpoints
@@ -39,6 +40,12 @@ class TrainConfig(Config):
         """True if batch norm is frozen; "official": below 6 images per batch (official YOLACT)."""
         small = self.batch_norm == "official" and self.batch_size < 6
         return small or self.batch_norm == "frozen"
+
+    @property
+    def halfway(self) -> int:
+        """The evaluated iteration nearest to half of a training (published: 6K)."""
+        evaluations = max(1, round(self.iterations / 2 / self.eval_every))
+        return min(self.iterations, evaluations * self.eval_every)
 
     def check_processes(self, processes: int) -> None:
         """Raises ValueError if so many processes, and `accumulate`, cannot share a batch evenly."""

@@ -83,7 +83,7 @@ def train(
     Args:
         model: under torchvision's detection contract; losses are already weighted.
         evaluate: `evaluate(model, iteration)` in eval mode, every `eval_every` iterations and at
-            the end; `best.pt` has the weights of the highest `mask_AP50`.
+            the end; `best.pt` has the weights of the highest `selection_AP50`, else `mask_AP50`.
         on_log: `on_log(log)` after each checkpoint, with the path of the log.
         run_config: what else the training depends on, such as the model's config; as JSON.
 

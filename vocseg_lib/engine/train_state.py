@@ -239,6 +239,11 @@ def stop_reason(config: TrainConfig, progress: dict) -> str | None:
 
 
 def _quality(metrics: dict[str, Any]) -> tuple[float, float]:
-    """Larger for better weights: mask AP50 and, while that is equal or unknown, less val loss."""
-    ap, loss = metrics["mask_AP50"], metrics.get("val_loss", 0.0)
+    """Larger for better weights: mask AP50 and, while that is equal or unknown, less loss.
+
+    Those on the images set aside for it, if any were; else on val.
+    """
+    names = ("selection_AP50", "selection_loss")
+    names = names if names[0] in metrics else ("mask_AP50", "val_loss")
+    ap, loss = metrics[names[0]], metrics.get(names[1], 0.0)
     return -1.0 if ap is None or math.isnan(ap) else ap, -math.inf if loss is None else -loss

@@ -13,6 +13,7 @@ from vocseg_lib.data.classes import CLASS_NAMES
 from vocseg_lib.data.coco import read_predictions
 from vocseg_lib.data.coco_convert import coco_to_voc, voc_to_coco
 from vocseg_lib.data.download import fetch
+from vocseg_lib.data.loader import evenly_spaced
 from vocseg_lib.data.transforms import AUGMENTATIONS
 from vocseg_lib.data.voc import VocDataset, class_names, find_devkit, fingerprint
 from vocseg_lib.engine.run_folder import CONFIG, LAST, read_sessions
@@ -53,6 +54,34 @@ class Study:
     def run_folder(self, model_name: str) -> Path:
         """The run folder of a model."""
         return self.results / "runs" / model_name
+
+    @cached_property
+    def _set_aside(self) -> list[int]:
+        """Indices of the images of train by which the best weights are chosen, none by default."""
+        count, share = len(self.dataset("train")), self.recipe.train.selection_share
+        indices = evenly_spaced(count, max(1, round(share * count)) if share else 0)
+        if len(indices) == count:
+            raise ValueError(f"selection_share {share} leaves none of {count} images to train on")
+        return indices
+
+    @property
+    def train_names(self) -> list[str]:
+        """The images of train, but for those set aside."""
+        aside = {*self._set_aside}
+        return [n for i, n in enumerate(self.dataset("train").names) if i not in aside]
+
+    @property
+    def selection_ground_truth(self) -> dict:
+        """COCO ground truth of the part of train set aside. Raises ValueError if it has no object.
+
+        Unreadable images are left out.
+        """
+        ids = [index + 1 for index in self._set_aside]
+        ground_truth = voc_to_coco(self.devkit, "train", skip_bad=True, image_ids=ids)
+        if not ground_truth["annotations"]:
+            problem = f"none of the {len(ids)} images of train set aside has an object"
+            raise ValueError(f"{problem}: give a larger selection_share")
+        return ground_truth
 
     @cached_property
     def ground_truth(self) -> dict:

@@ -1,7 +1,6 @@
 """Train the models of a study and evaluate their best weights on val."""
 
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -69,12 +68,6 @@ def run_config(study: Study, model_name: str) -> dict[str, Any]:
     }
 
 
-def halfway(config: TrainConfig) -> int:
-    """The evaluated iteration nearest to half of a training (published: 6K)."""
-    every = config.eval_every
-    return min(config.iterations, max(1, round(config.iterations / 2 / every)) * every)
-
-
 def train_model(
     study: Study,
     model_name: str,
@@ -109,6 +102,7 @@ def train_model(
         check_start(recipe, model_name)
     model = build_model(recipe, model_name, study.class_names)
     dataset = study.dataset("train", recipe.train.augmentation, skip_bad)
+    dataset.names = study.train_names
     evaluate_model = _evaluation(study, config, session)
     options = {"on_log": on_log, "session": session, "run_config": config}
     state = train(model, dataset, folder, recipe.train, evaluate_model, **options)
@@ -125,7 +119,8 @@ def train_model(
 def _evaluation(study: Study, config: dict, session: Session) -> Callable:
     """`evaluate(model, iteration)` of a training: AP and losses on `eval_images` images of val.
 
-    Writes a prediction file of all of val half way and at the end.
+    With a part of train set aside, `selection_AP50` and `selection_loss` on that part, too. Writes
+    a prediction file of all of val half way and at the end.
     """
     options, folder = study.recipe.train, study.run_folder(config["model"])
     device, mixed = session.device, options.mixed_precision
@@ -138,8 +133,9 @@ def _evaluation(study: Study, config: dict, session: Session) -> Callable:
     ids, images = {image_ids[i] for i in indices}, Subset(study.val, indices)
     pictures = Subset(study.val_pictures, indices)
     ground_truth = subset(study.ground_truth, ids)
-    checkpoints = {halfway(options): "half", options.iterations: "last"}
+    checkpoints = {options.halfway: "half", options.iterations: "last"}
     uncropped = not options.iterations  # then these are the predictions of the best weights, too
+    select = _selection(study, session) if options.selection_share else lambda model: {}
 
     def evaluate_model(model: nn.Module, iteration: int) -> dict[str, float]:
         checkpoint = checkpoints.get(iteration)
@@ -151,10 +147,27 @@ def _evaluation(study: Study, config: dict, session: Session) -> Callable:
             predictions["header"] |= prediction_header(config, iteration, study.dataset("val"))
             save_predictions(folder / PREDICTIONS[checkpoint], predictions)
         detections = [d for d in predictions["detections"] if d["image_id"] in ids]
-        losses = validation_loss(model, images, options, device)
-        return {**evaluate(ground_truth, detections).summary, **losses, "val_images": len(images)}
+        metrics = evaluate(ground_truth, detections).summary
+        metrics |= validation_loss(model, images, options, device)
+        return {**metrics, "val_images": len(images), **select(model)}
 
     return evaluate_model
+
+
+def _selection(study: Study, session: Session) -> Callable:
+    """`select(model)`: what the best weights are chosen by, on the part of train set aside."""
+    options, device = study.recipe.train, session.device
+    ground_truth = study.selection_ground_truth
+    indices = [image["id"] - 1 for image in ground_truth["images"]]
+    images, pictures = (Subset(study.dataset("train", masks=m), indices) for m in (True, False))
+
+    def select(model: nn.Module) -> dict[str, float]:
+        predictions = predict(model, pictures, None, device, options.mixed_precision, False)
+        ap50 = evaluate(ground_truth, predictions["detections"]).summary["mask_AP50"]
+        loss = validation_loss(model, images, options, device)["val_loss"]
+        return {"selection_AP50": ap50, "selection_loss": loss, "selection_images": len(indices)}
+
+    return select
 
 
 def _evaluate_best(
@@ -274,26 +287,10 @@ def launch_torchrun(
             if value:
                 command += [flag] if value is True else [flag, value]
         log = folder / LOG
-        run_subprocess(
+        distributed.run_subprocess(
             [str(part) for part in command],
             lambda: on_log(log) if on_log and log.is_file() else None,
         )
     state = load_checkpoint(folder / LAST)
     progress = {key: value for key, value in state.items() if key not in RESTORED_KEYS}
     return {**progress, "stopped": stop_reason(study.recipe.train, progress)}
-
-
-def run_subprocess(command: list[str], on_output: Callable[[], None]) -> None:
-    """Run a command and pass on its output to stderr; `on_output` is called for each part of it.
-
-    Raises:
-        RuntimeError: when it fails, with its last output.
-    """
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        tail = b""
-        while chunk := process.stdout.read1():
-            tail = (tail + chunk)[-2_000:]
-            sys.stderr.write(chunk.decode(errors="replace"))
-            on_output()
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{tail.decode(errors='replace')}")

@@ -5,10 +5,11 @@ in the same order.
 """
 
 import os
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
@@ -156,3 +157,19 @@ def broadcast_tensor_(value: Tensor) -> None:
     """Overwrite a tensor by the first process's."""
     if world_size() > 1:
         dist.broadcast(value, src=0)
+
+
+def run_subprocess(command: list[str], on_output: Callable[[], None]) -> None:
+    """Run a command and pass on its output to stderr; `on_output` is called for each part of it.
+
+    Raises:
+        RuntimeError: when it fails, with its last output.
+    """
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        tail = b""
+        while chunk := process.stdout.read1():
+            tail = (tail + chunk)[-2_000:]
+            sys.stderr.write(chunk.decode(errors="replace"))
+            on_output()
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{tail.decode(errors='replace')}")
