@@ -23,7 +23,7 @@ from vocseg_lib.data.voc import VocDataset, find_devkit, fingerprint
 from vocseg_lib.engine.checkpoint import checksum, load_checkpoint
 from vocseg_lib.engine.resume import ChangedConfig, resume
 from vocseg_lib.engine.run_folder import append_session, read_log, truncate_log
-from vocseg_lib.metrics.coco_eval import metrics_table
+from vocseg_lib.metrics.table import metrics_table
 from vocseg_lib.models.lineage.proposals import DiskCache
 from vocseg_lib.plots.training import overfitting, training_curves
 from vocseg_lib.study.recipes import Recipe

@@ -22,7 +22,8 @@ from vocseg_lib.failures.analysis import Analysis
 from vocseg_lib.failures.mask_errors import MASK_FAILURES
 from vocseg_lib.failures.tables import overall_rows
 from vocseg_lib.metrics import bootstrap
-from vocseg_lib.metrics.coco_eval import Evaluation, evaluate, metrics_table
+from vocseg_lib.metrics.bootstrap import Sampled
+from vocseg_lib.metrics.coco_eval import Evaluation, evaluate
 from vocseg_lib.study.recipes import MODEL_TITLES
 from vocseg_lib.study.results import PREDICTIONS, open_results, run_predictions
 from vocseg_lib.study.study import Study, reproduce
@@ -52,8 +53,6 @@ MAX_FIGURE_BYTES = 300_000
 FRONT_PAGE_SCORE = 0.3
 COMPARED = ("mask_AP", "mask_AP50")
 VERSIONS = ("python", "torch", "torchvision", "numpy", "vocseg_lib")
-Evaluated = tuple[Evaluation, pd.DataFrame]
-"""An evaluation on val and its bootstrap, with the same resamples for all."""
 
 
 def collect(results: Path) -> tuple[dict, Figure]:
@@ -161,23 +160,21 @@ def _experiment(study: Study, run: Path) -> dict:
         }
 
 
-def _evaluate(study: Study, run: Path, checkpoint: str = "best") -> Evaluated:
+def _evaluate(study: Study, run: Path, checkpoint: str = "best") -> Sampled:
     predictions = run_predictions(study, run, checkpoint)
     evaluation = evaluate(study.ground_truth, predictions["detections"])
     weights = bootstrap.bootstrap_weights(len(study.val))
-    return evaluation, bootstrap.bootstrap(evaluation, weights, headline=True)
+    return bootstrap.sample([evaluation], weights, headline=True)
 
 
-def _headline(evaluated: Evaluated) -> dict:
+def _headline(evaluated: Sampled) -> dict:
     """COCO's AP, AP50 and AP75 with intervals, by IoU type and metric."""
-    table = bootstrap.add_intervals(metrics_table(evaluated[0]), evaluated[1])
-    return _over_classes(table.dropna())
+    return _over_classes(bootstrap.intervals_table(evaluated).dropna(subset=["low"]))
 
 
-def _difference(first: Evaluated, second: Evaluated) -> dict:
+def _difference(first: Sampled, second: Sampled) -> dict:
     """AP of the first - AP of the second, paired, by IoU type and metric."""
-    table = bootstrap.paired_differences(first[0], second[0], (first[1], second[1]))
-    return _over_classes(table, "difference")
+    return _over_classes(bootstrap.paired_differences(first, second), "difference")
 
 
 def _over_classes(table: pd.DataFrame, value: str = "value") -> dict:

@@ -1,15 +1,19 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.helpers.random_sets import on_random_sets
 from vocseg_lib.metrics.bootstrap import (
-    KEYS,
-    add_intervals,
     bootstrap,
     bootstrap_weights,
+    cross,
+    interval,
+    intervals_table,
     paired_differences,
+    sample,
 )
-from vocseg_lib.metrics.coco_eval import evaluate, metrics_table
+from vocseg_lib.metrics.coco_eval import evaluate
+from vocseg_lib.metrics.table import KEYS, metrics_table
 
 
 def resampled(ground_truth, detections, weights):
@@ -47,22 +51,91 @@ def evaluations(real_predictions):
 
 
 def test_paired_differences(evaluations):
-    first, second = evaluations
-    weights = bootstrap_weights(len(first.ground_truth["images"]), 200)
-    samples = [bootstrap(evaluation, weights) for evaluation in evaluations]
-    ends = add_intervals(metrics_table(evaluations[0]), samples[0]).dropna()
+    weights = bootstrap_weights(len(evaluations[0].ground_truth["images"]), 200)
+    first, second = (sample([evaluation], weights) for evaluation in evaluations)
+    ends = intervals_table(first).dropna(subset=["low"])
     assert (ends["low"] <= ends["high"]).all()
-    same = paired_differences(first, first, (samples[0], samples[0]))
-    assert not same["significant"].any()
-    assert (same[["difference", "low", "high"]].dropna() == 0).all(axis=None)
-    gaps = paired_differences(first, second, tuple(samples)).set_index(KEYS)
+    assert ends["training_share"].isna().all()  # a single training
+    same = paired_differences(first, first)
+    assert not same[["significant", "jointly_significant"]].any(axis=None)
+    numbers = ["difference", "low", "high", "joint_low", "joint_high"]
+    assert (same[numbers] == 0).all(axis=None)
+    gaps = paired_differences(first, second).set_index(KEYS)
     assert gaps.loc[("mask", "AP75", "all"), "significant"]
     assert not gaps.loc[("mask", "AP50", "all"), "significant"]
+    assert (gaps["joint_low"] <= gaps["low"]).all()
+    assert (gaps["joint_high"] >= gaps["high"]).all()
+    of_classes = gaps.xs(("mask", "AP50"), level=["kind", "metric"])
+    assert of_classes["jointly_significant"].sum() < of_classes["significant"].sum()
     # What makes images hard for both cancels.
     low, high = gaps.loc[("mask", "AP50", "person"), ["low", "high"]]
-    values = (sample["mask", "AP50", "person"].to_numpy() for sample in samples)
+    values = (s.resamples["mask", "AP50", "person"].to_numpy() for s in (first, second))
     unpaired = next(values) - next(values)[::-1]
     assert high - low < np.subtract(*np.quantile(unpaired, [0.975, 0.025]))
+
+
+def simulated(random, weights, trainings, deviations):
+    """A model's trainings: the mean over images of what training, image and both add to 0.
+
+    `deviations`: standard deviations of a training and of a pair, and what each image adds.
+    """
+    of_training, of_pair, of_image = deviations
+    values = random.normal(0, of_training, (trainings, 1)) + of_image
+    values = values + random.normal(0, of_pair, (trainings, weights.shape[1]))
+    columns = pd.MultiIndex.from_tuples([("mask", "AP", "all")], names=KEYS)
+    resamples = [pd.DataFrame((weights @ v)[:, None] / len(v), columns=columns) for v in values]
+    return cross(pd.DataFrame(values.mean(1)[:, None], columns=columns), resamples)
+
+
+@pytest.mark.parametrize(
+    ("trainings", "of_training", "paired"),
+    [(3, 0.0, False), (5, 0.2, False), (3, 0.2, True)],
+)
+def test_intervals_hold_the_truth_in_95_of_100_studies(trainings, of_training, paired):
+    studies, images, random = 500, 400, np.random.default_rng(0)
+    held, shares = 0, []
+    for study in range(studies):
+        of_image, weights = random.normal(size=images), bootstrap_weights(images, 400, study)
+        options = random, weights, trainings, (of_training, 1.0, of_image)
+        sampled = simulated(*options)
+        if paired:
+            sampled = sampled - simulated(*options)
+        low, high = interval(sampled.resamples.iloc[:, 0].to_numpy())
+        held += low <= 0 <= high
+        shares.append(sampled.training_share.iloc[0])
+    assert 0.93 <= held / studies <= 0.97
+    variance = of_training**2 / trainings
+    of_images = (1 / trainings + (not paired)) / images
+    assert np.mean(shares) == pytest.approx(variance / (variance + of_images), abs=0.12)
+
+
+def test_joint_intervals_hold_all_truths_in_95_of_100_studies():
+    studies, images, classes = 500, 400, 20
+    random, weights = np.random.default_rng(0), bootstrap_weights(images, 400)
+    names = [("mask", "AP50", f"class {k}") for k in range(classes)]
+    columns = pd.MultiIndex.from_tuples(names, names=KEYS)
+    nothing = cross(pd.DataFrame(0, [0], columns), [pd.DataFrame(0, range(400), columns)])
+    held, alone = 0, 0
+    for _ in range(studies):
+        values = random.normal(size=(images, classes)) + random.normal(size=(images, 1))
+        resamples = pd.DataFrame(weights @ values / images, columns=columns)
+        sampled = cross(pd.DataFrame(values.mean(0)[None], columns=columns), [resamples])
+        gaps = paired_differences(sampled, nothing)
+        held += not gaps["jointly_significant"].any()
+        alone += not gaps["significant"].any()
+    assert 0.93 <= held / studies <= 0.97
+    assert alone / studies < 0.7
+
+
+def test_trainings_of_one_model_on_real_predictions(evaluations):
+    weights = bootstrap_weights(len(evaluations[0].ground_truth["images"]), 50)
+    both = intervals_table(sample(evaluations, weights, headline=True)).set_index(KEYS)
+    single = [intervals_table(sample([e], weights, headline=True)) for e in evaluations]
+    values = [table.set_index(KEYS)["value"] for table in single]
+    assert both["value"].to_dict() == pytest.approx(sum(values).div(2).to_dict(), nan_ok=True)
+    shares = both["training_share"].dropna()
+    assert shares.between(0, 1).all()
+    assert shares["mask", "AP75", "all"] > 0.2  # they are of two models, and differ
 
 
 def test_resamples_have_as_many_images_and_are_reproducible():

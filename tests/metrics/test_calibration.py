@@ -43,6 +43,12 @@ def test_reliability_by_hand(by_hand):
     rows = [[0.3, 0.4, 1, 0.3, 1], [0.6, 0.7, 1, 0.6, 0], [0.9, 1, 1, 0.9, 1]]
     assert table.to_numpy() == pytest.approx(np.array(rows))
     assert calibration.expected_calibration_error(table) == pytest.approx((0.7 + 0.6 + 0.1) / 3)
+    missed = calibration.expected_calibration_error(table, missed=1)
+    assert missed == pytest.approx((0.7 + 0.6 + 0.1 + 1) / 4)
+    errors = calibration.calibration_errors(by_hand)
+    assert errors["mask_ECE"] == errors["mask_ECE_with_missed"]  # both birds are detected
+    none = calibration.calibration_errors(evaluate(ground_truth_of(entry(1, 3, BOX)), []))
+    assert none["box_ECE_with_missed"] == 100
     above = evaluate(ground_truth_of(entry(1, 3, BOX)), [entry(1, 3, BOX, 7.0)])
     with pytest.raises(ValueError, match="7"):
         calibration.reliability_table(above)

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -84,3 +86,18 @@ def test_sums_and_brute_force_on_random_sets(pair, min_score):
         predicted = rows["category"][rows["score"] >= min_score]
         assert table[:, :-1].sum(0).tolist() == [(predicted == k).sum() for k in classes]
     assert np.array_equal(table, by_brute_force(evals, min_score))
+
+
+@pytest.mark.parametrize("model", ["yolact", "mask_rcnn"])
+def test_equals_vernier_on_real_predictions(model, real_predictions):
+    core = pytest.importorskip("vernier._core")
+    ground_truth, models = real_predictions
+    encoded = [json.dumps(part).encode() for part in (ground_truth, models[model])]
+    table = core.confusion_matrix_segm(*encoded, "strict", 0.5, 100, True)
+    index = {str(c["id"]): k for k, c in enumerate(ground_truth["categories"])} | {"__none__": -1}
+    expected = np.zeros((len(index), len(index)), dtype=int)
+    names = ("gt_class", "dt_class", "count")
+    for true, predicted, count in zip(*(table[name] for name in names), strict=True):
+        expected[index[true], index[predicted]] += count
+    ours = confusion_matrix(dataset_eval(ground_truth, models[model]), 0.0)
+    assert np.array_equal(ours.to_numpy(), expected)

@@ -7,9 +7,9 @@ from tests.helpers.fifteen_objects import AP_11, AP_ALL, DETECTIONS, OBJECTS
 from tests.helpers.random_sets import on_random_sets
 from vocseg_lib.data.coco_validation import validate_ground_truth, validate_results
 from vocseg_lib.metrics.average_precision import average_precision
-from vocseg_lib.metrics.bootstrap import KEYS
-from vocseg_lib.metrics.coco_eval import evaluate, metrics_table
+from vocseg_lib.metrics.coco_eval import evaluate
 from vocseg_lib.metrics.matching import evaluate_images
+from vocseg_lib.metrics.table import KEYS, metrics_table
 from vocseg_lib.metrics.voc_eval import match_voc
 
 

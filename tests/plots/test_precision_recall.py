@@ -3,7 +3,7 @@ import pytest
 
 from tests.helpers.figures import is_labeled
 from vocseg_lib.data.coco_convert import voc_to_coco
-from vocseg_lib.metrics.bootstrap import bootstrap, bootstrap_weights, paired_differences
+from vocseg_lib.metrics.bootstrap import bootstrap_weights, paired_differences, sample
 from vocseg_lib.metrics.coco_eval import evaluate
 from vocseg_lib.plots import precision_recall as pr
 
@@ -46,11 +46,10 @@ def test_figures_have_labels_captions_panels_and_legends(evaluations):
 def test_classes_are_compared(evaluations):
     assert is_labeled(pr.per_class_ap({title: e.per_class for title, e in evaluations.items()}))
     weights = bootstrap_weights(6, 20)
-    resamples = tuple(bootstrap(e, weights) for e in evaluations.values())
-    gaps = paired_differences(*evaluations.values(), resamples)
+    gaps = paired_differences(*(sample([e], weights, True) for e in evaluations.values()))
     ax = pr.ap_differences(gaps, *evaluations)
     rows = gaps[(gaps["kind"] == "mask") & (gaps["metric"] == "AP50")]
-    significant = int(rows.loc[rows["class"] != "all", "significant"].sum())
+    significant = int(rows.loc[rows["class"] != "all", "jointly_significant"].sum())
     assert f"{significant} of {len(rows) - 1} classes" in ax.get_title(loc="left")
 
 

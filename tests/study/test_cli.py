@@ -213,9 +213,30 @@ def test_predictions_from_elsewhere_are_evaluated(devkit, detections, tmp_path):
         names = "mask_AP box_AP75 mask_voc_AP70 mask_AP_without_void mask_mean_IoU".split()
         assert {name: metrics[name] for name in names} == dict.fromkeys(names, 100)
         assert metrics["table"][0].keys() == {"kind", "metric", "class", "value", "low", "high"}
+        expected = {"oLRP", "oLRP_loc", "oLRP_score", "best_F1", "F1_score"}
+        assert expected < metrics["score_thresholds"][0].keys()
+        assert metrics["mask_oLRP"] == metrics["mask_oLRP_FN"] == 0
     assert printed[0] == printed[1]
     write(predictions, [{k: v for k, v in d.items() if k != "segmentation"} for d in detections])
     assert "mask" not in succeeds(*command, 0, "--data", devkit)
+
+
+def test_trainings_of_two_models_are_compared(devkit, detections, tmp_path):
+    parts = [detections, detections[1:], detections[2:], detections[::2], detections[1::2]]
+    files = [write(tmp_path / f"{k}.json", part) for k, part in enumerate(parts)]
+    command = ("evaluate", "--data", devkit, "--resamples", 30, "--out", tmp_path / "m.json")
+    succeeds(*command, "--predictions", *files[:3], "--against", *files[3:])
+    content = read(tmp_path / "m.json")
+    assert len(content["models"]) == 2
+    rows = {(r["kind"], r["metric"], r["class"]): r for r in content["differences"]}
+    row = rows["mask", "AP50", "all"]
+    assert row["significant"]
+    assert row["joint_low"] <= row["low"] <= row["difference"] <= row["high"]
+    assert 0 <= row["training_share"] <= 1
+    first, second = (model["mask_AP50"] for model in content["models"].values())
+    assert row["difference"] == pytest.approx(first - second)
+    for wrong in (("--against", files[0]), ("--against", tmp_path / "none.json")):
+        assert vocseg(*command, "--predictions", files[0], *wrong).exit_code == 2
 
 
 def test_failures_of_predictions_from_elsewhere(devkit, detections, tmp_path):

@@ -1,6 +1,7 @@
 """True positives per IoU threshold, and average precision from them for any image weights."""
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +24,8 @@ class Matches:
     """All detections by descending score, with true-positive and ignore flags per IoU threshold.
 
     `image` and `category`: indices in the ground truth's images, and in its categories by id. An
-    ignored detection is neither a true nor a false positive. `num_gt`: objects per image and class.
+    ignored detection is neither a true nor a false positive. `num_gt`: objects per image and class;
+    `iou`: with the object of a true positive at the first threshold, else 0 (of COCO's matches).
     """
 
     thresholds: Float[np.ndarray, " t"]
@@ -33,11 +35,12 @@ class Matches:
     true_positive: Bool[np.ndarray, "t n"]
     ignored: Bool[np.ndarray, "t n"]
     num_gt: Int[np.ndarray, "i k"]
+    iou: Float[np.ndarray, " n"] | None = None
 
     def select_thresholds(self, rows: list[int]) -> "Matches":
         """The matches at some of the thresholds, by index."""
         names = "thresholds", "true_positive", "ignored"
-        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+        return replace(self, iou=None, **{name: getattr(self, name)[rows] for name in names})
 
     def at_threshold(
         self, threshold: float, category: int | None = None
@@ -141,3 +144,36 @@ def coco_metrics(matches: Matches, weights: Weights | None = None) -> dict[str, 
     """COCO's AP, AP50 and AP75 in percent per resample and class."""
     ap = 100 * average_precision(matches, weights)
     return {"AP": ap.mean(1), "AP50": ap[:, 0], "AP75": ap[:, 5]}
+
+
+class ThresholdCounts(NamedTuple):
+    """A class's detections of at least some scores, for each row of image weights."""
+
+    scores: Float[np.ndarray, " e"]
+    true_positives: Float[np.ndarray, "b e"]
+    false_positives: Float[np.ndarray, "b e"]
+    lost_iou: Float[np.ndarray, "b e"]  # sum of 1 - IoU over the true positives
+    num_gt: Float[np.ndarray, "b 1"]
+
+
+def count_from_scores(
+    matches: Matches,
+    category: int,
+    weights: Weights,
+    scores: Float[np.ndarray, " e"] | None = None,
+) -> ThresholdCounts:
+    """Counts at the first IoU threshold of COCO's matches.
+
+    `scores`: by default all that occur, the highest first, after infinity for no detection at all.
+    """
+    rows = np.flatnonzero((matches.category == category) & ~matches.ignored[0])
+    found = -matches.score[rows]  # ascending
+    scores = np.append(np.inf, -np.unique(found)) if scores is None else scores
+    ends = np.searchsorted(found, -scores, side="right")
+    hits, image_weights = matches.true_positive[0, rows], weights[:, matches.image[rows]]
+    lost = np.where(hits, 1 - matches.iou[rows], 0)
+    sums = (np.pad(image_weights * v, [(0, 0), (1, 0)]).cumsum(1)[:, ends] for v in (hits, lost))
+    true_positives, lost_iou = sums
+    counted = np.pad(image_weights, [(0, 0), (1, 0)]).cumsum(1)[:, ends]
+    num_gt = (weights @ matches.num_gt[:, category])[:, None]
+    return ThresholdCounts(scores, true_positives, counted - true_positives, lost_iou, num_gt)

@@ -1,20 +1,21 @@
-"""Bootstrap confidence intervals over images, and paired differences between models."""
+"""Bootstrap intervals over images and over trainings, and paired differences between models."""
 
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from scipy.special import ndtri, stdtrit
 
-from vocseg_lib.metrics.average_precision import ByClass, Matches, Weights, coco_metrics
-from vocseg_lib.metrics.coco_eval import Evaluation, metrics_table
-from vocseg_lib.metrics.matching import AREA_RANGES
-from vocseg_lib.metrics.voc_eval import voc_metrics
+from vocseg_lib.metrics.average_precision import Weights
+from vocseg_lib.metrics.coco_eval import Evaluation
+from vocseg_lib.metrics.semantic import SEMANTIC_SCORE
+from vocseg_lib.metrics.table import KEYS, metrics_table, resampled_metrics
 
 RESAMPLES = 1_000
 ENDS = [0.025, 0.975]  # quantiles, of the 95 % interval
-KEYS = ["kind", "metric", "class"]
-CHUNK = 250  # resamples at a time, to bound memory
 
 
 def bootstrap_weights(images: int, resamples: int = RESAMPLES, seed: int = 0) -> Weights:
@@ -23,36 +24,107 @@ def bootstrap_weights(images: int, resamples: int = RESAMPLES, seed: int = 0) ->
     return generator.multinomial(images, np.full(images, 1 / images), size=resamples).astype(float)
 
 
-def bootstrap(evaluation: Evaluation, weights: Weights, headline: bool = False) -> pd.DataFrame:
-    """Every AP in percent: one row per resample, columns (kind, metric, class).
+def bootstrap(
+    evaluation: Evaluation,
+    weights: Weights,
+    headline: bool = False,
+    score_threshold: float = SEMANTIC_SCORE,
+) -> pd.DataFrame:
+    """Every metric of `metrics_table`: one row per resample, columns (kind, metric, class).
 
     With `headline` only AP, AP50 and AP75. Class "all" is the mean over the classes that have
     objects in the resample; NaN if none has.
     """
-    table = pd.DataFrame(dict(_resampled(evaluation, weights, headline)))
-    return table.rename_axis(columns=KEYS)
+    metrics = resampled_metrics(evaluation, weights, score_threshold, headline)
+    return pd.DataFrame(dict(metrics)).rename_axis(columns=KEYS)
 
 
-def _resampled(evaluation: Evaluation, weights: Weights, headline: bool) -> Iterator[tuple]:
-    for iou_type in evaluation.iou_types:
-        metrics = _in_chunks(coco_metrics, evaluation.matches(iou_type), weights)
-        if not headline:
-            for size in list(AREA_RANGES)[1:]:
-                by_size = _in_chunks(coco_metrics, evaluation.matches(iou_type, size), weights)
-                metrics[f"AP_{size}"] = by_size["AP"]
-            metrics |= _in_chunks(voc_metrics, evaluation.voc_matches[iou_type], weights)
-        if not headline and iou_type == "mask":
-            void = _in_chunks(coco_metrics, evaluation.without_void.matches("mask"), weights)
-            metrics |= {f"{name}_without_void": values for name, values in void.items()}
-        for metric, values in metrics.items():
-            for name, of_class in evaluation.by_class(values):
-                yield (iou_type, metric, name), of_class
+@dataclass(frozen=True, kw_only=True)
+class Sampled:
+    """Metrics of a model's trainings, or the differences of two models', and what chance does.
+
+    `estimate`: mean over trainings by (kind, metric, class). Deviations from it, one row per
+    resample: `of_images` (other images, these trainings) and `of_trainings` (other trainings).
+    `by_images`: the variance of the latter that is due to single images, in which trainings differ,
+    and is in the former, too. `spreads`: per model the variance of its mean by the differences of
+    its trainings, and their number.
+    """
+
+    estimate: pd.Series
+    of_images: pd.DataFrame
+    of_trainings: pd.DataFrame
+    by_images: pd.Series
+    spreads: tuple[tuple[pd.Series, int], ...]
+
+    def __sub__(self, other: "Sampled") -> "Sampled":
+        return Sampled(
+            estimate=(self.estimate - other.estimate).dropna(),
+            of_images=self.of_images - other.of_images,
+            of_trainings=self.of_trainings - other.of_trainings,
+            by_images=self.by_images + other.by_images,
+            spreads=self.spreads + other.spreads,
+        )
+
+    @property
+    def _training_variance(self) -> pd.Series:
+        return (self.of_trainings.var() - self.by_images).clip(lower=0)
+
+    @property
+    def training_share(self) -> pd.Series:
+        """Share (0..1) of the variance that is due to trainings; NaN for single trainings."""
+        if all(count == 1 for _, count in self.spreads):
+            return self.by_images * np.nan
+        return self._training_variance / (self._training_variance + self.of_images.var())
+
+    @property
+    def resamples(self) -> pd.DataFrame:
+        """Estimates of resampled images and trainings (crossed), one row per resample.
+
+        Few trainings tell little of their own spread: its part is longer by the ratio of Student's
+        t to the normal distribution, with Satterthwaite's degrees of freedom of all models.
+        """
+        share = (self._training_variance / self.of_trainings.var()).fillna(0)
+        several = [(spread, count) for spread, count in self.spreads if count > 1]
+        squares = sum(spread**2 / (count - 1) for spread, count in several)
+        freedom = sum(spread for spread, _ in several) ** 2 / squares if several else share * np.inf
+        longer = stdtrit(freedom.fillna(np.inf).clip(1, 1e9), ENDS[1]) / ndtri(ENDS[1])
+        deviations = self.of_images + self.of_trainings * np.sqrt(share) * longer
+        return deviations + self.estimate.reindex(deviations.columns)
 
 
-def _in_chunks(metrics: Callable, matches: Matches, weights: Weights) -> dict[str, ByClass]:
-    chunks = np.array_split(weights, max(1, -(-len(weights) // CHUNK)))
-    parts = [metrics(matches, chunk) for chunk in chunks]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def sample(
+    trainings: Sequence[Evaluation],
+    weights: Weights,
+    headline: bool = False,
+    score_threshold: float = SEMANTIC_SCORE,
+) -> Sampled:
+    """Metrics of evaluated trainings of one model, and of resamples of images and trainings."""
+    tables = [t.table if headline else metrics_table(t, score_threshold) for t in trainings]
+    tables = [table.set_index(KEYS)["value"] for table in tables]
+    resamples = [bootstrap(t, weights, headline, score_threshold) for t in trainings]
+    return cross(pd.DataFrame(tables), resamples)
+
+
+def cross(estimates: pd.DataFrame, resamples: Sequence[pd.DataFrame]) -> Sampled:
+    """Crossed bootstrap: of trainings (rows of `estimates`) as of images (rows of `resamples`).
+
+    `resamples`: per training, by the same weights of images.
+    """
+    # Trainings of two models are sampled independently, and in the same way whenever it is done.
+    seed, count = zlib.crc32(estimates.to_numpy().tobytes()), len(resamples)
+    columns, mean = resamples[0].columns, sum(resamples) / len(resamples)
+    estimate = estimates.mean()
+    of_images = mean - estimate.reindex(columns)
+    of_trainings, by_images, spread = of_images * 0, of_images.var() * 0, of_images.var() * 0
+    if count > 1:
+        spread = estimates[columns].var() / count
+        deviations = [one - mean for one in resamples]
+        by_images = sum(d.var() for d in deviations) / (count - 1) / count
+        weights = bootstrap_weights(count, len(mean), seed)
+        of_trainings = sum(d.mul(w, axis=0) for d, w in zip(deviations, weights.T, strict=True))
+        of_trainings *= np.sqrt(spread / of_trainings.var()).fillna(0)
+    parts = {"of_images": of_images, "of_trainings": of_trainings, "by_images": by_images}
+    return Sampled(estimate=estimate, **parts, spreads=((spread, count),))
 
 
 def prepend_point_estimate(weights: Weights | None, images: int) -> Float[np.ndarray, "_ i"]:
@@ -66,21 +138,47 @@ def interval(values: Float[np.ndarray, " b"]) -> tuple[float, float]:
     return tuple(pd.Series(values).quantile(ENDS).tolist())
 
 
-def add_intervals(table: pd.DataFrame, resamples: pd.DataFrame, how: str = "left") -> pd.DataFrame:
-    """A table by kind, metric, class with 95 % intervals `low`, `high`; NaN if not resampled."""
-    ends = resamples.quantile(ENDS).T.set_axis(["low", "high"], axis=1)
-    return table.merge(ends.reset_index(), on=KEYS, how=how)
+def intervals_table(sampled: Sampled) -> pd.DataFrame:
+    """Columns kind, metric, class, value, low, high (95 %), training_share (see `Sampled`).
 
-
-def paired_differences(
-    first: Evaluation, second: Evaluation, resamples: tuple[pd.DataFrame, pd.DataFrame]
-) -> pd.DataFrame:
-    """`first` - `second` of every AP: kind, metric, class, difference, low, high, significant.
-
-    `resamples`: `bootstrap` of both models with the same weights, so that what makes an image hard
-    for both cancels. Significant: the interval excludes 0.
+    NaN where nothing was resampled, such as AR.
     """
-    table = metrics_table(first).merge(metrics_table(second), on=KEYS)
-    table["difference"] = table.pop("value_x") - table.pop("value_y")
-    table = add_intervals(table, resamples[0] - resamples[1], how="inner")
-    return table.assign(significant=(table["low"] > 0) | (table["high"] < 0))
+    table = sampled.estimate.rename("value").reset_index()
+    ends = sampled.resamples.quantile(ENDS).T.set_axis(["low", "high"], axis=1)
+    ends["training_share"] = sampled.training_share
+    return table.merge(ends.reset_index(), on=KEYS, how="left")
+
+
+def paired_differences(first: Sampled, second: Sampled) -> pd.DataFrame:
+    """`first` - `second` of every metric, sampled by the same weights of images.
+
+    What makes an image hard for both cancels. Columns: kind, metric, class, difference, low, high,
+    significant (the interval excludes 0); `joint_low`, `joint_high`, `jointly_significant`: by
+    intervals of which all of a family hold the true difference in 95 % of studies (max-t; Westfall
+    and Young, 1993), the classes of a metric, or the sizes over all classes; training_share.
+    """
+    sampled = first - second
+    table = intervals_table(sampled).dropna(subset=["low"])
+    table = table.rename(columns={"value": "difference"}).reset_index(drop=True)
+    resamples = sampled.resamples
+    table[["joint_low", "joint_high"]] = table[["low", "high"]]
+    for _, rows in table.groupby(_family(table)):
+        if len(rows) > 1:
+            values = resamples[pd.MultiIndex.from_frame(rows[KEYS])]
+            error = values.std().replace(0, np.nan)
+            largest = ((values - values.mean()) / error).abs().max(axis=1).quantile(0.95)
+            half = (largest * error).fillna(0).to_numpy()
+            table.loc[rows.index, "joint_low"] = np.minimum(rows["low"], rows["difference"] - half)
+            table.loc[rows.index, "joint_high"] = np.maximum(
+                rows["high"], rows["difference"] + half
+            )
+    for prefix, name in (("", "significant"), ("joint_", "jointly_significant")):
+        table[name] = (table[f"{prefix}low"] > 0) | (table[f"{prefix}high"] < 0)
+    return table
+
+
+def _family(table: pd.DataFrame) -> pd.Series:
+    """A name for each row's family of intervals, which hold together."""
+    of_size = table["metric"].str.replace("small|medium|large", "size", regex=True)
+    each = table["metric"].where(table["class"] != "all", of_size)
+    return table["kind"] + " " + each + (table["class"] == "all").map({True: " all", False: ""})

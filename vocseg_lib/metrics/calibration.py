@@ -6,6 +6,7 @@ from jaxtyping import Float
 
 from vocseg_lib.metrics.average_precision import class_mean
 from vocseg_lib.metrics.coco_eval import Evaluation
+from vocseg_lib.metrics.lrp import optimal_lrp
 
 BINS = 10  # of scores, of equal width
 
@@ -60,10 +61,38 @@ def reliability_table(
     return table.reset_index(drop=True)[["low", "high", *how]]
 
 
-def expected_calibration_error(table: pd.DataFrame) -> float:
-    """Mean distance (0..1) of score and precision over detections; NaN if there are none."""
-    total, gaps = table["detections"].sum(), (table["score"] - table["precision"]).abs()
-    return float((gaps * table["detections"]).sum() / total) if total else float("nan")
+def expected_calibration_error(table: pd.DataFrame, missed: int = 0) -> float:
+    """Mean distance (0..1) of score and precision over detections; NaN if there are none.
+
+    `missed`: objects without a detection, each of which counts as one whose score should have been
+    1 and is 0 (a global calibration error, as in Conde et al., 2023).
+    """
+    total, gaps = table["detections"].sum() + missed, (table["score"] - table["precision"]).abs()
+    return float(((gaps * table["detections"]).sum() + missed) / total) if total else float("nan")
+
+
+def calibration_errors(evaluation: Evaluation) -> dict[str, float]:
+    """Expected calibration error by IoU type, in percent: `mask_ECE`, `mask_ECE_with_missed`."""
+    errors = {}
+    for kind in evaluation.iou_types:
+        table = reliability_table(evaluation, kind)
+        _, hits, objects = evaluation.matches(kind).at_threshold(0.5)
+        for name, missed in (("ECE", 0), ("ECE_with_missed", objects - int(hits.sum()))):
+            errors[f"{kind}_{name}"] = 100 * expected_calibration_error(table, missed)
+    return errors
+
+
+def score_thresholds(evaluation: Evaluation, iou_type: str | None = None) -> pd.DataFrame:
+    """Per class the score thresholds of the optimal LRP and of the best F1, and both in percent.
+
+    Columns: class, `LRP_METRICS`, best_F1, F1_score. `iou_type`: default: masks, where there are.
+    """
+    iou_type = iou_type or evaluation.iou_types[0]
+    values, names = optimal_lrp(evaluation.matches(iou_type)), evaluation.category_index
+    best = best_f1(evaluation, iou_type)
+    table = {name: [of[0, k] for k in names.values()] for name, of in values.items()}
+    table |= {"best_F1": 100 * best["F1"], "F1_score": best["score"]}
+    return pd.DataFrame({"class": [*names], **table})
 
 
 def mean_pr_curve(evaluation: Evaluation, iou_type: str, iou: float) -> Float[np.ndarray, " 101"]:

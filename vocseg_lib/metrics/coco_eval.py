@@ -1,27 +1,29 @@
-"""Evaluation of COCO results: COCO's AP and AR, VOC's AP, AP without void pixels, mean IoU."""
+"""COCO's evaluation of results, its AP and AR, and the matches that other metrics are made of."""
 
 import contextlib
 import importlib.util
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import pairwise
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from vocseg_lib.data.coco_validation import bbox_xywh
 from vocseg_lib.metrics import matching
 from vocseg_lib.metrics.average_precision import ByClass, Matches, class_mean
+from vocseg_lib.metrics.boundary import with_boundary_iou
 from vocseg_lib.metrics.matching import AREA_RANGES, IOU_TYPES, DatasetEval
-from vocseg_lib.metrics.semantic import SEMANTIC_SCORE, mean_iou, remove_void
-from vocseg_lib.metrics.voc_eval import match_voc, voc_metrics
+from vocseg_lib.metrics.semantic import SEMANTIC_SCORE, count_pixels, remove_void
+from vocseg_lib.metrics.voc_eval import match_voc
 from vocseg_lib.utils.device import release_freed_memory
 
 EVALUATED_TOGETHER = 50_000  # detections in COCOeval at a time, to bound memory
@@ -47,7 +49,7 @@ class Evaluation:
     category_index: dict[str, int]
     ground_truth: dict
     detections: list[dict]
-    _matches: dict = field(default_factory=dict)
+    _cache: dict = field(default_factory=dict)
 
     @property
     def iou_types(self) -> list[str]:
@@ -68,26 +70,49 @@ class Evaluation:
         columns = [(name, values[:, k]) for name, k in self.category_index.items()]
         return [("all", class_mean(values)), *columns]
 
-    def matches(self, iou_type: str, size: str = "all") -> Matches:
-        """COCO's matches, of the objects of one of `AREA_RANGES`; those of all objects are kept."""
-        if iou_type in self._matches and size == "all":
-            return self._matches[iou_type]
-        selection = matching.select_area(size, iou_type)
-        matches = matching.match_coco(self.dataset_eval, iou_type, selection)
-        return self._matches.setdefault(iou_type, matches) if size == "all" else matches
+    def matches(self, iou_type: str, size: str = "all", size_of: str = "") -> Matches:
+        """COCO's matches, of the objects of one of `AREA_RANGES`.
+
+        `size_of`: "mask" or "box", whose area is a detection's; default: `iou_type`.
+        """
+        selection = matching.select_area(size, size_of or iou_type)
+        make = partial(matching.match_coco, self.dataset_eval, iou_type, selection)
+        return self._kept((iou_type, size, size_of), make)
+
+    def matches_unlimited(self, iou_type: str) -> Matches:
+        """COCO's matches of all detections, also of more than 100 per image and class."""
+        if self._all_detections is self.dataset_eval:
+            return self.matches(iou_type)
+        make = partial(matching.match_coco, self._all_detections, iou_type)
+        return self._kept((iou_type, "unlimited"), make)
+
+    def voc_matches(self, iou_type: str) -> Matches:
+        """VOC's matches."""
+        return self._kept((iou_type, "voc"), partial(match_voc, self._all_detections, iou_type))
 
     @cached_property
-    def voc_matches(self) -> dict[str, Matches]:
-        """VOC's matches by IoU type."""
-        return {iou_type: match_voc(self._all_detections, iou_type) for iou_type in self.iou_types}
-
-    @cached_property
-    def without_void(self) -> "Evaluation":
-        """The evaluation of the masks without their void pixels."""
+    def matches_without_void(self) -> Matches:
+        """COCO's matches of the masks without their void pixels."""
         if not any("void" in image for image in self.ground_truth["images"]):
-            return self
+            return self.matches("mask")
         detections = remove_void(self.ground_truth, self.detections)
-        return evaluate(self.ground_truth, detections, iou_types=["mask"])
+        dataset_eval = matching.evaluate_images(self.ground_truth, detections, ["mask"])
+        return matching.match_coco(dataset_eval.changed(matching.ImageEval.top))
+
+    @cached_property
+    def matches_on_boundaries(self) -> Matches:
+        """COCO's matches by the smaller of mask IoU and boundary IoU."""
+        return matching.match_coco(with_boundary_iou(self.dataset_eval))
+
+    def pixel_counts(self, score_threshold: float = SEMANTIC_SCORE) -> Int[np.ndarray, "i 3 k"]:
+        """See `count_pixels`."""
+        make = partial(count_pixels, self.ground_truth, self.detections, score_threshold)
+        return self._kept(("pixels", score_threshold), make)
+
+    def _kept(self, key: tuple, make: Callable) -> Any:
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]
 
 
 def backends() -> list[str]:
@@ -144,28 +169,6 @@ def _coco_metrics(precision: np.ndarray, recall: np.ndarray) -> dict[str, np.nda
     ap |= {f"AP_{size}": precision[..., i, -1] for i, size in sizes}
     ar = {f"AR{count}": recall[..., 0, i] for i, count in enumerate(AR_DETECTIONS)}
     return ap | ar | {f"AR_{size}": recall[..., i, -1] for i, size in sizes}
-
-
-def metrics_table(evaluation: Evaluation, score_threshold: float = SEMANTIC_SCORE) -> pd.DataFrame:
-    """All metrics: kind, metric, class, value (percent).
-
-    Those of `Evaluation.table`; VOC's AP^r `voc_AP50`, `voc_AP70` (all points), `voc_AP50_11`,
-    `voc_AP70_11` (11 points) and `voc_AP_vol`; for masks `AP_without_void`, `AP50_without_void`,
-    `AP75_without_void`, and `mean_IoU` of detections of at least `score_threshold`.
-    """
-    rows = []
-    for iou_type, matches in evaluation.voc_matches.items():
-        for metric, values in voc_metrics(matches).items():
-            by_class = evaluation.by_class(values)
-            rows += [(iou_type, metric, name, of_class[0]) for name, of_class in by_class]
-    parts = [evaluation.table, pd.DataFrame(rows, columns=evaluation.table.columns)]
-    if "mask" in evaluation.iou_types:
-        void = evaluation.without_void.table
-        void = void[(void["kind"] == "mask") & void["metric"].isin(HEADLINE)]
-        parts.append(void.assign(metric=void["metric"] + "_without_void"))
-        parts.append(mean_iou(evaluation.ground_truth, evaluation.detections, score_threshold))
-    # Masks first.
-    return pd.concat(parts).sort_values("kind", ascending=False, kind="stable", ignore_index=True)
 
 
 def run_coco_eval(

@@ -133,15 +133,18 @@ class DatasetEval:
         thresholds: Float[np.ndarray, " t"],
         objects: Bool[np.ndarray, " m"] | slice = slice(None),
         ties: str = "image_id",
+        iou: Float[np.ndarray, " n"] | None = None,
     ) -> Matches:
         """Matches of detections (columns image, category, score); equal scores by a column `ties`.
 
-        `flags`: true positives and ignored ones; `objects`: which of `object_rows` are counted.
+        `flags`: true positives and ignored ones; `objects`: which of `object_rows` are counted;
+        `iou`: see `Matches`.
         """
         is_all = rows is self.detection_rows and ties == "image_id"  # shared by all matches
         order, columns = self._all_ranked if is_all else self._ranked(rows, ties)
         true_positive, ignored = flags[..., order]
         columns = columns | {"true_positive": true_positive, "ignored": ignored}
+        columns["iou"] = None if iou is None else iou[order]
         num_gt = np.zeros((len(self.images), len(self.categories)), dtype=int)
         counted = self.object_rows[objects]
         np.add.at(num_gt, (counted["image"], counted["category"]), 1)
@@ -220,19 +223,22 @@ def match_coco(
 
     A detection matched to an object that `selection` leaves out, or to a crowd region, is ignored.
     """
-    objects, flags = [], []
+    objects, flags, iou = [], [], []
     for image_eval in dataset_eval.image_evals:
         selected = selection(image_eval)
         objects.append(selected[0])
-        flags.append(_match_image(image_eval, iou_type, selected, thresholds))
-    flags, objects = np.concatenate(flags, 2), np.concatenate(objects)
-    return dataset_eval.ranked_matches(dataset_eval.detection_rows, flags, thresholds, objects)
+        parts = _match_image(image_eval, iou_type, selected, thresholds)
+        flags.append(parts[0])
+        iou.append(parts[1])
+    columns = np.concatenate(flags, 2), thresholds, np.concatenate(objects)
+    rows = dataset_eval.detection_rows
+    return dataset_eval.ranked_matches(rows, *columns, iou=np.concatenate(iou))
 
 
 def _match_image(
     image_eval: ImageEval, iou_type: str, selected: Selected, thresholds: np.ndarray
-) -> Bool[np.ndarray, "2 t n"]:
-    """True-positive and ignore flags of an image's detections at each threshold."""
+) -> tuple[Bool[np.ndarray, "2 t n"], Float[np.ndarray, " n"]]:
+    """True-positive and ignore flags of an image at each threshold, and `Matches.iou`."""
     wanted, counted = selected
     iou = image_eval.same_class_iou(iou_type)
     is_crowd = np.zeros(iou.shape[1], dtype=bool)
@@ -243,7 +249,7 @@ def _match_image(
         is_crowd = order >= len(wanted)
         wanted = np.r_[wanted, np.zeros(len(image_eval.crowds), dtype=bool)][order]
     flags = np.zeros((2, len(thresholds), len(iou)), dtype=bool)
-    true_positive, ignored = flags
+    (true_positive, ignored), iou_of_hits = flags, np.zeros(len(iou))
     ignored |= ~counted
     free = np.ones((len(thresholds), iou.shape[1]), dtype=bool)
     every, last = np.arange(len(thresholds)), iou.shape[1] - 1
@@ -257,7 +263,8 @@ def _match_image(
         true_positive[hit, row] = wanted[best[hit]]
         ignored[hit, row] = ~wanted[best[hit]]
         free[every[hit], best[hit]] = is_crowd[best[hit]]
-    return flags
+        iou_of_hits[row] = iou[row, best[0]] * true_positive[0, row]
+    return flags, iou_of_hits
 
 
 def greedy_match(

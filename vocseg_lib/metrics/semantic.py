@@ -4,9 +4,10 @@ from collections import defaultdict
 from operator import itemgetter
 
 import numpy as np
-import pandas as pd
+from jaxtyping import Float, Int
 from pycocotools import mask as coco_mask
 
+from vocseg_lib.metrics.average_precision import class_mean
 from vocseg_lib.utils.rle import paint_masks
 
 SEMANTIC_SCORE = 0.5  # the lowest of a detection in the class map
@@ -31,14 +32,13 @@ def remove_void(ground_truth: dict, detections: list[dict]) -> list[dict]:
     return kept
 
 
-def mean_iou(
+def count_pixels(
     ground_truth: dict, detections: list[dict], score_threshold: float = SEMANTIC_SCORE
-) -> pd.DataFrame:
-    """Semantic segmentation's mean IoU over background and classes, in percent.
+) -> Int[np.ndarray, "i 3 k"]:
+    """Pixels per image and class that are annotated, predicted, and both; background is class 0.
 
     The class map has the detections of at least `score_threshold`, the best score on top.
-    Void pixels are ignored, and classes in neither map left out. Columns: kind ("mask"), metric
-    ("mean_IoU"), class, value.
+    Void pixels are ignored.
     """
     categories = sorted(ground_truth["categories"], key=itemgetter("id"))
     value, size = {c["id"]: i for i, c in enumerate(categories, 1)}, len(categories) + 1
@@ -47,21 +47,30 @@ def mean_iou(
     for part, entries in enumerate((ground_truth["annotations"], kept)):
         for entry in entries:
             layers[entry["image_id"]][part].append(entry)
-    counts = np.zeros((3, size), dtype=np.int64)  # pixels of each: annotated, predicted, both
-    for image in ground_truth["images"]:
-        maps = np.zeros((2, image["height"] * image["width"]), dtype=np.uint16)
+    counts = np.zeros((len(ground_truth["images"]), 3, size), dtype=np.int64)
+    for row, image in zip(counts, ground_truth["images"], strict=True):
+        maps = np.zeros((2, image["height"] * image["width"]), dtype=np.int64)
         for class_map, entries in zip(maps, layers[image["id"]], strict=True):
             values = (value[entry["category_id"]] for entry in entries)
             paint_masks(class_map, [entry["segmentation"] for entry in entries], values)
+        pairs = maps[0] * size + maps[1]
         if "void" in image:
-            outside = np.ones(maps.shape[1], dtype=bool)
-            paint_masks(outside, [image["void"]], [False])
-            maps = maps[:, outside]
-        parts = *maps, maps[0][maps[0] == maps[1]]
-        counts += [np.bincount(part, minlength=size) for part in parts]
-    union = counts[0] + counts[1] - counts[2]
-    names = ["background", *(c["name"] for c in categories)]
-    iou = {names[k]: 100 * counts[2, k] / union[k] for k in np.flatnonzero(union)}
-    values = {"all": np.mean(list(iou.values())) if iou else np.nan, **iou}
-    rows = [("mask", "mean_IoU", name, value) for name, value in values.items()]
-    return pd.DataFrame(rows, columns=["kind", "metric", "class", "value"])
+            paint_masks(pairs, [image["void"]], [size * size])
+        table = np.bincount(pairs, minlength=size * size)[: size * size].reshape(size, size)
+        row[:] = table.sum(1), table.sum(0), table.diagonal()
+    return counts
+
+
+def mean_iou(
+    counts: Int[np.ndarray, "i 3 k"], weights: Float[np.ndarray, "b i"] | None = None
+) -> tuple[Float[np.ndarray, " b"], Float[np.ndarray, "b k"]]:
+    """Mean IoU over background and classes, and IoU of each, in percent, of `count_pixels`.
+
+    By default each image counts once. NaN for a class in neither map; the mean leaves it out.
+    """
+    weights = np.ones((1, len(counts))) if weights is None else weights
+    pixels = np.tensordot(weights, counts.astype(float), 1)
+    annotated, predicted, both = pixels.transpose(1, 0, 2)
+    union = annotated + predicted - both
+    iou = np.where(union > 0, 100 * both / np.maximum(union, 1), np.nan)
+    return class_mean(iou), iou

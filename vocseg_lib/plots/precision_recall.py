@@ -189,27 +189,29 @@ def reliability_diagram(evaluations: dict[str, Evaluation], iou_type: str = "mas
 def ap_differences(
     table: pd.DataFrame, first: str, second: str, iou_type: str = "mask", ax: Axes | None = None
 ) -> Axes:
-    """`bootstrap.paired_differences` of AP50 per class, with 95 % intervals."""
+    """`bootstrap.paired_differences` of AP50 per class: joint 95 % intervals, and single ones."""
     rows = table[(table["kind"] == iou_type) & (table["metric"] == "AP50")]
     rows = rows.sort_values("difference")
     rows = pd.concat([rows[rows["class"] != "all"], rows[rows["class"] == "all"]])
     ax = new_ax(ax, (7.5, 0.27 * len(rows) + 1.4))
     for y, row in enumerate(rows.rename(columns={"class": "name"}).itertuples()):
         better = row.difference <= 0
-        color = model_color((first, second)[better], int(better)) if row.significant else "0.6"
-        width = 3 if row.name == "all" else 1.5
-        ax.plot([row.low, row.high], [y, y], color=color, linewidth=width)
+        differs = row.jointly_significant
+        color = model_color((first, second)[better], int(better)) if differs else "0.6"
+        ax.plot([row.joint_low, row.joint_high], [y, y], color=color, linewidth=1)
+        ax.plot([row.low, row.high], [y, y], color=color, linewidth=3)
         ax.plot(row.difference, y, "o", color=color)
     ax.axvline(0, color="black", linewidth=0.8)
     names = rows["class"].replace("all", "mean over classes").map(partial(short, most=24))
     ax.set_yticks(range(len(rows)), names, fontsize=8)
     pair = f"{short(first)} minus {short(second)}"
-    label = f"{pair}, {iou_type} AP50 (points), with its 95 % interval"
-    ax.set_xlabel(textwrap.fill(label, 70))
+    ax.set_xlabel(textwrap.fill(f"{pair}, {iou_type} AP50 (points)", 70))
     ax.grid(alpha=0.3, axis="x")
-    significant = int(rows.loc[rows["class"] != "all", "significant"].sum())
-    caption = f"The difference is significant for {significant} of {len(rows) - 1} classes; "
-    caption += "gray intervals contain 0: no significant difference."
+    classes = rows[rows["class"] != "all"]
+    differing, alone = (int(classes[n].sum()) for n in ("jointly_significant", "significant"))
+    caption = "Thick: the 95 % interval of a class alone. Thin: intervals that hold together, all "
+    caption += f"classes in 95 % of studies; by these {differing} of {len(classes)} classes differ "
+    caption += f"(alone {alone}, some of them by chance). Gray: the thin one holds 0."
     return add_title(ax, "Is the gap more than chance?", caption, 80)
 
 

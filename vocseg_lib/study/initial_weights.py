@@ -211,7 +211,8 @@ def with_network_of_init(recipe: Recipe, results: Path, explicit: Collection[str
                     state = unwrap(read_weights(resolve_path(config.init)))
                     fields |= {"backbone": backbone_of(state) or config.backbone}
             except (OSError, WeightsError):
-                fields = _recorded(results / "runs" / name / CONFIG, name, config.init)
+                run = results / "runs" / recipe.run_name(name)
+                fields = _recorded(run / CONFIG, name, config.init)
         taken = {field: value for field, value in fields.items() if field not in explicit}
         recipe = replace(recipe, **{name: replace(config, **taken)})
     return recipe

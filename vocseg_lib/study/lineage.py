@@ -25,7 +25,7 @@ from vocseg_lib.engine.run_folder import BEST
 from vocseg_lib.engine.train import Session, train
 from vocseg_lib.metrics.bootstrap import bootstrap, bootstrap_weights, interval
 from vocseg_lib.metrics.coco_eval import evaluate
-from vocseg_lib.metrics.semantic import SEMANTIC_SCORE, mean_iou
+from vocseg_lib.metrics.semantic import SEMANTIC_SCORE, count_pixels, mean_iou
 from vocseg_lib.models.lineage import proposals
 from vocseg_lib.models.lineage.box_masks import BOX_MASKS, MasksFromBoxes
 from vocseg_lib.models.lineage.features import RCNNFeatures, hand_crafted_features
@@ -293,6 +293,6 @@ def _row_metrics(study: Study, row: Row, detections: list[dict]) -> dict[str, fl
     low, high = interval(ap50.to_numpy())
     # All components of a class map count, however unsure.
     score = 0.0 if row.kind == "semantic" else SEMANTIC_SCORE
-    iou = mean_iou(study.ground_truth, detections, score).set_index("class")["value"]["all"]
+    (iou,), _ = mean_iou(count_pixels(study.ground_truth, detections, score))
     ap = {name: evaluation.summary[name] for name in ("box_AP50", "mask_AP50")}
     return {**ap, "mask_AP50_low": low, "mask_AP50_high": high, "mean_iou": float(iou)}

@@ -40,8 +40,8 @@ class Recipe(Config):
     """The same training for every model, and the options of each."""
 
     name: str  # its key in RECIPES
-    expected_time: str = ""  # for both models, or "not yet run"
-    expected_score: str = ""  # mask AP50 of both models, or "not yet run"
+    expected_time: str = "not yet run"  # for both models
+    expected_score: str = "not yet run"  # mask AP50 of both models
     data: Literal["voc2012", "mini_voc"] = "voc2012"  # downloaded, or synthetic and made offline
     train: TrainConfig = field(default_factory=TrainConfig)
     yolact: YolactConfig = field(default_factory=YolactConfig)
@@ -72,6 +72,10 @@ class Recipe(Config):
     def model_config(self, model_name: str) -> ModelConfig:
         """The options of a model, or of the one that it shares them with (`LINEAGE_MODELS`)."""
         return getattr(self, _part_of(model_name))
+
+    def run_name(self, model_name: str) -> str:
+        """Name of a model's run folder, with the seed unless it is the default."""
+        return f"{model_name}_seed{self.train.seed}".removesuffix(f"_seed{TrainConfig.seed}")
 
     def for_model(self, model_name: str) -> dict[str, Any]:
         """Name, data and the model's options, as a run folder records them."""
@@ -110,7 +114,6 @@ RECIPES = {
         ),
         Recipe(
             name="official",
-            expected_time="not yet run",
             expected_score="not yet run (the official YOLACT, trained on SBD: mask AP50 72.3)",
             train=TrainConfig(
                 batch_size=8,
@@ -125,7 +128,6 @@ RECIPES = {
         Recipe(
             name="t4",
             expected_time="not yet run (meant for both models in one session of 12 h)",
-            expected_score="not yet run",
             train=TrainConfig(
                 batch_size=10,  # meant to fit into 16 GB in fp16
                 learning_rate=1.25e-3,  # the official 1e-3 at batch 8, scaled with the batch
@@ -148,7 +150,6 @@ RECIPES = {
         Recipe(
             name="finetune",
             expected_time="not yet run (meant for both models in one session of 12 h)",
-            expected_score="not yet run",
             train=TrainConfig(
                 batch_size=8,  # the official YOLACT's, to which its learning rate belongs
                 iterations=3_000,  # 16 passes over VOC 2012's train, as many images as `paper`

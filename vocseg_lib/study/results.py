@@ -1,8 +1,9 @@
 """Predictions of one or more models and their ground truth: a study's own, or any files."""
 
+import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,11 +13,19 @@ import pandas as pd
 from vocseg_lib.data.coco import read_coco, read_predictions
 from vocseg_lib.data.coco_convert import voc_to_coco
 from vocseg_lib.data.voc import find_devkit, fingerprint
+from vocseg_lib.engine.config import TrainConfig
 from vocseg_lib.engine.run_folder import CONFIG, LOG, read_log
 from vocseg_lib.failures.analysis import Analysis, analyze
 from vocseg_lib.failures.config import Thresholds
-from vocseg_lib.metrics.bootstrap import RESAMPLES, add_intervals, bootstrap, bootstrap_weights
+from vocseg_lib.metrics.bootstrap import (
+    RESAMPLES,
+    Sampled,
+    bootstrap_weights,
+    intervals_table,
+    sample,
+)
 from vocseg_lib.metrics.coco_eval import HEADLINE, Evaluation, evaluate
+from vocseg_lib.metrics.semantic import SEMANTIC_SCORE
 from vocseg_lib.study.recipes import MODEL_TITLES, read_config
 from vocseg_lib.study.run import mask_explainer
 from vocseg_lib.study.study import Study
@@ -35,6 +44,7 @@ class Results:
     ground_truth: dict
     predictions: dict[str, dict]  # prediction file by title of its model
     folder: Path  # where tables and figures go
+    repetitions: dict[str, list[dict]] = field(default_factory=dict)  # of other seeds, by title
     images: Path | None = None  # devkit with the images
     description: str = ""  # model and data in words
     study: Study | None = None  # of the study's own runs
@@ -45,6 +55,25 @@ class Results:
         return {
             title: evaluate(self.ground_truth, predictions["detections"])
             for title, predictions in self.predictions.items()
+        }
+
+    @cached_property
+    def trainings(self) -> dict[str, list[Evaluation]]:
+        """The evaluation of each training of each model, by title."""
+        others = {
+            title: [evaluate(self.ground_truth, p["detections"]) for p in files]
+            for title, files in self.repetitions.items()
+        }
+        return {title: [e, *others.get(title, [])] for title, e in self.evaluations.items()}
+
+    def sampled(
+        self, resamples: int = RESAMPLES, score_threshold: float = SEMANTIC_SCORE
+    ) -> dict[str, Sampled]:
+        """Every metric of each model with what chance does to it: see `metrics.bootstrap`."""
+        weights = self.bootstrap_weights(resamples)
+        return {
+            title: sample(trainings, weights, score_threshold=score_threshold)
+            for title, trainings in self.trainings.items()
         }
 
     def analyses(
@@ -94,9 +123,14 @@ def open_ground_truth(data: str | Path, split: str = "val") -> dict:
 
 
 def open_files(
-    files: Sequence[str | Path], data: str | Path, results: str | Path = "", split: str = "val"
+    files: Sequence[str | Path | Sequence[str | Path]],
+    data: str | Path,
+    results: str | Path = "",
+    split: str = "val",
 ) -> Results:
     """Prediction files from anywhere and their ground truth, a VOC devkit or COCO JSON.
+
+    `files`: per model one file, or those of several trainings (seeds) of it.
 
     Raises:
         ValueError: a file is invalid, given twice, or not of the ground truth's images.
@@ -105,21 +139,27 @@ def open_files(
     if isinstance(files, str) or not files:
         raise ValueError(f"files must be a list of one or more prediction files, got {files!r}")
     ground_truth = open_ground_truth(data, split)
-    paths = [resolve_path(file) for file in files]
+    groups = [[of] if isinstance(of, str | Path) else [*of] for of in files]
+    groups = [[resolve_path(file) for file in group] for group in groups]
+    paths = [path for group in groups for path in group]
     if missing := [str(path) for path in paths if not path.is_file()]:
         raise FileNotFoundError(f"{', '.join(missing)} is missing: prediction files are expected")
-    stems, predictions = [path.stem for path in paths], {}
     if len({path.resolve() for path in paths}) < len(paths):
         raise ValueError(f"the same file is given twice: {', '.join(map(str, paths))}")
-    for path in paths:
+    stems, predictions, repetitions = [path.stem for path, *_ in groups], {}, {}
+    for path, *others in groups:
         title = path.stem if stems.count(path.stem) == 1 else str(path)
+        title += f" and {len(others)} more" if others else ""
         predictions[title] = read_predictions(path, ground_truth)
+        repetitions[title] = [read_predictions(other, ground_truth) for other in others]
     images = resolve_path(data)
     if images.is_dir():
-        _check_data(dict(zip(paths, predictions.values(), strict=True)), find_devkit(images), split)
+        read = (p for t, first in predictions.items() for p in (first, *repetitions[t]))
+        _check_data(dict(zip(paths, read, strict=True)), find_devkit(images), split)
     return Results(
         ground_truth=ground_truth,
         predictions=predictions,
+        repetitions=repetitions,
         folder=project_root() / (results or EVALUATED),
         images=images if images.is_dir() else None,
         description=f"{', '.join(predictions)} on {len(ground_truth['images'])} images",
@@ -145,20 +185,43 @@ def open_results(study: Study) -> Results:
         FileNotFoundError: a model is not trained yet.
         ValueError: predictions are invalid, or not of this devkit's val.
     """
-    predictions = {}
+    predictions, repetitions = {}, {}
     for name, title in MODEL_TITLES.items():
         folder = study.run_folder(name)
         if not (path := folder / PREDICTIONS["best"]).is_file():
             raise FileNotFoundError(f"{path} is missing: run 03_train with MODEL={name!r} first")
         predictions[title] = run_predictions(study, folder)
+        others = [run_predictions(study, other) for other in other_seeds(study, name)]
+        repetitions[title] = others
     return Results(
         ground_truth=study.ground_truth,
         predictions=predictions,
+        repetitions=repetitions,
         folder=study.results,
         images=study.devkit,
         description=study.description,
         study=study,
     )
+
+
+def other_seeds(study: Study, model_name: str) -> list[Path]:
+    """Run folders of a model beside the study's, finished and different in nothing but the seed."""
+    own, found = study.run_folder(model_name), []
+    expected = _without_seed(read_config(own / CONFIG))
+    for folder in sorted(own.parent.glob(f"{model_name}*")):
+        is_run = folder != own and re.fullmatch(rf"{model_name}(_seed\d+)?", folder.name)
+        if not is_run or not (folder / PREDICTIONS["best"]).is_file():
+            continue
+        if _without_seed(read_config(folder / CONFIG)) == expected:
+            found.append(folder)
+        else:
+            print(f"{folder} is left out: it differs in more than the seed", file=sys.stderr)
+    return found
+
+
+def _without_seed(config: dict) -> dict:
+    train = replace(TrainConfig.from_dict(config["train"]), seed=TrainConfig.seed)
+    return {**config, "train": train}
 
 
 def run_predictions(study: Study, run_folder: Path, checkpoint: str = "best") -> dict:
@@ -181,8 +244,7 @@ def checkpoint_ap(study: Study, run_folder: Path) -> pd.DataFrame:
             continue
         predictions = run_predictions(study, run_folder, checkpoint)
         evaluation = evaluate(study.ground_truth, predictions["detections"])
-        table = evaluation.table
-        headline = table[table["metric"].isin(HEADLINE) & (table["class"] == "all")]
-        resamples = bootstrap(evaluation, weights, headline=True)
-        parts.append(add_intervals(headline, resamples).assign(checkpoint=checkpoint))
+        table = intervals_table(sample([evaluation], weights, headline=True))
+        table = table[table["metric"].isin(HEADLINE) & (table["class"] == "all")]
+        parts.append(table.drop(columns="training_share").assign(checkpoint=checkpoint))
     return pd.concat(parts, ignore_index=True)

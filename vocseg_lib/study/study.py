@@ -52,8 +52,8 @@ class Study:
         return VocDataset(self.devkit, split, transform, skip_bad, masks)
 
     def run_folder(self, model_name: str) -> Path:
-        """The run folder of a model."""
-        return self.results / "runs" / model_name
+        """The run folder of a model; those of different seeds lie side by side."""
+        return self.results / "runs" / self.recipe.run_name(model_name)
 
     @cached_property
     def _set_aside(self) -> list[int]:
@@ -247,7 +247,7 @@ def reproduce(
             raise FileNotFoundError(f"{problem} ({error})") from None
     results = results or "results/reproduced"
     init = recipe.model_config(config["model"]).init
-    checkpoint = project_root() / results / "runs" / config["model"] / LAST
+    checkpoint = project_root() / results / "runs" / recipe.run_name(config["model"]) / LAST
     is_file = init not in (None, *NAMED_STARTS)
     if is_file and not (checkpoint.is_file() or resolve_path(init).exists()):
         raise FileNotFoundError(f"{init}, which {run} started from, is missing")

@@ -91,7 +91,7 @@ def train_model(
     if processes > 1 and not torch.distributed.is_torchelastic_launched():
         return launch_torchrun(study, model_name, processes, skip_bad, on_log, session)
     folder, config = study.run_folder(model_name), run_config(study, model_name)
-    mirror = Path(session.mirror) / "runs" / model_name if session.mirror else None
+    mirror = Path(session.mirror) / "runs" / folder.name if session.mirror else None
     metadata = {**session.metadata, "devkit": str(study.devkit.resolve())}
     session = replace(session, mirror=mirror, metadata=metadata)
     # Backbone weights only for a training that starts: a checkpoint has all weights.
@@ -240,13 +240,14 @@ def open_or_train(
     """Results of a study's two models, trained first if they are not yet, or of prediction files.
 
     Args:
-        predictions: prediction files, separated by commas, to open instead (see `open_files`);
-            `data` has their ground truth.
+        predictions: prediction files, separated by commas, to open instead (see `open_files`),
+            those of several trainings of a model joined by +; `data` has their ground truth.
     """
     if predictions:
         if not data:
             raise ValueError("PREDICTIONS needs DATA: a VOC devkit, or COCO ground truth (JSON)")
-        opened = open_files([name.strip() for name in predictions.split(",")], data, results)
+        models = [[file.strip() for file in of.split("+")] for of in predictions.split(",")]
+        opened = open_files(models, data, results)
     else:
         study = open_study(profile, data, results, init)
         for model_name in MODEL_TITLES:

@@ -1,48 +1,78 @@
 """Commands on prediction files: evaluate, failures, describe."""
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from vocseg_lib.failures.config import Thresholds
 from vocseg_lib.study.cli import options as cli
-from vocseg_lib.study.cli.options import Data, Predictions, Split, number, text, texts
+from vocseg_lib.study.cli.options import (
+    Against,
+    Data,
+    Predictions,
+    Resamples,
+    Split,
+    Trainings,
+    number,
+    text,
+    texts,
+)
 from vocseg_lib.study.recipes import parse_assignments
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @cli.command("evaluate")
 def evaluate_command(
-    predictions: Predictions,
+    predictions: Trainings,
     data: Data,
+    against: Against = (),
     split: Split = "val",
     score: number("least score for mean IoU") = 0.5,
-    resamples: Annotated[
-        int, typer.Option(help="of the bootstrap; 0: no intervals", min=0, max=100_000)
-    ] = 1_000,
+    resamples: Resamples = 1_000,
     out: text("also write the metrics as JSON", "FILE") = "",
 ) -> None:
-    """Evaluate a prediction file: COCO's and VOC's AP, mean IoU."""
-    cli.require(predictions, data)
+    """Evaluate a model's predictions: every AP, oLRP, mean IoU; compare with another model's."""
+    cli.require(*predictions, *against, data)
     cli.check_output(out, b'_AP"')
-    from vocseg_lib.metrics.bootstrap import add_intervals, bootstrap
-    from vocseg_lib.metrics.coco_eval import metrics_table
+    from vocseg_lib.metrics import bootstrap
+    from vocseg_lib.metrics.calibration import calibration_errors, score_thresholds
     from vocseg_lib.study.results import open_files
     from vocseg_lib.utils.files import to_jsonable, write_json
 
-    results = open_files([predictions], data, split=split)
-    (evaluation,) = results.evaluations.values()
-    table = metrics_table(evaluation, score)
-    if resamples:
-        table = add_intervals(table, bootstrap(evaluation, results.bootstrap_weights(resamples)))
-    print(evaluation.per_class.round(1).to_string(index=False), "", sep="\n")
-    overall = table[table["class"] == "all"].drop(columns="class")
-    print(overall.to_string(index=False, na_rep="", float_format="{:.2f}".format))
-    if out:
-        content = {f"{row.kind}_{row.metric}": row.value for row in overall.itertuples()}
+    results = open_files([predictions, against] if against else [predictions], data, split=split)
+    sampled, contents = results.sampled(resamples, score), []
+    for title, evaluation in results.evaluations.items():
+        print(*([f"{title}:"] if against else []), end="\n" * bool(against))
+        table, thresholds = bootstrap.intervals_table(sampled[title]), score_thresholds(evaluation)
+        table = table.dropna(axis=1, how="all")  # without resamples, or one training
+        for part in (evaluation.per_class.round(1), thresholds.round(2)):
+            print(part.to_string(index=False, na_rep=""), "", sep="\n")
+        _print_overall(table)
+        errors = calibration_errors(evaluation)
+        print(", ".join(f"{name} {value:.1f}" for name, value in errors.items()), "", sep="\n")
+        overall = table[table["class"] == "all"].itertuples()
+        content = {f"{row.kind}_{row.metric}": row.value for row in overall}
+        content |= errors
         content["per_class"] = evaluation.per_class.to_dict("records")
-        write_json(Path(out), to_jsonable({**content, "table": table.to_dict("records")}))
+        content["score_thresholds"] = thresholds.to_dict("records")
+        contents.append({**content, "table": table.to_dict("records")})
+    content = contents[0]
+    if against:
+        gaps = bootstrap.paired_differences(*sampled.values())
+        print(" minus ".join(results.predictions), end=":\n")
+        _print_overall(gaps.dropna(axis=1, how="all"))
+        models = dict(zip(results.predictions, contents, strict=True))
+        content = {**content, "models": models, "differences": gaps.to_dict("records")}
+    if out:
+        write_json(Path(out), to_jsonable(content))
         print(out)
+
+
+def _print_overall(table: "pd.DataFrame") -> None:
+    """Print a table's rows over all classes."""
+    overall = table[table["class"] == "all"].drop(columns="class")
+    print(overall.to_string(index=False, na_rep="", float_format="{:.2f}".format), "", sep="\n")
 
 
 @cli.command("failures")

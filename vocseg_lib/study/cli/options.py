@@ -202,6 +202,11 @@ CrowdsAsObjects = Annotated[
 Data = text("VOC devkit, or COCO ground truth (JSON)", "DATA", "--data")
 Split = text("split of the devkit", "NAME")
 Predictions = text("prediction file, or COCO results (JSON)", "FILE")
+Trainings = texts("prediction file, or those of several trainings (seeds) of a model", "FILE")
+Against = texts("the same of a second model", "FILE")
+Resamples = Annotated[
+    int, typer.Option(help="of the bootstrap; 0: no intervals", min=0, max=100_000)
+]
 
 
 @dataclass(frozen=True, kw_only=True)

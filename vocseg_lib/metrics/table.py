@@ -1,0 +1,97 @@
+"""Every metric of an evaluation, for all of its images or for resamples of them."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pandas as pd
+
+from vocseg_lib.metrics.average_precision import ByClass, Matches, Weights, coco_metrics
+from vocseg_lib.metrics.coco_eval import HEADLINE, Evaluation
+from vocseg_lib.metrics.lrp import LRP_METRICS, highest_f1, optimal_lrp
+from vocseg_lib.metrics.matching import AREA_RANGES
+from vocseg_lib.metrics.semantic import SEMANTIC_SCORE, mean_iou
+from vocseg_lib.metrics.voc_eval import voc_metrics
+
+KEYS = ["kind", "metric", "class"]
+SIZES = [size for size in AREA_RANGES if size != "all"]
+CHUNK = 250  # resamples at a time, to bound memory
+
+
+def metrics_table(evaluation: Evaluation, score_threshold: float = SEMANTIC_SCORE) -> pd.DataFrame:
+    """All metrics: kind, metric, class, value (percent; `oLRP_score`: 0..1).
+
+    Those of `Evaluation.table`; `AP_unlimited`, `AP50_unlimited`, `AP75_unlimited` of all
+    detections; VOC's AP^r `voc_AP50`, `voc_AP70` (all points), `voc_AP50_11`, `voc_AP70_11` (11
+    points) and `voc_AP_vol`; `LRP_METRICS`; `best_F1`. For masks also `AP_small_by_box` and so on
+    (detections' sizes by their boxes), `AP_without_void`, `boundary_AP` and so on, and `mean_IoU`
+    of detections of at least `score_threshold`. Class "all" is the mean over classes.
+    """
+    columns = dict(resampled_metrics(evaluation, None, score_threshold))
+    rows = [(*key, values[0]) for key, values in columns.items()]
+    table = pd.DataFrame(rows, columns=[*KEYS, "value"])
+    known = pd.MultiIndex.from_frame(evaluation.table[KEYS])
+    table = table[~pd.MultiIndex.from_frame(table[KEYS]).isin(known)]
+    # Masks first.
+    table = pd.concat([evaluation.table, table])
+    return table.sort_values("kind", ascending=False, kind="stable", ignore_index=True)
+
+
+def resampled_metrics(
+    evaluation: Evaluation,
+    weights: Weights | None = None,
+    score_threshold: float = SEMANTIC_SCORE,
+    headline: bool = False,
+) -> Iterator[tuple[tuple[str, str, str], np.ndarray]]:
+    """((kind, metric, class), value of each resample) of each metric; see `metrics_table`.
+
+    `weights`: by default each image once. With `headline` only AP, AP50 and AP75.
+    """
+    weights = np.ones((1, len(evaluation.ground_truth["images"]))) if weights is None else weights
+    for kind in evaluation.iou_types:
+        parts = _headline(evaluation, kind) if headline else _all(evaluation, kind)
+        for metrics, matches, names in parts:
+            values = _in_chunks(metrics, matches, weights)
+            for name, metric in names.items():
+                for class_name, of_class in evaluation.by_class(values[name]):
+                    yield (kind, metric, class_name), of_class
+    if "mask" in evaluation.iou_types and not headline:
+        counts = evaluation.pixel_counts(score_threshold)
+        mean, iou = mean_iou(counts, weights)
+        yield ("mask", "mean_IoU", "all"), mean
+        names = ["background", *(c["name"] for c in evaluation.dataset_eval.categories)]
+        for k in np.flatnonzero(counts.any((0, 1))):
+            yield ("mask", "mean_IoU", names[k]), iou[:, k]
+
+
+Part = tuple[Callable[[Matches, Weights], dict[str, ByClass]], Matches, dict[str, str]]
+"""A function, what it is of, and the names of its metrics by theirs in the table."""
+
+
+def _headline(evaluation: Evaluation, kind: str) -> Iterator[Part]:
+    yield coco_metrics, evaluation.matches(kind), {name: name for name in HEADLINE}
+
+
+def _all(evaluation: Evaluation, kind: str) -> Iterator[Part]:
+    yield from _headline(evaluation, kind)
+    for size in SIZES:
+        yield coco_metrics, evaluation.matches(kind, size), {"AP": f"AP_{size}"}
+    names = {name: f"{name}_unlimited" for name in HEADLINE}
+    yield coco_metrics, evaluation.matches_unlimited(kind), names
+    names = "voc_AP50", "voc_AP70", "voc_AP_vol", "voc_AP50_11", "voc_AP70_11"
+    yield voc_metrics, evaluation.voc_matches(kind), dict(zip(names, names, strict=True))
+    yield optimal_lrp, evaluation.matches(kind), {name: name for name in LRP_METRICS}
+    yield highest_f1, evaluation.matches(kind), {"best_F1": "best_F1"}
+    if kind == "mask":
+        for size in SIZES:
+            matches = evaluation.matches(kind, size, size_of="box")
+            yield coco_metrics, matches, {"AP": f"AP_{size}_by_box"}
+        names = {name: f"{name}_without_void" for name in HEADLINE}
+        yield coco_metrics, evaluation.matches_without_void, names
+        names = {name: f"boundary_{name}" for name in HEADLINE}
+        yield coco_metrics, evaluation.matches_on_boundaries, names
+
+
+def _in_chunks(metrics: Callable, matches: Matches, weights: Weights) -> dict[str, ByClass]:
+    chunks = np.array_split(weights, max(1, -(-len(weights) // CHUNK)))
+    parts = [metrics(matches, chunk) for chunk in chunks]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
