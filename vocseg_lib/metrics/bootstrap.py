@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scipy.special import ndtri, stdtrit
 
 from vocseg_lib.metrics.average_precision import Weights
-from vocseg_lib.metrics.coco_eval import Evaluation
+from vocseg_lib.metrics.coco_eval import HEADLINE, Evaluation
 from vocseg_lib.metrics.semantic import SEMANTIC_SCORE
 from vocseg_lib.metrics.table import KEYS, metrics_table, resampled_metrics
 
@@ -35,7 +35,8 @@ def bootstrap(
     With `headline` only AP, AP50 and AP75. Class "all" is the mean over the classes that have
     objects in the resample; NaN if none has.
     """
-    metrics = resampled_metrics(evaluation, weights, score_threshold, headline)
+    only = HEADLINE if headline else ()
+    metrics = resampled_metrics(evaluation, weights, score_threshold, only)
     return pd.DataFrame(dict(metrics)).rename_axis(columns=KEYS)
 
 

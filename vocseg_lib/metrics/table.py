@@ -1,6 +1,7 @@
 """Every metric of an evaluation, for all of its images or for resamples of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from vocseg_lib.metrics.coco_eval import HEADLINE, Evaluation
 from vocseg_lib.metrics.lrp import LRP_METRICS, highest_f1, optimal_lrp
 from vocseg_lib.metrics.matching import AREA_RANGES
 from vocseg_lib.metrics.semantic import SEMANTIC_SCORE, mean_iou
-from vocseg_lib.metrics.voc_eval import voc_metrics
+from vocseg_lib.metrics.voc_eval import VOC_METRICS, voc_metrics
 
 KEYS = ["kind", "metric", "class"]
 SIZES = [size for size in AREA_RANGES if size != "all"]
@@ -40,21 +41,21 @@ def resampled_metrics(
     evaluation: Evaluation,
     weights: Weights | None = None,
     score_threshold: float = SEMANTIC_SCORE,
-    headline: bool = False,
+    only: Collection[str] = (),
 ) -> Iterator[tuple[tuple[str, str, str], np.ndarray]]:
     """((kind, metric, class), value of each resample) of each metric; see `metrics_table`.
 
-    `weights`: by default each image once. With `headline` only AP, AP50 and AP75.
+    `weights`: by default each image once. `only`: of these metrics; default: of all.
     """
     weights = np.ones((1, len(evaluation.ground_truth["images"]))) if weights is None else weights
     for kind in evaluation.iou_types:
-        parts = _headline(evaluation, kind) if headline else _all(evaluation, kind)
-        for metrics, matches, names in parts:
-            values = _in_chunks(metrics, matches, weights)
+        for metrics, matches, names in _parts(evaluation, kind):
+            names = {name: m for name, m in names.items() if m in only or not only}
+            values = _in_chunks(metrics, matches(), weights) if names else {}
             for name, metric in names.items():
                 for class_name, of_class in evaluation.by_class(values[name]):
                     yield (kind, metric, class_name), of_class
-    if "mask" in evaluation.iou_types and not headline:
+    if "mask" in evaluation.iou_types and ("mean_IoU" in only or not only):
         counts = evaluation.pixel_counts(score_threshold)
         mean, iou = mean_iou(counts, weights)
         yield ("mask", "mean_IoU", "all"), mean
@@ -63,32 +64,28 @@ def resampled_metrics(
             yield ("mask", "mean_IoU", names[k]), iou[:, k]
 
 
-Part = tuple[Callable[[Matches, Weights], dict[str, ByClass]], Matches, dict[str, str]]
+Metrics = Callable[[Matches, Weights], dict[str, ByClass]]
+Part = tuple[Metrics, Callable[[], Matches], dict[str, str]]
 """A function, what it is of, and the names of its metrics by theirs in the table."""
 
 
-def _headline(evaluation: Evaluation, kind: str) -> Iterator[Part]:
-    yield coco_metrics, evaluation.matches(kind), {name: name for name in HEADLINE}
-
-
-def _all(evaluation: Evaluation, kind: str) -> Iterator[Part]:
-    yield from _headline(evaluation, kind)
+def _parts(evaluation: Evaluation, kind: str) -> Iterator[Part]:
+    matches = partial(evaluation.matches, kind)
+    yield coco_metrics, matches, {name: name for name in HEADLINE}
     for size in SIZES:
-        yield coco_metrics, evaluation.matches(kind, size), {"AP": f"AP_{size}"}
+        yield coco_metrics, partial(matches, size), {"AP": f"AP_{size}"}
     names = {name: f"{name}_unlimited" for name in HEADLINE}
-    yield coco_metrics, evaluation.matches_unlimited(kind), names
-    names = "voc_AP50", "voc_AP70", "voc_AP_vol", "voc_AP50_11", "voc_AP70_11"
-    yield voc_metrics, evaluation.voc_matches(kind), dict(zip(names, names, strict=True))
-    yield optimal_lrp, evaluation.matches(kind), {name: name for name in LRP_METRICS}
-    yield highest_f1, evaluation.matches(kind), {"best_F1": "best_F1"}
+    yield coco_metrics, partial(evaluation.matches_unlimited, kind), names
+    yield voc_metrics, partial(evaluation.voc_matches, kind), {name: name for name in VOC_METRICS}
+    yield optimal_lrp, matches, {name: name for name in LRP_METRICS}
+    yield highest_f1, matches, {"best_F1": "best_F1"}
     if kind == "mask":
         for size in SIZES:
-            matches = evaluation.matches(kind, size, size_of="box")
-            yield coco_metrics, matches, {"AP": f"AP_{size}_by_box"}
+            yield coco_metrics, partial(matches, size, "box"), {"AP": f"AP_{size}_by_box"}
         names = {name: f"{name}_without_void" for name in HEADLINE}
-        yield coco_metrics, evaluation.matches_without_void, names
+        yield coco_metrics, lambda: evaluation.matches_without_void, names
         names = {name: f"boundary_{name}" for name in HEADLINE}
-        yield coco_metrics, evaluation.matches_on_boundaries, names
+        yield coco_metrics, lambda: evaluation.matches_on_boundaries, names
 
 
 def _in_chunks(metrics: Callable, matches: Matches, weights: Weights) -> dict[str, ByClass]:

@@ -7,6 +7,8 @@ from vocseg_lib.metrics.matching import DatasetEval
 
 AP_VOL_THRESHOLDS = np.arange(1, 10) / 10  # of IoU, over which AP_vol is the mean of AP^r
 
+VOC_METRICS = ("voc_AP50", "voc_AP70", "voc_AP_vol", "voc_AP50_11", "voc_AP70_11")
+
 
 def match_voc(dataset_eval: DatasetEval, iou_type: str) -> Matches:
     """True positives by VOC's rule at `AP_VOL_THRESHOLDS`, of all detections of each image.

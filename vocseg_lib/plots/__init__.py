@@ -5,6 +5,8 @@ from vocseg_lib.utils.lazy import attach
 __getattr__, __all__ = attach(
     __name__,
     {
+        "comparison.power": "detectable_differences",
+        "comparison.rule_book": "explain_flips picture_of_flip rule_book_chart",
         "data": "augmentation_steps augmented border_block class_counts object_sizes "
         "objects_per_image sample_maps",
         "failures": "ablation_bars crowding_bars dap_by_size failure_dap mask_recut oracle_bars "

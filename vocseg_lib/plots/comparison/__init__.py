@@ -1,0 +1,1 @@
+"""Two models under every rule, an image that explains a flip, and what a study can show."""
