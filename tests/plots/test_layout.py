@@ -19,6 +19,8 @@ from vocseg_lib.failures.tables import CASE_TYPES
 from vocseg_lib.metrics.bootstrap import bootstrap_weights, paired_differences, sample
 from vocseg_lib.metrics.coco_eval import evaluate
 from vocseg_lib.metrics.confusion import confusion_matrix
+from vocseg_lib.metrics.power import Spread
+from vocseg_lib.metrics.rule_book import rule_book
 from vocseg_lib.study import table1
 from vocseg_lib.study.ablation import ablation_table
 from vocseg_lib.utils.boxes import masks_to_boxes
@@ -104,6 +106,20 @@ def differences(world, iou_type="mask"):
     evaluations = list(world.evals.values()) * 2
     gaps = paired_differences(*(sample([e], world.weights, True) for e in evaluations[:2]))
     return plots.ap_differences(gaps, world.titles[0], world.titles[-1], iou_type)
+
+
+def two_models(world):
+    """Two evaluations by title."""
+    pairs = zip(world.titles * 2, list(world.evals.values()) * 2, range(2), strict=False)
+    return {f"{title} {k}": evaluation for title, evaluation, k in pairs}
+
+
+def rules(world):
+    models = two_models(world)
+    table = rule_book(*(sample([model], world.weights) for model in models.values()))
+    table.loc[1, ["lead", "flips"]] = -table["lead"][0] or -1.0, True
+    flips = plots.explain_flips(models, table.head(3), world.gallery.folder)
+    return [plots.rule_book_chart(table, *models), *(axes for _, axes in flips)]
 
 
 def speed_and_accuracy(world):
@@ -192,6 +208,11 @@ FIGURES = {
     ),
     "crowding_bars": lambda w: plots.crowding_bars(by_crowding(w.sets, 0.25, w.weights)),
     "dap_by_size": lambda w: plots.dap_by_size(w.tables),
+    "detectable_differences": lambda w: [
+        plots.detectable_differences(spread, 135, count, "mask AP50")
+        for spread, count in ((Spread(of_image=900.0, of_pair=99.0, of_training=2.0), 3),
+                              (Spread(of_image=9.0, of_pair=0.0, of_training=0.0), 1))
+    ],
     "detections_by_row": lambda w: plots.detections_by_row(
         w.image, {f"Mask R-CNN, short, row {k}": w.entries for k in range(9)}, w.names
     ),
@@ -202,6 +223,7 @@ FIGURES = {
     "draw_instances": lambda w: plots.draw_instances(
         w.image, w.masks, w.boxes, w.labels, [0.5] * len(w.labels), class_names=w.names
     ),
+    "explain_flips": rules,
     "failure_dap": lambda w: [plots.failure_dap(w.tables, f) for f in ("pixels", "TIDE, masks")],
     "hog_glyphs": lambda w: plots.hog_glyphs(torch.rand(6, 6, 9).numpy(), "HOG of a region"),
     "mask_recut": recut,
@@ -209,6 +231,10 @@ FIGURES = {
     "objects_per_image": lambda w: plots.objects_per_image([1, 2, 40], w.titles[0]),
     "oracle_bars": lambda w: plots.oracle_bars({t: single_oracles(s) for t, s in w.sets.items()}),
     "per_class_ap": lambda w: plots.per_class_ap({t: e.per_class for t, e in w.evals.items()}),
+    "picture_of_flip": lambda w: plots.picture_of_flip(
+        w.gallery.picture(1), 1, two_models(w),
+        pd.DataFrame({"rule": ["COCO AP", "mean IoU"], "lead": [1.0, -9.0], "without": [0.5, 9.0]}),
+    ),
     "pr_by_class": lambda w: plots.pr_by_class(w.evals),
     "pr_by_iou": lambda w: plots.pr_by_iou(w.evals),
     "pr_curves": lambda w: plots.pr_curves(w.evals),
@@ -222,6 +248,7 @@ FIGURES = {
     "roi_on_cells": lambda w: plots.roi_on_cells(
         np.arange(72.0).reshape(8, 9) % 7, (0.7, 1.2, 6.4, 5.1), [(1, 1, 3, 4)], [(2, 2)], "RoI"
     ),
+    "rule_book_chart": rules,
     "sample_maps": lambda w: plots.sample_maps(
         w.image, w.masks.numpy().argmax(0) % 20, w.masks.numpy().argmax(0), w.names
     ),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import typer
 from PIL import Image
@@ -237,6 +238,29 @@ def test_trainings_of_two_models_are_compared(devkit, detections, tmp_path):
     assert row["difference"] == pytest.approx(first - second)
     for wrong in (("--against", files[0]), ("--against", tmp_path / "none.json")):
         assert vocseg(*command, "--predictions", files[0], *wrong).exit_code == 2
+
+
+def test_rules_and_a_plan_are_written(devkit, detections, tmp_path):
+    files = [
+        write(tmp_path / "all.json", detections),
+        write(tmp_path / "some.json", detections[3:]),
+    ]
+    arguments = ("--predictions", files[0], "--against", files[1], "--data", devkit)
+    out = ("--out", tmp_path / "out")
+    printed = succeeds("rules", *arguments, "--resamples", 30, *out)
+    assert "Boundary AP" in printed
+    table = pd.read_csv(tmp_path / "out" / "rule_book.csv").set_index("rule")
+    assert table.loc["COCO AP", "first"] == 100
+    assert table.loc["oLRP", "first"] == 0 < table.loc["oLRP", "lead"]
+    assert (tmp_path / "out" / "rule_book.png").stat().st_size > 5_000
+    succeeds("plan", *arguments, "--training-sd", 2, *out)
+    plan = pd.read_csv(tmp_path / "out" / "plan.csv", index_col=0)
+    assert (plan.to_numpy()[:, -1] <= plan.to_numpy()[:, 0]).all()
+    for wrong in (
+        ("plan", *arguments, "--metric", "no", *out),
+        ("rules", *arguments, "--out", files[0]),
+    ):
+        assert vocseg(*wrong).exit_code == 2
 
 
 def test_failures_of_predictions_from_elsewhere(devkit, detections, tmp_path):

@@ -169,10 +169,9 @@ def paired_differences(first: Sampled, second: Sampled) -> pd.DataFrame:
             error = values.std().replace(0, np.nan)
             largest = ((values - values.mean()) / error).abs().max(axis=1).quantile(0.95)
             half = (largest * error).fillna(0).to_numpy()
-            table.loc[rows.index, "joint_low"] = np.minimum(rows["low"], rows["difference"] - half)
-            table.loc[rows.index, "joint_high"] = np.maximum(
-                rows["high"], rows["difference"] + half
-            )
+            low, high = (rows["difference"] - half).clip(-100), rows["difference"] + half
+            table.loc[rows.index, "joint_low"] = np.minimum(rows["low"], low)
+            table.loc[rows.index, "joint_high"] = np.maximum(rows["high"], high.clip(upper=100))
     for prefix, name in (("", "significant"), ("joint_", "jointly_significant")):
         table[name] = (table[f"{prefix}low"] > 0) | (table[f"{prefix}high"] < 0)
     return table

@@ -15,7 +15,7 @@ from vocseg_lib.plots.images import draw_instances
 from vocseg_lib.plots.style import add_suptitle, add_title, model_color, new_ax, new_axes, short
 from vocseg_lib.utils.rle import decode_rle
 
-MIN_SHOWN, MAX_SHOWN = 2, 8  # detections of a model in a picture, the best ones
+MIN_DRAWN, MAX_DRAWN = 2, 8  # detections of a model in a picture, the best ones
 MAX_FLIPS = 3  # pictures, of the rules that are surest of another winner
 
 
@@ -30,7 +30,11 @@ def rule_book_chart(table: pd.DataFrame, first: str, second: str, ax: Axes | Non
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set_yticks(range(len(table)), table["rule"], fontsize=8)
     ax.invert_yaxis()
-    ax.set_xlabel(f"← {short(second)} better    (points)    {short(first)} better →")
+    for k, title in enumerate((first, second)):
+        ax.plot([], [], "o-", color=model_color(title, k), label=f"{short(title, 24)} ahead")
+    ax.plot([], [], "o-", color="0.6", label="may be chance")
+    ax.legend(fontsize=7)
+    ax.set(xlabel="lead (points)", ylabel="rule")
     ax.grid(alpha=0.3, axis="x")
     wins = table[table["significant"]]
     ahead = int((wins["lead"] > 0).sum())
@@ -59,7 +63,7 @@ def picture_of_flip(
     axes, most = new_axes(len(entries), 3, (3, 3.2)), None
     for ax, (title, part) in zip(axes, entries.items(), strict=True):
         shown = [e for e in part if e["image_id"] == image_id][:most]
-        most = min(max(len(shown), MIN_SHOWN), MAX_SHOWN) if title not in models else most
+        most = min(max(len(shown), MIN_DRAWN), MAX_DRAWN) if title not in models else most
         masks = decode_rle([e["segmentation"] for e in shown if "segmentation" in e])
         boxes = np.array([bbox_xywh(e) for e in shown], dtype=float).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
