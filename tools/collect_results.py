@@ -23,7 +23,7 @@ from vocseg_lib.failures.mask_errors import MASK_FAILURES
 from vocseg_lib.failures.tables import overall_rows
 from vocseg_lib.metrics import bootstrap
 from vocseg_lib.metrics.bootstrap import Sampled
-from vocseg_lib.metrics.coco_eval import Evaluation, evaluate
+from vocseg_lib.metrics.coco_eval import HEADLINE, Evaluation, evaluate
 from vocseg_lib.study.recipes import MODEL_TITLES
 from vocseg_lib.study.results import PREDICTIONS, open_results, run_predictions
 from vocseg_lib.study.study import Study, reproduce
@@ -164,7 +164,7 @@ def _evaluate(study: Study, run: Path, checkpoint: str = "best") -> Sampled:
     predictions = run_predictions(study, run, checkpoint)
     evaluation = evaluate(study.ground_truth, predictions["detections"])
     weights = bootstrap.bootstrap_weights(len(study.val))
-    return bootstrap.sample([evaluation], weights, headline=True)
+    return bootstrap.sample([evaluation], weights, only=HEADLINE)
 
 
 def _headline(evaluated: Sampled) -> dict:

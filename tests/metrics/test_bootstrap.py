@@ -12,8 +12,8 @@ from vocseg_lib.metrics.bootstrap import (
     paired_differences,
     sample,
 )
-from vocseg_lib.metrics.coco_eval import evaluate
-from vocseg_lib.metrics.table import KEYS, metrics_table
+from vocseg_lib.metrics.coco_eval import HEADLINE, evaluate
+from vocseg_lib.metrics.table import KEYS, METRICS, metrics_table
 
 
 def resampled(ground_truth, detections, weights):
@@ -29,13 +29,14 @@ def resampled(ground_truth, detections, weights):
     return {**ground_truth, "images": images, "annotations": annotations}, results
 
 
-@on_random_sets(25, void=True)
+@on_random_sets(10, void=True)
 def test_a_resample_equals_an_evaluation_of_its_images(pair):
     ground_truth, detections = pair
     for number, detection in enumerate(detections):  # without ties, which come image by image
         detection["score"] = 1 - number / 1_000
     weights = bootstrap_weights(len(ground_truth["images"]), 3, seed=5)
     resamples = bootstrap(evaluate(ground_truth, detections), weights)
+    assert set(resamples.columns.get_level_values("metric")) == {*METRICS}
     for row in range(3):
         evaluation = evaluate(*resampled(ground_truth, detections, weights[row]))
         table = metrics_table(evaluation).set_index(KEYS)["value"]
@@ -129,8 +130,8 @@ def test_joint_intervals_hold_all_truths_in_95_of_100_studies():
 
 def test_trainings_of_one_model_on_real_predictions(evaluations):
     weights = bootstrap_weights(len(evaluations[0].ground_truth["images"]), 50)
-    both = intervals_table(sample(evaluations, weights, headline=True)).set_index(KEYS)
-    single = [intervals_table(sample([e], weights, headline=True)) for e in evaluations]
+    both = intervals_table(sample(evaluations, weights, only=HEADLINE)).set_index(KEYS)
+    single = [intervals_table(sample([e], weights, only=HEADLINE)) for e in evaluations]
     values = [table.set_index(KEYS)["value"] for table in single]
     assert both["value"].to_dict() == pytest.approx(sum(values).div(2).to_dict(), nan_ok=True)
     shares = both["training_share"].dropna()

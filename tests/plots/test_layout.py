@@ -17,7 +17,7 @@ from vocseg_lib.failures.oracles import gap_parts, single_oracles
 from vocseg_lib.failures.scene_text import describe_with_errors
 from vocseg_lib.failures.tables import CASE_TYPES
 from vocseg_lib.metrics.bootstrap import bootstrap_weights, paired_differences, sample
-from vocseg_lib.metrics.coco_eval import evaluate
+from vocseg_lib.metrics.coco_eval import HEADLINE, evaluate
 from vocseg_lib.metrics.confusion import confusion_matrix
 from vocseg_lib.metrics.power import Spread
 from vocseg_lib.metrics.rule_book import rule_book
@@ -104,7 +104,7 @@ def make_log(peak):
 
 def differences(world, iou_type="mask"):
     evaluations = list(world.evals.values()) * 2
-    gaps = paired_differences(*(sample([e], world.weights, True) for e in evaluations[:2]))
+    gaps = paired_differences(*(sample([e], world.weights, HEADLINE) for e in evaluations[:2]))
     return plots.ap_differences(gaps, world.titles[0], world.titles[-1], iou_type)
 
 

@@ -4,7 +4,7 @@ import pytest
 from tests.helpers.figures import is_labeled
 from vocseg_lib.data.coco_convert import voc_to_coco
 from vocseg_lib.metrics.bootstrap import bootstrap_weights, paired_differences, sample
-from vocseg_lib.metrics.coco_eval import evaluate
+from vocseg_lib.metrics.coco_eval import HEADLINE, evaluate
 from vocseg_lib.plots import precision_recall as pr
 
 FIGURES = (pr.pr_curves, pr.pr_masks_and_boxes, pr.pr_by_iou, pr.pr_by_class)
@@ -46,7 +46,7 @@ def test_figures_have_labels_captions_panels_and_legends(evaluations):
 def test_classes_are_compared(evaluations):
     assert is_labeled(pr.per_class_ap({title: e.per_class for title, e in evaluations.items()}))
     weights = bootstrap_weights(6, 20)
-    gaps = paired_differences(*(sample([e], weights, True) for e in evaluations.values()))
+    gaps = paired_differences(*(sample([e], weights, HEADLINE) for e in evaluations.values()))
     ax = pr.ap_differences(gaps, *evaluations)
     rows = gaps[(gaps["kind"] == "mask") & (gaps["metric"] == "AP50")]
     significant = int(rows.loc[rows["class"] != "all", "jointly_significant"].sum())

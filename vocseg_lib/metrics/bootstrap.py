@@ -1,7 +1,7 @@
 """Bootstrap intervals over images and over trainings, and paired differences between models."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,15 +27,14 @@ def bootstrap_weights(images: int, resamples: int = RESAMPLES, seed: int = 0) ->
 def bootstrap(
     evaluation: Evaluation,
     weights: Weights,
-    headline: bool = False,
+    only: Collection[str] = (),
     score_threshold: float = SEMANTIC_SCORE,
 ) -> pd.DataFrame:
     """Every metric of `metrics_table`: one row per resample, columns (kind, metric, class).
 
-    With `headline` only AP, AP50 and AP75. Class "all" is the mean over the classes that have
-    objects in the resample; NaN if none has.
+    `only`: these metrics alone, such as `HEADLINE`. Class "all" is the mean over the classes that
+    have objects in the resample; NaN if none has.
     """
-    only = HEADLINE if headline else ()
     metrics = resampled_metrics(evaluation, weights, score_threshold, only)
     return pd.DataFrame(dict(metrics)).rename_axis(columns=KEYS)
 
@@ -96,13 +95,17 @@ class Sampled:
 def sample(
     trainings: Sequence[Evaluation],
     weights: Weights,
-    headline: bool = False,
+    only: Collection[str] = (),
     score_threshold: float = SEMANTIC_SCORE,
 ) -> Sampled:
-    """Metrics of evaluated trainings of one model, and of resamples of images and trainings."""
-    tables = [t.table if headline else metrics_table(t, score_threshold) for t in trainings]
+    """Metrics of evaluated trainings of one model, and of resamples of images and trainings.
+
+    `only`: these metrics alone are resampled, such as `HEADLINE`.
+    """
+    basic = set(only) <= set(HEADLINE) if only else False
+    tables = [t.table if basic else metrics_table(t, score_threshold, only) for t in trainings]
     tables = [table.set_index(KEYS)["value"] for table in tables]
-    resamples = [bootstrap(t, weights, headline, score_threshold) for t in trainings]
+    resamples = [bootstrap(t, weights, only, score_threshold) for t in trainings]
     return cross(pd.DataFrame(tables), resamples)
 
 

@@ -12,7 +12,7 @@ from vocseg_lib.metrics.bootstrap import ENDS, Sampled
 POWER = 0.8  # of studies that show a difference of this size
 TRAININGS = (2, 3, 5, 10, 20)  # of each model
 DIFFERENCES = (1.0, 2.0, 3.0, 5.0, 10.0)  # points
-MAX_IMAGES = 10**6
+MIN_IMAGES, MAX_IMAGES = 30, 10**6  # of a plan; of fewer, a mean is not nearly normal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +44,13 @@ class Spread:
         return float(half + ndtri(power) * np.sqrt(of_images + of_trainings))
 
     def images_needed(self, difference: float, trainings: int) -> float:
-        """Images with which a difference is shown with `POWER`; infinite above `MAX_IMAGES`."""
+        """Images with which a difference is shown with `POWER`, at least `MIN_IMAGES`.
+
+        Infinite above `MAX_IMAGES`.
+        """
         if self.detectable(MAX_IMAGES, trainings) > difference:
             return np.inf
-        low, high = 0, MAX_IMAGES
+        low, high = MIN_IMAGES - 1, MAX_IMAGES
         while high - low > 1:
             middle = (low + high) // 2
             enough = self.detectable(middle, trainings) <= difference

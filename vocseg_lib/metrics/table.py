@@ -15,19 +15,27 @@ from vocseg_lib.metrics.voc_eval import VOC_METRICS, voc_metrics
 
 KEYS = ["kind", "metric", "class"]
 SIZES = [size for size in AREA_RANGES if size != "all"]
+METRICS = (*HEADLINE, *(f"AP_{s}" for s in SIZES), *(f"{h}_unlimited" for h in HEADLINE))
+METRICS += (*VOC_METRICS, *LRP_METRICS, "best_F1", *(f"AP_{s}_by_box" for s in SIZES))
+METRICS += (*(f"{h}_without_void" for h in HEADLINE), *(f"boundary_{h}" for h in HEADLINE))
+METRICS += ("mean_IoU",)
+"""Those that are resampled; from `AP_small_by_box` on of masks alone."""
 CHUNK = 250  # resamples at a time, to bound memory
 
 
-def metrics_table(evaluation: Evaluation, score_threshold: float = SEMANTIC_SCORE) -> pd.DataFrame:
+def metrics_table(
+    evaluation: Evaluation, score_threshold: float = SEMANTIC_SCORE, only: Collection[str] = ()
+) -> pd.DataFrame:
     """All metrics: kind, metric, class, value (percent; `oLRP_score`: 0..1).
 
     Those of `Evaluation.table`; `AP_unlimited`, `AP50_unlimited`, `AP75_unlimited` of all
     detections; VOC's AP^r `voc_AP50`, `voc_AP70` (all points), `voc_AP50_11`, `voc_AP70_11` (11
     points) and `voc_AP_vol`; `LRP_METRICS`; `best_F1`. For masks also `AP_small_by_box` and so on
     (detections' sizes by their boxes), `AP_without_void`, `boundary_AP` and so on, and `mean_IoU`
-    of detections of at least `score_threshold`. Class "all" is the mean over classes.
+    of detections of at least `score_threshold`. Class "all" is the mean over classes. `only`: of
+    those that are not in `Evaluation.table`, these.
     """
-    columns = dict(resampled_metrics(evaluation, None, score_threshold))
+    columns = dict(resampled_metrics(evaluation, None, score_threshold, only))
     rows = [(*key, values[0]) for key, values in columns.items()]
     table = pd.DataFrame(rows, columns=[*KEYS, "value"])
     known = pd.MultiIndex.from_frame(evaluation.table[KEYS])

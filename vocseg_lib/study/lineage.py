@@ -24,7 +24,7 @@ from vocseg_lib.engine.predict import detections_to_coco, predict, save_predicti
 from vocseg_lib.engine.run_folder import BEST
 from vocseg_lib.engine.train import Session, train
 from vocseg_lib.metrics.bootstrap import bootstrap, bootstrap_weights, interval
-from vocseg_lib.metrics.coco_eval import evaluate
+from vocseg_lib.metrics.coco_eval import HEADLINE, evaluate
 from vocseg_lib.metrics.semantic import SEMANTIC_SCORE, count_pixels, mean_iou
 from vocseg_lib.models.lineage import proposals
 from vocseg_lib.models.lineage.box_masks import BOX_MASKS, MasksFromBoxes
@@ -289,7 +289,7 @@ def _ground_truth_predictions(study: Study, row: Row) -> dict:
 def _row_metrics(study: Study, row: Row, detections: list[dict]) -> dict[str, float]:
     evaluation = evaluate(study.ground_truth, detections)
     weights = bootstrap_weights(len(study.val))
-    ap50 = bootstrap(evaluation, weights, headline=True)["mask", "AP50", "all"]
+    ap50 = bootstrap(evaluation, weights, only=HEADLINE)["mask", "AP50", "all"]
     low, high = interval(ap50.to_numpy())
     # All components of a class map count, however unsure.
     score = 0.0 if row.kind == "semantic" else SEMANTIC_SCORE

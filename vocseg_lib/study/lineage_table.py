@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from vocseg_lib.data.transforms import model_input
 from vocseg_lib.metrics import bootstrap
-from vocseg_lib.metrics.coco_eval import Evaluation, evaluate
+from vocseg_lib.metrics.coco_eval import HEADLINE, Evaluation, evaluate
 from vocseg_lib.models.lineage import proposals
 from vocseg_lib.study.lineage import (
     POOLED,
@@ -121,7 +121,7 @@ def step_table(study: Study, rows: list[dict[str, Any]]) -> pd.DataFrame:
     weights = bootstrap.prepend_point_estimate(bootstrap.bootstrap_weights(count), count)
     for title in {title for pair in pairs for title in pair}:
         evaluation = evaluate_predictions(study, title)
-        ap[title] = bootstrap.bootstrap(evaluation, weights, headline=True)
+        ap[title] = bootstrap.bootstrap(evaluation, weights, only=HEADLINE)
     for before, after in pairs:
         step = {"step": LINEAGE_STEPS[after], "before": before, "after": after}
         for kind in ("box", "mask"):
@@ -176,7 +176,7 @@ def pooling_by_iterations(
     count, rows = len(study.val), []
     weights = bootstrap.prepend_point_estimate(bootstrap.bootstrap_weights(count), count)
     for iterations, by_title in evaluations.items():
-        ap = {t: bootstrap.bootstrap(e, weights, headline=True) for t, e in by_title.items()}
+        ap = {t: bootstrap.bootstrap(e, weights, only=HEADLINE) for t, e in by_title.items()}
         for kind in ("box", "mask"):
             of_kind = {t: values[kind, "AP50", "all"].to_numpy() for t, values in ap.items()}
             for title, values in of_kind.items():

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -67,12 +67,15 @@ class Results:
         return {title: [e, *others.get(title, [])] for title, e in self.evaluations.items()}
 
     def sampled(
-        self, resamples: int = RESAMPLES, score_threshold: float = SEMANTIC_SCORE
+        self,
+        resamples: int = RESAMPLES,
+        score_threshold: float = SEMANTIC_SCORE,
+        only: Collection[str] = (),
     ) -> dict[str, Sampled]:
-        """Every metric of each model with what chance does to it: see `metrics.bootstrap`."""
+        """Metrics of each model with what chance does to them: see `metrics.bootstrap.sample`."""
         weights = self.bootstrap_weights(resamples)
         return {
-            title: sample(trainings, weights, score_threshold=score_threshold)
+            title: sample(trainings, weights, only, score_threshold)
             for title, trainings in self.trainings.items()
         }
 
@@ -244,7 +247,7 @@ def checkpoint_ap(study: Study, run_folder: Path) -> pd.DataFrame:
             continue
         predictions = run_predictions(study, run_folder, checkpoint)
         evaluation = evaluate(study.ground_truth, predictions["detections"])
-        table = intervals_table(sample([evaluation], weights, headline=True))
+        table = intervals_table(sample([evaluation], weights, only=HEADLINE))
         table = table[table["metric"].isin(HEADLINE) & (table["class"] == "all")]
         parts.append(table.drop(columns="training_share").assign(checkpoint=checkpoint))
     return pd.concat(parts, ignore_index=True)

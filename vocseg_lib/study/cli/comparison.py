@@ -67,17 +67,19 @@ def plan_command(
     cli.require(*predictions, *against, data)
     from vocseg_lib import plots
     from vocseg_lib.metrics import power
+    from vocseg_lib.metrics.table import METRICS
     from vocseg_lib.study.results import open_files
     from vocseg_lib.utils.files import write_text
 
     folder = _new_folder(out)
     results = open_files([predictions, against], data, split=split)
-    first, second = results.sampled().values()
+    if metric not in METRICS:
+        raise ValueError(f"--metric {metric}: choose one of {', '.join(METRICS)}")
+    first, second = results.sampled(only=[metric]).values()
     difference, count = first - second, len(results.ground_truth["images"])
-    key = next((k for k in difference.of_images if k[1:] == (metric, "all")), None)
+    key = next((k for k in difference.of_images if k[2] == "all"), None)
     if key is None:
-        known = ", ".join(dict.fromkeys(k[1] for k in difference.of_images))
-        raise ValueError(f"--metric {metric}: choose one of {known}")
+        raise ValueError(f"--metric {metric} is of masks, and there are boxes alone")
     spread = power.measure_spread(difference, key, count, training_sd)
     trainings = min(len(predictions), len(against))
     table = power.plan(spread)
