@@ -232,7 +232,7 @@ FIGURES = {
     "oracle_bars": lambda w: plots.oracle_bars({t: single_oracles(s) for t, s in w.sets.items()}),
     "per_class_ap": lambda w: plots.per_class_ap({t: e.per_class for t, e in w.evals.items()}),
     "picture_of_flip": lambda w: plots.picture_of_flip(
-        w.gallery.picture(1), 1, two_models(w),
+        w.gallery.picture(1), 0, two_models(w),
         pd.DataFrame({"rule": ["COCO AP", "mean IoU"], "lead": [1.0, -9.0], "without": [0.5, 9.0]}),
     ),
     "pr_by_class": lambda w: plots.pr_by_class(w.evals),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtr, ndtri, stdtrit
 
 from vocseg_lib.metrics.average_precision import Weights
 from vocseg_lib.metrics.coco_eval import HEADLINE, Evaluation
@@ -77,19 +77,39 @@ class Sampled:
         return self._training_variance / (self._training_variance + self.of_images.var())
 
     @property
+    def _freedom(self) -> pd.Series:
+        """Satterthwaite's degrees of freedom of the trainings' variance, of all models."""
+        several = [(spread, count) for spread, count in self.spreads if count > 1]
+        if not several:
+            return self.by_images * 0 + np.inf
+        squares = sum(spread**2 / (count - 1) for spread, count in several)
+        freedom = sum(spread for spread, _ in several) ** 2 / squares
+        return freedom.fillna(np.inf).clip(1, 1e9)
+
+    @property
     def resamples(self) -> pd.DataFrame:
         """Estimates of resampled images and trainings (crossed), one row per resample.
 
         Few trainings tell little of their own spread: its part is longer by the ratio of Student's
-        t to the normal distribution, with Satterthwaite's degrees of freedom of all models.
+        t to the normal distribution.
         """
         share = (self._training_variance / self.of_trainings.var()).fillna(0)
-        several = [(spread, count) for spread, count in self.spreads if count > 1]
-        squares = sum(spread**2 / (count - 1) for spread, count in several)
-        freedom = sum(spread for spread, _ in several) ** 2 / squares if several else share * np.inf
-        longer = stdtrit(freedom.fillna(np.inf).clip(1, 1e9), ENDS[1]) / ndtri(ENDS[1])
+        longer = stdtrit(self._freedom.clip(upper=1e9), ENDS[1]) / ndtri(ENDS[1])
         deviations = self.of_images + self.of_trainings * np.sqrt(share) * longer
         return deviations + self.estimate.reindex(deviations.columns)
+
+    def joint_half_widths(self, columns: pd.MultiIndex) -> pd.Series:
+        """Half of intervals of some metrics that all hold the truth in 95 % of studies.
+
+        Max-t (Westfall and Young, 1993): the largest deviation of a resample, in standard errors.
+        Trainings are taken to move each metric on its own, which few of them cannot tell.
+        """
+        images, variance = self.of_images[columns], self._training_variance[columns]
+        error = np.sqrt(images.var() + variance).replace(0, np.nan)
+        own = np.random.default_rng(0).normal(size=images.shape) * np.sqrt(variance.to_numpy())
+        largest = ((images - images.mean() + own) / error).abs().max(axis=1).quantile(0.95)
+        student = stdtrit(self._freedom[columns].clip(upper=1e9), ndtr(largest))
+        return np.sqrt(largest**2 * images.var() + student**2 * variance)
 
 
 def sample(
@@ -158,23 +178,20 @@ def paired_differences(first: Sampled, second: Sampled) -> pd.DataFrame:
 
     What makes an image hard for both cancels. Columns: kind, metric, class, difference, low, high,
     significant (the interval excludes 0); `joint_low`, `joint_high`, `jointly_significant`: by
-    intervals of which all of a family hold the true difference in 95 % of studies (max-t; Westfall
-    and Young, 1993), the classes of a metric, or the sizes over all classes; training_share.
+    intervals of which all of a family hold the true difference in 95 % of studies, the classes of a
+    metric, or the sizes over all classes; training_share.
     """
     sampled = first - second
-    table = intervals_table(sampled).dropna(subset=["low"])
-    table = table.rename(columns={"value": "difference"}).reset_index(drop=True)
-    resamples = sampled.resamples
+    table = intervals_table(sampled).rename(columns={"value": "difference"})
+    known = pd.MultiIndex.from_frame(table[KEYS]).isin(sampled.of_images.columns)
+    table = table[known].reset_index(drop=True)
     table[["joint_low", "joint_high"]] = table[["low", "high"]]
     for _, rows in table.groupby(_family(table)):
         if len(rows) > 1:
-            values = resamples[pd.MultiIndex.from_frame(rows[KEYS])]
-            error = values.std().replace(0, np.nan)
-            largest = ((values - values.mean()) / error).abs().max(axis=1).quantile(0.95)
-            half = (largest * error).fillna(0).to_numpy()
+            half = sampled.joint_half_widths(pd.MultiIndex.from_frame(rows[KEYS])).to_numpy()
             low, high = (rows["difference"] - half).clip(-100), rows["difference"] + half
-            table.loc[rows.index, "joint_low"] = np.minimum(rows["low"], low)
-            table.loc[rows.index, "joint_high"] = np.maximum(rows["high"], high.clip(upper=100))
+            table.loc[rows.index, "joint_low"] = np.fmin(rows["low"], low)
+            table.loc[rows.index, "joint_high"] = np.fmax(rows["high"], high.clip(upper=100))
     for prefix, name in (("", "significant"), ("joint_", "jointly_significant")):
         table[name] = (table[f"{prefix}low"] > 0) | (table[f"{prefix}high"] < 0)
     return table

@@ -59,7 +59,12 @@ def rule_book(first: Sampled, second: Sampled) -> pd.DataFrame:
             continue
         row, sign = differences.loc[key], -1 if rule.less_is_better else 1
         low, high = sorted((sign * row["low"], sign * row["high"]))
-        values = (*(s.estimate[key] for s in (first, second)), sign * row["difference"], low, high)
+        values = (
+            *(s.estimate[key] for s in (first, second)),
+            sign * row["difference"] + 0.0,
+            low,
+            high,
+        )
         rows.append((*rule[:3], *values, row["significant"], row["training_share"]))
     columns = "rule kind metric first second lead low high significant training_share".split()
     table = pd.DataFrame(rows, columns=columns)

@@ -35,5 +35,5 @@ def detectable_differences(
     caption = f"{images} images and {times} of each model show a difference of {now:.1f} points in "
     caption += f"{100 * POWER:.0f} % of studies. "
     if not spread.of_training:
-        caption += "That trainings differ, too, is not known here: one of each model."
+        caption += "How much trainings differ is not known from one of each model, and left out."
     return add_title(ax, "What can so many images and trainings show?", caption, 100)

@@ -9,13 +9,14 @@ from matplotlib.axes import Axes
 
 from vocseg_lib.data.coco_validation import bbox_xywh
 from vocseg_lib.data.image_files import Picture, read_fitting
+from vocseg_lib.data.voc import find_devkit
 from vocseg_lib.metrics.coco_eval import Evaluation
 from vocseg_lib.metrics.rule_book import RULES, image_that_flips
 from vocseg_lib.plots.images import draw_instances
 from vocseg_lib.plots.style import add_suptitle, add_title, model_color, new_ax, new_axes, short
 from vocseg_lib.utils.rle import decode_rle
 
-MIN_DRAWN, MAX_DRAWN = 2, 8  # detections of a model in a picture, the best ones
+MAX_DRAWN = 8  # detections of a model in a picture, those with the largest IoU
 MAX_FLIPS = 3  # pictures, of the rules that are surest of another winner
 
 
@@ -47,31 +48,31 @@ def rule_book_chart(table: pd.DataFrame, first: str, second: str, ax: Axes | Non
 
 
 def picture_of_flip(
-    picture: Picture,
-    image_id: int,
-    models: dict[str, Evaluation],
-    table: pd.DataFrame,
+    picture: Picture, row: int, models: dict[str, Evaluation], table: pd.DataFrame
 ) -> np.ndarray:
-    """An image on which two rules disagree: its objects, and as many detections of each model."""
+    """An image (index) on which two rules disagree: its objects, and what each model made of them.
+
+    `table`: of `image_that_flips`.
+    """
     ground_truth = next(iter(models.values())).ground_truth
+    image = ground_truth["images"][row]
     names = {c["id"]: short(c["name"], 16) for c in ground_truth["categories"]}
-    entries = {"ground truth": ground_truth["annotations"]}
-    entries |= {
-        title: sorted(model.detections, key=lambda d: -d["score"])
-        for title, model in models.items()
-    }
-    axes, most = new_axes(len(entries), 3, (3, 3.2)), None
-    for ax, (title, part) in zip(axes, entries.items(), strict=True):
-        shown = [e for e in part if e["image_id"] == image_id][:most]
-        most = min(max(len(shown), MIN_DRAWN), MAX_DRAWN) if title not in models else most
-        masks = decode_rle([e["segmentation"] for e in shown if "segmentation" in e])
-        boxes = np.array([bbox_xywh(e) for e in shown], dtype=float).reshape(-1, 4)
+    objects = [a for a in ground_truth["annotations"] if a["image_id"] == image["id"]]
+    panels = {"ground truth": [(entry, names[entry["category_id"]]) for entry in objects]}
+    for title, model in models.items():
+        panels[title] = [
+            (entry, f"{names[entry['category_id']]} {entry['score']:.2f}, IoU {iou:.2f}")
+            for entry, iou in _nearest(model, row)
+        ]
+    axes = new_axes(len(panels), 3, (3, 3.2))
+    for ax, (title, shown) in zip(axes, panels.items(), strict=True):
+        entries, texts = zip(*shown, strict=True) if shown else ((), ())
+        masks = decode_rle([e["segmentation"] for e in entries if "segmentation" in e])
+        boxes = np.array([bbox_xywh(e) for e in entries], dtype=float).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        labels = range(1, len(shown) + 1)
-        texts = [names[e["category_id"]] for e in shown]
-        scores = [e["score"] for e in shown] if title in models else ()
-        draw_instances(picture, masks, boxes, labels, scores, texts, ax)
-        ax.set_title(f"{short(title)} ({len(shown)})", fontsize=9)
+        labels = range(1, len(entries) + 1)
+        draw_instances(picture, masks, boxes, labels, class_names=texts, ax=ax)
+        ax.set_title(f"{short(title)} ({len(entries)})", fontsize=9)
     parts = (
         f"{row.rule}: {row.lead:+.2f} on all images, {row.without:+.2f} without this one"
         for row in table.itertuples()
@@ -80,9 +81,22 @@ def picture_of_flip(
     caption = (
         f"The lead of {short(first)} over {short(second)} under two rules. {'; '.join(parts)}."
     )
-    caption += " Shown are each model's best detections, as many as there are objects, at least 2."
-    title = f"Image {image_id}: where {table['rule'].iloc[0]} and {table['rule'].iloc[1]} disagree"
+    caption += (
+        " Shown is what each model has nearest to each object, of its class, whatever its score."
+    )
+    rules = " and ".join(table["rule"])
+    title = f"Image {image['id']}: where {rules} disagree"
     return add_suptitle(axes, title, caption)
+
+
+def _nearest(model: Evaluation, row: int) -> list[tuple[dict, float]]:
+    """Per object of an image, the detection of its class with the largest IoU, and that IoU."""
+    image_eval = model.dataset_eval.image_evals[row]
+    iou = image_eval.same_class_iou(model.iou_types[0])
+    best = {int(iou[:, j].argmax()): j for j in np.flatnonzero(iou.max(0, initial=0) > 0)}
+    index = image_eval.detections["detection"]
+    pairs = [(model.detections[index[i]], float(iou[i, j])) for i, j in best.items()]
+    return sorted(pairs, key=lambda pair: -pair[1])[:MAX_DRAWN]
 
 
 def explain_flips(
@@ -94,12 +108,19 @@ def explain_flips(
     """
     flips = table[table["flips"]]
     sure = (flips["lead"] / (flips["high"] - flips["low"]).clip(lower=1e-9)).abs()
-    folder = images if not (images / "JPEGImages").is_dir() else images / "JPEGImages"
-    rules, first = {rule.title: rule for rule in RULES}, table["rule"].iloc[:1]
-    for name in flips.loc[sure.sort_values(ascending=False).index[:MAX_FLIPS], "rule"]:
+    parts = ("JPEGImages", "VOCdevkit", "VOC2012")
+    is_devkit = any((images / part).is_dir() for part in parts)
+    folder = find_devkit(images) / "JPEGImages" if is_devkit else images
+    rules, first, explained = {r.title: r for r in RULES}, table["rule"].iloc[:1], set()
+    for name in flips.loc[sure.sort_values(ascending=False).index, "rule"]:
         pair = rules[first.item()], rules[name]
         row, leads = image_that_flips(*models.values(), pair)
+        if row in explained:
+            continue
+        explained.add(row)
         image = next(iter(models.values())).ground_truth["images"][row]
         path, size = folder / image["file_name"], (image["height"], image["width"])
         picture = read_fitting(path, size, lambda: False)
-        yield name, picture_of_flip(picture, image["id"], models, leads)
+        yield name, picture_of_flip(picture, row, models, leads)
+        if len(explained) == MAX_FLIPS:
+            return

@@ -8,6 +8,7 @@ import typer
 from vocseg_lib.study.cli import options as cli
 from vocseg_lib.study.cli.options import Against, Data, Resamples, Split, Trainings, number, text
 
+FEWEST_IMAGES = 10  # whose spread can be measured
 Folder = text("folder for tables and figures", "DIR")
 
 
@@ -31,6 +32,8 @@ def rules_command(
 
     folder = _new_folder(out)
     results = open_files([predictions, against], data, split=split)
+    if len(results.ground_truth["images"]) < 2:
+        raise ValueError(f"{data} has one image: intervals need several")
     table = rule_book(*results.sampled(resamples, score).values())
     write_text(folder / "rule_book.csv", table.to_csv(index=False))
     print(f"first: {', second: '.join(results.predictions)}")
@@ -41,10 +44,10 @@ def rules_command(
     )
     print(folder / "rule_book.csv", folder / "rule_book.png", sep="\n")
     pictures = Path(images) if images else results.images
-    if not pictures:
-        print("no pictures of flips: give --images DIR" if table["flips"].any() else "", end="\n")
-        return
-    for rule, axes in plots.explain_flips(results.evaluations, table, pictures):
+    if not pictures and table["flips"].any():
+        print("no pictures of the images that flip the winner: give --images DIR")
+    flips = plots.explain_flips(results.evaluations, table, pictures) if pictures else ()
+    for rule, axes in flips:
         name = "".join(c if c.isalnum() else "_" for c in rule)
         plots.style.write_figure(axes[0].figure, folder / f"flip_{name}.png")
         print(folder / f"flip_{name}.png")
@@ -71,12 +74,14 @@ def plan_command(
     from vocseg_lib.study.results import open_files
     from vocseg_lib.utils.files import write_text
 
+    if metric not in (known := [name for name in METRICS if name != "oLRP_score"]):
+        raise ValueError(f"--metric {metric}: choose one of {', '.join(known)}")
     folder = _new_folder(out)
     results = open_files([predictions, against], data, split=split)
-    if metric not in METRICS:
-        raise ValueError(f"--metric {metric}: choose one of {', '.join(METRICS)}")
+    if (count := len(results.ground_truth["images"])) < FEWEST_IMAGES:
+        raise ValueError(f"{count} images are too few to plan from: {FEWEST_IMAGES} are needed")
     first, second = results.sampled(only=[metric]).values()
-    difference, count = first - second, len(results.ground_truth["images"])
+    difference = first - second
     key = next((k for k in difference.of_images if k[2] == "all"), None)
     if key is None:
         raise ValueError(f"--metric {metric} is of masks, and there are boxes alone")
@@ -89,6 +94,9 @@ def plan_command(
     print(table.to_string(float_format="{:.0f}".format), "", sep="\n")
     now = spread.detectable(count, trainings)
     print(f"{count} images and {trainings} training(s) of each show {now:.1f} points and more.")
+    if not spread.of_training and trainings == 1:
+        print("How much trainings differ is not known from one of each model, and left out: give")
+        print("several of each, or --training-sd.")
     write_text(folder / "plan.csv", table.to_csv())
     ax = plots.detectable_differences(spread, count, trainings, name)
     plots.style.write_figure(ax, folder / "plan.png")
