@@ -74,4 +74,4 @@ def test_a_plan_from_single_trainings_needs_their_spread():
     assert spread.of_training == 8.0
     table = plan(spread)
     assert np.isinf(table.loc[1.0, 2])  # no number of images makes up for two trainings
-    assert table.loc[10.0, 20] < table.loc[10.0, 3] <= table.loc[10.0, 2]
+    assert 30 < table.loc[2.0, 20] < table.loc[3.0, 5] <= table.loc[3.0, 3]

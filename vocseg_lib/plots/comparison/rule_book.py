@@ -16,7 +16,7 @@ from vocseg_lib.plots.images import draw_instances
 from vocseg_lib.plots.style import add_suptitle, add_title, model_color, new_ax, new_axes, short
 from vocseg_lib.utils.rle import decode_rle
 
-MAX_DRAWN = 8  # detections of a model in a picture, those with the largest IoU
+MAX_DRAWN = 6  # detections of a model in a picture, those with the largest IoU
 MAX_FLIPS = 3  # pictures, of the rules that are surest of another winner
 
 
@@ -58,21 +58,20 @@ def picture_of_flip(
     image = ground_truth["images"][row]
     names = {c["id"]: short(c["name"], 16) for c in ground_truth["categories"]}
     objects = [a for a in ground_truth["annotations"] if a["image_id"] == image["id"]]
-    panels = {"ground truth": [(entry, names[entry["category_id"]]) for entry in objects]}
-    for title, model in models.items():
-        panels[title] = [
-            (entry, f"{names[entry['category_id']]} {entry['score']:.2f}, IoU {iou:.2f}")
-            for entry, iou in _nearest(model, row)
-        ]
+    panels = {"ground truth": objects}
+    found = {title: _nearest(model, row) for title, model in models.items()}
+    panels |= {title: [entry for entry, _ in pairs] for title, pairs in found.items()}
     axes = new_axes(len(panels), 3, (3, 3.2))
-    for ax, (title, shown) in zip(axes, panels.items(), strict=True):
-        entries, texts = zip(*shown, strict=True) if shown else ((), ())
+    for ax, (title, entries) in zip(axes, panels.items(), strict=True):
         masks = decode_rle([e["segmentation"] for e in entries if "segmentation" in e])
         boxes = np.array([bbox_xywh(e) for e in entries], dtype=float).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         labels = range(1, len(entries) + 1)
-        draw_instances(picture, masks, boxes, labels, class_names=texts, ax=ax)
-        ax.set_title(f"{short(title)} ({len(entries)})", fontsize=9)
+        texts = [names[e["category_id"]] for e in entries]
+        scores = [e["score"] for e in entries if title in found]
+        draw_instances(picture, masks, boxes, labels, scores, texts, ax)
+        ious = ", ".join(f"{iou:.2f}" for _, iou in found.get(title, ()))
+        ax.set_title(f"{short(title)}\n{'IoU ' * bool(ious)}{ious}", fontsize=8)
     parts = (
         f"{row.rule}: {row.lead:+.2f} on all images, {row.without:+.2f} without this one"
         for row in table.itertuples()

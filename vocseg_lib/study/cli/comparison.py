@@ -8,7 +8,7 @@ import typer
 from vocseg_lib.study.cli import options as cli
 from vocseg_lib.study.cli.options import Against, Data, Resamples, Split, Trainings, number, text
 
-FEWEST_IMAGES = 10  # whose spread can be measured
+FEWEST_IMAGES = 5  # whose spread can be measured
 Folder = text("folder for tables and figures", "DIR")
 
 
