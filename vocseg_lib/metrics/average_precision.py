@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 Weights = Float[np.ndarray, "b i"]  # how often each image counts, one row per resample
@@ -164,16 +164,25 @@ def count_from_scores(
 ) -> ThresholdCounts:
     """Counts at the first IoU threshold of COCO's matches.
 
-    `scores`: by default all that occur, the highest first, after infinity for no detection at all.
+    `scores`, the highest first: by default those of true positives, at which F1 and LRP are best,
+    after infinity for no detection at all.
     """
     rows = np.flatnonzero((matches.category == category) & ~matches.ignored[0])
-    found = -matches.score[rows]  # ascending
-    scores = np.append(np.inf, -np.unique(found)) if scores is None else scores
-    ends = np.searchsorted(found, -scores, side="right")
-    hits, image_weights = matches.true_positive[0, rows], weights[:, matches.image[rows]]
+    hits, ascending = matches.true_positive[0, rows], -matches.score[rows]
+    scores = np.append(np.inf, -np.unique(ascending[hits])) if scores is None else scores
+    ends = np.searchsorted(ascending, -scores, side="right")
+    starts = torch.from_numpy(np.append(0, ends[:-1]))
+    image = torch.from_numpy(matches.image[rows[: ends[-1]]])
+    by_image = torch.from_numpy(np.ascontiguousarray(weights.T, dtype=float))
+
+    def sum_until_ends(values: Shaped[np.ndarray, " n"]) -> Float[np.ndarray, "b e"]:
+        if not ends[-1]:
+            return np.zeros((len(weights), len(ends)))
+        values = torch.from_numpy(values[: ends[-1]].astype(float))
+        bags = {"mode": "sum", "per_sample_weights": values}
+        return F.embedding_bag(image, by_image, starts, **bags).numpy().cumsum(0).T
+
     lost = np.where(hits, 1 - matches.iou[rows], 0)
-    sums = (np.pad(image_weights * v, [(0, 0), (1, 0)]).cumsum(1)[:, ends] for v in (hits, lost))
-    true_positives, lost_iou = sums
-    counted = np.pad(image_weights, [(0, 0), (1, 0)]).cumsum(1)[:, ends]
+    true_positives, lost_iou, counted = map(sum_until_ends, (hits, lost, np.ones(len(rows))))
     num_gt = (weights @ matches.num_gt[:, category])[:, None]
     return ThresholdCounts(scores, true_positives, counted - true_positives, lost_iou, num_gt)

@@ -81,7 +81,7 @@ class Sampled:
         """Satterthwaite's degrees of freedom of the trainings' variance, of all models."""
         several = [(spread, count) for spread, count in self.spreads if count > 1]
         if not several:
-            return self.by_images * 0 + np.inf
+            return self.by_images * 0 + 1e9
         squares = sum(spread**2 / (count - 1) for spread, count in several)
         freedom = sum(spread for spread, _ in several) ** 2 / squares
         return freedom.fillna(np.inf).clip(1, 1e9)
@@ -94,7 +94,7 @@ class Sampled:
         t to the normal distribution.
         """
         share = (self._training_variance / self.of_trainings.var()).fillna(0)
-        longer = stdtrit(self._freedom.clip(upper=1e9), ENDS[1]) / ndtri(ENDS[1])
+        longer = stdtrit(self._freedom, ENDS[1]) / ndtri(ENDS[1])
         deviations = self.of_images + self.of_trainings * np.sqrt(share) * longer
         return deviations + self.estimate.reindex(deviations.columns)
 
@@ -108,7 +108,7 @@ class Sampled:
         error = np.sqrt(images.var() + variance).replace(0, np.nan)
         own = np.random.default_rng(0).normal(size=images.shape) * np.sqrt(variance.to_numpy())
         largest = ((images - images.mean() + own) / error).abs().max(axis=1).quantile(0.95)
-        student = stdtrit(self._freedom[columns].clip(upper=1e9), ndtr(largest))
+        student = stdtrit(self._freedom[columns], ndtr(largest))
         return np.sqrt(largest**2 * images.var() + student**2 * variance)
 
 

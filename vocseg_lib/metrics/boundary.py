@@ -54,10 +54,10 @@ def with_boundary_iou(dataset_eval: DatasetEval) -> DatasetEval:
         close = image_eval.same_class_iou("mask") >= AP_THRESHOLDS[0]
         rows, columns = (np.flatnonzero(close.any(axis)) for axis in (1, 0))
         detections, objects = image_eval.detections["detection"], image_eval.objects["annotation"]
-        found = mask_boundaries(_codes(dataset_eval.detections, detections[rows]))
-        true = mask_boundaries(_codes(dataset_eval.annotations, objects[columns]))
+        dt = mask_boundaries(_codes(dataset_eval.detections, detections[rows]))
+        gt = mask_boundaries(_codes(dataset_eval.annotations, objects[columns]))
         iou, at = image_eval.iou["mask"].copy(), np.ix_(rows, columns)
-        iou[at] = np.minimum(iou[at], overlaps(found, true))
+        iou[at] = np.minimum(iou[at], overlaps(dt, gt))
         return replace(image_eval, iou={**image_eval.iou, "mask": iou})
 
     return dataset_eval.changed(change)

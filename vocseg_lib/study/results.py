@@ -209,17 +209,17 @@ def open_results(study: Study) -> Results:
 
 def other_seeds(study: Study, model_name: str) -> list[Path]:
     """Run folders of a model beside the study's, finished and different in nothing but the seed."""
-    own, found = study.run_folder(model_name), []
+    own, folders = study.run_folder(model_name), []
     expected = _without_seed(read_config(own / CONFIG))
     for folder in sorted(own.parent.glob(f"{model_name}*")):
         is_run = folder != own and re.fullmatch(rf"{model_name}(_seed\d+)?", folder.name)
         if not is_run or not (folder / PREDICTIONS["best"]).is_file():
             continue
         if _without_seed(read_config(folder / CONFIG)) == expected:
-            found.append(folder)
+            folders.append(folder)
         else:
             print(f"{folder} is left out: it differs in more than the seed", file=sys.stderr)
-    return found
+    return folders
 
 
 def _without_seed(config: dict) -> dict:

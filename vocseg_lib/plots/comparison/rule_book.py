@@ -40,10 +40,8 @@ def rule_book_chart(table: pd.DataFrame, first: str, second: str, ax: Axes | Non
     wins = table[table["significant"]]
     ahead = int((wins["lead"] > 0).sum())
     caption = f"Of {len(table)} rules {ahead} have {short(first)} ahead by more than chance and "
-    caption += (
-        f"{len(wins) - ahead} {short(second)}; gray intervals hold 0. Diamonds: the winner is "
-    )
-    caption += "not that of the first row."
+    caption += f"{len(wins) - ahead} {short(second)}; gray intervals hold 0. "
+    caption += "Diamonds: the winner is not that of the first row."
     return add_title(ax, "Who wins by how much under which rule", caption, 90)
 
 
@@ -59,8 +57,8 @@ def picture_of_flip(
     names = {c["id"]: short(c["name"], 16) for c in ground_truth["categories"]}
     objects = [a for a in ground_truth["annotations"] if a["image_id"] == image["id"]]
     panels = {"ground truth": objects}
-    found = {title: _nearest(model, row) for title, model in models.items()}
-    panels |= {title: [entry for entry, _ in pairs] for title, pairs in found.items()}
+    nearest = {title: _nearest(model, row) for title, model in models.items()}
+    panels |= {title: [entry for entry, _ in pairs] for title, pairs in nearest.items()}
     axes = new_axes(len(panels), 3, (3, 3.2))
     for ax, (title, entries) in zip(axes, panels.items(), strict=True):
         masks = decode_rle([e["segmentation"] for e in entries if "segmentation" in e])
@@ -68,21 +66,18 @@ def picture_of_flip(
         boxes[:, 2:] += boxes[:, :2]
         labels = range(1, len(entries) + 1)
         texts = [names[e["category_id"]] for e in entries]
-        scores = [e["score"] for e in entries if title in found]
+        scores = [e["score"] for e in entries if title in nearest]
         draw_instances(picture, masks, boxes, labels, scores, texts, ax)
-        ious = ", ".join(f"{iou:.2f}" for _, iou in found.get(title, ()))
+        ious = ", ".join(f"{iou:.2f}" for _, iou in nearest.get(title, ()))
         ax.set_title(f"{short(title)}\n{'IoU ' * bool(ious)}{ious}", fontsize=8)
     parts = (
         f"{row.rule}: {row.lead:+.2f} on all images, {row.without:+.2f} without this one"
         for row in table.itertuples()
     )
     first, second = models
-    caption = (
-        f"The lead of {short(first)} over {short(second)} under two rules. {'; '.join(parts)}."
-    )
-    caption += (
-        " Shown is what each model has nearest to each object, of its class, whatever its score."
-    )
+    caption = f"The lead of {short(first)} over {short(second)} under two rules. "
+    caption += f"{'; '.join(parts)}. Shown is what each model has nearest to each object, of its "
+    caption += "class, whatever its score."
     rules = " and ".join(table["rule"])
     title = f"Image {image['id']}: where {rules} disagree"
     return add_suptitle(axes, title, caption)
@@ -118,6 +113,8 @@ def explain_flips(
             continue
         explained.add(row)
         image = next(iter(models.values())).ground_truth["images"][row]
+        if not image.get("file_name"):
+            raise ValueError(f"image {image['id']} of the ground truth has no file_name")
         path, size = folder / image["file_name"], (image["height"], image["width"])
         picture = read_fitting(path, size, lambda: False)
         yield name, picture_of_flip(picture, row, models, leads)
