@@ -122,7 +122,7 @@ def sample(
 
     `only`: these metrics alone are resampled, such as `HEADLINE`.
     """
-    basic = set(only) <= set(HEADLINE) if only else False
+    basic = bool(only) and {*only} <= {*HEADLINE}
     tables = [t.table if basic else metrics_table(t, score_threshold, only) for t in trainings]
     tables = [table.set_index(KEYS)["value"] for table in tables]
     resamples = [bootstrap(t, weights, only, score_threshold) for t in trainings]

@@ -7,7 +7,7 @@ import pandas as pd
 
 from vocseg_lib.metrics.bootstrap import Sampled, paired_differences
 from vocseg_lib.metrics.coco_eval import Evaluation
-from vocseg_lib.metrics.table import KEYS, resampled_metrics
+from vocseg_lib.metrics.table import KEYS, SIZES, resampled_metrics
 
 
 class Rule(NamedTuple):
@@ -23,8 +23,8 @@ RULES = (
     Rule("COCO AP", "mask", "AP"),
     Rule("COCO AP50", "mask", "AP50"),
     Rule("COCO AP75", "mask", "AP75"),
-    *(Rule(f"AP, {s} masks", "mask", f"AP_{s}") for s in ("small", "medium", "large")),
-    *(Rule(f"AP, {s} boxes", "mask", f"AP_{s}_by_box") for s in ("small", "medium", "large")),
+    *(Rule(f"AP, {s} masks", "mask", f"AP_{s}") for s in SIZES),
+    *(Rule(f"AP, {s} boxes", "mask", f"AP_{s}_by_box") for s in SIZES),
     Rule("COCO AP, all detections", "mask", "AP_unlimited"),
     Rule("COCO AP without void", "mask", "AP_without_void"),
     Rule("VOC AP at .5", "mask", "voc_AP50"),

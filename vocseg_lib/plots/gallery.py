@@ -17,16 +17,14 @@ from torch import Tensor
 
 from vocseg_lib.data.coco_validation import UNCROPPED, bbox_xywh
 from vocseg_lib.data.image_files import BadFile, fit_as_stored, read_fitting, without_ending
-from vocseg_lib.data.voc import find_devkit
 from vocseg_lib.failures.analysis import Analysis
 from vocseg_lib.failures.explain import explain_failure
 from vocseg_lib.failures.mask_errors import MASK_FAILURES
 from vocseg_lib.failures.tables import CASE_TYPES, DETECTED
 from vocseg_lib.failures.tide import BACKGROUND_ERROR, ERRORS
 from vocseg_lib.plots import style
-from vocseg_lib.plots.images import DRAWN_SCORE, Layer, boxes_overlap, draw_layers
+from vocseg_lib.plots.images import DRAWN_SCORE, Layer, boxes_overlap, draw_layers, picture_folder
 from vocseg_lib.plots.style import COLORS, add_suptitle, new_axes, short, show_as_written
-from vocseg_lib.utils.files import resolve_path
 from vocseg_lib.utils.rle import decode_rle
 
 ROLE_COLORS = {"error": COLORS[1], "target": COLORS[2], "other": COLORS[5], "missed": COLORS[6]}
@@ -57,10 +55,7 @@ class Gallery:
         mask_explainers: dict[str, MaskExplainer] | None = None,
     ):
         self.analyses, self.mask_explainers = analyses, mask_explainers or {}
-        folder = resolve_path(images)
-        parts = ("JPEGImages", "VOCdevkit", "VOC2012")
-        is_devkit = not folder.is_dir() or any((folder / part).is_dir() for part in parts)
-        self.folder = find_devkit(folder) / "JPEGImages" if is_devkit else folder
+        self.folder = picture_folder(images)
         first = next(iter(analyses.values())).dataset_eval
         for image in first.images:
             if not (isinstance(image.get("file_name"), str) and image["file_name"]):

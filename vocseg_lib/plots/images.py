@@ -1,6 +1,7 @@
 """Images with masks, boxes and labels drawn on them; a model's prototypes and coefficients."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
 from vocseg_lib.data.classes import CLASS_NAMES
+from vocseg_lib.data.voc import find_devkit
 from vocseg_lib.plots.labels import place_label
 from vocseg_lib.plots.style import (
     COLORS,
@@ -21,6 +23,7 @@ from vocseg_lib.plots.style import (
     short,
     show_as_written,
 )
+from vocseg_lib.utils.files import resolve_path
 
 DRAWN_SCORE = 0.3  # the least of a detection on a picture
 
@@ -83,6 +86,14 @@ def draw_layers(image: Array, layers: Sequence[Layer], ax: Axes | None = None) -
     ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
     show_as_written(ax)
     return ax
+
+
+def picture_folder(images: str | Path) -> Path:
+    """The folder of the pictures: a devkit's, or the one that is given."""
+    folder = resolve_path(images)
+    parts = ("JPEGImages", "VOCdevkit", "VOC2012")
+    is_devkit = not folder.is_dir() or any((folder / part).is_dir() for part in parts)
+    return find_devkit(folder) / "JPEGImages" if is_devkit else folder
 
 
 def draw_instances(

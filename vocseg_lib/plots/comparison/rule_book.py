@@ -9,10 +9,9 @@ from matplotlib.axes import Axes
 
 from vocseg_lib.data.coco_validation import bbox_xywh
 from vocseg_lib.data.image_files import Picture, read_fitting
-from vocseg_lib.data.voc import find_devkit
 from vocseg_lib.metrics.coco_eval import Evaluation
 from vocseg_lib.metrics.rule_book import RULES, image_that_flips
-from vocseg_lib.plots.images import draw_instances
+from vocseg_lib.plots.images import draw_instances, picture_folder
 from vocseg_lib.plots.style import add_suptitle, add_title, model_color, new_ax, new_axes, short
 from vocseg_lib.utils.rle import decode_rle
 
@@ -102,9 +101,7 @@ def explain_flips(
     """
     flips = table[table["flips"]]
     sure = (flips["lead"] / (flips["high"] - flips["low"]).clip(lower=1e-9)).abs()
-    parts = ("JPEGImages", "VOCdevkit", "VOC2012")
-    is_devkit = any((images / part).is_dir() for part in parts)
-    folder = find_devkit(images) / "JPEGImages" if is_devkit else images
+    folder = picture_folder(images)
     rules, first, explained = {r.title: r for r in RULES}, table["rule"].iloc[:1], set()
     for name in flips.loc[sure.sort_values(ascending=False).index, "rule"]:
         pair = rules[first.item()], rules[name]
