@@ -83,23 +83,23 @@ def test_a_moved_run_folder_is_all_that_is_needed(trained, tmp_path):
 
 
 def test_predictions_are_remade_if_weights_or_config_changed_or_a_file_is_damaged(trained):
-    folder = trained.run_folder("yolact")
-    files = [folder / "metrics.json", folder / "predictions.json"]
-
-    def evaluated(recipe=trained.recipe):
-        state = train_model(replace(trained, recipe=recipe), "yolact")
+    def evaluated(**changes):
+        study = replace(trained, recipe=trained.recipe.with_changes(**changes))
+        state, folder = train_model(study, "yolact"), study.run_folder("yolact")
+        files = [folder / "metrics.json", folder / "predictions.json"]
         assert state["best"]["iteration"] == read_json(files[0])["iterations"]
         return [read_json(path) for path in files], [path.stat().st_mtime_ns for path in files]
 
     contents, times = evaluated()
     assert evaluated() == (contents, times)  # kept
-    for path in files:
-        path.write_text("{")
+    folder = trained.run_folder("yolact")
+    for name in ("metrics.json", "predictions.json"):
+        (folder / name).write_text("{")
         assert evaluated()[0] == contents
-    for field, value in (("seed", 7), ("nms", "standard")):
+    for field, value in (("learning_rate", 0.004), ("nms", "standard")):
         for path in [*folder.glob("*.pt"), folder / "config.json"]:
             path.unlink()
-        (metrics, predictions), _ = evaluated(trained.recipe.with_changes(**{field: value}))
+        (metrics, predictions), _ = evaluated(**{field: value})
         config = predictions["header"]["config"]
         assert {**config["train"], **config["recipe"]["yolact"]}[field] == value
         assert metrics["checksum"] != contents[0]["checksum"]
