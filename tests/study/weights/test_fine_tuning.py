@@ -17,13 +17,14 @@ ROOT = Path(__file__).parents[3]
 FIRST = ("bus", "person", "sheep", "bottle")
 SECOND = ("tvmonitor", "sheep", "aeroplane", "bus", "pottedplant", "person")
 """Classes of the first and of the second data; three are in both, at other labels."""
-ITERATIONS = 200
-AHEAD = {"yolact": 25.0, "mask_rcnn": 20.0}
-"""At least so many points of mask AP50, after a tenth of the first training's iterations."""
+ITERATIONS, FEWER = 150, 30
+"""Of the first training, and of those on the second data."""
+AHEAD = 15.0
+"""At least so many points of mask AP50; about 30, by seeds and kinds of processors."""
 
 
 def one_large_object(rng, size, edge_case):
-    """Instead of a crowded scene: so that a tenth of a short training can be enough."""
+    """Instead of a crowded scene: so that a fifth of a short training can be enough."""
     width, height = size
     name = list(synthetic.SHAPES)[rng.integers(len(synthetic.SHAPES))]
     w, h = 0.7 * width, 0.8 * height
@@ -40,7 +41,7 @@ def devkits(tmp_path, monkeypatch):
     return first, write_other_classes(tmp_path / "b", SECOND, SECOND, seed=6, **numbers)
 
 
-@pytest.mark.parametrize("name", AHEAD)
+@pytest.mark.parametrize("name", ["yolact", "mask_rcnn"])
 def test_three_shared_classes_help(devkits, tmp_path, name):
     def mask_ap50(folder, devkit, iterations, init):
         changes = {"iterations": iterations, "eval_every": iterations, "semantic_loss": True}
@@ -53,10 +54,9 @@ def test_three_shared_classes_help(devkits, tmp_path, name):
 
     first, second = devkits
     mask_ap50("first", first, ITERATIONS, "none")
-    short = ITERATIONS // 10
-    tuned = mask_ap50("tuned", second, short, tmp_path / "first")
-    scratch = mask_ap50("scratch", second, short, "none")
-    assert tuned - scratch >= AHEAD[name]
+    tuned = mask_ap50("tuned", second, FEWER, tmp_path / "first")
+    scratch = mask_ap50("scratch", second, FEWER, "none")
+    assert tuned - scratch >= AHEAD
 
 
 def test_the_page_has_the_recipes_values():
