@@ -88,3 +88,18 @@ def test_streamed_json_equals_the_whole(content, chunk, tmp_path, monkeypatch):
                     files.read_json(path, ["size"])
             else:
                 assert files.read_json(path, ["size"]) == expected
+
+
+@pytest.mark.parametrize("streamed_bytes", [0, 1 << 26])
+def test_gzipped_json_is_read(streamed_bytes, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "STREAMED_BYTES", streamed_bytes)
+    path = tmp_path / "a.json.gz"
+    write_json(path, WHOLE)
+    whole = path.read_bytes()
+    assert files.read_json(path, ["size"]) == files.read_json(path) == WHOLE
+    write_json(path, WHOLE)
+    assert path.read_bytes() == whole  # no time in it
+    for damaged in (whole[:2], whole[:20], whole[:-9], whole[:30] + b"xyz" + whole[33:]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"a\.json\.gz is not JSON"):
+            files.read_json(path, ["size"])

@@ -1,5 +1,6 @@
 """Atomic writes: a kill at any moment leaves the old file or the new one; JSON; paths."""
 
+import gzip
 import io
 import json
 import math
@@ -17,7 +18,7 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from vocseg_lib.utils.json_values import JsonStream
+from vocseg_lib.utils.json_values import JsonStream, unzipped
 
 NAME_CHARACTERS = 50  # of a file, in the name of the temporary one: names are of limited length
 SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")  # which file browsers leave behind
@@ -224,7 +225,7 @@ def durable_rename(path: Path, target: Path) -> None:
 
 
 def read_json(path: Path, shared: Collection[str] = ()) -> Any:
-    """Read JSON in UTF-8, -16 or -32, with a byte order mark or without.
+    """Read JSON in UTF-8, -16 or -32, with a byte order mark or without; also gzipped.
 
     Equal keys, and integers, or lists of them, under `shared` keys are one object, and the text of
     large files is not held: a third of the memory. Raises OSError, and ValueError naming a file
@@ -243,15 +244,15 @@ def read_json(path: Path, shared: Collection[str] = ()) -> Any:
         return entry
 
     try:
-        if shared and path.is_file() and path.stat().st_size > STREAMED_BYTES:
-            with open_file(path, MAX_FILE_BYTES) as file:
-                encoding = json.detect_encoding(file.read(4))
-                file.seek(0)
-                return JsonStream(io.TextIOWrapper(file, encoding), share).read()
-        text = read_bytes(path)
-        text = text.decode(json.detect_encoding(text))
+        with named_errors(path), open_file(path, MAX_FILE_BYTES) as file:
+            content, is_large = unzipped(file), os.stat(path).st_size > STREAMED_BYTES
+            encoding = json.detect_encoding(content.read(4))
+            content.seek(0)
+            if shared and is_large:
+                return JsonStream(io.TextIOWrapper(content, encoding), share).read()
+            text = content.read(MAX_FILE_BYTES).decode(encoding)
         return json.loads(text, object_hook=share if shared else None)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
 
 
@@ -275,14 +276,15 @@ def _damage(path: Path, error: Exception) -> ValueError:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically. Raises ValueError for numbers that are not finite."""
+    """Write JSON as `write_text`. Raises ValueError for numbers that are not finite."""
     write_text(path, json.dumps(content, allow_nan=False))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8 atomically; names of files may hold what is none."""
+    """Write a text in UTF-8 atomically, .gz: gzipped; names of files may hold what is none."""
+    content = text.encode(errors="backslashreplace")
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        temporary.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 def to_jsonable(value: object, digits: int | None = None) -> object:

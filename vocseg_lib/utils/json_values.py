@@ -1,13 +1,15 @@
-"""JSON: numbers and ids in it; large texts, of which the entries of lists are read one by one."""
+"""JSON: numbers and ids in it; gzipped; large texts, read entry by entry of their lists."""
 
+import gzip
 import json
 import re
 import reprlib
 from collections.abc import Callable
-from io import TextIOBase
+from io import BufferedIOBase, TextIOBase
 from typing import Any
 
 CHUNK_CHARACTERS = 1 << 22
+GZIP = b"\x1f\x8b"  # how gzipped files start
 BLANK = re.compile(r"[ \t\n\r]*")
 SHORT_REPR = reprlib.Repr()
 SHORT_REPR.maxlist = SHORT_REPR.maxtuple = SHORT_REPR.maxdict = 20
@@ -36,6 +38,13 @@ def id_key(value: object) -> str:
     text = str(value).strip()
     number = re.fullmatch(r"(\d+)(\.0*)?", text) if len(text) <= MAX_ID else None
     return str(int(number[1])) if number else text
+
+
+def unzipped(file: BufferedIOBase) -> BufferedIOBase:
+    """A file, or what is in it if it is gzipped."""
+    start = file.read(len(GZIP))
+    file.seek(0)
+    return gzip.GzipFile(fileobj=file) if start == GZIP else file
 
 
 def shorten(value: object) -> str:
