@@ -53,16 +53,20 @@ def markdown(rows: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, help="results folder, or a file that this wrote")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the rows as JSON")
+    text = "write the rows as JSON; those of other models that it has stay"
+    parser.add_argument("--out", type=Path, metavar="FILE", help=text)
     options = parser.parse_args()
     if options.results.is_dir():
         runs = sorted(options.results.glob("runs/*"))
         rows = to_jsonable([flattery(run) for run in runs], digits=4)
     else:
         rows = read_json(options.results)
-    print(markdown(rows))
     if options.out:
+        stored = read_json(options.out) if options.out.is_file() else []
+        models = [row["model"] for row in rows]
+        rows = [row for row in stored if row["model"] not in models] + rows
         write_json(options.out, rows)
+    print(markdown(rows))
 
 
 if __name__ == "__main__":
