@@ -1,5 +1,6 @@
 """TIDE's errors, compared with its toolbox (tidecv)."""
 
+import matplotlib.pyplot as plt
 import pytest
 from tidecv import TIDE, Data
 
@@ -24,7 +25,8 @@ def tidecv(content, detections, kind):
     for d in detections:
         shape = bbox_xywh(d), d["segmentation"]
         results.add_detection(d["image_id"], d["category_id"], d["score"], *shape)
-    toolbox = TIDE(mode=MODES[kind])
+    with plt.rc_context():  # it sets seaborn's style
+        toolbox = TIDE(mode=MODES[kind])
     run = toolbox.evaluate(objects, results, name="run")
     counts = {error.short_name: count for error, count in run.count_errors().items()}
     dap = toolbox.get_main_errors()["run"]

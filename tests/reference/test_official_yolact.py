@@ -20,7 +20,8 @@ from vocseg_lib.models.priors import prior_boxes
 from vocseg_lib.utils.boxes import box_iou, cxcywh_to_xyxy, decode_boxes, encode_boxes
 from vocseg_lib.utils.masks import box_mask, box_rows_and_columns
 
-FOLDER = Path(os.environ.get("VOCSEG_FIXTURES", Path(__file__).parents[3] / "shared" / "fixtures"))
+SHARED = Path(os.environ.get("VOCSEG_SHARED", Path(__file__).parents[3] / "shared"))
+FOLDER = Path(os.environ.get("VOCSEG_FIXTURES", SHARED / "fixtures"))
 FIELDS = {"conf": "class_logits", "loc": "box_offsets", "mask": "coefficients"}
 FIELDS |= {"proto": "prototypes", "priors": "priors", "segm": "semantic_logits"}
 NAMES = {"B": "box", "C": "class", "M": "mask", "S": "semantic"}
