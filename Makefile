@@ -1,4 +1,4 @@
-# make study: set up and run the notebooks.  make test: set up and run the tests.  make lint: check style, formatting, layers.
+# make demo: set up, then masks of a few pictures.  make study: set up and run the notebooks.  make test: set up and run the tests.  make lint: check style, formatting, layers.
 # make bench: measure speed.  make attack: damage files and kill trainings.  make gpu-check: train and time both models on a GPU.  make notebook: open the notebooks.
 PYTHON ?= python3
 # constraints-colab.txt, constraints-kaggle.txt: what these ship; constraints-oldest.txt: the floors (Python 3.11).
@@ -20,7 +20,7 @@ READY := $(VENV)/ready
 VOCSEG_SHARED ?= ../shared
 BENCH_DATA = $(firstword $(DATA) $(wildcard $(VOCSEG_SHARED)/voc2012/VOCdevkit))
 
-.PHONY: setup study copies test lint bench attack notebook gpu-check
+.PHONY: setup demo study copies test lint bench attack notebook gpu-check
 
 setup: $(READY)
 
@@ -29,6 +29,10 @@ $(READY): requirements.txt $(CONSTRAINTS) pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -r requirements.txt -e '.[dev]'
 	@touch $@
+
+# Both models of the pilot, trained already.
+demo: $(READY)
+	$(BIN)/vocseg predict --image $(wildcard vocseg_lib/study/demo/*.jpg) --out results/demo
 
 study: $(READY)
 	$(BIN)/python -m tools.run_notebooks --profile "$(PROFILE)" --data "$(DATA)" --results "$(RESULTS)" --init "$(INIT)" --only "$(NOTEBOOKS)" $(if $(SET),--set $(SET)) $(if $(FRESH),--fresh)

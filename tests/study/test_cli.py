@@ -186,7 +186,7 @@ def test_wrong_arguments_get_one_line_and_exit_code_two(devkit, tmp_path):
     wrong = [
         *(("verify", tmp_path), ("export-coco", tmp_path, *out), ("import-coco", torn, *out)),
         *((*yolact, torn), ("train", *val), ("train", "--from", empty, *val)),
-        *(("predict", "--image", tmp_path), ("predict", tmp_path), ("predict", tmp_path, *val)),
+        *(("predict", *val, *out), ("predict", tmp_path), ("predict", tmp_path, *val)),
         ("predict", tmp_path, *val, *out),
         *(("evaluate", *torn_file, *val), ("evaluate", *torn_file, *val, "--split", "test")),
         *(("evaluate", "--predictions", other, *val), ("failures", *torn_file, torn, *val)),

@@ -1,5 +1,7 @@
 import json
 import subprocess
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +34,12 @@ def test_the_commit_that_pip_installed_from_a_repository(tmp_path, monkeypatch):
     (installed / "METADATA").write_text(f"Name: vocseg_lib\nVersion: {__version__}\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert environment.git_commit() == __version__
+    assert environment.repository_url() == ""
     origin = {"url": "https://example.org/a", "vcs_info": {"vcs": "git", "commit_id": "a" * 40}}
     (installed / "direct_url.json").write_text(json.dumps(origin))
     assert environment.git_commit() == "a" * 40
+
+
+def test_the_address_is_the_one_in_the_project():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert environment.repository_url() == project["urls"]["Repository"]

@@ -12,6 +12,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from jaxtyping import UInt8
@@ -28,6 +29,7 @@ from vocseg_lib.data.coco_import.images import MAX_NAME_BYTES
 from vocseg_lib.data.image_files import PICTURE_ENDINGS, BadFile, Picture, read_picture
 from vocseg_lib.data.transforms import model_input
 from vocseg_lib.plots.images import DRAWN_SCORE, draw_instances
+from vocseg_lib.plots.style import MAX_WIDTH, new_axes, write_figure
 from vocseg_lib.plots.videos import VIDEO_SUFFIXES, is_video, read_video
 from vocseg_lib.utils.device import autocast
 from vocseg_lib.utils.files import atomic_write, file_checksum, resolve_path
@@ -181,8 +183,7 @@ def draw_predictions(
     for file, target in zip(files, targets, strict=True):
         if os.path.dirname(os.path.realpath(file)) == os.path.realpath(out):
             raise ValueError(f"{out} holds the input {file}; the output needs another folder")
-        if target.exists() and not (target.is_file() and _is_drawn(target)):
-            raise ValueError(f"{target} exists and is not of this command; choose another folder")
+        _check_replaceable(target)
     out.mkdir(parents=True, exist_ok=True)
     if record:
         record.start()
@@ -221,8 +222,31 @@ def _hint(path: Path) -> str:
     return "" if known else f"; files are taken as videos by {' '.join(VIDEO_SUFFIXES)}"
 
 
+def draw_side_by_side(pictures: dict[str, Path], folder: Path) -> Path:
+    """Write drawn pictures (PNG) of one name, by title, side by side to a folder: the file."""
+    target = folder / next(iter(pictures.values())).name
+    _check_replaceable(target)
+    height, width = np.array(Image.open(next(iter(pictures.values())))).shape[:2]
+    axes = new_axes(len(pictures), 2, (MAX_WIDTH / 2, MAX_WIDTH / 2 * height / width + 0.3))
+    for ax, (title, path) in zip(axes, pictures.items(), strict=True):
+        ax.imshow(Image.open(path))
+        ax.set_title(title)
+        ax.axis("off")
+    write_figure(axes[0], target, metadata={"Software": MARK})
+    plt.close(axes[0].figure)
+    return target
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raise ValueError for what is no picture or video that was written here.
+
+    These have `MARK` near their start or end.
+    """
+    if path.exists() and not (path.is_file() and _is_drawn(path)):
+        raise ValueError(f"{path} exists and is not of this command; choose another folder")
+
+
 def _is_drawn(path: Path) -> bool:
-    """Whether a picture or video was written here: has `MARK` near its start or end."""
     with path.open("rb") as file:
         start = file.read(4_096)
         file.seek(-min(4_096, path.stat().st_size), os.SEEK_END)

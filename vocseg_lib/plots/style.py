@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -177,13 +178,12 @@ def save_figure(figure: Figure | Axes, results: str | Path, name: str) -> None:
     write_figure(figure, Path(results) / "figures" / f"{name}.png")
 
 
-def write_figure(figure: Figure | Axes, path: Path) -> None:
-    """Write a figure as PNG, at most 1,000 pixels wide."""
+def write_figure(figure: Figure | Axes, path: Path, **options: Any) -> None:
+    """Write a figure as PNG, at most 1,000 pixels wide; with options of `savefig`."""
     figure = figure if isinstance(figure, Figure) else figure.figure
     with atomic_write(path) as temporary:
-        figure.savefig(
-            temporary, format=path.suffix[1:], dpi=110, bbox_inches="tight", pad_inches=0.04
-        )
+        options |= {"dpi": 110, "bbox_inches": "tight", "pad_inches": 0.04}
+        figure.savefig(temporary, format=path.suffix[1:], **options)
 
 
 def new_axes(count: int, columns: int, panel: tuple[float, float]) -> np.ndarray:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from vocseg_lib import __version__
 from vocseg_lib.data.voc import find_devkit
-from vocseg_lib.engine.run_folder import SESSIONS, read_sessions
+from vocseg_lib.engine.run_folder import CONFIG, SESSIONS, read_sessions
 from vocseg_lib.metrics.coco_eval import HEADLINE
 from vocseg_lib.metrics.matching import IOU_TYPES
 from vocseg_lib.study.initial_weights import HEADER
@@ -20,8 +20,10 @@ from vocseg_lib.study.recipes import (
     IMAGENET,
     LINEAGE_MODELS,
     MODEL_TITLES,
+    PILOT_WEIGHTS,
     RECIPES,
     Recipe,
+    read_config,
     recipe_changes,
     without_folders,
 )
@@ -52,6 +54,7 @@ STARTS = {
     None: "random weights",
     IMAGENET: "torchvision's ImageNet weights of the backbone, under ImageNet's terms",
     COCO: "the published COCO detector, under its authors' and COCO's terms",
+    **{name: f"`{name}`, which comes with this library" for name in PILOT_WEIGHTS},
 }
 
 
@@ -106,7 +109,6 @@ def model_card(run: Path, weights: Path, header: dict, data: str | Path = "") ->
     recipe = Recipe.of_run(config)
     study = _study_of(run, config, devkit, required=bool(data))
     kind, name = study.data_kind if study else "", config["model"]
-    init = recipe.model_config(name).init
     changes = recipe_changes(recipe, RECIPES["paper"]).iloc[:, :2]
     parts = ("train.", f"{LINEAGE_MODELS.get(name, name)}.")
     template = (files("vocseg_lib.study") / "model_card.md.jinja").read_text(encoding="utf-8")
@@ -121,12 +123,26 @@ def model_card(run: Path, weights: Path, header: dict, data: str | Path = "") ->
         kind=kind,
         train_images=len(study.dataset("train")) if study else None,
         license=LICENSES[kind],
-        start=STARTS.get(init, f"`{init}`, under its own terms"),
+        aside=len(study.dataset("train")) - len(study.train_names) if study else 0,
+        start=_start(read_config(run / CONFIG)),
         device=sessions[-1].get("device_name", "unknown") if sessions else "unknown",
         version=__version__,
         fields=[(f, v) for f, *v in changes.itertuples() if f.startswith(parts)],
         rows=_metric_rows(study, run, metrics),
     )
+
+
+def _start(config: dict) -> str:
+    """What a training started from, in words; of a run, also what that started from."""
+    init = Recipe.of_run(config).model_config(config["model"]).init
+    if init in STARTS:
+        return STARTS[init]
+    try:
+        earlier, best = read_run(resolve_path(init))
+    except (OSError, ValueError):  # not a run, or gone
+        return f"`{Path(init).name}`, under its own terms"
+    run = f"a run of {best['iteration']} iterations by recipe `{earlier['recipe']['name']}`"
+    return f"{run}, which started from {_start(earlier)}"
 
 
 def _study_of(run: Path, config: dict, devkit: str | Path, required: bool) -> Study | None:

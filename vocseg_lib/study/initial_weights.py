@@ -1,14 +1,15 @@
 """What a model starts from (`ModelConfig.init`), told by keys and sizes, not by a file's name.
 
 None: random weights. "imagenet": the backbone's, torchvision's. "coco": the published detector of
-the model, downloaded once. A file: of the official YOLACT, torchvision's Mask R-CNN, a backbone in
-torchvision's layout, `export-weights` or a `best.pt`. A folder: a run, or results with one.
+the model, downloaded once. "pilot/MODEL": this project's own, of the pilot. A file: of the official
+YOLACT, torchvision's Mask R-CNN, a backbone in torchvision's layout, `export-weights` or a
+`best.pt`. A folder: a run, or results with one.
 """
 
 import hashlib
 import json
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ from vocseg_lib.study.recipes import (
     LINEAGE_MODELS,
     NAMED_STARTS,
     NOTHING,
+    PILOT_WEIGHTS,
     RECIPES,
     Recipe,
     check_run_config,
     read_config,
 )
+from vocseg_lib.utils.environment import repository_url
 from vocseg_lib.utils.files import file_lock, resolve_path
 from vocseg_lib.utils.http import Download, FetchError, download
 from vocseg_lib.utils.weights import is_safetensors, read_safetensors, read_weights
@@ -40,12 +43,24 @@ HEADER = "vocseg"  # of exported weights: what `metadata` holds, as JSON
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedDetector:
-    """A detector that was trained on COCO, and where it is."""
+    """A trained detector, and where it is."""
 
     url: str
     sha256: str  # or its first digits, which torchvision has in the file's name
     max_bytes: int
-    config: dict[str, Any]  # fields of the model's config
+    config: dict[str, Any] = field(default_factory=dict)  # fields of the model's config
+
+    def problem(self, file: Path) -> str:
+        """What is wrong with a file; "" if it is the detector's."""
+        if not file.is_file():
+            return "missing"
+        with file.open("rb") as opened:
+            if opened.read(1) == b"<":
+                return "answers with a web page instead of the file"
+            opened.seek(0)
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+        wrong = not found.startswith(self.sha256)
+        return f"SHA-256 is {found[:16]}..., expected {self.sha256[:16]}" if wrong else ""
 
 
 COCO_DETECTORS = {
@@ -68,41 +83,47 @@ COCO_DETECTORS = {
     ),
 }
 """The published detectors: 28.0 and 34.6 mask AP on COCO's val (their authors' pages)."""
+PILOT_SHA256 = {
+    "yolact": "145e790a9be9e2b77633186bf24b37cc1f0fe345a812b9970a7bead6a705a2e1",
+    "mask_rcnn": "830cebba230d33f5f18ab9f5f18d4981e8d610f2ec06cca1951a60ca56adb7c7",
+}
+PILOT_BYTES = 20_000_000  # at most, of a file
+WEIGHTS_FOLDER = Path(__file__).parents[2] / "weights"  # in a checkout
 
 
-def fetch_published(model_name: str) -> Path:
+def find_weights(source: str | Path) -> Path:
+    """A path as by `resolve_path`; of `PILOT_WEIGHTS`, the file in a checkout, or downloaded.
+
+    Raises WeightsError.
+    """
+    path, name = resolve_path(source), PILOT_WEIGHTS.get(str(source))
+    if path.exists() or not name:
+        return path
+    file = WEIGHTS_FOLDER / f"pilot_{name}.safetensors"
+    url = f"{repository_url()}/raw/main/weights/{file.name}"
+    pilot = PublishedDetector(url=url, sha256=PILOT_SHA256[name], max_bytes=PILOT_BYTES)
+    return fetch_published(pilot) if pilot.problem(file) else file
+
+
+def fetch_published(published: PublishedDetector) -> Path:
     """The file of a published detector, downloaded if missing, resumable, checked by SHA-256.
 
     Raises WeightsError, with the alternatives.
     """
-    published = COCO_DETECTORS[model_name]
     path = Path(torch.hub.get_dir()) / "checkpoints" / published.url.rpartition("/")[2]
-
-    def problem(file: Path) -> str:
-        if not file.is_file():
-            return "missing"
-        with file.open("rb") as opened:
-            if opened.read(1) == b"<":
-                return "answers with a web page instead of the file"
-            opened.seek(0)
-            found = hashlib.file_digest(opened, "sha256").hexdigest()
-        wrong = not found.startswith(published.sha256)
-        return f"SHA-256 is {found[:16]}..., expected {published.sha256[:16]}" if wrong else ""
-
-    if problem(path):
+    if published.problem(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        source = Download(urls=[published.url], problem=problem, max_bytes=published.max_bytes)
+        arguments = {"problem": published.problem, "max_bytes": published.max_bytes}
+        source = Download(urls=[published.url], **arguments)
         try:
             with file_lock(path.parent, f"another process downloads to {path.parent}"):
-                if problem(path):
+                if published.problem(path):
                     download(source, path)
         except (FetchError, OSError) as error:
             reason = "; ".join(line.strip() for line in str(error).splitlines())
             reason = reason.replace(":; ", ": ")
             ways = "or start from init=FILE, or train from init=imagenet or init=none"
-            raise WeightsError(
-                f"no published weights for {model_name}: {reason}; {ways}"
-            ) from error
+            raise WeightsError(f"no published weights {path.name}: {reason}; {ways}") from error
     return path
 
 
@@ -113,14 +134,15 @@ def pretrained(init: str | None, model_name: str) -> Pretrained | None:
     """
     if init in (None, IMAGENET):
         return None
-    path = fetch_published(model_name) if init == COCO else _file_of(resolve_path(init), model_name)
+    is_coco = init == COCO
+    path = fetch_published(COCO_DETECTORS[model_name]) if is_coco else _file_of(init, model_name)
     try:
         weights = _read(path)
         if weights and weights.model != model_name:
             raise ValueError(f"it is of {weights.model}, not of {model_name}")
     except ValueError as error:
         raise WeightsError(f"init={init}: {error}") from error
-    if weights and init == COCO:
+    if weights and is_coco:
         weights = replace(weights, config=COCO_DETECTORS[model_name].config, assumed=())
     return weights
 
@@ -134,8 +156,9 @@ def check_start(recipe: Recipe, model_name: str) -> None:
         raise ValueError(f"{problem}: change one of them")
 
 
-def _file_of(path: Path, model_name: str) -> Path:
+def _file_of(init: str, model_name: str) -> Path:
     """The weights' file of a run folder, or of the model's run in a results folder."""
+    path = find_weights(init)
     folders = (path, path / "runs" / model_name)
     inside = next((folder / BEST for folder in folders if (folder / BEST).is_file()), None)
     if path.is_dir() and not inside:
@@ -208,7 +231,7 @@ def with_network_of_init(recipe: Recipe, results: Path, explicit: Collection[str
                 weights = pretrained(config.init, name)
                 fields = weights.config if weights else _plain_network(recipe, name)
                 if not weights and config.init not in (None, IMAGENET):
-                    state = unwrap(read_weights(resolve_path(config.init)))
+                    state = unwrap(read_weights(find_weights(config.init)))
                     fields |= {"backbone": backbone_of(state) or config.backbone}
             except (OSError, WeightsError):
                 run = results / "runs" / recipe.run_name(name)

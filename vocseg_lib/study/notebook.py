@@ -63,6 +63,11 @@ def start_notebook(
     return folder
 
 
+def demo_pictures() -> list[Path]:
+    """Pictures that come with the library; their authors and licenses are in a README beside."""
+    return sorted((Path(__file__).parent / "demo").glob("*.jpg"))
+
+
 def runtime(needs_gpu: bool) -> str:
     """Device and versions; what to do where a GPU is needed and missing."""
     count = torch.cuda.device_count()

@@ -23,16 +23,16 @@ from vocseg_lib.utils.files import read_json
 if TYPE_CHECKING:
     import pandas as pd
 
-IMAGENET, COCO, NOTHING = "imagenet", "coco", "none"
-NAMED_STARTS = (IMAGENET, COCO, NOTHING)
-"""What `init` may be besides files and folders: see `initial_weights`."""
 MODEL_TITLES = {name: config.title for name, config in MODELS.items()}
+IMAGENET, COCO, NOTHING = "imagenet", "coco", "none"
+PILOT_WEIGHTS = {f"pilot/{name}": name for name in MODEL_TITLES}
+NAMED_STARTS = (IMAGENET, COCO, NOTHING, *PILOT_WEIGHTS)
+"""What `init` may be besides files and folders: see `initial_weights`."""
 LINEAGE_MODELS = {"fast_rcnn": "mask_rcnn", "faster_rcnn": "mask_rcnn", "semantic": "yolact"}
 """Models of `models.lineage` that are trained alike, and the model whose options each has."""
 PARTS = {"train": TrainConfig, **MODELS}
-"""Configs that a recipe is made of, by field."""
 RECIPE_FIELDS = tuple(dict.fromkeys(f.name for part in PARTS.values() for f in fields(part)))
-"""Fields of all of them."""
+"""Configs that a recipe is made of, by field; the names of all their fields."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -149,9 +149,10 @@ def open_files(
         raise FileNotFoundError(f"{', '.join(missing)} is missing: prediction files are expected")
     if len({path.resolve() for path in paths}) < len(paths):
         raise ValueError(f"the same file is given twice: {', '.join(map(str, paths))}")
-    stems, predictions, repetitions = [path.stem for path, *_ in groups], {}, {}
-    for path, *others in groups:
-        title = path.stem if stems.count(path.stem) == 1 else str(path)
+    stems = [Path(path.name.removesuffix(".gz")).stem for path, *_ in groups]
+    predictions, repetitions = {}, {}
+    for stem, (path, *others) in zip(stems, groups, strict=True):
+        title = stem if stems.count(stem) == 1 else str(path)
         title += f" and {len(others)} more" if others else ""
         predictions[title] = read_predictions(path, ground_truth)
         repetitions[title] = [read_predictions(other, ground_truth) for other in others]

@@ -29,7 +29,7 @@ from vocseg_lib.models.transfer import check_network, load_body, transfer
 from vocseg_lib.plots.images import DRAWN_SCORE
 from vocseg_lib.plots.pictures import Visualizer, input_files, names_below
 from vocseg_lib.plots.videos import is_video
-from vocseg_lib.study.initial_weights import pretrained, read_own
+from vocseg_lib.study.initial_weights import find_weights, pretrained, read_own
 from vocseg_lib.study.recipes import (
     COCO,
     LINEAGE_MODELS,
@@ -40,7 +40,7 @@ from vocseg_lib.study.recipes import (
 )
 from vocseg_lib.study.study import Study
 from vocseg_lib.utils import distributed
-from vocseg_lib.utils.files import file_checksum, project_root, read_json, resolve_path
+from vocseg_lib.utils.files import file_checksum, project_root, read_json
 from vocseg_lib.utils.weights import load_weights
 
 
@@ -110,13 +110,13 @@ def _with_masks(network: nn.Module) -> nn.Module:
 def load_run(run_folder: str | Path, device: str | None = None) -> tuple[nn.Module, dict, dict]:
     """A trained model, in eval mode, its config, and its iteration with the metrics on val.
 
-    Of a run folder, its `best.pt`, or another file that `initial_weights` lists, but a backbone's.
+    Of a run folder, its `best.pt`, or what else `initial_weights` lists, but a backbone's.
 
     Raises:
         FileNotFoundError: if the folder holds no evaluated training.
         ValueError, WeightsError: naming what is wrong with a file.
     """
-    path = resolve_path(run_folder)
+    path = find_weights(run_folder)
     is_best = path.name == BEST and (path.parent / CONFIG).is_file()
     if path.is_dir() or is_best:
         run_folder = path.parent if is_best else path

@@ -29,6 +29,13 @@ def git_commit() -> str:
     return origin.get("vcs_info", {}).get("commit_id", __version__)
 
 
+def repository_url() -> str:
+    """The project's public address, as the installed package has it; "" if it is not installed."""
+    of_package = (d.metadata.get_all("Project-URL", []) for d in distributions(name="vocseg_lib"))
+    urls = dict(url.split(", ", 1) for url in next(of_package, []))
+    return urls.get("Repository", "")
+
+
 def environment_info(device: str | torch.device) -> dict[str, str | int]:
     """Versions, commit and device."""
     cuda = torch.device(device).type == "cuda"

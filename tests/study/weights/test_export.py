@@ -1,6 +1,7 @@
 """Weights for others: safetensors and a model card."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from tests.helpers.cli import vocseg
 from vocseg_lib import load_model
 from vocseg_lib.engine.checkpoint import load_checkpoint, save_checkpoint
 from vocseg_lib.models.config import MODELS
+from vocseg_lib.study.export import export_weights
 from vocseg_lib.study.run import build_model, load_run
+from vocseg_lib.study.train import train_model
 from vocseg_lib.utils.files import read_json
 
 
@@ -60,6 +63,17 @@ def test_the_card_comes_from_the_runs_files(trained, devkit, tmp_path):
         )
         assert card.count("[") == 1 + 6 * (name != "gone")
         assert 'load_model("w.safetensors")' in card
+
+
+def test_the_card_tells_what_the_run_started_from(trained, tmp_path):
+    run = trained.run_folder("yolact")
+    recipe = trained.recipe.with_changes(init=str(run), selection_share=0.25)
+    second = replace(trained, recipe=recipe, results=tmp_path / "second")
+    train_model(second, "yolact")
+    card = export_weights(second.run_folder("yolact"))[1].read_text()
+    before = read_json(run / "metrics.json")["iterations"]
+    assert f"run of {before} iterations by recipe `quick`, which started from random" in card
+    assert "12 images of train, 3 of which chose the weights" in card
 
 
 def test_what_cannot_be_exported_or_read_is_named(trained, tmp_path):

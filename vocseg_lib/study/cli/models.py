@@ -11,6 +11,7 @@ from vocseg_lib.study.cli import options as cli
 from vocseg_lib.study.cli.options import text
 from vocseg_lib.study.recipes import (
     MODEL_TITLES,
+    PILOT_WEIGHTS,
     RECIPE_FIELDS,
     get_recipe,
     parse_assignments,
@@ -71,8 +72,6 @@ def predict_command(options: cli.PredictOptions) -> None:
     run, out = options.run or options.weights, options.out
     if options.run and options.weights:
         raise ValueError(f"{options.run} and --weights {options.weights}: give one of them")
-    if not run and not options.model:
-        raise ValueError("--weights RUN is required, or --model MODEL for the published detector")
     if run and options.model:
         raise ValueError(f"--model {options.model}: {run} says which model it is")
     if bool(options.image) == bool(options.data):
@@ -80,37 +79,61 @@ def predict_command(options: cli.PredictOptions) -> None:
     to_file = bool(options.data) or out.lower().endswith(".json")
     if to_file and (options.index_pngs or options.cutouts or options.masks == "polygons"):
         raise ValueError("--index-pngs, --cutouts and --masks polygons need --image and a folder")
+    if to_file and not (run or options.model):
+        ways = f"{', '.join(PILOT_WEIGHTS)}, a run folder or a file"
+        raise ValueError(f"a prediction file is of one model: give --weights, one of {ways}")
     if to_file:
         cli.check_output(out, b'"config": {"', required=True)
     cli.require(run, options.data, *options.image)
     device = cli.usable_device(options.device)
     from vocseg_lib.engine.predict import save_predictions
-    from vocseg_lib.study.initial_weights import fetch_published
+    from vocseg_lib.study.initial_weights import COCO_DETECTORS, fetch_published
     from vocseg_lib.study.run import predict_pictures, predict_run
 
-    run = run or str(fetch_published(options.model))
+    if options.model:
+        run = str(fetch_published(COCO_DETECTORS[options.model]))
     if to_file:
         arguments = (options.data, options.split) if options.data else (options.image,)
         predictions = (predict_run if options.data else predict_pictures)(run, *arguments, device)
         save_predictions(out, predictions)
         header, count = predictions["header"], len(predictions["detections"])
-        drawn, skipped = len(header["images"]), header.get("skipped", [])
-        print(f"{drawn} images, {count} detections: {out}")
-    else:
+        drawn, skipped = header["images"], header.get("skipped", [])
+        print(f"{len(drawn)} images, {count} detections: {out}")
+    elif run:
         drawn, skipped = _draw(run, options, device)
+    else:
+        drawn, skipped = _draw_both(options, device)
     if skipped:
         print(f"{len(skipped)} files skipped:", *skipped, sep="\n  ", file=sys.stderr)
     raise typer.Exit(0 if drawn else 1)
 
 
-def _draw(run: str, options: cli.PredictOptions, device: str) -> tuple[int, list[str]]:
-    """Draw pictures and videos and write their masks; how many, and what was skipped and why."""
+def _draw_both(options: cli.PredictOptions, device: str) -> tuple[list[Path], list[str]]:
+    """Draw with the pilot's models, each in a folder of its own, and their pictures side by side.
+
+    As `_draw` of the last.
+    """
+    from vocseg_lib.plots.pictures import draw_side_by_side
+
+    out, drawn = Path(options.out or "predictions"), {}
+    for run, name in PILOT_WEIGHTS.items():
+        print(f"{MODEL_TITLES[name]} ({run}):")
+        drawn[name], skipped = _draw(run, replace(options, out=str(out / name)), device)
+    for paths in zip(*drawn.values(), strict=True):
+        if paths[0].suffix == ".png":
+            pictures = {MODEL_TITLES[name]: path for name, path in zip(drawn, paths, strict=True)}
+            print(draw_side_by_side(pictures, out / "side_by_side"))
+    return drawn[name], skipped
+
+
+def _draw(run: str, options: cli.PredictOptions, device: str) -> tuple[list[Path], list[str]]:
+    """Draw pictures and videos and write their masks; the files, and what was skipped and why."""
     from vocseg_lib.engine.mask_files import JSON_NAME, TABLE_NAME, MaskFiles
     from vocseg_lib.plots.pictures import draw_predictions
     from vocseg_lib.study.run import load_visualizer
 
     visualizer = load_visualizer(run, options.score, device)
-    out, drawn, skipped = Path(options.out or "predictions"), 0, []
+    out, drawn, skipped = Path(options.out or "predictions"), [], []
     files = MaskFiles(
         folder=out,
         class_names=visualizer.class_names,
@@ -123,7 +146,7 @@ def _draw(run: str, options: cli.PredictOptions, device: str) -> tuple[int, list
     try:
         for file, written, message in draw_predictions(visualizer, options.image, out, files):
             if written:
-                drawn += 1
+                drawn.append(written)
                 print(f"{file}: {message} -> {written}")
             else:
                 skipped.append(message)

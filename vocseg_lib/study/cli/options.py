@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from vocseg_lib.study.recipes import LINEAGE_MODELS, MODEL_TITLES, RECIPES
+from vocseg_lib.study.recipes import LINEAGE_MODELS, MODEL_TITLES, PILOT_WEIGHTS, RECIPES
 from vocseg_lib.utils.files import resolve_path
 
 RUN_FILE = re.compile(r"(config|run|metrics|predictions\w*)\.json")  # of a training
@@ -127,7 +127,7 @@ def check_image_folder(wanted: str, images: str, data: str) -> None:
 
 def require(*paths: str) -> None:
     """Raise OSError for the first path that is given and missing, or a pipe or device."""
-    for path in filter(None, paths):
+    for path in (p for p in paths if p and p not in PILOT_WEIGHTS):
         found = resolve_path(path)
         if not (found.is_file() or found.is_dir()):
             problem = "is a pipe, socket or device" if found.exists() else "is missing"
@@ -235,9 +235,12 @@ class PredictOptions:
     """Options of `vocseg predict`."""
 
     run: Annotated[
-        str, typer.Argument(metavar="[RUN]", help="run folder of a training, or a file of weights")
+        str,
+        typer.Argument(
+            metavar="[RUN]", help="run folder of a training, file of weights, pilot/MODEL"
+        ),
     ] = ""
-    weights: text("the same", "RUN") = ""
+    weights: text("the same; default: pilot/yolact and pilot/mask_rcnn", "RUN") = ""
     model: Annotated[
         Literal[tuple(MODEL_TITLES)] | None,
         typer.Option("--model", metavar="MODEL", help="instead: its published COCO detector"),
