@@ -226,10 +226,11 @@ def draw_side_by_side(pictures: dict[str, Path], folder: Path) -> Path:
     """Write drawn pictures (PNG) of one name, by title, side by side to a folder: the file."""
     target = folder / next(iter(pictures.values())).name
     _check_replaceable(target)
-    height, width = np.array(Image.open(next(iter(pictures.values())))).shape[:2]
-    axes = new_axes(len(pictures), 2, (MAX_WIDTH / 2, MAX_WIDTH / 2 * height / width + 0.3))
-    for ax, (title, path) in zip(axes, pictures.items(), strict=True):
-        ax.imshow(Image.open(path))
+    images = [Image.open(path) for path in pictures.values()]
+    width, height = images[0].size
+    axes = new_axes(len(images), 2, (MAX_WIDTH / 2, MAX_WIDTH / 2 * height / width + 0.3))
+    for ax, title, image in zip(axes, pictures, images, strict=True):
+        ax.imshow(image)
         ax.set_title(title)
         ax.axis("off")
     write_figure(axes[0], target, metadata={"Software": MARK})
