@@ -20,6 +20,7 @@ from vocseg_lib.study.recipes import (
     IMAGENET,
     LINEAGE_MODELS,
     MODEL_TITLES,
+    PILOT,
     PILOT_WEIGHTS,
     RECIPES,
     Recipe,
@@ -54,7 +55,7 @@ STARTS = {
     None: "random weights",
     IMAGENET: "torchvision's ImageNet weights of the backbone, under ImageNet's terms",
     COCO: "the published COCO detector, under its authors' and COCO's terms",
-    **{name: f"`{name}`, which comes with this library" for name in PILOT_WEIGHTS},
+    **{name: "weights that come with this library" for name in (PILOT, *PILOT_WEIGHTS)},
 }
 
 

@@ -1,9 +1,9 @@
 """What a model starts from (`ModelConfig.init`), told by keys and sizes, not by a file's name.
 
 None: random weights. "imagenet": the backbone's, torchvision's. "coco": the published detector of
-the model, downloaded once. "pilot/MODEL": this project's own, of the pilot. A file: of the official
-YOLACT, torchvision's Mask R-CNN, a backbone in torchvision's layout, `export-weights` or a
-`best.pt`. A folder: a run, or results with one.
+the model, downloaded once. "pilot": this project's own, of the model, or of one ("pilot/yolact").
+A file: of the official YOLACT, torchvision's Mask R-CNN, a backbone in torchvision's layout,
+`export-weights` or a `best.pt`. A folder: a run, or results with one.
 """
 
 import hashlib
@@ -27,6 +27,7 @@ from vocseg_lib.study.recipes import (
     LINEAGE_MODELS,
     NAMED_STARTS,
     NOTHING,
+    PILOT,
     PILOT_WEIGHTS,
     RECIPES,
     Recipe,
@@ -158,7 +159,7 @@ def check_start(recipe: Recipe, model_name: str) -> None:
 
 def _file_of(init: str, model_name: str) -> Path:
     """The weights' file of a run folder, or of the model's run in a results folder."""
-    path = find_weights(init)
+    path = find_weights(f"{init}/{model_name}" if init == PILOT else init)
     folders = (path, path / "runs" / model_name)
     inside = next((folder / BEST for folder in folders if (folder / BEST).is_file()), None)
     if path.is_dir() and not inside:

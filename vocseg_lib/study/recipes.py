@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MODEL_TITLES = {name: config.title for name, config in MODELS.items()}
-IMAGENET, COCO, NOTHING = "imagenet", "coco", "none"
-PILOT_WEIGHTS = {f"pilot/{name}": name for name in MODEL_TITLES}
-NAMED_STARTS = (IMAGENET, COCO, NOTHING, *PILOT_WEIGHTS)
+IMAGENET, COCO, PILOT, NOTHING = "imagenet", "coco", "pilot", "none"
+PILOT_WEIGHTS = {f"{PILOT}/{name}": name for name in MODEL_TITLES}
+NAMED_STARTS = (IMAGENET, COCO, PILOT, NOTHING, *PILOT_WEIGHTS)
 """What `init` may be besides files and folders: see `initial_weights`."""
 LINEAGE_MODELS = {"fast_rcnn": "mask_rcnn", "faster_rcnn": "mask_rcnn", "semantic": "yolact"}
 """Models of `models.lineage` that are trained alike, and the model whose options each has."""

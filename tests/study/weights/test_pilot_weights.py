@@ -18,8 +18,10 @@ from vocseg_lib.study import initial_weights
 from vocseg_lib.study.export import export_weights
 from vocseg_lib.study.initial_weights import find_weights
 from vocseg_lib.study.recipes import MODEL_TITLES, PILOT_WEIGHTS
-from vocseg_lib.study.results import open_files
+from vocseg_lib.study.results import open_files, open_results
 from vocseg_lib.study.run import build_model, load_model, load_run
+from vocseg_lib.study.study import open_study
+from vocseg_lib.study.train import train_model
 from vocseg_lib.utils.files import read_json
 
 ROOT = Path(__file__).parents[3]
@@ -61,6 +63,16 @@ def test_pictures_are_predicted_without_training(trained, tmp_path):
     assert (done.exit_code, "pilot/yolact, pilot/mask_rcnn" in done.stderr) == (2, True)
     done = vocseg(*command, tmp_path / "p.json", "--weights", "pilot/yolact")
     assert done.exit_code == 0, done.output
+
+
+@pytest.mark.usefixtures("weights")
+def test_a_study_of_them_trains_nothing(trained, tmp_path):
+    study = open_study("quick iterations=0", trained.devkit, tmp_path / "results", "pilot")
+    for name in MODEL_TITLES:
+        train_model(study, name)
+    for title, evaluation in open_results(study).evaluations.items():
+        expected = open_results(trained).evaluations[title].summary["mask_AP50"]
+        assert evaluation.summary["mask_AP50"] == pytest.approx(expected, abs=0.5)  # fp16
 
 
 def test_outside_of_a_checkout_they_are_downloaded(weights, trained, monkeypatch):
