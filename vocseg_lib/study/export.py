@@ -11,20 +11,17 @@ from safetensors.torch import save_file
 
 from vocseg_lib import __version__
 from vocseg_lib.data.voc import find_devkit
-from vocseg_lib.engine.run_folder import CONFIG, SESSIONS, read_sessions
+from vocseg_lib.engine.run_folder import SESSIONS, read_sessions
 from vocseg_lib.metrics.coco_eval import HEADLINE
 from vocseg_lib.metrics.matching import IOU_TYPES
-from vocseg_lib.study.initial_weights import HEADER
+from vocseg_lib.study.initial_weights import HEADER, file_of, read_own
 from vocseg_lib.study.recipes import (
     COCO,
     IMAGENET,
     LINEAGE_MODELS,
     MODEL_TITLES,
-    PILOT,
-    PILOT_WEIGHTS,
     RECIPES,
     Recipe,
-    read_config,
     recipe_changes,
     without_folders,
 )
@@ -55,7 +52,6 @@ STARTS = {
     None: "random weights",
     IMAGENET: "torchvision's ImageNet weights of the backbone, under ImageNet's terms",
     COCO: "the published COCO detector, under its authors' and COCO's terms",
-    **{name: "weights that come with this library" for name in (PILOT, *PILOT_WEIGHTS)},
 }
 
 
@@ -79,7 +75,7 @@ def export_weights(
     """
     run = resolve_path(run)
     config, best = read_run(run)
-    config = without_folders(config)
+    start, config = start_of(config), without_folders(config)
     path = Path(out or run / f"{config['model']}.safetensors")
     if path.suffix != ".safetensors":
         raise ValueError(f"{path} must end with .safetensors")
@@ -95,7 +91,7 @@ def export_weights(
                 raise ValueError(f"{name} has numbers that {precision} cannot hold: take fp32")
     metrics = read_json(run / "metrics.json")
     header = {"config": config, "iteration": best["iteration"], "metrics": metrics}
-    header |= {"precision": precision, "commit": git_commit()}
+    header |= {"precision": precision, "commit": git_commit(), "start": start}
     with atomic_write(path) as temporary:
         save_file(state, temporary, {"format": "pt", HEADER: json.dumps(to_jsonable(header))})
     write_text(card, f"{CARD_MARK}\n\n{model_card(run, path, header, data)}")
@@ -125,7 +121,6 @@ def model_card(run: Path, weights: Path, header: dict, data: str | Path = "") ->
         train_images=len(study.dataset("train")) if study else None,
         license=LICENSES[kind],
         aside=len(study.dataset("train")) - len(study.train_names) if study else 0,
-        start=_start(read_config(run / CONFIG)),
         device=sessions[-1].get("device_name", "unknown") if sessions else "unknown",
         version=__version__,
         fields=[(f, v) for f, *v in changes.itertuples() if f.startswith(parts)],
@@ -133,17 +128,22 @@ def model_card(run: Path, weights: Path, header: dict, data: str | Path = "") ->
     )
 
 
-def _start(config: dict) -> str:
-    """What a training started from, in words; of a run, also what that started from."""
+def start_of(config: dict) -> str:
+    """What a training started from, in words; of a training, also what that started from."""
     init = Recipe.of_run(config).model_config(config["model"]).init
     if init in STARTS:
         return STARTS[init]
     try:
-        earlier, best = read_run(resolve_path(init))
-    except (OSError, ValueError):  # not a run, or gone
+        earlier = read_own(file_of(init, config["model"]))
+    except (OSError, ValueError):  # gone
+        earlier = None
+    if not earlier:
         return f"`{Path(init).name}`, under its own terms"
-    run = f"a run of {best['iteration']} iterations by recipe `{earlier['recipe']['name']}`"
-    return f"{run}, which started from {_start(earlier)}"
+    minutes = earlier.get("metrics", {}).get("train_minutes")
+    recipe = earlier["config"]["recipe"]["name"]
+    run = f"a run of {earlier['iteration']} iterations by recipe `{recipe}`"
+    run += f" in {minutes:.0f} minutes" if minutes else ""
+    return f"{run}, which started from {earlier.get('start') or start_of(earlier['config'])}"
 
 
 def _study_of(run: Path, config: dict, devkit: str | Path, required: bool) -> Study | None:

@@ -136,7 +136,7 @@ def pretrained(init: str | None, model_name: str) -> Pretrained | None:
     if init in (None, IMAGENET):
         return None
     is_coco = init == COCO
-    path = fetch_published(COCO_DETECTORS[model_name]) if is_coco else _file_of(init, model_name)
+    path = fetch_published(COCO_DETECTORS[model_name]) if is_coco else file_of(init, model_name)
     try:
         weights = _read(path)
         if weights and weights.model != model_name:
@@ -157,7 +157,7 @@ def check_start(recipe: Recipe, model_name: str) -> None:
         raise ValueError(f"{problem}: change one of them")
 
 
-def _file_of(init: str, model_name: str) -> Path:
+def file_of(init: str, model_name: str) -> Path:
     """The weights' file of a run folder, or of the model's run in a results folder."""
     path = find_weights(f"{init}/{model_name}" if init == PILOT else init)
     folders = (path, path / "runs" / model_name)

@@ -1,7 +1,6 @@
 """Code, versions and machine behind a result."""
 
 import json
-import os
 import platform
 from importlib.metadata import distributions
 from pathlib import Path
@@ -49,5 +48,5 @@ def environment_info(device: str | torch.device) -> dict[str, str | int]:
         "commit": git_commit(),
         "device": str(device),
         "device_name": name,
-        "cpu_cores": os.cpu_count(),
+        "cpu_cores": torch.get_num_threads(),  # that compute
     }
