@@ -12,47 +12,44 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from PIL import Image
 
+from tools.pilot_runs import PAPER, SEEDS, WEIGHTS, read_training
 from tools.tables import nest, read_table
-from tools.train_command import recorded_config
 from vocseg_lib import plots
 from vocseg_lib.data.image_files import BadFile, read_picture
-from vocseg_lib.engine.run_folder import CONFIG, LOG, read_log, read_sessions
+from vocseg_lib.engine.run_folder import CONFIG
 from vocseg_lib.engine.train import TooManyBadSamples
 from vocseg_lib.failures.analysis import Analysis
 from vocseg_lib.failures.mask_errors import MASK_FAILURES
 from vocseg_lib.failures.tables import overall_rows
-from vocseg_lib.metrics import bootstrap
+from vocseg_lib.metrics import bootstrap, power
 from vocseg_lib.metrics.bootstrap import Sampled
-from vocseg_lib.metrics.coco_eval import HEADLINE, Evaluation, evaluate
+from vocseg_lib.metrics.coco_eval import HEADLINE, Evaluation
 from vocseg_lib.study.recipes import MODEL_TITLES
-from vocseg_lib.study.results import PREDICTIONS, open_results, run_predictions
+from vocseg_lib.study.results import PREDICTIONS, open_files, open_results
 from vocseg_lib.study.study import Study, reproduce
 from vocseg_lib.study.table1 import STUDY
 from vocseg_lib.utils.files import atomic_write, naming_damage, read_json, to_jsonable, write_json
 
 REPORT, LINEAGE, PEERS = "report.json", "lineage.json", "peers.json"
 """Files of a results folder; the last, written by hand, lists trainings with other code."""
+ABLATION, METRICS = "ablation", "metrics.csv"
 TABLES = {
     "table1": "quantity model source value low high",
     "failures": "model family type class size count",
     "differences": "kind metric class difference low high",
+    "rule_book": "rule lead low high significant flips",
     "gap": "part points low high",
     "gap_claims": "the paper says,measured,answer,by",
     "crowding": "metric model bin value low high",
-    "ablation": "variant size value low high difference difference_low difference_high",
-    "metrics": "",  # see `_metrics`
+    ABLATION: "variant size value low high difference difference_low difference_high",
 }
-"""CSV files that the notebooks write, and their columns."""
-FIGURES = """01_stored_maps 02_assembly 03_training_yolact 03_training_mask_rcnn
-04_precision_recall_mask 04_ap_against_iteration 04_ap_against_time 04_differences
-05_errors_of_masks 05_failures_of_pixels 05_sheet_localization_failure 06_waterfall
-06_crowding_recall 06_oracles_mask 06_ablation 07_proposals 07_lineage 07_strip
-front_page""".split()
+"""CSV files that the notebooks write, and their columns; the ablation needs a training."""
+FIGURES = """01_stored_maps 02_assembly 03_training_yolact 04_precision_recall_mask 04_rule_book
+05_errors_of_masks 06_waterfall 07_proposals 07_lineage 07_strip paper front_page""".split()
 """Figures that pages show, each with the number of its notebook."""
 MAX_FIGURE_BYTES = 300_000
 FRONT_PAGE_SCORE = 0.3
 COMPARED = ("mask_AP", "mask_AP50")
-VERSIONS = ("python", "torch", "torchvision", "numpy", "vocseg_lib")
 
 
 def collect(results: Path) -> tuple[dict, Figure]:
@@ -61,39 +58,41 @@ def collect(results: Path) -> tuple[dict, Figure]:
     Raises OSError and ValueError, naming what is missing, damaged or of other data.
     """
     for name in TABLES:
-        if not (path := results / f"{name}.csv").is_file():
+        if name != ABLATION and not (path := results / f"{name}.csv").is_file():
             raise FileNotFoundError(f"{path} is missing: run make study RESULTS={results} first")
-    tables = {name: read_table(results / f"{name}.csv", c) for name, c in TABLES.items() if c}
+    tables = {name: results / f"{name}.csv" for name in TABLES}
+    tables = {n: read_table(path, TABLES[n]) for n, path in tables.items() if path.is_file()}
     run = results / "runs" / next(iter(MODEL_TITLES))
     with naming_damage(run / CONFIG):
         study, _ = reproduce(run, results=results)
-    models, halfway = _models(study, tables["table1"])
-    runs = sorted(results.glob("experiments/*/runs/*/metrics.json"))
-    experiments = [_experiment(study, path.parent) for path in runs]
-    with naming_damage(results / PEERS):
-        peers = read_json(results / PEERS) if (results / PEERS).is_file() else []
-        peers = [compare_with_peer(peer, models, experiments, results) for peer in peers]
     analyses = (opened := open_results(study)).analyses(FRONT_PAGE_SCORE)
     with naming_damage(results / "failures.csv"):
         failures, dap_differences = _failures(analyses, tables["failures"])
     with naming_damage(results / "metrics.csv"):
         metrics = _metrics(results / "metrics.csv", opened.evaluations)
+    seeds = _seeds(study, results / SEEDS)
+    with naming_damage(results / PEERS):
+        peers = read_json(results / PEERS) if (results / PEERS).is_file() else []
+        peers = [
+            compare_with_peer(peer, seeds["trainings"] if seeds else [], results) for peer in peers
+        ]
     report = {
         "data": {"kind": study.data_kind, "classes": len(study.class_names)}
         | {"images": {split: len(study.dataset(split)) for split in ("train", "val")}}
         | {"objects": len(study.ground_truth["annotations"])},
-        "models": models,
+        "models": _models(results / WEIGHTS, tables["table1"]),
         "metrics": metrics,
-        "halfway": halfway,
         "differences": _over_classes(tables["differences"], "difference"),
+        "rules": tables["rule_book"][TABLES["rule_book"].split()].to_dict("records"),
+        "seeds": seeds,
+        "paper": _paper(study, results / PAPER),
         "peers": peers,
-        "experiments": experiments,
         "failures": failures,
         "dap_differences": dap_differences,
         "gap": {row.part: _bounds(row, "points") for row in tables["gap"].itertuples()},
         "claims": tables["gap_claims"].to_dict("records"),
         "crowding": nest(tables["crowding"], "metric", "model", "bin"),
-        "ablation": nest(tables["ablation"], "variant", "size"),
+        "ablation": nest(tables[ABLATION], "variant", "size") if ABLATION in tables else {},
     }
     return to_jsonable(report, digits=4), front_page_figure(plots.Gallery(analyses, study.devkit))
 
@@ -107,64 +106,58 @@ def front_page_figure(gallery: plots.Gallery) -> Figure:
     return gallery.side_by_side(cases.iloc[0], FRONT_PAGE_SCORE)
 
 
-def _models(study: Study, table1: pd.DataFrame) -> tuple[dict, dict]:
-    """How each model was trained and evaluated, by title; the difference of their halfway AP."""
-    models, halfway = {}, []
+def _models(folder: Path, table1: pd.DataFrame) -> dict:
+    """How each model whose weights are kept was trained, and its rows of Table 1, by title."""
+    models = {}
     for name, title in MODEL_TITLES.items():
-        run = study.run_folder(name)
-        with naming_damage(run):
-            models[title] = _training(run, table1[table1["model"] == title])
-        evaluated = {c: _evaluate(study, run, c) for c in PREDICTIONS}
-        models[title]["change_to_last"] = {
-            start: _difference(evaluated["last"], evaluated[start]) for start in ("half", "best")
-        }
-        half, evals = models[title]["iterations"] // 2, models[title]["evaluations"]
-        at = [e for e in evals if e["iteration"] >= half][0]  # noqa: RUF015
-        models[title]["half"] = {"iterations": at["iteration"], "minutes": at["minutes"]}
-        models[title]["half"] |= _headline(evaluated["half"])
-        halfway.append(evaluated["half"])
-    return models, _difference(*halfway)
+        (file,) = folder.glob(f"{name}_seed*.json.gz")
+        rows = table1[(table1["model"] == title) & (table1["source"] == STUDY)]
+        models[title] = read_training(file)
+        models[title]["table1"] = {row.quantity: _bounds(row, "value") for row in rows.itertuples()}
+    return models
 
 
-def _training(run: Path, table1: pd.DataFrame) -> dict:
-    """How a model was trained, from its run folder, and its rows of Table 1."""
-    config, log = read_json(run / CONFIG), read_log(run / LOG)
-    sessions, evals = read_sessions(run / "run.json"), plots.logged_evaluations(log).reset_index()
-    last = sessions[-1]
-    metrics = [c for c in evals if c.startswith(("mask_", "box_")) or c == "val_loss"]
-    minutes, rows = evals["seconds"] / 60, table1[table1["source"] == STUDY]
+def _seeds(study: Study, folder: Path) -> dict | None:
+    """Several trainings of each model: their AP, and what of its spread is the training's."""
+    files = [sorted(folder.glob(f"{name}_seed?.json.gz")) for name in MODEL_TITLES]
+    if not all(files):
+        return None
+    opened, count = open_files(files, study.devkit), len(study.val)
+    trainings, weights = [], opened.bootstrap_weights()
+    for of_model, evaluations in zip(files, opened.trainings.values(), strict=True):
+        for file, evaluation in zip(of_model, evaluations, strict=True):
+            ap = _headline(bootstrap.sample([evaluation], weights, only=HEADLINE))
+            trainings.append({**read_training(file), **ap})
+    sampled = opened.sampled(only=HEADLINE)
+    of_model = dict(zip(MODEL_TITLES.values(), map(_headline, sampled.values()), strict=True))
+    first, second = sampled.values()
+    spread = power.measure_spread(first - second, ("mask", "AP50", "all"), count)
+    number = min(map(len, files))
     return {
-        **recorded_config(config),
-        "minutes": float(minutes.iloc[-1]),
-        "sessions": len(sessions),
-        "commits": list(dict.fromkeys(session["commit"] for session in sessions)),
-        "device": {key: last.get(key) for key in ("device", "device_name", "cpu_cores")},
-        "versions": {key: last[key] for key in VERSIONS},
-        "started": sessions[0]["started"],
-        "evaluations": evals[["iteration", *metrics]].assign(minutes=minutes).to_dict("records"),
-        "overfitting": plots.overfitting(log),
-        "table1": {row.quantity: _bounds(row, "value") for row in rows.itertuples()},
+        "trainings": trainings,
+        "models": of_model,
+        "differences": _difference(first, second),
+        "detectable": {n: spread.detectable(count, n) for n in (1, number)},
+        "images_needed": {d: spread.images_needed(d, number) for d in power.DIFFERENCES},
     }
 
 
-def _experiment(study: Study, run: Path) -> dict:
-    """A training beside the study's: its config, length and AP on val of its best weights."""
-    config, metrics = read_json(run / CONFIG), read_json(run / "metrics.json")
-    with naming_damage(run):
-        return {
-            "name": run.parents[1].name,
-            "model": MODEL_TITLES[config["model"]],
-            **recorded_config(config),
-            "minutes": float(metrics["train_minutes"]),
-            **_headline(_evaluate(study, run)),
+def _paper(study: Study, folder: Path) -> list[dict]:
+    """Trainings by the published recipe: AP halfway, of the best weights and at the end."""
+    trainings, weights = [], bootstrap.bootstrap_weights(len(study.val))
+    for best in sorted(folder.glob("*_seed?.json.gz")):
+        evaluated = {}
+        for checkpoint in PREDICTIONS:
+            suffix = "" if checkpoint == "best" else f"_{checkpoint}"
+            (evaluation,) = open_files(
+                [best.with_name(best.name.replace(".json", f"{suffix}.json"))], study.devkit
+            ).evaluations.values()
+            evaluated[checkpoint] = bootstrap.sample([evaluation], weights, only=HEADLINE)
+        trainings.append(read_training(best) | {c: _headline(e) for c, e in evaluated.items()})
+        trainings[-1]["change_to_last"] = {
+            start: _difference(evaluated["last"], evaluated[start]) for start in ("half", "best")
         }
-
-
-def _evaluate(study: Study, run: Path, checkpoint: str = "best") -> Sampled:
-    predictions = run_predictions(study, run, checkpoint)
-    evaluation = evaluate(study.ground_truth, predictions["detections"])
-    weights = bootstrap.bootstrap_weights(len(study.val))
-    return bootstrap.sample([evaluation], weights, only=HEADLINE)
+    return trainings
 
 
 def _headline(evaluated: Sampled) -> dict:
@@ -219,14 +212,15 @@ def _with_interval(values: Float[np.ndarray, " b"]) -> dict:
 
 
 def _bounds(row: object, value: str) -> dict:
-    return {"value": getattr(row, value), "low": row.low, "high": row.high}
+    bounds = {"value": getattr(row, value), "low": row.low, "high": row.high}
+    share = getattr(row, "training_share", np.nan)
+    return bounds if np.isnan(share) else {**bounds, "training_share": share}
 
 
-def compare_with_peer(peer: dict, models: dict, experiments: list[dict], results: Path) -> dict:
-    """A peer's AP beside that of the longest training (or half of one) within its minutes."""
-    trainings = [models[peer["model"]]["half"]]
-    trainings += [e for e in experiments if e["model"] == peer["model"]]
-    within = (t for t in trainings if t["minutes"] <= peer["minutes"])
+def compare_with_peer(peer: dict, trainings: list[dict], results: Path) -> dict:
+    """A peer's AP beside that of this study's longest training within its minutes of a core."""
+    of_model = [t for t in trainings if t["model"] == peer["model"]]
+    within = (t for t in of_model if t["minutes"] <= peer["minutes"] * peer["cores"])
     longest = max(within, key=lambda training: training["minutes"], default=None)
     ap = _over_classes(pd.DataFrame(read_json(results / peer["file"])["table"]))
     return {
@@ -242,6 +236,8 @@ def write(results: Path) -> list[Path]:
     if not (results / LINEAGE).is_file() or (results / "table1.csv").is_file():
         report, figure = collect(results)
         plots.save_figure(figure, results, FIGURES[-1])
+        if evaluations := {run["model"]: run["evaluations"] for run in report["paper"]}:
+            plots.save_figure(plots.ap_against_iteration(evaluations), results, PAPER)
         write_json(results / REPORT, report)
         written.append(results / REPORT)
     for name in FIGURES:

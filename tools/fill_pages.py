@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError, Undefined
-from markupsafe import Markup
 
 from vocseg_lib.utils.files import naming_damage, read_json, write_text
 
@@ -27,16 +26,11 @@ LINEAGE_PAGES = {"docs/lineage.md": ("lineage_pilot", "lineage")}
 
 def as_markdown(value: object) -> object:
     """A text that Markdown shows as it is, or a number. Raises TypeError for other values."""
-    if isinstance(value, str) and not isinstance(value, Markup):
+    if isinstance(value, str):
         return value.translate(ESCAPED).replace("](", "]&#40;")
-    if isinstance(value, bool) or not isinstance(value, str | int | float | Undefined):
+    if isinstance(value, bool) or not isinstance(value, int | float | Undefined):
         raise TypeError(f"{str(value)[:40]} is not a text or a number")
     return value
-
-
-def as_code(text: str) -> Markup:
-    """A text in one line of a block of code."""
-    return Markup(text.replace("```", "").replace("\r", " ").replace("\n", " "))
 
 
 def bounded(value: dict, sign: str = "") -> str:
@@ -49,8 +43,8 @@ def bounded(value: dict, sign: str = "") -> str:
 
 ENVIRONMENT.finalize = as_markdown
 ENVIRONMENT.filters |= {
-    "code": as_code,
     "bounded": bounded,
+    "short_start": lambda text: text.split(", under")[0].replace("`", ""),
     "signed": lambda value: bounded(value, "+"),
     "change": lambda row: {k: row[f"difference{end}"] for k, end in CHANGE.items()},
 }

@@ -3,7 +3,13 @@
 import shlex
 from pathlib import Path
 
-from vocseg_lib.study.recipes import Recipe, get_recipe, recipe_changes, without_folders
+from vocseg_lib.study.recipes import (
+    NAMED_STARTS,
+    Recipe,
+    get_recipe,
+    recipe_changes,
+    without_folders,
+)
 
 
 def recorded_config(config: dict) -> dict:
@@ -27,7 +33,8 @@ def train_command(config: dict, part: str) -> str:
         if field.startswith(("train.", f"{part}."))
     }
     init = changes.pop("init", None)
+    init = init if init in (None, *NAMED_STARTS) else Path(init).name
     command = ["vocseg", "train", "--profile", base.name, "--model", config["model"]]
-    command += ["--data", "DEVKIT", *(["--init", Path(init).name] if init else [])]
+    command += ["--data", "DEVKIT", *(["--init", init] if init else [])]
     command += ["--set", *(f"{name}={value}" for name, value in changes.items())] if changes else []
     return shlex.join(command)

@@ -27,18 +27,17 @@ def test_figures_are_made_small_enough(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("minutes", "iterations"), [(20.0, None), (26.0, 25), (30.0, 30), (99.0, 50)]
+    ("minutes", "iterations"), [(10.0, None), (13.0, 25), (15.0, 30), (99.0, 50)]
 )
 def test_a_peer_stands_beside_the_longest_training_within_its_time(tmp_path, minutes, iterations):
     value = {"value": 1.0, "low": 0.5, "high": 2.0}
-    ap, pairs = dict.fromkeys(COMPARED, value), (("A", 25), ("B", 28), ("A", 30))
-    experiments = [{"model": m, "iterations": i, "minutes": float(i), **ap} for m, i in pairs]
+    ap, pairs = dict.fromkeys(COMPARED, value), (("A", 25), ("B", 28), ("A", 50), ("A", 30))
+    trainings = [{"model": m, "iterations": i, "minutes": float(i), **ap} for m, i in pairs]
     row = {"kind": "mask", "class": "all", **value}
     rows = [{**row, "metric": metric} for metric in ("AP", "AP50")]
     (tmp_path / "peer.json").write_text(json.dumps({"table": rows}))
-    models = {"A": {"half": {"iterations": 50, "minutes": 50.0, **ap}}}
-    peer = {"model": "A", "minutes": minutes, "file": "peer.json"}
-    compared = compare_with_peer(peer, models, experiments, tmp_path)
+    peer = {"model": "A", "minutes": minutes, "cores": 2, "file": "peer.json"}
+    compared = compare_with_peer(peer, trainings, tmp_path)
     assert (compared["study"] and compared["study"]["iterations"]) == iterations
     assert compared["mask_AP50"] == value
 
@@ -90,6 +89,7 @@ def test_damaged_tables_are_one_line_and_exit_code_2(tmp_path, content, capsys):
         ("", {}),
         (" --set iterations=400", {"iterations": 400, "short_side": 999}),
         (" --init w.pth --set channels=8", {"init": "/some/where/w.pth", "channels": 8}),
+        (" --init pilot/yolact", {"init": "pilot/yolact"}),
     ],
 )
 def test_the_command_has_what_differs_from_the_recipe(options, changes):
@@ -107,10 +107,15 @@ def test_what_is_claimed_of_the_committed_results_holds():
     models = report["models"]
     for title, part in (("YOLACT", "yolact"), ("Mask R-CNN", "mask_rcnn")):
         assert models[title]["recipe"][part]["backbone"] == "mobilenet_v2"
-    train = [{**model["train"], "iterations": None} for model in models.values()]
-    assert train[0] == train[1]
-    for peer in report["peers"]:
-        assert peer["study"]["minutes"] <= peer["minutes"]
+    trainings = [*models.values(), *(report["seeds"] or {"trainings": []})["trainings"]]
+    assert all(training["train"]["selection_share"] == 0.1 for training in trainings)
+    own = {"iterations", "eval_every", "seed", "warmup_iterations"}
+    common = [
+        {k: v for k, v in training["train"].items() if k not in own} for training in trainings
+    ]
+    assert all(train == common[0] for train in common)
+    for peer in (peer for peer in report["peers"] if peer["study"]):
+        assert peer["study"]["minutes"] <= peer["minutes"] * peer["cores"]
         for metric in COMPARED:
             assert peer["study"][metric]["value"] > peer[metric]["value"]
     assert report["metrics"]["YOLACT"]["mask_AP50"]["value"] > 10

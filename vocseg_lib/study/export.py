@@ -20,6 +20,8 @@ from vocseg_lib.study.recipes import (
     IMAGENET,
     LINEAGE_MODELS,
     MODEL_TITLES,
+    PILOT,
+    PILOT_WEIGHTS,
     RECIPES,
     Recipe,
     recipe_changes,
@@ -52,6 +54,7 @@ STARTS = {
     None: "random weights",
     IMAGENET: "torchvision's ImageNet weights of the backbone, under ImageNet's terms",
     COCO: "the published COCO detector, under its authors' and COCO's terms",
+    **dict.fromkeys((PILOT, *PILOT_WEIGHTS), "weights that come with this library"),
 }
 
 

@@ -166,7 +166,7 @@ RECIPES = {
         ),
         Recipe(
             name="laptop",
-            expected_time="under 2 h per model on 2 CPU cores (the pilot, YOLACT: 12K iterations)",
+            expected_time="2 to 4 h per model on 2 CPU cores",
             expected_score="not yet run (the pilot, on other images: results/pilot/report.json)",
             train=TrainConfig(
                 batch_size=4,

@@ -1,0 +1,107 @@
+"""Keep what the pilot's trainings gave: python -m tools.pilot_runs RESULTS GROUP.
+
+Writes the predictions of every run of a results folder to results/pilot/GROUP/RUN.json.gz, with how
+it was trained in the header. Of the group `weights`, also the weights and their cards: in fp16, and
+evaluated so.
+"""
+
+import argparse
+import hashlib
+from pathlib import Path
+
+from tools.train_command import recorded_config
+from vocseg_lib import plots
+from vocseg_lib.engine.checkpoint import load_checkpoint, save_checkpoint
+from vocseg_lib.engine.run_folder import BEST, CONFIG, LOG, SESSIONS, read_log, read_sessions
+from vocseg_lib.study.export import export_weights, start_of
+from vocseg_lib.study.initial_weights import WEIGHTS_FOLDER
+from vocseg_lib.study.recipes import MODEL_TITLES, read_config, without_folders
+from vocseg_lib.study.results import PREDICTIONS
+from vocseg_lib.study.study import reproduce
+from vocseg_lib.study.train import train_model
+from vocseg_lib.utils.files import naming_damage, read_json, to_jsonable, write_json
+
+VERSIONS = ("python", "torch", "torchvision", "numpy", "vocseg_lib")
+FOLDER = Path(__file__).parents[1] / "results" / "pilot"
+WEIGHTS, SEEDS, PAPER = "weights", "seeds", "paper"
+"""Groups of trainings: the weights that are kept, of equal minutes, by the published recipe."""
+
+
+def training_notes(run: Path) -> dict:
+    """How a run was trained: metrics, sessions (device, versions, commit), evaluations on val."""
+    log, config = read_log(run / LOG), read_config(run / CONFIG)
+    sessions = [{**s, "devkit": None} for s in read_sessions(run / SESSIONS)]  # not the path
+    return to_jsonable(
+        {
+            "metrics": read_json(run / "metrics.json"),
+            "sessions": sessions,
+            "start": start_of(config),
+            "evaluations": plots.logged_evaluations(log).reset_index().to_dict("records"),
+            "overfitting": plots.overfitting(log),
+        }
+    )
+
+
+def keep_predictions(run: Path, folder: Path, checkpoint: str = "best") -> Path:
+    """Write a run's predictions without the masks before the crop, to be small; the path."""
+    config, notes = read_config(run / CONFIG), training_notes(run)
+    predictions = read_json(run / PREDICTIONS[checkpoint])
+    for detection in predictions["detections"]:
+        detection.pop("segmentation_uncropped", None)
+    predictions["header"] |= {"config": without_folders(config), "training": notes}
+    name = f"{config['model']}_seed{config['train']['seed']}"
+    path = folder / f"{name}{'' if checkpoint == 'best' else f'_{checkpoint}'}.json.gz"
+    write_json(path, predictions)
+    return path
+
+
+def read_training(file: Path) -> dict:
+    """How a model was trained, from the header of its predictions (see `keep_predictions`)."""
+    with naming_damage(file):
+        header = read_json(file)["header"]
+        notes = header["training"]
+        metrics, sessions = notes["metrics"], notes["sessions"]
+        return {
+            "model": MODEL_TITLES[header["model"]],
+            **recorded_config(header["config"]),
+            "best_iteration": header["iteration"],
+            "minutes": float(metrics["train_minutes"]),
+            "commits": list(dict.fromkeys(session["commit"] for session in sessions)),
+            "device": {key: metrics[key] for key in ("device", "device_name", "cpu_cores")},
+            "versions": {key: metrics[key] for key in VERSIONS},
+            "started": sessions[0]["started"],
+            **{key: notes[key] for key in ("start", "evaluations", "overfitting")},
+        }
+
+
+def round_weights(run: Path, results: Path) -> None:
+    """Round a run's best weights to fp16, as they will be stored, and evaluate them again."""
+    best = load_checkpoint(run / BEST)
+    for name, value in best["model"].items():
+        if value.is_floating_point() and value.ndim > 1:  # as `export_weights`
+            best["model"][name] = value.half().float()
+    save_checkpoint(run / BEST, best)
+    study, model_name = reproduce(run, results=results)
+    train_model(study, model_name)  # nothing to train: evaluates
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path, help="results folder with runs/")
+    parser.add_argument("group", choices=(WEIGHTS, SEEDS, PAPER), help="what they are")
+    parser.add_argument("--checkpoints", nargs="+", default=["best"], choices=PREDICTIONS)
+    options = parser.parse_args()
+    for config in sorted(options.results.glob(f"runs/*/{CONFIG}")):
+        run = config.parent
+        if options.group == WEIGHTS:
+            round_weights(run, options.results)
+        for checkpoint in options.checkpoints:
+            print(keep_predictions(run, FOLDER / options.group, checkpoint))
+        if options.group == WEIGHTS:
+            out = WEIGHTS_FOLDER / f"pilot_{read_config(run / CONFIG)['model']}.safetensors"
+            path, _ = export_weights(run, out)
+            print(path, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+if __name__ == "__main__":
+    main()
