@@ -32,7 +32,7 @@ from vocseg_lib.utils.files import atomic_write, naming_damage, read_json, to_js
 
 REPORT, LINEAGE, PEERS = "report.json", "lineage.json", "peers.json"
 """Files of a results folder; the last, written by hand, lists trainings with other code."""
-ABLATION, METRICS = "ablation", "metrics.csv"
+ABLATION = "ablation"
 TABLES = {
     "table1": "quantity model source value low high",
     "failures": "model family type class size count",

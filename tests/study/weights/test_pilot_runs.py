@@ -4,11 +4,12 @@ import json
 
 import pytest
 
+from tools.collect_results import _paper, _seeds
 from tools.pilot_runs import keep_predictions, round_weights
 from vocseg_lib.metrics.coco_eval import evaluate
 from vocseg_lib.study.export import export_weights
 from vocseg_lib.study.recipes import MODEL_TITLES
-from vocseg_lib.study.results import open_files, open_results
+from vocseg_lib.study.results import PREDICTIONS, open_files, open_results
 from vocseg_lib.study.run import predict_run
 from vocseg_lib.utils.files import read_json
 
@@ -27,6 +28,21 @@ def test_predictions_are_kept_with_how_they_were_trained(trained, tmp_path):
         assert [row["iteration"] for row in notes["evaluations"]] == [2, 4]
         assert notes["metrics"]["train_minutes"] > 0
         assert str(tmp_path) not in json.dumps(content["header"])
+
+
+def test_seeds_and_the_published_recipe_are_reported_from_kept_predictions(trained, tmp_path):
+    for name in MODEL_TITLES:
+        for checkpoint in PREDICTIONS:
+            keep_predictions(trained.run_folder(name), tmp_path / "kept", checkpoint)
+    seeds = _seeds(trained, tmp_path / "kept")
+    assert [run["model"] for run in seeds["trainings"]] == [*MODEL_TITLES.values()]
+    metrics = read_json(trained.run_folder("yolact") / "metrics.json")
+    assert seeds["models"]["YOLACT"]["mask_AP"]["value"] == pytest.approx(metrics["mask_AP"])
+    assert _seeds(trained, tmp_path / "none") is None
+    for run in _paper(trained, tmp_path / "kept"):
+        assert {"half", "best"} == {*run["change_to_last"]}
+        ap = [run[checkpoint]["mask_AP"]["value"] for checkpoint in ("last", "half")]
+        assert run["change_to_last"]["half"]["mask_AP"]["value"] == pytest.approx(ap[0] - ap[1])
 
 
 def test_kept_weights_are_evaluated_as_they_are_stored(trained, tmp_path):
