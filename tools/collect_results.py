@@ -12,7 +12,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tools.pilot_runs import PAPER, SEEDS, WEIGHTS, read_training
+from tools.pilot_runs import PAPER, SEEDS, WEIGHTS, kept_file, read_training
 from tools.tables import nest, read_table
 from vocseg_lib import plots
 from vocseg_lib.data.image_files import BadFile, read_picture
@@ -148,10 +148,8 @@ def _paper(study: Study, folder: Path) -> list[dict]:
     for best in sorted(folder.glob("*_seed?.json.gz")):
         evaluated = {}
         for checkpoint in PREDICTIONS:
-            suffix = "" if checkpoint == "best" else f"_{checkpoint}"
-            (evaluation,) = open_files(
-                [best.with_name(best.name.replace(".json", f"{suffix}.json"))], study.devkit
-            ).evaluations.values()
+            file = kept_file(folder, best.name.removesuffix(".json.gz"), checkpoint)
+            (evaluation,) = open_files([file], study.devkit).evaluations.values()
             evaluated[checkpoint] = bootstrap.sample([evaluation], weights, only=HEADLINE)
         trainings.append(read_training(best) | {c: _headline(e) for c, e in evaluated.items()})
         trainings[-1]["change_to_last"] = {

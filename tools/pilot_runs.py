@@ -13,7 +13,7 @@ from tools.train_command import recorded_config
 from vocseg_lib import plots
 from vocseg_lib.engine.checkpoint import load_checkpoint, save_checkpoint
 from vocseg_lib.engine.run_folder import BEST, CONFIG, LOG, SESSIONS, read_log, read_sessions
-from vocseg_lib.study.export import export_weights, start_of
+from vocseg_lib.study.export import export_weights, start_of, stored_state
 from vocseg_lib.study.initial_weights import WEIGHTS_FOLDER
 from vocseg_lib.study.recipes import MODEL_TITLES, read_config, without_folders
 from vocseg_lib.study.results import PREDICTIONS
@@ -49,10 +49,14 @@ def keep_predictions(run: Path, folder: Path, checkpoint: str = "best") -> Path:
     for detection in predictions["detections"]:
         detection.pop("segmentation_uncropped", None)
     predictions["header"] |= {"config": without_folders(config), "training": notes}
-    name = f"{config['model']}_seed{config['train']['seed']}"
-    path = folder / f"{name}{'' if checkpoint == 'best' else f'_{checkpoint}'}.json.gz"
+    path = kept_file(folder, f"{config['model']}_seed{config['train']['seed']}", checkpoint)
     write_json(path, predictions)
     return path
+
+
+def kept_file(folder: Path, training: str, checkpoint: str = "best") -> Path:
+    """Where a training's predictions of a checkpoint are kept."""
+    return folder / f"{training}{'' if checkpoint == 'best' else f'_{checkpoint}'}.json.gz"
 
 
 def read_training(file: Path) -> dict:
@@ -77,9 +81,8 @@ def read_training(file: Path) -> dict:
 def round_weights(run: Path, results: Path) -> None:
     """Round a run's best weights to fp16, as they will be stored, and evaluate them again."""
     best = load_checkpoint(run / BEST)
-    for name, value in best["model"].items():
-        if value.is_floating_point() and value.ndim > 1:  # as `export_weights`
-            best["model"][name] = value.half().float()
+    stored = stored_state(best["model"])
+    best["model"] = {name: stored[name].to(value.dtype) for name, value in best["model"].items()}
     save_checkpoint(run / BEST, best)
     study, model_name = reproduce(run, results=results)
     train_model(study, model_name)  # nothing to train: evaluates

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from jinja2 import StrictUndefined, Template
 from safetensors.torch import save_file
+from torch import Tensor
 
 from vocseg_lib import __version__
 from vocseg_lib.data.voc import find_devkit
@@ -85,13 +86,7 @@ def export_weights(
     card = path.with_suffix(".md")
     if card.exists() and not read_bytes(card).startswith(CARD_MARK.encode()):
         raise ValueError(f"{card} exists and is not a model card of ours: choose another --out")
-    state = {name: value.contiguous() for name, value in best.pop("model").items()}
-    for name, value in state.items():
-        # Biases and statistics of batch norm are few, and small ones would become 0.
-        if value.is_floating_point() and value.ndim > 1:
-            state[name] = value.to(PRECISIONS[precision])
-            if not state[name].isfinite().all():
-                raise ValueError(f"{name} has numbers that {precision} cannot hold: take fp32")
+    state = stored_state(best.pop("model"), precision)
     metrics = read_json(run / "metrics.json")
     header = {"config": config, "iteration": best["iteration"], "metrics": metrics}
     header |= {"precision": precision, "commit": git_commit(), "start": start}
@@ -99,6 +94,18 @@ def export_weights(
         save_file(state, temporary, {"format": "pt", HEADER: json.dumps(to_jsonable(header))})
     write_text(card, f"{CARD_MARK}\n\n{model_card(run, path, header, data)}")
     return path, card
+
+
+def stored_state(state: dict[str, Tensor], precision: str = "fp16") -> dict[str, Tensor]:
+    """Weights as they are stored. Raises ValueError for numbers that `precision` cannot hold."""
+    stored = {name: value.contiguous() for name, value in state.items()}
+    for name, value in stored.items():
+        # Biases and statistics of batch norm are few, and small ones would become 0.
+        if value.is_floating_point() and value.ndim > 1:
+            stored[name] = value.to(PRECISIONS[precision])
+            if not stored[name].isfinite().all():
+                raise ValueError(f"{name} has numbers that {precision} cannot hold: take fp32")
+    return stored
 
 
 def model_card(run: Path, weights: Path, header: dict, data: str | Path = "") -> str:
