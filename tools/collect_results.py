@@ -12,7 +12,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tools.pilot_runs import PAPER, SEEDS, WEIGHTS, kept_file, read_training
+from tools.pilot_runs import FP32, PAPER, SEEDS, WEIGHTS, kept_file, read_training
 from tools.tables import nest, read_table
 from vocseg_lib import plots
 from vocseg_lib.data.image_files import BadFile, read_picture
@@ -85,6 +85,7 @@ def collect(results: Path) -> tuple[dict, Figure]:
         "differences": _over_classes(tables["differences"], "difference"),
         "rules": tables["rule_book"][TABLES["rule_book"].split()].to_dict("records"),
         "seeds": seeds,
+        "fp32": _fp32(study, results),
         "paper": _paper(study, results / PAPER),
         "peers": peers,
         "failures": failures,
@@ -140,6 +141,20 @@ def _seeds(study: Study, folder: Path) -> dict | None:
         "detectable": {n: spread.detectable(count, n) for n in (1, number)},
         "images_needed": {d: spread.images_needed(d, number) for d in power.DIFFERENCES},
     }
+
+
+def _fp32(study: Study, results: Path) -> list[dict]:
+    """Trainings in fp32 beside those of the same seed in mixed precision."""
+    pairs, weights = [], bootstrap.bootstrap_weights(len(study.val))
+    for file in sorted((results / FP32).glob("*_seed?.json.gz")):
+        opened = open_files([(results / SEEDS / file.name, file)], study.devkit)
+        ((mixed, fp32),) = (
+            [bootstrap.sample([evaluation], weights, only=HEADLINE) for evaluation in of_model]
+            for of_model in opened.trainings.values()
+        )
+        pair = {"mixed": _headline(mixed), "change": _difference(mixed, fp32)}
+        pairs.append(read_training(file) | _headline(fp32) | pair)
+    return pairs
 
 
 def _paper(study: Study, folder: Path) -> list[dict]:

@@ -21,10 +21,12 @@ from vocseg_lib.study.study import reproduce
 from vocseg_lib.study.train import train_model
 from vocseg_lib.utils.files import naming_damage, read_json, to_jsonable, write_json
 
+DEVICE = ("device", "device_name", "cpu_cores", "half_precision")
 VERSIONS = ("python", "torch", "torchvision", "numpy", "vocseg_lib")
 FOLDER = Path(__file__).parents[1] / "results" / "pilot"
-WEIGHTS, SEEDS, PAPER = "weights", "seeds", "paper"
-"""Groups of trainings: the weights that are kept, of equal minutes, by the published recipe."""
+WEIGHTS, SEEDS, FP32, PAPER = "weights", "seeds", "fp32", "paper"
+"""Groups of trainings: the weights that are kept, of equal minutes, some of these without half
+precision, by the published recipe."""
 
 
 def training_notes(run: Path) -> dict:
@@ -71,7 +73,7 @@ def read_training(file: Path) -> dict:
             "best_iteration": header["iteration"],
             "minutes": float(metrics["train_minutes"]),
             "commits": list(dict.fromkeys(session["commit"] for session in sessions)),
-            "device": {key: metrics[key] for key in ("device", "device_name", "cpu_cores")},
+            "device": {key: metrics.get(key) for key in DEVICE},
             "versions": {key: metrics[key] for key in VERSIONS},
             "started": sessions[0]["started"],
             **{key: notes[key] for key in ("start", "evaluations", "overfitting")},
@@ -91,7 +93,7 @@ def round_weights(run: Path, results: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, help="results folder with runs/")
-    parser.add_argument("group", choices=(WEIGHTS, SEEDS, PAPER), help="what they are")
+    parser.add_argument("group", choices=(WEIGHTS, SEEDS, FP32, PAPER), help="what they are")
     parser.add_argument("--checkpoints", nargs="+", default=["best"], choices=PREDICTIONS)
     options = parser.parse_args()
     for config in sorted(options.results.glob(f"runs/*/{CONFIG}")):

@@ -11,6 +11,7 @@ import torch
 import torchvision
 
 from vocseg_lib import __version__
+from vocseg_lib.utils.device import half_precision
 
 
 def git_commit() -> str:
@@ -49,4 +50,5 @@ def environment_info(device: str | torch.device) -> dict[str, str | int]:
         "device": str(device),
         "device_name": name,
         "cpu_cores": torch.get_num_threads(),  # that compute
+        "half_precision": str(half_precision(device)),  # what `mixed_precision` means here
     }
