@@ -1,0 +1,33 @@
+"""Train variants of the mask loss from the pilot's YOLACT: python -m tools.pilot_ablation.
+
+After `make study` with the pilot's weights, of which each variant is trained a little further.
+Writes results/pilot/ablation.csv, which `tools.collect_results` reads.
+"""
+
+import argparse
+from dataclasses import replace
+
+from tools.collect_results import ABLATION
+from tools.pilot_runs import FOLDER
+from vocseg_lib.metrics.bootstrap import bootstrap_weights
+from vocseg_lib.study.ablation import ablation_table, train_variants
+from vocseg_lib.study.study import reproduce
+from vocseg_lib.utils.files import write_text
+
+ITERATIONS = 300
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--iterations", type=int, default=ITERATIONS, help="of each variant")
+    options = parser.parse_args()
+    study, _ = reproduce(FOLDER / "runs" / "yolact", results=FOLDER)
+    recipe = study.recipe.with_changes(iterations=options.iterations)
+    variants = train_variants(replace(study, recipe=recipe), fraction=1)
+    table = ablation_table(variants, bootstrap_weights(len(study.val)))
+    write_text(FOLDER / f"{ABLATION}.csv", table.to_csv(index=False))
+    print(table.round(1).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
