@@ -216,7 +216,7 @@ def _network(model: nn.Module, device: str, mixed: bool, size: int) -> tuple[flo
     with torch.inference_mode(), eval_mode(model, device):
         for _ in range(6):
             start = time.perf_counter()
-            with autocast(device, mixed):
+            with autocast(device, mixed, predicting=True):
                 out = model.network(images)
             if on_gpu:
                 torch.cuda.synchronize(device)

@@ -41,7 +41,6 @@ def study(random, spread, images, trainings, difference, resamples=200):
 def test_so_many_studies_show_a_difference_as_planned(spread, trainings):
     random, images, studies = np.random.default_rng(0), 200, 200
     difference = spread.detectable(images, trainings)
-    assert spread.power(difference, images, trainings) == pytest.approx(0.8)
     gaps = (
         paired_differences(*study(random, spread, images, trainings, difference))
         for _ in range(studies)

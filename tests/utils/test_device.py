@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -72,3 +73,12 @@ def test_compiled_equals_plain():
     command = [sys.executable, "-W", "ignore", "-c", COMPILED]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout.strip() == "equal", done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16, None])
+def test_predictions_are_never_in_bf16(half, monkeypatch):
+    monkeypatch.setattr(device, "half_precision", lambda _: half)
+    monkeypatch.setattr(torch, "autocast", lambda kind, dtype: nullcontext(dtype))
+    for kind, instead in (("cpu", None), ("cuda", torch.float16)):
+        with device.autocast(kind, True, predicting=True) as dtype:
+            assert dtype is (instead if half is torch.bfloat16 else half)

@@ -178,7 +178,7 @@ def _detect(
             part, found = batch[:limit], None
             try:
                 images = [model_input(image.pixels, device) for image in part]
-                with autocast(device, mixed_precision):
+                with autocast(device, mixed_precision, predicting=True):
                     out = model.network(images) if hasattr(model, "encode") else model(images)
                 found = model.detect(out) if hasattr(model, "encode") else out
             except torch.OutOfMemoryError:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr, ndtri, stdtrit
+from scipy.special import ndtri, stdtrit
 
 from vocseg_lib.metrics.bootstrap import ENDS, Sampled
 
@@ -30,12 +30,6 @@ class Spread:
     def variance(self, images: int, trainings: int) -> tuple[float, float]:
         """Of a difference, due to images and due to trainings."""
         return (self.of_image + self.of_pair / trainings) / images, self.of_training / trainings
-
-    def power(self, difference: float, images: int, trainings: int) -> float:
-        """Share (0..1) of studies whose 95 % interval excludes 0 on the right side."""
-        of_images, of_trainings = self.variance(images, trainings)
-        half = half_width(of_images, of_trainings, trainings)
-        return float(ndtr((difference - half) / max(np.sqrt(of_images + of_trainings), 1e-12)))
 
     def detectable(self, images: int, trainings: int, power: float = POWER) -> float:
         """The smallest difference (points) that a study shows with a power."""

@@ -54,7 +54,7 @@ class Visualizer:
         """Boxes, labels, scores and masks [n, h, w] of all detections, best first, on the CPU."""
         device = next((p.device for p in self.model.parameters()), "cpu")
         image = model_input(torch.from_numpy(picture.transpose(2, 0, 1).copy()), device)
-        with autocast(device, self.mixed_precision):
+        with autocast(device, self.mixed_precision, predicting=True):
             (output,) = self.model.eval()([image])
         return {key: output[key].cpu() for key in ("boxes", "labels", "scores", "masks")}
 

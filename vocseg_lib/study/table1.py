@@ -139,7 +139,7 @@ def measure_speed(
     rows = []
     with eval_mode(model, device):
         for run in range(warmup + repeats):
-            with autocast(device, mixed_precision):
+            with autocast(device, mixed_precision, predicting=True):
                 start = _now(device)
                 raw = model.network([images[run % len(images)]])
                 middle = _now(device)
