@@ -12,8 +12,8 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tools.pilot_runs import FP32, PAPER, SEEDS, WEIGHTS, kept_file, read_training
-from tools.tables import nest, read_table
+from tools.pilot_runs import FP32, HALF_PRECISION, PAPER, SEEDS, WEIGHTS, kept_file, read_training
+from tools.tables import bounds, difference, headline, nest, over_classes, read_table
 from vocseg_lib import plots
 from vocseg_lib.data.image_files import BadFile, read_picture
 from vocseg_lib.engine.run_folder import CONFIG
@@ -22,7 +22,6 @@ from vocseg_lib.failures.analysis import Analysis
 from vocseg_lib.failures.mask_errors import MASK_FAILURES
 from vocseg_lib.failures.tables import overall_rows
 from vocseg_lib.metrics import bootstrap, power
-from vocseg_lib.metrics.bootstrap import Sampled
 from vocseg_lib.metrics.coco_eval import HEADLINE, Evaluation
 from vocseg_lib.study.recipes import MODEL_TITLES
 from vocseg_lib.study.results import PREDICTIONS, open_files, open_results
@@ -82,15 +81,16 @@ def collect(results: Path) -> tuple[dict, Figure]:
         | {"objects": len(study.ground_truth["annotations"])},
         "models": _models(results / WEIGHTS, tables["table1"]),
         "metrics": metrics,
-        "differences": _over_classes(tables["differences"], "difference"),
+        "differences": over_classes(tables["differences"], "difference"),
         "rules": tables["rule_book"][TABLES["rule_book"].split()].to_dict("records"),
         "seeds": seeds,
         "fp32": _fp32(study, results),
+        "half_precision": read_json(path) if (path := results / HALF_PRECISION).is_file() else {},
         "paper": _paper(study, results / PAPER),
         "peers": peers,
         "failures": failures,
         "dap_differences": dap_differences,
-        "gap": {row.part: _bounds(row, "points") for row in tables["gap"].itertuples()},
+        "gap": {row.part: bounds(row, "points") for row in tables["gap"].itertuples()},
         "claims": tables["gap_claims"].to_dict("records"),
         "crowding": nest(tables["crowding"], "metric", "model", "bin"),
         "ablation": nest(tables[ABLATION], "variant", "size") if ABLATION in tables else {},
@@ -114,7 +114,7 @@ def _models(folder: Path, table1: pd.DataFrame) -> dict:
         (file,) = folder.glob(f"{name}_seed*.json.gz")
         rows = table1[(table1["model"] == title) & (table1["source"] == STUDY)]
         models[title] = read_training(file)
-        models[title]["table1"] = {row.quantity: _bounds(row, "value") for row in rows.itertuples()}
+        models[title]["table1"] = {row.quantity: bounds(row, "value") for row in rows.itertuples()}
     return models
 
 
@@ -127,17 +127,17 @@ def _seeds(study: Study, folder: Path) -> dict | None:
     trainings, weights = [], opened.bootstrap_weights()
     for of_model, evaluations in zip(files, opened.trainings.values(), strict=True):
         for file, evaluation in zip(of_model, evaluations, strict=True):
-            ap = _headline(bootstrap.sample([evaluation], weights, only=HEADLINE))
+            ap = headline(bootstrap.sample([evaluation], weights, only=HEADLINE))
             trainings.append({**read_training(file), **ap})
     sampled = opened.sampled(only=HEADLINE)
-    of_model = dict(zip(MODEL_TITLES.values(), map(_headline, sampled.values()), strict=True))
+    of_model = dict(zip(MODEL_TITLES.values(), map(headline, sampled.values()), strict=True))
     first, second = sampled.values()
     spread = power.measure_spread(first - second, ("mask", "AP50", "all"), count)
     number = min(map(len, files))
     return {
         "trainings": trainings,
         "models": of_model,
-        "differences": _difference(first, second),
+        "differences": difference(first, second),
         "detectable": {n: spread.detectable(count, n) for n in (1, number)},
         "images_needed": {d: spread.images_needed(d, number) for d in power.DIFFERENCES},
     }
@@ -152,8 +152,8 @@ def _fp32(study: Study, results: Path) -> list[dict]:
             [bootstrap.sample([evaluation], weights, only=HEADLINE) for evaluation in of_model]
             for of_model in opened.trainings.values()
         )
-        pair = {"mixed": _headline(mixed), "change": _difference(mixed, fp32)}
-        pairs.append(read_training(file) | _headline(fp32) | pair)
+        pair = {"mixed": headline(mixed), "change": difference(mixed, fp32)}
+        pairs.append(read_training(file) | headline(fp32) | pair)
     return pairs
 
 
@@ -166,26 +166,11 @@ def _paper(study: Study, folder: Path) -> list[dict]:
             file = kept_file(folder, best.name.removesuffix(".json.gz"), checkpoint)
             (evaluation,) = open_files([file], study.devkit).evaluations.values()
             evaluated[checkpoint] = bootstrap.sample([evaluation], weights, only=HEADLINE)
-        trainings.append(read_training(best) | {c: _headline(e) for c, e in evaluated.items()})
+        trainings.append(read_training(best) | {c: headline(e) for c, e in evaluated.items()})
         trainings[-1]["change_to_last"] = {
-            start: _difference(evaluated["last"], evaluated[start]) for start in ("half", "best")
+            start: difference(evaluated["last"], evaluated[start]) for start in ("half", "best")
         }
     return trainings
-
-
-def _headline(evaluated: Sampled) -> dict:
-    """COCO's AP, AP50 and AP75 with intervals, by IoU type and metric."""
-    return _over_classes(bootstrap.intervals_table(evaluated).dropna(subset=["low"]))
-
-
-def _difference(first: Sampled, second: Sampled) -> dict:
-    """AP of the first - AP of the second, paired, by IoU type and metric."""
-    return _over_classes(bootstrap.paired_differences(first, second), "difference")
-
-
-def _over_classes(table: pd.DataFrame, value: str = "value") -> dict:
-    rows = table[table["class"] == "all"].itertuples()
-    return {f"{row.kind}_{row.metric}": _bounds(row, value) for row in rows}
 
 
 def _metrics(file: Path, evaluations: dict[str, Evaluation]) -> dict:
@@ -224,18 +209,12 @@ def _with_interval(values: Float[np.ndarray, " b"]) -> dict:
     return {"value": values[0], "low": low, "high": high}
 
 
-def _bounds(row: object, value: str) -> dict:
-    bounds = {"value": getattr(row, value), "low": row.low, "high": row.high}
-    share = getattr(row, "training_share", np.nan)
-    return bounds if np.isnan(share) else {**bounds, "training_share": share}
-
-
 def compare_with_peer(peer: dict, trainings: list[dict], results: Path) -> dict:
     """A peer's AP beside that of this study's longest training within its minutes of a core."""
     of_model = [t for t in trainings if t["model"] == peer["model"]]
     within = (t for t in of_model if t["minutes"] <= peer["minutes"] * peer["cores"])
     longest = max(within, key=lambda training: training["minutes"], default=None)
-    ap = _over_classes(pd.DataFrame(read_json(results / peer["file"])["table"]))
+    ap = over_classes(pd.DataFrame(read_json(results / peer["file"])["table"]))
     return {
         **peer,
         **{key: ap[key] for key in COMPARED},

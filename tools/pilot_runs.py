@@ -21,6 +21,7 @@ from vocseg_lib.study.study import reproduce
 from vocseg_lib.study.train import train_model
 from vocseg_lib.utils.files import naming_damage, read_json, to_jsonable, write_json
 
+HALF_PRECISION = "half_precision.json"
 DEVICE = ("device", "device_name", "cpu_cores", "half_precision")
 VERSIONS = ("python", "torch", "torchvision", "numpy", "vocseg_lib")
 FOLDER = Path(__file__).parents[1] / "results" / "pilot"
