@@ -111,7 +111,10 @@ def _models(folder: Path, table1: pd.DataFrame) -> dict:
     """How each model whose weights are kept was trained, and its rows of Table 1, by title."""
     models = {}
     for name, title in MODEL_TITLES.items():
-        (file,) = folder.glob(f"{name}_seed*.json.gz")
+        files = [*folder.glob(f"{name}_seed*.json.gz")]
+        if len(files) != 1:
+            raise ValueError(f"{folder} must have one {name}_seed*.json.gz, has {len(files)}")
+        (file,) = files
         rows = table1[(table1["model"] == title) & (table1["source"] == STUDY)]
         models[title] = read_training(file)
         models[title]["table1"] = {row.quantity: bounds(row, "value") for row in rows.itertuples()}
@@ -144,7 +147,7 @@ def _seeds(study: Study, folder: Path) -> dict | None:
 
 
 def _fp32(study: Study, results: Path) -> list[dict]:
-    """Trainings in fp32 beside those of the same seed in mixed precision."""
+    """Trainings in fp32 beside those of the same seed and schedule in half precision."""
     pairs, weights = [], bootstrap.bootstrap_weights(len(study.val))
     for file in sorted((results / FP32).glob("*_seed?.json.gz")):
         opened = open_files([(results / SEEDS / file.name, file)], study.devkit)
@@ -152,8 +155,13 @@ def _fp32(study: Study, results: Path) -> list[dict]:
             [bootstrap.sample([evaluation], weights, only=HEADLINE) for evaluation in of_model]
             for of_model in opened.trainings.values()
         )
+        half, full = (read_training(path) for path in (results / SEEDS / file.name, file))
+        if half["device"]["half_precision"] in (None, "None") or any(
+            half["train"][key] != full["train"][key] for key in ("iterations", "eval_every")
+        ):
+            raise ValueError(f"{file} has no training in half precision to be compared with")
         pair = {"mixed": headline(mixed), "change": difference(mixed, fp32)}
-        pairs.append(read_training(file) | headline(fp32) | pair)
+        pairs.append(full | headline(fp32) | pair)
     return pairs
 
 

@@ -31,7 +31,10 @@ def sampled(model: torch.nn.Module, dataset: VocDataset, bf16: bool) -> bootstra
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", help="VOC devkit")
-    dataset, rows = VocDataset(parser.parse_args().data, "val"), {}
+    try:
+        dataset, rows = VocDataset(parser.parse_args().data, "val"), {}
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     for weights, name in PILOT_WEIGHTS.items():
         model = load_model(weights, "cpu")
         bf16, fp32 = (sampled(model, dataset, half) for half in (True, False))

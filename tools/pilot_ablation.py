@@ -21,7 +21,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--iterations", type=int, default=ITERATIONS, help="of each variant")
     options = parser.parse_args()
-    study, _ = reproduce(FOLDER / "runs" / "yolact", results=FOLDER)
+    if options.iterations < 1:
+        parser.error(f"--iterations must be 1 or more, got {options.iterations}")
+    if not (run := FOLDER / "runs" / "yolact").is_dir():
+        parser.error(f"{run} is missing: run make study INIT=pilot RESULTS=results/pilot first")
+    study, _ = reproduce(run, results=FOLDER)
     recipe = study.recipe.with_changes(iterations=options.iterations)
     variants = train_variants(replace(study, recipe=recipe), fraction=1)
     table = ablation_table(variants, bootstrap_weights(len(study.val)))

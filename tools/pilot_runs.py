@@ -97,7 +97,10 @@ def main() -> None:
     parser.add_argument("group", choices=(WEIGHTS, SEEDS, FP32, PAPER), help="what they are")
     parser.add_argument("--checkpoints", nargs="+", default=["best"], choices=PREDICTIONS)
     options = parser.parse_args()
-    for config in sorted(options.results.glob(f"runs/*/{CONFIG}")):
+    configs = sorted(options.results.glob(f"runs/*/{CONFIG}"))
+    if not configs:
+        parser.error(f"{options.results} has no runs/*/{CONFIG}: train with --results first")
+    for config in configs:
         run = config.parent
         if options.group == WEIGHTS:
             round_weights(run, options.results)

@@ -93,9 +93,9 @@ WEIGHTS_FOLDER = Path(__file__).parents[2] / "weights"  # in a checkout
 
 
 def find_weights(source: str | Path) -> Path:
-    """A path as by `resolve_path`; of `PILOT_WEIGHTS`, the file in a checkout, or downloaded.
+    """A path as by `resolve_path`; of `PILOT_WEIGHTS`, the file in a checkout, else downloaded.
 
-    Raises WeightsError.
+    Raises WeightsError, also if that file is damaged.
     """
     path, name = resolve_path(source), PILOT_WEIGHTS.get(str(source))
     if path.exists() or not name:
@@ -103,7 +103,12 @@ def find_weights(source: str | Path) -> Path:
     file = WEIGHTS_FOLDER / f"pilot_{name}.safetensors"
     url = f"{repository_url()}/raw/main/weights/{file.name}"
     pilot = PublishedDetector(url=url, sha256=PILOT_SHA256[name], max_bytes=PILOT_BYTES)
-    return fetch_published(pilot) if pilot.problem(file) else file
+    if not file.exists():
+        return fetch_published(pilot)
+    if problem := pilot.problem(file):
+        ways = "get it again by git checkout, or delete it, to have it downloaded"
+        raise WeightsError(f"{file} is damaged ({problem}): {ways}")
+    return file
 
 
 def fetch_published(published: PublishedDetector) -> Path:

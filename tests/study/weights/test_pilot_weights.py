@@ -78,6 +78,10 @@ def test_a_study_of_them_trains_nothing(trained, tmp_path):
 def test_outside_of_a_checkout_they_are_downloaded(weights, trained, monkeypatch):
     file = weights / "pilot_yolact.safetensors"
     ours = load_model("pilot/yolact", "cpu").state_dict()
+    damaged = weights / "pilot_mask_rcnn.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with pytest.raises(WeightsError, match=f"{damaged.name} is damaged .SHA-256"):
+        load_model("pilot/mask_rcnn")
     monkeypatch.setattr(initial_weights, "WEIGHTS_FOLDER", weights / "missing")
     with serve(file.read_bytes()) as server:
         url = urls(server, "")[0].rstrip("/")
