@@ -9,7 +9,7 @@ FOLDERS = ("vocseg_lib", "benchmarks", "tools", "tests")
 FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 PACKAGE = [path for path in FILES if path.is_relative_to(ROOT / "vocseg_lib")]
 TESTS = [path for path in FILES if path.is_relative_to(ROOT / "tests")]
-CORE_LINES, PACKAGE_LINES, TEST_LINES = 11_700, 18_250, 14_550
+CORE_LINES, PACKAGE_LINES, TEST_LINES = 11_700, 18_400, 14_850
 CORE = {"data", "models", "losses.py", "engine", "metrics", "failures", "utils"}
 
 

@@ -57,7 +57,7 @@ def test_elsewhere_than_on_a_cpu_nothing_is_exchanged(monkeypatch):
     model = speed_up(small("yolact")).to("meta").eval()
     for part in ("UpsampledConv", "SparseGradientConv", "_fold"):
         monkeypatch.setattr(speedups, part, None)
-    logits = model._forward_layers(torch.zeros(1, 3, 96, 96, device="meta"))[0]["class_logits"]
+    logits = model.forward_layers(torch.zeros(1, 3, 96, 96, device="meta"))[0]["class_logits"]
     assert logits.shape == (1, 3 * (144 + 36 + 9 + 4 + 1), 21)
     masks = model.resize_masks(torch.zeros(2, 24, 24, device="meta"), None, 50, 60)
     assert masks.shape == (2, 50, 60)

@@ -90,7 +90,9 @@ class PredictionHead(nn.Module):
         shared = [self.shared(level) for level in levels]
         branches = zip((self.classes, self.box, self.coefficients), self.sizes, strict=True)
         classes, box, coefficients = (
-            torch.cat([branch(x).permute(0, 2, 3, 1).reshape(len(x), -1, size) for x in shared], 1)
+            torch.cat(
+                [branch(x).permute(0, 2, 3, 1).reshape(x.shape[0], -1, size) for x in shared], 1
+            )
             for branch, size in branches
         )
         return classes, box, coefficients.tanh()
@@ -127,7 +129,7 @@ class Yolact(SmallMaskModel):
         self.head = PredictionHead(config.channels, num_classes, len(ASPECT_RATIOS))
         if config.semantic_loss:
             self.semantic = conv(config.channels, num_classes - 1, 1, relu=False)
-        layers = self._forward_layers
+        layers = self.forward_layers
         self._layers = torch.compile(layers) if config.compile else layers
         self.to(memory_format=torch.channels_last)
 
@@ -153,7 +155,7 @@ class Yolact(SmallMaskModel):
         sizes = [tuple(image.shape[-2:]) for image in images]
         return {**out, "priors": _priors(*options, batch.device), "image_sizes": sizes}
 
-    def _forward_layers(self, batch: Tensor) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:
+    def forward_layers(self, batch: Tensor) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:
         levels = self.pyramid(list(self.body(batch).values()))
         class_logits, box_offsets, coefficients = self.head(levels)
         prototypes = self.protonet(levels[0]).permute(0, 2, 3, 1)

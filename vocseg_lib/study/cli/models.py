@@ -174,3 +174,25 @@ def export_weights_command(
     from vocseg_lib.study.export import export_weights
 
     print(*export_weights(run, out, precision, data), sep="\n")
+
+
+@cli.command("export")
+def export_command(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="run folder, weights, pilot/yolact")],
+    onnx: Annotated[bool, typer.Option("--onnx", help="for other runtimes, in ONNX")] = False,
+    torch_export: Annotated[bool, typer.Option("--torch", help="by torch.export (.pt2)")] = False,
+    out: text("file to write; default: yolact.onnx or yolact.pt2", "FILE") = "",
+    precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="of weights in ONNX")] = "fp32",
+    batch: Annotated[int | None, typer.Option(help="images at once; default: any", min=1)] = None,
+) -> None:
+    """Write YOLACT's network for other programs, and what its detections take as JSON beside it."""
+    if onnx == torch_export:
+        raise ValueError("either --onnx or --torch is required")
+    cli.require(run)
+    path = out or ("yolact.onnx" if onnx else "yolact.pt2")
+    if onnx != path.endswith(".onnx"):
+        raise ValueError(f"--out {path} must end with {'.onnx' if onnx else '.pt2'}")
+    from vocseg_lib.models.exported import export_network
+    from vocseg_lib.study.run import load_model
+
+    print(*export_network(load_model(run, "cpu"), path, precision, batch), sep="\n")
