@@ -22,7 +22,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(
 VOCSEG_SHARED ?= ../shared
 BENCH_DATA = $(firstword $(DATA) $(wildcard $(VOCSEG_SHARED)/voc2012/VOCdevkit))
 
-.PHONY: setup demo study copies test lint bench attack notebook gpu-check
+.PHONY: setup demo study copies touch pages test lint bench attack notebook gpu-check
 
 setup: $(READY)
 
@@ -49,6 +49,14 @@ study: $(READY)
 # Executed copies of the notebooks for readers, from a results folder on real images.
 copies: study
 	$(BIN)/python -m tools.executed_copies "$(RESULTS)" --out results/executed
+
+# What the page docs/touch/index.html needs: the pilot's YOLACT as ONNX, its runtime (by npm), samples.
+touch: $(READY)
+	$(BIN)/python -W ignore -m tools.build_touch
+
+# Static pages: docs/touch and the executed notebooks.
+pages: touch
+	$(BIN)/python -m tools.build_pages
 
 # Two processes with a thread each are faster than one with two.
 test: $(READY)

@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import matplotlib
 import pytest
 import torch
+from selenium import webdriver
 
 from tests.helpers.devkits import write_as_coco, write_other_classes
 from vocseg_lib.data import synthetic
@@ -77,3 +79,19 @@ def real_predictions(shared) -> tuple[dict, dict[str, list[dict]]]:
     models = {title: folder / f"{name}_mobilenet320.json" for title, name in models.items()}
     content = json.loads((folder / "voc2012_val_gt.json").read_text())
     return content, {title: json.loads(path.read_text()) for title, path in models.items()}
+
+
+@pytest.fixture
+def browser():
+    """Headless Chromium; skips where it is not installed."""
+    chromium, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
+    if not chromium or not driver:
+        pytest.skip("needs chromium and chromedriver (Debian: chromium chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in "headless=new no-sandbox disable-gpu disable-background-networking".split():
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield driver
+    driver.quit()

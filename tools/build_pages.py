@@ -1,0 +1,46 @@
+"""Static pages for a web site: python -m tools.build_pages.
+
+Into pages/: docs/touch with what it needs (`make touch` first), each executed notebook as a page,
+and a list of them.
+"""
+
+import shutil
+from pathlib import Path
+
+import nbformat
+from jinja2 import Template
+from nbconvert import HTMLExporter
+
+from tools.build_touch import BUILD
+from vocseg_lib.utils.files import write_text
+
+ROOT = Path(__file__).parents[1]
+PAGES = ROOT / "pages"
+TEMPLATE = Path(__file__).parent / "templates" / "index.html.jinja"
+
+
+def title_of(notebook: nbformat.NotebookNode) -> str:
+    """The first heading."""
+    return notebook.cells[0].source.splitlines()[0].lstrip("# ")
+
+
+def main() -> None:
+    if not BUILD.is_dir():
+        raise SystemExit(f"{BUILD} is missing: run make touch first")
+    shutil.rmtree(PAGES, ignore_errors=True)
+    shutil.copytree(BUILD.parent, PAGES / "touch")
+    notebooks = []
+    for path in sorted((ROOT / "results" / "executed").glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        html, _ = HTMLExporter().from_notebook_node(notebook)
+        write_text(PAGES / f"{path.stem}.html", html)
+        notebooks.append((f"{path.stem}.html", title_of(notebook)))
+    write_text(
+        PAGES / "index.html",
+        Template(TEMPLATE.read_text(), autoescape=True).render(notebooks=notebooks),
+    )
+    print(PAGES / "index.html")
+
+
+if __name__ == "__main__":
+    main()
