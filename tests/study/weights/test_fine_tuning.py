@@ -19,8 +19,8 @@ SECOND = ("tvmonitor", "sheep", "aeroplane", "bus", "pottedplant", "person")
 """Classes of the first and of the second data; three are in both, at other labels."""
 ITERATIONS, FEWER = 150, 30
 """Of the first training, and of those on the second data."""
-AHEAD = 15.0
-"""At least so many points of mask AP50; about 30, by seeds and kinds of processors."""
+AHEAD = 5.0
+"""At least so many points of mask AP50; 13 to 34, by seeds and kinds of processors."""
 
 
 def one_large_object(rng, size, edge_case):
