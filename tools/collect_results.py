@@ -150,12 +150,10 @@ def _fp32(study: Study, results: Path) -> list[dict]:
     """Trainings in fp32 beside those of the same seed and schedule in half precision."""
     pairs, weights = [], bootstrap.bootstrap_weights(len(study.val))
     for file in sorted((results / FP32).glob("*_seed?.json.gz")):
-        opened = open_files([(results / SEEDS / file.name, file)], study.devkit)
-        ((mixed, fp32),) = (
-            [bootstrap.sample([evaluation], weights, only=HEADLINE) for evaluation in of_model]
-            for of_model in opened.trainings.values()
-        )
-        half, full = (read_training(path) for path in (results / SEEDS / file.name, file))
+        files = results / SEEDS / file.name, file
+        (evaluations,) = open_files([files], study.devkit).trainings.values()
+        mixed, fp32 = (bootstrap.sample([e], weights, only=HEADLINE) for e in evaluations)
+        half, full = map(read_training, files)
         if half["device"]["half_precision"] in (None, "None") or any(
             half["train"][key] != full["train"][key] for key in ("iterations", "eval_every")
         ):
