@@ -95,18 +95,20 @@ def shrink(picture: Picture) -> UInt8[np.ndarray, "rows columns 3"]:
 def input_files(paths: Sequence[str | Path]) -> list[Path]:
     """Files and those in folders (folders inside are not searched), sorted by folder, each once.
 
-    What is given again is printed. Raises FileNotFoundError for a missing path, ValueError for an
-    empty folder.
+    What is given again, and folders not searched, are printed. Raises FileNotFoundError for a
+    missing path, ValueError for an empty folder.
     """
     files = {}
     for path in map(resolve_path, paths):
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing: give pictures, videos or folders of them")
-        inside = [path]
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+        shown = sorted(p for p in path.iterdir() if p.name[0] != ".") if path.is_dir() else [path]
+        inside = [p for p in shown if p.is_file() or p is path]
+        folders = [p.name for p in shown if p.is_dir()]
         if not inside:
             raise ValueError(f"{path} has no file in it (folders inside are not searched)")
+        if folders:
+            print(f"{path}: folders not searched: {', '.join(folders)}", file=sys.stderr)
         for file in inside:
             first = files.setdefault((os.path.realpath(file.parent), file.name), file)
             if first is not file:
@@ -195,8 +197,7 @@ def draw_predictions(
                 of_frame = record and partial(_record_frame, record, name, target.stem)
                 description = _draw_video(visualizer, file, target, of_frame)
             else:
-                picture = read_picture(file)
-                shown = shrink(picture)
+                shown = shrink(picture := read_picture(file))
                 predicted = visualizer.detect(shown)
                 drawn, detections = visualizer.draw(shown, predicted)
                 if record:

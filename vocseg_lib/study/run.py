@@ -33,6 +33,7 @@ from vocseg_lib.study.initial_weights import find_weights, pretrained, read_own
 from vocseg_lib.study.recipes import (
     COCO,
     LINEAGE_MODELS,
+    PILOT_WEIGHTS,
     Recipe,
     check_run_config,
     read_config,
@@ -117,6 +118,9 @@ def load_run(run_folder: str | Path, device: str | None = None) -> tuple[nn.Modu
         ValueError, WeightsError: naming what is wrong with a file.
     """
     path = find_weights(run_folder)
+    if not path.exists():
+        ways = f"a run folder, a file of weights, or {', '.join(PILOT_WEIGHTS)}"
+        raise FileNotFoundError(f"{run_folder} is missing: give {ways}")
     is_best = path.name == BEST and (path.parent / CONFIG).is_file()
     if path.is_dir() or is_best:
         run_folder = path.parent if is_best else path

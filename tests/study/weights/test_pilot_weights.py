@@ -61,8 +61,16 @@ def test_pictures_are_predicted_without_training(trained, tmp_path):
     assert (done.exit_code, path.name in done.stderr) == (2, True)
     done = vocseg(*command, tmp_path / "p.json")
     assert (done.exit_code, "pilot/yolact, pilot/mask_rcnn" in done.stderr) == (2, True)
-    done = vocseg(*command, tmp_path / "p.json", "--weights", "pilot/yolact")
+    done = vocseg(*command, tmp_path / "p.json", "--weights", "pilot/yolactt")
+    assert (done.exit_code, "pilot/yolact, pilot/mask_rcnn" in done.stderr) == (2, True)
+    with pytest.raises(FileNotFoundError, match="pilot/yolact, pilot/mask_rcnn"):
+        load_model("pilot")
+    (tmp_path / "pictures" / "more").mkdir(parents=True)
+    Image.open(images[0]).save(tmp_path / "pictures" / "a.png")
+    command = ("predict", "--weights", "pilot/yolact", "--image", tmp_path / "pictures", "--out")
+    done = vocseg(*command, tmp_path / "p.json")
     assert done.exit_code == 0, done.output
+    assert "pictures: folders not searched: more" in done.stderr
 
 
 @pytest.mark.usefixtures("weights")

@@ -104,7 +104,7 @@ def predict_command(options: cli.PredictOptions) -> None:
     else:
         drawn, skipped = _draw_both(options, device)
     if skipped:
-        print(f"{len(skipped)} files skipped:", *skipped, sep="\n  ", file=sys.stderr)
+        print(f"skipped ({len(skipped)}):", *skipped, sep="\n  ", file=sys.stderr)
     raise typer.Exit(0 if drawn else 1)
 
 

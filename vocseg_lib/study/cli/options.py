@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from vocseg_lib.study.recipes import LINEAGE_MODELS, MODEL_TITLES, PILOT_WEIGHTS, RECIPES
+from vocseg_lib.study.recipes import LINEAGE_MODELS, MODEL_TITLES, PILOT, PILOT_WEIGHTS, RECIPES
 from vocseg_lib.utils.files import resolve_path
 
 RUN_FILE = re.compile(r"(config|run|metrics|predictions\w*)\.json")  # of a training
@@ -131,7 +131,9 @@ def require(*paths: str) -> None:
         found = resolve_path(path)
         if not (found.is_file() or found.is_dir()):
             problem = "is a pipe, socket or device" if found.exists() else "is missing"
-            raise FileNotFoundError(f"{path} {problem}: an existing file or folder is expected")
+            named = f", or {', '.join(PILOT_WEIGHTS)}" if path.startswith(PILOT) else ""
+            ways = f"an existing file or folder{named} is expected"
+            raise FileNotFoundError(f"{path} {problem}: {ways}")
 
 
 def check_output(path: str, mark: bytes, required: bool = False) -> None:
