@@ -41,11 +41,19 @@ def bounded(value: dict, sign: str = "") -> str:
     return f"{text} [{value['low']:{sign}.1f}, {value['high']:{sign}.1f}]"
 
 
+def whole_training(model: dict) -> str:
+    """Iterations and hours of a training and of those that it continues, the first one first."""
+    parts = re.findall(r"run of (\d+) iterations by recipe `\w+` in (\d+) minutes", model["start"])
+    iterations = [*(int(n) for n, _ in reversed(parts)), model["iterations"]]
+    hours = (model["minutes"] + sum(int(minutes) for _, minutes in parts)) / 60
+    return f"{' + '.join(f'{n:,}' for n in iterations)} iterations, {hours:.1f} hours"
+
+
 ENVIRONMENT.finalize = as_markdown
 ENVIRONMENT.filters |= {
     "bounded": bounded,
-    "short_start": lambda text: text.split(", under")[0].replace("`", ""),
     "signed": lambda value: bounded(value, "+"),
+    "whole_training": whole_training,
     "change": lambda row: {k: row[f"difference{end}"] for k, end in CHANGE.items()},
 }
 
@@ -67,8 +75,12 @@ def write_pages(results: Path, root: Path = ROOT) -> list[Path]:
 
     Raises OSError and ValueError, with the name of the file, before a page is written.
     """
-    is_study = (results / "report.json").is_file()
-    path = results / ("report.json" if is_study else "lineage.json")
+    paths = [results / "report.json", results / "lineage.json"]
+    path = next((path for path in paths if path.is_file()), None)
+    if not path:
+        ways = "run make study and tools.collect_results first"
+        raise FileNotFoundError(f"{results} has no report.json and no lineage.json: {ways}")
+    is_study = path == paths[0]
     report, texts = read_json(path), {}
     for page, (template, marks) in (STUDY_PAGES if is_study else LINEAGE_PAGES).items():
         with naming_damage(path):

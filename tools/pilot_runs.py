@@ -1,8 +1,8 @@
 """Keep what the pilot's trainings gave: python -m tools.pilot_runs RESULTS GROUP.
 
 Writes the predictions of every run of a results folder to results/pilot/GROUP/RUN.json.gz, with how
-it was trained in the header. Of the group `weights`, also the weights and their cards: in fp16, and
-evaluated so.
+it was trained in the header; of the group `paper` also those halfway and at the end; of `weights`
+also the weights and their cards, in fp16, and evaluated so.
 """
 
 import argparse
@@ -95,7 +95,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, help="results folder with runs/")
     parser.add_argument("group", choices=(WEIGHTS, SEEDS, FP32, PAPER), help="what they are")
-    parser.add_argument("--checkpoints", nargs="+", default=["best"], choices=PREDICTIONS)
     options = parser.parse_args()
     configs = sorted(options.results.glob(f"runs/*/{CONFIG}"))
     if not configs:
@@ -104,7 +103,7 @@ def main() -> None:
         run = config.parent
         if options.group == WEIGHTS:
             round_weights(run, options.results)
-        for checkpoint in options.checkpoints:
+        for checkpoint in PREDICTIONS if options.group == PAPER else ["best"]:
             print(keep_predictions(run, FOLDER / options.group, checkpoint))
         if options.group == WEIGHTS:
             out = WEIGHTS_FOLDER / f"pilot_{read_config(run / CONFIG)['model']}.safetensors"

@@ -9,7 +9,7 @@ from jinja2 import UndefinedError
 from tests.helpers.payloads import NAMES
 from tools import fill_pages
 from tools.collect_results import MAX_FIGURE_BYTES
-from tools.fill_pages import ENVIRONMENT, between_marks, bounded, write_pages
+from tools.fill_pages import ENVIRONMENT, between_marks, bounded, whole_training, write_pages
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,6 +21,12 @@ def test_values_with_intervals_as_text_between_marks():
     assert bounded({"value": -1.0, "low": None, "high": None}) == "-1.0"
     with pytest.raises(UndefinedError):
         ENVIRONMENT.from_string("{{ y.value }}").render(x=value)
+    start = (
+        "a run of 1500 iterations by recipe `t4` in 107 minutes, which started from a run of 600"
+    )
+    start += " iterations by recipe `quick` in 13 minutes, which started from random weights"
+    model = {"start": start, "iterations": 40, "minutes": 30}
+    assert whole_training(model) == "600 + 1,500 + 40 iterations, 2.5 hours"
     page = "a\n<!-- pilot -->\n{}<!-- /pilot -->\nb\n"
     for old in ("", "old\n"):
         assert between_marks(page.format(old), "pilot", "new\n") == page.format("new\n")
@@ -71,6 +77,9 @@ def test_damaged_results_leave_the_pages_as_they_are(results, checkout, capsys):
         (line,) = capsys.readouterr().err.splitlines()
         assert str(path) in line
         assert [(checkout / page).read_bytes() for page in PAGES] == before
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"report\.json and no lineage\.json"):
+        write_pages(checkout)
     path.write_text(text)
     (checkout / "README.md").write_text("no marks")
     (checkout / "docs" / "lineage.md").write_text("no marks")
@@ -81,7 +90,7 @@ def test_damaged_results_leave_the_pages_as_they_are(results, checkout, capsys):
 
 def test_names_in_results_stay_text(checkout):
     report = json.loads((ROOT / "results" / "pilot" / "report.json").read_text())
-    report["models"]["YOLACT"]["start"] = "".join(NAMES[:-1])
+    report["models"]["YOLACT"]["device"]["device_name"] = "".join(NAMES[:-1])
     (checkout / "report.json").write_text(json.dumps(report))
     page = write_pages(checkout)[0].read_text()
     (line,) = (line for line in page.splitlines() if "7 * 7" in line)

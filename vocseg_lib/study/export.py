@@ -111,7 +111,7 @@ def stored_state(state: dict[str, Tensor], precision: str = "fp16") -> dict[str,
 def model_card(run: Path, weights: Path, header: dict, data: str | Path = "") -> str:
     """What weights are, in Markdown, from a run's own files; intervals if its data is at hand."""
     config, metrics = header["config"], header["metrics"]
-    sessions = read_sessions(run / SESSIONS)
+    last = (sessions := [{}, *read_sessions(run / SESSIONS)])[-1]
     devkit = data or next((s["devkit"] for s in reversed(sessions) if "devkit" in s), "")
     recipe = Recipe.of_run(config)
     study = _study_of(run, config, devkit, required=bool(data))
@@ -131,7 +131,8 @@ def model_card(run: Path, weights: Path, header: dict, data: str | Path = "") ->
         train_images=len(study.dataset("train")) if study else None,
         license=LICENSES[kind],
         aside=len(study.dataset("train")) - len(study.train_names) if study else 0,
-        device=sessions[-1].get("device_name", "unknown") if sessions else "unknown",
+        device=last.get("device_name", "unknown device"),
+        torch=last.get("torch", "unknown"),
         version=__version__,
         fields=[(f, v) for f, *v in changes.itertuples() if f.startswith(parts)],
         rows=_metric_rows(study, run, metrics),

@@ -73,6 +73,8 @@ def test_the_card_tells_what_the_run_started_from(trained, tmp_path):
     card = export_weights(second.run_folder("yolact"))[1].read_text()
     before = read_json(run / "metrics.json")["iterations"]
     assert f"run of {before} iterations by recipe `quick`, which started from random" in card
+    assert "seed 0, 0 minutes on " in card
+    assert f", torch {torch.__version__}," in card
     assert "12 images of train, 3 of which chose the weights" in card
 
 
