@@ -34,7 +34,7 @@ from vocseg_lib.study.recipes import (
     check_run_config,
     read_config,
 )
-from vocseg_lib.utils.environment import repository_url
+from vocseg_lib.utils.environment import git_commit, repository_url
 from vocseg_lib.utils.files import file_lock, resolve_path
 from vocseg_lib.utils.http import Download, FetchError, download
 from vocseg_lib.utils.weights import is_safetensors, read_safetensors, read_weights
@@ -101,7 +101,8 @@ def find_weights(source: str | Path) -> Path:
     if path.exists() or not name:
         return path
     file = WEIGHTS_FOLDER / f"pilot_{name}.safetensors"
-    url = f"{repository_url()}/raw/main/weights/{file.name}"
+    version = git_commit().removesuffix("-dirty")  # whose weights these digests are of
+    url = f"{repository_url()}/raw/{version}/weights/{file.name}"
     pilot = PublishedDetector(url=url, sha256=PILOT_SHA256[name], max_bytes=PILOT_BYTES)
     if not file.exists():
         return fetch_published(pilot)

@@ -22,6 +22,7 @@ from vocseg_lib.study.results import open_files, open_results
 from vocseg_lib.study.run import build_model, load_model, load_run
 from vocseg_lib.study.study import open_study
 from vocseg_lib.study.train import train_model
+from vocseg_lib.utils.environment import git_commit
 from vocseg_lib.utils.files import read_json
 
 ROOT = Path(__file__).parents[3]
@@ -98,7 +99,8 @@ def test_outside_of_a_checkout_they_are_downloaded(weights, trained, monkeypatch
         for model in (load_model("pilot/yolact", "cpu"), build_model(recipe, "yolact")):
             for key, value in model.state_dict().items():
                 assert torch.equal(value.cpu(), ours[key]), key
-        assert server.requests == [(f"/raw/main/weights/{file.name}", None)]
+        commit = git_commit().removesuffix("-dirty")
+        assert server.requests == [(f"/raw/{commit}/weights/{file.name}", None)]
         # The file of the other model is not of this digest.
         with pytest.raises(WeightsError, match=r"pilot_mask_rcnn.*SHA-256"):
             load_model("pilot/mask_rcnn")
