@@ -47,7 +47,7 @@ VOC_TERMS = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
 LICENSES = {
     "synthetic": "The images are computed by this library; no rights are claimed in them.",
     "VOC 2012": f"The images belong to their Flickr authors; VOC's terms hold: {VOC_TERMS}.",
-    "pilot": "Images in VOC's layout that are not VOC 2012's: their owners' terms hold.",
+    "pilot": f"Images in VOC's layout: their owners' terms hold; of VOC's own, {VOC_TERMS}.",
     "own": "Data of one's own: ask its owner before you pass these weights on.",
     "": "The data was not at hand when this was written: its owners' terms hold.",
 }
