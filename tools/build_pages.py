@@ -4,6 +4,7 @@ Into pages/: docs/touch with what it needs (`make touch` first), each executed n
 and a list of them.
 """
 
+import re
 import shutil
 from pathlib import Path
 
@@ -24,16 +25,24 @@ def title_of(notebook: nbformat.NotebookNode) -> str:
     return notebook.cells[0].source.splitlines()[0].lstrip("# ")
 
 
+def linked(html: str, stems: list[str]) -> str:
+    """A page whose links to notebooks are to their pages, of a notebook's several to the first."""
+    for link in set(re.findall(r'href="(\w+)\.ipynb', html)):
+        page = next(stem for stem in stems if stem.startswith(link))
+        html = html.replace(f'href="{link}.ipynb', f'href="{page}.html')
+    return html
+
+
 def main() -> None:
     if not BUILD.is_dir():
         raise SystemExit(f"{BUILD} is missing: run make touch first")
     shutil.rmtree(PAGES, ignore_errors=True)
     shutil.copytree(BUILD.parent, PAGES / "touch")
-    notebooks = []
-    for path in sorted((ROOT / "results" / "executed").glob("*.ipynb")):
+    notebooks, paths = [], sorted((ROOT / "results" / "executed").glob("*.ipynb"))
+    for path in paths:
         notebook = nbformat.read(path, as_version=4)
         html, _ = HTMLExporter().from_notebook_node(notebook)
-        write_text(PAGES / f"{path.stem}.html", html)
+        write_text(PAGES / f"{path.stem}.html", linked(html, [p.stem for p in paths]))
         notebooks.append((f"{path.stem}.html", title_of(notebook)))
     write_text(
         PAGES / "index.html",

@@ -262,9 +262,9 @@ function predictedMask(detection) {
   return (detection.mask ??= maskOf(detection, state.prototypes, state.network.model, width, height));
 }
 
-// Pictures that each frame takes its pixels from, by the mask: `around` and `object`, `dark` and the picture.
+// Pictures that each frame takes its pixels from, by the mask: `around` and `object`, `light` and the picture.
 function makeLayers() {
-  const { pixels, chosen } = state, around = copyOf(pixels), object = copyOf(pixels), dark = copyOf(pixels);
+  const { pixels, chosen } = state, around = copyOf(pixels), object = copyOf(pixels), light = copyOf(pixels);
   const others = new Uint8Array(pixels.width * pixels.height), own = state.detections[chosen];
   shown().forEach((detection, i) => {
     if (i === chosen) return;
@@ -274,9 +274,9 @@ function makeLayers() {
     if (own && iou(own.box, detection.box) < 0.5) for (let p = 0; p < mask.length; p++) others[p] |= mask[p];
   });
   paint(object, new Uint8Array(others.length).fill(1), colorOf(Math.max(chosen, 0)), 0.65);
-  for (let i = 0; i < dark.data.length; i++) if (i % 4 < 3) dark.data[i] *= 0.25;
+  for (let i = 0; i < light.data.length; i++) light.data[i] = 255 - 0.2 * (255 - light.data[i]);
   const words = (image) => new Uint32Array(image.data.buffer);
-  return { around: words(around), object: words(object), dark: words(dark), picture: words(pixels), others };
+  return { around: words(around), object: words(object), light: words(light), picture: words(pixels), others };
 }
 
 function reset() {
@@ -300,15 +300,20 @@ function showControls() {
 const bars = new Map();
 
 function listBars() {
-  const list = $("bars");
-  list.replaceChildren();
+  $("bars").replaceChildren();
+  $("empty").replaceChildren();
   bars.clear();
+  const empty = state.order.filter((k) => !thumbnails[k].largest).length;
+  $("empty").parentElement.hidden = state.chosen < 0 || !empty;
+  say("empty-text", `${empty} prototypes that are 0 all over this picture`);
   if (state.chosen < 0) return;
   state.order.forEach((k) => {
-    const item = add(list, "li"), picture = add(item, "canvas", { "aria-hidden": "true" });
-    picture.width = thumbnails[k].width;
-    picture.height = thumbnails[k].height;
-    picture.getContext("2d").putImageData(thumbnails[k], 0, 0);
+    const { image, largest } = thumbnails[k];
+    const item = add($(largest ? "bars" : "empty"), "li"), picture = add(item, "canvas", { "aria-hidden": "true" });
+    picture.width = image.width;
+    picture.height = image.height;
+    picture.style.aspectRatio = `${state.pixels.width} / ${state.pixels.height}`;
+    picture.getContext("2d").putImageData(image, 0, 0);
     const bar = add(item, "input", { type: "range", min: -1, max: 1, step: 0.01, "aria-label": `coefficient of prototype ${k}` });
     bar.value = state.coefficients[k];
     add(item, "span");
@@ -324,13 +329,13 @@ function drawPrototypes() {
   const [rows, columns] = state.network.model.prototypes, cells = rows * columns;
   thumbnails = Array.from({ length: PROTOTYPES }, (_, k) => {
     const image = new ImageData(columns, rows);
-    let largest = 1e-9;
+    let largest = 0;
     for (let i = 0; i < cells; i++) largest = Math.max(largest, state.prototypes[i * PROTOTYPES + k]);
     for (let i = 0; i < cells; i++) {
-      const gray = 255 - 235 * Math.max(0, state.prototypes[i * PROTOTYPES + k]) / largest;
+      const gray = 255 - 235 * Math.max(0, state.prototypes[i * PROTOTYPES + k]) / (largest || 1);
       image.data.set([gray, gray, gray, 255], 4 * i);
     }
-    return image;
+    return { image, largest };
   });
 }
 
@@ -362,7 +367,7 @@ function drawNow() {
     const sum = currentSum();
     mask = currentMask(sum);
     drawSum(sum);
-    fill($("own"), mask, state.layers.picture, state.layers.dark);
+    fill($("own"), mask, state.layers.picture, state.layers.light);
     describe(mask);
   }
   if (state.pixels) drawStage(mask);
@@ -474,9 +479,10 @@ function describe(mask) {
 }
 
 function matchOf(detection) {
-  const same = (state.sample?.mask_rcnn ?? []).filter((other) => other.label === detection.label);
-  const best = same.sort((a, b) => iou(b.box, detection.box) - iou(a.box, detection.box))[0];
-  return best && iou(best.box, detection.box) > 0.3 ? best : null;
+  // Of any class, as the models may disagree on what it is.
+  const overlap = (other) => iou(other.box, detection.box);
+  const near = (state.sample?.mask_rcnn ?? []).filter((other) => overlap(other) > 0.4);
+  return near.sort((a, b) => b.score - a.score)[0];
 }
 
 function drawRoi() {
@@ -485,6 +491,7 @@ function drawRoi() {
   if ($("other").hidden) return;
   const found = matchOf(detection), context = $("roi").getContext("2d");
   context.clearRect(0, 0, 28, 28);
+  $("roi").hidden = !found;
   if (!found) return say("roi-text", "Mask R-CNN has not found this object.");
   const image = context.createImageData(28, 28), bytes = atob(found.mask);
   for (let i = 0; i < bytes.length; i++) {
