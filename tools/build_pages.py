@@ -13,6 +13,7 @@ from jinja2 import Template
 from nbconvert import HTMLExporter
 
 from tools.build_touch import BUILD
+from vocseg_lib.study.recipes import MODEL_TITLES
 from vocseg_lib.utils.files import write_text
 
 ROOT = Path(__file__).parents[1]
@@ -20,9 +21,10 @@ PAGES = ROOT / "pages"
 TEMPLATE = Path(__file__).parent / "templates" / "index.html.jinja"
 
 
-def title_of(notebook: nbformat.NotebookNode) -> str:
-    """The first heading."""
-    return notebook.cells[0].source.splitlines()[0].lstrip("# ")
+def title_of(notebook: nbformat.NotebookNode, stem: str) -> str:
+    """The first heading, and the model that the file's name ends with."""
+    models = [f" ({title})" for name, title in MODEL_TITLES.items() if stem.endswith(name)]
+    return notebook.cells[0].source.splitlines()[0].lstrip("# ") + "".join(models)
 
 
 def linked(html: str, stems: list[str]) -> str:
@@ -43,7 +45,7 @@ def main() -> None:
         notebook = nbformat.read(path, as_version=4)
         html, _ = HTMLExporter().from_notebook_node(notebook)
         write_text(PAGES / f"{path.stem}.html", linked(html, [p.stem for p in paths]))
-        notebooks.append((f"{path.stem}.html", title_of(notebook)))
+        notebooks.append((f"{path.stem}.html", title_of(notebook, path.stem)))
     write_text(
         PAGES / "index.html",
         Template(TEMPLATE.read_text(), autoescape=True).render(notebooks=notebooks),
