@@ -141,14 +141,17 @@ async function startRuntime(kind) {
   runtime.env.wasm.wasmBinary = (await unpack(wasm)).buffer;
   const threads = globalThis.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
   runtime.env.wasm.numThreads = threads;
-  const session = await runtime.InferenceSession.create(await unpack(globalThis.vocsegModel.onnx), { executionProviders: [kind] });
+  const options = { executionProviders: [kind], logSeverityLevel: 4 };
+  const session = await runtime.InferenceSession.create(await unpack(globalThis.vocsegModel.onnx), options);
   const one = threads === 1 ? ", one thread, as this page may not have more" : `, ${threads} threads`;
   return { runtime, session, name: kind === "webgpu" ? "WebGPU" : `WebAssembly${one}` };
 }
 
 async function hasWebGpu() {
   try {
-    return Boolean(await navigator.gpu?.requestAdapter());
+    const adapter = await navigator.gpu?.requestAdapter();
+    // One in software is slower than WebAssembly by far.
+    return Boolean(adapter) && !(adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter);
   } catch {
     return false;
   }
