@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 from PIL import Image
 
-from tools.run_notebooks import RUNS
+from tools.run_notebooks import RUNS, select_runs
 from vocseg_lib.utils.files import read_json, write_text
 
 MAX_BYTES = 1_450_000  # of a copy
@@ -84,12 +84,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, help="results folder of make study")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--only", type=select_runs, default=[*RUNS], help="numbers, as 02,04")
+    parser.add_argument("--what", default="", help="what they show; default: as notebook 07 says")
     options = parser.parse_args(arguments)
-    paths = [options.results / f"{'_'.join([name, *own.values()])}.ipynb" for name, own in RUNS]
+    names = ["_".join([name, *own.values()]) for name, own in options.only]
+    paths = [options.results / f"{name}.ipynb" for name in names]
     if missing := [str(path) for path in paths if not path.is_file()]:
         parser.exit(2, f"{parser.prog}: {', '.join(missing)} missing: run make study first\n")
     lineage = options.results / "lineage.json"  # of notebook 07, the last
-    what = read_json(lineage)["description"] if lineage.is_file() else ""
+    what = options.what or (read_json(lineage)["description"] if lineage.is_file() else "")
     for path in paths:
         copy = small_copy(nbformat.read(path, as_version=4), what)
         write_text(options.out / path.name, copy)

@@ -30,6 +30,8 @@ def test_the_seven_and_their_badges_are_there():
     readme = (ROOT / "README.md").read_text()
     assert all(f"({COLAB}/blob/main/notebooks/{path.name})" in readme for path in NOTEBOOKS)
     assert set(re.findall(r"https://github\.com/[\w-]+/vocseg\b", readme)) <= {REPOSITORY}
+    pages = re.sub(r"github\.com/(\w+)/", r"\1.github.io/", REPOSITORY)
+    assert set(re.findall(r"https://\w+\.github\.io/[^)]*", readme)) == {f"{pages}/touch/"}
 
 
 def test_skeleton(notebook):
