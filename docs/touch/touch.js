@@ -372,6 +372,8 @@ function drawNow() {
     drawSum(sum);
     fill($("own"), mask, state.layers.picture, state.layers.light);
     describe(mask);
+  } else {
+    for (const id of ["sum", "own"]) $(id).width = $(id).width; // empties it
   }
   if (state.pixels) drawStage(mask);
   for (const id of ["score", "threshold", "count"]) document.querySelector(`output[for="${id}"]`).textContent = $(id).value;

@@ -131,6 +131,13 @@ def test_each_part_moves_the_mask(browser, page):
     left = after(browser, "state.last = state.box[0];")
     browser.find_element("id", "sum").send_keys("\ue014")  # arrow right
     assert after(browser, "state.last = state.box[0];") == pytest.approx(left + 1 / 80)
+    # With nothing left to choose, nothing is shown.
+    shown = "const c = document.getElementById('sum'), { width, height } = c;"
+    shown += "state.last = c.getContext('2d').getImageData(0, 0, width, height).data.some(Boolean);"
+    assert after(browser, shown) is True
+    none = "score.value = 1; score.dispatchEvent(new Event('input'));"
+    after(browser, "const score = document.getElementById('score');" + none)
+    assert after(browser, shown) is False
     assert errors(browser) == []
 
 
