@@ -12,7 +12,16 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tools.pilot_runs import FP32, HALF_PRECISION, PAPER, SEEDS, WEIGHTS, kept_file, read_training
+from tools.pilot_runs import (
+    AUGMENTATION,
+    FP32,
+    HALF_PRECISION,
+    PAPER,
+    SEEDS,
+    WEIGHTS,
+    kept_file,
+    read_training,
+)
 from tools.tables import bounds, difference, headline, nest, over_classes, read_table
 from vocseg_lib import plots
 from vocseg_lib.data.image_files import BadFile, read_picture
@@ -87,6 +96,7 @@ def collect(results: Path) -> tuple[dict, Figure]:
         "fp32": _fp32(study, results),
         "half_precision": read_json(path) if (path := results / HALF_PRECISION).is_file() else {},
         "paper": _paper(study, results / PAPER),
+        "augmentation": [read_json(p) for p in sorted((results / AUGMENTATION).glob("*.json"))],
         "peers": peers,
         "failures": failures,
         "dap_differences": dap_differences,

@@ -2,7 +2,7 @@
 
 Writes the predictions of every run of a results folder to results/pilot/GROUP/RUN.json.gz, with how
 it was trained in the header; of the group `paper` also those halfway and at the end; of `weights`
-also the weights and their cards, in fp16, and evaluated so.
+also the weights and their cards, in fp16, and evaluated so; of `augmentation` no predictions.
 """
 
 import argparse
@@ -26,8 +26,10 @@ DEVICE = ("device", "device_name", "cpu_cores", "half_precision")
 VERSIONS = ("python", "torch", "torchvision", "numpy", "vocseg_lib")
 FOLDER = Path(__file__).parents[1] / "results" / "pilot"
 WEIGHTS, SEEDS, FP32, PAPER = "weights", "seeds", "fp32", "paper"
+AUGMENTATION = "augmentation"
+GROUPS = (WEIGHTS, SEEDS, FP32, PAPER, AUGMENTATION)
 """Groups of trainings: the weights that are kept, of equal minutes, some of these without half
-precision, by the published recipe."""
+precision, by the published recipe, from the same weights with other augmentation."""
 
 
 def training_notes(run: Path) -> dict:
@@ -54,6 +56,14 @@ def keep_predictions(run: Path, folder: Path, checkpoint: str = "best") -> Path:
     predictions["header"] |= {"config": without_folders(config), "training": notes}
     path = kept_file(folder, f"{config['model']}_seed{config['train']['seed']}", checkpoint)
     write_json(path, predictions)
+    return path
+
+
+def keep_notes(run: Path, folder: Path) -> Path:
+    """Write how a run was trained, under the name of its augmentation; the path."""
+    config = read_config(run / CONFIG)
+    path = folder / f"{config['model']}_{config['train']['augmentation']}.json"
+    write_json(path, {**recorded_config(without_folders(config)), **training_notes(run)})
     return path
 
 
@@ -94,13 +104,16 @@ def round_weights(run: Path, results: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, help="results folder with runs/")
-    parser.add_argument("group", choices=(WEIGHTS, SEEDS, FP32, PAPER), help="what they are")
+    parser.add_argument("group", choices=GROUPS, help="what they are")
     options = parser.parse_args()
     configs = sorted(options.results.glob(f"runs/*/{CONFIG}"))
     if not configs:
         parser.error(f"{options.results} has no runs/*/{CONFIG}: train with --results first")
     for config in configs:
         run = config.parent
+        if options.group == AUGMENTATION:
+            print(keep_notes(run, FOLDER / AUGMENTATION))
+            continue
         if options.group == WEIGHTS:
             round_weights(run, options.results)
         for checkpoint in PREDICTIONS if options.group == PAPER else ["best"]:

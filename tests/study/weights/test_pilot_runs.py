@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tools.collect_results import _paper, _seeds
-from tools.pilot_runs import keep_predictions, round_weights
+from tools.pilot_runs import keep_notes, keep_predictions, round_weights
 from vocseg_lib.metrics.coco_eval import evaluate
 from vocseg_lib.study.export import export_weights
 from vocseg_lib.study.recipes import MODEL_TITLES
@@ -28,6 +28,11 @@ def test_predictions_are_kept_with_how_they_were_trained(trained, tmp_path):
         assert [row["iteration"] for row in notes["evaluations"]] == [2, 4]
         assert notes["metrics"]["train_minutes"] > 0
         assert str(tmp_path) not in json.dumps(content["header"])
+        path = keep_notes(trained.run_folder(name), tmp_path / "notes")
+        assert path.name == f"{name}_{trained.recipe.train.augmentation}.json"
+        alone = read_json(path)
+        assert alone["evaluations"] == notes["evaluations"]
+        assert f"--model {name}" in alone["command"]
 
 
 def test_seeds_and_the_published_recipe_are_reported_from_kept_predictions(trained, tmp_path):
