@@ -59,10 +59,13 @@ def main() -> None:
     frames = [frame(driver)] * STEPS
     first = "document.querySelector('#bars input')"
     frames += slide(driver, first, "-v") + slide(driver, first, "-v")
-    frames += slide(driver, "document.getElementById('right')", "0.98")
+    frames += slide(driver, "document.getElementById('right')", "0.5")
     frames += click(driver, "#crop") + click(driver, "#reset") + click(driver, "#lessons button")
     driver.quit()
-    palette = frames[0].quantize(128)
+    both = Image.new("RGB", (SHOWN[0], 2 * SHOWN[1]))
+    both.paste(frames[0])
+    both.paste(frames[-1], (0, SHOWN[1]))
+    palette = both.quantize(256)
     small = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in frames]
     with atomic_write(path := BUILD.parent / "touch.gif") as temporary:
         small[0].save(
