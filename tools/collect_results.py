@@ -127,6 +127,8 @@ def _models(folder: Path, table1: pd.DataFrame) -> dict:
         (file,) = files
         rows = table1[(table1["model"] == title) & (table1["source"] == STUDY)]
         models[title] = read_training(file)
+        measured = read_json(folder.parent / "runs" / name / "metrics.json")
+        models[title]["speed_cores"] = measured["cpu_cores"]
         models[title]["table1"] = {row.quantity: bounds(row, "value") for row in rows.itertuples()}
     return models
 

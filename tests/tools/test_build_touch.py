@@ -135,7 +135,7 @@ def test_each_part_moves_the_mask(browser, page):
     shown = "const c = document.getElementById('sum'), { width, height } = c;"
     shown += "state.last = c.getContext('2d').getImageData(0, 0, width, height).data.some(Boolean);"
     assert after(browser, shown) is True
-    none = "score.max = score.value = 1; score.dispatchEvent(new Event('input'));"
+    none = "score.max = 1; score.value = 1; score.dispatchEvent(new Event('input'));"
     after(browser, "const score = document.getElementById('score');" + none)
     assert after(browser, shown) is False
     assert errors(browser) == []
