@@ -84,7 +84,7 @@ def read_training(file: Path) -> dict:
             "best_iteration": header["iteration"],
             "minutes": float(metrics["train_minutes"]),
             "commits": list(dict.fromkeys(session["commit"] for session in sessions)),
-            "device": {key: metrics.get(key) for key in DEVICE},
+            "device": {key: sessions[-1].get(key) or metrics.get(key) for key in DEVICE},
             "versions": {key: metrics[key] for key in VERSIONS},
             "started": sessions[0]["started"],
             **{key: notes[key] for key in ("start", "evaluations", "overfitting")},

@@ -1,7 +1,7 @@
 "use strict";
 // YOLACT's detection step (decode, Fast NMS, assembly, crop), and a page to move its parts.
 
-const PROTOTYPES = 32, LARGEST_SIDE = 1600;
+const PROTOTYPES = 32, LARGEST_SIDE = 1200, SMALLEST_CROP = 0.02;
 const COLORS = ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7"]; // Okabe and Ito
 const sigmoid = (x) => 1 / (1 + Math.exp(-x));
 const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
@@ -123,16 +123,26 @@ function loadScript(source) {
   });
 }
 
+// What a script of build/ has set.
+async function loadPart(source, name) {
+  await loadScript(source);
+  if (!globalThis[name]) throw new Error(`${source} is damaged; make touch builds it`);
+  return globalThis[name];
+}
+
 // Files come as base64 of gzip in scripts, as a page on a disk may not fetch.
 async function unpack(text) {
-  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
+  try {
+    const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return new Uint8Array(await new Response(stream).arrayBuffer());
+  } catch {
+    throw new Error("a file of build/ is damaged; make touch builds it");
+  }
 }
 
 async function startRuntime(kind) {
-  await loadScript(`build/runtime_${kind}.js`);
-  const { script, module, wasm } = globalThis.vocsegRuntime[kind];
+  const { script, module, wasm } = (await loadPart(`build/runtime_${kind}.js`, "vocsegRuntime"))[kind];
   const url = (text) => URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
   await loadScript(url(await unpack(script)));
   const runtime = globalThis.ort;
@@ -158,8 +168,7 @@ async function hasWebGpu() {
 }
 
 async function startNetwork() {
-  await loadScript("build/model.js");
-  const model = globalThis.vocsegModel.description;
+  const model = (await loadPart("build/model.js", "vocsegModel")).description;
   let started = null;
   if (await hasWebGpu()) started = await startRuntime("webgpu").catch(() => null);
   started ??= await startRuntime("wasm");
@@ -223,7 +232,9 @@ async function show(source, name, sample = null) {
   const outputs = await run(state.network, pixels);
   const detections = detect(outputs, state.network.model);
   Object.assign(state, { pixels, name, sample, prototypes: outputs.prototypes, detections });
-  say("status", `${state.network.name}: ${Math.round(performance.now() - started)} ms for ${name}.`);
+  const took = `${Math.round(performance.now() - started)} ms for ${name}`;
+  // Of a webcam, once: a screen reader reads each change.
+  say("status", `${state.network.name}: ${state.webcam ? "press Webcam again to look into its picture" : took}.`);
   listDetections();
   drawPrototypes();
   choose(shown().length ? 0 : -1);
@@ -320,7 +331,7 @@ function listBars() {
     const bar = add(item, "input", { type: "range", min: -1, max: 1, step: 0.01, "aria-label": `coefficient of prototype ${k}` });
     bar.value = state.coefficients[k];
     add(item, "span");
-    bar.addEventListener("input", () => { state.coefficients[k] = Number(bar.value); draw(); });
+    bar.addEventListener("input", () => { state.coefficients[k] = Number(bar.value); touched(); });
     bars.set(k, bar);
   });
   draw();
@@ -376,7 +387,8 @@ function drawNow() {
     for (const id of ["sum", "own"]) $(id).width = $(id).width; // empties it
   }
   if (state.pixels) drawStage(mask);
-  for (const id of ["score", "threshold", "count"]) document.querySelector(`output[for="${id}"]`).textContent = $(id).value;
+  for (const output of document.querySelectorAll("output")) output.textContent = $(output.htmlFor.value).value;
+  $("controls").inert = !chosen || Boolean(state.webcam);
   for (const [k, bar] of bars) {
     const value = state.coefficients[k], at = 50 + 50 * value;
     bar.style.setProperty("--from", `${Math.min(50, at)}%`);
@@ -456,6 +468,8 @@ function drawSum(sum) {
   context.lineWidth = 4;
   context.setLineDash(state.crop ? [] : [10, 8]);
   context.strokeRect(x1, y1, x2 - x1, y2 - y1);
+  const place = ["left", "top", "right", "bottom"].map((side, i) => `${side} ${percent(state.box[i])}`).join(", ");
+  canvas.setAttribute("aria-label", `The sum, with the crop box: ${place}. Arrow keys move the box, with shift they resize it.`);
 }
 
 // What the mask is, in numbers: pixels outside of the predicted box, and on what else was found.
@@ -542,11 +556,12 @@ function problem(text) {
 
 // Run one thing at a time; what goes wrong is one sentence.
 let busy = Promise.resolve();
-function attempt(action, explain = (error) => error.message) {
+function attempt(action, isNew = true) {
+  if (state.failed) return busy;
   busy = busy.then(async () => {
-    problem("");
+    if (isNew) problem("");
     await action();
-  }).catch((error) => problem(explain(error)));
+  }).catch((error) => problem(error.message));
   return busy;
 }
 
@@ -560,18 +575,19 @@ async function openSample(sample) {
 
 function openFile(file) {
   return attempt(async () => {
-    stopWebcam();
     let bitmap;
     try {
       bitmap = await createImageBitmap(file);
     } catch {
       throw new Error(`${file.name} is not a picture that this browser can read.`);
     }
+    stopWebcam();
     await show(bitmap, file.name);
   });
 }
 
 function stopWebcam() {
+  if (state.webcam) say("status", `${state.network.name}: the last picture of the webcam.`);
   state.webcam?.getTracks().forEach((track) => track.stop());
   state.webcam = null;
   $("webcam").setAttribute("aria-pressed", "false");
@@ -587,6 +603,10 @@ async function startWebcam() {
     throw new Error(`No webcam: ${error.message || error.name}.`);
   }
   $("webcam").setAttribute("aria-pressed", "true");
+  state.webcam.getVideoTracks()[0].addEventListener("ended", () => {
+    stopWebcam();
+    problem("The webcam has stopped.");
+  });
   const video = document.createElement("video");
   Object.assign(video, { srcObject: state.webcam, muted: true, playsInline: true });
   await video.play();
@@ -595,51 +615,67 @@ async function startWebcam() {
     video.width = video.videoWidth;
     video.height = video.videoHeight;
     await show(video, "webcam");
-    requestAnimationFrame(() => attempt(next));
+    requestAnimationFrame(() => attempt(next, false));
   };
-  requestAnimationFrame(() => attempt(next));
+  requestAnimationFrame(() => attempt(next, false));
+}
+
+const ALL_EDGES = [0, 1, 2, 3];
+
+// A box that is moved, of the same size, or some of its edges, up to the picture's and the opposite edge.
+function movedBox(box, dx, dy, moved = ALL_EDGES) {
+  const of = (i) => (i % 2 ? dy : dx), opposite = (i) => box[(i + 2) % 4];
+  const room = (i) => clamp(of(i), Math.min(0, -box[i % 2]), Math.max(0, 1 - box[2 + (i % 2)]));
+  return box.map((edge, i) => {
+    if (moved.length === 4) return edge + room(i);
+    if (!moved.includes(i)) return edge;
+    const [low, high] = i < 2 ? [0, opposite(i) - SMALLEST_CROP] : [opposite(i) + SMALLEST_CROP, 1];
+    return clamp(edge + of(i), Math.min(low, high), Math.max(low, high));
+  });
 }
 
 function setBox(box) {
-  const [x1, y1, x2, y2] = box.map((v) => clamp(v, 0, 1));
-  state.box = [Math.min(x1, x2), Math.min(y1, y2), Math.max(x1, x2), Math.max(y1, y2)];
+  state.box = box;
   showControls();
-  draw();
+  touched();
 }
 
-// Move the box, or by a key or a corner only its right and lower (or other) edges.
-function moveBox(dx, dy, edgesMoved = [0, 1, 2, 3]) {
-  const box = [...state.box];
-  for (const edge of edgesMoved) box[edge] += edge % 2 ? dy : dx;
-  setBox(box);
+// A lesson's text is of what it set.
+function touched() {
+  say("lesson", "");
+  draw();
 }
 
 function listenToBox() {
   const canvas = $("sum");
-  let last = null, moved = [];
+  let start = null;
   const position = (event) => {
     const frame = canvas.getBoundingClientRect();
     return [(event.clientX - frame.left) / frame.width, (event.clientY - frame.top) / frame.height];
   };
   canvas.addEventListener("pointerdown", (event) => {
     if (state.chosen < 0) return;
-    last = position(event);
-    const near = state.box.map((edge, i) => Math.abs(edge - last[i % 2]) < 0.04).map((is, i) => (is ? i : -1)).filter((i) => i >= 0);
-    moved = near.length ? near : [0, 1, 2, 3];
+    const point = position(event), { box } = state;
+    const near = (i) => {
+      const across = (i + 1) % 2, size = box[2 + (i % 2)] - box[i % 2];
+      const beside = point[across] > box[across] - 0.04 && point[across] < box[2 + across] + 0.04;
+      return beside && Math.abs(box[i] - point[i % 2]) < Math.min(0.04, size / 4);
+    };
+    const edgesNear = ALL_EDGES.filter(near);
+    start = { point, box, moved: edgesNear.length ? edgesNear : ALL_EDGES };
     canvas.setPointerCapture(event.pointerId);
   });
   canvas.addEventListener("pointermove", (event) => {
-    if (!last) return;
-    const [x, y] = position(event);
-    moveBox(x - last[0], y - last[1], moved);
-    last = [x, y];
+    if (!start) return;
+    const [x, y] = position(event), { point, box, moved } = start;
+    setBox(movedBox(box, x - point[0], y - point[1], moved));
   });
-  for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => { last = null; });
+  for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => { start = null; });
   canvas.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     if (!step || state.chosen < 0) return;
     event.preventDefault();
-    moveBox(step[0] / 80, step[1] / 80, event.shiftKey ? [2, 3] : [0, 1, 2, 3]);
+    setBox(movedBox(state.box, step[0] / 80, step[1] / 80, event.shiftKey ? [2, 3] : ALL_EDGES));
   });
 }
 
@@ -650,13 +686,13 @@ function buildControls() {
     const row = add($("edges"), "div", { class: "slider" }), i = edges.length;
     add(row, "label", { for: name }, `crop: ${name}`);
     edges.push(add(row, "input", { type: "range", id: name, min: 0, max: 1, step: 0.005 }));
+    add(row, "output", { for: name, "aria-live": "off" });
     edges[i].addEventListener("input", () => {
-      if (state.chosen < 0) return;
-      state.box[i] = Number(edges[i].value);
-      draw();
+      const by = Number(edges[i].value) - state.box[i];
+      setBox(movedBox(state.box, by, by, [i]));
     });
   }
-  const set = (id, change) => $(id).addEventListener("input", () => { change($(id)); draw(); });
+  const set = (id, change) => $(id).addEventListener("input", () => { change($(id)); touched(); });
   set("crop", (box) => { state.crop = box.checked; });
   set("threshold", (range) => { state.threshold = Number(range.value); });
   set("count", (range) => { state.count = Number(range.value); });
@@ -675,7 +711,9 @@ function buildControls() {
     document.addEventListener(name, (event) => {
       event.preventDefault();
       $("stage").classList.toggle("over", name.startsWith("drage") || name === "dragover");
-      if (name === "drop" && event.dataTransfer.files.length) openFile(event.dataTransfer.files[0]);
+      if (name !== "drop") return;
+      if (event.dataTransfer.files.length) openFile(event.dataTransfer.files[0]);
+      else problem("What was dropped is no file: drop a picture's file.");
     });
   }
   listenToBox();
@@ -685,18 +723,21 @@ async function start() {
   buildControls();
   state.network = await startNetwork().catch((error) => {
     say("status", "");
+    state.failed = true;
+    for (const control of document.querySelectorAll("button, input")) control.disabled = true;
     throw new Error(`The model could not be loaded: ${error.message || error}`);
   });
-  await loadScript("build/samples.js");
-  for (const sample of globalThis.vocsegSamples.pictures) {
+  say("status", `${state.network.name}: ready for a picture.`);
+  const { pictures, lessons } = await loadPart("build/samples.js", "vocsegSamples");
+  for (const sample of pictures) {
     const button = add($("samples"), "button", { type: "button", "aria-label": `picture ${sample.name}` });
     add(button, "img", { src: sample.source, alt: "" });
     button.addEventListener("click", () => attempt(() => openSample(sample)));
   }
-  for (const lesson of globalThis.vocsegSamples.lessons) {
+  for (const lesson of lessons) {
     add($("lessons"), "button", { type: "button" }, lesson.title).addEventListener("click", () => attempt(() => teach(lesson)));
   }
-  await openSample(globalThis.vocsegSamples.pictures[0]);
+  await openSample(pictures[0]);
 }
 
 attempt(start);

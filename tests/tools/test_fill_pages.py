@@ -102,5 +102,6 @@ def test_names_in_results_stay_text(checkout):
 def test_figures_of_pages_are_there_and_small(page):
     figure = r'(?:!\[[^\]]*\]\(|<img src=")([^)"h][^)"]*)'
     figures = re.findall(figure, (ROOT / page).read_text())
-    sizes = [((ROOT / page).parent / name).stat().st_size for name in figures]
-    assert 0 < max(sizes) <= MAX_FIGURE_BYTES
+    sizes = {name: ((ROOT / page).parent / name).stat().st_size for name in figures}
+    for name, size in sizes.items():
+        assert 0 < size <= MAX_FIGURE_BYTES * (3 if name.endswith(".gif") else 1)  # it moves
