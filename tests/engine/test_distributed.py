@@ -147,7 +147,7 @@ def test_a_batch_is_shared_evenly(monkeypatch):
 def wait_without_end():
     with distributed.process_group("cpu"):
         distributed.broadcast_object("all are here")
-        print("ready", flush=True)
+        print("ready\n", end="", flush=True)  # at once, as two processes write to one pipe
         if distributed.rank():
             distributed.broadcast_object(None)  # the first never does
         threading.Event().wait()
@@ -157,8 +157,10 @@ def test_processes_end_when_torchrun_is_killed():
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node", "2", "-m", "tests.engine.test_distributed"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as agent:
-        assert [agent.stdout.readline() for _ in range(2)] == [b"ready\n"] * 2
-        agent.kill()
+        try:
+            assert [agent.stdout.readline() for _ in range(2)] == [b"ready\n"] * 2
+        finally:
+            agent.kill()
         agent.communicate(timeout=60)  # until all that may write to its output have ended
 
 
