@@ -587,10 +587,12 @@ function openFile(file) {
 }
 
 function stopWebcam() {
-  if (state.webcam) say("status", `${state.network.name}: the last picture of the webcam.`);
-  state.webcam?.getTracks().forEach((track) => track.stop());
+  if (!state.webcam) return;
+  say("status", `${state.network.name}: the last picture of the webcam.`);
+  state.webcam.getTracks().forEach((track) => track.stop());
   state.webcam = null;
   $("webcam").setAttribute("aria-pressed", "false");
+  draw();
 }
 
 // Frame after frame, until the button is pressed again: the last one stays, to be looked into.
