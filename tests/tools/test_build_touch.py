@@ -131,6 +131,10 @@ def test_each_part_moves_the_mask(browser, page):
     left = after(browser, "state.last = state.box[0];")
     browser.find_element("id", "sum").send_keys("\ue014")  # arrow right
     assert after(browser, "state.last = state.box[0];") == pytest.approx(left + 1 / 80)
+    # A box keeps its size at the border, an edge stops at the opposite one.
+    move = "state.last = movedBox([0.1, 0.1, 0.5, 0.5], 9, 0{});".format
+    assert after(browser, move("")) == pytest.approx([0.6, 0.1, 1, 0.5])
+    assert after(browser, move(", [0]")) == pytest.approx([0.48, 0.1, 0.5, 0.5])
     # With nothing left to choose, nothing is shown.
     shown = "const c = document.getElementById('sum'), { width, height } = c;"
     shown += "state.last = c.getContext('2d').getImageData(0, 0, width, height).data.some(Boolean);"
