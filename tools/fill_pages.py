@@ -19,7 +19,11 @@ ENVIRONMENT = Environment(
 )
 CHANGE = {"value": "", "low": "_low", "high": "_high"}
 ESCAPED = {ord(sign): f"&#{ord(sign)};" for sign in "&<>|`$"} | {ord(end): " " for end in "\r\n"}
-STUDY_PAGES = {"docs/findings.md": ("findings", ""), "README.md": ("front_page", "pilot")}
+STUDY_PAGES = {
+    "docs/findings.md": ("findings", ""),
+    "README.md": ("front_page", "pilot"),
+    "docs/pilot.md": ("pilot", ""),
+}
 LINEAGE_PAGES = {"docs/lineage.md": ("lineage_pilot", "lineage")}
 """Template and marks of each page."""
 
