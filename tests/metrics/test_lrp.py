@@ -22,7 +22,9 @@ def by_vernier(ground_truth, detections, scores, kind):
     for row in instance.optimal_lrp(*encoded, **options).per_class:
         hit = row.tau == row.tau  # it has no localization error otherwise, and FP of 0
         parts = 100 * row.olrp, 50 * row.olrp_loc, 100 * row.olrp_fp if hit else np.nan
-        rows.append((*parts, 100 * row.olrp_fn, row.tau))
+        row = (*parts, 100 * row.olrp_fn, row.tau)
+        # At 100, as of a match of IoU .5 alone, nothing is better than no detection: ours is that.
+        rows.append((100, np.nan, np.nan, 100, np.nan) if row[0] == 100 else row)
     return np.array(rows).T
 
 

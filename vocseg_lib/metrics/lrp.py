@@ -32,6 +32,7 @@ def optimal_lrp(
         lrp = np.where(hits > 0, errors / np.maximum(num_gt + wrong, 1), 1)
         best = lrp.argmin(1)[:, None]
         lrp, hits, wrong, lost = (np.take_along_axis(part, best, 1) for part in (lrp, *counts))
+        hits = np.where(lrp < 1, hits, 0)  # at 1, as above all scores: the highest threshold
         parts = lost / np.maximum(hits, 1), wrong / np.maximum(hits + wrong, 1)
         columns = [
             100 * lrp,
